@@ -1,0 +1,191 @@
+"""Every way in which a call can fail, as the caller will see it.
+
+    ToriiError
+    |- InvalidRequest            400  the caller's mistake; names the field and what would be right
+    |  |- Unauthorized           401  the caller's key, not the upstream's
+    |  |- NotFound               404  no such path
+    |  |- ModelNotFound          404
+    |  |- MethodNotAllowed       405
+    |  |- BodyTooSlow            408
+    |  |- TooLarge               413
+    |  `- UnsupportedMedia       415
+    |- Unavailable               503  this gateway cannot take the call now
+    `- UpstreamError
+       |- UpstreamRejected       400  the upstream found the caller's mistake (400, 404, 413, 415, 422)
+       |- UpstreamAuth           502  the upstream refused our key; the caller's own key is fine
+       |- UpstreamQuota          503  the upstream account is empty
+       |- UpstreamRateLimited    429
+       |- UpstreamTimeout        504
+       |- UpstreamUnreachable    502  nothing was sent
+       |- UpstreamFailed         502  anything else that is not an answer (503 where it said so)
+       `- UpstreamTruncated      502  a stream that stopped before its end
+
+One envelope serves the OpenAI SDKs, which read ``error``, and the Jina classes of
+LangChain, LlamaIndex, Haystack and Chroma, which read ``detail``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+MESSAGE_LIMIT = 2000
+
+
+class ToriiError(Exception):
+    """``elsewhere``: another target may be tried. ``accepted``: the upstream may have begun the work.
+
+    ``should_retry`` becomes the header x-should-retry, which the OpenAI SDKs obey; None leaves
+    it to them. ``retry_after`` is in seconds.
+    """
+
+    status: int = 500
+    type: ClassVar[str] = "api_error"
+    code: str | None = "internal_error"
+    elsewhere: ClassVar[bool] = False
+    accepted: bool = False
+    should_retry: bool | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message if len(message) <= MESSAGE_LIMIT else message[:MESSAGE_LIMIT] + " ..."
+        self.param = param
+        self.retry_after = retry_after
+        if code is not None:
+            self.code = code
+
+    def envelope(self) -> dict[str, Any]:
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error, "detail": self.message}
+
+    def headers(self) -> dict[str, str]:
+        headers = {}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(max(1, round(self.retry_after)))
+        if self.should_retry is not None:
+            headers["x-should-retry"] = "true" if self.should_retry else "false"
+        return headers
+
+
+class InvalidRequest(ToriiError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+    should_retry = False
+
+
+class Unauthorized(InvalidRequest):
+    status = 401
+    code = "invalid_api_key"
+
+
+class NotFound(InvalidRequest):
+    status = 404
+    code = "not_found"
+
+
+class ModelNotFound(InvalidRequest):
+    status = 404
+    code = "model_not_found"
+
+
+class MethodNotAllowed(InvalidRequest):
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "allow": self.allow}
+
+
+class BodyTooSlow(InvalidRequest):
+    status = 408
+    code = "body_too_slow"
+
+
+class TooLarge(InvalidRequest):
+    status = 413
+    code = "too_large"
+
+
+class UnsupportedMedia(InvalidRequest):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class Unavailable(ToriiError):
+    status = 503
+    code = "unavailable"
+
+
+class UpstreamError(ToriiError):
+    status = 502
+    code = "upstream_error"
+    elsewhere = True
+
+
+class UpstreamRejected(UpstreamError):
+    """The provider's own word that the request is wrong. Its status stays in its class."""
+
+    type = "invalid_request_error"
+    code = "upstream_rejected"
+    elsewhere = False
+    should_retry = False
+
+    def __init__(
+        self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.status = status if status in (404, 413, 415) else 400
+
+
+class UpstreamAuth(UpstreamError):
+    code = "upstream_auth"
+    should_retry = False
+
+
+class UpstreamQuota(UpstreamError):
+    status = 503
+    type = "insufficient_quota"
+    code = "upstream_quota"
+    should_retry = False
+
+
+class UpstreamRateLimited(UpstreamError):
+    status = 429
+    type = "rate_limit_error"
+    code = "upstream_rate_limited"
+
+
+class UpstreamTimeout(UpstreamError):
+    status = 504
+    code = "upstream_timeout"
+    accepted = True
+
+
+class UpstreamUnreachable(UpstreamError):
+    code = "upstream_unreachable"
+
+
+class UpstreamFailed(UpstreamError):
+    accepted = True
+
+    def __init__(self, message: str, *, status: int = 502, retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        if status == 503:
+            self.status = 503
+            self.accepted = False
+
+
+class UpstreamTruncated(UpstreamError):
+    code = "upstream_stream_truncated"
+    accepted = True

@@ -1,0 +1,246 @@
+"""The words of the gateway, in the order in which a request meets them.
+
+    bytes -> Call -> Route -> Target -> Request -> [network] -> Event ... | Reply -> bytes
+
+Nothing here does anything; everything here is passed along. This module imports
+nothing of ours, so that endpoints and upstreams can meet in it without knowing
+each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Json = dict[str, Any]
+EndpointName = Literal["embeddings", "rerank", "chat"]
+Encoding = Literal["float", "base64", "binary", "ubinary"]
+ReasoningMode = Literal["reasoning_content", "reasoning", "think_tags", "drop"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request, parsed into the canonical form, not yet routed.
+
+    ``model`` is the name that the caller used, and is echoed to him. ``body`` is
+    what an OpenAI-compatible upstream would be sent, without ``model`` and
+    ``stream``; fields that no endpoint knows are in it untouched.
+    """
+
+    endpoint: EndpointName
+    model: str
+    body: Json
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingsCall(Call):
+    """``body["input"]`` is always a list; ``encoding`` is what the caller wants back."""
+
+    endpoint: EndpointName = "embeddings"
+    encoding: Encoding = "float"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankCall(Call):
+    """``documents`` are the caller's own, to be given back; those of ``body`` go upstream.
+
+    ``top_n`` None means all. ``body`` holds ``query`` and ``documents`` and whatever
+    else the caller sent, less what is a field here.
+    """
+
+    endpoint: EndpointName = "rerank"
+    documents: list[Any] = field(default_factory=list)
+    top_n: int | None = None
+    return_documents: bool = True
+    max_doc_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatCall(Call):
+    """``body`` is the caller's, with ``stream_options`` still in it."""
+
+    endpoint: EndpointName = "chat"
+    include_usage: bool = False
+    reasoning: ReasoningMode = "reasoning_content"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What the catalogue knows of a model. ``None`` and ``()`` mean unknown or not limited.
+
+    ``dimensions`` is the size of a full vector, ``dimensions_allowed`` the values that
+    the ``dimensions`` option may take where only certain ones are possible,
+    ``context`` tokens, ``max_inputs`` the most inputs of one upstream call.
+    """
+
+    id: str
+    endpoints: tuple[EndpointName, ...]
+    inputs: tuple[str, ...] = ("text",)
+    dimensions: int | None = None
+    dimensions_allowed: tuple[int, ...] = ()
+    context: int | None = None
+    tasks: tuple[str, ...] = ()
+    max_inputs: int | None = None
+    features: tuple[str, ...] = ()
+    deepsearch: bool = False
+    owned_by: str = "jina-ai"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An upstream's key. ``alias`` names it in logs and books; the secret is in no repr."""
+
+    secret: str = field(repr=False)
+    alias: str = "default"
+
+    @property
+    def tail(self) -> str:
+        """The last four characters, for people to recognise it by."""
+        return self.secret[-4:] if len(self.secret) >= 12 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One place where a model can be had: the upstream, its own name of the model, a key."""
+
+    upstream: Upstream
+    model: Model
+    name: str
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A model of ours and its targets, best first; never empty."""
+
+    model: Model
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What goes on the wire: always a POST of JSON. The key is in ``headers``, so no repr of them."""
+
+    url: str
+    headers: dict[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer of an upstream, whatever its status."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class Stream(Protocol):
+    """An upstream's answer whose head has come. ``aclose`` ends the connection; any time, any number of times."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    def chunks(self) -> AsyncIterator[bytes]: ...
+    async def read(self) -> bytes: ...
+    async def aclose(self) -> None: ...
+
+
+# What comes out of a stream, whichever provider sent it. An upstream's fold makes these
+# of the provider's events; the chat endpoint makes the caller's chunks of these.
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The stream's own facts; once, first."""
+
+    created: int | None = None
+    system_fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A search or a visit of DeepSearch: ``search`` with the query, ``visit`` with the URL."""
+
+    type: Literal["search", "visit"]
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Citations:
+    """OpenAI's ``url_citation`` annotations; indexes are code points of the whole answer."""
+
+    annotations: list[Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """Top-level fields beyond OpenAI's: ``visitedURLs``, ``readURLs``, ``numURLs``, ``relatedImages``."""
+
+    fields: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts as the upstream gives them; they need not add up, and are not made to."""
+
+    fields: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A chunk of a model that needs no translation: passed on, but for the model's name."""
+
+    body: Json
+
+
+Event = Head | Reasoning | Step | Text | Citations | Extras | Finish | Usage | Chunk
+
+
+class Fold(Protocol):
+    """The state of one stream. Errors of the upstream are raised, never returned.
+
+    ``feed`` takes the data of one SSE event and its name; ``end`` is called when the
+    upstream has closed, and raises where the stream was not complete.
+    """
+
+    def feed(self, data: str, event: str = "") -> list[Event]: ...
+    def end(self) -> list[Event]: ...
+
+
+class Upstream(Protocol):
+    """A provider's wire format: pure translation, never I/O."""
+
+    @property
+    def name(self) -> str: ...
+
+    def request(self, call: Call, target: Target) -> Request:
+        """The call in the provider's form. Raises InvalidRequest for what the provider cannot do."""
+
+    def streams(self, call: Call, target: Target) -> bool:
+        """Whether the upstream is asked to stream; DeepSearch is, even for a caller who does not."""
+
+    def reply(self, call: Call, target: Target, body: bytes) -> Json:
+        """The canonical answer out of a 2xx body. Raises UpstreamError for an error sent as success."""
+
+    def fold(self, call: Call, target: Target) -> Fold: ...
+
+    def error(self, call: Call, target: Target, reply: Reply) -> Exception:
+        """What a status of 300 or more means, as one of ``errors``; not raised here."""
