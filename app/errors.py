@@ -18,6 +18,7 @@
        |- UpstreamTimeout        504
        |- UpstreamUnreachable    502  nothing was sent
        |- UpstreamFailed         502  anything else that is not an answer (503 where it said so)
+       |  `- UpstreamRedirected  502  a redirect: none is followed, here or elsewhere
        `- UpstreamTruncated      502  a stream that stopped before its end
 
 One envelope serves the OpenAI SDKs, which read ``error``, and the Jina classes of
@@ -141,9 +142,7 @@ class UpstreamRejected(UpstreamError):
     elsewhere = False
     should_retry = False
 
-    def __init__(
-        self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message, param=param, code=code)
         self.status = status if status in (404, 413, 415) else 400
 
@@ -186,6 +185,17 @@ class UpstreamFailed(UpstreamError):
             self.accepted = False
 
 
+class UpstreamRedirected(UpstreamFailed):
+    code = "upstream_redirect"
+    elsewhere = False
+    accepted = False
+
+
 class UpstreamTruncated(UpstreamError):
     code = "upstream_stream_truncated"
     accepted = True
+
+
+def told(error: Exception) -> ToriiError:
+    """Any exception as one that a caller may see: a bug of ours says nothing of itself."""
+    return error if isinstance(error, ToriiError) else ToriiError("the gateway failed on this call; its log says why")

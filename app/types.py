@@ -9,7 +9,7 @@ each other.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -25,13 +25,16 @@ class Call:
 
     ``model`` is the name that the caller used, and is echoed to him. ``body`` is
     what an OpenAI-compatible upstream would be sent, without ``model`` and
-    ``stream``; fields that no endpoint knows are in it untouched.
+    ``stream``; fields that no endpoint knows are in it untouched. ``id`` and ``created``
+    (seconds) are stamped by the gateway, for the answers that carry an own id.
     """
 
     endpoint: EndpointName
     model: str
     body: Json
     stream: bool = False
+    id: str = ""
+    created: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,8 @@ class RerankCall(Call):
     """``documents`` are the caller's own, to be given back; those of ``body`` go upstream.
 
     ``top_n`` None means all. ``body`` holds ``query`` and ``documents`` and whatever
-    else the caller sent, less what is a field here.
+    else the caller sent, less what is a field here. ``cohere`` asks for the ``meta`` that
+    Cohere's second version has in its answers.
     """
 
     endpoint: EndpointName = "rerank"
@@ -55,6 +59,7 @@ class RerankCall(Call):
     top_n: int | None = None
     return_documents: bool = True
     max_doc_length: int | None = None
+    cohere: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +77,8 @@ class Model:
 
     ``dimensions`` is the size of a full vector, ``dimensions_allowed`` the values that
     the ``dimensions`` option may take where only certain ones are possible,
-    ``context`` tokens, ``max_inputs`` the most inputs of one upstream call.
+    ``context`` tokens, ``max_inputs`` the most inputs of one upstream call,
+    ``created`` the day it came out as a Unix time, 0 where that is not known.
     """
 
     id: str
@@ -86,6 +92,7 @@ class Model:
     features: tuple[str, ...] = ()
     deepsearch: bool = False
     owned_by: str = "jina-ai"
+    created: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +150,7 @@ class Stream(Protocol):
     status: int
     headers: Mapping[str, str]
 
-    def chunks(self) -> AsyncIterator[bytes]: ...
+    def chunks(self) -> AsyncGenerator[bytes, None]: ...
     async def read(self) -> bytes: ...
     async def aclose(self) -> None: ...
 
@@ -215,13 +222,20 @@ Event = Head | Reasoning | Step | Text | Citations | Extras | Finish | Usage | C
 
 
 class Fold(Protocol):
-    """The state of one stream. Errors of the upstream are raised, never returned.
+    """The state of one stream. Errors of the upstream are raised, never returned, and Malformed for no JSON.
 
     ``feed`` takes the data of one SSE event and its name; ``end`` is called when the
-    upstream has closed, and raises where the stream was not complete.
+    upstream has closed, and raises where the stream was not complete. ``done`` is true
+    once nothing more is expected, ``usage`` the last token counts seen.
     """
 
-    def feed(self, data: str, event: str = "") -> list[Event]: ...
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def usage(self) -> Json | None: ...
+
+    def feed(self, data: bytes, event: str = "") -> list[Event]: ...
     def end(self) -> list[Event]: ...
 
 

@@ -1,0 +1,113 @@
+"""Server-sent events, both ways, without I/O.
+
+Lines end at CRLF, LF or CR and nowhere else: JavaScript's JSON.stringify leaves U+2028,
+U+2029 and U+0085 raw, so ``str.splitlines`` and the line iterators built on it cut a
+DeepSearch answer in two.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from .errors import UpstreamFailed
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_BOM = b"\xef\xbb\xbf"
+
+
+class ServerEvent(NamedTuple):
+    """``data`` is the joined data lines, ``event`` the event's name or ""."""
+
+    data: bytes
+    event: str = ""
+
+
+class Decoder:
+    """Bytes as they come, in pieces of any size, into events.
+
+    ``limit`` bounds what is held for one event, in bytes; more raises UpstreamFailed.
+    Each byte is looked at once, so an endless line costs memory up to the limit and
+    never quadratic time. A body that is no event stream at all, JSON or HTML in place of
+    one, comes out of ``end`` as a single event.
+    """
+
+    def __init__(self, limit: int = 16 * 1024 * 1024) -> None:
+        self._limit = limit
+        self._pieces: list[bytes] = []  # of the line that has not ended yet
+        self._data: list[bytes] = []
+        self._event = ""
+        self._held = 0
+        self._first = True
+        self._foreign = False
+        self._after_cr = False
+
+    def feed(self, chunk: bytes) -> list[ServerEvent]:
+        """The events that ``chunk`` completes."""
+        if self._after_cr and chunk:
+            self._after_cr = False
+            if chunk.startswith(b"\n"):
+                chunk = chunk[1:]
+        if not chunk:
+            return []
+        self._after_cr = chunk.endswith(b"\r")
+        *lines, rest = _LINE_END.split(chunk) if b"\r" in chunk else chunk.split(b"\n")
+        events: list[ServerEvent] = []
+        for line in lines:
+            if self._pieces:
+                self._pieces.append(line)
+                line = b"".join(self._pieces)
+                self._pieces.clear()
+            self._line(line, events)
+        if rest:
+            self._pieces.append(rest)
+            self._hold(len(rest))
+        return events
+
+    def end(self) -> list[ServerEvent]:
+        """What is pending when the upstream closes: an event without its blank line still counts."""
+        events: list[ServerEvent] = []
+        if self._pieces:
+            self._line(b"".join(self._pieces), events)
+            self._pieces.clear()
+        self._dispatch(events)
+        return events
+
+    def _line(self, line: bytes, events: list[ServerEvent]) -> None:
+        if self._first:
+            self._first = False
+            line = line.removeprefix(_BOM)
+            self._foreign = line.lstrip()[:1] in (b"{", b"[", b"<")
+        if self._foreign:
+            self._data.append(line)
+            self._hold(len(line))
+        elif not line:
+            self._dispatch(events)
+        elif line.startswith(b"data:"):
+            start = 6 if line[5:6] == b" " else 5
+            self._data.append(line[start:])
+            self._hold(len(line))
+        elif line.startswith(b"event:"):
+            self._event = line[6:].strip().decode("utf-8", "replace")
+        elif line == b"data":
+            self._data.append(b"")
+
+    def _dispatch(self, events: list[ServerEvent]) -> None:
+        if self._data:
+            events.append(ServerEvent(b"\n".join(self._data), self._event))
+            self._data.clear()
+        self._event = ""
+        self._held = 0
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        if self._held > self._limit:
+            raise UpstreamFailed(f"the upstream sent an event of more than {self._limit} bytes")
+
+
+def encode(data: bytes) -> bytes:
+    """One event of one line of JSON."""
+    return b"data: " + data + b"\n\n"
+
+
+DONE = encode(b"[DONE]")
