@@ -1,0 +1,174 @@
+"""deepsearch.jina.ai: the run of DeepSearch in Jina's own wire format.
+
+Every chunk has ``logprobs`` and ``finish_reason``, also where they are null. Thinking is
+in ``content``, marked by ``type``. The answer is one chunk, with everything in it. No [DONE].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import errors, research
+from .errors import Refused
+from .models import DEEPSEARCH
+from .research import Citation, Run, Search, Visit, Word
+from .schema import Filler
+from .wire import Answer, Ask, Host, Item, Json, Pause, Stream, Whole, milliseconds
+
+MAX_BODY = 10 * 1024 * 1024
+_HEADERS = {"cache-control": "no-cache"}
+_SCHEMA_WORDS = ("type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const", "items")
+
+
+def authorise(ask: Ask) -> None:
+    """The list of models needs no key. A body over 10 MB is refused before anybody looks at it."""
+    if ask.method == "GET":
+        return
+    if not ask.key:
+        raise Refused(errors.deepsearch(401, "Unauthorized: API key required"))
+    if "invalid" in ask.key:
+        raise Refused(errors.deepsearch(401, "Unauthorized: Invalid API key"))
+    if len(ask.body) > MAX_BODY:
+        raise Refused(errors.express(413, "PayloadTooLargeError: request entity too large"))
+
+
+def unreadable(body: bytes) -> Whole:
+    return errors.express(400, "SyntaxError: Unexpected token in JSON at position 0\n    at JSON.parse (<anonymous>)")
+
+
+def not_found(ask: Ask) -> Whole:
+    return errors.express(404, f"Cannot {ask.method} /v1{ask.path}")
+
+
+def models(body: Json, quirk: str) -> Answer:
+    data = [{"id": name, "object": "model", "created": 1686935002, "owned_by": "jina-ai"} for name in DEEPSEARCH]
+    return Whole({"object": "list", "data": data})
+
+
+def chat_completions(body: Json, quirk: str) -> Answer:
+    """The name of the model is not looked at, only given back."""
+    _check(body)
+    plan = research.plan(body, quirk, _schema(body))
+    if plan is None:
+        raise Refused(errors.deepsearch(400, "Last message must be from user"))
+    return _answer(body, research.run(plan))
+
+
+def _answer(body: Json, run: Run) -> Answer:
+    frame = _frame(body)
+    if body.get("stream") is True:
+        return Stream(_stream(frame, run), headers=_HEADERS)
+    return Whole(_whole(frame, run), wait=run.seconds)
+
+
+def _check(body: Json) -> None:
+    talk = body.get("messages")
+    if isinstance(talk, list) and talk:
+        return
+    details = ["messages is required and must be a non-empty array"]
+    raise Refused(Whole({"error": "Invalid request body", "details": details}, 400))
+
+
+def _schema(body: Json) -> Any:
+    """The raw schema; OpenAI's wrapper around it is no schema here."""
+    form = body.get("response_format")
+    if not isinstance(form, dict) or form.get("type") != "json_schema" or form.get("json_schema") is None:
+        return None
+    schema = form["json_schema"]
+    try:
+        if not isinstance(schema, dict) or not any(word in schema for word in _SCHEMA_WORDS):
+            raise ValueError("Unsupported schema type")
+        Filler(schema, "").value()
+    except ValueError as error:
+        raise Refused(errors.deepsearch(400, f"Invalid JSON schema: {error}")) from error
+    return schema
+
+
+def _frame(body: Json) -> Json:
+    now = milliseconds()
+    return {
+        "id": str(now),
+        "object": "chat.completion.chunk",
+        "created": now // 1000,
+        "model": body.get("model", "jina-deepsearch-v1"),
+        "system_fingerprint": f"fp_{now}",
+    }
+
+
+# -------------------------------------------------------------------------- stream
+
+
+def _stream(frame: Json, run: Run) -> list[Item]:
+    first = _chunk(frame, {"role": "assistant", "content": "<think>", "type": "think"})
+    items: list[Item] = [first, *(_step(frame, step) for step in run.steps)]
+    if run.failure is not None:
+        return [*items, *_error(frame, run)]
+    items.append(_chunk(frame, {"content": "</think>\n\n", "type": "think"}, "thinking_end"))
+    delta = {"content": run.content, "type": run.kind, **_annotations(run)}
+    return [*items, {**_chunk(frame, delta, "stop"), "usage": run.usage, **run.extras}]
+
+
+def _step(frame: Json, step: research.Step) -> Item:
+    match step:
+        case Pause():
+            return step
+        case Search():
+            return _chunk(frame, {"type": "think", "query": step.query})
+        case Visit():
+            return _chunk(frame, {"type": "think", "url": step.url})
+        case Word():
+            return _chunk(frame, {"content": step.text, "type": "think"})
+
+
+def _chunk(frame: Json, delta: Json, finish: str | None = None) -> Json:
+    return {**frame, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]}
+
+
+def _error(frame: Json, run: Run) -> list[Item]:
+    """Two chunks, both with the usage, in an answer of HTTP 200."""
+    closed = _chunk(frame, {"content": "</think>", "type": "think"}, "error")
+    told = _chunk(frame, {"content": run.failure, "type": "error"}, "error")
+    return [{**closed, "usage": run.usage}, {**told, "usage": run.usage}]
+
+
+def _annotations(run: Run) -> Json:
+    return {} if run.citations is None else {"annotations": [_annotation(citation) for citation in run.citations]}
+
+
+def _annotation(citation: Citation) -> Json:
+    """Without indexes."""
+    return {
+        "type": "url_citation",
+        "url_citation": {
+            "title": citation.title,
+            "exactQuote": citation.quote,
+            "url": citation.url,
+            "dateTime": citation.date,
+        },
+    }
+
+
+# --------------------------------------------------------------------------- whole
+
+
+def _whole(frame: Json, run: Run) -> Json:
+    """The answer without the thinking. A failure is HTTP 200 too."""
+    if run.failure is None:
+        message = {"role": "assistant", "content": run.content, "type": run.kind, **_annotations(run)}
+    else:
+        message = {"role": "assistant", "content": f"Error: {run.failure}", "type": "error"}
+    finish = "stop" if run.failure is None else "error"
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+    return {**frame, "object": "chat.completion", "choices": [choice], "usage": run.usage, **run.extras}
+
+
+HOST = Host(
+    name="deepsearch",
+    routes={
+        ("POST", "/chat/completions"): chat_completions,
+        ("GET", "/models"): models,
+    },
+    authorise=authorise,
+    unreadable=unreadable,
+    not_found=not_found,
+)

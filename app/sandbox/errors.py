@@ -1,0 +1,92 @@
+"""How each host says no: three JSON dialects, and the HTML pages of what stands before them.
+
+jina         api.jina.ai         {"detail": ..., "code": ..., "request_id": ...}, some of them nested
+deepsearch   deepsearch.jina.ai  {"error": "<text>"}
+aihubmix     aihubmix.com        {"error": {"message": "<text> (tid: ...)", "type": "Aihubmix_api_error"}}
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+from .wire import Answer, Json, Whole
+
+HTML = "text/html; charset=utf-8"
+Dialect = Callable[[int, str, str], Whole]
+
+
+class Refused(Exception):
+    """An answer that ends the call where it is raised."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__("refused")
+        self.answer = answer
+
+
+def jina(status: int, message: str, code: str = "") -> Whole:
+    """The flat form, of the front of api.jina.ai: keys, limits, balance."""
+    return Whole({"detail": message, "code": code or "INTERNAL_ERROR", "request_id": uuid.uuid4().hex}, status)
+
+
+def jina_nested(status: int, message: str, code: str) -> Whole:
+    """The nested form, of the models behind api.jina.ai."""
+    return Whole({"detail": {"message": message, "request_id": uuid.uuid4().hex, "code": code}}, status)
+
+
+def jina_validation(problems: list[Json]) -> Whole:
+    """422; every problem echoes what was sent as ``input``."""
+    first = "; ".join(f"{problem['field']}: {problem['message']}" for problem in problems[:3])
+    detail = f"Validation errors in {len(problems)} fields. {first}"
+    return Whole({"detail": detail, "request_id": uuid.uuid4().hex, "errors": problems}, 422)
+
+
+def problem(field: str, message: str, kind: str, echo: Any) -> Json:
+    return {"field": field, "message": message, "type": kind, "input": echo}
+
+
+def deepsearch(status: int, message: str, code: str = "") -> Whole:
+    """An error that is a string; there is no code to tell."""
+    return Whole({"error": message}, status)
+
+
+def aihubmix(status: int, message: str, code: str = "") -> Whole:
+    """No code, no param; the trace id is inside the message."""
+    return Whole({"error": {"message": f"{message} (tid: {tid()})", "type": "Aihubmix_api_error"}}, status)
+
+
+def tid() -> str:
+    return f"{datetime.now(UTC):%Y%m%d%H%M%S%f}{uuid.uuid4().int % 10**11:011d}"
+
+
+DIALECTS: dict[str, Dialect] = {"jina": jina, "deepsearch": deepsearch, "aihubmix": aihubmix}
+
+
+def express(status: int, text: str) -> Whole:
+    """The default error page of express, which deepsearch.jina.ai runs on."""
+    page = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Error</title>\n</head>\n'
+        f"<body>\n<pre>{escape(text)}</pre>\n</body>\n</html>\n"
+    )
+    return Whole(page.encode(), status, HTML)
+
+
+def nginx(status: int, title: str) -> Whole:
+    head = f"<html>\r\n<head><title>{status} {title}</title></head>\r\n"
+    body = (
+        f"<body>\r\n<center><h1>{status} {title}</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+    )
+    return Whole((head + body).encode(), status, "text/html")
+
+
+def cloudflare(status: int, title: str) -> Whole:
+    page = (
+        '<!DOCTYPE html>\n<html lang="en-US">\n<head>\n'
+        f"<title>upstream.example.org | {status}: {title}</title>\n</head>\n<body>\n"
+        f'<h1><span class="inline-block">{title}</span> <span class="code-label">Error code {status}</span></h1>\n'
+        "</body>\n</html>\n"
+    )
+    return Whole(page.encode(), status, "text/html; charset=UTF-8")

@@ -1,0 +1,215 @@
+"""What can go wrong: a fault takes the answer that would be given and makes another of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import errors
+from .errors import DIALECTS
+from .wire import DONE, Answer, Cut, Item, Json, Pause, Stream, Whole, event
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Where a fault plays: the host, the text with the trigger in it, the answer that would be given."""
+
+    host: str
+    text: str
+    answer: Answer
+
+
+Fault = Callable[[Scene], Answer]
+
+
+# -------------------------------------------------------------- instead of the answer
+
+EMPTY_ACCOUNT = {
+    "jina": "Account balance not enough to run this query, please recharge.",
+    "aihubmix": "Your account balance is insufficient. Please recharge your account to continue using the API.",
+}
+_BALANCE_STATUS = {"jina": 403, "deepsearch": 402, "aihubmix": 403}
+
+
+def refusal(status: int, code: str, told: dict[str, str], headers: dict[str, str] | None = None) -> Fault:
+    """An error in the host's own words; ``told`` is by host, that of ``jina`` for a host without its own."""
+
+    def fault(scene: Scene) -> Answer:
+        answer = DIALECTS[scene.host](status, told.get(scene.host, told["jina"]), code)
+        return replace(answer, headers=headers or {})
+
+    return fault
+
+
+def balance(status: int | None = None) -> Fault:
+    """The account is empty; the status is the host's own unless given."""
+
+    def fault(scene: Scene) -> Answer:
+        return refusal(status or _BALANCE_STATUS[scene.host], "AUTHZ_INSUFFICIENT_BALANCE", EMPTY_ACCOUNT)(scene)
+
+    return fault
+
+
+def validation(scene: Scene) -> Answer:
+    """Jina echoes what it was sent; at DeepSearch 422 means its account service, and may be asked again."""
+    if scene.host == "jina":
+        wrong = [
+            errors.problem("input", "Input should be a valid string", "string_type", scene.text),
+            errors.problem("task", "Input should be 'retrieval.query'", "enum", scene.text),
+        ]
+        return errors.jina_validation(wrong)
+    if scene.host == "deepsearch":
+        return errors.deepsearch(422, "Failed to fetch user quota from the account service")
+    return errors.aihubmix(422, f"invalid input: {scene.text}")
+
+
+def fixed(answer: Answer) -> Fault:
+    return lambda scene: answer
+
+
+def silence(scene: Scene) -> Answer:
+    """The head goes out, and then nothing."""
+    return replace(_half(scene.answer), items=[b"", Cut.HANG])
+
+
+# ------------------------------------------------------------ half of the answer
+
+
+def stops(*ends: Item) -> Fault:
+    """The first half of the answer, and then these."""
+
+    def fault(scene: Scene) -> Answer:
+        half = _half(scene.answer)
+        return replace(half, items=[*half.items, *ends])
+
+    return fault
+
+
+def truncated(scene: Scene) -> Answer:
+    """A stream ends in good order, in its middle. A whole answer cannot: its connection breaks."""
+    return _half(scene.answer) if isinstance(scene.answer, Stream) else stops(Cut.CLOSE)(scene)
+
+
+def half_json(scene: Scene) -> Answer:
+    """A whole answer is cut in its middle, a stream in the middle of an event; both end in good order."""
+    if isinstance(scene.answer, Whole):
+        content = scene.answer.content
+        return replace(scene.answer, body=content[: len(content) // 2])
+    last = event([item for item in scene.answer.items if isinstance(item, dict)][-1])
+    return stops(last[: len(last) // 2], b"\n\n")(scene)
+
+
+def _half(answer: Answer) -> Stream:
+    if isinstance(answer, Stream):
+        return replace(answer, items=_first_half(answer.items))
+    content = answer.content
+    headers = {**answer.headers, "content-length": str(len(content))}
+    return Stream([content[: len(content) // 2]], answer.status, answer.content_type, headers)
+
+
+def _first_half(items: list[Item]) -> list[Item]:
+    """Up to the middle of the events: at least one, never the last."""
+    places = [at for at, item in enumerate(items) if isinstance(item, dict)]
+    return items[: places[max(1, len(places) // 2)]] if len(places) > 1 else items
+
+
+# ------------------------------------------------------------ the answer, changed
+
+
+def rows(change: Callable[[list[Any]], list[Any]]) -> Fault:
+    """A change of the vectors or the results."""
+
+    def fault(scene: Scene) -> Answer:
+        if not isinstance(scene.answer, Whole) or not isinstance(scene.answer.body, dict):
+            return scene.answer
+        body = scene.answer.body.items()
+        return replace(
+            scene.answer, body={key: change(value) if key in ("data", "results") else value for key, value in body}
+        )
+
+    return fault
+
+
+def misnumbered(items: list[Any]) -> list[Any]:
+    return [*items[:-1], {**items[-1], "index": len(items) + 7}] if items else items
+
+
+def no_usage(scene: Scene) -> Answer:
+    if isinstance(scene.answer, Stream):
+        return replace(scene.answer, items=[_without_usage(item) for item in scene.answer.items])
+    return replace(scene.answer, body=_without_usage(scene.answer.body))
+
+
+def _without_usage(value: Any) -> Any:
+    return {key: inner for key, inner in value.items() if key != "usage"} if isinstance(value, dict) else value
+
+
+# ------------------------------------------------------------ the stream, changed
+
+
+def stream(change: Callable[[Scene, list[Item]], list[Item]]) -> Fault:
+    """A change of a stream's items; a whole answer stays as it is."""
+
+    def fault(scene: Scene) -> Answer:
+        answer = scene.answer
+        return replace(answer, items=change(scene, answer.items)) if isinstance(answer, Stream) else answer
+
+    return fault
+
+
+def error_line(scene: Scene, items: list[Item]) -> list[Item]:
+    return [*_first_half(items), _upstream_error(scene)]
+
+
+def error_event(scene: Scene, items: list[Item]) -> list[Item]:
+    named = b"event: error\n" + event({**_upstream_error(scene), "type": "error"})
+    return [*_first_half(items), named, DONE]
+
+
+def _upstream_error(scene: Scene) -> Json:
+    body: Json = DIALECTS[scene.host](500, "upstream error", "INTERNAL_ERROR").body
+    return body
+
+
+def no_done(scene: Scene, items: list[Item]) -> list[Item]:
+    return [item for item in items if item != DONE]
+
+
+def done(scene: Scene, items: list[Item]) -> list[Item]:
+    return [*no_done(scene, items), DONE]
+
+
+def no_last_newline(scene: Scene, items: list[Item]) -> list[Item]:
+    last = _written(items[-1])
+    return [*items[:-1], last.rstrip(b"\n") if isinstance(last, bytes) else last]
+
+
+def usage_apart(scene: Scene, items: list[Item]) -> list[Item]:
+    return [part for item in items for part in _apart(item)]
+
+
+def _apart(item: Item) -> list[Item]:
+    if not isinstance(item, dict) or not item.get("usage") or not item["choices"]:
+        return [item]
+    return [_without_usage(item), {**item, "choices": []}]
+
+
+def comments(scene: Scene, items: list[Item]) -> list[Item]:
+    return [part for item in items for part in ([item] if isinstance(item, Pause) else [b": keep-alive\n\n", item])]
+
+
+def mark_first(scene: Scene, items: list[Item]) -> list[Item]:
+    return [b"\xef\xbb\xbf", *items]
+
+
+def newlines(newline: bytes) -> Fault:
+    def ended(item: Item) -> Item:
+        written = _written(item)
+        return written.replace(b"\n", newline) if isinstance(written, bytes) else written
+
+    return stream(lambda scene, items: [ended(item) for item in items])
+
+
+def _written(item: Item) -> Item:
+    return event(item) if isinstance(item, dict) else item

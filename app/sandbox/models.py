@@ -1,0 +1,120 @@
+"""The models that the stand-ins sell, as far as their wire formats differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+_RETRIEVAL = ("retrieval.query", "retrieval.passage")
+_CODE_TASKS = tuple(
+    f"{task}.{side}"
+    for task in ("nl2code", "qa", "code2code", "code2nl", "code2completion")
+    for side in ("query", "passage")
+)
+_V3_TASKS = (*_RETRIEVAL, "text-matching", "classification", "separation")
+_V4_TASKS = ("text-matching", *_RETRIEVAL, "code.query", "code.passage")
+_V5_TASKS = (*_V3_TASKS, "clustering")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedder:
+    """``sizes`` are the only values of ``dimensions`` where not every one is possible.
+
+    ``prompt_tokens`` says when the usage has them: v3 sends them only with late chunking
+    or with objects as input, v4 never (measured at api.jina.ai). ``kind`` is what an item
+    of ``data`` holds: one vector, a vector a token, or a dict of weights.
+    """
+
+    id: str
+    size: int
+    context: int = 8192
+    inputs: tuple[str, ...] = ("text",)
+    tasks: tuple[str, ...] = ()
+    takes_dimensions: bool = True
+    sizes: tuple[int, ...] = ()
+    late_chunking: bool = False
+    multivector_option: bool = False
+    prompt_tokens: Literal["always", "sometimes", "never"] = "always"
+    kind: Literal["vector", "multivector", "sparse"] = "vector"
+
+
+_OMNI = ("text", "image", "audio", "video", "pdf")
+
+JINA_EMBEDDERS = {
+    model.id: model
+    for model in (
+        *(
+            Embedder(id=f"jina-embeddings-v2-base-{part}", size=768, takes_dimensions=False)
+            for part in ("en", "zh", "de", "es", "code")
+        ),
+        Embedder(id="jina-embeddings-v3", size=1024, tasks=_V3_TASKS, late_chunking=True, prompt_tokens="sometimes"),
+        Embedder(
+            id="jina-embeddings-v4",
+            size=2048,
+            context=32768,
+            inputs=("text", "image", "pdf"),
+            tasks=_V4_TASKS,
+            late_chunking=True,
+            multivector_option=True,
+            prompt_tokens="never",
+        ),
+        Embedder(id="jina-embeddings-v5-text-nano", size=768, tasks=_V5_TASKS),
+        Embedder(id="jina-embeddings-v5-text-small", size=1024, context=32768, tasks=_V5_TASKS),
+        Embedder(id="jina-embeddings-v5-omni-nano", size=768, inputs=_OMNI, tasks=_V5_TASKS),
+        Embedder(id="jina-embeddings-v5-omni-small", size=1024, context=32768, inputs=_OMNI, tasks=_V5_TASKS),
+        Embedder(id="jina-code-embeddings-0.5b", size=896, context=32768, tasks=_CODE_TASKS),
+        Embedder(id="jina-code-embeddings-1.5b", size=1536, context=32768, tasks=_CODE_TASKS),
+        Embedder(id="jina-clip-v1", size=768, inputs=("text", "image"), takes_dimensions=False),
+        Embedder(id="jina-clip-v2", size=1024, inputs=("text", "image"), tasks=("retrieval.query",)),
+        Embedder(id="jina-colbert-v1-en", size=128, takes_dimensions=False, kind="multivector"),
+        Embedder(id="jina-colbert-v2", size=128, sizes=(64, 96, 128), kind="multivector"),
+        Embedder(id="elser-v2", size=1024, context=512, takes_dimensions=False, kind="sparse"),
+    )
+}
+
+OPENAI_EMBEDDER = Embedder(id="text-embedding-3-small", size=1536)
+
+AIHUBMIX_EMBEDDERS = {
+    OPENAI_EMBEDDER.id: OPENAI_EMBEDDER,
+    **{
+        name: JINA_EMBEDDERS[name]
+        for name in ("jina-clip-v2", "jina-embeddings-v3", "jina-colbert-v2", "jina-embeddings-v2-base-code")
+    },
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reranker:
+    """``listwise``: v3 and v3.5, whose scores may be negative and whose documents are always objects.
+
+    A cross encoder gives a document back as it came, string or object.
+    """
+
+    id: str
+    listwise: bool = False
+    images: bool = False
+    echoes: bool = True
+    document_tokens: int = 8192
+
+
+JINA_RERANKERS = {
+    model.id: model
+    for model in (
+        Reranker(id="jina-reranker-v1-tiny-en"),
+        Reranker(id="jina-reranker-v1-turbo-en"),
+        Reranker(id="jina-reranker-v1-base-en"),
+        Reranker(id="jina-reranker-v2-base-multilingual"),
+        Reranker(id="jina-reranker-m0", images=True),
+        Reranker(id="jina-reranker-v3", listwise=True, echoes=False, document_tokens=2048),
+        Reranker(id="jina-reranker-v3.5", listwise=True, echoes=False),
+        Reranker(id="jina-colbert-v1-en", echoes=False),
+        Reranker(id="jina-colbert-v2", echoes=False),
+    )
+}
+
+AIHUBMIX_RERANKERS = {name: JINA_RERANKERS[name] for name in ("jina-reranker-m0", "jina-reranker-v2-base-multilingual")}
+
+DEEPSEARCH = ("jina-deepsearch-v1", "jina-deepsearch-v2")
+JINA_CHAT = ("jina-vlm",)
+AIHUBMIX_DEEPSEARCH = ("jina-deepsearch-v1",)
+AIHUBMIX_CHAT = ("gpt-4o-mini",)

@@ -1,0 +1,297 @@
+"""A run of DeepSearch, as the server behind both providers would make it.
+
+    question -> steps (search, visit, words of thought) -> answer with footnotes
+
+The run is told here; how each provider writes it down is in deepsearch.py and aihubmix.py.
+
+The quirks of the real server are kept. Queries and visits come before the thought that
+explains them, and visits in the middle of another thought. Found URLs are more than the
+read ones, with junk among them. A page without a date gets a footnote but no annotation.
+The total of the usage is not the sum of its parts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import corpus, messages, vectors
+from .corpus import JUNK, Hit
+from .messages import Question
+from .schema import Filler
+from .wire import Json, Pause, count, pretty
+
+_SEARCHING = Pause(0.7)
+_READING = Pause(0.5)
+_WORDS = re.compile(rf"\s+|[{vectors.CJK}]|[^\W{vectors.CJK}]+(?:'\w+)?|[^\w\s]")
+_EFFORTS = {"low": (100_000, 1), "medium": (500_000, 2), "high": (1_000_000, 4)}
+_TOKENS_PER_PAGE = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    text: str
+
+
+Step = Search | Visit | Word | Pause
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    title: str
+    quote: str
+    url: str
+    date: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """``citations`` None: no annotations key. ``failure``: the run ended in this error, without an answer."""
+
+    steps: list[Step]
+    content: str
+    kind: str
+    usage: Json
+    citations: list[Citation] | None = None
+    failure: str | None = None
+    extras: Json = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        return sum(step.seconds for step in self.steps if isinstance(step, Pause))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The request, as far as it steers the run."""
+
+    question: Question
+    body: Json
+    schema: Any = None
+    quirk: str = ""
+    refused: str | None = None
+
+    @property
+    def budget(self) -> int:
+        """Tokens; ``max_completion_tokens`` is a budget too, not a cap of the output."""
+        given = count(self.body.get("budget_tokens")) or count(self.body.get("max_completion_tokens"))
+        return given or self._effort[0]
+
+    @property
+    def _effort(self) -> tuple[int, int]:
+        """Budget and pages; what is no known effort is a medium one."""
+        return _EFFORTS.get(str(self.body.get("reasoning_effort")), _EFFORTS["medium"])
+
+    @property
+    def pages(self) -> int:
+        """How many pages may be read."""
+        return max(1, min(self._effort[1], self.budget // _TOKENS_PER_PAGE))
+
+    @property
+    def team(self) -> int:
+        return min(count(self.body.get("team_size")) or 1, 4)
+
+    def hosts(self, name: str) -> list[str]:
+        return [str(host).lower().removeprefix("www.") for host in self.body.get(name) or []]
+
+
+def run(plan: Plan) -> Run:
+    """Deterministic: the same request gives the same run."""
+    failure = _failure(plan)
+    if failure:
+        steps = _words("I need to look at the request. ")
+        return Run(steps=steps, content="", kind="error", usage=_usage(plan, 0), failure=failure)
+    found = corpus.search(plan.question.topic)
+    relevant = [hit for hit in found if hit.relevant]
+    if not relevant and len(plan.question.topic.split()) <= 3 and plan.body.get("no_direct_answer") is not True:
+        return _direct(plan)
+    return _researched(plan, relevant or found[:1], known=bool(relevant))
+
+
+def _failure(plan: Plan) -> str | None:
+    if plan.quirk == "deepsearch-error":
+        return "Token budget exceeded while calling model"
+    if plan.refused is not None:
+        return plan.refused
+    for name in ("boost_hostnames", "bad_hostnames", "only_hostnames"):
+        if plan.body.get(name) is not None and not isinstance(plan.body[name], list):
+            return f"body.{name}?.map is not a function"
+    return None
+
+
+def _direct(plan: Plan) -> Run:
+    """An answer without a search, and without a thought between the tags."""
+    text = "Hello! This is the Torii sandbox: ask about tides, torii gates, green tea or the gateway itself."
+    answer = f"{text}{_attached(plan.question)}"
+    content, kind = _formed(plan, answer, {})
+    return Run(steps=[], content=content, kind=kind, usage=_usage(plan, 0), extras=_extras(plan, [], []))
+
+
+def _researched(plan: Plan, hits: list[Hit], *, known: bool) -> Run:
+    found = [hit.page.url for hit in hits]
+    read = _readable(plan, hits)[: plan.pages]
+    answer = _answer(plan, read, known=known)
+    content, kind = _formed(plan, answer, _facts(read))
+    return Run(
+        steps=_quirky(plan, _steps(plan, read)),
+        content=content,
+        kind=kind,
+        usage=_usage(plan, len(read)),
+        citations=_citations(plan, read) if read and kind == "text" else None,
+        extras=_extras(plan, found, [hit.page.url for hit in read]),
+    )
+
+
+def _readable(plan: Plan, hits: list[Hit]) -> list[Hit]:
+    """The hits that the host lists allow, boosted ones first."""
+    only, bad, boost = plan.hosts("only_hostnames"), plan.hosts("bad_hostnames"), plan.hosts("boost_hostnames")
+    if plan.body.get("search_provider") == "arxiv":
+        only = ["papers.example.org"]
+    allowed = [hit for hit in hits if hit.page.host not in bad and (not only or hit.page.host in only)]
+    return sorted(allowed, key=lambda hit: hit.page.host not in boost)
+
+
+# --------------------------------------------------------------------------- steps
+
+
+def _steps(plan: Plan, read: list[Hit]) -> list[Step]:
+    topic = plan.question.topic
+    queries = _queries(plan, read)
+    searched: list[Step] = [step for query in queries for step in (Search(query), _SEARCHING)]
+    visits: list[Step] = [step for hit in read for step in (Visit(hit.page.url), _READING)]
+    first = _words(f"I need to find out: {topic} Let me search for {', '.join(queries)} to gather more information. ")
+    urls = ", ".join(hit.page.url for hit in read)
+    then = f"Let me read {urls} to gather more information. " if read else "I may read none of the pages found. "
+    notes = "".join(f"{hit.page.title} says: {hit.sentence} " for hit in read)
+    last = "But wait, let me evaluate the answer first. The answer is definitive, so let me finalize it. "
+    return [*searched, *first[:10], *visits, *first[10:], *_words(then), *_words(notes), *_words(last)]
+
+
+def _queries(plan: Plan, read: list[Hit]) -> list[str]:
+    language = plan.body.get("search_language_code")
+    suffix = f" lang:{language}" if isinstance(language, str) else ""
+    words = " ".join(re.findall(r"[^\W_]+", plan.question.topic)[:8]) or "sandbox"
+    more = [hit.page.title.casefold() for hit in read][: plan.team]
+    return [f"{query}{suffix}" for query in dict.fromkeys([words.casefold(), *more])]
+
+
+def _words(text: str) -> list[Step]:
+    """Words, spaces and marks one by one, each after the time that typing it takes."""
+    return [step for word in _WORDS.findall(text) for step in (Pause(_typing(word)), Word(word))]
+
+
+def _typing(word: str) -> float:
+    return 0.01 if word.isspace() else 0.02 + 0.004 * min(len(word), 20)
+
+
+def _quirky(plan: Plan, steps: list[Step]) -> list[Step]:
+    """The last thought is broken off; ``repeated-thought`` then sends it again, whole."""
+    if plan.quirk == "dropped-thought":
+        return steps[:-24]
+    if plan.quirk == "repeated-thought":
+        thought = "But wait, let me evaluate the answer first. The answer is definitive, so let me finalize it. "
+        return [*steps[:-24], Word(thought)]
+    return steps
+
+
+# -------------------------------------------------------------------------- answer
+
+
+def _answer(plan: Plan, read: list[Hit], *, known: bool) -> str:
+    opening = (
+        f"This answer comes from the Torii sandbox, which knows {len(corpus.PAGES)} built-in pages and no network."
+    )
+    if not read:
+        return f"{opening} None of the pages that it found may be read.{_attached(plan.question)}"
+    if not known:
+        opening += " No page is about your question; the nearest says:"
+    body = " ".join(_cited(hit.sentence, number) for number, hit in enumerate(read, 1))
+    notes = "\n\n".join(_footnote(hit, number) for number, hit in enumerate(read, 1))
+    return f"{opening}{_attached(plan.question)}\n\n{body}\n\n{notes}"
+
+
+def _cited(sentence: str, number: int) -> str:
+    return f"{sentence[:-1]} [^{number}]{sentence[-1]}"
+
+
+def _footnote(hit: Hit, number: int) -> str:
+    """Its quote has lost its punctuation on the way, as at Jina."""
+    quote = re.sub(r"[^\w\u2028\u2029\u0085]+", " ", hit.sentence).strip()
+    return f"[^{number}]: {quote} [{hit.page.title}]({hit.page.url})"
+
+
+def _attached(question: Question) -> str:
+    what = ", ".join(str(attachment) for attachment in question.attachments)
+    return f" With your message came: {what}." if what else ""
+
+
+def _citations(plan: Plan, read: Iterable[Hit]) -> list[Citation]:
+    dated = [Citation(hit.page.title, hit.sentence, hit.page.url, hit.page.date) for hit in read if hit.page.date]
+    return dated[: count(plan.body.get("max_annotations")) or 10]
+
+
+def _formed(plan: Plan, answer: str, facts: dict[str, str]) -> tuple[str, str]:
+    """The answer and its type; JSON that fits the schema where one is given."""
+    if plan.schema is None:
+        return answer, "text"
+    text = facts.get("sentence") or answer
+    return pretty(Filler(plan.schema, text, facts).value()), "json"
+
+
+def _facts(read: list[Hit]) -> dict[str, str]:
+    if not read:
+        return {}
+    page = read[0].page
+    source = dict.fromkeys(("url", "link", "source", "source_url"), page.url)
+    return {"sentence": read[0].sentence, "title": page.title, "date": page.date, **source}
+
+
+def _usage(plan: Plan, pages: int) -> Json:
+    """A large number a page read; a budget caps the total, which is not the sum."""
+    prompt = 18_000 + 21_500 * pages + len(plan.question.text)
+    completion = 2_600 + 3_250 * pages
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": min(prompt + completion - 450, plan.budget),
+    }
+
+
+def _extras(plan: Plan, found: list[str], read: list[str]) -> Json:
+    """``visitedURLs`` is the first ``max_returned_urls`` of all that was found; ``numURLs`` counts all."""
+    everything = [*found, *JUNK] if found else []
+    most = plan.body.get("max_returned_urls", 100)
+    shown = everything[: int(most)] if str(most).isdecimal() else everything
+    images = {"relatedImages": [f"{url}.png" for url in read]} if plan.body.get("with_images") is True else {}
+    return {"visitedURLs": shown, "readURLs": read, "numURLs": len(everything), **images}
+
+
+# --------------------------------------------------------------------- the request
+
+
+def plan(body: Json, quirk: str, schema: Any = None) -> Plan | None:
+    """The plan of a request; None where the last message is not the user's.
+
+    Messages without content are dropped first, as the server does. A part of a message that
+    DeepSearch cannot take makes the run fail: OpenAI's ``file`` is not converted there.
+    """
+    spoken = [message for message in body["messages"] if isinstance(message, dict) and message.get("content")]
+    if not spoken or spoken[-1].get("role") != "user":
+        return None
+    try:
+        question = messages.question(spoken[-1], openai_files=False)
+    except ValueError as error:
+        return Plan(Question(""), body, refused=str(error))
+    return Plan(question, body, schema, quirk)

@@ -1,0 +1,271 @@
+"""The stand-ins on the wire: an ASGI app, and a server for it in a thread of its own.
+
+POST /jina/v1/embeddings        api.jina.ai
+POST /deepsearch/v1/...         deepsearch.jina.ai
+POST /aihubmix/v1/...           aihubmix.com
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Awaitable, Callable, MutableMapping
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import uvicorn
+from uvicorn.server import ServerState
+
+from . import aihubmix, cases, deepsearch, errors, jina
+from .errors import Refused
+from .faults import Scene
+from .wire import Answer, Ask, Cut, Handler, Host, Item, Json, Pause, Stream, event
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MARK = ("x-sandbox", "torii")
+HOSTS: dict[str, Host] = {host.name: host for host in (jina.HOST, deepsearch.HOST, aihubmix.HOST)}
+
+
+def create_app(pace: float = 1.0) -> App:
+    """The stand-ins as an ASGI app, for uvicorn. ``pace`` scales the delays: 0 none, 1 a person's, 2 twice as slow."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        body = await _read(receive)
+        if body is None:
+            return
+        answer = respond(scope["path"], scope["method"], _header(scope, b"authorization"), body)
+        await _first(_speak(answer, send, pace), _gone(receive))
+
+    return app
+
+
+def respond(path: str, method: str, authorization: str | None, body: bytes) -> Answer:
+    """The answer to a request, by the host that the first part of the path names."""
+    name, _, rest = path.lstrip("/").partition("/v1")
+    if name not in HOSTS:
+        known = ", ".join(f"/{host}/v1" for host in HOSTS)
+        return errors.express(404, f"Cannot {method} {path}. Known are: {known}")
+    try:
+        return _answer(HOSTS[name], Ask(method, rest.rstrip("/"), authorization, body))
+    except Refused as refused:
+        return refused.answer
+
+
+def _answer(host: Host, ask: Ask) -> Answer:
+    handler = host.routes.get((ask.method, ask.path))
+    if handler is None:
+        return host.not_found(ask)
+    host.authorise(ask)
+    body = {} if ask.method == "GET" else _decoded(host, ask.body)
+    trigger = cases.find([*cases.texts(body), ask.key or ""], host.provider)
+    if trigger is None:
+        return handler(body, "")
+    if trigger.case.fault is None:
+        return handler(body, trigger.case.name)
+    return trigger.case.fault(Scene(host.name, trigger.text, _refused_or_not(handler, body)))
+
+
+def _refused_or_not(handler: Handler, body: Json) -> Answer:
+    try:
+        return handler(body, "")
+    except Refused as refused:
+        return refused.answer
+
+
+def _decoded(host: Host, body: bytes) -> Json:
+    try:
+        decoded = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(host.unreadable(body)) from error
+    if not isinstance(decoded, dict):
+        raise Refused(host.unreadable(body))
+    return decoded
+
+
+# ----------------------------------------------------------------------------- ASGI
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """The body; None if the caller has left."""
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _first(speaking: Any, leaving: Any) -> None:
+    """Speaks until the end, or until the caller leaves."""
+    tasks = [asyncio.ensure_future(speaking), asyncio.ensure_future(leaving)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if not tasks[0].cancelled():
+        tasks[0].result()
+
+
+async def _speak(answer: Answer, send: Send, pace: float) -> None:
+    items, headers = _items(answer)
+    begun = False
+    for item in items:
+        if isinstance(item, Pause):
+            await asyncio.sleep(item.seconds * pace)
+        elif isinstance(item, Cut):
+            await _cut(item, send)
+        else:
+            if not begun:
+                await send(_head(answer, headers))
+            begun = True
+            await send({"type": "http.response.body", "body": _bytes(item), "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _items(answer: Answer) -> tuple[list[Item], dict[str, str]]:
+    if isinstance(answer, Stream):
+        return answer.items, answer.headers
+    content = answer.content
+    return [Pause(answer.wait), content], {**answer.headers, "content-length": str(len(content))}
+
+
+def _head(answer: Answer, headers: dict[str, str]) -> Message:
+    named = {"content-type": answer.content_type, **headers, MARK[0]: MARK[1]}
+    raw = [(name.encode(), value.encode()) for name, value in named.items()]
+    return {"type": "http.response.start", "status": answer.status, "headers": raw}
+
+
+def _bytes(item: dict[str, Any] | bytes) -> bytes:
+    return event(item) if isinstance(item, dict) else item
+
+
+async def _cut(cut: Cut, send: Send) -> None:
+    """Never returns: the task ends when the connection does.
+
+    ASGI has no word for a connection closed without an answer; uvicorn's ``send`` is a
+    method of the object that has the transport.
+    """
+    if cut is Cut.CLOSE:
+        transport: asyncio.Transport = send.__self__.transport  # type: ignore[attr-defined]
+        transport.close()
+    await asyncio.Event().wait()
+
+
+# --------------------------------------------------------------------------- thread
+
+
+class Sandbox:
+    """The stand-ins on a free port of 127.0.0.1, in a daemon thread with a loop of its own.
+
+        with Sandbox(pace=0) as sandbox:
+            httpx.post(sandbox.urls["jina"] + "/embeddings", ...)
+
+    ``pace`` scales the delays of DeepSearch. It takes no signals and writes no log.
+    """
+
+    def __init__(self, pace: float = 1.0) -> None:
+        self._app = create_app(pace)
+        self._thread: threading.Thread | None = None
+        self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped: asyncio.Event | None = None
+        self.urls: dict[str, str] = {}
+
+    def start(self) -> Sandbox:
+        """Returns when connections are accepted; then ``urls`` has the base URL of every host."""
+        if self._thread is not None:
+            raise RuntimeError("The sandbox runs already")
+        listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+        port = listener.getsockname()[1]
+        self.urls = {name: f"http://127.0.0.1:{port}/{name}/v1" for name in HOSTS}
+        self._thread = threading.Thread(target=self._run, args=(listener,), name="torii-sandbox", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        if not self._thread.is_alive():
+            raise RuntimeError("The sandbox did not start")
+        return self
+
+    def stop(self) -> None:
+        """Ends the server and what is still being answered; any number of times."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        if self._loop is not None and self._stopped is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+                self._loop.call_soon_threadsafe(self._stopped.set)
+        thread.join()
+        self._ready.clear()
+
+    def __enter__(self) -> Sandbox:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self, listener: socket.socket) -> None:
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(self._serve(listener))
+        finally:
+            self._ready.set()
+
+    async def _serve(self, listener: socket.socket) -> None:
+        """uvicorn's protocol on our own socket.
+
+        Its ``Server`` is left out: it would take part in the signals and the logs of the process,
+        and other packages change how it stops.
+        """
+        config = uvicorn.Config(self._app, log_config=None, log_level=None, http="httptools", ws="none", lifespan="off")
+        config.load()
+        state = ServerState()
+        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
+        server = await self._loop.create_server(lambda: _protocol(config, state), sock=listener)
+        self._ready.set()
+        await self._stopped.wait()
+        server.close()
+        for connection in list(state.connections):
+            connection.transport.abort()
+        await asyncio.gather(*state.tasks, return_exceptions=True)
+
+
+def _protocol(config: uvicorn.Config, state: ServerState) -> asyncio.Protocol:
+    make: Any = config.http_protocol_class
+    protocol: Any = make(config=config, server_state=state, app_state={})
+    protocol.access_log = False
+    made: asyncio.Protocol = protocol
+    return made
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
