@@ -1,0 +1,15 @@
+"""The upstreams: providers' wire formats, as pure translation.
+
+A new provider is a file here, a line in ``KINDS`` and its samples in ``tests/wire``; one that
+differs only by address and key is a line in the configuration.
+"""
+
+from __future__ import annotations
+
+from .aihubmix import AIHubMix
+from .base import OpenAICompatible
+from .jina import Jina
+
+KINDS: dict[str, type[OpenAICompatible]] = {"openai": OpenAICompatible, "jina": Jina, "aihubmix": AIHubMix}
+
+__all__ = ["KINDS", "AIHubMix", "Jina", "OpenAICompatible"]

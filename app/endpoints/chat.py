@@ -1,0 +1,284 @@
+"""POST /v1/chat/completions: the caller's request, and events back into OpenAI's chunks or one whole answer."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ..errors import InvalidRequest, UpstreamFailed
+from ..sse import DONE, encode
+from ..types import (
+    Call,
+    ChatCall,
+    Chunk,
+    Citations,
+    EndpointName,
+    Event,
+    Extras,
+    Finish,
+    Head,
+    Json,
+    Reasoning,
+    ReasoningMode,
+    Step,
+    Text,
+    Usage,
+)
+from .fields import model_of, without_forbidden
+
+MODES: tuple[ReasoningMode, ...] = ("reasoning_content", "reasoning", "think_tags", "drop")
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """``reasoning`` says where DeepSearch's thinking goes, unless a call says otherwise in ``x_reasoning``.
+
+    ``piece`` is the length in characters of the deltas in which an answer that comes whole is
+    handed on; 0 hands it on whole.
+    """
+
+    reasoning: ReasoningMode = "reasoning_content"
+    piece: int = 200
+    name: EndpointName = "chat"
+    paths: tuple[str, ...] = ("/chat/completions",)
+
+    def parse(self, body: Json, path: str) -> ChatCall:
+        body = without_forbidden(body)
+        model = model_of(body)
+        messages = body.get("messages")
+        if not isinstance(messages, list) or not messages:
+            raise InvalidRequest(_missing_messages(body), param="messages")
+        stream = body.pop("stream", None)
+        if not isinstance(stream, bool | None):
+            raise InvalidRequest("stream must be true or false", param="stream")
+        options = body.get("stream_options")
+        if not isinstance(options, dict | None):
+            raise InvalidRequest("stream_options must be an object", param="stream_options")
+        return ChatCall(
+            model=model,
+            body=body,
+            stream=bool(stream),
+            include_usage=bool(options and options.get("include_usage")),
+            reasoning=self._mode(body.pop("x_reasoning", None)),
+        )
+
+    def split(self, call: Call, cap: int | None) -> list[Call]:
+        return [call]
+
+    def merge(self, call: Call, replies: list[Json]) -> Json:
+        return replies[0]
+
+    def render(self, call: Call, reply: Json) -> bytes:
+        return msgspec.json.encode({**reply, "model": call.model})
+
+    def writer(self, call: ChatCall) -> Writer:
+        return Writer(call, self.piece)
+
+    def _mode(self, mode: Any) -> ReasoningMode:
+        if mode is None:
+            return self.reasoning
+        if mode not in MODES:
+            raise InvalidRequest(f"x_reasoning must be one of {', '.join(MODES)}", param="x_reasoning")
+        return mode  # type: ignore[no-any-return] # it is one of MODES
+
+
+def _missing_messages(body: Json) -> str:
+    for field, path in (("documents", "/v1/rerank"), ("input", "/v1/embeddings")):
+        if field in body:
+            return f"messages is missing. This looks like a request for POST {path}"
+    return "messages must be a list of at least one message"
+
+
+class Writer:
+    """Events into OpenAI chunks: one id, one finish reason, usage only where asked for, [DONE] only at the end."""
+
+    def __init__(self, call: ChatCall, piece: int) -> None:
+        self._call = call
+        self._piece = piece
+        self._voice = Voice(call.reasoning)
+        self._head = Head()
+        self._started = False
+        self._translated = False
+        self._usage: Json | None = None
+        self._extras: Json = {}
+
+    def write(self, events: Iterable[Event]) -> bytes:
+        """The chunks, as one piece for the wire; empty when there is nothing to say yet."""
+        return b"".join(chunk for event in events for chunk in self._chunks(event))
+
+    def end(self) -> bytes:
+        """The end of a complete stream."""
+        usage = b""
+        if self._translated and self._call.include_usage:
+            usage = self._encode({"choices": [], "usage": self._usage})
+        return usage + DONE
+
+    def fail(self, envelope: Json) -> bytes:
+        """The end of a broken one: an error event, and no [DONE]."""
+        return encode(msgspec.json.encode(envelope))
+
+    def _chunks(self, event: Event) -> Iterator[bytes]:
+        if isinstance(event, Chunk):
+            yield encode(msgspec.json.encode({**event.body, "model": self._call.model}))
+            return
+        self._translated = True
+        if isinstance(event, Head):
+            self._head = event
+        elif isinstance(event, Usage):
+            self._usage = event.fields
+        elif isinstance(event, Extras):
+            self._extras = event.fields
+        if not self._started:
+            self._started = True
+            yield self._delta({"role": "assistant", "content": ""})
+        if isinstance(event, Finish):
+            for delta in self._voice.close():
+                yield self._delta(delta)
+            yield self._delta({}, event.reason, self._extras)
+        elif isinstance(event, Text):
+            for text in pieces(event.text, self._piece):
+                for delta in self._voice.deltas(Text(text)):
+                    yield self._delta(delta)
+        else:
+            for delta in self._voice.deltas(event):
+                yield self._delta(delta)
+
+    def _delta(self, delta: Json, finish: str | None = None, extras: Json | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return self._encode({"choices": [choice], **(extras or {})}, usage=self._call.include_usage)
+
+    def _encode(self, body: Json, usage: bool = False) -> bytes:
+        head = {
+            "id": f"chatcmpl-{self._call.id}",
+            "object": "chat.completion.chunk",
+            "created": self._head.created or self._call.created,
+            "model": self._call.model,
+            "system_fingerprint": self._head.system_fingerprint,
+        }
+        return encode(msgspec.json.encode({**head, **body, **({"usage": None} if usage else {})}))
+
+
+class Voice:
+    """Where thoughts, answers, steps and citations go in a delta, by the reasoning mode.
+
+    think_tags puts the thinking into the content, so the citations' indexes move by its length.
+    """
+
+    def __init__(self, mode: ReasoningMode) -> None:
+        self._mode = mode
+        self._thinking = False
+        self._shift = 0
+        self._steps = 0
+
+    def deltas(self, event: Event) -> list[Json]:
+        if isinstance(event, Reasoning):
+            return self._thought(event.text)
+        if isinstance(event, Text):
+            return [*self.close(), {"content": event.text}]
+        if isinstance(event, Citations):
+            return [*self.close(), {"annotations": [self._moved(annotation) for annotation in event.annotations]}]
+        if isinstance(event, Step):
+            step = {"index": self._steps, "type": event.type, "query" if event.type == "search" else "url": event.value}
+            self._steps += 1
+            return [{"x_steps": [step]}]
+        return []
+
+    def close(self) -> list[Json]:
+        """The closing tag, where the thinking is in the content and still open."""
+        return self._tagged("</think>\n\n") if self._thinking else []
+
+    def _thought(self, text: str) -> list[Json]:
+        if self._mode == "drop":
+            return []
+        if self._mode != "think_tags":
+            return [{self._mode: text}]
+        opening = [] if self._thinking else self._tagged("<think>")
+        self._shift += len(text)
+        return [*opening, {"content": text}]
+
+    def _tagged(self, tag: str) -> list[Json]:
+        self._thinking = not self._thinking
+        self._shift += len(tag)
+        return [{"content": tag}]
+
+    def _moved(self, annotation: Json) -> Json:
+        source = annotation["url_citation"]
+        if not self._shift or not source["end_index"]:
+            return annotation
+        moved = {name: source[name] + self._shift for name in ("start_index", "end_index")}
+        return {**annotation, "url_citation": {**source, **moved}}
+
+
+def collect(call: ChatCall, events: Iterable[Event]) -> Json:
+    """A stream's events as one chat.completion, the reasoning in the message.
+
+    Raises UpstreamFailed where there is no answer.
+    """
+    voice, head, usage = Voice(call.reasoning), Head(), None
+    message: Json = {"role": "assistant", "content": ""}
+    extras: Json = {}
+    finish: str | None = None
+    for event in events:
+        if isinstance(event, Head):
+            head = event
+        elif isinstance(event, Usage):
+            usage = event.fields
+        elif isinstance(event, Extras):
+            extras = event.fields
+        elif isinstance(event, Finish):
+            finish = event.reason
+            _gather(message, voice.close())
+        else:
+            _gather(message, voice.deltas(event))
+    if finish is None:
+        raise UpstreamFailed("the upstream ended without an answer")
+    return {
+        "id": f"chatcmpl-{call.id}",
+        "object": "chat.completion",
+        "created": head.created or call.created,
+        "model": call.model,
+        "system_fingerprint": head.system_fingerprint,
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}],
+        "usage": usage or {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        **extras,
+    }
+
+
+def _gather(message: Json, deltas: list[Json]) -> None:
+    for delta in deltas:
+        for name, value in delta.items():
+            message[name] = message[name] + value if name in message else value
+
+
+def pieces(text: str, length: int) -> Iterator[str]:
+    """``text`` in pieces of about ``length`` characters, cut after white space where there is some
+    and never inside a character that a reader sees as one. Joined they are the text."""
+    start = 0
+    while length and len(text) - start > length:
+        cut = start + length
+        space = max(text.rfind(" ", start, cut), text.rfind("\n", start, cut)) + 1
+        cut = space if space > start else cut
+        while cut < len(text) and _joins(text, cut):
+            cut += 1
+        yield text[start:cut]
+        start = cut
+    if start < len(text):
+        yield text[start:]
+
+
+def _joins(text: str, place: int) -> bool:
+    """Whether the characters before and at ``place`` belong together on the screen."""
+    after, before = text[place], text[place - 1]
+    return (
+        unicodedata.combining(after) != 0
+        or unicodedata.category(after) in ("Mn", "Me", "Mc")
+        or after in "\u200d\ufe0f\ufe0e"
+        or before == "\u200d"
+        or "\U0001f3fb" <= after <= "\U0001f3ff"
+        or ("\U0001f1e6" <= after <= "\U0001f1ff" and "\U0001f1e6" <= before <= "\U0001f1ff")
+        or (before == "\r" and after == "\n")
+    )

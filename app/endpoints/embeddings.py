@@ -1,0 +1,154 @@
+"""POST /v1/embeddings: what OpenAI's, Jina's and AIHubMix's callers send; the answer in the encoding they asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from ..errors import InvalidRequest, UpstreamFailed
+from ..types import Call, EmbeddingsCall, Encoding, EndpointName, Json
+from .fields import model_of, total_usage, usage_shown, without_forbidden
+from .vectors import encoded
+
+# The option is spelled in four ways. OpenAI's comes last: its SDKs add encoding_format "base64" to what they are
+# told to send. LlamaIndex always sends encoding_type; Jina takes embedding_type, AIHubMix's page has embedding_format.
+SPELLINGS = ("embedding_type", "encoding_type", "embedding_format", "encoding_format")
+ENCODINGS: dict[str, Encoding] = {
+    "float": "float",
+    "base64": "base64",
+    "binary": "binary",
+    "ubinary": "ubinary",
+    "binary_int8": "binary",
+    "binary_uint8": "ubinary",
+    "int8": "binary",
+    "uint8": "ubinary",
+}
+
+# ``user`` names a person of the caller's, which is nobody's business upstream.
+NOT_PASSED = ("user", "stream", *SPELLINGS)
+
+Decode = Callable[[list[int]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """``decode_tokens`` turns token ids into text; without it, inputs of token ids are refused."""
+
+    decode_tokens: Decode | None = None
+    name: EndpointName = "embeddings"
+    paths: tuple[str, ...] = ("/embeddings",)
+
+    def parse(self, body: Json, path: str) -> EmbeddingsCall:
+        body = without_forbidden(body)
+        model = model_of(body)
+        inputs = self._inputs(body)
+        encoding = _encoding(body)
+        for field in NOT_PASSED:
+            body.pop(field, None)
+        return EmbeddingsCall(model=model, body={**body, "input": inputs}, encoding=encoding)
+
+    def split(self, call: Call, cap: int | None) -> list[Call]:
+        inputs = call.body["input"]
+        if cap is None or len(inputs) <= cap:
+            return [call]
+        if call.body.get("late_chunking"):
+            raise InvalidRequest(
+                f"late_chunking reads all inputs as one text, so they cannot be sent in parts, and {call.model} takes "
+                f"{cap} inputs at most: there are {len(inputs)}",
+                param="input",
+            )
+        parts = (inputs[start : start + cap] for start in range(0, len(inputs), cap))
+        return [replace(call, body={**call.body, "input": part}) for part in parts]
+
+    def merge(self, call: Call, replies: list[Json]) -> Json:
+        """The answers, each of them in the order of its own inputs, as one."""
+        data = [item for reply in replies for item in reply["data"]]
+        inputs = call.body["input"]
+        if len(replies) > 1 and len(data) != len(inputs):
+            raise UpstreamFailed(f"{len(inputs)} inputs were answered with {len(data)} vectors")
+        data = [{**item, "index": place} for place, item in enumerate(data)]
+        return {**replies[0], "data": data, "usage": total_usage([reply["usage"] for reply in replies])}
+
+    def render(self, call: Call, reply: Json) -> bytes:
+        assert isinstance(call, EmbeddingsCall)
+        data = [_item(item, call.encoding) for item in reply["data"]]
+        usage = usage_shown(reply["usage"])
+        return msgspec.json.encode({**reply, "object": "list", "model": call.model, "data": data, "usage": usage})
+
+    def _inputs(self, body: Json) -> list[Any]:
+        if body.get("input") is None:
+            raise InvalidRequest(_missing_input(body), param="input")
+        given = body["input"]
+        if isinstance(given, str | dict) or _is_tokens(given):
+            return [self._input(given, "input")]
+        if not isinstance(given, list):
+            raise InvalidRequest(f"input must be {FORMS}", param="input")
+        if not given:
+            raise InvalidRequest("input is an empty list: there is nothing to embed", param="input")
+        return [self._input(item, f"input[{place}]") for place, item in enumerate(given)]
+
+    def _input(self, item: Any, place: str) -> Any:
+        if _is_tokens(item):
+            return self._text(item, place)
+        if isinstance(item, dict):
+            if not item or item.get("text") == "":
+                raise InvalidRequest(f"{place} is empty: there is nothing to embed", param="input")
+            return item
+        if not isinstance(item, str):
+            raise InvalidRequest(f"{place} must be a string, an object or a list of token ids", param="input")
+        if not item:
+            raise InvalidRequest(f"{place} is an empty string: there is nothing to embed", param="input")
+        return item
+
+    def _text(self, tokens: list[int], place: str) -> str:
+        if self.decode_tokens is None:
+            raise InvalidRequest(
+                f"{place} holds token ids, which Jina's models do not read. Send the text (with LangChain: "
+                "OpenAIEmbeddings(check_embedding_ctx_length=False)), or have the gateway turn them back into text: "
+                "pip install 'torii-gateway[tokens]'",
+                param="input",
+            )
+        try:
+            return self.decode_tokens(tokens)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{place}: {error.message}", param="input") from None
+
+
+FORMS = "a string, an object such as {'text': ...} or {'image': ...}, a list of these, or lists of token ids"
+
+
+def _is_tokens(item: Any) -> bool:
+    return isinstance(item, list) and len(item) > 0 and all(type(token) is int for token in item)
+
+
+def _missing_input(body: Json) -> str:
+    for field, path in (("messages", "/v1/chat/completions"), ("documents", "/v1/rerank"), ("query", "/v1/rerank")):
+        if field in body:
+            return f"input is missing. This looks like a request for POST {path}"
+    return f"input is missing: send {FORMS}"
+
+
+def _encoding(body: Json) -> Encoding:
+    asked = [_one_encoding(field, body[field]) for field in SPELLINGS if body.get(field) is not None]
+    return asked[0] if asked else "float"
+
+
+def _one_encoding(field: str, value: Any) -> Encoding:
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise InvalidRequest(f"{field} must be one encoding: an answer cannot be in {len(value)}", param=field)
+        value = value[0]
+    if not isinstance(value, str) or value not in ENCODINGS:
+        raise InvalidRequest(f"{field} must be one of {', '.join(ENCODINGS)}", param=field)
+    return ENCODINGS[value]
+
+
+def _item(item: Json, encoding: Encoding) -> Json:
+    """Several vectors for one input are under ``embeddings``, and are given back as they are."""
+    item = {"object": "embedding", **item}
+    if "embedding" in item:
+        item["embedding"] = encoded(bytes(item["embedding"]), encoding)
+    return item

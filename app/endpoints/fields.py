@@ -1,0 +1,70 @@
+"""What every endpoint does with the fields of a body before it looks at its own."""
+
+from __future__ import annotations
+
+from ..errors import InvalidRequest
+from ..types import Json
+
+# Fields that other gateways and SDKs obey: they would send the call, or the provider's key, to a place that
+# the caller chose (LiteLLM's CVE-2024-6587), or bring credentials of his own. No model has a parameter of such a name.
+FORBIDDEN = frozenset(
+    [
+        "api_base",
+        "base_url",
+        "api_key",
+        "api_version",
+        "api_type",
+        "organization",
+        "project",
+        "headers",
+        "extra_headers",
+        "extra_query",
+        "extra_body",
+        "default_headers",
+        "proxy",
+        "proxies",
+        "custom_llm_provider",
+        "deployment_id",
+        "azure_ad_token",
+        "azure_endpoint",
+        "aws_access_key_id",
+        "aws_secret_access_key",
+        "aws_session_token",
+        "aws_region_name",
+        "aws_bedrock_runtime_endpoint",
+        "vertex_credentials",
+        "vertex_project",
+        "vertex_location",
+    ]
+)
+
+
+def without_forbidden(body: Json) -> Json:
+    """A copy of ``body``, to be taken apart, without what would move the target or carry credentials."""
+    return {name: value for name, value in body.items() if name not in FORBIDDEN}
+
+
+def model_of(body: Json) -> str:
+    """Takes ``model`` out of ``body``. Raises InvalidRequest where there is none."""
+    model = body.pop("model", None)
+    if not isinstance(model, str) or not model.strip():
+        raise InvalidRequest("model is missing: name one, as GET /v1/models lists them", param="model")
+    return model
+
+
+def total_usage(usages: list[Json]) -> Json:
+    """The counts of all parts of a call, added up; empty where the upstreams gave none."""
+    total: Json = {}
+    for usage in usages:
+        for name, count in usage.items():
+            total[name] = total[name] + count if isinstance(count, int) and isinstance(total.get(name), int) else count
+    return total
+
+
+def usage_shown(usage: Json) -> Json:
+    """Usage with both counts that clients read, where rerankers and newer models give only the total.
+
+    An upstream without usage is shown as zero, since clients crash where the field is missing.
+    """
+    total = usage.get("total_tokens", usage.get("prompt_tokens", 0))
+    return {**usage, "prompt_tokens": usage.get("prompt_tokens", total), "total_tokens": total}

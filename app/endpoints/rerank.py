@@ -1,0 +1,155 @@
+"""POST /v1/rerank in Jina's shape and Cohere's first, POST /v2/rerank in Cohere's second; one form of answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ..errors import InvalidRequest
+from ..types import Call, EndpointName, Json, RerankCall
+from .fields import model_of, total_usage, usage_shown, without_forbidden
+
+# Tokens of a document that are read: Jina's name, Cohere's, and AIHubMix's, whose page describes it as tokens.
+# Cohere's max_chunks_per_doc counts chunks instead; it is left in the body for the models that know it.
+DOC_LIMITS = ("max_doc_length", "max_tokens_per_doc", "max_chunk_per_doc")
+
+COHERE_META = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
+
+
+@dataclass(frozen=True, slots=True)
+class Rerank:
+    name: EndpointName = "rerank"
+    paths: tuple[str, ...] = ("/rerank",)
+
+    def parse(self, body: Json, path: str) -> RerankCall:
+        """``path`` decides what is not said: Cohere's second version gives no documents back."""
+        cohere = path.startswith("/v2")
+        body = without_forbidden(body)
+        model = model_of(body)
+        if body.get("documents") is None:
+            raise InvalidRequest(_missing("documents", body), param="documents")
+        query = _query(body)
+        documents = body.pop("documents")
+        texts = _texts(documents, body.pop("rank_fields", None))
+        top_n, doc_limit = _count(body, ("top_n", "top_k")), _count(body, DOC_LIMITS)
+        return_documents = _flag(body, "return_documents", default=not cohere)
+        for field in ("user", "stream"):
+            body.pop(field, None)
+        return RerankCall(
+            model=model,
+            body={**body, "query": query, "documents": texts},
+            documents=documents,
+            top_n=top_n,
+            return_documents=return_documents,
+            max_doc_length=doc_limit,
+            cohere=cohere,
+        )
+
+    def split(self, call: Call, cap: int | None) -> list[Call]:
+        """Never in parts: the scores of a listwise reranker hold only among the documents that it read together."""
+        return [call]
+
+    def merge(self, call: Call, replies: list[Json]) -> Json:
+        """The best first, and no more than asked for; what the upstream says of the documents is left out."""
+        results = [
+            {name: value for name, value in result.items() if name != "document"}
+            for reply in replies
+            for result in sorted(reply["results"], key=_score, reverse=True)
+        ]
+        assert isinstance(call, RerankCall)
+        return {
+            **replies[0],
+            "results": results[: call.top_n],
+            "usage": total_usage([reply["usage"] for reply in replies]),
+        }
+
+    def render(self, call: Call, reply: Json) -> bytes:
+        assert isinstance(call, RerankCall)
+        answer = {
+            "id": f"rerank-{call.id}",
+            "object": "list",
+            **{name: value for name, value in reply.items() if name not in ("id", "object", "meta")},
+            "model": call.model,
+            "usage": usage_shown(reply["usage"]),
+        }
+        if call.return_documents:
+            answer["results"] = [_with_document(result, call.documents) for result in reply["results"]]
+        if call.cohere:
+            answer["meta"] = COHERE_META
+        return msgspec.json.encode(answer)
+
+
+def _missing(field: str, body: Json) -> str:
+    for other, path in (("input", "/v1/embeddings"), ("messages", "/v1/chat/completions")):
+        if other in body:
+            return f"{field} is missing. This looks like a request for POST {path}"
+    forms = "a list of strings, {'text': ...} or {'image': ...}" if field == "documents" else "a text or {'image': ...}"
+    return f"{field} is missing: send {forms}"
+
+
+def _query(body: Json) -> Any:
+    query = body.pop("query", None)
+    if query is None:
+        raise InvalidRequest(_missing("query", body), param="query")
+    if isinstance(query, dict) and set(query) == {"text"}:
+        query = query["text"]
+    if not isinstance(query, str | dict) or not query:
+        raise InvalidRequest("query must be a text or {'image': ...}, and not empty", param="query")
+    return query
+
+
+def _texts(documents: Any, rank_fields: Any) -> list[Any]:
+    """The documents as they go upstream: strings where all are texts, else objects, as both providers show them."""
+    if not isinstance(documents, list) or not documents:
+        raise InvalidRequest("documents must be a list of at least one document", param="documents")
+    if rank_fields is not None and not _is_names(rank_fields):
+        raise InvalidRequest("rank_fields must be a list of names of fields", param="rank_fields")
+    texts = [_text(document, rank_fields, place) for place, document in enumerate(documents)]
+    if all(isinstance(text, str) for text in texts):
+        return texts
+    return [{"text": text} if isinstance(text, str) else text for text in texts]
+
+
+def _is_names(fields: Any) -> bool:
+    return isinstance(fields, list) and len(fields) > 0 and all(isinstance(field, str) for field in fields)
+
+
+def _text(document: Any, rank_fields: list[str] | None, place: int) -> Any:
+    if isinstance(document, str):
+        return document
+    if not isinstance(document, dict) or not document:
+        raise InvalidRequest(f"documents[{place}] must be a string or an object", param="documents")
+    if rank_fields is not None:
+        fields = [str(document[field]) for field in rank_fields if document.get(field) is not None]
+        if not fields:
+            raise InvalidRequest(f"documents[{place}] has none of the fields of rank_fields", param="rank_fields")
+        return "\n".join(fields)
+    return document["text"] if isinstance(document.get("text"), str) else document
+
+
+def _count(body: Json, names: tuple[str, ...]) -> int | None:
+    """Takes the option out of ``body`` under all its names; the first that is given counts."""
+    given = [(name, value) for name in names if (value := body.pop(name, None)) is not None]
+    for name, value in given:
+        if type(value) is not int or value < 1:
+            raise InvalidRequest(f"{name} must be a whole number of at least 1", param=name)
+    return given[0][1] if given else None
+
+
+def _flag(body: Json, name: str, *, default: bool) -> bool:
+    value = body.pop(name, None)
+    if not isinstance(value, bool | None):
+        raise InvalidRequest(f"{name} must be true or false", param=name)
+    return default if value is None else value
+
+
+def _score(result: Json) -> float:
+    return msgspec.json.decode(result["relevance_score"], type=float)
+
+
+def _with_document(result: Json, documents: list[Any]) -> Json:
+    """Documents are objects, since Cohere's clients and LiteLLM crash on a string."""
+    document = documents[result["index"]]
+    return {**result, "document": {"text": document} if isinstance(document, str) else document}

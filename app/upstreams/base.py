@@ -1,0 +1,76 @@
+"""Servers that speak OpenAI's wire format: everything passes, and the answer is checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from ..types import Call, ChatCall, EmbeddingsCall, Fold, Json, Reply, Request, RerankCall, Target
+from . import answers
+from .chat import ChatFold, chat_body, chat_reply
+from .deepsearch import deepsearch_body
+from .deepsearch_stream import DeepSearchFold
+from .failures import failure
+
+PATHS = {"embeddings": "/embeddings", "rerank": "/rerank", "chat": "/chat/completions"}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAICompatible:
+    """``base_url`` is what the paths of ``PATHS`` are put behind: with ``/v1``, where the server has it."""
+
+    name: str
+    base_url: str
+
+    def request(self, call: Call, target: Target) -> Request:
+        headers = {
+            "authorization": f"Bearer {target.key.secret}",
+            "content-type": "application/json",
+            "accept": "text/event-stream" if self.streams(call, target) else "application/json",
+            "x-request-id": call.id,  # DeepSearch takes it for its trace id
+        }
+        body = msgspec.json.encode({"model": target.name, **self.body(call, target)})
+        return Request(self.url(call, target), headers, body)
+
+    def url(self, call: Call, target: Target) -> str:
+        return self.base_url.rstrip("/") + PATHS[call.endpoint]
+
+    def body(self, call: Call, target: Target) -> Json:
+        """The provider's body, without the model."""
+        if isinstance(call, EmbeddingsCall):
+            return self.embeddings(call, target)
+        if isinstance(call, RerankCall):
+            return self.rerank(call, target)
+        if isinstance(call, ChatCall):
+            return deepsearch_body(call) if target.model.deepsearch else chat_body(call)
+        raise TypeError(f"no upstream takes a {type(call).__name__}")
+
+    def embeddings(self, call: EmbeddingsCall, target: Target) -> Json:
+        """Floats are asked for, whatever the caller wants: the values of the option differ, and are made here."""
+        return {**call.body, "encoding_format": "float"}
+
+    def rerank(self, call: RerankCall, target: Target) -> Json:
+        return cohere_rerank(call, "max_tokens_per_doc")
+
+    def streams(self, call: Call, target: Target) -> bool:
+        return call.stream or target.model.deepsearch
+
+    def reply(self, call: Call, target: Target, body: bytes) -> Json:
+        if isinstance(call, EmbeddingsCall):
+            return answers.embeddings(call, body, self.name)
+        if isinstance(call, RerankCall):
+            return answers.ranking(call, body, self.name)
+        return chat_reply(body, self.name)
+
+    def fold(self, call: Call, target: Target) -> Fold:
+        return DeepSearchFold(self.name) if target.model.deepsearch else ChatFold(self.name)
+
+    def error(self, call: Call, target: Target, reply: Reply) -> Exception:
+        return failure(reply, upstream=self.name, deepsearch=target.model.deepsearch)
+
+
+def cohere_rerank(call: RerankCall, doc_limit: str) -> Json:
+    """Cohere's form, which other servers have taken over; ``doc_limit`` is their name for a document's tokens."""
+    limits = {"top_n": call.top_n, doc_limit: call.max_doc_length}
+    return {**call.body, **{name: limit for name, limit in limits.items() if limit is not None}}

@@ -1,0 +1,87 @@
+"""Chat models that need no translation: everything passes, but for the model's name.
+
+What is looked at is only what decides whether an answer is one: an error in place of
+the answer, a stream that stops before its end.
+"""
+
+from __future__ import annotations
+
+from ..errors import UpstreamFailed, UpstreamTruncated
+from ..jsontext import Malformed, decode, decode_lenient
+from ..types import ChatCall, Chunk, Event, Json
+from .failures import hidden_failure
+
+
+def chat_body(call: ChatCall) -> Json:
+    """The caller's body with ``stream`` written out: AIHubMix's page says that its default is true."""
+    return {**call.body, "stream": call.stream}
+
+
+def chat_reply(body: bytes, upstream: str) -> Json:
+    """A whole chat.completion. Raises UpstreamError for an error sent with status 200."""
+    try:
+        reply = decode(body)
+    except Malformed as error:
+        raise UpstreamFailed(f"{upstream} sent an answer that is not JSON: {error}") from None
+    if failure := hidden_failure(reply, upstream=upstream):
+        raise failure
+    if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
+        raise UpstreamFailed(f"{upstream} sent an answer without choices")
+    return reply
+
+
+class ChatFold:
+    """Passes chunks on; complete when every choice that was seen has finished.
+
+    >>> fold = ChatFold("aihubmix")
+    >>> fold.feed(b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}')
+    [Chunk(body={'choices': [{'index': 0, 'delta': {}, 'finish_reason': 'stop'}]})]
+    >>> fold.done, fold.end()
+    (False, [])
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = upstream
+        self._open: set[int] = set()
+        self._finished: set[int] = set()
+        self.done = False
+        self.usage: Json | None = None
+
+    def feed(self, data: bytes, event: str = "") -> list[Event]:
+        if self.done:
+            return []
+        if data.strip() == b"[DONE]":
+            self.done = True
+            return []
+        chunk = decode_lenient(data)
+        if failure := hidden_failure(chunk, upstream=self._upstream):
+            raise failure
+        if not isinstance(chunk, dict):
+            raise UpstreamFailed(f"{self._upstream} sent an event that is not an object")
+        if chunk.get("object") == "chat.completion":
+            chunk = _as_chunk(chunk)
+        self._note(chunk)
+        return [Chunk(chunk)]
+
+    def end(self) -> list[Event]:
+        if not self._finished or self._open - self._finished:
+            raise UpstreamTruncated(f"{self._upstream} ended the stream before the answer was complete")
+        return []
+
+    def _note(self, chunk: Json) -> None:
+        if isinstance(chunk.get("usage"), dict):
+            self.usage = chunk["usage"]
+        for choice in chunk.get("choices") or ():
+            index = choice.get("index", 0)
+            self._open.add(index)
+            if choice.get("finish_reason"):
+                self._finished.add(index)
+
+
+def _as_chunk(reply: Json) -> Json:
+    """A whole answer in place of the stream that was asked for, as the one chunk of a stream."""
+    choices = [
+        {**{name: value for name, value in choice.items() if name != "message"}, "delta": choice.get("message") or {}}
+        for choice in reply.get("choices") or ()
+    ]
+    return {**reply, "object": "chat.completion.chunk", "choices": choices}

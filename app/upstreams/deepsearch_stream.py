@@ -1,0 +1,270 @@
+"""A DeepSearch stream, from either provider, into events that mean the same.
+
+    Jina        delta.content with type think, wrapped in <think> ... </think>; query and url deltas; no [DONE]
+    AIHubMix    delta.reasoning_content with the same tags inside; [DONE]
+
+Both then send the whole answer as one delta together with its annotations, the finish reason and
+the usage. Failure comes with status 200: as finish_reason ``error`` with the text as content, twice,
+or as an error object. Each delta is read by what it means, so relays that re-chunk do no harm.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..errors import UpstreamError, UpstreamFailed, UpstreamTruncated
+from ..jsontext import decode_lenient
+from ..types import Citations, Event, Extras, Finish, Head, Json, Reasoning, Step, Text, Usage
+from .citations import cite, is_web
+from .failures import hidden_failure
+
+OPEN, CLOSE = "<think>", "</think>"
+FINISHES = ("stop", "length", "content_filter")
+URL_LISTS = ("visitedURLs", "readURLs", "relatedImages")
+
+
+class DeepSearchFold:
+    """One upstream event in, what it means out. Raises UpstreamError for a failure told in the stream."""
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = upstream
+        self._thoughts = Thoughts()
+        self._answer = ""
+        self._half = ""
+        self._undecided: str | None = ""  # an answer's start, while it may still turn out to be an inline <think>
+        self._annotations: list[Any] = []
+        self._begun = False
+        self._failing = False
+        self._finish: str | None = None
+        self._closed = False
+        self.usage: Json | None = None
+
+    @property
+    def done(self) -> bool:
+        return self._closed or (self._finish is not None and self.usage is not None)
+
+    def feed(self, data: bytes, event: str = "") -> list[Event]:
+        if self.done or not data.strip():
+            return []
+        if data.strip() == b"[DONE]":
+            self._closed = True
+            return []
+        chunk = decode_lenient(data)
+        if isinstance(chunk, dict) and isinstance(chunk.get("usage"), dict):
+            self.usage = chunk["usage"]
+        if failure := hidden_failure(chunk, upstream=self._upstream):
+            raise _final(failure)
+        if event == "error" or not isinstance(chunk, dict):
+            raise _final(UpstreamFailed(f"{self._upstream} reported an error in its stream"))
+        return self._chunk(chunk)
+
+    def end(self) -> list[Event]:
+        """The usage, where the stream was complete. Raises UpstreamTruncated where it was not."""
+        if self._failing:
+            raise _final(UpstreamFailed(f"{self._upstream} gave up on the search"))
+        if self._finish is None:
+            raise UpstreamTruncated(f"{self._upstream} ended the stream before the answer was complete")
+        return [Usage(self.usage)] if self.usage is not None else []
+
+    def _chunk(self, chunk: Json) -> list[Event]:
+        events: list[Event] = []
+        if not self._begun:
+            self._begun = True
+            events.append(Head(chunk.get("created"), chunk.get("system_fingerprint")))
+        choices = chunk.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        delta = choice.get("delta") or choice.get("message") or {}
+        finish = choice.get("finish_reason")
+        if finish == "error" or delta.get("type") == "error":
+            self._fail(delta)
+        elif self._finish is None:
+            events += self._delta(delta)
+            if finish == "thinking_end":
+                events += self._think_end()
+            elif finish in FINISHES:
+                events += self._complete(finish, chunk)
+        return events
+
+    def _fail(self, delta: Json) -> None:
+        """The first of the two error chunks only closes the thinking; the second says what happened."""
+        text = delta.get("content")
+        if delta.get("type") == "think" or not isinstance(text, str) or text.strip() in ("", CLOSE):
+            self._failing = True
+            return
+        raise _final(UpstreamFailed(f"{self._upstream}: {text.removeprefix('Error: ')}"))
+
+    def _delta(self, delta: Json) -> list[Event]:
+        events: list[Event] = []
+        if isinstance(delta.get("query"), str):
+            events.append(Step("search", delta["query"]))
+        if is_web(delta.get("url")):
+            events.append(Step("visit", delta["url"]))
+        thought = _string(delta.get("reasoning_content")) or _string(delta.get("reasoning"))
+        text = _string(delta.get("content"))
+        kind = delta.get("type")
+        if kind == "think":
+            thought, text = thought + text, ""
+        if thought:
+            self._undecided = None
+            events += _reasoning(self._thoughts.feed(self._whole(thought)))
+        if text:
+            if kind is not None:
+                self._undecided = None
+            events += self._content(self._whole(text))
+        if isinstance(delta.get("annotations"), list):
+            self._annotations += delta["annotations"]
+        return events
+
+    def _whole(self, text: str) -> str:
+        """Surrogate pairs that were cut in two between events, put together again."""
+        text, self._half = self._half + text, ""
+        if text.isascii():
+            return text
+        if "\ud800" <= text[-1] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+    def _content(self, text: str) -> list[Event]:
+        """Untyped content: the answer, unless the stream began with an inline <think>."""
+        if self._undecided is None:
+            if self._thoughts.inline:
+                return self._inline(text)
+            return [*self._think_end(), *self._text(text)]
+        self._undecided += text
+        start = self._undecided.lstrip()
+        if len(start) < len(OPEN) and OPEN.startswith(start):
+            return []
+        text, self._undecided = self._undecided, None
+        if start.startswith(OPEN):
+            self._thoughts.inline = True
+            return self._inline(start)
+        return self._text(text)
+
+    def _inline(self, text: str) -> list[Event]:
+        thought, rest = self._thoughts.feed_inline(text)
+        events = _reasoning(thought)
+        return events + self._text(rest) if rest else events
+
+    def _text(self, text: str) -> list[Event]:
+        if not self._answer and self._thoughts.was_inline:
+            text = text.lstrip("\n")
+        self._answer += text
+        return [Text(text)] if text else []
+
+    def _think_end(self) -> list[Event]:
+        self._undecided = None
+        return _reasoning(self._thoughts.close())
+
+    def _complete(self, finish: str, chunk: Json) -> list[Event]:
+        events: list[Event] = []
+        if self._undecided:
+            events += self._text(self._undecided)
+        if self._half:
+            self._half = ""
+            events += self._text("\ufffd")
+        events += self._think_end()
+        if annotations := cite(self._answer, self._annotations):
+            events.append(Citations(annotations))
+        if extras := _extras(chunk):
+            events.append(Extras(extras))
+        self._finish = finish
+        return [*events, Finish(finish)]
+
+
+class Thoughts:
+    """The text of the thinking without its tags.
+
+    The opening tag is taken off the start and the closing one off the end, also when a relay
+    cut them in pieces, so at most a tag's length is held back. A tag in the middle is text,
+    unless it is a whole delta.
+    """
+
+    _TAIL = re.compile(r"<(?:/(?:t(?:h(?:i(?:n(?:k(?:>\s*)?)?)?)?)?)?)?\Z")
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._opened = False
+        self._typed: list[str] = []
+        self.inline = False
+        self.was_inline = False
+
+    def feed(self, text: str) -> str:
+        if text.strip() in (OPEN, CLOSE) and not self._held:
+            self._opened = True
+            return ""
+        return self._emit(self._held + self._unrepeated(text))
+
+    def feed_inline(self, text: str) -> tuple[str, str]:
+        """Thinking inside the content: the thought, and the answer's start once the tag has closed."""
+        whole = self._held + text
+        thought, closing, rest = whole.partition(CLOSE)
+        if not closing:
+            return self._emit(whole), ""
+        self._held, self.inline, self.was_inline = "", False, True
+        return self._emit(thought) + self.close(), rest
+
+    def close(self) -> str:
+        """What was held back and is no closing tag after all."""
+        held, self._held = self._held, ""
+        return "" if held.strip() == CLOSE else held
+
+    def _emit(self, text: str) -> str:
+        if not self._opened:
+            start = text.lstrip()
+            if len(start) < len(OPEN) and OPEN.startswith(start):
+                self._held = text
+                return ""
+            self._opened = True
+            text = start.removeprefix(OPEN).lstrip("\n") if start.startswith(OPEN) else text
+        tail = self._TAIL.search(text)
+        cut = tail.start() if tail else len(text)
+        self._held = text[cut:]
+        return text[:cut]
+
+    def _unrepeated(self, text: str) -> str:
+        """The server types a thought out word by word, and when the answer comes meanwhile it sends
+        that thought once more, whole: what was typed of it already is taken off its start."""
+        if _is_typed(text):
+            self._typed.append(text)
+            return text
+        sent = longest = ""
+        for piece in reversed(self._typed):
+            sent = piece + sent
+            if len(sent) > len(text):
+                break
+            if text.startswith(sent) and sent.strip():
+                longest = sent
+        self._typed.clear()
+        return text[len(longest) :]
+
+
+def _is_typed(text: str) -> bool:
+    """Whether a delta is of the size in which thoughts are typed out: a word, a space, a CJK character."""
+    word = text.strip()
+    return len(word) <= 1 or (word.isascii() and not any(map(str.isspace, word)))
+
+
+def _reasoning(text: str) -> list[Event]:
+    return [Reasoning(text)] if text else []
+
+
+def _string(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _extras(chunk: Json) -> Json:
+    extras: Json = {}
+    for name in URL_LISTS:
+        if isinstance(chunk.get(name), list):
+            extras[name] = [url for url in chunk[name] if is_web(url)]
+    if isinstance(chunk.get("numURLs"), int):
+        extras["numURLs"] = chunk["numURLs"]
+    return extras
+
+
+def _final(failure: UpstreamError) -> UpstreamError:
+    """A run that failed was accepted, and is paid for: neither we nor an SDK repeat it."""
+    failure.accepted = True
+    failure.should_retry = False
+    return failure

@@ -1,0 +1,254 @@
+"""What an upstream's error means, in whichever of its many shapes it comes.
+
+    {"error": {"message", "type", "code"}}          AIHubMix, OpenAI; AIHubMix sometimes with status 200
+    {"error": "text"}                               DeepSearch
+    {"detail": "text", "code"}                      api.jina.ai
+    {"detail": {"message", "code"}}                 api.jina.ai, errors of the models
+    {"detail": "text", "errors": [{"field", "message", "input"}]}, {"detail": [{"loc", "msg"}]}    validation
+    {"message", "readableMessage", "code": 402, "status": 40203}                                   Reader, DeepSearch
+    text, HTML, nothing                             proxies in front of them
+
+The status decides, except where a code or a known sentence says more: an empty account is told
+with 402, 403 or 400. The upstream's words are passed on only where they help the caller and
+cannot hold a key: never those about keys and accounts, never the input that a validation echoes.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+from ..errors import (
+    UpstreamAuth,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamQuota,
+    UpstreamRateLimited,
+    UpstreamRedirected,
+    UpstreamRejected,
+    UpstreamTimeout,
+)
+from ..jsontext import Malformed, decode
+from ..types import Reply
+
+TEXT_LIMIT = 500  # characters of an upstream's message that are passed on
+READ_LIMIT = 16_384  # characters of a text in which a message is looked for
+DEPTH = 4  # an error inside an error, at most
+
+RETRY_AFTER = 5.0  # seconds, for a 429 without a Retry-After, as DeepSearch sends it
+RETRY_AFTER_LIMIT = 86_400.0
+
+# Codes that say more than the status they come with. Jina's OpenAPI description names those in capitals,
+# jina-ai/reader the one in camel case; the others are those of OpenAI and of one-api, of which AIHubMix is a fork.
+CODES = {
+    "AUTHZ_INSUFFICIENT_BALANCE": 402,
+    "AUTHZ_RESOURCE_LIMIT_EXCEEDED": 402,
+    "InsufficientBalanceError": 402,
+    "insufficient_quota": 402,
+    "insufficient_user_quota": 402,
+    "pre_consume_token_quota_failed": 402,
+    "INPUT_MODEL_NOT_FOUND": 404,
+    "model_not_found": 404,
+    "SERVICE_UNAVAILABLE": 503,
+    "SERVICE_TIMEOUT": 504,
+}
+FAMILIES = {"AUTH_": 401, "RATE_": 429, "INPUT_": 400}
+HIDDEN_CODES = {"invalid_request_error": 400, "authentication_error": 401, "rate_limit_error": 429}
+
+BALANCE = re.compile(
+    r"balance (?:is )?(?:insufficient|not enough)|insufficient (?:account )?balance|insufficientbalance"
+    r"|quota is not enough|额度不足|余额不足",
+    re.IGNORECASE,
+)
+UNKNOWN_MODEL = re.compile(r"incorrect model id|\bmodel \S+ (?:not found|does not exist)", re.IGNORECASE)
+NO_KEY = re.compile(r"no key provided|invalid token|(?:invalid|incorrect) api key|unauthorized", re.IGNORECASE)
+
+HTML_BLOCK = re.compile(r"<(script|style|head)\b.*?(?:</\1\s*>|$)", re.IGNORECASE | re.DOTALL)
+HTML_TAG = re.compile(r"</?[a-z!][^<>]*(?:>|$)", re.IGNORECASE)
+LINK = re.compile(r"https?://\S+", re.IGNORECASE)  # an upstream's host, or one that the caller named
+BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufffd]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An error body, read: its words, every code in it, and the field that it blames."""
+
+    text: str = ""
+    codes: tuple[str, ...] = ()
+    param: str | None = None
+
+
+def failure(reply: Reply, *, upstream: str, deepsearch: bool = False) -> UpstreamError:
+    """The error that an answer with a status of 300 or more amounts to. It is not raised here."""
+    try:
+        fault = _fault(decode(reply.body))
+    except Malformed:
+        fault = Fault(_plain(reply.body[: 4 * READ_LIMIT].decode("utf-8", "replace")))
+    status = _status(reply.status, fault)
+    if deepsearch and reply.status in (409, 422) and fault.param is None:
+        return _deepsearch(reply.status, upstream)
+    error = _error(status, fault, upstream, _retry_after(reply.headers))
+    if deepsearch and error.accepted:
+        error.should_retry = False
+    return error
+
+
+def hidden_failure(payload: object, *, upstream: str) -> UpstreamError | None:
+    """The error inside a body or a stream event that came with status 200; None where there is none."""
+    if not isinstance(payload, dict) or not _is_error(payload):
+        return None
+    fault = _fault(payload)
+    return _error(_hidden_status(fault), fault, upstream, None)
+
+
+def _is_error(payload: dict[str, object]) -> bool:
+    error = payload.get("error")
+    if any(error.values()) if isinstance(error, dict) else error:  # relays send an empty one along with answers
+        return True
+    if any(payload.get(name) is not None for name in ("data", "results", "choices")):
+        return False
+    return any(payload.get(name) for name in ("detail", "message", "readableMessage", "errors"))
+
+
+def _fault(payload: object, depth: int = DEPTH) -> Fault:
+    if isinstance(payload, str):
+        return Fault(_plain(payload))
+    if not depth or not payload:
+        return Fault()
+    if isinstance(payload, list):
+        return _validation(payload)
+    if not isinstance(payload, dict):
+        return Fault()
+    names = ("errors", "error", "detail", "message", "readableMessage", "msg")
+    found = [_fault(payload[name], depth - 1) for name in names if payload.get(name)]
+    inner = next((fault for fault in found if fault.text), Fault())
+    codes = [
+        str(payload[name]) for name in ("code", "status", "type", "name") if isinstance(payload.get(name), str | int)
+    ]
+    param = payload.get("param")
+    return Fault(
+        text=inner.text,
+        codes=(*codes, *(code for fault in found for code in fault.codes)),
+        param=_plain(param, 100) if isinstance(param, str) and param else inner.param,
+    )
+
+
+def _validation(problems: list[object]) -> Fault:
+    """The first of a list of problems. Its ``input`` is the caller's text, and is taken out of its message."""
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    problem = problems[0]
+    if not isinstance(problem, dict):
+        return Fault(_plain(problem) + more) if isinstance(problem, str) else Fault()
+    place = problem.get("field") or problem.get("loc") or ""
+    steps = [str(step) for step in place] if isinstance(place, list) else re.split(r"\s*->\s*|\.", str(place))
+    param = _plain(".".join(step for step in steps if step != "body"), 100)
+    text = str(problem.get("message") or problem.get("msg") or "")
+    echoed = problem.get("input")
+    if isinstance(echoed, str) and len(echoed) > 3:
+        text = text.replace(echoed, "(your input)")
+    return Fault(f"{param}: {_plain(text)}{more}" if param else _plain(text) + more, param=param or None)
+
+
+def _plain(text: str, limit: int = TEXT_LIMIT) -> str:
+    """One line without markup, links and control characters, cut."""
+    text = html.unescape(text[:READ_LIMIT])
+    text = HTML_TAG.sub(" ", HTML_BLOCK.sub(" ", text)) if "<" in text else text
+    text = LINK.sub("(link)", text)
+    text = BLANK.sub(" ", text).strip()
+    return text if len(text) <= limit else text[:limit] + " ..."
+
+
+def _status(status: int, fault: Fault) -> int:
+    """The status that the upstream should have sent."""
+    meant = _coded(fault.codes)
+    if meant is None and status in (400, 403) and fault.param is None:
+        meant = _worded(fault.text)
+    if meant is None or (status >= 500 and meant in (400, 401, 404)):  # one-api calls a model without a channel unknown
+        return status
+    return meant
+
+
+def _hidden_status(fault: Fault) -> int:
+    """As ``_status``, without a status to start from."""
+    meant = _coded(fault.codes) or _worded(fault.text)
+    if meant is None and NO_KEY.search(fault.text):
+        meant = 401
+    for code in fault.codes:
+        if meant is None and re.fullmatch(r"[45]\d\d", code):
+            meant = int(code)
+        meant = meant or HIDDEN_CODES.get(code)
+    return meant or 502
+
+
+def _coded(codes: tuple[str, ...]) -> int | None:
+    for code in codes:
+        if code in CODES:
+            return CODES[code]
+        if re.fullmatch(r"[45]\d{4}", code):  # 40203: the status is in the first three digits (civkit)
+            return int(code[:3])
+        for family, status in FAMILIES.items():
+            if code.startswith(family):
+                return status
+    return None
+
+
+def _worded(text: str) -> int | None:
+    if BALANCE.search(text):
+        return 402
+    return 404 if UNKNOWN_MODEL.search(text) else None
+
+
+def _error(status: int, fault: Fault, upstream: str, retry_after: float | None) -> UpstreamError:
+    says = f"{upstream}: {fault.text}" if fault.text else f"{upstream} answered with status {status} and no reason"
+    match status:
+        case 401 | 403:
+            return UpstreamAuth(
+                f"{upstream} refused the key that this gateway has for it. Your own key is fine; "
+                "the gateway's operator has to look at the upstream's key"
+            )
+        case 402:
+            return UpstreamQuota(
+                f"the gateway's account at {upstream} has no balance left; its operator has to recharge it or add a key"
+            )
+        case 429:
+            return UpstreamRateLimited(says, retry_after=RETRY_AFTER if retry_after is None else retry_after)
+        case 404:
+            return UpstreamRejected(says, status=404, code="model_not_found", param="model")
+        case 400 | 413 | 415 | 422:
+            return UpstreamRejected(says, status=status, param=fault.param)
+        case 408 | 504 | 524:
+            return UpstreamTimeout(says)
+    if 300 <= status < 400:
+        return UpstreamRedirected(
+            f"{upstream} answered with a redirect, and none is followed; its base_url in the configuration may be wrong"
+        )
+    return UpstreamFailed(says, status=status, retry_after=retry_after)
+
+
+def _deepsearch(status: int, upstream: str) -> UpstreamError:
+    """The two statuses by which DeepSearch speaks of the account, not of the request; both before any work."""
+    if status == 409:
+        return UpstreamQuota(
+            f"the quota of the gateway's account at {upstream} is used up; its operator has to raise it"
+        )
+    error = UpstreamFailed(f"{upstream} could not look up the gateway's account: its account service failed")
+    error.accepted = False
+    return error
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds. A date is counted from the answer's own Date, so that no clock has to agree with another."""
+    given = {name.lower(): value.strip() for name, value in headers.items() if name.lower() in ("retry-after", "date")}
+    wait = given.get("retry-after", "")
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", wait):
+        seconds = float(wait)
+    else:
+        try:
+            later, now = parsedate_to_datetime(wait), parsedate_to_datetime(given.get("date", ""))
+            seconds = (later - now).total_seconds()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), RETRY_AFTER_LIMIT)

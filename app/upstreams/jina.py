@@ -1,0 +1,79 @@
+"""Jina AI: api.jina.ai for embeddings, rerank and its chat models, deepsearch.jina.ai for DeepSearch.
+
+Source: Jina's OpenAPI description, versions of 2026.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..types import Call, EmbeddingsCall, Json, RerankCall, Target
+from .base import PATHS, OpenAICompatible
+
+MEDIA = ("image", "pdf", "audio", "video")  # each "as a URL or base64-encoded string"
+DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
+
+# How the Jina classes of LangChain and LlamaIndex name a picture, left from jina-clip-v1's first API.
+# ImageDoc has "image" alone now, for both.
+OLD_NAMES = ("url", "bytes")
+
+MAX_DOC_LENGTH = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Jina(OpenAICompatible):
+    """Both addresses with their ``/v1``."""
+
+    name: str = "jina"
+    base_url: str = "https://api.jina.ai/v1"
+    deepsearch_url: str = "https://deepsearch.jina.ai/v1"
+
+    def url(self, call: Call, target: Target) -> str:
+        base = self.deepsearch_url if target.model.deepsearch else self.base_url
+        return base.rstrip("/") + PATHS[call.endpoint]
+
+    def embeddings(self, call: EmbeddingsCall, target: Target) -> Json:
+        body = jina_embeddings(call)
+        inputs = body["input"]
+        # "PDFs must be sent as single inputs, not in a list."
+        alone = len(inputs) == 1 and isinstance(inputs[0], dict) and "pdf" in inputs[0]
+        return {**body, "input": inputs[0]} if alone else body
+
+    def rerank(self, call: RerankCall, target: Target) -> Json:
+        body = jina_rerank(call)
+        if call.max_doc_length is not None and target.name.removeprefix("jina-ai/").startswith("jina-reranker-v3"):
+            body["max_doc_length"] = min(call.max_doc_length, MAX_DOC_LENGTH)
+        return body
+
+
+def jina_embeddings(call: EmbeddingsCall) -> Json:
+    """Without an encoding option: float is Jina's default, and the only value that all its spellings share."""
+    return {**call.body, "input": [_input(item) for item in call.body["input"]]}
+
+
+def jina_rerank(call: RerankCall) -> Json:
+    """Without the documents in the answer: the gateway has them, and gives them back in one form.
+
+    Cohere's ``max_chunks_per_doc`` is left out: it counts chunks, and Jina knows no such limit.
+    """
+    body = {name: value for name, value in call.body.items() if name != "max_chunks_per_doc"}
+    body["query"] = _input(body["query"])
+    body["documents"] = [_input(document) for document in body["documents"]]
+    if call.top_n is not None:
+        body["top_n"] = call.top_n
+    return {**body, "return_documents": False}
+
+
+def _input(item: Any) -> Any:
+    """An input as Jina takes it. What is in a form not known here goes on as it is, for the models to come."""
+    if not isinstance(item, dict):
+        return item
+    item = {"image" if name in OLD_NAMES and len(item) == 1 else name: value for name, value in item.items()}
+    for name in MEDIA:
+        if isinstance(item.get(name), str):
+            item[name] = DATA_URI.sub("", item[name], count=1) if item[name][:5].lower() == "data:" else item[name]
+    if isinstance(item.get("content"), list):  # several things for one vector
+        item["content"] = [_input(part) for part in item["content"]]
+    return item
