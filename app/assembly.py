@@ -1,0 +1,115 @@
+"""From settings to the objects of the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from .keys import Callers, digest, new_key
+from .models import known, unlisted
+from .routing import Account, RouteTable
+from .settings import SANDBOXED, ModelSettings, Settings, UpstreamSettings
+from .types import Key, Model, Route, Upstream
+from .upstreams import KINDS
+
+# What the sandbox is sent as a key. Nobody else is.
+SANDBOX_KEY = "torii-sandbox-key-which-opens-nothing"
+
+
+def build_upstreams(settings: Settings) -> dict[str, Upstream]:
+    """The upstreams that have a key, best first."""
+    return {name: _upstream(name, settings.upstreams[name]) for name in settings.keyed}
+
+
+def build_routes(settings: Settings) -> RouteTable:
+    """The route table over the upstreams that have a key; the others are in it as names only."""
+    upstreams = build_upstreams(settings)
+    accounts = {name: _account(upstreams.get(name), upstream) for name, upstream in settings.upstreams.items()}
+    models: dict[str, Route | str | None] = {}
+    for name, model in settings.models.items():
+        if model is None or model.alias_of:
+            models[name] = model.alias_of if model else None
+        elif route := _route(name, model, accounts):
+            models[name] = route
+    return RouteTable(accounts, models, settings.unknown_upstream)
+
+
+def build_callers(settings: Settings) -> Callers:
+    named = [(caller.name, caller.key, caller.sha256) for caller in settings.callers]
+    return Callers(
+        (name, digest(key.get_secret_value()) if key else bytes.fromhex(sha256 or ""))
+        for name, key, sha256 in [*named, *([("default", settings.caller_key, None)] if settings.caller_key else [])]
+    )
+
+
+def secrets(settings: Settings) -> list[str]:
+    """Every upstream's and every caller's key, to be kept out of logs and messages."""
+    keys = [upstream.api_key for upstream in settings.upstreams.values()]
+    keys += [caller.key for caller in settings.callers]
+    return [key.get_secret_value() for key in [*keys, settings.caller_key] if key]
+
+
+def hosts(settings: Settings) -> list[str]:
+    """The host names of the upstreams, to be kept out of what callers are told."""
+    urls = [
+        url for upstream in settings.upstreams.values() for url in (upstream.base_url, upstream.deepsearch_base_url)
+    ]
+    return sorted({host for url in urls if url and (host := urlsplit(url).hostname)})
+
+
+def in_sandbox(settings: Settings, urls: Mapping[str, str]) -> Settings:
+    """The same settings against the sandbox. ``urls`` are its base URLs: jina, deepsearch and aihubmix.
+
+    Upstreams of another kind have no stand-in and lose their key, so that nothing leaves this machine.
+    """
+    upstreams = {name: _stand_in(upstream, urls) for name, upstream in settings.upstreams.items()}
+    return settings.model_copy(update={"upstreams": upstreams, "sandbox": "on"})
+
+
+def with_caller_key(settings: Settings) -> tuple[Settings, str | None]:
+    """The settings with a random caller's key, and that key, where generate_caller_key asks for one."""
+    if not settings.generate_caller_key or settings.loopback or not settings.open:
+        return settings, None
+    key = new_key()
+    return settings.model_copy(update={"caller_key": SecretStr(key)}), key
+
+
+def _upstream(name: str, settings: UpstreamSettings) -> Upstream:
+    urls = [url for url in (settings.base_url, settings.deepsearch_base_url) if url]
+    return KINDS[settings.kind](name, *urls)
+
+
+def _account(upstream: Upstream | None, settings: UpstreamSettings) -> Account | None:
+    if upstream is None or settings.api_key is None:
+        return None
+    return Account(upstream, settings.kind, Key(settings.api_key.get_secret_value(), upstream.name))
+
+
+def _route(name: str, settings: ModelSettings, accounts: Mapping[str, Account | None]) -> Route | None:
+    """A configured model's targets, as far as their upstreams have keys. None where none has."""
+    entry = known(name)
+    own = entry.model.id if entry else name
+    places = [(target.upstream, target.model or own) for target in settings.targets]
+    if entry and not places:
+        places = [(upstream, own) for upstream, a in accounts.items() if a and a.kind in entry.kinds]
+    model = replace(_base(name, [there for _, there in places]), **settings.facts())
+    targets = tuple(account.target(model, there) for upstream, there in places if (account := accounts[upstream]))
+    return Route(model, targets) if targets else None
+
+
+def _base(name: str, names: list[str]) -> Model:
+    """What is known of a model by its own name or by its names at the upstreams."""
+    entries = [entry for there in (name, *names) if (entry := known(there))]
+    return replace(entries[0].model, id=name) if entries else unlisted(name)
+
+
+def _stand_in(upstream: UpstreamSettings, urls: Mapping[str, str]) -> UpstreamSettings:
+    if upstream.kind not in SANDBOXED:
+        return upstream.model_copy(update={"api_key": None})
+    update = {"base_url": urls[upstream.kind], "api_key": SecretStr(SANDBOX_KEY)}
+    if upstream.kind == "jina":
+        update["deepsearch_base_url"] = urls["deepsearch"]
+    return upstream.model_copy(update=update)

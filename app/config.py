@@ -1,0 +1,348 @@
+"""Where settings come from, and the words for what is wrong with them.
+
+    command line > environment > secret files > configuration file > built-in values
+
+Every source remembers what its values are called there, so that a mistake is named by the
+file, line and key, or by the variable, in which it was made. No message ever holds a value:
+a key may stand in any wrong place.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource
+from pydantic_settings.exceptions import SettingsError
+
+Keys = tuple[str | int, ...]
+Values = dict[str, Any]
+
+PREFIX = "TORII_"
+CONFIG_VARIABLE = "TORII_CONFIG"
+SECRETS_VARIABLE = "TORII_SECRETS_DIR"
+SECRETS_DIRECTORY = Path("/run/secrets")
+
+# A variable, the same with _FILE at its end, or a secret file of the same name in lower case.
+CREDENTIALS: Mapping[str, tuple[str, ...]] = {
+    "JINA_API_KEY": ("upstreams", "jina", "api_key"),
+    "AIHUBMIX_API_KEY": ("upstreams", "aihubmix", "api_key"),
+    "TORII_CALLER_KEY": ("caller_key",),
+}
+_NOT_SETTINGS = (CONFIG_VARIABLE, SECRETS_VARIABLE, "TORII_CALLER_KEY_FILE")
+# Kubernetes and Docker links set these for every container that sees a service named "torii".
+_SERVICE_LINK = re.compile(r"TORII_(SERVICE_(HOST|PORT)(_.*)?|PORT_\d+_(TCP|UDP).*|NAME|ENV_.*)")
+
+_VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
+# What PyYAML quotes of the file, but for its own names of tokens.
+_QUOTED = re.compile(r"""(['"])[^<>\s]{3,}\1""")
+_NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
+
+_WORDS = {
+    "missing": "is missing",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping of names",
+    "model_type": "must be a mapping of keys",
+    "model_attributes_type": "must be a mapping of keys",
+    "literal_error": "must be {expected}",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "must have at least {min_length} of its kind",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One line for a person: where it was made, the key there, what is wrong and what would be right."""
+
+    where: str
+    key: str
+    what: str
+    keys: Keys = ()
+    line: int = 0
+
+    def __str__(self) -> str:
+        where = f"{self.where}:{self.line}" if self.line else self.where
+        return ": ".join(part for part in (where, self.key, self.what) if part)
+
+
+class ConfigError(Exception):
+    """All mistakes of a configuration at once, those of the file in its order; as text, one line each."""
+
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = tuple(sorted(mistakes, key=lambda mistake: mistake.line))
+        super().__init__("\n".join(map(str, self.mistakes)))
+
+
+def dotted(keys: Keys) -> str:
+    """``callers[0].key``: a path as a person would write it."""
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+    return text.removeprefix(".")
+
+
+def _upwards(keys: Keys) -> Iterator[Keys]:
+    return (keys[:depth] for depth in range(len(keys), 0, -1))
+
+
+@dataclass(slots=True)
+class Source:
+    """Settings from one place. ``names`` maps keys to what they are called there, where that is known."""
+
+    where: str
+    values: Values = field(default_factory=dict)
+    names: dict[Keys, str] = field(default_factory=dict)
+    lines: dict[Keys, int] = field(default_factory=dict)
+    mistakes: list[Mistake] = field(default_factory=list)
+    called: Callable[[Keys], str] = dotted
+
+    def mistake(self, keys: Keys, what: str) -> Mistake:
+        line = next((self.lines[at] for at in _upwards(keys) if at in self.lines), 0)
+        return Mistake(self.where, self.names.get(keys) or self.called(keys), what, keys, line)
+
+    def depth(self, keys: Keys) -> int:
+        """How much of the path is set here."""
+        value: Any = self.values
+        for depth, key in enumerate(keys):
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError):
+                return depth
+        return len(keys)
+
+
+def blame(sources: Sequence[Source], keys: Keys, what: str) -> Mistake:
+    """The mistake, said of the source that set the key; the first of them wins, as its value does."""
+    source = max(sources, key=lambda source: source.depth(keys))
+    return source.mistake(keys, what) if source.depth(keys) else Mistake("", dotted(keys), what, keys)
+
+
+def unknown_key(name: object, allowed: Iterable[str]) -> str:
+    allowed = list(allowed)
+    near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"unknown key; {hint}Allowed: {', '.join(allowed)}"
+
+
+# ---------------------------------------------------------------- the configuration file
+
+
+def file(path: Path) -> Source:
+    """The YAML of a configuration file, with ``${VAR}`` and ``${VAR:-default}`` filled in; ``$${`` is ``${``."""
+    source = Source(str(path))
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None and _survey(node, source):
+            source.values = _filled(_mapping(yaml.safe_load(text), source), source)
+    except OSError as error:
+        source.mistakes.append(Mistake(str(path), "", f"cannot be read: {error.strerror}"))
+    except UnicodeDecodeError as error:
+        source.mistakes.append(Mistake(str(path), "", f"is not UTF-8 text, at byte {error.start}"))
+    except yaml.YAMLError as error:
+        source.mistakes.append(_unreadable(path, error))
+    except ValueError:
+        source.mistakes.append(Mistake(str(path), "", "a number or a date in it is none; put it in quotes"))
+    return source
+
+
+def _unreadable(path: Path, error: yaml.YAMLError) -> Mistake:
+    """PyYAML's own text quotes the file, keys and all; only its position and its reason are said."""
+    mark = getattr(error, "problem_mark", None)
+    reason = getattr(error, "problem", None) or "characters that YAML does not allow"
+    what = f"is not YAML: {_QUOTED.sub('...', reason)}"
+    return Mistake(str(path), "", what, line=mark.line + 1 if mark else 0)
+
+
+def _survey(node: yaml.Node, source: Source, keys: Keys = (), above: frozenset[int] = frozenset()) -> bool:
+    """Notes every key's line and every key written twice. False where the text refers to itself."""
+    if id(node) in above:
+        source.mistakes.append(source.mistake(keys, "refers to itself"))
+        return False
+    above |= {id(node)}
+    sound = True
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            source.lines[*keys, index] = item.start_mark.line + 1
+            sound &= _survey(item, source, (*keys, index), above)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = (*keys, str(key.value))
+            twice = source.lines.get(path)
+            source.lines[path] = key.start_mark.line + 1
+            if twice and key.tag != "tag:yaml.org,2002:merge":
+                source.mistakes.append(source.mistake(path, f"is written twice, first in line {twice}"))
+            sound &= _survey(value, source, path, above)
+    return sound
+
+
+def _mapping(values: Any, source: Source) -> Values:
+    if isinstance(values, dict):
+        return values
+    source.mistakes.append(Mistake(source.where, "", "must be a mapping of settings, as in config.example.yaml"))
+    return {}
+
+
+def _filled(value: Any, source: Source, keys: Keys = ()) -> Any:
+    """The value with variables filled in and with keys that are text."""
+    if isinstance(value, dict):
+        wrong = [key for key in value if not isinstance(key, str)]
+        source.mistakes += [
+            source.mistake((*keys, str(key)), "the key must be text; put it in quotes") for key in wrong
+        ]
+        return {key: _filled(item, source, (*keys, key)) for key, item in value.items() if isinstance(key, str)}
+    if isinstance(value, list):
+        return [_filled(item, source, (*keys, index)) for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    try:
+        return _VARIABLE.sub(_variable, value)
+    except LookupError as error:
+        source.mistakes.append(source.mistake(keys, str(error.args[0])))
+        return value
+
+
+def _variable(match: re.Match[str]) -> str:
+    if match[0] == "$${":
+        return "${"
+    named = _NAMED.fullmatch(match[1])
+    if named is None or not match[2]:
+        raise LookupError("a variable is written ${NAME} or ${NAME:-default}, and a plain ${ is written $${")
+    value, default = os.environ.get(named[1]), named[2]
+    if default is not None:
+        return value or default
+    if value is None:
+        raise LookupError(f"the variable {named[1]} is not set; set it, or write ${{{named[1]}:-default}}")
+    return value
+
+
+# ---------------------------------------------------------------- environment and secret files
+
+
+def environment(settings: type[BaseSettings]) -> Source:
+    """``TORII_PORT``, ``TORII_TIMEOUTS__IDLE_SECONDS`` and so on; an empty variable is none."""
+    source = Source("environment", called=lambda keys: PREFIX + "__".join(map(str, keys)).upper())
+    try:
+        source.values = EnvSettingsSource(settings)()
+    except SettingsError as error:
+        name = re.search(r'field "(\w+)"', str(error))
+        source.mistakes.append(source.mistake((name[1],) if name else (), "must be JSON"))
+    if str(source.values.get("port", "")).startswith("tcp://"):
+        del source.values["port"]
+    known = tuple(settings.model_fields)
+    for variable in _foreign(known):
+        what = unknown_key(variable.removeprefix(PREFIX).partition("__")[0].lower(), known)
+        source.mistakes.append(Mistake("environment", variable, what.replace("key", "setting", 1)))
+    return source
+
+
+def _foreign(known: Sequence[str]) -> Iterator[str]:
+    for variable in sorted(os.environ):
+        name = variable.removeprefix(PREFIX).partition("__")[0].lower()
+        if not variable.startswith(PREFIX) or name in known or variable in _NOT_SETTINGS:
+            continue
+        if not _SERVICE_LINK.fullmatch(variable):
+            yield variable
+
+
+def credentials() -> list[Source]:
+    """The keys that have names of their own: from the environment, then from secret files."""
+    variables, files = Source("environment"), Source("secret file")
+    directory = _secrets_directory(files)
+    for variable, keys in CREDENTIALS.items():
+        if value := os.environ.get(variable, "").strip():
+            _put(variables, keys, variable, value)
+        elif named := os.environ.get(f"{variable}_FILE"):
+            _put_file(variables, keys, Path(named), f"{variable}_FILE")
+        elif directory and (secret := directory / variable.lower()).exists():
+            _put_file(files, keys, secret, str(secret))
+    return [variables, files]
+
+
+def _secrets_directory(source: Source) -> Path | None:
+    directory = Path(os.environ.get(SECRETS_VARIABLE) or SECRETS_DIRECTORY)
+    if directory.is_dir():
+        return directory
+    if os.environ.get(SECRETS_VARIABLE):
+        source.mistakes.append(Mistake("environment", SECRETS_VARIABLE, f"{directory} is no directory"))
+    return None
+
+
+def _put_file(source: Source, keys: tuple[str, ...], path: Path, name: str) -> None:
+    try:
+        value = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        what = f"cannot be read: {reason}" if name == str(path) else f"{path} cannot be read: {reason}"
+        source.mistakes.append(Mistake(source.where, name, what))
+        return
+    if value:
+        _put(source, keys, name, value)
+
+
+def _put(source: Source, keys: tuple[str, ...], name: str, value: str) -> None:
+    at = source.values
+    for key in keys[:-1]:
+        at = at.setdefault(key, {})
+    at[keys[-1]] = value
+    source.names[keys] = name
+
+
+# ---------------------------------------------------------------- what the validation found
+
+
+def explain(error: ValidationError, settings: type[BaseModel]) -> Iterator[tuple[Keys, str]]:
+    """Every mistake as its path and its words; never with the value that was found."""
+    for found in error.errors(include_url=False):
+        keys = tuple(key for key in found["loc"] if key != "[key]")
+        yield keys, _words(found["type"], found, keys, settings)
+
+
+def _words(kind: str, found: Any, keys: Keys, settings: type[BaseModel]) -> str:
+    context = found.get("ctx", {})
+    if kind == "extra_forbidden":
+        return unknown_key(keys[-1], _model_at(settings, keys[:-1]).model_fields)
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "missing" and isinstance(found["input"], dict):
+        choices = get_args(_model_at(settings, keys[:-1]).model_fields[str(keys[-1])].annotation)
+        return f"is missing; one of {', '.join(map(str, choices))}" if choices else "is missing"
+    if kind == "string_type" and isinstance(found["input"], (int, float, date)):
+        return "must be text; put it in quotes"
+    return _WORDS.get(kind, "cannot be used: " + str(found["msg"])).format(**context)
+
+
+def _model_at(annotation: Any, keys: Keys) -> type[BaseModel]:
+    """The model whose field stands at the path."""
+    for key in keys:
+        annotation = _bare(annotation)
+        is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        annotation = annotation.model_fields[str(key)].annotation if is_model else get_args(annotation)[-1]
+    found: type[BaseModel] = _bare(annotation)
+    return found
+
+
+def _bare(annotation: Any) -> Any:
+    """An optional or annotated type without that."""
+    if get_origin(annotation) in (dict, list) or not get_args(annotation):
+        return annotation
+    return _bare(next(choice for choice in get_args(annotation) if choice is not type(None)))

@@ -1,0 +1,129 @@
+"""Settings that are right each by itself, and do not go together. What is said of them holds no value either."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from .config import Keys
+from .models import CATALOGUE, known
+from .routing import nearest
+
+if TYPE_CHECKING:
+    from .settings import ModelSettings, Settings
+
+Found = Iterator[tuple[Keys, str]]
+
+
+def of(settings: Settings, bad: set[str], serving: bool) -> list[tuple[Keys, str]]:
+    """All of them; without those that touch ``bad`` sections, of which nothing is known."""
+    checks = _ALWAYS + (_AT_START if serving else ())
+    return [found for needs, check in checks if not bad & needs for found in check(settings)]
+
+
+def of_start(settings: Settings) -> list[tuple[Keys, str]]:
+    return [found for _, check in _AT_START for found in check(settings)]
+
+
+def _callers(settings: Settings) -> Found:
+    names = Counter(caller.name for caller in settings.callers)
+    if settings.caller_key and "default" in names:
+        yield ("caller_key",), "is the key of the caller named default, and callers has one of that name too"
+    digests: set[str] = set()
+    for index, caller in enumerate(settings.callers):
+        if names[caller.name] > 1:
+            yield ("callers", index, "name"), "is there more than once; a name is for one caller"
+        key = caller.key.get_secret_value() if caller.key else ""
+        digest = caller.sha256 or hashlib.sha256(key.encode()).hexdigest()
+        if digest in digests:
+            yield ("callers", index), "has the same key as another caller; a key is for one"
+        digests.add(digest)
+
+
+def _unknown_models(settings: Settings) -> Found:
+    name = settings.unknown_models_upstream
+    if name is not None and name != "auto" and name not in settings.upstreams:
+        yield ("unknown_models_upstream",), _no_upstream(name, settings)
+
+
+def _models(settings: Settings) -> Found:
+    for name, model in settings.models.items():
+        if model is not None:
+            check = _alias if model.alias_of else _targets
+            yield from ((("models", name, *keys), what) for keys, what in check(name, model, settings))
+
+
+def _alias(name: str, model: ModelSettings, settings: Settings) -> Found:
+    chain = [name]
+    end = model.alias_of
+    while end and end not in chain:
+        chain.append(end)
+        following = settings.models.get(end)
+        end = following.alias_of if following else None
+    if end == name:
+        yield (), f"stands for itself: {' -> '.join([*chain, name])}"
+    elif len(chain) == 2 and not _exists(chain[1], settings):
+        near = ", ".join(nearest(chain[1], _names(settings)))
+        yield (), f"stands for what is no known model; nearest: {near}"
+
+
+def _exists(name: str, settings: Settings) -> bool:
+    if known(name) or settings.models.get(name) or name.partition("/")[0] in settings.upstreams:
+        return True
+    return settings.unknown_upstream is not None and name not in settings.models
+
+
+def _targets(name: str, model: ModelSettings, settings: Settings) -> Found:
+    if not model.targets and not known(name):
+        yield (), f"needs targets, because nothing is known of it; one or more of {', '.join(settings.upstreams)}"
+    places = [(target.upstream, target.model or name) for target in model.targets]
+    for index, place in enumerate(places):
+        if place[0] not in settings.upstreams:
+            yield ("targets", index), _no_upstream(place[0], settings)
+        if place in places[:index]:
+            yield ("targets", index), "is there twice"
+    spaces = dict.fromkeys(entry.model.id for _, there in places if (entry := known(there)))
+    if len(spaces) > 1:
+        different = f"name different models, {' and '.join(spaces)}"
+        yield ("targets",), f"{different}: their vectors and scores do not compare, so none can stand in for another"
+
+
+def _open_to_all(settings: Settings) -> Found:
+    if settings.open and not settings.loopback and not settings.generate_caller_key:
+        yield (
+            ("host",),
+            "others can reach this address, and without callers any of them could spend your upstream keys. Set "
+            "TORII_CALLER_KEY or callers, or generate_caller_key: true for a random key, or host: 127.0.0.1",
+        )
+
+
+def _nothing_to_ask(settings: Settings) -> Found:
+    if not settings.active:
+        yield (
+            (),
+            "No upstream has a key. Set JINA_API_KEY or AIHUBMIX_API_KEY or both, "
+            "or try Torii without any key: torii serve --sandbox",
+        )
+
+
+def _no_upstream(name: str, settings: Settings) -> str:
+    near = nearest(name, settings.upstreams)[0]
+    return f"there is no such upstream; did you mean {near}? Known: {', '.join(settings.upstreams)}"
+
+
+def _names(settings: Settings) -> list[str]:
+    return [*CATALOGUE, *(name for name, model in settings.models.items() if model)]
+
+
+_Check = tuple[frozenset[str], Callable[["Settings"], Found]]
+_ALWAYS: tuple[_Check, ...] = (
+    (frozenset({"callers", "caller_key"}), _callers),
+    (frozenset({"upstreams", "unknown_models_upstream"}), _unknown_models),
+    (frozenset({"models", "upstreams", "unknown_models_upstream", "sandbox"}), _models),
+)
+_AT_START: tuple[_Check, ...] = (
+    (frozenset({"host", "callers", "caller_key", "generate_caller_key"}), _open_to_all),
+    (frozenset({"upstreams", "sandbox"}), _nothing_to_ask),
+)

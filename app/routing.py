@@ -1,0 +1,201 @@
+"""Where a model can be had: one table, made once, read with one look-up.
+
+jina-embeddings-v3            every upstream that serves it, in the order of the configuration
+jina-ai/jina-embeddings-v3    the same; Jina's own list gives its ids like this
+aihubmix/jina-embeddings-v3   that upstream and no other
+aihubmix/anything             that upstream, which is asked for "anything"
+text-embedding-3-small        whatever the configuration says it stands for
+gpt-4o                        the upstream for unknown models, if there is one
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from .errors import InvalidRequest, ModelNotFound
+from .models import CATALOGUE, PREFIX, known, unlisted
+from .types import Json, Key, Model, Route, Target, Upstream
+
+NAME_LIMIT = 256
+_SHOWN = 64
+# What is passed on as an unknown model's name: words joined by slashes, no spaces, no "..".
+_PLAIN = re.compile(r"[\w@~][\w.:@+~-]*(?:/\w[\w.:@+~-]*)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An upstream with the key that we use there. ``kind`` says which models of the catalogue it serves."""
+
+    upstream: Upstream
+    kind: str
+    key: Key
+
+    def target(self, model: Model, name: str | None = None) -> Target:
+        """``name`` is the upstream's own name of the model, the model's id where it is the same."""
+        return Target(self.upstream, model, name or model.id, self.key)
+
+    def route(self, name: str) -> Route:
+        """Here and nowhere else, whatever is known of the model."""
+        entry = known(name)
+        model = entry.model if entry else unlisted(name, owned_by=self.upstream.name)
+        return Route(model, (self.target(model),))
+
+
+class RouteTable:
+    """``accounts`` by upstream name, best first; None is an upstream without a key.
+
+    ``models`` is laid over the catalogue: a Route is a model's own targets, a string the name
+    that it stands for, None a model that is not to be had here. ``unknown`` names the upstream
+    that is asked for all the names that are not known.
+    """
+
+    def __init__(
+        self,
+        accounts: Mapping[str, Account | None],
+        models: Mapping[str, Route | str | None] | None = None,
+        unknown: str | None = None,
+    ) -> None:
+        self._accounts = accounts
+        self._unknown = accounts.get(unknown) if unknown else None
+        models = models or {}
+        own = {name: route for name, route in models.items() if isinstance(route, Route)}
+        self._removed = frozenset(name for name, route in models.items() if route is None)
+        self._served = _served(accounts) | own
+        self._alias_of = _ends({name: end for name, end in models.items() if isinstance(end, str)})
+        aliases = {name: route for name, end in self._alias_of.items() if (route := self._resolve(end))}
+        self._listed = {name: r for name, r in (self._served | aliases).items() if name not in self._removed}
+        self._routes = self._prefixed() | self._forced() | self._listed
+
+    def find(self, name: str) -> Route:
+        """The targets of a model, by any of its names.
+
+        Raises ModelNotFound, naming the nearest known names, and InvalidRequest for an empty name.
+        """
+        route = self._routes.get(name)
+        return route if route is not None else self._beyond(name)
+
+    def models(self) -> list[Json]:
+        """Every listed model in the shape of OpenAI's ``GET /v1/models``, with what it can do as further fields.
+
+        Fields that do not apply are null or empty, never absent. Aliases are models of their own,
+        with the name that they stand for in ``alias_of``.
+        """
+        return [self._described(name, route) for name, route in self._listed.items()]
+
+    def describe(self, name: str) -> Json:
+        """One model in the same shape, by any name that ``find`` takes. Raises as ``find`` does."""
+        return self._described(name, self.find(name))
+
+    def _described(self, name: str, route: Route) -> Json:
+        model = route.model
+        return {
+            "id": name,
+            "object": "model",
+            "created": model.created,
+            "owned_by": model.owned_by,
+            "endpoints": list(model.endpoints),
+            "inputs": list(model.inputs),
+            "dimensions": model.dimensions,
+            "dimensions_allowed": list(model.dimensions_allowed),
+            "context_length": model.context,
+            "tasks": list(model.tasks),
+            "max_inputs": model.max_inputs,
+            "features": list(model.features),
+            "upstreams": [target.upstream.name for target in route.targets],
+            "alias_of": self._alias_of.get(name),
+        }
+
+    def _resolve(self, name: str) -> Route | None:
+        """What an alias stands for; None where that is at an upstream without a key."""
+        if name in self._served:
+            return self._served[name]
+        upstream, _, rest = name.partition("/")
+        if rest and upstream in self._accounts:
+            account = self._accounts[upstream]
+            return account.route(rest) if account else None
+        bare = name.removeprefix(PREFIX)
+        return self._served.get(bare) or (self._unknown.route(name) if self._unknown else None)
+
+    def _forced(self) -> dict[str, Route]:
+        """``upstream/model`` for all that is known: the catalogue at every upstream, a model's own targets."""
+        routes = {
+            f"{upstream}/{name}": account.route(name)
+            for upstream, account in self._accounts.items()
+            for name in CATALOGUE
+            if account and name not in self._removed
+        }
+        for name, route in self._served.items():
+            for target in route.targets:
+                if target.name not in self._removed and (target.name == name or target.name not in CATALOGUE):
+                    routes[f"{target.upstream.name}/{target.name}"] = Route(route.model, (target,))
+        return routes
+
+    def _prefixed(self) -> dict[str, Route]:
+        return {f"{PREFIX}{name}": route for name, route in self._listed.items() if name in CATALOGUE}
+
+    def _beyond(self, name: str) -> Route:
+        """A name that is in no table: at the upstream it names, or at the one for unknown models."""
+        if not name:
+            raise InvalidRequest("The model's name is empty.", param="model")
+        if len(name) > NAME_LIMIT or not _PLAIN.fullmatch(name):
+            raise self._not_found(name, "has a name that no model can have")
+        upstream, _, rest = name.partition("/")
+        if self._gone(name, rest if upstream in self._accounts else ""):
+            raise self._not_found(name, "is not to be had here")
+        if rest and upstream in self._accounts:
+            account = self._accounts[upstream]
+            if account is None:
+                raise self._not_found(name, f"asks for the upstream {upstream}, for which no key is set")
+            return account.route(rest)
+        if self._unknown is None:
+            entry = known(name)
+            serving = f"is served by {' and '.join(entry.kinds)}, for which no key is set" if entry else "is not known"
+            raise self._not_found(name, serving)
+        return self._unknown.route(name)
+
+    def _gone(self, *names: str) -> bool:
+        return any(name in self._removed or name.removeprefix(PREFIX) in self._removed for name in names)
+
+    def _not_found(self, name: str, why: str) -> ModelNotFound:
+        near = nearest(name, self._listed)
+        hint = f" Nearest: {', '.join(near)}." if near else ""
+        return ModelNotFound(f"The model '{shown(name)}' {why}.{hint} GET /v1/models lists all.", param="model")
+
+
+def nearest(name: str, names: Iterable[str]) -> list[str]:
+    """One to three of the names, the most alike first; none only where there are none."""
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    wanted = name[:_SHOWN].lower()
+    alike = difflib.get_close_matches(wanted, by_lower, n=3) or difflib.get_close_matches(wanted, by_lower, 1, 0.0)
+    return [by_lower[candidate] for candidate in alike]
+
+
+def shown(name: str) -> str:
+    """A caller's text as it may stand in a message: one line, printable, at most 64 characters of it."""
+    cut = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name[:_SHOWN])
+    return cut if len(name) <= _SHOWN else f"{cut}..."
+
+
+def _served(accounts: Mapping[str, Account | None]) -> dict[str, Route]:
+    """The catalogue, as far as there are accounts for it."""
+    return {
+        name: Route(entry.model, targets)
+        for name, entry in CATALOGUE.items()
+        if (targets := tuple(a.target(entry.model) for a in accounts.values() if a and a.kind in entry.kinds))
+    }
+
+
+def _ends(aliases: Mapping[str, str]) -> dict[str, str]:
+    """Every alias with the name at the end of its chain; in a circle, the last before it closes."""
+    return {name: last for name in aliases for last in list(_chain(name, aliases))[-1:]}
+
+
+def _chain(name: str, aliases: Mapping[str, str]) -> Iterator[str]:
+    seen = {name}
+    while name in aliases and aliases[name] not in seen:
+        name = aliases[name]
+        seen.add(name)
+        yield name
