@@ -1,0 +1,194 @@
+"""The whole life of a call, on one screen. It orders the steps and decides nothing itself.
+
+parse -> find the route -> first target that answers:
+    split -> request -> [network] -> reply -> merge -> render        embeddings, rerank, chat
+    request -> [network] -> decode -> fold -> write                  a stream
+    request -> [network] -> decode -> fold -> collect -> render      DeepSearch for a caller who does not stream
+-> settle, exactly once
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from .attempts import first
+from .client import Client
+from .endpoints import Endpoint
+from .endpoints.chat import Chat, collect
+from .errors import InvalidRequest, ToriiError, Unavailable, UpstreamTimeout
+from .jsontext import Malformed, decode
+from .keys import Callers
+from .meter import Meter, Record
+from .relay import Relay, Source, translate
+from .routing import RouteTable
+from .types import Call, ChatCall, Fold, Json, Reply, Route, Stream, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``body`` whole, or ``events`` as server-sent bytes; one of the two."""
+
+    headers: dict[str, str]
+    body: bytes = b""
+    events: Relay | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A request as it came: its path without the query, the raw body, who sent it."""
+
+    path: str
+    body: bytes = field(repr=False)
+    caller: str
+    id: str
+
+
+class Gateway:
+    """``seconds`` bounds a call in all, ``message`` cleans what callers are told."""
+
+    def __init__(
+        self,
+        *,
+        callers: Callers,
+        routes: RouteTable,
+        client: Client,
+        meter: Meter,
+        seconds: float = 1800.0,
+        message: Callable[[str], str] = str,
+    ) -> None:
+        self.callers = callers
+        self.routes = routes
+        self.draining = False
+        self._client = client
+        self._meter = meter
+        self._seconds = seconds
+        self._message = message
+
+    async def handle(self, endpoint: Endpoint, incoming: Incoming) -> Answer:
+        """The answer of the first target that has one. Raises ToriiError."""
+        if self.draining:
+            raise Unavailable("this gateway is shutting down", retry_after=1)
+        call = parse(endpoint, incoming)
+        record = Record(incoming.id, incoming.caller, call)
+        try:
+            route = self._route(call)
+            async with asyncio.timeout(self._seconds):
+                attempt = self._stream if call.stream else self._whole
+                return await first(route, partial(attempt, endpoint, call, record))
+        except TimeoutError:
+            self._meter.settle(record, UpstreamTimeout.status)
+            raise UpstreamTimeout("the call took longer than this gateway allows") from None
+        except ToriiError as error:
+            self._meter.settle(record, error.status)
+            raise
+        except asyncio.CancelledError:
+            self._meter.settle(record, 499)
+            raise
+
+    def envelope(self, error: ToriiError) -> Json:
+        """What a caller is told of an error: no key, no upstream host."""
+        error.message = self._message(error.message)
+        return error.envelope()
+
+    def drain(self, seconds: float) -> None:
+        """No new work from now on; what is open after ``seconds`` ends with an error."""
+        if not self.draining:
+            self.draining = True
+            ending = Unavailable("this gateway is shutting down and could not finish the call", retry_after=1)
+            asyncio.get_running_loop().call_later(seconds, self._client.cut, ending)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    def _route(self, call: Call) -> Route:
+        route = self.routes.find(call.model)
+        if call.endpoint not in route.model.endpoints:
+            right = " or ".join(f"POST /v1/{PATHS[name]}" for name in route.model.endpoints)
+            raise InvalidRequest(f"{route.model.id} is not a model for this endpoint; use {right}", param="model")
+        return route
+
+    async def _whole(self, endpoint: Endpoint, call: Call, record: Record, target: Target) -> Answer:
+        record.target = target
+        if target.upstream.streams(call, target):
+            reply = await self._collected(call, record, target)
+        else:
+            parts = endpoint.split(call, target.model.max_inputs)
+            reply = endpoint.merge(call, [await self._ask(part, target) for part in parts])
+        record.usage = reply.get("usage")
+        answer = Answer(provenance(target), endpoint.render(call, reply))
+        self._meter.settle(record, 200)
+        return answer
+
+    async def _ask(self, part: Call, target: Target) -> Json:
+        reply = await self._client.send(target.upstream.request(part, target))
+        if reply.status >= 300:
+            raise target.upstream.error(part, target, reply)
+        return target.upstream.reply(part, target, reply.body)
+
+    async def _collected(self, call: Call, record: Record, target: Target) -> Json:
+        assert isinstance(call, ChatCall)
+        stream, fold = await self._open(call, target)
+        try:
+            async with aclosing(translate(stream, fold)) as source:
+                return collect(call, [event async for events in source for event in events])
+        finally:
+            record.usage = fold.usage
+            await stream.aclose()
+
+    async def _stream(self, endpoint: Endpoint, call: Call, record: Record, target: Target) -> Answer:
+        """Waits for the first event, so that an early failure has a status of its own and another target its chance."""
+        assert isinstance(endpoint, Chat)
+        assert isinstance(call, ChatCall)
+        record.target = target
+        stream, fold = await self._open(call, target)
+        source = translate(stream, fold)
+        try:
+            async with self._client.until_head():
+                begin = await anext(source)
+        except BaseException:
+            record.usage = fold.usage
+            await source.aclose()
+            await stream.aclose()
+            raise
+        record.begin()
+        relay = Relay(
+            Source(begin, source, stream, fold),
+            endpoint.writer(call),
+            record,
+            meter=self._meter,
+            envelope=self.envelope,
+        )
+        return Answer(provenance(target), events=relay)
+
+    async def _open(self, call: Call, target: Target) -> tuple[Stream, Fold]:
+        stream = await self._client.open(target.upstream.request(call, target))
+        if stream.status < 300:
+            return stream, target.upstream.fold(call, target)
+        try:
+            raise target.upstream.error(call, target, Reply(stream.status, stream.headers, await stream.read()))
+        finally:
+            await stream.aclose()
+
+
+PATHS = {"embeddings": "embeddings", "rerank": "rerank", "chat": "chat/completions"}
+
+
+def parse(endpoint: Endpoint, incoming: Incoming) -> Call:
+    """The body as a call, stamped with an id and the time. Raises InvalidRequest."""
+    try:
+        body = decode(incoming.body)
+    except Malformed as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return replace(endpoint.parse(body, incoming.path), id=incoming.id, created=int(time.time()))
+
+
+def provenance(target: Target) -> dict[str, str]:
+    """Which upstream answered, and as what."""
+    return {"x-torii-upstream": target.upstream.name, "x-torii-upstream-model": target.name}

@@ -1,0 +1,146 @@
+"""The application: settings in, one route for each endpoint out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Scope
+
+from . import __version__, openapi
+from .assembly import build_callers, build_routes, hosts, secrets
+from .client import Client, Deadlines
+from .docs import add_docs
+from .edge import Edge, Limits
+from .endpoints.chat import Chat
+from .endpoints.embeddings import Embeddings
+from .endpoints.rerank import Rerank
+from .errors import NotFound, Unavailable
+from .gateway import Gateway
+from .meter import Meter, Record, log
+from .redact import Redactor
+from .settings import Settings
+from .tokens import decoder_or_none
+from .types import Json
+
+RESPONSES_HINT = (
+    "Torii has no Responses API, because neither provider has one. Use chat completions: "
+    'in @ai-sdk/openai openai.chat("model"), in openai-agents OpenAIChatCompletionsModel, '
+    "in the OpenAI SDKs client.chat.completions.create()"
+)
+
+
+def create_app(settings: Settings, *sinks: Callable[[Record], None]) -> FastAPI:
+    """The gateway as an ASGI application; ``app.state.gateway`` is its Gateway.
+
+    ``sinks`` are handed the record of each call that has ended, beside the log.
+    """
+    redactor = Redactor(secrets(settings), hosts(settings))
+    limits = settings.timeouts
+    gateway = Gateway(
+        callers=build_callers(settings),
+        routes=build_routes(settings),
+        client=Client(
+            Deadlines(limits.connect_seconds, limits.headers_seconds, limits.idle_seconds, limits.total_seconds),
+            user_agent=f"torii/{__version__}",
+            connections=settings.max_connections,
+        ),
+        meter=Meter(log, *sinks),
+        seconds=limits.total_seconds,
+        message=redactor.message,
+    )
+    edge = Edge(
+        gateway,
+        Limits(settings.max_body_megabytes, limits.body_seconds, settings.ping_seconds),
+        paths=openapi.PATHS,
+        always={"x-torii-sandbox": "true"} if settings.sandbox == "on" else {},
+    )
+    app = FastAPI(
+        title="Torii",
+        version=__version__,
+        lifespan=_lifespan(gateway),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if settings.docs_open else None,
+        redirect_slashes=False,
+    )
+    # FastAPI's own would leave out every null, also from the examples. This one is built when it is first asked for.
+    app.openapi = partial(openapi.document, __version__)  # type: ignore[method-assign]
+    app.state.gateway = gateway
+    app.state.settings = settings
+    app.router.routes += routes(edge, gateway, settings)
+    if settings.docs_open:
+        add_docs(app)
+    app.add_exception_handler(HTTPException, edge.no_such_route)
+    return app
+
+
+def _lifespan(gateway: Gateway) -> Callable[[FastAPI], Any]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        yield
+        await gateway.aclose()
+
+    return lifespan
+
+
+class RawRoute(APIRoute):
+    """In FastAPI's router like any route, but served by ``asgi`` itself,
+    without the work that FastAPI does for each call of an endpoint function."""
+
+    def __init__(self, path: str, asgi: ASGIApp, document: openapi.Document) -> None:
+        super().__init__(path, lambda: None, methods=[document.method], include_in_schema=False)
+        self.app = asgi
+
+
+def routes(edge: Edge, gateway: Gateway, settings: Settings) -> list[RawRoute]:
+    chat = Chat(settings.deepsearch.reasoning, settings.deepsearch.answer_chunk_characters)
+    embeddings = Embeddings(decoder_or_none(settings.token_encoding))
+    rerank = Rerank()
+    own = Own(gateway)
+    table: list[tuple[str, ASGIApp, openapi.Document]] = [
+        ("/v1/embeddings", edge.posted(embeddings), openapi.EMBEDDINGS),
+        ("/v1/rerank", edge.posted(rerank), openapi.RERANK),
+        ("/v2/rerank", edge.posted(rerank), openapi.RERANK_V2),
+        ("/v1/chat/completions", edge.posted(chat), openapi.CHAT),
+        ("/v1/models", edge.simple(own.models), openapi.MODELS),
+        ("/v1/models/{model:path}", edge.simple(own.model), openapi.MODEL),
+        ("/healthz", edge.simple(own.healthz, known=False), openapi.HEALTHZ),
+        ("/readyz", edge.simple(own.readyz, known=False), openapi.READYZ),
+        ("/v1/responses", edge.simple(own.responses, known=False), openapi.RESPONSES),
+    ]
+    named = [RawRoute(path, asgi, document) for path, asgi, document in table]
+    # The base URL without /v1 is a common slip; it answers too, undocumented.
+    bare = [
+        RawRoute(path.removeprefix("/v1"), asgi, document) for path, asgi, document in table if path.startswith("/v1/")
+    ]
+    return [*named, *bare]
+
+
+class Own:
+    """What the gateway answers by itself."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def models(self, scope: Scope) -> Json:
+        return {"object": "list", "data": self._gateway.routes.models()}
+
+    def model(self, scope: Scope) -> Json:
+        return self._gateway.routes.describe(scope["path_params"]["model"])
+
+    def healthz(self, scope: Scope) -> Json:
+        return {"status": "ok", "version": __version__}
+
+    def readyz(self, scope: Scope) -> Json:
+        if self._gateway.draining:
+            raise Unavailable("shutting down", retry_after=1)
+        return {"status": "ready"}
+
+    def responses(self, scope: Scope) -> Json:
+        raise NotFound(RESPONSES_HINT)

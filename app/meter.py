@@ -1,0 +1,68 @@
+"""What became of each call: one record for each, whichever way it ended."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .types import Call, Json, Target
+
+logger = logging.getLogger("torii.calls")
+
+
+@dataclass(slots=True)
+class Record:
+    """One call. ``status`` is what the caller saw, 499 where he left; ``seconds`` are of the monotonic clock."""
+
+    request_id: str
+    caller: str
+    call: Call
+    started: float = field(default_factory=time.monotonic)
+    target: Target | None = None
+    status: int | None = None
+    usage: Json | None = None
+    first_event: float | None = None
+    seconds: float | None = None
+
+    def begin(self) -> None:
+        """The first event of a stream has come."""
+        self.first_event = time.monotonic() - self.started
+
+
+class Meter:
+    """Hands each record on when its call has ended, exactly once, without waiting for anybody."""
+
+    def __init__(self, *sinks: Callable[[Record], None]) -> None:
+        self._sinks = sinks
+
+    def settle(self, record: Record, status: int) -> None:
+        """Synchronous, so that no cancellation can come in between."""
+        if record.status is not None:
+            return
+        record.status = status
+        record.seconds = time.monotonic() - record.started
+        for sink in self._sinks:
+            sink(record)
+
+
+def log(record: Record) -> None:
+    target, usage = record.target, record.usage or {}
+    logger.info(
+        "%s %s",
+        record.call.endpoint,
+        record.status,
+        extra={
+            "request_id": record.request_id,
+            "caller": record.caller,
+            "endpoint": record.call.endpoint,
+            "model": record.call.model,
+            "upstream": target.upstream.name if target else None,
+            "upstream_model": target.name if target else None,
+            "status": record.status,
+            "total_tokens": usage.get("total_tokens"),
+            "seconds": round(record.seconds or 0, 4),
+            "first_event_seconds": None if record.first_event is None else round(record.first_event, 4),
+        },
+    )

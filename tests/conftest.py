@@ -1,0 +1,226 @@
+"""Two fixtures, both real sockets: an upstream that plays a script, and the gateway under its own server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from app.main import create_app
+from app.meter import Record
+from app.server import Server
+from app.settings import Settings
+
+JINA_KEY = "jina_0123456789abcdef0123456789abcdef"
+AIHUBMIX_KEY = "sk-0123456789abcdefaihubmix"
+
+
+@dataclass
+class Seen:
+    """A request as an upstream got it. Header names are in lower case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    raw: bytes
+
+    @property
+    def body(self) -> Any:
+        return msgspec.json.decode(self.raw)
+
+
+Script = Callable[["Seen", asyncio.StreamWriter], Any]
+
+
+@dataclass
+class ScriptedUpstream:
+    """Answers each request with the next of its scripts; the last one stays."""
+
+    url: str = ""
+    seen: list[Seen] = field(default_factory=list)
+    scripts: list[Script] = field(default_factory=list)
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    readers: list[asyncio.StreamReader] = field(default_factory=list)
+
+    def plays(self, *scripts: Script) -> None:
+        self.scripts = list(scripts)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        self.readers.append(reader)
+        try:
+            while request := await _request(reader):
+                self.seen.append(request)
+                script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+                if await script(request, writer) is False:
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            self.tasks.discard(task)
+            writer.close()
+
+    async def gone(self, seconds: float = 1.0) -> None:
+        """Returns when a connection has been closed from the other side; fails after ``seconds``."""
+        await until(lambda: any(reader.at_eof() for reader in self.readers), seconds)
+
+
+async def _request(reader: asyncio.StreamReader) -> Seen | None:
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return None
+    first, *lines = head.decode("latin-1").split("\r\n")
+    method, path, _ = first.split(" ")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
+    return Seen(method, path, headers, await reader.readexactly(int(headers.get("content-length", 0))))
+
+
+def replies(body: Any, status: int = 200, **headers: str) -> Script:
+    """A whole answer; ``body`` is bytes or becomes JSON."""
+    raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    lines = {"content-type": "application/json", "content-length": str(len(raw)), **_names(headers)}
+
+    async def play(request: Seen, writer: asyncio.StreamWriter) -> None:
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        writer.write(f"HTTP/1.1 {status} X\r\n{head}\r\n".encode() + raw)
+        await writer.drain()
+
+    return play
+
+
+def streams(*pieces: bytes | asyncio.Event, end: str = "clean", **headers: str) -> Script:
+    """A chunked answer; an event among the pieces is waited for. ``end``: clean, cut (no last chunk) or open."""
+    lines = {"content-type": "text/event-stream", "transfer-encoding": "chunked", **_names(headers)}
+
+    async def play(request: Seen, writer: asyncio.StreamWriter) -> bool:
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        writer.write(f"HTTP/1.1 200 OK\r\n{head}\r\n".encode())
+        for piece in pieces:
+            if isinstance(piece, asyncio.Event):
+                await piece.wait()
+            elif piece:
+                writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+                await writer.drain()
+        if end == "clean":
+            writer.write(b"0\r\n\r\n")
+            await writer.drain()
+            return True
+        return end == "open"
+
+    return play
+
+
+def raw(data: bytes) -> Script:
+    """Exactly these bytes, then the connection is closed."""
+
+    async def play(request: Seen, writer: asyncio.StreamWriter) -> bool:
+        writer.write(data)
+        await writer.drain()
+        return False
+
+    return play
+
+
+def _names(headers: dict[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+@asynccontextmanager
+async def scripted_upstream() -> AsyncIterator[ScriptedUpstream]:
+    upstream = ScriptedUpstream()
+    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, limit=2**24)
+    upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield upstream
+    finally:
+        server.close()
+        for task in upstream.tasks:
+            task.cancel()
+        await asyncio.gather(*upstream.tasks)
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[ScriptedUpstream]:
+    """Stands for Jina: api under /v1, DeepSearch under /deepsearch/v1."""
+    async with scripted_upstream() as jina:
+        yield jina
+
+
+@pytest.fixture
+async def other_upstream() -> AsyncIterator[ScriptedUpstream]:
+    """Stands for AIHubMix, under /v1."""
+    async with scripted_upstream() as aihubmix:
+        yield aihubmix
+
+
+async def until(happened: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Looks until it has happened; fails after ``seconds``."""
+    async with asyncio.timeout(seconds):
+        while not happened():  # noqa: ASYNC110 - what is waited for is another program's doing
+            await asyncio.sleep(0.002)
+
+
+def settings_for(jina: str | None, aihubmix: str | None = None, **values: Any) -> Settings:
+    """Settings whose upstreams are at these URLs."""
+    upstreams: dict[str, Any] = {}
+    if jina:
+        upstreams["jina"] = {
+            "base_url": f"{jina}/v1",
+            "deepsearch_base_url": f"{jina}/deepsearch/v1",
+            "api_key": JINA_KEY,
+        }
+    if aihubmix:
+        upstreams["aihubmix"] = {"base_url": f"{aihubmix}/v1", "api_key": AIHUBMIX_KEY}
+    return Settings(upstreams=upstreams, **values)
+
+
+@dataclass
+class RunningGateway:
+    url: str
+    server: Server
+    client: httpx.AsyncClient
+    records: list[Record]
+
+    async def ended(self, count: int) -> list[Record]:
+        """The records of the calls, once ``count`` of them have ended; fails after a second."""
+        await until(lambda: len(self.records) >= count, seconds=1)
+        return self.records
+
+    async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        raw_body = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        return await self.client.post(path, content=raw_body, headers={"content-type": "application/json", **headers})
+
+
+@asynccontextmanager
+async def running_gateway(settings: Settings) -> AsyncIterator[RunningGateway]:
+    """The real application under its own server, on a free port, in this loop."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    records: list[Record] = []
+    server = Server(create_app(settings, records.append), settings)
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        await until(lambda: server.started)
+        async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+            yield RunningGateway(url, server, client, records)
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+@pytest.fixture
+async def gateway(upstream: ScriptedUpstream, other_upstream: ScriptedUpstream) -> AsyncIterator[RunningGateway]:
+    """The gateway in front of both scripted upstreams."""
+    async with running_gateway(settings_for(upstream.url, other_upstream.url)) as running:
+        yield running

@@ -1,0 +1,379 @@
+"""What /openapi.json says is true: of the routes, of what they take and of what they answer."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from base64 import b64encode
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from openapi_schema_validator import OAS31Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from app import __version__, openapi
+from app.endpoints.chat import Chat
+from app.endpoints.embeddings import SPELLINGS, Embeddings
+from app.endpoints.rerank import Rerank
+from app.main import RawRoute, create_app
+from app.openapi import failures
+from app.openapi.models import routes
+from app.settings import Settings
+from app.tokens import decoder
+from app.upstreams.deepsearch import PARAMETERS, deepsearch_body
+
+DOCUMENT = openapi.document(__version__)
+
+
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in DOCUMENT["paths"].items():
+        for method, operation in item.items():
+            yield path, method, operation
+
+
+def posted(path: str) -> dict[str, Any]:
+    operation: dict[str, Any] = DOCUMENT["paths"][path]["post"]
+    return operation
+
+
+def requests(path: str) -> dict[str, Any]:
+    examples = posted(path)["requestBody"]["content"]["application/json"]["examples"]
+    return {name: example["value"] for name, example in examples.items()}
+
+
+def answers(path: str, kind: str = "application/json") -> dict[str, Any]:
+    examples = posted(path)["responses"]["200"]["content"][kind]["examples"]
+    return {name: example["value"] for name, example in examples.items()}
+
+
+def named(path: str) -> list[Any]:
+    return [pytest.param(body, id=name) for name, body in requests(path).items()]
+
+
+def mistakes(schema: str, value: Any) -> list[str]:
+    """What a JSON Schema validator has against the value."""
+    whole = {"$ref": f"#/components/schemas/{schema}", "components": DOCUMENT["components"]}
+    return [error.message for error in OAS31Validator(whole).iter_errors(value)]
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from (target for name, target in value.items() if name == "$ref")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from references(inner)
+
+
+def resolved(reference: str) -> Any:
+    found: Any = DOCUMENT
+    for step in reference.removeprefix("#/").split("/"):
+        found = found[step]
+    return found
+
+
+def response(operation: dict[str, Any], status: str) -> dict[str, Any]:
+    said: dict[str, Any] = operation["responses"][status]
+    return resolved(said["$ref"]) if "$ref" in said else said
+
+
+def envelopes(operation: dict[str, Any], status: str) -> dict[str, Any]:
+    examples = response(operation, status)["content"]["application/json"]["examples"]
+    return {name: example["value"] for name, example in examples.items()}
+
+
+# The document.
+
+
+def test_it_is_valid_openapi_3_1() -> None:
+    assert DOCUMENT["openapi"] == "3.1.0"
+    assert [error.message for error in OpenAPIV31SpecValidator(DOCUMENT).iter_errors()] == []
+
+
+def test_every_schema_is_valid_json_schema() -> None:
+    for schema in DOCUMENT["components"]["schemas"].values():
+        OAS31Validator.check_schema(schema)
+
+
+def test_every_reference_leads_somewhere() -> None:
+    found = set(references(DOCUMENT))
+    assert len(found) > 20
+    assert all(resolved(reference) for reference in found)
+
+
+def test_no_operation_id_comes_twice() -> None:
+    ids = [operation["operationId"] for _, _, operation in operations()]
+    assert sorted(ids) == sorted(set(ids))
+    assert len(ids) == len(openapi.PATHS)
+
+
+def test_every_operation_says_what_it_is_and_has_a_tag_that_is_explained() -> None:
+    tags = {tag["name"] for tag in DOCUMENT["tags"]}
+    for _, _, operation in operations():
+        assert operation["summary"]
+        assert operation["description"]
+        assert set(operation["tags"]) <= tags
+
+
+def test_every_public_route_is_in_it_and_nothing_else() -> None:
+    served = {
+        (route.path_format, method.lower())
+        for route in create_app(Settings()).routes
+        if isinstance(route, RawRoute)
+        for method in route.methods or ()
+    }
+    twins = {(path.removeprefix("/v1"), method) for path, method in served if path.startswith("/v1/")}
+    hidden = {(openapi.RESPONSES.path, "post")}
+    assert served - twins - hidden == {(path, method) for path, method, _ in operations()}
+    assert sorted(openapi.PATHS) == sorted(f"{method.upper()} {path}" for path, method, _ in operations())
+
+
+def test_the_path_of_a_model_has_its_parameter() -> None:
+    (parameter,) = DOCUMENT["paths"]["/v1/models/{model}"]["get"]["parameters"]
+    assert (parameter["name"], parameter["in"], parameter["required"]) == ("model", "path", True)
+    for example in parameter["examples"].values():
+        assert routes().describe(example["value"])["id"] == example["value"]
+
+
+def test_a_key_may_be_given_except_where_none_is_looked_at() -> None:
+    (scheme,) = DOCUMENT["components"]["securitySchemes"].values()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    for path, _, operation in operations():
+        assert operation["security"] == ([{}] if path in ("/healthz", "/readyz") else [{"bearer": []}, {}])
+
+
+def test_importing_it_does_not_build_it() -> None:
+    code = "import sys, app.openapi; print(sorted(name for name in sys.modules if name.startswith('app.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['app.openapi', 'app.openapi.documents', 'app.types']"
+
+
+# Requests.
+
+
+@pytest.mark.parametrize("body", named("/v1/embeddings"))
+def test_an_example_of_an_embeddings_request_is_accepted(body: dict[str, Any]) -> None:
+    assert mistakes("EmbeddingsRequest", body) == []
+    assert Embeddings(decoder()).parse(body, "/v1/embeddings").model == body["model"]
+
+
+def test_the_example_of_token_ids_is_a_text() -> None:
+    body = requests("/v1/embeddings")["token_ids"]
+    assert Embeddings(decoder()).parse(body, "/v1/embeddings").body["input"] == ["Hello, world"]
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
+def test_every_example_of_a_rerank_request_is_accepted(path: str) -> None:
+    schema = {"/v1/rerank": "RerankRequest", "/v2/rerank": "RerankV2Request"}[path]
+    for body in requests(path).values():
+        assert mistakes(schema, body) == []
+        assert Rerank().parse(body, path).documents == body["documents"]
+
+
+@pytest.mark.parametrize("body", named("/v1/chat/completions"))
+def test_an_example_of_a_chat_request_is_accepted_and_deepsearch_takes_those_for_it(body: dict[str, Any]) -> None:
+    assert mistakes("ChatRequest", body) == []
+    call = Chat().parse(body, "/v1/chat/completions")
+    assert call.model == body["model"]
+    if call.model.startswith("jina-deepsearch"):
+        sent = deepsearch_body(call)
+        assert {name: sent[name] for name in body if name in PARAMETERS} == {
+            name: value for name, value in body.items() if name in PARAMETERS
+        }
+
+
+INPUTS: list[Any] = [
+    "a text",
+    ["a text", {"text": "another"}],
+    {"image": "https://example.org/a.png"},
+    [{"url": "https://example.org/a.png"}, {"bytes": "iVBORw0KGgo="}],
+    {"content": [{"text": "a"}, {"image": "https://example.org/a.png"}]},
+    [9906, 11, 1917],
+    [[9906], [11, 1917], "a text"],
+]
+
+
+@pytest.mark.parametrize("form", INPUTS)
+def test_every_form_of_input_fits_the_schema(form: Any) -> None:
+    body = {"model": "jina-clip-v2", "input": form, "field_of_tomorrow": 1}
+    assert Embeddings(decoder()).parse(body, "/v1/embeddings")
+    assert mistakes("EmbeddingsRequest", body) == []
+
+
+@pytest.mark.parametrize("form", [[], "", {}, [""], 7, None])
+def test_no_input_that_is_refused_fits_the_schema(form: Any) -> None:
+    assert mistakes("EmbeddingsRequest", {"model": "jina-clip-v2", "input": form})
+
+
+def test_trap_02_all_spellings_of_the_encoding_are_described_with_all_their_values() -> None:
+    properties = DOCUMENT["components"]["schemas"]["EmbeddingsRequest"]["properties"]
+    for spelling in SPELLINGS:
+        assert properties[spelling]["$ref"] == "#/components/schemas/Encoding"
+        for value in (
+            "float",
+            "base64",
+            "binary",
+            "ubinary",
+            "binary_int8",
+            "binary_uint8",
+            "int8",
+            "uint8",
+            ["base64"],
+        ):
+            body = {"model": "m", "input": "a", spelling: value}
+            assert mistakes("EmbeddingsRequest", body) == []
+            assert Embeddings().parse(body, "/v1/embeddings")
+        assert mistakes("EmbeddingsRequest", {"model": "m", "input": "a", spelling: "hex"})
+
+
+def test_every_parameter_of_deepsearch_is_described() -> None:
+    properties = DOCUMENT["components"]["schemas"]["ChatRequest"]["properties"]
+    for name in (*PARAMETERS, "x_reasoning", "tools", "n"):
+        assert properties[name]["description"].strip()
+
+
+# Answers.
+
+
+@pytest.mark.parametrize(
+    ("path", "schema"),
+    [
+        ("/v1/embeddings", "EmbeddingsResponse"),
+        ("/v1/rerank", "RerankResponse"),
+        ("/v2/rerank", "RerankV2Response"),
+        ("/v1/chat/completions", "ChatCompletion"),
+    ],
+)
+def test_every_example_of_an_answer_fits_its_schema(path: str, schema: str) -> None:
+    assert answers(path)
+    for answer in answers(path).values():
+        assert mistakes(schema, answer) == []
+
+
+def test_the_example_of_an_embeddings_answer_is_whole() -> None:
+    vector = answers("/v1/embeddings")["texts"]["data"][0]["embedding"]
+    assert len(vector) == requests("/v1/embeddings")["texts"]["dimensions"]
+    packed = b64encode(struct.pack("<8f", *vector)).decode()
+    assert answers("/v1/embeddings")["base64"] == {
+        "model": "jina-embeddings-v3",
+        "object": "list",
+        "usage": {"total_tokens": 8, "prompt_tokens": 8},
+        "data": [{"object": "embedding", "index": 0, "embedding": packed}],
+    }
+
+
+def test_the_example_of_a_cohere_answer_is_whole() -> None:
+    assert answers("/v2/rerank") == {
+        "texts": {
+            "id": "rerank-7f3c1be0a4d24c6f9c5e1b7a2d8e4f60",
+            "object": "list",
+            "model": "jina-reranker-v2-base-multilingual",
+            "usage": {"total_tokens": 96, "prompt_tokens": 96},
+            "results": [{"index": 0, "relevance_score": 0.87415754}, {"index": 2, "relevance_score": 0.76483965}],
+            "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
+        }
+    }
+
+
+def events(stream: str) -> list[Any]:
+    assert stream.endswith("\n\n")
+    return [line.removeprefix("data: ") for line in stream.split("\n\n")[:-1]]
+
+
+@pytest.mark.parametrize("name", ["streamed", "think_tags"])
+def test_the_example_of_a_stream_holds_chunks_that_fit_their_schema_and_ends_with_done(name: str) -> None:
+    *chunks, done = events(answers("/v1/chat/completions", "text/event-stream")[name])
+    assert done == "[DONE]"
+    for chunk in chunks:
+        assert mistakes("ChatCompletionChunk", msgspec.json.decode(chunk)) == []
+
+
+def test_the_example_of_a_stream_shows_every_field_beyond_openais() -> None:
+    *chunks, _ = events(answers("/v1/chat/completions", "text/event-stream")["streamed"])
+    *said, finish, usage = [msgspec.json.decode(chunk) for chunk in chunks]
+    deltas = [chunk["choices"][0]["delta"] for chunk in said]
+    assert deltas[:5] == [
+        {"role": "assistant", "content": ""},
+        {"reasoning_content": "I need to find the latest blog post from Jina AI. "},
+        {"x_steps": [{"index": 0, "type": "search", "query": "jina ai latest blog post"}]},
+        {"x_steps": [{"index": 1, "type": "visit", "url": deltas[-1]["annotations"][0]["url_citation"]["url"]}]},
+        {"reasoning_content": "Let me read it."},
+    ]
+    answer = "".join(delta["content"] for delta in deltas if "content" in delta)
+    citation = deltas[-1]["annotations"][0]["url_citation"]
+    assert answer[citation["start_index"] : citation["end_index"]] == "[^1]"
+    assert finish["choices"] == [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}]
+    assert finish["numURLs"] == 98
+    assert {"visitedURLs", "readURLs"} <= finish.keys()
+    assert finish["usage"] is None
+    assert (usage["choices"], usage["usage"]["total_tokens"]) == ([], 196526)
+
+
+def test_the_example_of_a_stream_that_fails_ends_with_the_envelope_and_without_done() -> None:
+    *chunks, last = events(answers("/v1/chat/completions", "text/event-stream")["cut_short"])
+    assert [msgspec.json.decode(chunk)["object"] for chunk in chunks] == ["chat.completion.chunk"] * 2
+    assert msgspec.json.decode(last) == failures.TRUNCATED.envelope()
+
+
+def test_every_model_of_the_catalogue_fits_the_schema_whose_fields_are_all_there_are() -> None:
+    listed = routes().models()
+    assert mistakes("ModelList", {"object": "list", "data": listed}) == []
+    schema = DOCUMENT["components"]["schemas"]["Model"]
+    for model in listed:
+        assert model.keys() == schema["properties"].keys() == set(schema["required"])
+
+
+# Failures.
+
+
+def test_every_call_of_a_model_shows_every_status_that_it_may_have() -> None:
+    expected = ["200", "400", "401", "404", "405", "408", "413", "415", "429", "500", "502", "503", "504"]
+    for _, method, operation in operations():
+        if method == "post":
+            assert list(operation["responses"]) == expected
+
+
+def test_every_example_of_a_failure_is_an_envelope() -> None:
+    for _, _, operation in operations():
+        for status in operation["responses"]:
+            if status != "200":
+                assert envelopes(operation, status)
+                for envelope in envelopes(operation, status).values():
+                    assert mistakes("Error", envelope) == []
+
+
+def test_every_example_of_a_failure_is_under_its_own_status_and_is_what_the_error_gives() -> None:
+    shared = DOCUMENT["components"]["responses"]
+    assert sorted(shared) == sorted(str(status) for status in failures.examples())
+    for status, cases in failures.examples().items():
+        assert {error.status for _, error in cases.values()} == {status}
+        written = {name: example["value"] for name, example in _examples(shared[str(status)]).items()}
+        assert written == {name: error.envelope() for name, (_, error) in cases.items()}
+        assert {name for _, error in cases.values() for name in error.headers()} <= shared[str(status)][
+            "headers"
+        ].keys()
+
+
+def _examples(said: dict[str, Any]) -> dict[str, Any]:
+    examples: dict[str, Any] = said["content"]["application/json"]["examples"]
+    return examples
+
+
+def test_every_status_400_is_an_invalid_request() -> None:
+    for path in ("/v1/embeddings", "/v1/rerank", "/v2/rerank", "/v1/chat/completions"):
+        for envelope in envelopes(posted(path), "400").values():
+            assert envelope["error"]["type"] == "invalid_request_error"
+
+
+def test_trap_01_the_mistake_of_aihubmixs_page_is_shown_with_the_way_out() -> None:
+    message = "documents is missing. This looks like a request for POST /v1/embeddings"
+    error = {"message": message, "type": "invalid_request_error", "param": "documents", "code": "invalid_request"}
+    assert envelopes(posted("/v1/rerank"), "400")["embeddings_body"] == {"error": error, "detail": message}
+
+
+def test_the_limits_in_the_examples_are_the_defaults() -> None:
+    settings = Settings()
+    slow, large = (envelopes(posted("/v1/embeddings"), status) for status in ("408", "413"))
+    assert f"within {settings.timeouts.body_seconds:g} seconds" in slow["slow"]["detail"]
+    assert f"larger than {settings.max_body_megabytes} MB" in large["body"]["detail"]
