@@ -1,0 +1,263 @@
+"""The command ``torii``: each command a few lines over the same modules that the gateway uses.
+
+Exit codes: 0 all is well; 1 an upstream or a gateway did not answer as it should; 2 the command
+or the configuration is wrong. Mistakes are told in words, never with a traceback.
+
+What a command needs is imported in it: ``torii healthcheck`` runs every few seconds beside the gateway.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from .routing import RouteTable
+    from .settings import Settings
+
+HEALTH_SECONDS = 3
+
+config_option = click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The configuration file.  [default: $TORII_CONFIG, else ./config.yaml if there is one]",
+)
+host_option = click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
+port_option = click.option("--port", type=int, metavar="NUMBER", help="Port to listen on.  [default: 8000]")
+
+
+class Wrong(click.ClickException):
+    """What a person has to put right, in words."""
+
+    exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"torii: {self.message}", err=True)
+
+
+class NotAlive(Wrong):
+    exit_code = 1
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "-V", "--version", prog_name="torii", message="%(prog)s %(version)s")
+def main() -> None:
+    """A local, OpenAI-compatible gateway for Jina AI and AIHubMix: embeddings, rerank and DeepSearch.
+
+    \b
+    Try it, without a key and without a network:
+      torii serve --sandbox
+    Run it:
+      JINA_API_KEY=... torii serve
+    Then point any OpenAI SDK at http://localhost:8000/v1.
+    """
+
+
+@main.command()
+@config_option
+@host_option
+@port_option
+@click.option("--sandbox", is_flag=True, help="Answer from built-in stand-ins of both providers: no keys, no network.")
+def serve(config: Path | None, host: str | None, port: int | None, sandbox: bool) -> None:
+    """Run the gateway, until Ctrl+C or SIGTERM.
+
+    Calls that are then open are finished, as far as the time to drain allows. Port 0 takes any free port.
+
+    \b
+    Examples:
+      torii serve --sandbox
+      JINA_API_KEY=... torii serve --port 9000
+      torii serve --config config.yaml
+    """
+    settings = _load(config, host=host, port=port, sandbox="on" if sandbox else None)
+    with suppress(KeyboardInterrupt), _end_on_sigterm():
+        _serve(settings)
+
+
+def _serve(settings: Settings) -> None:
+    from . import logs, report
+    from .assembly import secrets, with_caller_key
+    from .main import create_app
+    from .redact import Redactor
+    from .server import Server, listen
+
+    settings, key = with_caller_key(settings)
+    try:
+        sockets = listen(settings.host, settings.port)
+    except OSError as error:
+        raise Wrong(_cannot_listen(settings.host, settings.port, error)) from None
+    with ExitStack() as closing:
+        for sock in sockets:
+            closing.enter_context(sock)
+        resolved = closing.enter_context(_stand_ins(settings))
+        logs.configure(resolved.log_level, Redactor(secrets(resolved)).secrets, json=not sys.stderr.isatty())
+        server = Server(create_app(resolved), resolved)
+        server.take_signals()
+        click.echo(report.started(resolved, sockets[0].getsockname()[1], key) + "\n", err=True)
+        server.run(sockets)
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> str:
+    import errno
+    import socket
+
+    place = f"cannot listen on {host} port {port}"
+    if isinstance(error, socket.gaierror):
+        return f"{place}: {host} is no known address or host name. --host 127.0.0.1 is this machine alone."
+    if error.errno == errno.EADDRINUSE:
+        other = port + 1 if port < 65535 else port - 1
+        return f"{place}: another program uses it. End that one, or take another port: torii serve --port {other}"
+    if error.errno == errno.EACCES:
+        return f"{place}: that is not allowed here. Ports from 1024 on mostly are: torii serve --port 8000"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{place}: this machine has no such address. --host 127.0.0.1 is this machine alone, 0.0.0.0 all it has."
+    return f"{place}: {_reason(error)}."
+
+
+@contextmanager
+def _end_on_sigterm() -> Iterator[None]:
+    """SIGTERM interrupts the start as Ctrl+C does; as the first process of a container it would not be heard."""
+    import signal
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@main.command()
+@config_option
+@click.option("--live", is_flag=True, help="Also make one cheap call to each upstream that is used.")
+def check(config: Path | None, live: bool) -> None:
+    """Show what the configuration comes to.
+
+    Prints where the settings come from, the upstreams and the route table; or every mistake with its
+    file and key (exit code 2). With --live an upstream that fails makes the exit code 1. No secret is shown.
+
+    \b
+    Examples:
+      torii check
+      torii check --config config.yaml --live
+    """
+    from . import report
+    from .assembly import build_routes
+
+    settings = _load(config)
+    with _stand_ins(settings) as resolved:
+        routes = build_routes(resolved)
+        parts = [
+            report.origin(config),
+            report.upstreams(resolved),
+            report.routes(routes),
+            f"{report.unknown_models(resolved)}\nCallers: {report.callers(resolved)}.",
+        ]
+        click.echo("\n\n".join(parts))
+        if live and not _all_answer(resolved, routes):
+            sys.exit(1)
+
+
+def _all_answer(settings: Settings, routes: RouteTable) -> bool:
+    """Prints what one call to each upstream came to."""
+    import asyncio
+
+    from . import live, report
+
+    outcomes = asyncio.run(live.run(settings, routes))
+    rows = [(outcome.upstream, outcome.words) for outcome in outcomes]
+    click.echo("\n" + report.table(("UPSTREAM", "LIVE CALL"), rows))
+    return all(outcome.ok for outcome in outcomes)
+
+
+@main.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print them as GET /v1/models answers.")
+def models(config: Path | None, as_json: bool) -> None:
+    """List the models that can be had, and what they can do.
+
+    \b
+    Examples:
+      torii models
+      torii models --json | jq -r '.data[].id'
+    """
+    import msgspec
+
+    from . import report
+    from .assembly import build_routes
+
+    with _stand_ins(_load(config)) as resolved:
+        listed = build_routes(resolved).models()
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode({"object": "list", "data": listed}), indent=2))
+    else:
+        click.echo(report.models(listed))
+        click.echo(f"\n{report.unknown_models(resolved)}")
+
+
+@main.command()
+@config_option
+@host_option
+@port_option
+def healthcheck(config: Path | None, host: str | None, port: int | None) -> None:
+    """Ask the gateway on this machine whether it is alive.
+
+    Reads host and port as serve does. Exit code 0: GET /healthz answered 200; 1: anything else.
+
+    \b
+    Example, in a Dockerfile:
+      HEALTHCHECK CMD ["torii", "healthcheck"]
+    """
+    import http.client
+
+    from .report import address
+
+    settings = _load(config, serving=False, host=host, port=port)
+    url = address(settings.host, settings.port)
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=HEALTH_SECONDS)
+    try:
+        connection.request("GET", "/healthz")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        raise NotAlive(f"no answer at {url}/healthz: {_reason(error)}") from None
+    finally:
+        connection.close()
+    if status != http.client.OK:
+        raise NotAlive(f"{url}/healthz answered {status}, not 200")
+    click.echo(f"{url} is alive")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _load(config: Path | None, *, serving: bool = True, **overrides: Any) -> Settings:
+    from .settings import ConfigError, load
+
+    try:
+        return load(config, serving=serving, **overrides)
+    except ConfigError as error:
+        count = len(error.mistakes)
+        head = "the configuration has a mistake" if count == 1 else f"the configuration has {count} mistakes"
+        raise Wrong(f"{head}:\n" + "\n".join(f"  {mistake}" for mistake in error.mistakes)) from None
+
+
+@contextmanager
+def _stand_ins(settings: Settings) -> Iterator[Settings]:
+    """The settings with the sandbox's addresses in them while it runs, if it is to run."""
+    if not settings.sandboxed:
+        yield settings
+        return
+    from .assembly import in_sandbox
+    from .sandbox import Sandbox
+
+    with Sandbox(settings.sandbox_pace) as sandbox:
+        yield in_sandbox(settings, sandbox.urls)

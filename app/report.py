@@ -1,0 +1,163 @@
+"""What the command line prints: the gateway that has started, its upstreams, its routes, its models. No secret."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from . import __version__
+from .config import CONFIG_VARIABLE, CREDENTIALS, PREFIX
+from .routing import RouteTable
+from .settings import DEFAULT_FILE, Settings
+from .types import Json, Key
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as what is in them. A column with nothing in it is left out."""
+    body = [list(row) for row in rows]
+    used = [index for index in range(len(head)) if not body or any(row[index] for row in body)]
+    lines = [[row[index] for index in used] for row in [list(head), *body]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def indented(text: str, by: str = "  ") -> str:
+    return "\n".join(f"{by}{line}".rstrip() for line in text.split("\n"))
+
+
+# ---------------------------------------------------------------- the gateway that has started
+
+
+def address(host: str, port: int) -> str:
+    """The URL at which this machine reaches a gateway that listens on ``host``."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what is read, not what is bound
+    return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
+
+
+def started(settings: Settings, port: int, key: str | None) -> str:
+    """What a person wants to know of a gateway that takes calls on ``port``; ``key`` was made for this run."""
+    url = address(settings.host, port)
+    facts = [("Base URL", f"{url}/v1" + _elsewhere(settings)), ("Callers", callers(settings, key))]
+    if settings.docs_open:
+        facts.append(("Docs", f"{url}/docs"))
+    if settings.sandboxed:
+        facts.append(("Sandbox", "built-in stand-ins answer, from made-up data: no network, no cost, no real results"))
+    parts = [
+        f"Torii {__version__}",
+        indented("\n".join(f"{name:10}{fact}" for name, fact in facts)),
+        indented(upstreams(settings)),
+        "Try it:",
+        indented(trial_lines(settings, url, key)),
+        "Ctrl+C ends it.",
+    ]
+    return "\n\n".join(parts)
+
+
+def trial_lines(settings: Settings, url: str, key: str | None) -> str:
+    """A call that works as it stands; where there are callers, with one's key in the shell's variable KEY."""
+    authorization = "" if settings.open else '-H "Authorization: Bearer $KEY" '
+    body = '\'{"model": "jina-embeddings-v3", "input": "Hello, gate"}\''
+    curl = f"curl {url}/v1/embeddings -H 'Content-Type: application/json' {authorization}-d {body}"
+    if settings.open:
+        return curl
+    return f"KEY={key or 'THE-KEY-OF-A-CALLER'}\n{curl}"
+
+
+def callers(settings: Settings, key: str | None = None) -> str:
+    if settings.open:
+        return "anyone on this machine, with any key or none; no caller keys are set"
+    names = [caller.name for caller in settings.callers]
+    if settings.caller_key:
+        names.append("default (a key made for this run)" if key else "default")
+    return ", ".join(names)
+
+
+def _elsewhere(settings: Settings) -> str:
+    try:
+        unspecified = ipaddress.ip_address(settings.host).is_unspecified
+    except ValueError:
+        unspecified = False
+    return "  (and at every other address of this machine)" if unspecified else ""
+
+
+# ---------------------------------------------------------------- upstreams, routes, models
+
+
+def upstreams(settings: Settings) -> str:
+    """Every upstream, the best first, with its addresses and the end of its key."""
+    rows = []
+    for name, upstream in settings.upstreams.items():
+        urls = [upstream.base_url, upstream.deepsearch_base_url]
+        rows.append((name, " and ".join(url for url in urls if url), _key(settings, name)))
+    return table(("UPSTREAM", "BASE URL", "KEY"), rows)
+
+
+def _key(settings: Settings, name: str) -> str:
+    if name not in settings.active:
+        return "none, so it is not used"
+    if settings.sandboxed:
+        return "none needed in the sandbox"
+    secret = settings.upstreams[name].api_key
+    tail = Key(secret.get_secret_value()).tail if secret else ""
+    return f"...{tail}" if tail else "set"
+
+
+def routes(found: RouteTable) -> str:
+    """Each model with its targets in the order in which they are tried."""
+    models = found.models()
+    listed = {model["id"] for model in models}
+    rows = []
+    for model in models:
+        if model["alias_of"] not in listed:
+            aliases = [other["id"] for other in models if other["alias_of"] == model["id"]]
+            rows.append((model["id"], _words(model["endpoints"]), _targets(found, model["id"]), _words(aliases)))
+    return table(("MODEL", "ENDPOINTS", "TARGETS, IN ORDER", "ALIASES"), rows)
+
+
+def _targets(found: RouteTable, name: str) -> str:
+    return ", ".join(f"{target.upstream.name}/{target.name}" for target in found.find(name).targets)
+
+
+def models(listed: Iterable[Json]) -> str:
+    """What each model can do."""
+    head = ("MODEL", "ENDPOINTS", "INPUTS", "DIMENSIONS", "UPSTREAMS", "ALIAS OF")
+    return table(
+        head,
+        (
+            (
+                model["id"],
+                _words(model["endpoints"]),
+                _words(model["inputs"]),
+                str(model["dimensions"] or ""),
+                _words(model["upstreams"]),
+                model["alias_of"] or "",
+            )
+            for model in listed
+        ),
+    )
+
+
+def _words(words: Iterable[str]) -> str:
+    return ", ".join(words)
+
+
+def unknown_models(settings: Settings) -> str:
+    upstream = settings.unknown_upstream
+    return f"Any other model is asked for at {upstream}." if upstream else "Any other model is answered with a 404."
+
+
+def origin(config: Path | None) -> str:
+    """Where the settings come from: the file, and the names of the variables that are set."""
+    named = config or os.environ.get(CONFIG_VARIABLE) or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
+    variables = _words(sorted(name for name in os.environ if _is_setting(name)))
+    return f"Configuration: {named or 'no file'}; environment: {variables or 'nothing'}"
+
+
+def _is_setting(variable: str) -> bool:
+    section = variable.removeprefix(PREFIX).partition("__")[0].lower()
+    named = variable.startswith(PREFIX) and section in Settings.model_fields
+    return bool(os.environ[variable]) and (named or variable.removesuffix("_FILE") in CREDENTIALS)
