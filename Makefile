@@ -1,0 +1,64 @@
+# Torii's verbs; `make` alone lists them. All that they make lies in this folder: `make clean` removes it.
+#
+#   make test PYTHON=python3.13     another interpreter, with a venv of its own beside the usual one
+#   make run ARGS="--port 9000"     options of `torii serve`
+
+PYTHON ?= python3
+VENV := .venv$(if $(filter-out file,$(origin PYTHON)),-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
+
+# What translates must be tested to the last branch.
+PURE := app/types.py,app/errors.py,app/sse.py,app/routing.py,app/models.py,app/jsontext.py,app/redact.py,app/tokens.py,app/endpoints/*,app/upstreams/*
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check coverage install clean
+.NOTPARALLEL:
+
+help: ## list the verbs
+	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.run ## start the gateway: with JINA_API_KEY or AIHUBMIX_API_KEY for real, else its sandbox
+	@TORII_SANDBOX=$${TORII_SANDBOX:-auto} exec $(BIN)/torii serve $(ARGS)
+
+test: $(VENV)/.dev ## run all tests
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+check: $(VENV)/.dev ## lint, format, types, architecture, documentation
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "not formatted; this does it: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/mypy --strict --no-error-summary
+	@$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py
+
+coverage: $(VENV)/.dev ## run all tests; 95 % of the lines and branches must be met, 100 % where it is pure translation
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -q
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --fail-under=95
+	@$(BIN)/coverage report --fail-under=100 --include='$(PURE)'
+
+install: $(VENV)/.dev ## make .venv with Torii and all that its tests and checks need
+
+clean: ## remove .venv and everything else that was made here
+	@rm -rf .venv .venv-* .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is as old as the installation; a changed pyproject.toml makes it anew.
+
+$(VENV)/.run: pyproject.toml | $(BIN)/python
+	@echo "installing Torii into $(VENV) ..."
+	@$(INSTALL) --editable '.[tokens]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "installing Torii and its tests' needs into $(VENV) ..."
+	@$(INSTALL) --editable '.[test,check]'
+	@touch $@ $(VENV)/.run
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Torii needs Python 3.11 or newer with venv. On Debian or Ubuntu:" >&2; \
+	  echo "apt-get install python3 python3-venv git make" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
+	@echo '*' > $(VENV)/.gitignore

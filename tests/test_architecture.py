@@ -1,0 +1,223 @@
+"""The shape of the gateway, as rules that a machine can hold. Imports point one way: up the table of rows."""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+APP = Path(__file__).parents[1] / "app"
+
+# A module imports only from rows above its own; within a row only a package's modules know each other.
+# A new module gets its place here.
+ROWS: tuple[tuple[str, ...], ...] = (
+    ("", "types", "errors"),
+    ("jsontext", "models", "redact", "sse", "tokens"),
+    ("endpoints", "routing", "upstreams"),
+    ("client", "config", "logs"),
+    ("attempts", "keys", "meter"),
+    ("openapi", "relay"),
+    ("gateway",),
+    ("contradictions",),
+    ("settings",),
+    ("assembly", "docs", "edge"),
+    ("live", "main", "report"),
+    ("sandbox", "server"),
+    ("cli",),
+    ("__main__",),
+)
+# Pure translation, up to and with the row of the endpoints.
+PURE_ROWS = 3
+# What is known of another module by its types only.
+TYPES_ONLY = {("contradictions", "settings")}
+
+SETTINGS_READERS = {"assembly", "cli", "contradictions", "edge", "live", "main", "report", "server"}
+PURE_PACKAGES = {"msgspec", "tiktoken"}
+FILES_AND_SOCKETS = {"http", "io", "logging", "os", "pathlib", "select", "selectors", "shutil", "socket", "ssl", "sys"}
+CLOCKS_AND_CHANCE = {"asyncio", "contextvars", "random", "secrets", "signal", "subprocess", "threading", "time", "uuid"}
+IMPURE_CALLS = {"open", "print", "input", "now", "today", "utcnow", "urlopen"}
+
+
+@dataclass(frozen=True)
+class Module:
+    name: str
+    path: Path
+
+    @cached_property
+    def source(self) -> str:
+        return self.path.read_text(encoding="utf-8")
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.source)
+
+    @property
+    def top(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def row(self) -> int:
+        return next(number for number, row in enumerate(ROWS) if self.top in row)
+
+    @cached_property
+    def ours(self) -> set[str]:
+        """The modules of ours that it imports, wherever in it: at its top, in functions, for types."""
+        return {name for node in ast.walk(self.tree) if isinstance(node, ast.ImportFrom) for name in self._named(node)}
+
+    @cached_property
+    def foreign(self) -> set[str]:
+        """The packages outside of ours that it imports."""
+        plain = {alias.name for node in ast.walk(self.tree) if isinstance(node, ast.Import) for alias in node.names}
+        froms = {node.module for node in ast.walk(self.tree) if isinstance(node, ast.ImportFrom) and not node.level}
+        return {str(name) for name in plain | froms}
+
+    def _named(self, node: ast.ImportFrom) -> Iterator[str]:
+        if not node.level:
+            return
+        package = self.name.split(".") if self.path.name == "__init__.py" else self.name.split(".")[:-1]
+        above = [part for part in package[: len(package) - node.level + 1] if part]
+        if node.module:
+            yield ".".join([*above, node.module])
+            return
+        for alias in node.names:
+            name = ".".join([*above, alias.name])
+            yield name if name in modules() else ".".join(above)
+
+
+@cache
+def modules() -> dict[str, Module]:
+    names = {path: ".".join(path.relative_to(APP).with_suffix("").parts) for path in sorted(APP.rglob("*.py"))}
+    clean = {path: re.sub(r"\.?__init__$", "", name) for path, name in names.items()}
+    return {name: Module(name, path) for path, name in clean.items()}
+
+
+every_module = pytest.mark.parametrize("module", modules().values(), ids=lambda module: module.name or "__init__")
+pure_module = pytest.mark.parametrize(
+    "module",
+    [module for module in modules().values() if any(module.top in row for row in ROWS[:PURE_ROWS])],
+    ids=lambda module: module.name or "__init__",
+)
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions() -> Iterator[tuple[Module, Function]]:
+    for module in modules().values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, Function):
+                yield module, node
+
+
+def test_every_module_has_one_place_in_the_table() -> None:
+    placed = [name for row in ROWS for name in row]
+    assert sorted(placed) == sorted({module.top for module in modules().values()})
+
+
+@every_module
+def test_imports_point_up_the_table(module: Module) -> None:
+    wrong = {
+        name
+        for name in module.ours
+        if (module.name, name) not in TYPES_ONLY
+        and not (modules()[name].row < module.row or (modules()[name].top == module.top != ""))
+    }
+    assert wrong == set()
+
+
+@every_module
+def test_imports_of_our_own_are_relative(module: Module) -> None:
+    """The folder is `app`, the installed package `torii_gateway`."""
+    assert {name for name in module.foreign if re.match(r"(app|torii_gateway)\b", name)} == set()
+
+
+def test_packages_have_no_circles() -> None:
+    graph = {
+        module.name: {name for name in module.ours if (module.name, name) not in TYPES_ONLY}
+        for module in modules().values()
+    }
+    assert len(list(TopologicalSorter(graph).static_order())) == len(modules())
+
+
+@pytest.mark.parametrize(("one", "other"), [("endpoints", "upstreams"), ("upstreams", "endpoints")])
+def test_endpoints_and_upstreams_meet_only_in_types(one: str, other: str) -> None:
+    known = {(module.name, name) for module in modules().values() if module.top == one for name in module.ours}
+    assert {(module, name) for module, name in known if modules()[name].top == other} == set()
+
+
+@pure_module
+def test_translation_has_no_outside(module: Module) -> None:
+    """No I/O, no clock, no chance: such a module is tested by what goes in and what comes out."""
+    tops = {name.partition(".")[0] for name in module.foreign}
+    allowed = set(sys.stdlib_module_names) | (PURE_PACKAGES if module.row else set())
+    assert tops - allowed == set()
+    assert tops & (FILES_AND_SOCKETS | CLOCKS_AND_CHANCE) == set()
+    called = {
+        node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute)
+    }
+    assert called & IMPURE_CALLS == set()
+    assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(module.tree)) or (
+        module.name == "types"
+    )
+
+
+def importers(target: str) -> set[str]:
+    return {module.top for module in modules().values() if any(modules()[name].top == target for name in module.ours)}
+
+
+def test_only_the_edges_read_settings() -> None:
+    assert importers("settings") <= SETTINGS_READERS
+
+
+def test_the_sandbox_is_apart() -> None:
+    """It plays foreign servers: what it had in common with the gateway, it could not prove."""
+    sandbox = [module for module in modules().values() if module.top == "sandbox"]
+    assert {name for module in sandbox for name in module.ours if modules()[name].top != "sandbox"} == set()
+    assert importers("sandbox") - {"sandbox"} <= {"cli"}
+
+
+def test_one_module_speaks_http_to_the_upstreams() -> None:
+    assert {module.name for module in modules().values() if "httpx" in module.foreign} == {"client"}
+
+
+def test_the_gateway_is_one_screen_that_knows_no_upstream() -> None:
+    gateway = modules()["gateway"]
+    assert len(gateway.source.splitlines()) < 200
+    assert re.findall(r"jina|aihubmix|SELECT|INSERT", gateway.source) == []
+    sums = [node.lineno for node in ast.walk(gateway.tree) if isinstance(node, ast.BinOp) and _calculates(node.op)]
+    assert sums == []
+
+
+def _calculates(operator: ast.operator) -> bool:
+    return isinstance(operator, ast.Sub | ast.Mult | ast.Div | ast.FloorDiv | ast.Mod | ast.Pow)
+
+
+@every_module
+def test_files_are_short(module: Module) -> None:
+    assert len(module.source.splitlines()) <= 400
+
+
+def test_functions_fit_a_glance() -> None:
+    lengths = sorted((node.end_lineno or 0) - node.lineno + 1 for _, node in functions())
+    assert statistics.median(lengths) <= 9
+    assert statistics.quantiles(lengths, n=20)[-1] <= 50
+
+
+def test_functions_take_at_most_five_things() -> None:
+    """`self` is not one of them, nor are the options of a constructor that are given by name."""
+    crowded = []
+    for module, node in functions():
+        names = [argument.arg for argument in [*node.args.posonlyargs, *node.args.args]]
+        named = [] if node.name == "__init__" else node.args.kwonlyargs
+        if len(names) - (names[:1] in (["self"], ["cls"])) + len(named) > 5:
+            crowded.append(f"{module.name}.{node.name}")
+    assert crowded == []

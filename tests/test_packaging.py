@@ -1,0 +1,108 @@
+"""What `pip install .` gives: the command `torii` and one import name, `torii_gateway`, that nobody else uses."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from app import __version__
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """Its output; a failure shows all that it said."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that nothing is left in the checkout and nothing left there gets in."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("app", "tests"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    target = tmp_path_factory.mktemp("wheel")
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index")
+    run(*pip, "--wheel-dir", target, source, cwd=target)
+    (built,) = target.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel's content and its commands in ``bin``."""
+    target = tmp_path_factory.mktemp("installed")
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index")
+    run(*pip, "--target", target, wheel, cwd=target)
+    return target
+
+
+def test_the_packages_named_for_setuptools_are_all_the_packages_there_are() -> None:
+    folders = {path.parent.relative_to(ROOT / "app") for path in (ROOT / "app").rglob("*.py")}
+    names = {".".join(("torii_gateway", *folder.parts)) for folder in folders}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == names
+    assert all((ROOT / "app" / folder / "__init__.py").exists() for folder in folders)
+
+
+def test_the_wheel_holds_every_module_once_and_nothing_else(wheel: Path) -> None:
+    modules = {f"torii_gateway/{path.relative_to(ROOT / 'app')}" for path in (ROOT / "app").rglob("*.py")}
+    about = f"torii_gateway-{__version__}.dist-info"
+    files = zipfile.ZipFile(wheel).namelist()
+    assert sorted(name for name in files if not name.startswith(about)) == sorted(modules)
+    assert f"{about}/licenses/LICENSE" in files
+
+
+def test_the_wheel_claims_no_name_but_its_own(wheel: Path) -> None:
+    tops = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert tops == {"torii_gateway", f"torii_gateway-{__version__}.dist-info"}
+
+
+def test_the_installed_command_tells_its_version(installed: Path) -> None:
+    told = run(installed / "bin" / "torii", "--version", cwd=installed, PYTHONPATH=str(installed))
+    assert told == f"torii {__version__}\n"
+
+
+def test_the_installed_package_imports_under_its_name(installed: Path) -> None:
+    code = "import torii_gateway.main as main, torii_gateway.sandbox; print(main.__file__)"
+    where = run(sys.executable, "-c", code, cwd=installed, PYTHONPATH=str(installed)).strip()
+    assert Path(where) == installed / "torii_gateway" / "main.py"
+
+
+def test_the_installed_package_runs_as_a_module(installed: Path) -> None:
+    told = run(sys.executable, "-m", "torii_gateway", "--version", cwd=installed, PYTHONPATH=str(installed))
+    assert told == f"torii {__version__}\n"
+
+
+def test_the_image_holds_nothing_of_the_checkout_but_what_it_is_built_of() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules == ["*", "!app", "!pyproject.toml", "!README.md", "!LICENSE", "**/__pycache__"]
+
+
+def test_the_drain_ends_before_compose_kills() -> None:
+    from app.server import GRACE_SECONDS
+    from app.settings import Settings
+
+    period = re.search(r"stop_grace_period: (\d+)s", (ROOT / "compose.yaml").read_text())
+    assert period is not None
+    assert int(period[1]) > Settings().drain_seconds + GRACE_SECONDS
