@@ -13,11 +13,11 @@ INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/py
 PURE := app/types.py,app/errors.py,app/sse.py,app/routing.py,app/models.py,app/jsontext.py,app/redact.py,app/tokens.py,app/endpoints/*,app/upstreams/*
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check coverage install clean
+.PHONY: help run test check coverage clients clients-node install clean
 .NOTPARALLEL:
 
 help: ## list the verbs
-	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run ## start the gateway: with JINA_API_KEY or AIHUBMIX_API_KEY for real, else its sandbox
 	@TORII_SANDBOX=$${TORII_SANDBOX:-auto} exec $(BIN)/torii serve $(ARGS)
@@ -37,6 +37,17 @@ coverage: $(VENV)/.dev ## run all tests; 95 % of the lines and branches must be 
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=95
 	@$(BIN)/coverage report --fail-under=100 --include='$(PURE)'
+
+clients: $(VENV)/.dev ## run the large Python clients, and the OpenAI SDK of older versions, in a venv of their own
+	@test -d $(VENV)-clients || $(PYTHON) -m venv $(VENV)-clients
+	@$(VENV)-clients/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --editable '.[test,clients]'
+	@$(VENV)-clients/bin/python -m pytest -q tests/clients
+	@for version in 2.54.0 1.109.1; do echo "openai $$version"; \
+	  $(VENV)-clients/bin/python -m pip install --quiet --disable-pip-version-check openai==$$version && \
+	  $(VENV)-clients/bin/python -m pytest -q tests/clients/test_openai.py || exit 1; done
+
+clients-node: $(VENV)/.run ## run the Node clients against the sandbox; npm fetches them once
+	@$(BIN)/python tests/clients/node/check.py $(ARGS)
 
 install: $(VENV)/.dev ## make .venv with Torii and all that its tests and checks need
 

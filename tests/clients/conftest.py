@@ -1,0 +1,64 @@
+"""The gateway with the sandbox behind it, in another thread: most clients are synchronous."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from pydantic import SecretStr
+
+from app.assembly import in_sandbox
+from app.main import create_app
+from app.meter import Record
+from app.sandbox import Sandbox
+from app.server import Server
+from app.settings import Settings
+
+CALLER_KEY = "key-of-the-client-tests"
+
+
+@dataclass
+class Beside:
+    """``root`` has no ``/v1``; ``records`` are those of the calls that have ended."""
+
+    root: str
+    key: str = CALLER_KEY
+    records: list[Record] = field(default_factory=list)
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.root}/v1"
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Beside]:
+    with Sandbox(pace=0) as sandbox:
+        settings = in_sandbox(Settings(caller_key=SecretStr(CALLER_KEY)), sandbox.urls)
+        listener = socket.create_server(("127.0.0.1", 0))
+        beside = Beside(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        server = Server(create_app(settings, beside.records.append), settings)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+        thread.start()
+        try:
+            yield beside
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            listener.close()
+
+
+@pytest.fixture
+def gateway(running: Beside) -> Beside:
+    running.records.clear()
+    return running
+
+
+@pytest.fixture(params=["jina", "aihubmix"])
+def upstream(request: pytest.FixtureRequest) -> str:
+    """Every test is done with models that one provider serves, and with those of the other."""
+    name: str = request.param
+    return name
