@@ -56,7 +56,7 @@ class Server(uvicorn.Server):
             self._loop = None
 
     def take_signals(self) -> None:
-        """Ctrl+C and SIGTERM end this server from now on, also before it runs; ``run`` then returns and raises nothing."""
+        """Ctrl+C and SIGTERM end this server from now on, even before it runs; ``run`` then simply returns."""
         for sig in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sig, self.handle_exit)
 
