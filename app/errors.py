@@ -137,6 +137,7 @@ class UpstreamError(ToriiError):
 class UpstreamRejected(UpstreamError):
     """The provider's own word that the request is wrong. Its status stays in its class."""
 
+    status = 400
     type = "invalid_request_error"
     code = "upstream_rejected"
     elsewhere = False

