@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def trial_lines(settings: Settings, url: str, key: str | None) -> str:
     """A call that works as it stands; where there are callers, with one's key in the shell's variable KEY."""
     authorization = "" if settings.open else '-H "Authorization: Bearer $KEY" '
     body = '\'{"model": "jina-embeddings-v3", "input": "Hello, gate"}\''
-    curl = f"curl {url}/v1/embeddings -H 'Content-Type: application/json' {authorization}-d {body}"
+    curl = f"curl {shlex.quote(f'{url}/v1/embeddings')} -H 'Content-Type: application/json' {authorization}-d {body}"
     if settings.open:
         return curl
     return f"KEY={key or 'THE-KEY-OF-A-CALLER'}\n{curl}"

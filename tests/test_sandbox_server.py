@@ -35,6 +35,7 @@ def test_its_urls_answer_as_soon_as_it_has_started() -> None:
 
 
 def test_it_stops_at_once_while_streams_are_open() -> None:
+    before = set(threading.enumerate())
     sandbox = Sandbox(pace=1).start()
     url = f"{sandbox.urls['deepsearch']}/chat/completions"
     with httpx.Client(headers=KEY) as http, http.stream("POST", url, json=QUESTION) as answer:
@@ -45,7 +46,7 @@ def test_it_stops_at_once_while_streams_are_open() -> None:
         assert time.monotonic() - begun < 1
         with pytest.raises(httpx.RemoteProtocolError):
             list(parts)
-    assert "torii-sandbox" not in [thread.name for thread in threading.enumerate()]
+    assert set(threading.enumerate()) == before
 
 
 def test_it_stops_at_once_while_a_call_hangs() -> None:
