@@ -22,6 +22,7 @@ async def first(route: Route, attempt: Callable[[Target], Awaitable[T]]) -> T:
         try:
             return await attempt(target)
         except UpstreamError as failure:
+            failure.upstream = target.upstream.name
             if target.model.deepsearch and (failure.accepted or (failure.status < 500 and failure.status != 429)):
                 failure.should_retry = False
             failures.append(failure)

@@ -129,9 +129,15 @@ class Unavailable(ToriiError):
 
 
 class UpstreamError(ToriiError):
+    """``upstream`` is the name of the one that failed, where it is known."""
+
     status = 502
     code = "upstream_error"
     elsewhere = True
+    upstream: str | None = None
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), **({"x-torii-upstream": self.upstream} if self.upstream else {})}
 
 
 class UpstreamRejected(UpstreamError):

@@ -294,6 +294,7 @@ async def test_an_upstream_that_cannot_be_reached() -> None:
     message = "the upstream cannot be reached"
     error = {"message": message, "type": "api_error", "param": None, "code": "upstream_unreachable"}
     assert response.json() == {"error": error, "detail": message}
+    assert response.headers["x-torii-upstream"] == "jina"
     assert "127.0.0.1" not in response.text
 
 
