@@ -26,11 +26,9 @@ LABEL org.opencontainers.image.title="Torii" \
 COPY --from=build /opt/torii /opt/torii
 
 # Without a provider's key the sandbox answers; without a caller's key one is made for the run and shown in the log.
-# tiktoken would copy its vocabulary to /tmp; set empty, it reads it where it is.
 ENV PATH=/opt/torii/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    DATA_GYM_CACHE_DIR= \
     TORII_HOST=0.0.0.0 \
     TORII_PORT=8000 \
     TORII_SANDBOX=auto \

@@ -41,7 +41,7 @@ coverage: $(VENV)/.dev ## run all tests; 95 % of the lines and branches must be 
 clients: $(VENV)/.dev ## run the large Python clients, and the OpenAI SDK of older versions, in a venv of their own
 	@test -d $(VENV)-clients || $(PYTHON) -m venv $(VENV)-clients
 	@$(VENV)-clients/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --editable '.[test,clients]'
-	@$(VENV)-clients/bin/python -m pytest -q tests/clients
+	@$(VENV)-clients/bin/python -m pytest -q tests/clients tests/test_readme.py
 	@for version in 2.54.0 1.109.1; do echo "openai $$version"; \
 	  $(VENV)-clients/bin/python -m pip install --quiet --disable-pip-version-check openai==$$version && \
 	  $(VENV)-clients/bin/python -m pytest -q tests/clients/test_openai.py || exit 1; done

@@ -8,6 +8,7 @@ What a command needs is imported in it: ``torii healthcheck`` runs every few sec
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -90,6 +91,9 @@ def _serve(settings: Settings) -> None:
     from .redact import Redactor
     from .server import Server, listen
 
+    # tiktoken would copy its vocabulary into the folder for temporary files, and fail where none can be written.
+    if "TIKTOKEN_CACHE_DIR" not in os.environ:
+        os.environ.setdefault("DATA_GYM_CACHE_DIR", "")
     settings, key = with_caller_key(settings)
     try:
         sockets = listen(settings.host, settings.port)

@@ -250,7 +250,7 @@ class Settings(BaseSettings):
     models: dict[Text, ModelSettings | None] = {}
     unknown_models_upstream: Annotated[str | None, BeforeValidator(_none)] = AUTO
     deepsearch: DeepSearchSettings = DeepSearchSettings()
-    token_encoding: Literal["cl100k_base", "o200k_base", "p50k_base", "r50k_base"] = "cl100k_base"  # noqa: S105
+    token_encoding: Literal["cl100k_base"] = "cl100k_base"  # noqa: S105
     timeouts: TimeoutSettings = TimeoutSettings()
     ping_seconds: Seconds = 15
     max_body_megabytes: Count = 32

