@@ -523,6 +523,23 @@ async def test_bodies_that_are_too_large_or_compressed(upstream: ScriptedUpstrea
     assert not upstream.seen
 
 
+async def test_trap_31_ids_are_our_own(gateway: RunningGateway, upstream: ScriptedUpstream) -> None:
+    """Jina's are the millisecond, so two runs may share one."""
+    upstream.plays(streams(FULL))
+    body = {**ASK, "stream": True}
+    answers = await asyncio.gather(*(gateway.post("/v1/chat/completions", body) for _ in range(3)))
+    ids = {chunk["id"] for answer in answers for chunk in events(answer)[:-1]}
+    assert len(ids) == 3
+    assert "1790000000123" not in ids
+
+
+async def test_trap_32_no_classifier_is_trained_in_public(gateway: RunningGateway, upstream: ScriptedUpstream) -> None:
+    """Jina trains classifiers for everybody unless told otherwise; there is no such endpoint here."""
+    for path in ("/v1/train", "/v1/classify", "/v1/classifiers"):
+        assert (await gateway.post(path, {"model": "jina-embeddings-v3"})).status_code == 404
+    assert not upstream.seen
+
+
 async def test_models(gateway: RunningGateway) -> None:
     listing = (await gateway.client.get("/v1/models")).json()
     assert listing["object"] == "list"
@@ -542,7 +559,7 @@ async def test_health_and_docs(gateway: RunningGateway) -> None:
         assert len((await gateway.client.get(f"/docs/{name}")).content) > 1000
 
 
-async def test_keep_alives_are_comments(upstream: ScriptedUpstream) -> None:
+async def test_trap_34_silence_is_filled_with_comments(upstream: ScriptedUpstream) -> None:
     more = asyncio.Event()
     upstream.plays(streams(FULL[:1500], more, FULL[1500:]))
     async with running_gateway(settings_for(upstream.url, ping_seconds=0.05)) as gateway:
