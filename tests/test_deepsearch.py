@@ -608,3 +608,20 @@ def test_pieces_cut_nothing_that_a_reader_sees_as_one(text: str) -> None:
 def test_an_answer_may_be_passed_on_whole() -> None:
     assert list(pieces("word " * 100, 0)) == ["word " * 100]
     assert list(pieces("", 10)) == []
+
+
+def test_a_json_object_without_a_schema_is_ignored_there_and_not_sent() -> None:
+    assert "response_format" not in body(response_format={"type": "json_object"})
+
+
+def test_a_part_too_large_to_be_decoded_is_refused_by_its_length() -> None:
+    with pytest.raises(TooLarge):
+        part({"type": "file", "data": "A" * (15 * 1024 * 1024), "mimeType": "application/pdf"})
+
+
+def test_thinking_without_an_answer_is_closed_in_the_content_too() -> None:
+    events: list[Event] = [Head(5, "fp_1"), Reasoning("hm"), Finish("stop")]
+    writer = Chat().writer(call(reasoning="think_tags"))
+    deltas = [msgspec.json.decode(line[6:])["choices"][0]["delta"] for line in writer.write(events).split(b"\n\n")[:-1]]
+    assert "".join(delta.get("content", "") for delta in deltas) == "<think>hm</think>\n\n"
+    assert collect(call(reasoning="think_tags"), events)["choices"][0]["message"]["content"] == "<think>hm</think>\n\n"

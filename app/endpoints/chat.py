@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from .. import jsontext
 from ..errors import InvalidRequest, UpstreamFailed
 from ..sse import DONE, encode
 from ..types import (
@@ -123,7 +124,7 @@ class Writer:
 
     def _chunks(self, event: Event) -> Iterator[bytes]:
         if isinstance(event, Chunk):
-            yield encode(msgspec.json.encode({**event.body, "model": self._call.model}))
+            yield encode(jsontext.encode({**event.body, "model": self._call.model}))
             return
         self._translated = True
         if isinstance(event, Head):

@@ -42,8 +42,8 @@ class ChatFold:
 
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream
-        self._open: set[int] = set()
-        self._finished: set[int] = set()
+        self._open: set[str] = set()
+        self._finished: set[str] = set()
         self.done = False
         self.usage: Json | None = None
 
@@ -71,8 +71,8 @@ class ChatFold:
     def _note(self, chunk: Json) -> None:
         if isinstance(chunk.get("usage"), dict):
             self.usage = chunk["usage"]
-        for choice in chunk.get("choices") or ():
-            index = choice.get("index", 0)
+        for choice in _choices(chunk):
+            index = str(choice.get("index", 0))
             self._open.add(index)
             if choice.get("finish_reason"):
                 self._finished.add(index)
@@ -82,6 +82,11 @@ def _as_chunk(reply: Json) -> Json:
     """A whole answer in place of the stream that was asked for, as the one chunk of a stream."""
     choices = [
         {**{name: value for name, value in choice.items() if name != "message"}, "delta": choice.get("message") or {}}
-        for choice in reply.get("choices") or ()
+        for choice in _choices(reply)
     ]
     return {**reply, "object": "chat.completion.chunk", "choices": choices}
+
+
+def _choices(chunk: Json) -> list[Json]:
+    choices = chunk.get("choices")
+    return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []

@@ -164,7 +164,9 @@ def _response_format(body: Json) -> None:
         schema = schema["schema"]
     if form["type"] == "json_schema" and not isinstance(schema, dict):
         raise InvalidRequest("response_format.json_schema.schema must be an object", param="response_format")
-    if schema is not None:
+    if schema is None:  # the server does nothing with a bare json_object
+        del body["response_format"]
+    else:
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
 
 
