@@ -10,8 +10,9 @@ from pydantic import SecretStr
 
 from .keys import Callers, digest, new_key
 from .models import known, unlisted
+from .pool import Pool, Quota
 from .routing import Account, RouteTable
-from .settings import SANDBOXED, ModelSettings, Settings, UpstreamSettings
+from .settings import SANDBOXED, KeyLimits, ModelSettings, Settings, UpstreamSettings
 from .types import Key, Model, Route, Upstream
 from .upstreams import KINDS
 
@@ -37,6 +38,14 @@ def build_routes(settings: Settings) -> RouteTable:
     return RouteTable(accounts, models, settings.unknown_upstream)
 
 
+def build_pools(settings: Settings) -> dict[str, Pool]:
+    """The keys of each upstream that has one."""
+    return {
+        name: Pool(name, _keys(name, settings.upstreams[name]), patience=settings.pace_seconds)
+        for name in settings.keyed
+    }
+
+
 def build_callers(settings: Settings) -> Callers:
     named = [(caller.name, caller.key, caller.sha256) for caller in settings.callers]
     return Callers(
@@ -47,7 +56,7 @@ def build_callers(settings: Settings) -> Callers:
 
 def secrets(settings: Settings) -> list[str]:
     """Every upstream's and every caller's key, to be kept out of logs and messages."""
-    keys = [upstream.api_key for upstream in settings.upstreams.values()]
+    keys = [key.key for upstream in settings.upstreams.values() for key in upstream.keys]
     keys += [caller.key for caller in settings.callers]
     return [key.get_secret_value() for key in [*keys, settings.caller_key] if key]
 
@@ -83,9 +92,25 @@ def _upstream(name: str, settings: UpstreamSettings) -> Upstream:
 
 
 def _account(upstream: Upstream | None, settings: UpstreamSettings) -> Account | None:
-    if upstream is None or settings.api_key is None:
-        return None
-    return Account(upstream, settings.kind, Key(settings.api_key.get_secret_value(), upstream.name))
+    keys = _keys(upstream.name, settings) if upstream else []
+    return Account(upstream, settings.kind, keys[0][0]) if upstream and keys else None
+
+
+def _keys(upstream: str, settings: UpstreamSettings) -> list[tuple[Key, Quota]]:
+    """Named after the upstream and, where there are several, by their own names or numbers."""
+    keys = []
+    for number, key in enumerate(settings.keys, 1):
+        alias = upstream if len(settings.keys) == 1 and not key.name else f"{upstream}-{key.name or number}"
+        limits = {name: getattr(key.limits, name) or getattr(settings.limits, name) for name in KeyLimits.model_fields}
+        quota = Quota(
+            requests=limits["requests_per_minute"],
+            tokens=limits["tokens_per_minute"],
+            deepsearch=limits["deepsearch_per_minute"],
+            concurrency=limits["concurrency"],
+            weight=key.weight,
+        )
+        keys.append((Key(key.key.get_secret_value() if key.key else "", alias), quota))
+    return keys
 
 
 def _route(name: str, settings: ModelSettings, accounts: Mapping[str, Account | None]) -> Route | None:
@@ -108,8 +133,8 @@ def _base(name: str, names: list[str]) -> Model:
 
 def _stand_in(upstream: UpstreamSettings, urls: Mapping[str, str]) -> UpstreamSettings:
     if upstream.kind not in SANDBOXED:
-        return upstream.model_copy(update={"api_key": None})
-    update = {"base_url": urls[upstream.kind], "api_key": SecretStr(SANDBOX_KEY)}
+        return upstream.model_copy(update={"api_key": None, "api_keys": []})
+    update = {"base_url": urls[upstream.kind], "api_key": SecretStr(SANDBOX_KEY), "api_keys": []}
     if upstream.kind == "jina":
         update["deepsearch_base_url"] = urls["deepsearch"]
     return upstream.model_copy(update=update)

@@ -1,40 +1,102 @@
-"""The next target when one fails: the one retry loop there is."""
+"""Another key, another target, once more: the one retry loop there is.
+
+A request that is wrong is wrong everywhere, so that ends the loop. A DeepSearch run that an upstream
+may have begun is paid for, so it is not begun again. Everything else is tried at the next key that the
+failure does not touch, then at the next target, and a pure call once more from the first, up to ``most``
+upstream calls in all and within the budget for retries, so that a fault meets no storm.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from itertools import chain
 from typing import TypeVar
 
-from .errors import UpstreamError, UpstreamRateLimited
+from .errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited
+from .pool import MINUTE, Lease, Need, Pool
 from .types import Route, Target
 
 T = TypeVar("T")
+Attempt = Callable[[Target, Lease], Awaitable[T]]
+
+# Of all calls under way, how many may be repeats: a fifth, and always a few (Envoy's default).
+RETRY_SHARE = 0.2
+RETRIES_ALWAYS = 3
 
 
-async def first(route: Route, attempt: Callable[[Target], Awaitable[T]]) -> T:
-    """What the first target that answers gives. Raises the UpstreamError that tells the caller most.
+class Attempts:
+    def __init__(self, pools: Mapping[str, Pool], *, most: int = 3) -> None:
+        self._pools = pools
+        self._most = most
+        self._under_way = 0
+        self._repeats = 0
 
-    A request that is wrong is wrong everywhere, so that ends the loop; and a DeepSearch run that an
-    upstream may have begun is paid for, so it is not begun again elsewhere.
-    """
-    failures: list[UpstreamError] = []
-    for target in route.targets:
+    async def first(self, route: Route, need: Need, attempt: Attempt[T]) -> T:
+        """What the first attempt that succeeds gives. Raises the UpstreamError that tells the caller most."""
+        failures: list[UpstreamError] = []
+        again: list[Target] = []
+        self._under_way += 1
         try:
-            return await attempt(target)
+            for target in chain(self._best_first(route), again):
+                tried: set[str] = set()
+                while len(failures) < self._most and (not failures or self._may_repeat()):
+                    try:
+                        return await self._once(target, need, tried, attempt, repeat=bool(failures))
+                    except UpstreamError as failure:
+                        failures.append(failure)
+                        if _ends(failure, target):
+                            raise
+                        if _is_of_the_key(failure) and self._pools[target.upstream.name].others(tried):
+                            continue
+                        if not _is_of_the_key(failure) and target not in again:
+                            again.append(target)
+                        break
+            raise _telling(failures)
+        finally:
+            self._under_way -= 1
+
+    async def _once(self, target: Target, need: Need, tried: set[str], attempt: Attempt[T], *, repeat: bool) -> T:
+        pool = self._pools[target.upstream.name]
+        self._repeats += repeat
+        try:
+            lease = await pool.lease(need, tried)
+            tried.add(lease.key.alias)
+            try:
+                answer = await attempt(replace(target, key=lease.key), lease)
+            except UpstreamError as failure:
+                pool.failed(lease.key, failure)
+                raise
+            finally:
+                if not lease.kept:
+                    lease.release()
+            pool.succeeded()
+            return answer
         except UpstreamError as failure:
             failure.upstream = target.upstream.name
-            if target.model.deepsearch and (failure.accepted or (failure.status < 500 and failure.status != 429)):
+            if target.model.deepsearch and not isinstance(failure, UpstreamRateLimited):
                 failure.should_retry = False
-            failures.append(failure)
-            if not failure.elsewhere or (failure.accepted and target.model.deepsearch):
-                break
-    raise _telling(failures)
+            raise
+        finally:
+            self._repeats -= repeat
+
+    def _best_first(self, route: Route) -> list[Target]:
+        """In order, but those of an upstream that keeps failing last."""
+        return sorted(route.targets, key=lambda target: self._pools[target.upstream.name].broken)
+
+    def _may_repeat(self) -> bool:
+        return self._repeats < max(RETRIES_ALWAYS, RETRY_SHARE * self._under_way)
+
+
+def _ends(failure: UpstreamError, target: Target) -> bool:
+    return not failure.elsewhere or (failure.accepted and target.model.deepsearch)
+
+
+def _is_of_the_key(failure: UpstreamError) -> bool:
+    return isinstance(failure, UpstreamRateLimited | UpstreamAuth | UpstreamQuota)
 
 
 def _telling(failures: list[UpstreamError]) -> UpstreamError:
     """The last failure, unless an earlier one says when to come back."""
-    last = failures[-1]
-    if not last.elsewhere:
-        return last
     waits = [failure for failure in failures if isinstance(failure, UpstreamRateLimited)]
-    return min(waits, key=lambda failure: failure.retry_after or 60.0) if waits else last
+    return min(waits, key=lambda failure: failure.retry_after or MINUTE) if waits else failures[-1]

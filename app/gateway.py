@@ -16,14 +16,15 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from .attempts import first
+from .attempts import Attempts
 from .client import Client
 from .endpoints import Endpoint
 from .endpoints.chat import Chat, collect
 from .errors import InvalidRequest, ToriiError, Unavailable, UpstreamTimeout
-from .jsontext import Malformed, decode
+from .jsontext import Malformed, decode_strict
 from .keys import Callers
 from .meter import Meter, Record
+from .pool import Lease, Need
 from .relay import Relay, Source, translate
 from .routing import RouteTable
 from .types import Call, ChatCall, Fold, Json, Reply, Route, Stream, Target
@@ -57,6 +58,7 @@ class Gateway:
         callers: Callers,
         routes: RouteTable,
         client: Client,
+        attempts: Attempts,
         meter: Meter,
         seconds: float = 1800.0,
         message: Callable[[str], str] = str,
@@ -65,6 +67,7 @@ class Gateway:
         self.routes = routes
         self.draining = False
         self._client = client
+        self._attempts = attempts
         self._meter = meter
         self._seconds = seconds
         self._message = message
@@ -79,7 +82,8 @@ class Gateway:
             route = self._route(call)
             async with asyncio.timeout(self._seconds):
                 attempt = self._stream if call.stream else self._whole
-                return await first(route, partial(attempt, endpoint, call, record))
+                need = Need.of(incoming.body, route)
+                return await self._attempts.first(route, need, partial(attempt, endpoint, call, record))
         except TimeoutError:
             self._meter.settle(record, UpstreamTimeout.status)
             raise UpstreamTimeout("the call took longer than this gateway allows") from None
@@ -112,7 +116,7 @@ class Gateway:
             raise InvalidRequest(f"{route.model.id} is not a model for this endpoint; use {right}", param="model")
         return route
 
-    async def _whole(self, endpoint: Endpoint, call: Call, record: Record, target: Target) -> Answer:
+    async def _whole(self, endpoint: Endpoint, call: Call, record: Record, target: Target, lease: Lease) -> Answer:
         record.target = target
         if target.upstream.streams(call, target):
             reply = await self._collected(call, record, target)
@@ -140,7 +144,7 @@ class Gateway:
             record.usage = fold.usage
             await stream.aclose()
 
-    async def _stream(self, endpoint: Endpoint, call: Call, record: Record, target: Target) -> Answer:
+    async def _stream(self, endpoint: Endpoint, call: Call, record: Record, target: Target, lease: Lease) -> Answer:
         """Waits for the first event, so that an early failure has a status of its own and another target its chance."""
         assert isinstance(endpoint, Chat)
         assert isinstance(call, ChatCall)
@@ -156,8 +160,9 @@ class Gateway:
             await stream.aclose()
             raise
         record.begin()
+        lease.keep()
         relay = Relay(
-            Source(begin, source, stream, fold),
+            Source(begin, source, stream, fold, lease.release),
             endpoint.writer(call),
             record,
             meter=self._meter,
@@ -181,7 +186,7 @@ PATHS = {"embeddings": "embeddings", "rerank": "rerank", "chat": "chat/completio
 def parse(endpoint: Endpoint, incoming: Incoming) -> Call:
     """The body as a call, stamped with an id and the time. Raises InvalidRequest."""
     try:
-        body = decode(incoming.body)
+        body = decode_strict(incoming.body)
     except Malformed as error:
         raise InvalidRequest(f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):

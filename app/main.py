@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Scope
 
 from . import __version__, openapi
-from .assembly import build_callers, build_routes, hosts, secrets
+from .assembly import build_callers, build_pools, build_routes, hosts, secrets
+from .attempts import Attempts
 from .client import Client, Deadlines
 from .docs import add_docs
 from .edge import Edge, Limits
@@ -50,6 +51,7 @@ def create_app(settings: Settings, *sinks: Callable[[Record], None]) -> FastAPI:
             user_agent=f"torii/{__version__}",
             connections=settings.max_connections,
         ),
+        attempts=Attempts(build_pools(settings), most=settings.max_attempts),
         meter=Meter(log, *sinks),
         seconds=limits.total_seconds,
         message=redactor.message,

@@ -29,8 +29,10 @@ class Source:
     rest: AsyncGenerator[list[Event], None]
     stream: Stream
     fold: Fold
+    release: Callable[[], None]
 
     async def aclose(self) -> None:
+        self.release()
         await self.rest.aclose()
         await self.stream.aclose()
 

@@ -102,9 +102,8 @@ def _key(settings: Settings, name: str) -> str:
         return "none, so it is not used"
     if settings.sandboxed:
         return "none needed in the sandbox"
-    secret = settings.upstreams[name].api_key
-    tail = Key(secret.get_secret_value()).tail if secret else ""
-    return f"...{tail}" if tail else "set"
+    tails = [Key(key.key.get_secret_value()).tail for key in settings.upstreams[name].keys if key.key]
+    return ", ".join(f"...{tail}" if tail else "set" for tail in tails)
 
 
 def routes(found: RouteTable) -> str:

@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -28,15 +23,29 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from . import config, contradictions
 from .config import ConfigError, Keys, Mistake, Source, Values
-from .models import PREFIX
 from .types import EndpointName, ReasoningMode
+from .values import (
+    AUTO,
+    SHA256,
+    CallerKey,
+    Count,
+    Port,
+    Seconds,
+    Section,
+    Switch,
+    Text,
+    UpstreamKey,
+    UpstreamName,
+    Url,
+    listener,
+    lower,
+    none,
+    number,
+)
 
 __all__ = ["ConfigError", "Settings", "load", "validate_start"]
 
 DEFAULT_FILE = Path("config.yaml")
-KEY_MINIMUM = 16
-AUTO = "auto"
-NONE = "none"
 
 DEFAULT_UPSTREAMS = {"jina": {"kind": "jina"}, "aihubmix": {"kind": "aihubmix"}}
 BASE_URLS = {
@@ -47,118 +56,61 @@ BASE_URLS = {
 SANDBOXED = ("jina", "aihubmix")
 SELLERS = ("aihubmix", "openai")
 
-_UPSTREAM_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-_ENDPOINT_PATH = re.compile(r"/(embeddings|rerank|chat(/completions)?)$")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number, and is a switch (YAML reads on, off, yes and no as one)")
-    return value
-
-
-def _switch(value: Any) -> Any:
-    """YAML reads a bare ``on`` or ``off`` as true or false."""
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else _lower(value)
-
-
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _none(value: Any) -> Any:
-    return None if value == NONE else value
-
-
-def _url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-    except ValueError:
-        sound = False
-    if not sound or any(char.isspace() or not char.isprintable() for char in url):
-        raise ValueError("must be a URL such as https://host.example/v1")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("must be a plain URL: no user, password, query or fragment; a key belongs in api_key")
-    if endpoint := _ENDPOINT_PATH.search(parts.path.rstrip("/")):
-        raise ValueError(f"must be the part before {endpoint[0]}, such as https://host.example/v1")
-    return url.rstrip("/")
-
-
-def _secret(value: Any) -> Any:
-    """A secret without the line end that files bring along; an empty one is none."""
-    text = value.get_secret_value() if isinstance(value, SecretStr) else value
-    return (text.strip() or None) if isinstance(text, str) else text
-
-
-def _sendable(secret: SecretStr | None) -> SecretStr | None:
-    if secret and not re.fullmatch(r"[\x21-\x7e]+", secret.get_secret_value()):
-        raise ValueError("must be one word of printable ASCII characters, as it goes in an HTTP header")
-    return secret
-
-
-def _strong(secret: SecretStr | None) -> SecretStr | None:
-    if secret and len(secret.get_secret_value()) < KEY_MINIMUM:
-        raise ValueError(f"must have at least {KEY_MINIMUM} characters; `openssl rand -hex 24` makes a good one")
-    return _sendable(secret)
-
-
-def _listener(host: str) -> str:
-    if not re.fullmatch(r"[\w.:-]+", host):
-        raise ValueError("must be an address or a host name, such as 127.0.0.1 or 0.0.0.0")
-    return host
-
-
-def _upstream_name(name: str) -> str:
-    if not _UPSTREAM_NAME.fullmatch(name) or name in (AUTO, NONE, PREFIX.rstrip("/")):
-        raise ValueError("an upstream's name is 1 to 32 of a-z, 0-9, - and _; auto, none and jina-ai mean other things")
-    return name
-
-
-UpstreamName = Annotated[str, AfterValidator(_upstream_name)]
-UpstreamKey = Annotated[SecretStr | None, BeforeValidator(_secret), AfterValidator(_sendable)]
-CallerKey = Annotated[SecretStr | None, BeforeValidator(_secret), AfterValidator(_strong)]
-Url = Annotated[str, AfterValidator(_url)]
-Switch = Annotated[Literal["off", "on", "auto"], BeforeValidator(_switch)]
-Text = Annotated[str, Field(min_length=1, max_length=256)]
-Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
-Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
-Port = Annotated[int, BeforeValidator(_number), Field(ge=0, le=65535)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
 
 class CallerSettings(Section):
     """Somebody who may call: his key, or the SHA-256 of it in hexadecimal, so that the file holds no secret."""
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
     key: CallerKey = None
-    sha256: Annotated[str | None, BeforeValidator(_lower), Field(repr=False)] = None
+    sha256: Annotated[str | None, BeforeValidator(lower), Field(repr=False)] = None
 
     @model_validator(mode="after")
     def _one_key(self) -> CallerSettings:
         if (self.key is None) == (self.sha256 is None):
             raise ValueError("must have either a key or a sha256")
-        if self.sha256 is not None and not _SHA256.fullmatch(self.sha256):
+        if self.sha256 is not None and not SHA256.fullmatch(self.sha256):
             raise ValueError("sha256 must be 64 hexadecimal digits; `printf %s KEY | sha256sum` makes them")
         return self
 
 
+class KeyLimits(Section):
+    """What a key may do at its provider; Torii waits rather than run into a 429. None is no limit."""
+
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    deepsearch_per_minute: Count | None = None
+    concurrency: Count | None = None
+
+
+class KeySettings(Section):
+    """One of several keys of a provider. ``weight`` is its share of the load; limits not given are the upstream's."""
+
+    key: UpstreamKey
+    limits: KeyLimits = KeyLimits()
+    name: Annotated[str | None, Field(min_length=1, max_length=64)] = None
+    weight: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] = 1.0
+
+
 class UpstreamSettings(Section):
-    """A provider. Without a key it is not used."""
+    """A provider. Without a key it is not used. ``api_key`` and ``api_keys`` are all its keys together."""
 
     kind: Literal["jina", "aihubmix", "openai"]
     base_url: Url
     deepsearch_base_url: Url | None = None
     api_key: UpstreamKey = None
+    api_keys: list[KeySettings] = Field(default_factory=list)
+    limits: KeyLimits = KeyLimits()
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, given: Any) -> Any:
         return {**BASE_URLS.get(str(given.get("kind")), {}), **given} if isinstance(given, dict) else given
+
+    @property
+    def keys(self) -> list[KeySettings]:
+        """All that have a secret; ``api_key`` is the first."""
+        single = [KeySettings(key=self.api_key)] if self.api_key else []
+        return [*single, *(key for key in self.api_keys if key.key)]
 
     @model_validator(mode="after")
     def _only_jina_has_two(self) -> UpstreamSettings:
@@ -186,7 +138,7 @@ class ModelSettings(Section):
     """A model of one's own, or what is to be otherwise with a known one. A string alone is ``alias_of``."""
 
     alias_of: Text | None = None
-    targets: list[TargetSettings] = []
+    targets: list[TargetSettings] = Field(default_factory=list)
     endpoints: Annotated[list[EndpointName], Field(min_length=1)] | None = None
     inputs: list[Text] | None = None
     dimensions: Count | None = None
@@ -216,17 +168,19 @@ class ModelSettings(Section):
 
 class DeepSearchSettings(Section):
     reasoning: ReasoningMode = "reasoning_content"
-    answer_chunk_characters: Annotated[int, BeforeValidator(_number), Field(ge=0)] = 200
+    answer_chunk_characters: Annotated[int, BeforeValidator(number), Field(ge=0)] = 200
 
 
 class TimeoutSettings(Section):
-    """``body_seconds`` is for the caller's request to come in, all others are for the upstream."""
+    """The last three are for the caller, all others for the upstream."""
 
     connect_seconds: Seconds = 5
     headers_seconds: Seconds = 120
     idle_seconds: Seconds = 300
     total_seconds: Seconds = 1800
+    head_seconds: Seconds = 10
     body_seconds: Seconds = 60
+    write_seconds: Seconds = 60
 
 
 class Settings(BaseSettings):
@@ -239,25 +193,27 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    host: Annotated[str, AfterValidator(_listener)] = "127.0.0.1"
+    host: Annotated[str, AfterValidator(listener)] = "127.0.0.1"
     port: Port = 8000
     callers: list[CallerSettings] = []
     caller_key: CallerKey = None
     generate_caller_key: bool = False
     sandbox: Switch = "off"
-    sandbox_pace: Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)] = 1.0
+    sandbox_pace: Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)] = 1.0
     upstreams: Annotated[dict[UpstreamName, UpstreamSettings], Field(validate_default=True)] = {}
     models: dict[Text, ModelSettings | None] = {}
-    unknown_models_upstream: Annotated[str | None, BeforeValidator(_none)] = AUTO
+    unknown_models_upstream: Annotated[str | None, BeforeValidator(none)] = AUTO
     deepsearch: DeepSearchSettings = DeepSearchSettings()
     token_encoding: Literal["cl100k_base"] = "cl100k_base"  # noqa: S105
     timeouts: TimeoutSettings = TimeoutSettings()
     ping_seconds: Seconds = 15
     max_body_megabytes: Count = 32
     max_connections: Count = 2000
-    drain_seconds: Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)] = 30
+    max_attempts: Count = 3
+    pace_seconds: Seconds = 4
+    drain_seconds: Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)] = 30
     docs: Switch = "auto"
-    log_level: Annotated[Literal["critical", "error", "warning", "info", "debug"], BeforeValidator(_lower)] = "info"
+    log_level: Annotated[Literal["critical", "error", "warning", "info", "debug"], BeforeValidator(lower)] = "info"
 
     @classmethod
     def settings_customise_sources(
@@ -280,7 +236,7 @@ class Settings(BaseSettings):
     @property
     def keyed(self) -> tuple[str, ...]:
         """The upstreams that have a key, in order."""
-        return tuple(name for name, upstream in self.upstreams.items() if upstream.api_key)
+        return tuple(name for name, upstream in self.upstreams.items() if upstream.keys)
 
     @property
     def sandboxed(self) -> bool:

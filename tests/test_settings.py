@@ -16,7 +16,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app.settings import ConfigError, Section, Settings, load, validate_start
+from app.settings import ConfigError, Settings, load, validate_start
+from app.values import Section
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "config.example.yaml"
@@ -336,7 +337,7 @@ models:
   both: {{alias_of: a, dimensions: 3}}
   list: [{SECRET}]
 """
-FIELDS = "kind, base_url, deepsearch_base_url, api_key"
+FIELDS = "kind, base_url, deepsearch_base_url, api_key, api_keys, limits"
 
 
 def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:
@@ -347,7 +348,7 @@ def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:
         "torii.yaml:4: host: must be an address or a host name, such as 127.0.0.1 or 0.0.0.0",
         "torii.yaml:5: docs: must be 'off', 'on' or 'auto'",
         "torii.yaml:7: timeouts.conect_seconds: unknown key; did you mean connect_seconds? Allowed: connect_seconds, "
-        "headers_seconds, idle_seconds, total_seconds, body_seconds",
+        "headers_seconds, idle_seconds, total_seconds, head_seconds, body_seconds, write_seconds",
         "torii.yaml:8: timeouts.idle_seconds: must be more than 0",
         "torii.yaml:11: callers[0].key: must have at least 16 characters; `openssl rand -hex 24` makes a good one",
         "torii.yaml:12: callers[1].name: is missing",
@@ -514,7 +515,7 @@ def test_mistakes_in_the_environment_name_the_variable(monkeypatch: pytest.Monke
         "environment: TORII_UPSTREAMS__MINE__BASE_URL: must be a plain URL: no user, password, query or fragment; "
         "a key belongs in api_key",
         "environment: TORII_TIMEOUTS__IDLE: unknown key; did you mean idle_seconds? Allowed: connect_seconds, "
-        "headers_seconds, idle_seconds, total_seconds, body_seconds",
+        "headers_seconds, idle_seconds, total_seconds, head_seconds, body_seconds, write_seconds",
     ]
 
 

@@ -1,0 +1,98 @@
+"""What a setting may hold, and what is said of one that may not. Never with its value: a key may stand anywhere."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+from .models import PREFIX
+
+AUTO = "auto"
+NONE = "none"
+KEY_MINIMUM = 16
+
+_UPSTREAM_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_ENDPOINT_PATH = re.compile(r"/(embeddings|rerank|chat(/completions)?)$")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, and is a switch (YAML reads on, off, yes and no as one)")
+    return value
+
+
+def switch(value: Any) -> Any:
+    """YAML reads a bare ``on`` or ``off`` as true or false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else lower(value)
+
+
+def lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def none(value: Any) -> Any:
+    return None if value == NONE else value
+
+
+def url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        sound = False
+    if not sound or any(char.isspace() or not char.isprintable() for char in url):
+        raise ValueError("must be a URL such as https://host.example/v1")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must be a plain URL: no user, password, query or fragment; a key belongs in api_key")
+    if endpoint := _ENDPOINT_PATH.search(parts.path.rstrip("/")):
+        raise ValueError(f"must be the part before {endpoint[0]}, such as https://host.example/v1")
+    return url.rstrip("/")
+
+
+def secret(value: Any) -> Any:
+    """A secret without the line end that files bring along; an empty one is none."""
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    return (text.strip() or None) if isinstance(text, str) else text
+
+
+def sendable(secret: SecretStr | None) -> SecretStr | None:
+    if secret and not re.fullmatch(r"[\x21-\x7e]+", secret.get_secret_value()):
+        raise ValueError("must be one word of printable ASCII characters, as it goes in an HTTP header")
+    return secret
+
+
+def strong(secret: SecretStr | None) -> SecretStr | None:
+    if secret and len(secret.get_secret_value()) < KEY_MINIMUM:
+        raise ValueError(f"must have at least {KEY_MINIMUM} characters; `openssl rand -hex 24` makes a good one")
+    return sendable(secret)
+
+
+def listener(host: str) -> str:
+    if not re.fullmatch(r"[\w.:-]+", host):
+        raise ValueError("must be an address or a host name, such as 127.0.0.1 or 0.0.0.0")
+    return host
+
+
+def upstream_name(name: str) -> str:
+    if not _UPSTREAM_NAME.fullmatch(name) or name in (AUTO, NONE, PREFIX.rstrip("/")):
+        raise ValueError("an upstream's name is 1 to 32 of a-z, 0-9, - and _; auto, none and jina-ai mean other things")
+    return name
+
+
+UpstreamName = Annotated[str, AfterValidator(upstream_name)]
+UpstreamKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(sendable)]
+CallerKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(strong)]
+Url = Annotated[str, AfterValidator(url)]
+Switch = Annotated[Literal["off", "on", "auto"], BeforeValidator(switch)]
+Text = Annotated[str, Field(min_length=1, max_length=256)]
+Count = Annotated[int, BeforeValidator(number), Field(ge=1)]
+Seconds = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]
+Port = Annotated[int, BeforeValidator(number), Field(ge=0, le=65535)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
