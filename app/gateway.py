@@ -18,7 +18,7 @@ from functools import partial
 
 from .attempts import Attempts
 from .client import Client
-from .endpoints import Endpoint
+from .endpoints import PATHS, Endpoint
 from .endpoints.chat import Chat, collect
 from .errors import InvalidRequest, ToriiError, Unavailable, UpstreamTimeout
 from .jsontext import Malformed, decode_strict
@@ -95,9 +95,10 @@ class Gateway:
             raise
 
     def envelope(self, error: ToriiError) -> Json:
-        """What a caller is told of an error: no key, no upstream host."""
-        error.message = self._message(error.message)
-        return error.envelope()
+        """What a caller is told of an error: no key and no upstream host, in none of its fields."""
+        envelope = error.envelope()
+        parts = {name: part and self._message(part) for name, part in envelope["error"].items()}
+        return {**envelope, "error": parts, "detail": parts["message"]}
 
     def drain(self, seconds: float) -> None:
         """No new work from now on; what is open after ``seconds`` ends with an error."""
@@ -178,9 +179,6 @@ class Gateway:
             raise target.upstream.error(call, target, Reply(stream.status, stream.headers, await stream.read()))
         finally:
             await stream.aclose()
-
-
-PATHS = {"embeddings": "embeddings", "rerank": "rerank", "chat": "chat/completions"}
 
 
 def parse(endpoint: Endpoint, incoming: Incoming) -> Call:

@@ -10,6 +10,9 @@ from typing import Protocol
 
 from ..types import Call, EndpointName, Json
 
+# Where each endpoint is, after /v1/.
+PATHS: dict[EndpointName, str] = {"embeddings": "embeddings", "rerank": "rerank", "chat": "chat/completions"}
+
 
 class Endpoint(Protocol):
     """``paths`` are given without the ``/v1`` that every one of them may carry in front."""
