@@ -73,3 +73,8 @@ def test_the_changelog_speaks_of_this_version() -> None:
     versions = [title for title in titles if title.lower() != "unreleased"]
     assert versions[0] == __version__
     assert "unreleased" not in [title.lower() for title in titles[1:]]
+
+
+def test_what_the_page_of_security_refers_to_is_there() -> None:
+    for path in set(re.findall(r"`(tests/\w+\.py|Dockerfile|compose\.yaml)`", (ROOT / "SECURITY.md").read_text())):
+        assert (ROOT / path).exists(), path
