@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 import msgspec
@@ -28,6 +29,7 @@ from .errors import (
     told,
 )
 from .gateway import Answer, Gateway, Incoming
+from .keys import Caller
 
 logger = logging.getLogger("torii.edge")
 
@@ -60,7 +62,7 @@ class Edge:
         """A door to an endpoint: the key is checked before the body is read."""
 
         async def work(scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
-            caller = self._gateway.callers.check(header(scope, b"authorization"))
+            caller = self._caller(scope)
             body = await self._body(scope, receive)
             incoming = Incoming(scope["path"], body, caller.name, request_id)
             answer = await until_gone(receive, self._gateway.handle(endpoint, incoming))
@@ -73,7 +75,7 @@ class Edge:
 
         async def work(scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
             if known:
-                self._gateway.callers.check(header(scope, b"authorization"))
+                self._caller(scope)
             await self._send(send, 200, msgspec.json.encode(respond(scope)), self._headers(request_id))
 
         return self._door(work)
@@ -112,6 +114,12 @@ class Edge:
         body, headers = self._refusal(failure, uuid4().hex)
         return Response(body, failure.status, headers, media_type="application/json")
 
+    def _caller(self, scope: Scope) -> Caller:
+        """Who calls. A key in the query is refused even where it would be right: what is there gets into logs."""
+        if any(field.partition(b"=")[0].lower() in IN_QUERY for field in fields(scope["query_string"])):
+            raise Unauthorized("There is a key in the query. Send it in one header 'Authorization: Bearer <key>' only.")
+        return self._gateway.callers.check(header(scope, b"authorization"))
+
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body. Refused before it is read where its head says enough."""
         if header(scope, b"content-encoding") not in ([], [b"identity"]):
@@ -142,7 +150,7 @@ class Edge:
         return TooLarge(f"the body is larger than {self._limits.body_megabytes} MB (max_body_megabytes)")
 
     async def _answer(self, answer: Answer, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {**answer.headers, **self._headers(request_id)}
+        headers = {**_plain(answer.headers), **self._headers(request_id)}
         if answer.events is None:
             await self._send(send, 200, answer.body, headers)
             return
@@ -150,7 +158,7 @@ class Edge:
             answer.events, headers=headers, sep="\n", ping=self._limits.ping_seconds, ping_message_factory=_ping
         )
         try:
-            await response(scope, receive, send)
+            await response(scope, *until_told(receive, send))
         finally:
             await answer.events.aclose()
 
@@ -163,7 +171,7 @@ class Edge:
             await send({"type": "http.response.body", "body": b""})
 
     def _refusal(self, error: ToriiError, request_id: str) -> tuple[bytes, dict[str, str]]:
-        headers = {**error.headers(), **self._headers(request_id)}
+        headers = {**_plain(error.headers()), **self._headers(request_id)}
         if isinstance(error, UNREAD):
             headers["connection"] = "close"
         return msgspec.json.encode(self._gateway.envelope(error)), headers
@@ -174,11 +182,14 @@ class Edge:
     async def _send(
         self, send: Send, status: int, body: bytes, headers: Mapping[str, str], *, more: bool = False
     ) -> None:
-        head = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+        head = [(name.encode(), value.encode("ascii")) for name, value in headers.items()]
         head += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": head})
         await send({"type": "http.response.body", "body": body, "more_body": more})
 
+
+# Names under which clients of other services put their key into the query.
+IN_QUERY = frozenset((b"key", b"api_key", b"api-key", b"apikey", b"access_token", b"token", b"authorization"))
 
 # Refusals that are told before the body has been read.
 UNREAD = (Unauthorized, BodyTooSlow, TooLarge, UnsupportedMedia)
@@ -228,6 +239,27 @@ async def until_gone(receive: Receive, work: Any) -> Any:
         watch.cancel()
 
 
+def until_told(receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """Both as they are, until ``receive`` tells that the caller has left; then ``send`` raises CallerGone.
+
+    A stream is cancelled only where it waits, which one with an upstream that is always ahead may never do.
+    """
+    gone = False
+
+    async def receiving() -> Message:
+        nonlocal gone
+        message = await receive()
+        gone = gone or message["type"] == "http.disconnect"
+        return message
+
+    async def sending(message: Message) -> None:
+        if gone:
+            raise CallerGone
+        await send(message)
+
+    return receiving, sending
+
+
 async def _disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -235,6 +267,16 @@ async def _disconnect(receive: Receive) -> None:
 
 def header(scope: Scope, name: bytes) -> list[bytes]:
     return [value for key, value in scope["headers"] if key == name]
+
+
+def fields(query: bytes) -> list[bytes]:
+    """The fields of a query, as they are meant."""
+    return [unquote_to_bytes(field) for field in query.split(b"&")]
+
+
+def _plain(headers: Mapping[str, str]) -> dict[str, str]:
+    """A model's name may be in any script; a header's value is ASCII."""
+    return {name: value.encode("ascii", "replace").decode() for name, value in headers.items()}
 
 
 def _ping() -> ServerSentEvent:

@@ -7,8 +7,11 @@
     |  |- ModelNotFound          404
     |  |- MethodNotAllowed       405
     |  |- BodyTooSlow            408
+    |  |- HeadTooSlow            408
     |  |- TooLarge               413
-    |  `- UnsupportedMedia       415
+    |  |- TargetTooLong          414  the path with its query
+    |  |- UnsupportedMedia       415
+    |  `- HeadTooLarge           431
     |- Unavailable               503  this gateway cannot take the call now
     `- UpstreamError
        |- UpstreamRejected       400  the upstream found the caller's mistake (400, 404, 413, 415, 422)
@@ -113,14 +116,29 @@ class BodyTooSlow(InvalidRequest):
     code = "body_too_slow"
 
 
+class HeadTooSlow(InvalidRequest):
+    status = 408
+    code = "head_too_slow"
+
+
 class TooLarge(InvalidRequest):
     status = 413
     code = "too_large"
 
 
+class TargetTooLong(InvalidRequest):
+    status = 414
+    code = "target_too_long"
+
+
 class UnsupportedMedia(InvalidRequest):
     status = 415
     code = "unsupported_media_type"
+
+
+class HeadTooLarge(InvalidRequest):
+    status = 431
+    code = "head_too_large"
 
 
 class Unavailable(ToriiError):

@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from sse_starlette.sse import AppStatus
 
+from .protocol import within
 from .settings import Settings
 
 logger = logging.getLogger("torii")
@@ -43,7 +44,8 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 date_header=False,
-                http="httptools",
+                http=within(settings.timeouts.head_seconds, settings.timeouts.write_seconds),
+                ws="none",
                 timeout_graceful_shutdown=int(settings.drain_seconds) + GRACE_SECONDS,
             )
         )

@@ -1,0 +1,270 @@
+"""HTTP on the wire: uvicorn's httptools protocol, with limits to a request's head and an end for who stands still.
+
+The parser (llhttp) refuses two lengths for one body, odd lengths and bad chunks by itself. What it lets pass, and what
+would cost memory or a descriptor for nothing, is refused here: with the envelope, and the connection is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from http import HTTPStatus
+from typing import Any
+from uuid import uuid4
+
+import httptools
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from .edge import LINGER_SECONDS
+from .errors import HeadTooLarge, HeadTooSlow, InvalidRequest, TargetTooLong, ToriiError
+
+logger = logging.getLogger("torii.protocol")
+
+HEAD_BYTES = 64 * 1024
+HEADERS = 100
+TARGET_BYTES = 8 * 1024
+# What the system holds for a caller who does not take it. Its own measure is megabytes, for each stream,
+# and it takes nothing new until a third of them is gone: a slow caller would look like one who stands still.
+UNSENT_BYTES = 128 * 1024
+UNSENT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+
+
+def within(head_seconds: float, write_seconds: float) -> type[Protocol]:
+    """The protocol with these limits: for a head to come in, and for a caller to take nothing of an answer."""
+    return type("Protocol", (Protocol,), {"head_seconds": head_seconds, "write_seconds": write_seconds})
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. Requests that come in one go are answered in their order.
+
+    A timer runs while a head is awaited, and one while the caller takes nothing of what is written.
+    """
+
+    head_seconds = 10.0
+    write_seconds = 60.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.access_log = False  # it would have the query, and with it what callers put there by mistake
+        self._in_head = False  # from the first byte of a request to the empty line
+        self._head_size = 0
+        self._unparsed = 0  # bytes since the parser last made something of them
+        self._refusal: ToriiError | None = None
+        self._serving: RequestResponseCycle | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._unsent = 0
+
+    # The connection.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6) and UNSENT is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, UNSENT, UNSENT_BYTES)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._head_timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        if self._serving is not None:  # uvicorn tells only the last of several requests
+            self._serving.disconnected = True
+            self._serving.message_event.set()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return  # read on, so that he who still sends is not reset before he has read why
+        self._unset_keepalive_if_required()
+        self._unparsed += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(InvalidRequest(_NO_UPGRADE))
+        except httptools.HttpParserError as error:
+            self._refuse(error.__context__ if isinstance(error.__context__, ToriiError) else InvalidRequest(_NO_HTTP))
+        else:
+            if self._unparsed > HEAD_BYTES:
+                self._refuse(_too_large())
+            elif self._in_head or self._idle:
+                self._await_head()
+
+    @property
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    # The head.
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._head_size = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._unparsed = 0
+        super().on_url(url)
+        if len(self.url) > TARGET_BYTES:
+            raise TargetTooLong(f"the path and query are longer than {TARGET_BYTES // 1024} kB")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._unparsed = 0
+        self._head_size += len(name) + len(value) + 4
+        if self._head_size > HEAD_BYTES:
+            raise _too_large()
+        if not self._in_head:
+            return  # a trailer; taken for a header it would be one that nobody has checked
+        super().on_header(name, value)
+        if len(self.headers) > HEADERS:
+            raise HeadTooLarge(f"there are more than {HEADERS} headers")
+
+    def on_headers_complete(self) -> None:
+        self._check_head()
+        self._in_head = False
+        self._unparsed = 0
+        self._have_head()
+        super().on_headers_complete()
+
+    def _check_head(self) -> None:
+        if self.parser.should_upgrade():
+            raise InvalidRequest(_NO_UPGRADE)
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise InvalidRequest(_NO_HTTP)
+        if not self.url.startswith(b"/") or self.url.startswith(b"//"):
+            raise InvalidRequest("the request's target must be a path such as /v1/embeddings; this is no proxy")
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and (version == "1.0" or [coding.lower() for coding in codings] != [b"chunked"]):
+            raise InvalidRequest("the only transfer-encoding is chunked, and HTTP/1.0 has none")
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unparsed = 0
+        super().on_message_complete()
+
+    def _await_head(self) -> None:
+        if self._head_timer is None and not self.transport.is_closing():
+            self._head_timer = self.loop.call_later(self.head_seconds, self._head_too_slow)
+
+    def _have_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_too_slow(self) -> None:
+        self._head_timer = None
+        if self._in_head:
+            self._refuse(HeadTooSlow(f"the head of the request did not arrive within {self.head_seconds:g} seconds"))
+        elif self._idle:
+            self.transport.close()
+
+    # Refusals.
+
+    def _refuse(self, error: ToriiError) -> None:
+        """Now, or after the answers to requests that came before on this connection."""
+        logger.info("a request was refused: %s", error.message)
+        self._refusal = error
+        self._have_head()
+        if not self._in_head and self.cycle is not None and self.cycle.more_body:
+            self._refuse_body()
+        elif self._idle:
+            self._send_refusal()
+
+    def _refuse_body(self) -> None:
+        """The request's head was sound and its body is not: it is not served, or no further."""
+        broken = self.cycle
+        if self.pipeline and self.pipeline[0][0] is broken:
+            self.pipeline.popleft()
+            return
+        broken.disconnected = True
+        broken.message_event.set()
+        if broken.response_started:
+            self.transport.close()
+        else:
+            self._send_refusal()
+
+    def _send_refusal(self) -> None:
+        assert self._refusal is not None
+        if self.transport.is_closing():
+            return
+        self._unset_keepalive_if_required()
+        self.transport.write(_envelope(self._refusal))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+
+    # Answers.
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._serving = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._refusal is not None and self._serving is not None and self._serving.response_complete:
+            self._send_refusal()
+        self._watch_closing()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._watch_closing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._watch_closing()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _watch_closing(self) -> None:
+        """A connection that is closed stays until its last bytes are taken, which may be never."""
+        if self.transport.is_closing() and self._write_timer is None:
+            self._watch_writing()
+
+    def _watch_writing(self) -> None:
+        """While nothing more is written, what is unsent only shrinks; where it does not, the caller has stopped."""
+        self._write_timer = None
+        if unsent := self.transport.get_write_buffer_size():
+            self._unsent = unsent
+            self._write_timer = self.loop.call_later(self.write_seconds, self._check_writing)
+
+    def _check_writing(self) -> None:
+        if self.transport.get_write_buffer_size() < self._unsent:
+            self._watch_writing()
+            return
+        logger.info("a caller took nothing of his answer for %g seconds and was cut off", self.write_seconds)
+        self.transport.abort()
+
+
+_NO_HTTP = "this is not HTTP/1.1 as it should be: look at the request line, the lengths and the chunks"
+_NO_UPGRADE = "this gateway speaks HTTP/1.1 only: no WebSocket, no upgrade to HTTP/2, no CONNECT"
+
+
+def _too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"the head of the request is larger than {HEAD_BYTES // 1024} kB")
+
+
+def _envelope(error: ToriiError) -> bytes:
+    body = msgspec.json.encode(error.envelope())
+    headers = {
+        **error.headers(),
+        "x-request-id": uuid4().hex,
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+    }
+    lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + body
