@@ -8,6 +8,9 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from . import __version__
+from .client import Client, Deadlines, Sizes
+from .engines import Wire, engine
 from .keys import Callers, digest, new_key
 from .models import known, unlisted
 from .pool import Pool, Quota
@@ -15,6 +18,8 @@ from .routing import Account, RouteTable
 from .settings import SANDBOXED, KeyLimits, ModelSettings, Settings, UpstreamSettings
 from .types import Key, Model, Route, Upstream
 from .upstreams import KINDS
+
+MEGABYTE = 1024 * 1024
 
 # What the sandbox is sent as a key. Nobody else is.
 SANDBOX_KEY = "torii-sandbox-key-which-opens-nothing"
@@ -44,6 +49,23 @@ def build_pools(settings: Settings) -> dict[str, Pool]:
         name: Pool(name, _keys(name, settings.upstreams[name]), patience=settings.pace_seconds)
         for name in settings.keyed
     }
+
+
+def build_client(settings: Settings, *, seconds: float | None = None) -> Client:
+    """The way out. ``seconds`` bounds each wait in place of the settings' own."""
+    times = settings.timeouts
+    waits = (times.headers_seconds, times.reply_seconds, times.idle_seconds, times.event_seconds, times.total_seconds)
+    wire = Wire(
+        user_agent=f"torii/{__version__}",
+        connect=times.connect_seconds,
+        connections=settings.max_connections,
+        ca=settings.ca_file.read_bytes() if settings.ca_file else b"",
+    )
+    return Client(
+        engine(settings.http_client, wire),
+        Deadlines(*(min(wait, seconds or wait) for wait in waits)),
+        Sizes(settings.max_reply_megabytes * MEGABYTE, settings.max_event_megabytes * MEGABYTE),
+    )
 
 
 def build_callers(settings: Settings) -> Callers:

@@ -1,55 +1,63 @@
-"""The way out: the only module that knows the HTTP library.
+"""The way out: requests to upstreams, within their deadlines and sizes. The HTTP library is in ``engines``.
 
-``send`` gets a whole answer, ``open`` one whose body is still to come. Both give every status
-back and raise UpstreamError only where there is no answer at all. Deadlines are deadlines:
-httpx's own read timeout counts from the last byte, and a dripping upstream never meets it.
+``send`` gets a whole answer, ``open`` one whose body is still to come. Both give every status back and raise
+UpstreamError only where there is no answer. Deadlines are deadlines: none begins anew with each byte that comes,
+but ``idle``, which is for streams and stands under two others.
+
+    connect            [---]
+    headers                 [------]                    and on to a stream's first event
+    reply                           [------------]      the rest of a whole body
+    idle                            [--][---][--]       a stream: between two pieces, whatever is in them
+    event                           [--------][--]      a stream: between two events; comments are none
+    total              [--------------------------]
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 
-import httpx
-
-from .errors import ToriiError, UpstreamError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
+from .alarm import Alarm
+from .engines import Answer, Engine
+from .errors import ToriiError, UpstreamFailed, UpstreamTimeout
 from .types import Reply, Request, Stream
+from .unpacking import unpacking
 
-HEADERS = {"accept": "application/json", "content-type": "application/json", "accept-encoding": "identity"}
+# Of an answer that is an error no more is read than could be told of it.
+ERROR_BYTES = 64 * 1024
+SAID_OF_ERRORS = ("retry-after", "date")
 
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Seconds: to connect, until the answer's head, between two pieces of a body, and for a call in all."""
+    """Seconds, as drawn above."""
 
-    connect: float = 5.0
     headers: float = 120.0
+    reply: float = 120.0
     idle: float = 300.0
+    event: float = 600.0
     total: float = 1800.0
 
 
-class Client:
-    """One connection pool for all upstreams. No redirect is followed and no proxy variable read."""
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes, unpacked: of a whole answer, and of one event of a stream."""
 
-    def __init__(
-        self, deadlines: Deadlines, *, user_agent: str, connections: int = 2000, reply_limit: int = 64 * 1024 * 1024
-    ) -> None:
-        self._deadlines = deadlines
-        self._reply_limit = reply_limit
-        self._waits: set[asyncio.Timeout] = set()
-        self._cut: ToriiError | None = None
-        self._http = httpx.AsyncClient(
-            headers={**HEADERS, "user-agent": user_agent},
-            timeout=httpx.Timeout(None, connect=deadlines.connect),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            follow_redirects=False,
-            trust_env=False,
-        )
+    reply: int = 64 * 1024 * 1024
+    event: int = 8 * 1024 * 1024
+
+
+class Client:
+    def __init__(self, engine: Engine, deadlines: Deadlines, sizes: Sizes | None = None) -> None:
+        self.deadlines = deadlines
+        self.sizes = sizes or Sizes()
+        self.ending: ToriiError | None = None
+        self._engine = engine
+        self._alarms: set[Alarm] = set()
 
     async def send(self, request: Request) -> Reply:
-        """The whole answer, its body too within the headers deadline."""
+        """The whole answer. Raises as ``open`` does, and where the body is not to be had."""
         stream = await self.open(request)
         try:
             return Reply(stream.status, stream.headers, await stream.read())
@@ -58,81 +66,97 @@ class Client:
 
     async def open(self, request: Request) -> Stream:
         """The answer once its head has come. Raises UpstreamTimeout, UpstreamUnreachable, UpstreamFailed."""
-        outgoing = self._http.build_request("POST", request.url, content=request.body, headers=request.headers)
-        async with self.until_head():
-            response = await self._http.send(outgoing, stream=True)
-        return HttpxStream(response, self, self._deadlines, self._reply_limit)
+        now = asyncio.get_running_loop().time()
+        alarm = Alarm(now + self.deadlines.headers if self.ending is None else now)
+        self._alarms.add(alarm)
+        try:
+            with alarm:
+                answer = await self._engine.open(request)
+        except TimeoutError:
+            self.forget(alarm)
+            raise self.late() from None
+        except BaseException:
+            self.forget(alarm)
+            raise
+        return _Stream(answer, alarm, self)
 
     def cut(self, error: ToriiError) -> None:
         """Ends every wait, now and from now on, with ``error``: the process has to go."""
-        self._cut = error
-        for wait in self._waits:
-            wait.reschedule(0)
+        self.ending = error
+        for alarm in self._alarms:
+            alarm.ring()
+
+    def late(self) -> ToriiError:
+        return self.ending or UpstreamTimeout("the upstream did not answer in time")
+
+    def forget(self, alarm: Alarm) -> None:
+        alarm.off()
+        self._alarms.discard(alarm)
 
     async def aclose(self) -> None:
-        await self._http.aclose()
-
-    def until_head(self) -> AbstractAsyncContextManager[None]:
-        """The deadline for the beginning of an answer: its head, or a stream's first event."""
-        return self.within(self._deadlines.headers)
-
-    @asynccontextmanager
-    async def within(self, seconds: float) -> AsyncGenerator[None, None]:
-        """A deadline around something of the HTTP library, whose exceptions become ours."""
-        wait = asyncio.timeout(seconds if self._cut is None else 0)
-        try:
-            async with wait:
-                self._waits.add(wait)
-                yield
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            raise self._cut or _meaning(error) from None
-        finally:
-            self._waits.discard(wait)
+        await self._engine.aclose()
 
 
-class HttpxStream:
-    def __init__(self, response: httpx.Response, client: Client, deadlines: Deadlines, limit: int) -> None:
-        self._response = response
+class _Stream:
+    def __init__(self, answer: Answer, alarm: Alarm, client: Client) -> None:
+        self._answer = answer
+        self._alarm = alarm
         self._client = client
-        self._deadlines = deadlines
-        self._limit = limit
-        self.status = response.status_code
-        self.headers: Mapping[str, str] = response.headers
+        self._clock = asyncio.get_running_loop().time
+        self._event_until = alarm.until
+        self._total_until = alarm.until - client.deadlines.headers + client.deadlines.total
+        self.status = answer.status
+        self.event_bytes = client.sizes.event
+        self.headers: Mapping[str, str] = {
+            name: value
+            for name in (SAID_OF_ERRORS if answer.status >= 300 else ())
+            if (value := answer.header(name)) is not None
+        }
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body as it comes. Never asked for in a size: httpx would hold it back until it has that much."""
-        body = self._response.aiter_bytes()
-        while True:
-            async with self._client.within(self._deadlines.idle):
-                chunk = await anext(body, None)
-            if chunk is None:
-                return
-            yield chunk
+        """The body as it comes."""
+        idle = self._client.deadlines.idle
+        body = unpacking(self._answer.header("content-encoding"))
+        while data := await self._piece(self._clock() + idle):
+            for piece in body.feed(data):
+                yield piece
+
+    def progressed(self) -> None:
+        """An event has come, and the next has its time."""
+        self._event_until = self._clock() + self._client.deadlines.event
 
     async def read(self) -> bytes:
+        """The whole body; of an error its beginning."""
+        limit = ERROR_BYTES if self.status >= 300 else self._client.sizes.reply
+        self._event_until = self._clock() + self._client.deadlines.reply
         pieces: list[bytes] = []
         size = 0
-        body = self._response.aiter_bytes()
-        async with self._client.within(self._deadlines.headers):
-            async for chunk in body:
-                pieces.append(chunk)
-                size += len(chunk)
-                if size > self._limit:
-                    raise UpstreamFailed(f"the upstream's answer is larger than {self._limit} bytes")
+        async for piece in self._unpacked():
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                if self.status >= 300:
+                    break
+                raise UpstreamFailed(f"the upstream's answer is larger than {limit // (1024 * 1024)} MB")
         return b"".join(pieces)
 
     async def aclose(self) -> None:
-        await asyncio.shield(self._response.aclose())
+        self._client.forget(self._alarm)
+        await self._answer.aclose()
 
+    async def _unpacked(self) -> AsyncIterator[bytes]:
+        body = unpacking(self._answer.header("content-encoding"))
+        while data := await self._piece(self._event_until):
+            for piece in body.feed(data):
+                yield piece
+        body.end()
 
-def _meaning(error: Exception) -> UpstreamError:
-    """The library's exception as ours. Its text may hold hosts, so it is not passed on."""
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.InvalidURL | httpx.UnsupportedProtocol):
-        return UpstreamUnreachable("the upstream cannot be reached")
-    if isinstance(error, httpx.PoolTimeout):
-        return UpstreamUnreachable("every upstream connection is in use")
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return UpstreamTimeout("the upstream did not answer in time")
-    if isinstance(error, httpx.DecodingError):
-        return UpstreamFailed("the upstream's answer cannot be decompressed")
-    return UpstreamFailed("the upstream broke off the connection")
+    async def _piece(self, until: float) -> bytes:
+        """The next piece, unless it comes too late for any of the deadlines."""
+        until = min(until, self._event_until, self._total_until)
+        self._alarm.until = until if self._client.ending is None else 0.0
+        try:
+            with self._alarm:
+                return await self._answer.chunk()
+        except TimeoutError:
+            raise self._client.late() from None

@@ -153,8 +153,7 @@ class Gateway:
         stream, fold = await self._open(call, target)
         source = translate(stream, fold)
         try:
-            async with self._client.until_head():
-                begin = await anext(source)
+            begin = await anext(source)
         except BaseException:
             record.usage = fold.usage
             await source.aclose()

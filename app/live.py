@@ -6,9 +6,8 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from . import __version__
-from .assembly import hosts, secrets
-from .client import Client, Deadlines
+from .assembly import build_client, hosts, secrets
+from .client import Client
 from .config import CREDENTIALS
 from .errors import (
     ToriiError,
@@ -51,8 +50,7 @@ class Outcome:
 
 async def run(settings: Settings, routes: RouteTable) -> list[Outcome]:
     """An outcome for each upstream that is used, all called at once."""
-    deadlines = Deadlines(settings.timeouts.connect_seconds, SECONDS, SECONDS, SECONDS)
-    client = Client(deadlines, user_agent=f"torii/{__version__}")
+    client = build_client(settings, seconds=SECONDS)
     try:
         return list(await asyncio.gather(*(_outcome(settings, routes, client, name) for name in settings.active)))
     finally:

@@ -13,9 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Scope
 
 from . import __version__, openapi
-from .assembly import build_callers, build_pools, build_routes, hosts, secrets
+from .assembly import build_callers, build_client, build_pools, build_routes, hosts, secrets
 from .attempts import Attempts
-from .client import Client, Deadlines
 from .docs import add_docs
 from .edge import Edge, Limits
 from .endpoints.chat import Chat
@@ -46,11 +45,7 @@ def create_app(settings: Settings, *sinks: Callable[[Record], None]) -> FastAPI:
     gateway = Gateway(
         callers=build_callers(settings),
         routes=build_routes(settings),
-        client=Client(
-            Deadlines(limits.connect_seconds, limits.headers_seconds, limits.idle_seconds, limits.total_seconds),
-            user_agent=f"torii/{__version__}",
-            connections=settings.max_connections,
-        ),
+        client=build_client(settings),
         attempts=Attempts(build_pools(settings), most=settings.max_attempts),
         meter=Meter(log, *sinks),
         seconds=limits.total_seconds,

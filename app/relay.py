@@ -82,14 +82,16 @@ class Relay:
 
 
 async def translate(stream: Stream, fold: Fold) -> AsyncGenerator[list[Event], None]:
-    """What each piece of the upstream's stream means; raises where it fails or stops short."""
-    decoder = Decoder()
+    """What each piece of the upstream's stream means; raises where it fails, stops short or is too large."""
+    decoder = Decoder(stream.event_bytes)
     begun = False
     async with aclosing(stream.chunks()) as chunks:
         async for chunk in chunks:
             events, failure = fold_all(fold, decoder.feed(chunk))
             # What came before a failure is passed on first, unless nothing has been said yet.
             begun = begun or any(not isinstance(event, Head) for event in events)
+            if events:
+                stream.progressed()
             if events and (begun or failure is None):
                 yield events
             if failure is not None:

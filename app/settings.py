@@ -37,6 +37,7 @@ from .values import (
     UpstreamKey,
     UpstreamName,
     Url,
+    authority,
     listener,
     lower,
     none,
@@ -176,7 +177,9 @@ class TimeoutSettings(Section):
 
     connect_seconds: Seconds = 5
     headers_seconds: Seconds = 120
+    reply_seconds: Seconds = 120
     idle_seconds: Seconds = 300
+    event_seconds: Seconds = 600
     total_seconds: Seconds = 1800
     head_seconds: Seconds = 10
     body_seconds: Seconds = 60
@@ -208,6 +211,10 @@ class Settings(BaseSettings):
     timeouts: TimeoutSettings = TimeoutSettings()
     ping_seconds: Seconds = 15
     max_body_megabytes: Count = 32
+    max_reply_megabytes: Count = 64
+    max_event_megabytes: Count = 8
+    http_client: Annotated[Literal["pyreqwest", "httpx"], BeforeValidator(lower)] = "pyreqwest"
+    ca_file: Annotated[Path | None, AfterValidator(authority)] = None
     max_connections: Count = 2000
     max_attempts: Count = 3
     pace_seconds: Seconds = 4

@@ -32,7 +32,7 @@ class Decoder:
     one, comes out of ``end`` as a single event.
     """
 
-    def __init__(self, limit: int = 16 * 1024 * 1024) -> None:
+    def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
         self._limit = limit
         self._pieces: list[bytes] = []  # of the line that has not ended yet
         self._data: list[bytes] = []

@@ -145,11 +145,18 @@ class Reply:
 
 
 class Stream(Protocol):
-    """An upstream's answer whose head has come. ``aclose`` ends the connection; any time, any number of times."""
+    """An upstream's answer whose head has come. ``aclose`` ends the connection; any time, any number of times.
+
+    ``headers`` are those that say more of an error, ``event_bytes`` is the most that one event may have.
+    ``progressed`` tells that an event has come, because only who reads the stream knows what is one;
+    until the first, the deadline for a head holds.
+    """
 
     status: int
     headers: Mapping[str, str]
+    event_bytes: int
 
+    def progressed(self) -> None: ...
     def chunks(self) -> AsyncGenerator[bytes, None]: ...
     async def read(self) -> bytes: ...
     async def aclose(self) -> None: ...

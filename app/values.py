@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -75,6 +76,21 @@ def listener(host: str) -> str:
     if not re.fullmatch(r"[\w.:-]+", host):
         raise ValueError("must be an address or a host name, such as 127.0.0.1 or 0.0.0.0")
     return host
+
+
+def authority(path: Path | None) -> Path | None:
+    """A file of certificates that can be read and used."""
+    if path is None:
+        return None
+    import ssl  # for those who have such a file
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        raise ValueError("must be a file of PEM certificates, with lines -----BEGIN CERTIFICATE-----") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    return path
 
 
 def upstream_name(name: str) -> str:

@@ -20,9 +20,10 @@ APP = Path(__file__).parents[1] / "app"
 # A new module gets its place here.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("", "types", "errors"),
-    ("jsontext", "models", "redact", "sse", "tokens"),
+    ("jsontext", "models", "redact", "sse", "tokens", "unpacking"),
     ("endpoints", "routing", "upstreams"),
-    ("client", "config", "logs"),
+    ("config", "engines", "logs", "alarm"),
+    ("client",),
     ("keys", "meter", "pool"),
     ("attempts",),
     ("openapi", "relay"),
@@ -186,8 +187,14 @@ def test_the_sandbox_is_apart() -> None:
     assert importers("sandbox") - {"sandbox"} <= {"cli"}
 
 
-def test_one_module_speaks_http_to_the_upstreams() -> None:
-    assert {module.name for module in modules().values() if "httpx" in module.foreign} == {"client"}
+@pytest.mark.parametrize("library", ["httpx", "pyreqwest"])
+def test_one_module_knows_an_http_library(library: str) -> None:
+    knowing = {
+        module.name
+        for module in modules().values()
+        if any(name.partition(".")[0] == library for name in module.foreign)
+    }
+    assert knowing == {f"engines.{library}"}
 
 
 def test_the_gateway_is_one_screen_that_knows_no_upstream() -> None:

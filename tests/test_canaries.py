@@ -32,7 +32,7 @@ upstreams:
     deepsearch_base_url: URL/deepsearch/v1
     api_keys: [{{key: {JINA}, name: one}}, {{key: {SECOND}, name: two}}]
   aihubmix: {{base_url: URL/v1, api_key: {AIHUBMIX}}}
-timeouts: {{headers_seconds: 0.5, idle_seconds: 0.5}}
+timeouts: {{headers_seconds: 0.5, reply_seconds: 0.5, idle_seconds: 0.5}}
 """
 EMBED = {"model": "jina-embeddings-v3", "input": ["hi"]}
 RERANK = {"model": "jina-reranker-m0", "query": "q", "documents": ["a"]}

@@ -1,0 +1,22 @@
+"""The HTTP libraries that bytes can go out through, one file each. ``client.py`` holds deadlines and limits over them.
+
+pyreqwest   the default: the least CPU for each call and each stream (docs/decisions.md has the figures)
+httpx       the owner's card's; a connection for each call
+"""
+
+from __future__ import annotations
+
+from .base import Answer, Engine, Wire
+
+__all__ = ["Answer", "Engine", "Wire", "engine"]
+
+
+def engine(name: str, wire: Wire) -> Engine:
+    """The engine of this name. Only the one that is used is imported: each costs memory."""
+    if name == "httpx":
+        from .httpx import HttpxEngine
+
+        return HttpxEngine(wire)
+    from .pyreqwest import PyreqwestEngine
+
+    return PyreqwestEngine(wire)

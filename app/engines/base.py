@@ -1,0 +1,47 @@
+"""What an HTTP library has to do: follow no redirect, read no variable for a proxy, unpack nothing, keep no cookie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..types import Request
+
+HEADERS = {"accept": "application/json", "content-type": "application/json", "accept-encoding": "identity"}
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """``connect`` is in seconds, TLS included; ``ca`` is the PEM of an authority to trust beside the usual ones."""
+
+    user_agent: str
+    connect: float = 5.0
+    connections: int = 2000
+    ca: bytes = field(default=b"", repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those of every request."""
+        return {**HEADERS, "user-agent": self.user_agent}
+
+
+class Answer(Protocol):
+    """An answer whose head has come. Where the wire breaks off, ``chunk`` raises UpstreamFailed."""
+
+    status: int
+
+    def header(self, name: str) -> str | None:
+        """A header's first value; None where there is none, or none that is text."""
+
+    async def chunk(self) -> bytes:
+        """The next piece of the body as soon as it is there, as it came; b"" at its end."""
+
+    async def aclose(self) -> None:
+        """Ends the connection unless the body was read to its end."""
+
+
+class Engine(Protocol):
+    async def open(self, request: Request) -> Answer:
+        """Raises UpstreamUnreachable where nothing was sent, UpstreamFailed where no answer came of it."""
+
+    async def aclose(self) -> None: ...
