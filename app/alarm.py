@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import TracebackType
 
 
 class Alarm:
     """Ends what a task waits for when its time has come: ``with alarm:`` raises TimeoutError then.
 
-    ``until`` is a time of the loop's clock, and may be moved at will between two waits. The timer is set anew only
+    ``until`` is a time of the monotonic clock, and may be moved at will between two waits. The timer is set anew only
     where it would ring too late or has rung too early, so that a wait costs next to nothing.
     """
 
@@ -25,7 +26,7 @@ class Alarm:
         self._woken = False
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
@@ -53,13 +54,13 @@ class Alarm:
     def _set(self) -> None:
         self.off()
         self._rings = self.until
-        self._timer = self._loop.call_at(self.until, self._look)
+        self._timer = self._loop.call_later(max(0.0, self.until - time.monotonic()), self._look)
 
     def _look(self) -> None:
         self._timer = None
         if self._task is None:
             return  # nobody waits; the next wait sets it
-        if self._loop.time() < self.until:
+        if time.monotonic() < self.until:
             self._set()
         else:
             self.ring()

@@ -14,8 +14,8 @@ but ``idle``, which is for streams and stands under two others.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import time
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 from .alarm import Alarm
@@ -66,7 +66,7 @@ class Client:
 
     async def open(self, request: Request) -> Stream:
         """The answer once its head has come. Raises UpstreamTimeout, UpstreamUnreachable, UpstreamFailed."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         alarm = Alarm(now + self.deadlines.headers if self.ending is None else now)
         self._alarms.add(alarm)
         try:
@@ -102,7 +102,6 @@ class _Stream:
         self._answer = answer
         self._alarm = alarm
         self._client = client
-        self._clock = asyncio.get_running_loop().time
         self._event_until = alarm.until
         self._total_until = alarm.until - client.deadlines.headers + client.deadlines.total
         self.status = answer.status
@@ -117,39 +116,38 @@ class _Stream:
         """The body as it comes."""
         idle = self._client.deadlines.idle
         body = unpacking(self._answer.header("content-encoding"))
-        while data := await self._piece(self._clock() + idle):
+        while data := await self._piece(time.monotonic() + idle):
             for piece in body.feed(data):
                 yield piece
 
     def progressed(self) -> None:
         """An event has come, and the next has its time."""
-        self._event_until = self._clock() + self._client.deadlines.event
+        self._event_until = time.monotonic() + self._client.deadlines.event
 
     async def read(self) -> bytes:
         """The whole body; of an error its beginning."""
         limit = ERROR_BYTES if self.status >= 300 else self._client.sizes.reply
-        self._event_until = self._clock() + self._client.deadlines.reply
+        self._event_until = time.monotonic() + self._client.deadlines.reply
         pieces: list[bytes] = []
         size = 0
-        async for piece in self._unpacked():
-            pieces.append(piece)
-            size += len(piece)
-            if size > limit:
-                if self.status >= 300:
-                    break
-                raise UpstreamFailed(f"the upstream's answer is larger than {limit // (1024 * 1024)} MB")
+        body = unpacking(self._answer.header("content-encoding"))
+        while data := await self._piece(self._event_until):
+            for piece in body.feed(data):
+                pieces.append(piece)
+                size += len(piece)
+                if size > limit:
+                    return self._cut_short(pieces)
+        body.end()
+        return b"".join(pieces)
+
+    def _cut_short(self, pieces: list[bytes]) -> bytes:
+        if self.status < 300:
+            raise UpstreamFailed(f"the upstream's answer is larger than {self._client.sizes.reply >> 20} MB")
         return b"".join(pieces)
 
     async def aclose(self) -> None:
         self._client.forget(self._alarm)
         await self._answer.aclose()
-
-    async def _unpacked(self) -> AsyncIterator[bytes]:
-        body = unpacking(self._answer.header("content-encoding"))
-        while data := await self._piece(self._event_until):
-            for piece in body.feed(data):
-                yield piece
-        body.end()
 
     async def _piece(self, until: float) -> bytes:
         """The next piece, unless it comes too late for any of the deadlines."""

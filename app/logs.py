@@ -10,12 +10,14 @@ a field in JSON, indented lines in text.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, TextIO
 
 import msgspec
 
@@ -24,6 +26,9 @@ Redact = Callable[[str], str]
 # Torii's own records and uvicorn's; other libraries are heard when something is wrong.
 _OWN = "torii"
 _SERVER = "uvicorn"
+
+# How long a line may wait to be written with others.
+WRITE_SECONDS = 0.05
 
 # Controls, bidirectional and invisible marks, line separators, and halves of surrogate pairs.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
@@ -38,7 +43,7 @@ def configure(level: str, redact: Redact, json: bool) -> None:
 
     ``redact`` sees every text that came with a record: message, fields and traceback.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Lazy(sys.stderr)
     handler.setFormatter(JsonLines(redact) if json else TextLines(redact))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger(_OWN).setLevel(level.upper())
@@ -46,29 +51,69 @@ def configure(level: str, redact: Redact, json: bool) -> None:
     logging.getLogger(_SERVER).setLevel(max(logging.getLogger(_OWN).level, logging.WARNING))
     # A record that cannot be written must not print its arguments instead.
     logging.raiseExceptions = False
+    # What no line has is not looked up for each record: the caller's frame, the process, the thread.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
+class Lazy(logging.StreamHandler[TextIO]):
+    """Writes what a loop has logged once in a while, so that many lines cost one write; a warning at once."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record))
+            if record.levelno >= logging.WARNING:
+                self.flush()
+            elif len(self._lines) == 1:
+                asyncio.get_running_loop().call_later(WRITE_SECONDS, self.flush)
+        except RuntimeError:  # no loop runs
+            self.flush()
+        except Exception:  # noqa: BLE001 - as logging does: what cannot be logged fails nothing
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Also called at the end of the process."""
+        lines, self._lines = self._lines, []
+        if lines:
+            self.stream.write("\n".join([*lines, ""]))
+        super().flush()
 
 
 class Lines(logging.Formatter):
-    """What both forms have in common: the record's texts, redacted."""
+    """What both forms have in common: the record's texts, redacted. Most of these come again and again."""
 
     def __init__(self, redact: Redact) -> None:
         super().__init__()
         self._redact = redact
+        self._redacted = lru_cache(maxsize=1024)(redact)
 
     def _message(self, record: logging.LogRecord) -> str:
-        return self._redact(record.getMessage())
+        return self._text(record.getMessage())
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        return {name: self._value(value) for name, value in vars(record).items() if name not in _PLAIN}
+        """Those under ``fields``, or those of the record itself; to go through all of it takes long."""
+        given = getattr(record, "fields", None)
+        if given is None:
+            given = {name: value for name, value in vars(record).items() if name not in _PLAIN}
+        return {name: self._value(value) for name, value in given.items()}
 
     def _value(self, value: object) -> Any:
-        if value is None or isinstance(value, bool | float):
+        if value is None or type(value) in (bool, float):
             return value
         if isinstance(value, int) and -(2**63) <= value < 2**63:
             return value
-        return self._redact(str(value))
+        return self._text(str(value))
+
+    def _text(self, text: str) -> str:
+        return self._redacted(text) if len(text) <= 64 else self._redact(text)
 
     def _trace(self, record: logging.LogRecord) -> str:
+        if not (record.exc_info or record.stack_info):
+            return ""
         parts = [self.formatException(record.exc_info)] if record.exc_info else []
         parts += [record.stack_info] if record.stack_info else []
         return self._redact("\n".join(parts))
@@ -77,7 +122,7 @@ class Lines(logging.Formatter):
 class JsonLines(Lines):
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": _utc(record).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": f"{_second(int(record.created))}.{int(record.created % 1 * 1000):03}Z",
             "level": record.levelname,
             "logger": record.name,
             "message": self._message(record),
@@ -85,8 +130,12 @@ class JsonLines(Lines):
         }
         if trace := self._trace(record):
             line["exception"] = trace
-        whole = {name: _whole(value) if isinstance(value, str) else value for name, value in line.items()}
-        return _UNSEEN.sub(_code, msgspec.json.encode(whole).decode())
+        try:
+            text = msgspec.json.encode(line).decode()
+        except UnicodeEncodeError:
+            whole = {name: _whole(value) if isinstance(value, str) else value for name, value in line.items()}
+            text = msgspec.json.encode(whole).decode()
+        return text if text.isascii() and text.isprintable() else _UNSEEN.sub(_code, text)
 
 
 class TextLines(Lines):
@@ -113,5 +162,6 @@ def _whole(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _utc(record: logging.LogRecord) -> datetime:
-    return datetime.fromtimestamp(record.created, UTC)
+@lru_cache(maxsize=2)
+def _second(time: int) -> str:
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%S")

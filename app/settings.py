@@ -213,7 +213,7 @@ class Settings(BaseSettings):
     max_body_megabytes: Count = 32
     max_reply_megabytes: Count = 64
     max_event_megabytes: Count = 8
-    http_client: Annotated[Literal["pyreqwest", "httpx"], BeforeValidator(lower)] = "pyreqwest"
+    http_client: Annotated[Literal["httptools", "httpx"], BeforeValidator(lower)] = "httptools"
     ca_file: Annotated[Path | None, AfterValidator(authority)] = None
     max_connections: Count = 2000
     max_attempts: Count = 3

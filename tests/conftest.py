@@ -19,9 +19,23 @@ from app.meter import Record
 from app.server import Server
 from app.settings import Settings
 
+NEW_LOOP: Callable[[], Any]
+try:
+    import uvloop
+except ImportError:  # Windows and PyPy have none
+    NEW_LOOP = asyncio.new_event_loop
+else:
+    NEW_LOOP = uvloop.new_event_loop
+
 WITH_CURL = pytest.mark.skipif(
     shutil.which("curl") is None, reason="curl is not on this machine: its lines were not run"
 )
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
+    """The loop that the gateway runs on; asyncio's own differs in its transports."""
+    return {"loop": NEW_LOOP}
+
 
 JINA_KEY = "jina_0123456789abcdef0123456789abcdef"
 AIHUBMIX_KEY = "sk-0123456789abcdefaihubmix"

@@ -1,7 +1,7 @@
 """The HTTP libraries that bytes can go out through, one file each. ``client.py`` holds deadlines and limits over them.
 
-pyreqwest   the default: the least CPU for each call and each stream (docs/decisions.md has the figures)
-httpx       the owner's card's; a connection for each call
+httptools   the default: by far the least CPU for each call and each stream (docs/decisions.md has the figures)
+httpx       whole and well known, to compare with; a connection for each call
 """
 
 from __future__ import annotations
@@ -17,6 +17,6 @@ def engine(name: str, wire: Wire) -> Engine:
         from .httpx import HttpxEngine
 
         return HttpxEngine(wire)
-    from .pyreqwest import PyreqwestEngine
+    from .httptools import HttptoolsEngine
 
-    return PyreqwestEngine(wire)
+    return HttptoolsEngine(wire)

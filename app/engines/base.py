@@ -7,8 +7,6 @@ from typing import Protocol
 
 from ..types import Request
 
-HEADERS = {"accept": "application/json", "content-type": "application/json", "accept-encoding": "identity"}
-
 
 @dataclass(frozen=True, slots=True)
 class Wire:
@@ -21,8 +19,8 @@ class Wire:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Those of every request."""
-        return {**HEADERS, "user-agent": self.user_agent}
+        """Those of every request, beside its own."""
+        return {"accept-encoding": "identity", "user-agent": self.user_agent}
 
 
 class Answer(Protocol):

@@ -1,0 +1,344 @@
+"""asyncio's transports with httptools (llhttp) over them: connections that are kept, one exchange at a time on each.
+
+    open -> a connection that is idle, else a new one -> request written -> head -> chunk, chunk ... b""
+                 ^                                                                              |
+                 `--- only where the answer has ended, by its own length, and nothing came after it
+
+What llhttp lets pass and would cost memory is refused here: endless heads, endless chunk lines. A request is
+written once: whether a call is made again is decided by who knows what it costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import certifi
+import httptools
+
+from ..errors import UpstreamError, UpstreamFailed, UpstreamUnreachable
+from ..types import Request
+from .base import Wire
+
+HEAD_BYTES = 64 * 1024
+HEADERS = 100
+# What of a body may wait to be taken before its upstream is held back.
+WAITING_BYTES = 256 * 1024
+# Shorter than servers keep a connection, so that few calls meet one that is just being closed.
+IDLE_SECONDS = 20.0
+KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+
+
+@dataclass(slots=True)
+class Origin:
+    """Where connections go, and those that are idle, the latest last."""
+
+    host: str
+    port: int
+    tls: bool
+    idle: deque[Connection] = field(default_factory=deque)
+
+
+class HttptoolsEngine:
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._tls: ssl.SSLContext | None = None
+        self._origins: dict[tuple[str, int, bool], Origin] = {}
+        self._heads: dict[str, tuple[Origin, str]] = {}
+        self._open: set[Connection] = set()
+
+    async def open(self, request: Request) -> HttptoolsAnswer:
+        origin, head = self._heads.get(request.url) or self._head(request.url)
+        sent = _head(head, request.headers, len(request.body)) + request.body
+        connection = self._idle(origin) or await self._connect(origin)
+        return await connection.exchange(sent)
+
+    async def aclose(self) -> None:
+        for connection in [*self._open]:
+            connection.abort()
+
+    def _head(self, url: str) -> tuple[Origin, str]:
+        """What is the same in each request to this address."""
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        if not parts.hostname or not (url.isascii() and url.isprintable()):
+            raise _unsendable()
+        place = (parts.hostname, parts.port or (443 if tls else 80), tls)
+        lines = [f"POST {parts.path or '/'} HTTP/1.1", f"host: {parts.netloc}"]
+        lines += [f"{name}: {value}" for name, value in self._wire.headers.items()]
+        found = (self._origins.setdefault(place, Origin(*place)), "\r\n".join(lines))
+        self._heads[url] = found
+        return found
+
+    def _idle(self, origin: Origin) -> Connection | None:
+        """One that has not been idle for long; the others are closed."""
+        now = time.monotonic()
+        while origin.idle and now - origin.idle[0].idle_since > IDLE_SECONDS:
+            origin.idle[0].abort()
+        return origin.idle.pop() if origin.idle else None
+
+    async def _connect(self, origin: Origin) -> Connection:
+        if len(self._open) >= self._wire.connections:
+            raise UpstreamUnreachable("every upstream connection is in use")
+        loop = asyncio.get_running_loop()
+        connection = Connection(origin, self._open, loop)
+        try:
+            async with asyncio.timeout(self._wire.connect):
+                tls = self._trust() if origin.tls else None
+                await loop.create_connection(lambda: connection, origin.host, origin.port, ssl=tls)
+        except (OSError, UnicodeError):  # a name that is none, a refusal, a wrong certificate, the time that ran out
+            raise UpstreamUnreachable("the upstream cannot be reached") from None
+        return connection
+
+    def _trust(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context(cafile=certifi.where())
+            if self._wire.ca:
+                self._tls.load_verify_locations(cadata=self._wire.ca.decode("ascii"))
+        return self._tls
+
+
+class Connection(asyncio.Protocol):
+    """``idle_since`` is of the monotonic clock."""
+
+    def __init__(self, origin: Origin, opened: set[Connection], loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.idle_since = 0.0
+        self._origin = origin
+        self._opened = opened
+        self._answer: HttptoolsAnswer | None = None
+        self._interim = False
+        self._unparsed = 0  # bytes since the parser last made something of them
+        self._headers = 0
+        self._sound = False  # whether another answer may follow
+        # Made anew for each connection: it calls the methods named on_... below.
+        self._parser = httptools.HttpResponseParser(self)
+
+    async def exchange(self, sent: bytes) -> HttptoolsAnswer:
+        """Writes a request; returns when the head of its answer has come."""
+        answer = self._answer = HttptoolsAnswer(self)
+        self._unparsed = self._headers = 0
+        self._transport.write(sent)
+        try:
+            await answer.have_head()
+        except BaseException:
+            self.abort()
+            raise
+        return answer
+
+    def abort(self) -> None:
+        self._opened.discard(self)
+        if self in self._origin.idle:
+            self._origin.idle.remove(self)
+        self._transport.abort()
+
+    def hold(self, back: bool) -> None:
+        """Stops what the upstream sends, or lets it go on."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading() if back else self._transport.resume_reading()
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+        self._opened.add(self)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in KEEPALIVE:
+                if hasattr(socket, name):
+                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None:
+            self.abort()  # nobody asked
+            return
+        self._unparsed += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._fail()
+        else:
+            if self._answer.ended:
+                self._next()
+            elif self._unparsed > HEAD_BYTES:
+                self._fail()
+
+    def eof_received(self) -> bool:
+        if self._answer is not None and not self._answer.framed:
+            self._answer.end()  # its end is the end of the connection
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._answer is not None:
+            self._answer.fail()
+        self.abort()
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        if self._answer is None or self._answer.ended:
+            self._sound = False  # more has come than one answer
+        self._interim = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers += 1
+        if self._answer is None or self._headers > HEADERS:
+            raise ValueError
+        self._answer.add(name.lower(), value)
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        self._interim = status < 200
+        if self._answer is None or self._answer.ended or status < 100 or status == 101:
+            raise ValueError
+        if self._interim:
+            self._answer.headers.clear()
+        else:
+            self._unparsed = 0
+            self._answer.begin(status)
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        if self._answer is not None and not self._answer.ended:
+            self._answer.put(body)
+
+    def on_message_complete(self) -> None:
+        if self._answer is not None and not self._interim and not self._answer.ended:
+            self._sound = self._parser.should_keep_alive()
+            self._answer.end()
+
+    # The end of an answer.
+
+    def _next(self) -> None:
+        """Keeps the connection for another exchange, if it can be trusted with one."""
+        answer, self._answer = self._answer, None
+        if self._sound and not self._transport.is_closing():
+            if answer is not None:
+                answer.let_go()
+            self.idle_since = time.monotonic()
+            self._origin.idle.append(self)
+        else:
+            self.abort()
+
+    def _fail(self) -> None:
+        """An answer that has ended stays one, whatever was glued on to it."""
+        if self._answer is not None:
+            self._answer.fail()
+        self._answer = None
+        self.abort()
+
+
+class HttptoolsAnswer:
+    """``framed``: its head says where its body ends; ``ended``: nothing of it is still to come."""
+
+    __slots__ = (
+        *("_connection", "_failure", "_held", "_loop", "_pieces", "_size", "_waiter"),
+        *("ended", "framed", "headers", "status"),
+    )
+
+    def __init__(self, connection: Connection) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.framed = True
+        self.ended = False
+        self._connection: Connection | None = connection
+        self._loop = connection.loop
+        self._failure: UpstreamError | None = None
+        self._held = False
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._waiter: asyncio.Future[None] | None = None
+
+    def header(self, name: str) -> str | None:
+        wanted = name.encode()
+        values = [value for given, value in self.headers if given == wanted]
+        return values[0].decode("ascii") if values and values[0].isascii() else None
+
+    async def have_head(self) -> None:
+        while not self.status:
+            await self._wait()
+
+    async def chunk(self) -> bytes:
+        """All that is there, in one piece."""
+        while not self._pieces:
+            if self.ended:
+                return b""
+            await self._wait()
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._size = 0
+        if self._held and self._connection is not None:
+            self._held = False
+            self._connection.hold(False)
+        return data
+
+    async def aclose(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and not self.ended:
+            connection.abort()
+
+    # The connection's side.
+
+    def add(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+    def begin(self, status: int) -> None:
+        self.framed = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+        self.status = status
+        self._wake()
+
+    def put(self, body: bytes) -> None:
+        self._pieces.append(body)
+        self._size += len(body)
+        if self._size > WAITING_BYTES and not self._held and self._connection is not None:
+            self._held = True
+            self._connection.hold(True)
+        self._wake()
+
+    def end(self) -> None:
+        self.ended = True
+        self._wake()
+
+    def fail(self) -> None:
+        if not self.ended and self._failure is None:
+            self._failure = UpstreamFailed("the upstream broke off the connection")
+            self._wake()
+
+    def let_go(self) -> None:
+        """The connection is another's from now on."""
+        if self._held and self._connection is not None:
+            self._connection.hold(False)
+        self._connection = None
+
+    async def _wait(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def _head(fixed: str, headers: Mapping[str, str], length: int) -> bytes:
+    """The head of a request. Raises UpstreamUnreachable for what would not stay in its line."""
+    for value in headers.values():
+        if not (value.isascii() and value.isprintable()):
+            raise _unsendable()
+    lines = "".join([f"\r\n{name}: {value}" for name, value in headers.items()])
+    return f"{fixed}{lines}\r\ncontent-length: {length}\r\n\r\n".encode("ascii")
+
+
+def _unsendable() -> UpstreamUnreachable:
+    return UpstreamUnreachable("the address or the key of the upstream cannot be sent over HTTP")
