@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from . import __version__
 from .client import Client, Deadlines, Sizes
+from .departures import Departures, Policies
 from .engines import Wire, engine
 from .keys import Callers, digest, new_key
 from .models import known, unlisted
@@ -73,6 +74,19 @@ def build_callers(settings: Settings) -> Callers:
     return Callers(
         (name, digest(key.get_secret_value()) if key else bytes.fromhex(sha256 or ""))
         for name, key, sha256 in [*named, *([("default", settings.caller_key, None)] if settings.caller_key else [])]
+    )
+
+
+def build_departures(settings: Settings) -> Departures:
+    """What becomes of the calls whose callers leave."""
+    models = {name: model.on_disconnect for name, model in settings.models.items() if model and model.on_disconnect}
+    callers = {caller.name: caller.on_disconnect for caller in settings.callers if caller.on_disconnect}
+    limits = settings.disconnect
+    return Departures(
+        Policies(limits.policy, models, callers),
+        seconds=limits.seconds,
+        calls=limits.calls,
+        total=settings.timeouts.total_seconds,
     )
 
 

@@ -4,6 +4,7 @@ A request that is wrong is wrong everywhere, so that ends the loop. A DeepSearch
 may have begun is paid for, so it is not begun again. Everything else is tried at the next key that the
 failure does not touch, then at the next target, and a pure call once more from the first, up to ``most``
 upstream calls in all and within the budget for retries, so that a fault meets no storm.
+For a caller who has left nothing is tried again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
 
+from .departures import Presence
 from .errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited
 from .pool import MINUTE, Lease, Need, Pool
 from .types import Route, Target
@@ -32,7 +34,7 @@ class Attempts:
         self._under_way = 0
         self._repeats = 0
 
-    async def first(self, route: Route, need: Need, attempt: Attempt[T]) -> T:
+    async def first(self, route: Route, need: Need, attempt: Attempt[T], presence: Presence) -> T:
         """What the first attempt that succeeds gives. Raises the UpstreamError that tells the caller most."""
         failures: list[UpstreamError] = []
         again: list[Target] = []
@@ -40,11 +42,12 @@ class Attempts:
         try:
             for target in chain(self._best_first(route), again):
                 tried: set[str] = set()
-                while len(failures) < self._most and (not failures or self._may_repeat()):
+                while len(failures) < self._most and (not failures or self._may_repeat(presence)):
                     try:
                         return await self._once(target, need, tried, attempt, repeat=bool(failures))
                     except UpstreamError as failure:
                         failures.append(failure)
+                        presence.target = None
                         if _ends(failure, target):
                             raise
                         if _is_of_the_key(failure) and self._pools[target.upstream.name].others(tried):
@@ -84,8 +87,8 @@ class Attempts:
         """In order, but those of an upstream that keeps failing last."""
         return sorted(route.targets, key=lambda target: self._pools[target.upstream.name].broken)
 
-    def _may_repeat(self) -> bool:
-        return self._repeats < max(RETRIES_ALWAYS, RETRY_SHARE * self._under_way)
+    def _may_repeat(self, presence: Presence) -> bool:
+        return not presence.left and self._repeats < max(RETRIES_ALWAYS, RETRY_SHARE * self._under_way)
 
 
 def _ends(failure: UpstreamError, target: Target) -> bool:

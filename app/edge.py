@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .departures import CallerGone, Departures, Presence
 from .endpoints import Endpoint
 from .errors import (
     BodyTooSlow,
@@ -47,12 +48,20 @@ class Limits:
 
 class Edge:
     """Makes doors: ASGI applications, one for each endpoint. ``always`` are headers of every answer,
-    ``paths`` what a caller who is lost is told that there is."""
+    ``paths`` what a caller who is lost is told that there is, ``departures`` what becomes of calls
+    whose caller leaves."""
 
     def __init__(
-        self, gateway: Gateway, limits: Limits, *, paths: tuple[str, ...] = (), always: Mapping[str, str] | None = None
+        self,
+        gateway: Gateway,
+        limits: Limits,
+        *,
+        paths: tuple[str, ...] = (),
+        always: Mapping[str, str] | None = None,
+        departures: Departures | None = None,
     ) -> None:
         self._gateway = gateway
+        self._departures = departures or Departures()
         self._limits = limits
         self._bytes = limits.body_megabytes * 1024 * 1024
         self._paths = paths
@@ -64,9 +73,14 @@ class Edge:
         async def work(scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
             caller = self._caller(scope)
             body = await self._body(scope, receive)
-            incoming = Incoming(scope["path"], body, caller.name, request_id)
-            answer = await until_gone(receive, self._gateway.handle(endpoint, incoming))
-            await self._answer(answer, request_id, scope, receive, send)
+            presence = Presence(self._departures, caller.name)
+            incoming = Incoming(scope["path"], body, caller.name, request_id, presence)
+            receive = until_over(receive, presence)
+            try:
+                answer = await until_gone(receive, self._gateway.handle(endpoint, incoming))
+                await self._answer(answer, request_id, scope, receive, send)
+            finally:
+                presence.end()
 
         return self._door(work)
 
@@ -210,8 +224,16 @@ async def linger(receive: Receive) -> None:
                     return
 
 
-class CallerGone(Exception):
-    """The caller has closed his connection; there is nobody to answer."""
+def until_over(receive: Receive, presence: Presence) -> Receive:
+    """``receive`` as it is, but that a caller has left is told only when the call has to end with that."""
+
+    async def receiving() -> Message:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            await presence.gone()
+        return message
+
+    return receiving
 
 
 async def until_gone(receive: Receive, work: Any) -> Any:

@@ -18,6 +18,7 @@ from functools import partial
 
 from .attempts import Attempts
 from .client import Client
+from .departures import CallerGone, Presence
 from .endpoints import PATHS, Endpoint
 from .endpoints.chat import Chat, collect
 from .errors import InvalidRequest, ToriiError, Unavailable, UpstreamTimeout
@@ -41,12 +42,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A request as it came: its path without the query, the raw body, who sent it."""
+    """A request as it came: its path without the query, the raw body, who sent it and whether he is still there."""
 
     path: str
     body: bytes = field(repr=False)
     caller: str
     id: str
+    presence: Presence = field(default_factory=Presence)
 
 
 class Gateway:
@@ -77,20 +79,20 @@ class Gateway:
         if self.draining:
             raise Unavailable("this gateway is shutting down", retry_after=1)
         call = parse(endpoint, incoming)
-        record = Record(incoming.id, incoming.caller, call)
+        record = Record(incoming.id, incoming.caller, call, incoming.presence)
         try:
             route = self._route(call)
             async with asyncio.timeout(self._seconds):
-                attempt = self._stream if call.stream else self._whole
                 need = Need.of(incoming.body, route)
-                return await self._attempts.first(route, need, partial(attempt, endpoint, call, record))
+                attempt = partial(self._stream if call.stream else self._whole, endpoint, call, record)
+                return await self._attempts.first(route, need, attempt, record.presence)
         except TimeoutError:
             self._meter.settle(record, UpstreamTimeout.status)
             raise UpstreamTimeout("the call took longer than this gateway allows") from None
         except ToriiError as error:
             self._meter.settle(record, error.status)
             raise
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, CallerGone):
             self._meter.settle(record, 499)
             raise
 
@@ -118,22 +120,25 @@ class Gateway:
         return route
 
     async def _whole(self, endpoint: Endpoint, call: Call, record: Record, target: Target, lease: Lease) -> Answer:
-        record.target = target
+        record.ask(target)
         if target.upstream.streams(call, target):
             reply = await self._collected(call, record, target)
         else:
             parts = endpoint.split(call, target.model.max_inputs)
-            reply = endpoint.merge(call, [await self._ask(part, target) for part in parts])
+            reply = endpoint.merge(call, [await self._ask(part, record, target) for part in parts])
         record.usage = reply.get("usage")
         answer = Answer(provenance(target), endpoint.render(call, reply))
         self._meter.settle(record, 200)
         return answer
 
-    async def _ask(self, part: Call, target: Target) -> Json:
+    async def _ask(self, part: Call, record: Record, target: Target) -> Json:
+        record.presence.ask()
         reply = await self._client.send(target.upstream.request(part, target))
         if reply.status >= 300:
             raise target.upstream.error(part, target, reply)
-        return target.upstream.reply(part, target, reply.body)
+        answer = target.upstream.reply(part, target, reply.body)
+        record.add(answer.get("usage"))
+        return answer
 
     async def _collected(self, call: Call, record: Record, target: Target) -> Json:
         assert isinstance(call, ChatCall)
@@ -149,7 +154,7 @@ class Gateway:
         """Waits for the first event, so that an early failure has a status of its own and another target its chance."""
         assert isinstance(endpoint, Chat)
         assert isinstance(call, ChatCall)
-        record.target = target
+        record.ask(target)
         stream, fold = await self._open(call, target)
         source = translate(stream, fold)
         try:
@@ -161,13 +166,8 @@ class Gateway:
             raise
         record.begin()
         lease.keep()
-        relay = Relay(
-            Source(begin, source, stream, fold, lease.release),
-            endpoint.writer(call),
-            record,
-            meter=self._meter,
-            envelope=self.envelope,
-        )
+        origin = Source(begin, source, stream, fold, lease.release)
+        relay = Relay(origin, endpoint.writer(call), record, meter=self._meter, envelope=self.envelope)
         return Answer(provenance(target), events=relay)
 
     async def _open(self, call: Call, target: Target) -> tuple[Stream, Fold]:

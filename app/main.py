@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Scope
 
 from . import __version__, openapi
-from .assembly import build_callers, build_client, build_pools, build_routes, hosts, secrets
+from .assembly import build_callers, build_client, build_departures, build_pools, build_routes, hosts, secrets
 from .attempts import Attempts
 from .docs import add_docs
 from .edge import Edge, Limits
@@ -51,11 +51,13 @@ def create_app(settings: Settings, *sinks: Callable[[Record], None]) -> FastAPI:
         seconds=limits.total_seconds,
         message=redactor.message,
     )
+    departures = build_departures(settings)
     edge = Edge(
         gateway,
         Limits(settings.max_body_megabytes, limits.body_seconds, settings.ping_seconds),
         paths=openapi.PATHS,
         always={"x-torii-sandbox": "true"} if settings.sandbox == "on" else {},
+        departures=departures,
     )
     app = FastAPI(
         title="Torii",
@@ -69,6 +71,7 @@ def create_app(settings: Settings, *sinks: Callable[[Record], None]) -> FastAPI:
     # FastAPI's own would leave out every null, also from the examples. This one is built when it is first asked for.
     app.openapi = partial(openapi.document, __version__)  # type: ignore[method-assign]
     app.state.gateway = gateway
+    app.state.departures = departures
     app.state.settings = settings
     app.router.routes += routes(edge, gateway, settings)
     if settings.docs_open:

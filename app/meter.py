@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .departures import Presence
+from .endpoints.fields import total_usage
 from .types import Call, Json, Target
 
 logger = logging.getLogger("torii.calls")
@@ -19,6 +21,7 @@ class Record:
     request_id: str
     caller: str
     call: Call
+    presence: Presence = field(default_factory=Presence)
     started: float = field(default_factory=time.monotonic)
     target: Target | None = None
     status: int | None = None
@@ -26,9 +29,18 @@ class Record:
     first_event: float | None = None
     seconds: float | None = None
 
+    def ask(self, target: Target) -> None:
+        """An attempt at ``target`` begins."""
+        self.target = self.presence.target = target
+
     def begin(self) -> None:
         """The first event of a stream has come."""
         self.first_event = time.monotonic() - self.started
+
+    def add(self, usage: Json | None) -> None:
+        """What a part of a whole answer cost; the parts before it have been paid for, whatever becomes of the rest."""
+        if isinstance(usage, dict):
+            self.usage = total_usage([self.usage or {}, usage])
 
 
 class Meter:
@@ -41,7 +53,7 @@ class Meter:
         """Synchronous, so that no cancellation can come in between."""
         if record.status is not None:
             return
-        record.status = status
+        record.status = 499 if record.presence.left else status
         record.seconds = time.monotonic() - record.started
         for sink in self._sinks:
             sink(record)

@@ -32,9 +32,11 @@ class Source:
     release: Callable[[], None]
 
     async def aclose(self) -> None:
-        self.release()
-        await self.rest.aclose()
-        await self.stream.aclose()
+        try:
+            await self.rest.aclose()
+            await self.stream.aclose()
+        finally:
+            self.release()
 
 
 class Relay:
@@ -44,6 +46,7 @@ class Relay:
     upstream cut    the error's status, an error event
     shutdown        503, an error event
     caller gone     499, nothing more is sent; also where he leaves before the first byte
+    left to go on   499 at its end, whatever that is; read for its usage, and no longer written
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class Relay:
         try:
             yield self._writer.write(self._source.begin)
             async for events in self._source.rest:
-                if data := self._writer.write(events):
+                if not self._record.presence.left and (data := self._writer.write(events)):
                     yield data
             status = 200
             yield self._writer.end()

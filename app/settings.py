@@ -23,7 +23,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from . import config, contradictions
 from .config import ConfigError, Keys, Mistake, Source, Values
-from .types import EndpointName, ReasoningMode
+from .types import EndpointName, OnDisconnect, ReasoningMode
 from .values import (
     AUTO,
     SHA256,
@@ -64,6 +64,7 @@ class CallerSettings(Section):
     name: Annotated[str, Field(min_length=1, max_length=64)]
     key: CallerKey = None
     sha256: Annotated[str | None, BeforeValidator(lower), Field(repr=False)] = None
+    on_disconnect: OnDisconnect | None = None
 
     @model_validator(mode="after")
     def _one_key(self) -> CallerSettings:
@@ -149,6 +150,7 @@ class ModelSettings(Section):
     max_inputs: Count | None = None
     features: list[Text] | None = None
     deepsearch: bool | None = None
+    on_disconnect: OnDisconnect | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -163,7 +165,7 @@ class ModelSettings(Section):
 
     def facts(self) -> Values:
         """What is said here of the model, by the names of ``types.Model``."""
-        said = {name: getattr(self, name) for name in self.model_fields_set - {"alias_of", "targets"}}
+        said = {name: getattr(self, name) for name in self.model_fields_set - {"alias_of", "targets", "on_disconnect"}}
         return {name: tuple(v) if isinstance(v, list) else v for name, v in said.items() if v is not None}
 
 
@@ -184,6 +186,14 @@ class TimeoutSettings(Section):
     head_seconds: Seconds = 10
     body_seconds: Seconds = 60
     write_seconds: Seconds = 60
+
+
+class DisconnectSettings(Section):
+    """What becomes of a call whose caller leaves. ``seconds`` is for a drained one, ``calls`` for all that go on."""
+
+    policy: OnDisconnect = "cancel"
+    seconds: Seconds = 30
+    calls: Count = 20
 
 
 class Settings(BaseSettings):
@@ -209,6 +219,7 @@ class Settings(BaseSettings):
     deepsearch: DeepSearchSettings = DeepSearchSettings()
     token_encoding: Literal["cl100k_base"] = "cl100k_base"  # noqa: S105
     timeouts: TimeoutSettings = TimeoutSettings()
+    disconnect: DisconnectSettings = DisconnectSettings()
     ping_seconds: Seconds = 15
     max_body_megabytes: Count = 32
     max_reply_megabytes: Count = 64

@@ -17,6 +17,7 @@ Json = dict[str, Any]
 EndpointName = Literal["embeddings", "rerank", "chat"]
 Encoding = Literal["float", "base64", "binary", "ubinary"]
 ReasoningMode = Literal["reasoning_content", "reasoning", "think_tags", "drop"]
+OnDisconnect = Literal["cancel", "drain", "detach"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

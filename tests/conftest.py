@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,9 @@ class ScriptedUpstream:
         finally:
             self.tasks.discard(task)
             writer.close()
+            with suppress(TimeoutError, ConnectionError):
+                await asyncio.wait_for(writer.wait_closed(), 0.1)  # longer only where the gateway takes nothing more
+            writer.transport.abort()
 
     async def gone(self, seconds: float = 1.0) -> None:
         """Returns when a connection has been closed from the other side; fails after ``seconds``."""

@@ -22,7 +22,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("", "types", "errors"),
     ("jsontext", "models", "redact", "sse", "tokens", "unpacking"),
     ("endpoints", "routing", "upstreams"),
-    ("config", "engines", "logs", "alarm"),
+    ("alarm", "config", "departures", "engines", "logs"),
     ("client",),
     ("keys", "meter", "pool"),
     ("attempts",),

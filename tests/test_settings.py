@@ -126,6 +126,26 @@ def test_every_key_of_the_lists_is_in_the_example_and_in_the_documentation() -> 
             assert f"{key}`" in documentation or f"`{key}" in documentation or f"{key}}}`" in documentation, key
 
 
+def test_what_is_said_of_callers_who_leave(write: Write) -> None:
+    text = """
+        disconnect: {{policy: {policy}, seconds: 5}}
+        callers: [{{name: a, key: 0123456789abcdef, on_disconnect: {policy}}}]
+        models: {{jina-embeddings-v3: {{on_disconnect: {policy}}}}}
+    """
+    settings = load(write(text.format(policy="drain")), sandbox="on")
+    model = settings.models["jina-embeddings-v3"]
+    assert model is not None
+    assert [settings.disconnect.policy, settings.callers[0].on_disconnect, model.on_disconnect] == ["drain"] * 3
+    assert mistakes(write(text.format(policy="wait"))) == [
+        f"torii.yaml:{line}: {key}: must be 'cancel', 'drain' or 'detach'"
+        for line, key in (
+            (2, "disconnect.policy"),
+            (3, "callers[0].on_disconnect"),
+            (4, "models.jina-embeddings-v3.on_disconnect"),
+        )
+    ]
+
+
 def test_the_file_is_the_given_one_or_the_named_one_or_the_one_here(
     monkeypatch: pytest.MonkeyPatch, write: Write, tmp_path: Path
 ) -> None:
@@ -352,7 +372,7 @@ def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:
         "torii.yaml:8: timeouts.idle_seconds: must be more than 0",
         "torii.yaml:11: callers[0].key: must have at least 16 characters; `openssl rand -hex 24` makes a good one",
         "torii.yaml:12: callers[1].name: is missing",
-        "torii.yaml:12: callers[1].nam: unknown key; did you mean name? Allowed: name, key, sha256",
+        "torii.yaml:12: callers[1].nam: unknown key; did you mean name? Allowed: name, key, sha256, on_disconnect",
         "torii.yaml:13: callers[1].key: must be text; put it in quotes",
         "torii.yaml:14: callers[2]: must have either a key or a sha256",
         "torii.yaml:15: callers[3]: sha256 must be 64 hexadecimal digits; `printf %s KEY | sha256sum` makes them",
@@ -371,7 +391,7 @@ def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:
         "such as https://host.example/v1",
         "torii.yaml:23: models.mine.endpoints[0]: must be 'embeddings', 'rerank' or 'chat'",
         "torii.yaml:23: models.mine.contxt: unknown key; did you mean context? Allowed: alias_of, targets, endpoints, "
-        "inputs, dimensions, dimensions_allowed, context, tasks, max_inputs, features, deepsearch",
+        "inputs, dimensions, dimensions_allowed, context, tasks, max_inputs, features, deepsearch, on_disconnect",
         "torii.yaml:24: models.both: an alias is what it stands for; it has no other keys than alias_of",
         "torii.yaml:25: models.list: must be a mapping of keys",
     ]
