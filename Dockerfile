@@ -25,6 +25,9 @@ LABEL org.opencontainers.image.title="Torii" \
 
 COPY --from=build /opt/torii /opt/torii
 
+# A new volume that is mounted here takes over its owner, so that the ledger can be written.
+RUN install -d -o 10001 -g 10001 /data
+
 # Without a provider's key the sandbox answers; without a caller's key one is made for the run and shown in the log.
 ENV PATH=/opt/torii/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -32,7 +35,8 @@ ENV PATH=/opt/torii/bin:$PATH \
     TORII_HOST=0.0.0.0 \
     TORII_PORT=8000 \
     TORII_SANDBOX=auto \
-    TORII_GENERATE_CALLER_KEY=true
+    TORII_GENERATE_CALLER_KEY=true \
+    XDG_STATE_HOME=/data
 
 # The base image brings Python's own modules uncompiled; this compiles those that Torii uses, and shows that it starts.
 RUN PYTHONDONTWRITEBYTECODE='' torii check > /dev/null

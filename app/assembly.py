@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -17,8 +19,10 @@ from .models import known, unlisted
 from .pool import Pool, Quota
 from .routing import Account, RouteTable
 from .settings import SANDBOXED, KeyLimits, ModelSettings, Settings, UpstreamSettings
+from .store import Database, NoFile
 from .types import Key, Model, Route, Upstream
 from .upstreams import KINDS
+from .values import AUTO, OFF
 
 MEGABYTE = 1024 * 1024
 
@@ -88,6 +92,36 @@ def build_departures(settings: Settings) -> Departures:
         calls=limits.calls,
         total=settings.timeouts.total_seconds,
     )
+
+
+def ledger_file(settings: Settings) -> Path | None:
+    """Where the ledger is, or would be; None where it is off, or where no folder for it is known."""
+    path = settings.ledger.path
+    if path != AUTO:
+        return None if path == OFF else Path(path).expanduser()
+    state, home = os.environ.get("XDG_STATE_HOME"), os.environ.get("HOME")
+    folder = Path(state) if state else Path(home, ".local", "state") if home else None
+    return folder / "torii" / "torii.db" if folder else None
+
+
+def open_ledger(settings: Settings) -> tuple[Database | None, str]:
+    """The database of the ledger, if there is to be one, and in words where it is or why there is none.
+
+    Raises StoreError where the file must not be used, and where one was named that cannot be.
+    """
+    auto = settings.ledger.path == AUTO
+    path = None if auto and settings.sandboxed else ledger_file(settings)
+    if path is None:
+        return None, NO_FOLDER if auto and not settings.sandboxed else ""
+    try:
+        return Database(path), str(path)
+    except NoFile as error:
+        if not auto:
+            raise
+        return None, f"none, calls are not booked: {path}: {error}; ledger.path can name another file"
+
+
+NO_FOLDER = "none, calls are not booked: neither XDG_STATE_HOME nor HOME is set; ledger.path can name a file"
 
 
 def secrets(settings: Settings) -> list[str]:

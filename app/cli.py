@@ -20,8 +20,11 @@ import click
 from . import __version__
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from .routing import RouteTable
     from .settings import Settings
+    from .store import Database
 
 HEALTH_SECONDS = 3
 
@@ -104,10 +107,32 @@ def _serve(settings: Settings) -> None:
             closing.enter_context(sock)
         resolved = closing.enter_context(_stand_ins(settings))
         logs.configure(resolved.log_level, Redactor(secrets(resolved)).secrets, json=not sys.stderr.isatty())
-        server = Server(create_app(resolved), resolved)
+        database, ledger = _ledger(resolved, closing)
+        server = Server(create_app(resolved, database=database), resolved)
         server.take_signals()
-        click.echo(report.started(resolved, sockets[0].getsockname()[1], key) + "\n", err=True)
+        click.echo(report.started(resolved, sockets[0].getsockname()[1], key, ledger) + "\n", err=True)
         server.run(sockets)
+
+
+def _ledger(settings: Settings, closing: ExitStack) -> tuple[Database | None, str]:
+    """The ledger's database, closed with the rest, and where it is."""
+    from .assembly import ledger_file, open_ledger
+    from .store import StoreError
+
+    try:
+        database, where = open_ledger(settings)
+    except StoreError as error:
+        raise Wrong(_refused(ledger_file(settings), error)) from None
+    if database:
+        closing.callback(database.close)
+    return database, where
+
+
+def _refused(path: Path | None, error: Exception) -> str:
+    return (
+        f"ledger.path: {path}: {error}. Nothing was changed there. "
+        "Set ledger.path (TORII_LEDGER__PATH) to a file that can be written, or to off; or move this file away."
+    )
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> str:
@@ -205,6 +230,85 @@ def models(config: Path | None, as_json: bool) -> None:
     else:
         click.echo(report.models(listed))
         click.echo(f"\n{report.unknown_models(resolved)}")
+
+
+@main.command()
+@config_option
+@click.option("--since", metavar="TIME", help="From then on: 7d, 24h, 30m, 2026-11-01 or 2026-11-01T12:30 (UTC).")
+@click.option("--until", metavar="TIME", help="Up to then, in the same forms; a date is to its end.")
+@click.option("--by", multiple=True, metavar="WORD", help="caller, model, upstream, key, endpoint or day; several too.")
+@click.option("--calls", type=click.IntRange(1), metavar="NUMBER", help="Print the last calls one by one instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print numbers for programs.")
+def usage(config: Path | None, calls: int | None, as_json: bool, **asked: Any) -> None:
+    """Print calls and tokens, as the ledger has them.
+
+    Works while the gateway runs. Times are UTC. Sums with estimates in them are marked with ~.
+
+    \b
+    Examples:
+      torii usage
+      torii usage --since 7d --by day,upstream
+      torii usage --calls 20
+      torii usage --by caller --json | jq '.groups[]'
+    """
+    from .assembly import ledger_file
+    from .store import NoFile, StoreError
+
+    path = ledger_file(_load(config, serving=False))
+    if path is None:
+        raise Wrong(
+            "there is no ledger: ledger.path is off, or it is auto, and neither XDG_STATE_HOME nor HOME is set."
+        )
+    try:
+        click.echo(_usage(path, calls, as_json, **asked))
+    except NoFile as error:
+        raise Wrong(f"no ledger at {path}: {error}. The first `torii serve` with a provider's key makes one.") from None
+    except StoreError as error:
+        raise Wrong(f"the ledger {path} cannot be read: {error}.") from None
+
+
+def _usage(path: Path, most: int | None, as_json: bool, **asked: Any) -> str:
+    """The last calls, or what the calls come to; for people or programs. Raises StoreError."""
+    from functools import partial
+
+    import msgspec
+
+    from . import ledger, report, store
+
+    read, period = partial(store.read, path), ledger.Period(_time("since", asked), _time("until", asked))
+    by = _groups(asked["by"])
+    if most:
+        calls = ledger.calls(read, period, most)
+        answer: Any = {"calls": calls}
+        text = report.calls(calls)
+    else:
+        groups, (total,) = ledger.totals(read, period, by), ledger.totals(read, period)
+        answer = {"groups": groups, "total": total}
+        text = report.usage(groups, total, by)
+    if as_json:
+        return msgspec.json.format(msgspec.json.encode(answer), indent=2).decode()
+    return text or report.no_calls(ledger.first(read))
+
+
+def _time(option: str, asked: dict[str, Any]) -> datetime | None:
+    from datetime import UTC, datetime
+
+    from .ledger import when
+
+    try:
+        return when(asked[option], datetime.now(UTC), end=option == "until") if asked[option] else None
+    except ValueError as error:
+        raise Wrong(f"--{option} {error}.") from None
+
+
+def _groups(given: tuple[str, ...]) -> list[str]:
+    """``model`` where nothing is asked for."""
+    from .ledger import GROUPS
+
+    names = list(dict.fromkeys(name.strip() for text in given for name in text.split(",")))
+    if wrong := [name for name in names if name not in GROUPS]:
+        raise Wrong(f"--by takes {', '.join(GROUPS)}; not {wrong[0]!r}.")
+    return names or ["model"]
 
 
 @main.command()

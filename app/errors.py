@@ -21,6 +21,7 @@
        |- UpstreamTimeout        504
        |- UpstreamUnreachable    502  nothing was sent
        |- UpstreamFailed         502  anything else that is not an answer (503 where it said so)
+       |  |- UpstreamBroken      502  the answer broke off, or became nonsense
        |  `- UpstreamRedirected  502  a redirect: none is followed, here or elsewhere
        `- UpstreamTruncated      502  a stream that stopped before its end
 
@@ -208,6 +209,10 @@ class UpstreamFailed(UpstreamError):
         if status == 503:
             self.status = 503
             self.accepted = False
+
+
+class UpstreamBroken(UpstreamFailed):
+    pass
 
 
 class UpstreamRedirected(UpstreamFailed):

@@ -21,7 +21,7 @@ from .client import Client
 from .departures import CallerGone, Presence
 from .endpoints import PATHS, Endpoint
 from .endpoints.chat import Chat, collect
-from .errors import InvalidRequest, ToriiError, Unavailable, UpstreamTimeout
+from .errors import InvalidRequest, ToriiError, Unavailable, UpstreamTimeout, told
 from .jsontext import Malformed, decode_strict
 from .keys import Callers
 from .meter import Meter, Record
@@ -87,10 +87,11 @@ class Gateway:
                 attempt = partial(self._stream if call.stream else self._whole, endpoint, call, record)
                 return await self._attempts.first(route, need, attempt, record.presence)
         except TimeoutError:
-            self._meter.settle(record, UpstreamTimeout.status)
-            raise UpstreamTimeout("the call took longer than this gateway allows") from None
-        except ToriiError as error:
-            self._meter.settle(record, error.status)
+            late = UpstreamTimeout("the call took longer than this gateway allows")
+            self._meter.settle(record, late.status, late)
+            raise late from None
+        except Exception as error:
+            self._meter.settle(record, told(error).status, told(error))
             raise
         except (asyncio.CancelledError, CallerGone):
             self._meter.settle(record, 499)
@@ -126,14 +127,14 @@ class Gateway:
         else:
             parts = endpoint.split(call, target.model.max_inputs)
             reply = endpoint.merge(call, [await self._ask(part, record, target) for part in parts])
-        record.usage = reply.get("usage")
+            record.answer(reply)
         answer = Answer(provenance(target), endpoint.render(call, reply))
         self._meter.settle(record, 200)
         return answer
 
     async def _ask(self, part: Call, record: Record, target: Target) -> Json:
         record.presence.ask()
-        reply = await self._client.send(target.upstream.request(part, target))
+        reply = await self._client.send(record.sending(target.upstream.request(part, target)))
         if reply.status >= 300:
             raise target.upstream.error(part, target, reply)
         answer = target.upstream.reply(part, target, reply.body)
@@ -142,9 +143,9 @@ class Gateway:
 
     async def _collected(self, call: Call, record: Record, target: Target) -> Json:
         assert isinstance(call, ChatCall)
-        stream, fold = await self._open(call, target)
+        stream, fold = await self._open(call, record, target)
         try:
-            async with aclosing(translate(stream, fold)) as source:
+            async with aclosing(translate(stream, fold, record)) as source:
                 return collect(call, [event async for events in source for event in events])
         finally:
             record.usage = fold.usage
@@ -155,8 +156,8 @@ class Gateway:
         assert isinstance(endpoint, Chat)
         assert isinstance(call, ChatCall)
         record.ask(target)
-        stream, fold = await self._open(call, target)
-        source = translate(stream, fold)
+        stream, fold = await self._open(call, record, target)
+        source = translate(stream, fold, record)
         try:
             begin = await anext(source)
         except BaseException:
@@ -164,14 +165,13 @@ class Gateway:
             await source.aclose()
             await stream.aclose()
             raise
-        record.begin()
         lease.keep()
         origin = Source(begin, source, stream, fold, lease.release)
         relay = Relay(origin, endpoint.writer(call), record, meter=self._meter, envelope=self.envelope)
         return Answer(provenance(target), events=relay)
 
-    async def _open(self, call: Call, target: Target) -> tuple[Stream, Fold]:
-        stream = await self._client.open(target.upstream.request(call, target))
+    async def _open(self, call: Call, record: Record, target: Target) -> tuple[Stream, Fold]:
+        stream = await self._client.open(record.sending(target.upstream.request(call, target)))
         if stream.status < 300:
             return stream, target.upstream.fold(call, target)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -22,9 +23,11 @@ from .endpoints.embeddings import Embeddings
 from .endpoints.rerank import Rerank
 from .errors import NotFound, Unavailable
 from .gateway import Gateway
+from .ledger import Ledger
 from .meter import Meter, Record, log
 from .redact import Redactor
 from .settings import Settings
+from .store import Database
 from .tokens import decoder_or_none
 from .types import Json
 
@@ -35,19 +38,21 @@ RESPONSES_HINT = (
 )
 
 
-def create_app(settings: Settings, *sinks: Callable[[Record], None]) -> FastAPI:
+def create_app(settings: Settings, *sinks: Callable[[Record], None], database: Database | None = None) -> FastAPI:
     """The gateway as an ASGI application; ``app.state.gateway`` is its Gateway.
 
-    ``sinks`` are handed the record of each call that has ended, beside the log.
+    ``sinks`` are handed the record of each call that has ended, beside the log and the ledger.
+    Without a ``database`` no ledger is kept; who has opened it closes it.
     """
     redactor = Redactor(secrets(settings), hosts(settings))
+    books = [Ledger(database, redactor.secrets)] if database else []
     limits = settings.timeouts
     gateway = Gateway(
         callers=build_callers(settings),
         routes=build_routes(settings),
         client=build_client(settings),
         attempts=Attempts(build_pools(settings), most=settings.max_attempts),
-        meter=Meter(log, *sinks),
+        meter=Meter(log, *books, *sinks),
         seconds=limits.total_seconds,
         message=redactor.message,
     )
@@ -73,7 +78,7 @@ def create_app(settings: Settings, *sinks: Callable[[Record], None]) -> FastAPI:
     app.state.gateway = gateway
     app.state.departures = departures
     app.state.settings = settings
-    app.router.routes += routes(edge, gateway, settings)
+    app.router.routes += routes(edge, Own(gateway, database), settings)
     if settings.docs_open:
         add_docs(app)
     app.add_exception_handler(HTTPException, edge.no_such_route)
@@ -98,11 +103,10 @@ class RawRoute(APIRoute):
         self.app = asgi
 
 
-def routes(edge: Edge, gateway: Gateway, settings: Settings) -> list[RawRoute]:
+def routes(edge: Edge, own: Own, settings: Settings) -> list[RawRoute]:
     chat = Chat(settings.deepsearch.reasoning, settings.deepsearch.answer_chunk_characters)
     embeddings = Embeddings(decoder_or_none(settings.token_encoding))
     rerank = Rerank()
-    own = Own(gateway)
     table: list[tuple[str, ASGIApp, openapi.Document]] = [
         ("/v1/embeddings", edge.posted(embeddings), openapi.EMBEDDINGS),
         ("/v1/rerank", edge.posted(rerank), openapi.RERANK),
@@ -125,8 +129,9 @@ def routes(edge: Edge, gateway: Gateway, settings: Settings) -> list[RawRoute]:
 class Own:
     """What the gateway answers by itself."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, database: Database | None) -> None:
         self._gateway = gateway
+        self._database = database
 
     def models(self, scope: Scope) -> Json:
         return {"object": "list", "data": self._gateway.routes.models()}
@@ -135,7 +140,9 @@ class Own:
         return self._gateway.routes.describe(scope["path_params"]["model"])
 
     def healthz(self, scope: Scope) -> Json:
-        return {"status": "ok", "version": __version__}
+        trouble = self._database.health if self._database else None
+        alive: Json = {"status": "degraded" if trouble else "ok", "version": __version__}
+        return {**alive, "database": asdict(trouble)} if trouble else alive
 
     def readyz(self, scope: Scope) -> Json:
         if self._gateway.draining:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from . import usage
 from .departures import Presence
 from .endpoints.fields import total_usage
-from .types import Call, Json, Target
+from .errors import ToriiError
+from .types import Call, Event, Json, Request, Target
 
 logger = logging.getLogger("torii.calls")
 
 
 @dataclass(slots=True)
 class Record:
-    """One call. ``status`` is what the caller saw, 499 where he left; ``seconds`` are of the monotonic clock."""
+    """One call. ``status`` is what the caller saw, 499 where he left; ``seconds`` are of the monotonic clock.
+
+    ``target`` is the last that was tried, ``attempts`` how many were, ``reached`` whether anything went out to one.
+    ``usage`` is what it said of tokens, ``written`` the bytes of answer that were seen, ``error`` what went wrong.
+    """
 
     request_id: str
     caller: str
@@ -24,18 +30,37 @@ class Record:
     presence: Presence = field(default_factory=Presence)
     started: float = field(default_factory=time.monotonic)
     target: Target | None = None
+    attempts: int = 0
+    reached: bool = False
     status: int | None = None
+    error: ToriiError | None = None
     usage: Json | None = None
+    written: int = 0
     first_event: float | None = None
     seconds: float | None = None
 
     def ask(self, target: Target) -> None:
-        """An attempt at ``target`` begins."""
+        """An attempt at ``target`` begins; what an earlier one gave counts no more."""
         self.target = self.presence.target = target
+        self.attempts += 1
+        self.usage, self.written, self.first_event = None, 0, None
 
-    def begin(self) -> None:
-        """The first event of a stream has come."""
-        self.first_event = time.monotonic() - self.started
+    def sending(self, request: Request) -> Request:
+        """The request, which now goes out."""
+        self.reached = True
+        return request
+
+    def see(self, events: Iterable[Event]) -> None:
+        """Events of a stream have come."""
+        if self.first_event is None:
+            self.first_event = time.monotonic() - self.started
+        self.written += usage.seen(events)
+
+    def answer(self, reply: Json) -> None:
+        """A whole answer has come. What it says of its tokens may be anything."""
+        said = reply.get("usage")
+        self.usage = said if isinstance(said, dict) else None
+        self.written = usage.answered(reply)
 
     def add(self, usage: Json | None) -> None:
         """What a part of a whole answer cost; the parts before it have been paid for, whatever becomes of the rest."""
@@ -49,11 +74,12 @@ class Meter:
     def __init__(self, *sinks: Callable[[Record], None]) -> None:
         self._sinks = sinks
 
-    def settle(self, record: Record, status: int) -> None:
+    def settle(self, record: Record, status: int, error: ToriiError | None = None) -> None:
         """Synchronous, so that no cancellation can come in between."""
         if record.status is not None:
             return
         record.status = 499 if record.presence.left else status
+        record.error = error
         record.seconds = time.monotonic() - record.started
         for sink in self._sinks:
             sink(record)

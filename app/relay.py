@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from .endpoints.chat import Writer
-from .errors import ToriiError, UpstreamFailed, told
+from .errors import ToriiError, UpstreamBroken, told
 from .jsontext import Malformed
 from .meter import Meter, Record
 from .sse import Decoder, ServerEvent
@@ -59,7 +59,7 @@ class Relay:
         self._envelope = envelope
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
-        status = 499
+        status, failure = 499, None
         try:
             yield self._writer.write(self._source.begin)
             async for events in self._source.rest:
@@ -70,22 +70,23 @@ class Relay:
         except Exception as error:
             if not isinstance(error, ToriiError):
                 logger.exception("a stream failed")
-            status = told(error).status
-            yield self._writer.fail(self._envelope(told(error)))
+            failure = told(error)
+            status = failure.status
+            yield self._writer.fail(self._envelope(failure))
         finally:
-            await self._close(status)
+            await self._close(status, failure)
 
     async def aclose(self) -> None:
         await self._close(499)
 
-    async def _close(self, status: int) -> None:
+    async def _close(self, status: int, failure: ToriiError | None = None) -> None:
         self._record.usage = self._source.fold.usage
-        self._meter.settle(self._record, status)
+        self._meter.settle(self._record, status, failure)
         await self._source.aclose()
 
 
-async def translate(stream: Stream, fold: Fold) -> AsyncGenerator[list[Event], None]:
-    """What each piece of the upstream's stream means; raises where it fails, stops short or is too large."""
+async def translate(stream: Stream, fold: Fold, record: Record) -> AsyncGenerator[list[Event], None]:
+    """What each piece means; raises where the stream fails, stops short or is too large. ``record`` sees it all."""
     decoder = Decoder(stream.event_bytes)
     begun = False
     async with aclosing(stream.chunks()) as chunks:
@@ -96,6 +97,7 @@ async def translate(stream: Stream, fold: Fold) -> AsyncGenerator[list[Event], N
             if events:
                 stream.progressed()
             if events and (begun or failure is None):
+                record.see(events)
                 yield events
             if failure is not None:
                 raise failure
@@ -105,10 +107,12 @@ async def translate(stream: Stream, fold: Fold) -> AsyncGenerator[list[Event], N
     # Half an event at the end is a stream that was cut, which fold.end says better.
     if failure is not None and not isinstance(failure, Garbled):
         raise failure
-    yield [*events, *fold.end()]
+    events += fold.end()
+    record.see(events)
+    yield events
 
 
-class Garbled(UpstreamFailed):
+class Garbled(UpstreamBroken):
     """An event that is no JSON."""
 
 

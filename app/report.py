@@ -10,6 +10,7 @@ from pathlib import Path
 
 from . import __version__
 from .config import CONFIG_VARIABLE, CREDENTIALS, PREFIX
+from .logs import escape
 from .routing import RouteTable
 from .settings import DEFAULT_FILE, Settings
 from .types import Json, Key
@@ -39,10 +40,13 @@ def address(host: str, port: int) -> str:
     return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
 
 
-def started(settings: Settings, port: int, key: str | None) -> str:
-    """What a person wants to know of a gateway that takes calls on ``port``; ``key`` was made for this run."""
+def started(settings: Settings, port: int, key: str | None, ledger: str = "") -> str:
+    """What a person wants to know of a gateway that takes calls on ``port``; ``key`` was made for this run,
+    ``ledger`` says where the books are."""
     url = address(settings.host, port)
     facts = [("Base URL", f"{url}/v1" + _elsewhere(settings)), ("Callers", callers(settings, key))]
+    if ledger:
+        facts.append(("Ledger", ledger))
     if settings.docs_open:
         facts.append(("Docs", f"{url}/docs"))
     if settings.sandboxed:
@@ -161,3 +165,66 @@ def _is_setting(variable: str) -> bool:
     section = variable.removeprefix(PREFIX).partition("__")[0].lower()
     named = variable.startswith(PREFIX) and section in Settings.model_fields
     return bool(os.environ[variable]) and (named or variable.removesuffix("_FILE") in CREDENTIALS)
+
+
+# ---------------------------------------------------------------- the ledger
+
+
+def usage(groups: Sequence[Json], total: Json, by: Sequence[str]) -> str:
+    """What the calls of each group come to, and all of them; empty where there are none."""
+    if not groups:
+        return ""
+    names = ("calls", "failed", "prompt_tokens", "completion_tokens", "total_tokens", "seconds")
+    heads = ("CALLS", "FAILED", "PROMPT", "COMPLETION", "TOKENS", "SECONDS")
+    sums = [*groups, total]
+    columns = [_right([head, *(_amount(row, name) for row in sums)]) for head, name in zip(heads, names, strict=True)]
+    keys = [[escape(str(row[name])) for name in by] for row in groups]
+    keys.append(["all", *[""] * (len(by) - 1)])
+    rows = [(*key, *line) for key, line in zip(keys, [*zip(*columns, strict=True)][1:], strict=True)]
+    head = (*(name.upper() for name in by), *(column[0] for column in columns))
+    return "\n\n".join([table(head, rows), *_estimated(total)])
+
+
+def calls(listed: Iterable[Json]) -> str:
+    """One line for each call; empty where there are none."""
+    head = ("TIME (UTC)", "CALLER", "MODEL", "UPSTREAM", "KEY", "STATUS", "TOKENS", "SECONDS", "ERROR", "REQUEST")
+    rows = [
+        (
+            call["time"].replace("T", " ").removesuffix("Z"),
+            call["caller"],
+            call["model"],
+            call["upstream"],
+            call["key"],
+            str(call["status"]),
+            ("~" if call["estimated"] else "") + f"{call['total_tokens']:,}",
+            f"{call['seconds']:.3f}",
+            call["error"] or "",
+            call["request_id"],
+        )
+        for call in listed
+    ]
+    return table(head, [[escape(cell) for cell in row] for row in rows]) if rows else ""
+
+
+def no_calls(first: str | None) -> str:
+    """``first`` is when the first call of the ledger came, if there is any."""
+    return (
+        f"No calls in this time; the first in the ledger came at {first}." if first else "No calls in the ledger yet."
+    )
+
+
+def _amount(row: Json, name: str) -> str:
+    if name == "seconds":
+        return f"{row[name]:.2f}"
+    return ("~" if row["estimated_calls"] and "tokens" in name else "") + f"{row[name]:,}"
+
+
+def _estimated(total: Json) -> Iterable[str]:
+    if total["estimated_calls"]:
+        share = 100 * total["estimated_tokens"] / max(total["total_tokens"], 1)
+        yield f"~ with estimates in it: {total['estimated_calls']:,} of the calls, {share:.1f} % of the tokens."
+
+
+def _right(column: Sequence[str]) -> list[str]:
+    width = max(map(len, column))
+    return [cell.rjust(width) for cell in column]

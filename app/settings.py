@@ -29,6 +29,7 @@ from .values import (
     SHA256,
     CallerKey,
     Count,
+    LedgerPath,
     Port,
     Seconds,
     Section,
@@ -196,6 +197,12 @@ class DisconnectSettings(Section):
     calls: Count = 20
 
 
+class LedgerSettings(Section):
+    """``path``: a file, ``off``, or ``auto``: in the user's folder for state, and none in the sandbox."""
+
+    path: LedgerPath = AUTO
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=config.PREFIX,
@@ -230,6 +237,7 @@ class Settings(BaseSettings):
     max_attempts: Count = 3
     pace_seconds: Seconds = 4
     drain_seconds: Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)] = 30
+    ledger: LedgerSettings = LedgerSettings()
     docs: Switch = "auto"
     log_level: Annotated[Literal["critical", "error", "warning", "info", "debug"], BeforeValidator(lower)] = "info"
 

@@ -13,6 +13,7 @@ from .models import PREFIX
 
 AUTO = "auto"
 NONE = "none"
+OFF = "off"
 KEY_MINIMUM = 16
 
 _UPSTREAM_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -72,6 +73,14 @@ def strong(secret: SecretStr | None) -> SecretStr | None:
     return sendable(secret)
 
 
+def ledger_path(value: Any) -> Any:
+    """YAML reads a bare ``off`` as false."""
+    if value is True:
+        raise ValueError("must be auto, off or the name of a file")
+    text = OFF if value is False else value
+    return text.lower() if isinstance(text, str) and text.lower() in (AUTO, OFF) else text
+
+
 def listener(host: str) -> str:
     if not re.fullmatch(r"[\w.:-]+", host):
         raise ValueError("must be an address or a host name, such as 127.0.0.1 or 0.0.0.0")
@@ -104,6 +113,7 @@ UpstreamKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidato
 CallerKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(strong)]
 Url = Annotated[str, AfterValidator(url)]
 Switch = Annotated[Literal["off", "on", "auto"], BeforeValidator(switch)]
+LedgerPath = Annotated[str, BeforeValidator(ledger_path), Field(min_length=1, max_length=4096)]
 Text = Annotated[str, Field(min_length=1, max_length=256)]
 Count = Annotated[int, BeforeValidator(number), Field(ge=1)]
 Seconds = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]

@@ -18,6 +18,7 @@ from app.main import create_app
 from app.meter import Record
 from app.server import Server
 from app.settings import Settings
+from app.store import Database
 
 NEW_LOOP: Callable[[], Any]
 try:
@@ -224,12 +225,12 @@ class RunningGateway:
 
 
 @asynccontextmanager
-async def running_gateway(settings: Settings) -> AsyncIterator[RunningGateway]:
-    """The real application under its own server, on a free port, in this loop."""
+async def running_gateway(settings: Settings, database: Database | None = None) -> AsyncIterator[RunningGateway]:
+    """The real application under its own server, on a free port, in this loop. Without a database no ledger is kept."""
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     records: list[Record] = []
-    server = Server(create_app(settings, records.append), settings)
+    server = Server(create_app(settings, records.append, database=database), settings)
     task = asyncio.create_task(server.serve([listener]))
     try:
         await until(lambda: server.started)

@@ -20,12 +20,12 @@ APP = Path(__file__).parents[1] / "app"
 # A new module gets its place here.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("", "types", "errors"),
-    ("jsontext", "models", "redact", "sse", "tokens", "unpacking"),
+    ("jsontext", "models", "redact", "sse", "tokens", "unpacking", "usage"),
     ("endpoints", "routing", "upstreams"),
-    ("alarm", "config", "departures", "engines", "logs"),
+    ("alarm", "config", "departures", "engines", "logs", "store"),
     ("client",),
     ("keys", "meter", "pool"),
-    ("attempts",),
+    ("attempts", "ledger"),
     ("openapi", "relay"),
     ("gateway",),
     ("contradictions", "values"),

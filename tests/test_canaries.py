@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
+from app.store import read
+
 from .conftest import Script, ScriptedUpstream, raw, replies, streams, until
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +28,7 @@ CANARIES = (JINA, SECOND, AIHUBMIX, CALLER, STRANGER)
 CONFIG = f"""
 log_level: debug
 caller_key: {CALLER}
+ledger: {{path: torii.db}}
 upstreams:
   jina:
     base_url: URL/v1
@@ -118,6 +121,7 @@ async def test_no_key_is_told_logged_or_sent_to_the_other(upstream: ScriptedUpst
     assert set(sent) == {f"Bearer {key}" for key in (JINA, SECOND, AIHUBMIX)}
     assert not any(CALLER in f"{seen.headers}{seen.raw!r}" for seen in upstream.seen)
     assert len(log.read_text().splitlines()) > len(SCRIPTS)
+    assert read(tmp_path / "torii.db", "SELECT count(*) FROM calls")[0][0] >= len(SCRIPTS)
     places = {
         "answers": told.encode(),
         **{str(path): path.read_bytes() for path in tmp_path.iterdir() if path.is_file()},

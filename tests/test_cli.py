@@ -153,11 +153,12 @@ def test_help_names_the_commands_and_what_to_try_first(tmp_path: Path) -> None:
           healthcheck  Ask the gateway on this machine whether it is alive.
           models       List the models that can be had, and what they can do.
           serve        Run the gateway, until Ctrl+C or SIGTERM.
+          usage        Print calls and tokens, as the ledger has them.
         """
     )
 
 
-@pytest.mark.parametrize("command", ["serve", "check", "models", "healthcheck"])
+@pytest.mark.parametrize("command", ["serve", "check", "models", "healthcheck", "usage"])
 def test_the_help_of_each_command_has_an_example(command: str, tmp_path: Path) -> None:
     text = torii(command, "--help", cwd=tmp_path).stdout
     assert text.startswith(f"Usage: torii {command} [OPTIONS]\n")
@@ -226,7 +227,8 @@ def test_the_banner_shows_no_more_of_a_key_than_its_last_four_characters(tmp_pat
     with serving(cwd=tmp_path, **keys) as running:
         lines = running.banner.splitlines()
         assert lines[3] == "  Callers   default"
-        assert lines[6:9] == [
+        assert lines[4].startswith("  Ledger    none, calls are not booked: neither XDG_STATE_HOME nor HOME is set")
+        assert lines[7:10] == [
             "  UPSTREAM  BASE URL                                                  KEY",
             f"  jina      https://api.jina.ai/v1 and https://deepsearch.jina.ai/v1  ...{JINA_KEY[-4:]}",
             f"  aihubmix  https://aihubmix.com/v1                                   ...{AIHUBMIX_KEY[-4:]}",

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import certifi
 import httptools
 
-from ..errors import UpstreamError, UpstreamFailed, UpstreamUnreachable
+from ..errors import UpstreamBroken, UpstreamError, UpstreamUnreachable
 from ..types import Request
 from .base import Wire
 
@@ -308,7 +308,7 @@ class HttptoolsAnswer:
 
     def fail(self) -> None:
         if not self.ended and self._failure is None:
-            self._failure = UpstreamFailed("the upstream broke off the connection")
+            self._failure = UpstreamBroken("the upstream broke off the connection")
             self._wake()
 
     def let_go(self) -> None:

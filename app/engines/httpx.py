@@ -7,7 +7,7 @@ import ssl
 
 import httpx
 
-from ..errors import UpstreamError, UpstreamFailed, UpstreamUnreachable
+from ..errors import UpstreamBroken, UpstreamError, UpstreamUnreachable
 from ..types import Request
 from .base import Wire
 
@@ -64,4 +64,4 @@ def _meaning(error: Exception) -> UpstreamError:
         return UpstreamUnreachable("the upstream cannot be reached")
     if isinstance(error, httpx.LocalProtocolError | UnicodeError):
         return UpstreamUnreachable("the address or the key of the upstream cannot be sent over HTTP")
-    return UpstreamFailed("the upstream broke off the connection")
+    return UpstreamBroken("the upstream broke off the connection")

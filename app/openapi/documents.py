@@ -94,7 +94,12 @@ MODEL = Document(
     "One entry of the list, by any name that a call may use, also `jina/<model>` and `aihubmix/<model>`.",
 )
 HEALTHZ = Document(
-    "healthz", "GET", "/healthz", "Whether the process is alive", "process", "Says nothing of the providers."
+    "healthz",
+    "GET",
+    "/healthz",
+    "Whether the process is alive",
+    "process",
+    "Says nothing of the providers. `degraded` is alive too: what is to be written to the ledger waits.",
 )
 READYZ = Document(
     "readyz", "GET", "/readyz", "Whether calls are taken", "process", "503 from the moment the gateway shuts down."

@@ -79,7 +79,7 @@ def operations() -> dict[str, Json]:
             "parameters": [MODEL_PARAMETER],
             **_got("Model", models.routes().describe("jina-clip-v2"), (401, 404, 405, 500)),
         },
-        "healthz": {"security": [{}], "responses": {"200": _alive("ok", version="1.0.0"), **_refs(405)}},
+        "healthz": {"security": [{}], "responses": {"200": _healthy(), **_refs(405)}},
         "readyz": {"security": [{}], "responses": {"200": _alive("ready"), **_refs(405), "503": _not_ready()}},
     }
 
@@ -132,6 +132,20 @@ def _alive(status: str, **more: str) -> Json:
             }
         },
     }
+
+
+def _healthy() -> Json:
+    """With what is wrong with the database, while something is."""
+    alive = _alive("ok", version="1.0.0")
+    schema = alive["content"]["application/json"]["schema"]
+    schema["properties"]["status"]["enum"] = ["ok", "degraded"]
+    schema["properties"]["database"] = {
+        "type": "object",
+        "description": "Why rows cannot be written, how many wait and how many were lost. Only where it is degraded.",
+        "required": ["what", "waiting", "lost"],
+        "properties": {"what": {"type": "string"}, "waiting": {"type": "integer"}, "lost": {"type": "integer"}},
+    }
+    return alive
 
 
 def _not_ready() -> Json:

@@ -1,0 +1,104 @@
+"""The tokens of a call: as the upstream counts them, else estimated, and marked as such. No I/O.
+
+An estimate is of the texts alone, four bytes a token; pictures and other files in a call count for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from .types import Call, Chunk, Event, Json, Reasoning, Text
+
+BYTES_PER_TOKEN = 4
+LARGEST = 2**53  # no count of tokens is larger
+
+# What a model reads of a call's body, and writes into an answer.
+_READ = ("input", "query", "documents", "messages", "tools")
+_WRITTEN = ("content", "reasoning_content", "reasoning", "text", "arguments")
+_ANSWERS = ("delta", "message", "text")
+_FILES = ("data:", "http:", "https:")
+_LONGEST_WORD = 1024
+
+
+class Tokens(NamedTuple):
+    """``estimated`` where any of the counts is."""
+
+    prompt: int = 0
+    completion: int = 0
+    total: int = 0
+    estimated: bool = False
+
+
+def tokens(call: Call, usage: Any, written: int) -> Tokens:
+    """The upstream's own counts, where they are counts; a 0 is one. ``written`` are bytes of answer that were seen."""
+    counts = usage if isinstance(usage, dict) else {}
+    prompt, completion, total = (_count(counts.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+    if call.endpoint != "chat":  # nothing is written, and rerankers say the total alone
+        completion = completion or 0
+        prompt = total if prompt is None else prompt
+    estimated = (prompt, completion, total).count(None) > 1
+    if prompt is None:
+        prompt = _rest(total, completion, size(_read(call)) // BYTES_PER_TOKEN)
+    if completion is None:
+        completion = _rest(total, prompt, written // BYTES_PER_TOKEN)
+    return Tokens(prompt, completion, prompt + completion if total is None else total, estimated)
+
+
+def seen(events: Iterable[Event]) -> int:
+    """Bytes of answer and thinking in the events."""
+    written = 0
+    for event in events:
+        if isinstance(event, Text | Reasoning):
+            written += size(event.text)
+        elif isinstance(event, Chunk):
+            written += answered(event.body)
+    return written
+
+
+def answered(reply: Json) -> int:
+    """Bytes of answer and thinking in a chat.completion, or a chunk of one."""
+    choices = reply.get("choices")
+    parts = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    return sum(_written(choice.get(name)) for choice in parts for name in _ANSWERS)
+
+
+def size(value: Any) -> int:
+    """Bytes of text in a value of any depth, without what is a file or its address."""
+    if isinstance(value, str):
+        return 0 if _is_file(value) else len(value.encode("utf-8", "replace"))
+    if isinstance(value, dict):
+        return sum(map(size, value.values()))
+    return sum(map(size, value)) if isinstance(value, list) else 0
+
+
+def _is_file(text: str) -> bool:
+    """Whether it is an address, or a file's bytes as text."""
+    return (text.startswith(_FILES) or len(text) > _LONGEST_WORD) and " " not in text and text.isascii()
+
+
+def _written(part: Any) -> int:
+    """Of a message or a delta what the model wrote, also into the calls of tools."""
+    if isinstance(part, str):
+        return len(part.encode("utf-8", "replace"))
+    if isinstance(part, list):
+        return sum(map(_written, part))
+    if not isinstance(part, dict):
+        return 0
+    below = (part.get("tool_calls"), part.get("function"))
+    return sum(_written(part.get(name)) for name in _WRITTEN) + sum(map(_written, below))
+
+
+def _read(call: Call) -> list[Any]:
+    return [call.body[name] for name in _READ if name in call.body]
+
+
+def _rest(total: int | None, other: int | None, estimate: int) -> int:
+    """What the total leaves beside the other count; the estimate, where one of the two is not known."""
+    if total is None:
+        return estimate
+    return min(estimate, total) if other is None else max(total - other, 0)
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value <= LARGEST else None
