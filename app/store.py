@@ -126,10 +126,10 @@ class Database:
         return Trouble(what, len(self._rows) + len(self._batch), self._lost) if what else None
 
     def close(self) -> None:
-        """Writes what waits, in one try; takes no more."""
+        """Writes what waits, if that can be done in the time that another's lock is waited for; takes no more."""
         self._closing.set()
         self._arrived.set()
-        self._thread.join(self._busy_seconds + LONGEST_PAUSE)
+        self._thread.join(self._busy_seconds + 1)
         if left := len(self._rows) + len(self._batch):
             logger.error("the database: %d rows could not be written before the end", left)
 

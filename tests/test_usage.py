@@ -19,6 +19,7 @@ import pytest
 
 from app.ledger import COLUMNS, INSERT, when
 from app.store import VERSIONS, Database, StoreError, read
+from app.usage import answered, size
 
 from .conftest import JINA_KEY, ScriptedUpstream, replies, until
 from .test_cli import serving, torii
@@ -173,6 +174,41 @@ def test_it_says_what_is_wrong(words: list[str], variables: dict[str, str], said
 )
 def test_times_as_people_write_them(text: str, end: bool, expected: str) -> None:
     assert when(text, NOW, end=end).isoformat() == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("four", 4),
+        ("鳥居", 6),
+        ("https://host.example/picture.png", 0),
+        ("https://host.example/ is where it is", 36),
+        ("data:image/png;base64,AAAA", 0),
+        ("A" * 2000, 0),
+        ("word " * 400, 2000),
+        ([{"text": "four", "image": "https://host.example/a.png"}, "four"], 8),
+        ({"content": [{"type": "text", "text": "four"}], "n": 3, "none": None}, 8),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_is_estimated_is_text(value: Any, expected: int) -> None:
+    assert size(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ({"choices": [{"message": {"role": "assistant", "content": "four", "reasoning_content": "four"}}]}, 8),
+        ({"choices": [{"delta": {"tool_calls": [{"function": {"name": "f", "arguments": "four"}}]}}]}, 4),
+        ({"choices": [{"message": {"content": [{"type": "text", "text": "four"}]}}, {"text": "four"}]}, 8),
+        ({"choices": [{"delta": {"content": None}}, {"delta": None}, 3]}, 0),
+        ({"choices": None}, 0),
+        ({}, 0),
+    ],
+    ids=str,
+)
+def test_what_was_written_is_the_answer_and_the_thinking(reply: Any, expected: int) -> None:
+    assert answered(reply) == expected
 
 
 # ---------------------------------------------------------------- serve
