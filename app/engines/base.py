@@ -24,7 +24,7 @@ class Wire:
 
 
 class Answer(Protocol):
-    """An answer whose head has come. Where the wire breaks off, ``chunk`` raises UpstreamFailed."""
+    """An answer whose head has come. Where the wire breaks off, ``chunk`` raises UpstreamBroken."""
 
     status: int
 
@@ -40,6 +40,6 @@ class Answer(Protocol):
 
 class Engine(Protocol):
     async def open(self, request: Request) -> Answer:
-        """Raises UpstreamUnreachable where nothing was sent, UpstreamFailed where no answer came of it."""
+        """Raises UpstreamUnreachable where nothing was sent, UpstreamBroken where no answer came of it."""
 
     async def aclose(self) -> None: ...
