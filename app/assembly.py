@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,6 +30,21 @@ MEGABYTE = 1024 * 1024
 SANDBOX_KEY = "torii-sandbox-key-which-opens-nothing"
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The part of one worker, counted from 0, in what several of them have together."""
+
+    worker: int = 0
+    workers: int = 1
+
+    def of(self, limit: int | None) -> int | None:
+        """The shares of all workers make up the limit; one smaller than their number is a mistake in the settings."""
+        return None if limit is None else limit // self.workers + (self.worker < limit % self.workers)
+
+
+WHOLE = Share()
+
+
 def build_upstreams(settings: Settings) -> dict[str, Upstream]:
     """The upstreams that have a key, best first."""
     return {name: _upstream(name, settings.upstreams[name]) for name in settings.keyed}
@@ -48,12 +63,23 @@ def build_routes(settings: Settings) -> RouteTable:
     return RouteTable(accounts, models, settings.unknown_upstream)
 
 
-def build_pools(settings: Settings) -> dict[str, Pool]:
-    """The keys of each upstream that has one."""
+def build_pools(settings: Settings, share: Share = WHOLE) -> dict[str, Pool]:
+    """The keys of each upstream that has one, with their limits as far as they are this worker's."""
     return {
-        name: Pool(name, _keys(name, settings.upstreams[name]), patience=settings.pace_seconds)
+        name: Pool(name, _keys(name, settings.upstreams[name], share), patience=settings.pace_seconds)
         for name in settings.keyed
     }
+
+
+def go_on(new: Settings, pools: Mapping[str, Pool], old: Settings, before: Mapping[str, Pool]) -> None:
+    """What is known of an upstream's keys stays known where it still is the same place."""
+    for name, pool in pools.items():
+        if name in before and _place(new.upstreams[name]) == _place(old.upstreams[name]):
+            pool.take_over(before[name])
+
+
+def _place(upstream: UpstreamSettings) -> tuple[str | None, ...]:
+    return upstream.kind, upstream.base_url, upstream.deepsearch_base_url
 
 
 def build_client(settings: Settings, *, seconds: float | None = None) -> Client:
@@ -166,12 +192,12 @@ def _account(upstream: Upstream | None, settings: UpstreamSettings) -> Account |
     return Account(upstream, settings.kind, keys[0][0]) if upstream and keys else None
 
 
-def _keys(upstream: str, settings: UpstreamSettings) -> list[tuple[Key, Quota]]:
+def _keys(upstream: str, settings: UpstreamSettings, share: Share = WHOLE) -> list[tuple[Key, Quota]]:
     """Named after the upstream and, where there are several, by their own names or numbers."""
     keys = []
     for number, key in enumerate(settings.keys, 1):
         alias = upstream if len(settings.keys) == 1 and not key.name else f"{upstream}-{key.name or number}"
-        limits = {name: getattr(key.limits, name) or getattr(settings.limits, name) for name in KeyLimits.model_fields}
+        limits = {name: share.of(settings.limit(key, name)) for name in KeyLimits.model_fields}
         quota = Quota(
             requests=limits["requests_per_minute"],
             tokens=limits["tokens_per_minute"],

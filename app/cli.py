@@ -70,29 +70,38 @@ def main() -> None:
 @config_option
 @host_option
 @port_option
+@click.option("--workers", type=int, metavar="NUMBER", help="Processes that share the port.  [default: 1]")
 @click.option("--sandbox", is_flag=True, help="Answer from built-in stand-ins of both providers: no keys, no network.")
-def serve(config: Path | None, host: str | None, port: int | None, sandbox: bool) -> None:
+def serve(config: Path | None, host: str | None, port: int | None, workers: int | None, sandbox: bool) -> None:
     """Run the gateway, until Ctrl+C or SIGTERM.
 
     Calls that are then open are finished, as far as the time to drain allows. Port 0 takes any free port.
+    SIGHUP makes it read its configuration again, as torii reload does.
 
     \b
     Examples:
       torii serve --sandbox
       JINA_API_KEY=... torii serve --port 9000
-      torii serve --config config.yaml
+      torii serve --config config.yaml --workers 4
     """
-    settings = _load(config, host=host, port=port, sandbox="on" if sandbox else None)
+    given: dict[str, Any] = {"host": host, "port": port, "workers": workers, "sandbox": "on" if sandbox else None}
+    from .settings import found
+
+    config = found(config)  # which may not simply be gone when it is read again
+    settings = _load(config, **given)
+    code = 0
     with suppress(KeyboardInterrupt), _end_on_sigterm():
-        _serve(settings)
+        code = _serve(settings, config, given)
+    sys.exit(code)
 
 
-def _serve(settings: Settings) -> None:
-    from . import logs, report
-    from .assembly import secrets, with_caller_key
-    from .main import create_app
-    from .redact import Redactor
-    from .server import Server, listen
+def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> int:
+    """The exit code, once it has ended."""
+    from . import report, workers
+    from .assembly import with_caller_key
+    from .reload import Origin
+    from .runfile import opened
+    from .server import listen
 
     # tiktoken would copy its vocabulary into the folder for temporary files, and fail where none can be written.
     if "TIKTOKEN_CACHE_DIR" not in os.environ:
@@ -105,13 +114,13 @@ def _serve(settings: Settings) -> None:
     with ExitStack() as closing:
         for sock in sockets:
             closing.enter_context(sock)
-        resolved = closing.enter_context(_stand_ins(settings))
-        logs.configure(resolved.log_level, Redactor(secrets(resolved)).secrets, json=not sys.stderr.isatty())
+        origin = Origin(config, given, settings, closing.enter_context(_sandbox(settings)), key)
+        resolved = origin.resolve(settings)
         database, ledger = _ledger(resolved, closing)
-        server = Server(create_app(resolved, database=database), resolved)
-        server.take_signals()
-        click.echo(report.started(resolved, sockets[0].getsockname()[1], key, ledger) + "\n", err=True)
-        server.run(sockets)
+        port = sockets[0].getsockname()[1]
+        runfile = closing.enter_context(opened(port))
+        began = report.started(resolved, port, key, ledger) + "\n"
+        return workers.serve(origin, sockets, runfile, database, lambda: click.echo(began, err=True))
 
 
 def _ledger(settings: Settings, closing: ExitStack) -> tuple[Database | None, str]:
@@ -313,6 +322,36 @@ def _groups(given: tuple[str, ...]) -> list[str]:
 
 @main.command()
 @config_option
+@port_option
+def reload(config: Path | None, port: int | None) -> None:
+    """Have the gateway read its configuration again.
+
+    Reads the configuration itself first; then the gateway reads what it was started with. Where anything is wrong
+    with it, the gateway goes on with the one that it has. Open calls end with the one that they began with.
+    Exit code 0: it is in force; 1: the gateway kept the old one, or there is none; 2: there are mistakes, and
+    the gateway was not asked.
+
+    \b
+    Examples:
+      torii reload
+      torii reload --config config.yaml
+    """
+    from . import runfile
+
+    settings = _load(config, serving=False, port=port)
+    try:
+        outcome = runfile.reloaded(settings.port)
+    except runfile.NotReloaded as error:
+        raise NotAlive(str(error)) from None
+    if outcome.mistakes:
+        raise NotAlive("the gateway kept its configuration:\n" + "\n".join(f"  {line}" for line in outcome.mistakes))
+    click.echo(f"in force; changed: {', '.join(outcome.changed)}" if outcome.changed else "nothing changed")
+    if outcome.restart:
+        click.echo(f"only after a restart: {', '.join(outcome.restart)}")
+
+
+@main.command()
+@config_option
 @host_option
 @port_option
 def healthcheck(config: Path | None, host: str | None, port: int | None) -> None:
@@ -361,11 +400,19 @@ def _load(config: Path | None, *, serving: bool = True, **overrides: Any) -> Set
 @contextmanager
 def _stand_ins(settings: Settings) -> Iterator[Settings]:
     """The settings with the sandbox's addresses in them while it runs, if it is to run."""
-    if not settings.sandboxed:
-        yield settings
-        return
     from .assembly import in_sandbox
+
+    with _sandbox(settings) as urls:
+        yield in_sandbox(settings, urls) if urls else settings
+
+
+@contextmanager
+def _sandbox(settings: Settings) -> Iterator[dict[str, str]]:
+    """The addresses of the sandbox while it runs; none where it is not to run."""
+    if not settings.sandboxed:
+        yield {}
+        return
     from .sandbox import Sandbox
 
     with Sandbox(settings.sandbox_pace) as sandbox:
-        yield in_sandbox(settings, sandbox.urls)
+        yield sandbox.urls

@@ -12,7 +12,7 @@ from .models import CATALOGUE, known
 from .routing import nearest
 
 if TYPE_CHECKING:
-    from .settings import ModelSettings, Settings
+    from .settings import KeyLimits, ModelSettings, Settings
 
 Found = Iterator[tuple[Keys, str]]
 
@@ -108,6 +108,23 @@ def _nothing_to_ask(settings: Settings) -> Found:
         )
 
 
+def _workers(settings: Settings) -> Found:
+    """Each worker keeps to its share of a limit, which is at least 1."""
+    for name, upstream in settings.upstreams.items():
+        places: list[tuple[Keys, KeyLimits]] = [(("upstreams", name, "limits"), upstream.limits)]
+        places += [
+            (("upstreams", name, "api_keys", index, "limits"), key.limits)
+            for index, key in enumerate(upstream.api_keys)
+        ]
+        for keys, limits in places:
+            for limit, most in limits:
+                if most is not None and most < settings.workers:
+                    yield (
+                        (*keys, limit),
+                        f"must be at least {settings.workers}, one for each worker; or set fewer workers",
+                    )
+
+
 def _no_upstream(name: str, settings: Settings) -> str:
     near = nearest(name, settings.upstreams)[0]
     return f"there is no such upstream; did you mean {near}? Known: {', '.join(settings.upstreams)}"
@@ -122,6 +139,7 @@ _ALWAYS: tuple[_Check, ...] = (
     (frozenset({"callers", "caller_key"}), _callers),
     (frozenset({"upstreams", "unknown_models_upstream"}), _unknown_models),
     (frozenset({"models", "upstreams", "unknown_models_upstream", "sandbox"}), _models),
+    (frozenset({"upstreams", "workers"}), _workers),
 )
 _AT_START: tuple[_Check, ...] = (
     (frozenset({"host", "callers", "caller_key", "generate_caller_key"}), _open_to_all),

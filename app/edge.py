@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
 from uuid import uuid4
@@ -23,6 +23,7 @@ from .errors import (
     BodyTooSlow,
     MethodNotAllowed,
     NotFound,
+    Overloaded,
     TooLarge,
     ToriiError,
     Unauthorized,
@@ -39,11 +40,48 @@ Work = Callable[[Scope, Receive, Send, str], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of a request's body, in megabytes and seconds; and how many seconds apart a silent stream says that it lives."""
+    """Of a request's body, in megabytes and seconds; how many seconds apart a silent stream says that it lives;
+    and how many calls may be open at once, a stream until its end."""
 
     body_megabytes: int = 32
     body_seconds: float = 60.0
     ping_seconds: float = 15.0
+    calls: int = 1000
+
+
+@dataclass(slots=True)
+class Load:
+    """The open calls of a process, whichever configuration serves them; and whether it is about to go."""
+
+    calls: int = 0
+    leaving: bool = False
+
+
+def _nothing() -> None: ...
+
+
+@dataclass(slots=True)
+class Open:
+    """The open calls of one configuration, each a ``with``. ``ended`` is called when there are none any more."""
+
+    load: Load
+    most: int
+    calls: int = 0
+    ended: Callable[[], None] = field(default=_nothing, repr=False)
+
+    def __enter__(self) -> None:
+        if self.load.calls >= self.most:
+            raise Overloaded(
+                f"this gateway has {self.load.calls} calls open and takes no more at once (max_calls)", retry_after=1
+            )
+        self.load.calls += 1
+        self.calls += 1
+
+    def __exit__(self, *error: object) -> None:
+        self.load.calls -= 1
+        self.calls -= 1
+        if not self.calls:
+            self.ended()
 
 
 class Edge:
@@ -55,32 +93,35 @@ class Edge:
         self,
         gateway: Gateway,
         limits: Limits,
+        load: Load,
         *,
         paths: tuple[str, ...] = (),
         always: Mapping[str, str] | None = None,
         departures: Departures | None = None,
     ) -> None:
+        self.open = Open(load, limits.calls)
         self._gateway = gateway
-        self._departures = departures or Departures()
+        self.departures = departures or Departures()
         self._limits = limits
         self._bytes = limits.body_megabytes * 1024 * 1024
         self._paths = paths
         self._always = dict(always or {})
 
     def posted(self, endpoint: Endpoint) -> ASGIApp:
-        """A door to an endpoint: the key is checked before the body is read."""
+        """A door to an endpoint: the key is checked before the body is read, and so is whether there is room."""
 
         async def work(scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
             caller = self._caller(scope)
-            body = await self._body(scope, receive)
-            presence = Presence(self._departures, caller.name)
-            incoming = Incoming(scope["path"], body, caller.name, request_id, presence)
-            receive = until_over(receive, presence)
-            try:
-                answer = await until_gone(receive, self._gateway.handle(endpoint, incoming))
-                await self._answer(answer, request_id, scope, receive, send)
-            finally:
-                presence.end()
+            with self.open:
+                body = await self._body(scope, receive)
+                presence = Presence(self.departures, caller.name)
+                incoming = Incoming(scope["path"], body, caller.name, request_id, presence)
+                receive = until_over(receive, presence)
+                try:
+                    answer = await until_gone(receive, self._gateway.handle(endpoint, incoming))
+                    await self._answer(answer, request_id, scope, receive, send)
+                finally:
+                    presence.end()
 
         return self._door(work)
 
@@ -206,7 +247,7 @@ class Edge:
 IN_QUERY = frozenset((b"key", b"api_key", b"api-key", b"apikey", b"access_token", b"token", b"authorization"))
 
 # Refusals that are told before the body has been read.
-UNREAD = (Unauthorized, BodyTooSlow, TooLarge, UnsupportedMedia)
+UNREAD = (Unauthorized, Overloaded, BodyTooSlow, TooLarge, UnsupportedMedia)
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 256 * 1024 * 1024
 

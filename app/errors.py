@@ -13,6 +13,7 @@
     |  |- UnsupportedMedia       415
     |  `- HeadTooLarge           431
     |- Unavailable               503  this gateway cannot take the call now
+    |  `- Overloaded             503  it has as many as it takes at once
     `- UpstreamError
        |- UpstreamRejected       400  the upstream found the caller's mistake (400, 404, 413, 415, 422)
        |- UpstreamAuth           502  the upstream refused our key; the caller's own key is fine
@@ -145,6 +146,11 @@ class HeadTooLarge(InvalidRequest):
 class Unavailable(ToriiError):
     status = 503
     code = "unavailable"
+
+
+class Overloaded(Unavailable):
+    code = "overloaded"
+    should_retry = True
 
 
 class UpstreamError(ToriiError):

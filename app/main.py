@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -14,22 +14,36 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Scope
 
 from . import __version__, openapi
-from .assembly import build_callers, build_client, build_departures, build_pools, build_routes, hosts, secrets
+from .assembly import (
+    WHOLE,
+    Share,
+    build_callers,
+    build_client,
+    build_departures,
+    build_pools,
+    build_routes,
+    hosts,
+    secrets,
+)
 from .attempts import Attempts
 from .docs import add_docs
-from .edge import Edge, Limits
+from .edge import Edge, Limits, Load
 from .endpoints.chat import Chat
 from .endpoints.embeddings import Embeddings
 from .endpoints.rerank import Rerank
 from .errors import NotFound, Unavailable
 from .gateway import Gateway
+from .generations import Generation, Generations
 from .ledger import Ledger
 from .meter import Meter, Record, log
+from .pool import Pool
 from .redact import Redactor
 from .settings import Settings
 from .store import Database
 from .tokens import decoder_or_none
 from .types import Json
+
+T = TypeVar("T")
 
 RESPONSES_HINT = (
     "Torii has no Responses API, because neither provider has one. Use chat completions: "
@@ -38,36 +52,29 @@ RESPONSES_HINT = (
 )
 
 
-def create_app(settings: Settings, *sinks: Callable[[Record], None], database: Database | None = None) -> FastAPI:
-    """The gateway as an ASGI application; ``app.state.gateway`` is its Gateway.
+Sink = Callable[[Record], None]
 
-    ``sinks`` are handed the record of each call that has ended, beside the log and the ledger.
-    Without a ``database`` no ledger is kept; who has opened it closes it.
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What stays while settings change: who else is told of ended calls, the part of a worker, the open database."""
+
+    sinks: tuple[Sink, ...] = ()
+    share: Share = WHOLE
+    database: Database | None = None
+
+
+def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database: Database | None = None) -> FastAPI:
+    """The gateway as an ASGI application; ``app.state.generations`` has what is in force, and changes it.
+
+    ``sinks`` are handed the record of each call that has ended, beside the log and the ledger. ``share`` is for one
+    worker of several. Without a ``database`` no ledger is kept; who has opened it closes it.
     """
-    redactor = Redactor(secrets(settings), hosts(settings))
-    books = [Ledger(database, redactor.secrets)] if database else []
-    limits = settings.timeouts
-    gateway = Gateway(
-        callers=build_callers(settings),
-        routes=build_routes(settings),
-        client=build_client(settings),
-        attempts=Attempts(build_pools(settings), most=settings.max_attempts),
-        meter=Meter(log, *books, *sinks),
-        seconds=limits.total_seconds,
-        message=redactor.message,
-    )
-    departures = build_departures(settings)
-    edge = Edge(
-        gateway,
-        Limits(settings.max_body_megabytes, limits.body_seconds, settings.ping_seconds),
-        paths=openapi.PATHS,
-        always={"x-torii-sandbox": "true"} if settings.sandbox == "on" else {},
-        departures=departures,
-    )
+    generations = Generations(partial(_generation, Process(sinks, share, database)), settings)
     app = FastAPI(
         title="Torii",
         version=__version__,
-        lifespan=_lifespan(gateway),
+        lifespan=_lifespan(generations),
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json" if settings.docs_open else None,
@@ -75,21 +82,54 @@ def create_app(settings: Settings, *sinks: Callable[[Record], None], database: D
     )
     # FastAPI's own would leave out every null, also from the examples. This one is built when it is first asked for.
     app.openapi = partial(openapi.document, __version__)  # type: ignore[method-assign]
-    app.state.gateway = gateway
-    app.state.departures = departures
+    app.state.generations = generations
     app.state.settings = settings
-    app.router.routes += routes(edge, Own(gateway, database), settings)
+    app.router.routes += [RawRoute(path, generations.door(path), DOCUMENTS[path]) for path in generations.now.doors]
     if settings.docs_open:
         add_docs(app)
-    app.add_exception_handler(HTTPException, edge.no_such_route)
+    app.add_exception_handler(HTTPException, generations.no_such_route)
     return app
 
 
-def _lifespan(gateway: Gateway) -> Callable[[FastAPI], Any]:
+def _generation(process: Process, settings: Settings, load: Load, others: Collection[str]) -> Generation:
+    """Everything that depends on the settings. ``others`` are keys of configurations that are still at work."""
+    own = frozenset(secrets(settings))
+    gateway, pools = _gateway(process, settings, Redactor({*own, *others}, hosts(settings)))
+    limits = Limits(
+        settings.max_body_megabytes, settings.timeouts.body_seconds, settings.ping_seconds, settings.max_calls
+    )
+    always = {"x-torii-sandbox": "true"} if settings.sandbox == "on" else {}
+    edge = Edge(gateway, limits, load, paths=openapi.PATHS, always=always, departures=build_departures(settings))
+    return Generation(
+        settings=settings,
+        gateway=gateway,
+        edge=edge,
+        pools=pools,
+        doors=doors(edge, Own(gateway, load, process.database), settings),
+        secrets=own,
+    )
+
+
+def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[Gateway, dict[str, Pool]]:
+    pools = build_pools(settings, process.share)
+    books = [Ledger(process.database, redactor.secrets)] if process.database else []
+    gateway = Gateway(
+        callers=build_callers(settings),
+        routes=build_routes(settings),
+        client=build_client(settings),
+        attempts=Attempts(pools, most=settings.max_attempts),
+        meter=Meter(log, *books, *process.sinks),
+        seconds=settings.timeouts.total_seconds,
+        message=redactor.message,
+    )
+    return gateway, pools
+
+
+def _lifespan(generations: Generations) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         yield
-        await gateway.aclose()
+        await generations.aclose()
 
     return lifespan
 
@@ -103,34 +143,52 @@ class RawRoute(APIRoute):
         self.app = asgi
 
 
-def routes(edge: Edge, own: Own, settings: Settings) -> list[RawRoute]:
-    chat = Chat(settings.deepsearch.reasoning, settings.deepsearch.answer_chunk_characters)
-    embeddings = Embeddings(decoder_or_none(settings.token_encoding))
-    rerank = Rerank()
-    table: list[tuple[str, ASGIApp, openapi.Document]] = [
-        ("/v1/embeddings", edge.posted(embeddings), openapi.EMBEDDINGS),
-        ("/v1/rerank", edge.posted(rerank), openapi.RERANK),
-        ("/v2/rerank", edge.posted(rerank), openapi.RERANK_V2),
-        ("/v1/chat/completions", edge.posted(chat), openapi.CHAT),
-        ("/v1/models", edge.simple(own.models), openapi.MODELS),
-        ("/v1/models/{model:path}", edge.simple(own.model), openapi.MODEL),
-        ("/healthz", edge.simple(own.healthz, known=False), openapi.HEALTHZ),
-        ("/readyz", edge.simple(own.readyz, known=False), openapi.READYZ),
-        ("/v1/responses", edge.simple(own.responses, known=False), openapi.RESPONSES),
-    ]
-    named = [RawRoute(path, asgi, document) for path, asgi, document in table]
-    # The base URL without /v1 is a common slip; it answers too, undocumented.
-    bare = [
-        RawRoute(path.removeprefix("/v1"), asgi, document) for path, asgi, document in table if path.startswith("/v1/")
-    ]
-    return [*named, *bare]
+_DOCUMENTS: dict[str, openapi.Document] = {
+    "/v1/embeddings": openapi.EMBEDDINGS,
+    "/v1/rerank": openapi.RERANK,
+    "/v2/rerank": openapi.RERANK_V2,
+    "/v1/chat/completions": openapi.CHAT,
+    "/v1/models": openapi.MODELS,
+    "/v1/models/{model:path}": openapi.MODEL,
+    "/healthz": openapi.HEALTHZ,
+    "/readyz": openapi.READYZ,
+    "/v1/responses": openapi.RESPONSES,
+}
+
+
+def _bare(paths: Mapping[str, T]) -> dict[str, T]:
+    """The base URL without /v1 is a common slip; it answers too, undocumented."""
+    return {path.removeprefix("/v1"): value for path, value in paths.items() if path.startswith("/v1/")}
+
+
+DOCUMENTS = {**_DOCUMENTS, **_bare(_DOCUMENTS)}
+
+
+def doors(edge: Edge, own: Own, settings: Settings) -> dict[str, ASGIApp]:
+    """What serves each path."""
+    rerank = edge.posted(Rerank())
+    table: dict[str, ASGIApp] = {
+        "/v1/embeddings": edge.posted(Embeddings(decoder_or_none(settings.token_encoding))),
+        "/v1/rerank": rerank,
+        "/v2/rerank": rerank,
+        "/v1/chat/completions": edge.posted(
+            Chat(settings.deepsearch.reasoning, settings.deepsearch.answer_chunk_characters)
+        ),
+        "/v1/models": edge.simple(own.models),
+        "/v1/models/{model:path}": edge.simple(own.model),
+        "/healthz": edge.simple(own.healthz, known=False),
+        "/readyz": edge.simple(own.readyz, known=False),
+        "/v1/responses": edge.simple(own.responses, known=False),
+    }
+    return {**table, **_bare(table)}
 
 
 class Own:
     """What the gateway answers by itself."""
 
-    def __init__(self, gateway: Gateway, database: Database | None) -> None:
+    def __init__(self, gateway: Gateway, load: Load, database: Database | None) -> None:
         self._gateway = gateway
+        self._load = load
         self._database = database
 
     def models(self, scope: Scope) -> Json:
@@ -145,7 +203,7 @@ class Own:
         return {**alive, "database": asdict(trouble)} if trouble else alive
 
     def readyz(self, scope: Scope) -> Json:
-        if self._gateway.draining:
+        if self._load.leaving:
             raise Unavailable("shutting down", retry_after=1)
         return {"status": "ready"}
 

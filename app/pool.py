@@ -45,7 +45,7 @@ class Window:
     """At most ``limit`` within any minute; more than the limit at once only where the window is empty."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._spent: deque[tuple[float, int]] = deque()
         self._sum = 0
 
@@ -53,7 +53,7 @@ class Window:
         """Seconds until ``amount`` fits."""
         while self._spent and self._spent[0][0] <= now - MINUTE:
             self._sum -= self._spent.popleft()[1]
-        over = self._sum + amount - self._limit
+        over = self._sum + amount - self.limit
         for when, spent in self._spent:
             if over <= 0:
                 break
@@ -81,6 +81,15 @@ class Seat:
     def __post_init__(self) -> None:
         limits = {"requests": self.quota.requests, "tokens": self.quota.tokens, "deepsearch": self.quota.deepsearch}
         self.windows = {name: Window(limit) for name, limit in limits.items() if limit is not None}
+
+    def becomes(self, new: Seat) -> Seat:
+        """The same key with the name and the limits of ``new``; its rest, its calls and what it has spent stay."""
+        for name, window in new.windows.items():
+            if name in self.windows:
+                self.windows[name].limit = window.limit
+                new.windows[name] = self.windows[name]
+        self.key, self.quota, self.windows = new.key, new.quota, new.windows
+        return self
 
     @property
     def load(self) -> float:
@@ -158,6 +167,13 @@ class Pool:
         seat.take(time.monotonic(), need)
         return Lease(self, seat)
 
+    def take_over(self, before: Pool) -> None:
+        """Goes on with those of its keys that ``before`` has too, whose open calls still count against their limits."""
+        known = {seat.key.secret: seat for seat in before.seats}
+        self.seats = [old.becomes(new) if (old := known.pop(new.key.secret, None)) else new for new in self.seats]
+        self._freed = before._freed
+        self._failures, self._broken_until = before._failures, before._broken_until
+
     def others(self, tried: Collection[str]) -> bool:
         """Whether there is a key that neither rests nor was tried."""
         now = time.monotonic()
@@ -193,7 +209,7 @@ class Pool:
 
     def _rest(self, key: Key, seconds: float, cause: str) -> None:
         for seat in self.seats:
-            if seat.key == key:
+            if seat.key.secret == key.secret:
                 seat.rests_until = max(seat.rests_until, time.monotonic() + seconds)
                 seat.cause = cause
 

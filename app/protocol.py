@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
@@ -18,7 +19,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from .edge import LINGER_SECONDS
-from .errors import HeadTooLarge, HeadTooSlow, InvalidRequest, TargetTooLong, ToriiError
+from .errors import HeadTooLarge, HeadTooSlow, InvalidRequest, Overloaded, TargetTooLong, ToriiError
 
 logger = logging.getLogger("torii.protocol")
 
@@ -31,9 +32,23 @@ UNSENT_BYTES = 128 * 1024
 UNSENT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 
-def within(head_seconds: float, write_seconds: float) -> type[Protocol]:
-    """The protocol with these limits: for a head to come in, and for a caller to take nothing of an answer."""
-    return type("Protocol", (Protocol,), {"head_seconds": head_seconds, "write_seconds": write_seconds})
+# Connections beyond the most that there may be, which are held until they were told so; others are closed at once.
+LINGERING = 100
+
+
+@dataclass(slots=True)
+class Bounds:
+    """Seconds for a head to come in, and for which a caller may take nothing of an answer; and how many
+    connections there may be. What is changed holds from then on, also for connections that are open."""
+
+    head_seconds: float = 10.0
+    write_seconds: float = 60.0
+    connections: int = 4000
+
+
+def within(bounds: Bounds) -> type[Protocol]:
+    """The protocol with these limits."""
+    return type("Protocol", (Protocol,), {"bounds": bounds})
 
 
 class Protocol(HttpToolsProtocol):
@@ -42,8 +57,7 @@ class Protocol(HttpToolsProtocol):
     A timer runs while a head is awaited, and one while the caller takes nothing of what is written.
     """
 
-    head_seconds = 10.0
-    write_seconds = 60.0
+    bounds = Bounds()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -64,7 +78,17 @@ class Protocol(HttpToolsProtocol):
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6) and UNSENT is not None:
             connection.setsockopt(socket.IPPROTO_TCP, UNSENT, UNSENT_BYTES)
-        self._await_head()
+        if len(self.connections) <= self.bounds.connections:
+            self._await_head()
+        else:
+            self._one_too_many()
+
+    def _one_too_many(self) -> None:
+        """Nothing has been asked yet, so that not even the key could be looked at."""
+        if len(self.connections) > self.bounds.connections + LINGERING:
+            self.transport.abort()
+        else:
+            self._refuse(Overloaded(_TOO_MANY, retry_after=1))
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._head_timer, self._write_timer):
@@ -149,7 +173,7 @@ class Protocol(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         if self._head_timer is None and not self.transport.is_closing():
-            self._head_timer = self.loop.call_later(self.head_seconds, self._head_too_slow)
+            self._head_timer = self.loop.call_later(self.bounds.head_seconds, self._head_too_slow)
 
     def _have_head(self) -> None:
         if self._head_timer is not None:
@@ -159,7 +183,8 @@ class Protocol(HttpToolsProtocol):
     def _head_too_slow(self) -> None:
         self._head_timer = None
         if self._in_head:
-            self._refuse(HeadTooSlow(f"the head of the request did not arrive within {self.head_seconds:g} seconds"))
+            seconds = self.bounds.head_seconds
+            self._refuse(HeadTooSlow(f"the head of the request did not arrive within {seconds:g} seconds"))
         elif self._idle:
             self.transport.close()
 
@@ -238,17 +263,19 @@ class Protocol(HttpToolsProtocol):
         self._write_timer = None
         if unsent := self.transport.get_write_buffer_size():
             self._unsent = unsent
-            self._write_timer = self.loop.call_later(self.write_seconds, self._check_writing)
+            self._write_timer = self.loop.call_later(self.bounds.write_seconds, self._check_writing)
 
     def _check_writing(self) -> None:
         if self.transport.get_write_buffer_size() < self._unsent:
             self._watch_writing()
             return
-        logger.info("a caller took nothing of his answer for %g seconds and was cut off", self.write_seconds)
+        seconds = self.bounds.write_seconds
+        logger.info("a caller took nothing of his answer for %g seconds and was cut off", seconds)
         self.transport.abort()
 
 
 _NO_HTTP = "this is not HTTP/1.1 as it should be: look at the request line, the lengths and the chunks"
+_TOO_MANY = "this gateway has as many connections as it takes (max_caller_connections); try again in a second"
 _NO_UPGRADE = "this gateway speaks HTTP/1.1 only: no WebSocket, no upgrade to HTTP/2, no CONNECT"
 
 

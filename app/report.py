@@ -49,6 +49,8 @@ def started(settings: Settings, port: int, key: str | None, ledger: str = "") ->
         facts.append(("Ledger", ledger))
     if settings.docs_open:
         facts.append(("Docs", f"{url}/docs"))
+    if settings.workers > 1:
+        facts.append(("Workers", f"{settings.workers} processes, which share the limits of the upstreams' keys"))
     if settings.sandboxed:
         facts.append(("Sandbox", "built-in stand-ins answer, from made-up data: no network, no cost, no real results"))
     parts = [

@@ -7,13 +7,20 @@ import logging
 import os
 import signal
 import socket
+import sys
+from collections.abc import Callable, Coroutine
 from types import FrameType
+from typing import Any
+
+if sys.platform != "win32":
+    import resource
 
 import uvicorn
 from fastapi import FastAPI
 from sse_starlette.sse import AppStatus
 
-from .protocol import within
+from .generations import Generations
+from .protocol import Bounds, within
 from .settings import Settings
 
 logger = logging.getLogger("torii")
@@ -23,17 +30,24 @@ GRACE_SECONDS = 5
 BACKLOG = 2048
 
 
+# Descriptors beyond those of callers and upstreams.
+SPARE_FILES = 200
+
+
 class Server(uvicorn.Server):
-    """Stops taking connections on SIGTERM, lets open calls end for ``drain_seconds``, then ends them with an error.
+    """On SIGTERM it is no longer ready, after ``drain_delay_seconds`` takes no connections any more, lets open calls
+    end for ``drain_seconds``, then ends them with an error. A second signal ends the delay.
 
     sse-starlette would end every open stream at the signal; Torii's streams end themselves.
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
-        self._gateway = app.state.gateway
-        self._drain_seconds = settings.drain_seconds
+        self._generations: Generations = app.state.generations
+        self._bounds = Bounds()
+        self._bind(settings)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.hangup: Callable[[], None] = _nothing
         super().__init__(
             uvicorn.Config(
                 app,
@@ -44,11 +58,26 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 date_header=False,
-                http=within(settings.timeouts.head_seconds, settings.timeouts.write_seconds),
+                http=within(self._bounds),
                 ws="none",
-                timeout_graceful_shutdown=int(settings.drain_seconds) + GRACE_SECONDS,
             )
         )
+
+    def renew(self, settings: Settings) -> None:
+        """Serves by other settings from now on; in its loop. Where it raises, nothing has changed."""
+        self._generations.renew(settings)
+        self._bind(settings)
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """What no log may show, as long as the calls are open that it was used for."""
+        return self._generations.secrets
+
+    def _bind(self, settings: Settings) -> None:
+        self._bounds.head_seconds = settings.timeouts.head_seconds
+        self._bounds.write_seconds = settings.timeouts.write_seconds
+        self._bounds.connections = settings.max_caller_connections
+        allow_files(settings.max_caller_connections + settings.max_connections + SPARE_FILES)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -58,21 +87,67 @@ class Server(uvicorn.Server):
             self._loop = None
 
     def take_signals(self) -> None:
-        """Ctrl+C and SIGTERM end this server from now on, even before it runs; ``run`` then simply returns."""
+        """Ctrl+C and SIGTERM end this server from now on, even before it runs; ``run`` then simply returns.
+        SIGHUP calls ``hangup`` in its loop."""
         for sig in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sig, self.handle_exit)
+        if sys.platform != "win32":
+            signal.signal(signal.SIGHUP, self._handle_hangup)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Ends with exit code 0. uvicorn would raise the signal once more when all is done."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._drain, signal.Signals(sig).name)
         self.force_exit = self.should_exit and sig == signal.SIGINT
-        self.should_exit = True
+        if self._loop is None:
+            self.should_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self._leave, signal.Signals(sig).name)
+
+    def do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Has it done in the loop of this server, while it runs; for other threads. Raises what it raises."""
+        assert self._loop is not None
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _handle_hangup(self, sig: int, frame: FrameType | None) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.hangup)
+
+    def _leave(self, cause: str) -> None:
+        """From here on not ready; from the end of the delay, or the next signal, on without new calls."""
+        delay, again = self._generations.now.settings.drain_delay_seconds, self._generations.load.leaving
+        self._generations.load.leaving = True
+        if again or not delay:
+            self._drain(cause)
+        else:
+            logger.info("%s: not ready any more; new calls are taken for another %g seconds", cause, delay)
+            asyncio.get_running_loop().call_later(delay, self._drain, cause)
 
     def _drain(self, cause: str) -> None:
-        if not self._gateway.draining:
-            logger.info("%s: no new calls; open ones have %g seconds to end", cause, self._drain_seconds)
-        self._gateway.drain(self._drain_seconds)
+        seconds = self._generations.now.settings.drain_seconds
+        if not self.should_exit:
+            logger.info("%s: no new calls; open ones have %g seconds to end", cause, seconds)
+        self._generations.drain(seconds)
+        self.config.timeout_graceful_shutdown = int(seconds) + GRACE_SECONDS
+        self.should_exit = True
+
+
+def _nothing() -> None: ...
+
+
+def allow_files(needed: int) -> None:
+    """Raises the limit of open files to what is needed, as far as the system allows, and says so where it does not."""
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+        if most < needed:
+            logger.warning(
+                "%d open files are allowed here, %d may be needed: raise the limit (ulimit -n), or lower "
+                "max_caller_connections or max_connections",
+                most,
+                needed,
+            )
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

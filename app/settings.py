@@ -115,6 +115,11 @@ class UpstreamSettings(Section):
         single = [KeySettings(key=self.api_key)] if self.api_key else []
         return [*single, *(key for key in self.api_keys if key.key)]
 
+    def limit(self, key: KeySettings, name: str) -> int | None:
+        """What one of the keys may do: its own limit, else the upstream's."""
+        limit: int | None = getattr(key.limits, name) or getattr(self.limits, name)
+        return limit
+
     @model_validator(mode="after")
     def _only_jina_has_two(self) -> UpstreamSettings:
         if self.deepsearch_base_url and self.kind != "jina":
@@ -215,6 +220,7 @@ class Settings(BaseSettings):
 
     host: Annotated[str, AfterValidator(listener)] = "127.0.0.1"
     port: Port = 8000
+    workers: Count = 1
     callers: list[CallerSettings] = []
     caller_key: CallerKey = None
     generate_caller_key: bool = False
@@ -234,10 +240,13 @@ class Settings(BaseSettings):
     http_client: Annotated[Literal["httptools", "httpx"], BeforeValidator(lower)] = "httptools"
     ca_file: Annotated[Path | None, AfterValidator(authority)] = None
     max_connections: Count = 2000
+    max_calls: Count = 1000
+    max_caller_connections: Count = 4000
     max_attempts: Count = 3
     pace_seconds: Seconds = 4
     drain_seconds: Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)] = 30
     ledger: LedgerSettings = LedgerSettings()
+    drain_delay_seconds: Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)] = 0
     docs: Switch = "auto"
     log_level: Annotated[Literal["critical", "error", "warning", "info", "debug"], BeforeValidator(lower)] = "info"
 
@@ -322,10 +331,15 @@ def validate_start(settings: Settings) -> None:
         raise ConfigError(mistakes)
 
 
-def _file(path: Path | None) -> Iterator[Source]:
+def found(path: Path | None) -> Path | None:
+    """The file that is read where ``path`` is given, or none."""
     named = path or (Path(variable) if (variable := os.environ.get(config.CONFIG_VARIABLE)) else None)
-    if named or DEFAULT_FILE.exists():
-        yield config.file(named or DEFAULT_FILE)
+    return named or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
+
+
+def _file(path: Path | None) -> Iterator[Source]:
+    if file := found(path):
+        yield config.file(file)
 
 
 def _order(files: list[Source]) -> Source:

@@ -22,7 +22,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("", "types", "errors"),
     ("jsontext", "models", "redact", "sse", "tokens", "unpacking", "usage"),
     ("endpoints", "routing", "upstreams"),
-    ("alarm", "config", "departures", "engines", "logs", "store"),
+    ("alarm", "config", "departures", "engines", "logs", "runfile", "store"),
     ("client",),
     ("keys", "meter", "pool"),
     ("attempts", "ledger"),
@@ -31,8 +31,10 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("contradictions", "values"),
     ("settings",),
     ("assembly", "docs", "edge"),
-    ("live", "main", "protocol", "report"),
+    ("generations", "live", "protocol", "report"),
+    ("main", "reload"),
     ("sandbox", "server"),
+    ("workers",),
     ("cli",),
     ("__main__",),
 )
@@ -41,7 +43,19 @@ PURE_ROWS = 3
 # What is known of another module by its types only.
 TYPES_ONLY = {("contradictions", "settings")}
 
-SETTINGS_READERS = {"assembly", "cli", "contradictions", "edge", "live", "main", "report", "server"}
+SETTINGS_READERS = {
+    "assembly",
+    "cli",
+    "contradictions",
+    "edge",
+    "generations",
+    "live",
+    "main",
+    "reload",
+    "report",
+    "server",
+    "workers",
+}
 PURE_PACKAGES = {"msgspec", "tiktoken"}
 FILES_AND_SOCKETS = {"http", "io", "logging", "os", "pathlib", "select", "selectors", "shutil", "socket", "ssl", "sys"}
 CLOCKS_AND_CHANCE = {"asyncio", "contextvars", "random", "secrets", "signal", "subprocess", "threading", "time", "uuid"}

@@ -103,6 +103,7 @@ async def test_no_key_is_told_logged_or_sent_to_the_other(upstream: ScriptedUpst
     (tmp_path / "config.yaml").write_text(CONFIG.replace("URL", upstream.url))
     log = tmp_path / "log"
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    environment["XDG_RUNTIME_DIR"] = str(tmp_path)
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "app", "serve", "--port", "0"], cwd=tmp_path, env=environment, stderr=out, stdout=out
@@ -137,6 +138,7 @@ async def test_no_key_is_told_logged_or_sent_to_the_other(upstream: ScriptedUpst
 def test_no_command_prints_a_key(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG.replace("URL", "http://127.0.0.1:9"))
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    environment["XDG_RUNTIME_DIR"] = str(tmp_path)
     ended = subprocess.run(
         [sys.executable, "-m", "app", *command],
         cwd=tmp_path,

@@ -37,7 +37,7 @@ SECONDS = 30
 def environment(variables: dict[str, str]) -> dict[str, str]:
     """Nothing of this process but what Python and its coverage need."""
     kept = {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("COV")}
-    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **variables}
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "XDG_RUNTIME_DIR": os.devnull, **variables}
 
 
 def torii(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -152,13 +152,14 @@ def test_help_names_the_commands_and_what_to_try_first(tmp_path: Path) -> None:
           check        Show what the configuration comes to.
           healthcheck  Ask the gateway on this machine whether it is alive.
           models       List the models that can be had, and what they can do.
+          reload       Have the gateway read its configuration again.
           serve        Run the gateway, until Ctrl+C or SIGTERM.
           usage        Print calls and tokens, as the ledger has them.
         """
     )
 
 
-@pytest.mark.parametrize("command", ["serve", "check", "models", "healthcheck", "usage"])
+@pytest.mark.parametrize("command", ["serve", "check", "models", "reload", "healthcheck", "usage"])
 def test_the_help_of_each_command_has_an_example(command: str, tmp_path: Path) -> None:
     text = torii(command, "--help", cwd=tmp_path).stdout
     assert text.startswith(f"Usage: torii {command} [OPTIONS]\n")

@@ -109,7 +109,7 @@ async def gateway_with(
 
 
 def going_on(gateway: RunningGateway) -> int:
-    departures: Departures = gateway.server.config.app.state.departures  # type: ignore[union-attr]
+    departures: Departures = gateway.server.config.app.state.generations.now.edge.departures  # type: ignore[union-attr]
     return len(departures.going_on)
 
 

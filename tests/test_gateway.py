@@ -573,6 +573,6 @@ async def test_trap_34_silence_is_filled_with_comments(upstream: ScriptedUpstrea
 
 def test_nothing_secret_in_the_application_object() -> None:
     app = create_app(settings_for("http://127.0.0.1:9"))
-    gateway = app.state.gateway
+    gateway = app.state.generations.now.gateway
     for thing in (app, gateway, app.state.settings, gateway.routes.find("jina-embeddings-v3"), vars(gateway)):
         assert JINA_KEY not in repr(thing)

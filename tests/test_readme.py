@@ -104,7 +104,7 @@ def test_the_page_of_errors_has_every_status_type_and_code_and_no_other() -> Non
 
 @pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.__name__)
 def test_the_page_of_errors_says_who_tries_again(kind: type[errors.ToriiError]) -> None:
-    again = {False: "no", None: "its choice"}[kind.should_retry]
+    again = {False: "no", None: "its choice", True: "yes"}[kind.should_retry]
     elsewhere = "" if not issubclass(kind, errors.UpstreamError) else "yes" if kind.elsewhere else "no"
     (row,) = re.findall(rf"^\| {kind.status} \| `{kind.type}` \| `{kind.code}` \| .+$", page("docs/errors.md"), re.M)
     assert [cell.strip() for cell in row.split("|")[5:7]] == [again, elsewhere]

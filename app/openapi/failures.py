@@ -12,6 +12,7 @@ from ..errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    Overloaded,
     TooLarge,
     ToriiError,
     Unavailable,
@@ -62,7 +63,7 @@ WORDS = {
     429: "The provider wants fewer calls; the header `retry-after` says when to try again.",
     500: "A bug of the gateway; its log says more.",
     502: "The provider failed, could not be reached, or refused the gateway's own key.",
-    503: "The gateway is shutting down, the provider is not available, or the gateway's account there is empty.",
+    503: "The gateway shuts down or has too many calls, or the provider or the account there is not available.",
     504: "The provider did not answer in time.",
 }
 
@@ -73,6 +74,7 @@ NO_PATH = NotFound(f"there is nothing at '/v1/embedding'. This gateway has {', '
 NO_JSON = InvalidRequest("the body is not JSON: JSON is malformed: expected ',' or '}' (byte 31)")
 DRAINING = Unavailable("this gateway is shutting down", retry_after=1)
 TRUNCATED = UpstreamTruncated("jina ended the stream before the answer was complete")
+OVERLOADED = Overloaded("this gateway has 1000 calls open and takes no more at once (max_calls)", retry_after=1)
 NOT_READY = Unavailable("shutting down", retry_after=1)
 
 
@@ -130,6 +132,7 @@ def examples() -> dict[int, dict[str, Example]]:
         },
         503: {
             "draining": ("Shutting down", DRAINING),
+            "overloaded": ("Too many calls at once", OVERLOADED),
             "quota": ("An empty account", _upstream(403, {"detail": "-", "code": "AUTHZ_INSUFFICIENT_BALANCE"})),
         },
         504: {

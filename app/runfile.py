@@ -1,0 +1,150 @@
+"""The file by which other commands find a gateway that runs: its process, and what became of its last reload.
+
+    $XDG_RUNTIME_DIR/torii/<port>.json, else torii-<user>/<port>.json in $TMPDIR or /tmp
+
+It is locked for as long as the gateway runs, so that a file that was left behind, whose process number may be
+another program's by now, is never taken for a gateway. Without such a file a gateway runs as well as with one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+if sys.platform != "win32":
+    import fcntl
+
+logger = logging.getLogger("torii")
+
+# For a gateway to read its configuration and put it in force, and between two looks whether it has.
+SECONDS = 30.0
+LOOK_SECONDS = 0.05
+
+
+class Outcome(msgspec.Struct):
+    """Of the last reload, the ``reloads``-th; the settings by name. With ``mistakes`` nothing has changed."""
+
+    pid: int
+    reloads: int = 0
+    changed: list[str] = []
+    restart: list[str] = []
+    mistakes: list[str] = []
+
+
+class NotReloaded(Exception):
+    """Nobody was there to reload, or nobody answered; in words."""
+
+
+class RunFile:
+    """Open and locked. Raises OSError where that cannot be."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            raise
+
+    def tell(self, outcome: Outcome) -> None:
+        data = msgspec.json.encode(outcome)
+        with suppress(OSError):  # a full disk is no reason for anything
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, data, 0)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._path.unlink()
+        os.close(self._file)
+
+
+@contextmanager
+def opened(port: int) -> Iterator[RunFile | None]:
+    """The file of this gateway; None where there cannot be one."""
+    try:
+        if sys.platform == "win32":
+            raise OSError("there is no SIGHUP on this system")
+        file = RunFile(_directory(make=True) / f"{port}.json")
+    except OSError as error:
+        logger.debug("torii reload will not find this gateway: %s", error)
+        yield None
+        return
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def reloaded(port: int) -> Outcome:
+    """Has the gateway on ``port`` read its configuration again. Raises NotReloaded."""
+    before = _running(port)
+    if before is None:
+        raise NotReloaded(_nobody(port))
+    os.kill(before.pid, signal.SIGHUP)
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        after = _running(port)
+        if after is None:
+            raise NotReloaded(f"the gateway on port {port} has ended")
+        if after.reloads > before.reloads:
+            return after
+        time.sleep(LOOK_SECONDS)  # noqa: TID251 - there is no event loop in this command
+    raise NotReloaded(f"the gateway on port {port} did not answer within {SECONDS:g} seconds; its log may say why")
+
+
+def _running(port: int) -> Outcome | None:
+    """What the gateway on ``port`` last told; None where none runs that could be found."""
+    try:
+        file = os.open(_directory() / f"{port}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except OSError:
+        return _read(file)
+    finally:
+        os.close(file)
+
+
+def _read(file: int) -> Outcome:
+    """What is in the file, once it has been written whole."""
+    while True:
+        with suppress(msgspec.DecodeError):
+            return msgspec.json.decode(os.pread(file, 2**20, 0), type=Outcome)
+        time.sleep(LOOK_SECONDS)  # noqa: TID251 - there is no event loop in this command
+
+
+def _nobody(port: int) -> str:
+    with suppress(OSError):
+        ports = sorted(int(path.stem) for path in _directory().glob("*.json") if path.stem.isdecimal())
+        if others := [str(other) for other in ports if _running(other)]:
+            return (
+                f"no gateway of yours runs on port {port}, but on {', '.join(others)}: torii reload --port {others[0]}"
+            )
+    by_hand = "One in a container, or of another user, reloads on SIGHUP: kill -HUP and its process number"
+    return f"no gateway of yours runs on port {port} of this machine. {by_hand}."
+
+
+def _directory(*, make: bool = False) -> Path:
+    """Where the files are: a folder that nobody else can write in. Raises OSError where there is none."""
+    if sys.platform == "win32":
+        raise OSError("no run files on this system")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    path = Path(runtime, "torii") if runtime else Path(os.environ.get("TMPDIR") or "/tmp", f"torii-{os.getuid()}")  # noqa: S108 - it is looked at below
+    if make:
+        path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(f"{path} is not a folder that only its owner can write in")
+    return path
