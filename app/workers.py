@@ -13,7 +13,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
@@ -108,7 +108,8 @@ class Member(Server):
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         await super().startup(sockets)
-        self.link.send(None)
+        with suppress(OSError):  # the parent has died; that ends this process by itself
+            self.link.send(None)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig == signal.SIGTERM:
@@ -245,7 +246,8 @@ class Workers:
         while not self._leaving:
             share = Share(number, self._settings.workers)
             worker = self._workers[number] = Worker(Job(self._settings, share, self._json), self._sockets)
-            ready = await worker.ready()
+            if ready := await worker.ready():
+                logger.info("worker %d is ready: process %s", number, worker.pid)
             code = await worker.ended
             if self._leaving:
                 return

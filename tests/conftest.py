@@ -161,7 +161,7 @@ def _names(headers: dict[str, str]) -> dict[str, str]:
 @asynccontextmanager
 async def scripted_upstream() -> AsyncIterator[ScriptedUpstream]:
     upstream = ScriptedUpstream()
-    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, limit=2**24)
+    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, limit=2**24, backlog=2048)
     upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield upstream
