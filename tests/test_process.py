@@ -226,7 +226,7 @@ async def test_open_calls_end_with_the_old_one_and_new_ones_begin_with_the_new(
         assert answer.status_code == 200
         more.set()
         assert (await rest(body)).endswith(b"data: [DONE]\n\n")
-        await until(lambda: all(reader.at_eof() for reader in upstream.readers))  # the old connections are closed
+        await until(lambda: not upstream.tasks)  # the old connections are closed
     assert {seen.headers["authorization"] for seen in upstream.seen} == {f"Bearer {JINA_KEY}"}
     assert {seen.headers["authorization"] for seen in other_upstream.seen} == {f"Bearer {SECOND_KEY}"}
 
