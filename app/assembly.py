@@ -15,10 +15,13 @@ from .client import Client, Deadlines, Sizes
 from .departures import Departures, Policies
 from .engines import Wire, engine
 from .keys import Callers, digest, new_key
+from .keystate import KeyStates
 from .models import known, unlisted
-from .pool import Pool, Quota
+from .pool import Pool
+from .probe import probe
+from .quota import Quota
 from .routing import Account, RouteTable
-from .settings import SANDBOXED, KeyLimits, ModelSettings, Settings, UpstreamSettings
+from .settings import SANDBOXED, ModelSettings, Settings, UpstreamSettings
 from .store import Database, NoFile
 from .types import Key, Model, Route, Upstream
 from .upstreams import KINDS
@@ -53,7 +56,7 @@ def build_upstreams(settings: Settings) -> dict[str, Upstream]:
 def build_routes(settings: Settings) -> RouteTable:
     """The route table over the upstreams that have a key; the others are in it as names only."""
     upstreams = build_upstreams(settings)
-    accounts = {name: _account(upstreams.get(name), upstream) for name, upstream in settings.upstreams.items()}
+    accounts = {name: _account(settings, name, upstreams.get(name)) for name in settings.upstreams}
     models: dict[str, Route | str | None] = {}
     for name, model in settings.models.items():
         if model is None or model.alias_of:
@@ -63,12 +66,43 @@ def build_routes(settings: Settings) -> RouteTable:
     return RouteTable(accounts, models, settings.unknown_upstream)
 
 
-def build_pools(settings: Settings, share: Share = WHOLE) -> dict[str, Pool]:
-    """The keys of each upstream that has one, with their limits as far as they are this worker's."""
+def build_pools(
+    settings: Settings, routes: RouteTable, client: Client, states: KeyStates | None = None, share: Share = WHOLE
+) -> dict[str, Pool]:
+    """The keys of each upstream that has one, with their limits as far as they are this worker's.
+
+    ``client`` is for probes; ``states`` keep which keys rest.
+    """
+    remembered = states.remembered() if states else []
     return {
-        name: Pool(name, _keys(name, settings.upstreams[name], share), patience=settings.pace_seconds)
+        name: Pool(
+            name,
+            build_keys(settings, name, share),
+            patience=settings.pace_seconds,
+            probe=probe(client, routes, name),
+            remembered=remembered,
+            remember=states.remember if states else None,
+        )
         for name in settings.keyed
     }
+
+
+def build_keys(settings: Settings, upstream: str, share: Share = WHOLE) -> list[tuple[Key, Quota]]:
+    """Named after the upstream and, where there are several, by their own names or numbers."""
+    given = settings.upstreams[upstream]
+    keys = []
+    for number, key in enumerate(given.keys, 1):
+        alias = upstream if len(given.keys) == 1 and not key.name else f"{upstream}-{key.name or number}"
+        limits = given.limits_of(key)
+        quota = Quota(
+            requests=share.of(limits.requests_per_minute),
+            tokens=share.of(limits.tokens_per_minute),
+            deepsearch=share.of(limits.deepsearch_per_minute),
+            concurrency=share.of(limits.concurrency),
+            weight=key.weight,
+        )
+        keys.append((Key(key.key.get_secret_value() if key.key else "", alias), quota))
+    return keys
 
 
 def go_on(new: Settings, pools: Mapping[str, Pool], old: Settings, before: Mapping[str, Pool]) -> None:
@@ -150,11 +184,17 @@ def open_ledger(settings: Settings) -> tuple[Database | None, str]:
 NO_FOLDER = "none, calls are not booked: neither XDG_STATE_HOME nor HOME is set; ledger.path can name a file"
 
 
+def build_operator(settings: Settings) -> Callers | None:
+    """Whose key opens the operator's endpoints; None where there are none."""
+    key = settings.operator_key
+    return Callers([("operator", digest(key.get_secret_value()))]) if key else None
+
+
 def secrets(settings: Settings) -> list[str]:
-    """Every upstream's and every caller's key, to be kept out of logs and messages."""
+    """Every upstream's, every caller's and the operator's key, to be kept out of logs and messages."""
     keys = [key.key for upstream in settings.upstreams.values() for key in upstream.keys]
     keys += [caller.key for caller in settings.callers]
-    return [key.get_secret_value() for key in [*keys, settings.caller_key] if key]
+    return [key.get_secret_value() for key in [*keys, settings.caller_key, settings.operator_key] if key]
 
 
 def hosts(settings: Settings) -> list[str]:
@@ -187,26 +227,8 @@ def _upstream(name: str, settings: UpstreamSettings) -> Upstream:
     return KINDS[settings.kind](name, *urls)
 
 
-def _account(upstream: Upstream | None, settings: UpstreamSettings) -> Account | None:
-    keys = _keys(upstream.name, settings) if upstream else []
-    return Account(upstream, settings.kind, keys[0][0]) if upstream and keys else None
-
-
-def _keys(upstream: str, settings: UpstreamSettings, share: Share = WHOLE) -> list[tuple[Key, Quota]]:
-    """Named after the upstream and, where there are several, by their own names or numbers."""
-    keys = []
-    for number, key in enumerate(settings.keys, 1):
-        alias = upstream if len(settings.keys) == 1 and not key.name else f"{upstream}-{key.name or number}"
-        limits = {name: share.of(settings.limit(key, name)) for name in KeyLimits.model_fields}
-        quota = Quota(
-            requests=limits["requests_per_minute"],
-            tokens=limits["tokens_per_minute"],
-            deepsearch=limits["deepsearch_per_minute"],
-            concurrency=limits["concurrency"],
-            weight=key.weight,
-        )
-        keys.append((Key(key.key.get_secret_value() if key.key else "", alias), quota))
-    return keys
+def _account(settings: Settings, name: str, upstream: Upstream | None) -> Account | None:
+    return Account(upstream, settings.upstreams[name].kind, build_keys(settings, name)[0][0]) if upstream else None
 
 
 def _route(name: str, settings: ModelSettings, accounts: Mapping[str, Account | None]) -> Route | None:

@@ -3,20 +3,22 @@
 A request that is wrong is wrong everywhere, so that ends the loop. A DeepSearch run that an upstream
 may have begun is paid for, so it is not begun again. Everything else is tried at the next key that the
 failure does not touch, then at the next target, and a pure call once more from the first, up to ``most``
-upstream calls in all and within the budget for retries, so that a fault meets no storm.
-For a caller who has left nothing is tried again.
+upstream calls in all and within the budget for retries, so that a fault meets no storm. A call that met a 429
+is made once more too where the time that was stated is within its patience. For a caller who has left nothing
+is tried again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
 
 from .departures import Presence
 from .errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited
-from .pool import MINUTE, Lease, Need, Pool
+from .pool import Lease, Pool
+from .quota import MINUTE, Need
 from .types import Route, Target
 
 T = TypeVar("T")
@@ -52,7 +54,7 @@ class Attempts:
                             raise
                         if _is_of_the_key(failure) and self._pools[target.upstream.name].others(tried):
                             continue
-                        if not _is_of_the_key(failure) and target not in again:
+                        if target not in again and self._may_help(target, need, failure):
                             again.append(target)
                         break
             raise _telling(failures)
@@ -68,12 +70,12 @@ class Attempts:
             try:
                 answer = await attempt(replace(target, key=lease.key), lease)
             except UpstreamError as failure:
-                pool.failed(lease.key, failure)
+                pool.failed(lease, failure)
                 raise
             finally:
                 if not lease.kept:
                     lease.release()
-            pool.succeeded()
+            pool.succeeded(lease)
             return answer
         except UpstreamError as failure:
             failure.upstream = target.upstream.name
@@ -83,9 +85,18 @@ class Attempts:
         finally:
             self._repeats -= repeat
 
-    def _best_first(self, route: Route) -> list[Target]:
+    def _best_first(self, route: Route) -> Sequence[Target]:
         """In order, but those of an upstream that keeps failing last."""
-        return sorted(route.targets, key=lambda target: self._pools[target.upstream.name].broken)
+        if len(route.targets) == 1:
+            return route.targets
+        return sorted(route.targets, key=lambda target: self._pools[target.upstream.name].breaker.last)
+
+    def _may_help(self, target: Target, need: Need, failure: UpstreamError) -> bool:
+        """Whether to ask the target once more after all others: not a refused key, nor one whose rest is too long."""
+        if isinstance(failure, UpstreamRateLimited):
+            seconds = failure.retry_after
+            return seconds is not None and self._pools[target.upstream.name].patient(need, seconds)
+        return not _is_of_the_key(failure)
 
     def _may_repeat(self, presence: Presence) -> bool:
         return not presence.left and self._repeats < max(RETRIES_ALWAYS, RETRY_SHARE * self._under_way)

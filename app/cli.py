@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from .store import Database
 
 HEALTH_SECONDS = 3
+NO_OPERATOR = (
+    "this needs the operator's key, and none is set. Set TORII_OPERATOR_KEY (16 characters or more; "
+    "`openssl rand -hex 24` makes a good one) for the gateway and for this command, and start the gateway anew."
+)
+OTHER_OPERATOR = {
+    401: "it has another operator_key than this command. Give both the same.",
+    404: "it runs without an operator_key. Start it anew with the one that this command has.",
+}
 
 config_option = click.option(
     "-c",
@@ -175,12 +183,12 @@ def _end_on_sigterm() -> Iterator[None]:
 
 @main.command()
 @config_option
-@click.option("--live", is_flag=True, help="Also make one cheap call to each upstream that is used.")
+@click.option("--live", is_flag=True, help="Also make one cheap call with each key.")
 def check(config: Path | None, live: bool) -> None:
     """Show what the configuration comes to.
 
     Prints where the settings come from, the upstreams and the route table; or every mistake with its
-    file and key (exit code 2). With --live an upstream that fails makes the exit code 1. No secret is shown.
+    file and key (exit code 2). With --live a key that fails makes the exit code 1. No secret is shown.
 
     \b
     Examples:
@@ -205,14 +213,14 @@ def check(config: Path | None, live: bool) -> None:
 
 
 def _all_answer(settings: Settings, routes: RouteTable) -> bool:
-    """Prints what one call to each upstream came to."""
+    """Prints what one call with each key came to."""
     import asyncio
 
     from . import live, report
 
     outcomes = asyncio.run(live.run(settings, routes))
-    rows = [(outcome.upstream, outcome.words) for outcome in outcomes]
-    click.echo("\n" + report.table(("UPSTREAM", "LIVE CALL"), rows))
+    rows = [(outcome.upstream, outcome.key, outcome.words) for outcome in outcomes]
+    click.echo("\n" + report.table(("UPSTREAM", "KEY", "LIVE CALL"), rows))
     return all(outcome.ok for outcome in outcomes)
 
 
@@ -363,23 +371,64 @@ def healthcheck(config: Path | None, host: str | None, port: int | None) -> None
     Example, in a Dockerfile:
       HEALTHCHECK CMD ["torii", "healthcheck"]
     """
-    import http.client
-
     from .report import address
 
     settings = _load(config, serving=False, host=host, port=port)
     url = address(settings.host, settings.port)
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=HEALTH_SECONDS)
-    try:
-        connection.request("GET", "/healthz")
-        status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
-        raise NotAlive(f"no answer at {url}/healthz: {_reason(error)}") from None
-    finally:
-        connection.close()
-    if status != http.client.OK:
+    status, _ = _asked(url, "/healthz")
+    if status != 200:
         raise NotAlive(f"{url}/healthz answered {status}, not 200")
     click.echo(f"{url} is alive")
+
+
+@main.command()
+@config_option
+@host_option
+@port_option
+@click.option("--json", "as_json", is_flag=True, help="Print it as GET /admin/upstreams answers.")
+def upstreams(config: Path | None, host: str | None, port: int | None, as_json: bool) -> None:
+    """Ask the running gateway how each key of each upstream is.
+
+    Reads host, port and operator_key as serve does: the gateway has to run with the same operator_key.
+
+    \b
+    Examples:
+      torii upstreams
+      torii upstreams --json | jq '.data[] | select(.state != "healthy")'
+    """
+    import msgspec
+
+    from . import report
+
+    settings = _load(config, serving=False, host=host, port=port)
+    if settings.operator_key is None:
+        raise Wrong(NO_OPERATOR)
+    url = report.address(settings.host, settings.port)
+    status, body = _asked(url, "/admin/upstreams", settings.operator_key.get_secret_value())
+    if status != 200:
+        reason = OTHER_OPERATOR.get(status, "is that a gateway?")
+        raise NotAlive(f"{url}/admin/upstreams answered {status}: {reason}")
+    try:
+        keys = msgspec.json.decode(body)["data"]
+        text = msgspec.json.format(body, indent=2).decode() if as_json else report.keys(keys)
+    except (msgspec.DecodeError, KeyError, TypeError):
+        raise NotAlive(f"{url}/admin/upstreams answered with something else: is that a gateway?") from None
+    click.echo(text)
+
+
+def _asked(url: str, path: str, key: str | None = None) -> tuple[int, bytes]:
+    """Status and body of an answer of the gateway on this machine. Raises NotAlive."""
+    import http.client
+
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=HEALTH_SECONDS)
+    try:
+        connection.request("GET", path, headers={"authorization": f"Bearer {key}"} if key else {})
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise NotAlive(f"no answer at {url}{path}: {_reason(error)}") from None
+    finally:
+        connection.close()
 
 
 def _reason(error: Exception) -> str:

@@ -36,8 +36,9 @@ CREDENTIALS: Mapping[str, tuple[str, ...]] = {
     "JINA_API_KEY": ("upstreams", "jina", "api_key"),
     "AIHUBMIX_API_KEY": ("upstreams", "aihubmix", "api_key"),
     "TORII_CALLER_KEY": ("caller_key",),
+    "TORII_OPERATOR_KEY": ("operator_key",),
 }
-_NOT_SETTINGS = (CONFIG_VARIABLE, SECRETS_VARIABLE, "TORII_CALLER_KEY_FILE")
+_NOT_SETTINGS = (CONFIG_VARIABLE, SECRETS_VARIABLE, "TORII_CALLER_KEY_FILE", "TORII_OPERATOR_KEY_FILE")
 # Kubernetes and Docker links set these for every container that sees a service named "torii".
 _SERVICE_LINK = re.compile(r"TORII_(SERVICE_(HOST|PORT)(_.*)?|PORT_\d+_(TCP|UDP).*|NAME|ENV_.*)")
 

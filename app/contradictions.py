@@ -42,6 +42,26 @@ def _callers(settings: Settings) -> Found:
         digests.add(digest)
 
 
+def _keys(settings: Settings) -> Found:
+    for name, upstream in settings.upstreams.items():
+        names = [key.name or str(number) for number, key in enumerate(upstream.keys, 1)]
+        if len(set(names)) < len(names):
+            yield ("upstreams", name, "api_keys"), "two keys have the same name; a name is for one key"
+        keys = [key.key.get_secret_value() for key in upstream.keys if key.key]
+        if len(set(keys)) < len(keys):
+            yield ("upstreams", name, "api_keys"), "the same key is there twice; its limits would be kept twice over"
+
+
+def _operator(settings: Settings) -> Found:
+    if settings.operator_key is None:
+        return
+    digest = hashlib.sha256(settings.operator_key.get_secret_value().encode()).hexdigest()
+    keys = [caller.key for caller in settings.callers] + [settings.caller_key]
+    digests = {hashlib.sha256(key.get_secret_value().encode()).hexdigest() for key in keys if key}
+    if digest in digests | {caller.sha256 for caller in settings.callers}:
+        yield ("operator_key",), "is the key of a caller too; the operator needs one of his own"
+
+
 def _unknown_models(settings: Settings) -> Found:
     name = settings.unknown_models_upstream
     if name is not None and name != "auto" and name not in settings.upstreams:
@@ -137,6 +157,8 @@ def _names(settings: Settings) -> list[str]:
 _Check = tuple[frozenset[str], Callable[["Settings"], Found]]
 _ALWAYS: tuple[_Check, ...] = (
     (frozenset({"callers", "caller_key"}), _callers),
+    (frozenset({"upstreams"}), _keys),
+    (frozenset({"callers", "caller_key", "operator_key"}), _operator),
     (frozenset({"upstreams", "unknown_models_upstream"}), _unknown_models),
     (frozenset({"models", "upstreams", "unknown_models_upstream", "sandbox"}), _models),
     (frozenset({"upstreams", "workers"}), _workers),

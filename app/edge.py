@@ -31,7 +31,7 @@ from .errors import (
     told,
 )
 from .gateway import Answer, Gateway, Incoming
-from .keys import Caller
+from .keys import Caller, Callers
 
 logger = logging.getLogger("torii.edge")
 
@@ -125,12 +125,13 @@ class Edge:
 
         return self._door(work)
 
-    def simple(self, respond: Callable[[Scope], Any], *, known: bool = True) -> ASGIApp:
-        """A door to something of our own that is at hand; ``known`` callers only, or anybody."""
+    def simple(self, respond: Callable[[Scope], Any], *, known: bool = True, callers: Callers | None = None) -> ASGIApp:
+        """A door to something of our own that is at hand; ``known`` callers only, or anybody.
+        ``callers`` are those whom it is for, if others than the gateway's."""
 
         async def work(scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
             if known:
-                self._caller(scope)
+                self._caller(scope, callers)
             await self._send(send, 200, msgspec.json.encode(respond(scope)), self._headers(request_id))
 
         return self._door(work)
@@ -158,22 +159,35 @@ class Edge:
 
         return door
 
+    def nothing(self) -> ASGIApp:
+        """A door to a path at which there is nothing, as things are."""
+
+        async def work(scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+            raise self._not_found(scope["path"])
+
+        return self._door(work)
+
     async def no_such_route(self, request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 404)
-        path = request.scope["path"][:200]
+        path = request.scope["path"]
         if status == 405:
             allow = (getattr(error, "headers", None) or {}).get("Allow", "POST")
-            failure: ToriiError = MethodNotAllowed(f"{request.method} is not for {path}; use {allow}", allow=allow)
+            failure: ToriiError = MethodNotAllowed(
+                f"{request.method} is not for {path[:200]}; use {allow}", allow=allow
+            )
         else:
-            failure = NotFound(f"there is nothing at {path!r}. This gateway has {', '.join(self._paths)}")
+            failure = self._not_found(path)
         body, headers = self._refusal(failure, uuid4().hex)
         return Response(body, failure.status, headers, media_type="application/json")
 
-    def _caller(self, scope: Scope) -> Caller:
+    def _not_found(self, path: str) -> NotFound:
+        return NotFound(f"there is nothing at {path[:200]!r}. This gateway has {', '.join(self._paths)}")
+
+    def _caller(self, scope: Scope, callers: Callers | None = None) -> Caller:
         """Who calls. A key in the query is refused even where it would be right: what is there gets into logs."""
         if any(field.partition(b"=")[0].lower() in IN_QUERY for field in fields(scope["query_string"])):
             raise Unauthorized("There is a key in the query. Send it in one header 'Authorization: Bearer <key>' only.")
-        return self._gateway.callers.check(header(scope, b"authorization"))
+        return (callers or self._gateway.callers).check(header(scope, b"authorization"))
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body. Refused before it is read where its head says enough."""

@@ -25,7 +25,8 @@ from .errors import InvalidRequest, ToriiError, Unavailable, UpstreamTimeout, to
 from .jsontext import Malformed, decode_strict
 from .keys import Callers
 from .meter import Meter, Record
-from .pool import Lease, Need
+from .pool import Lease
+from .quota import Need
 from .relay import Relay, Source, translate
 from .routing import RouteTable
 from .types import Call, ChatCall, Fold, Json, Reply, Route, Stream, Target

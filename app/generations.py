@@ -55,12 +55,18 @@ class Generations:
 
         return door  # type: ignore[return-value]
 
+    def start(self) -> None:
+        """Begins what goes on beside the calls. Needs a running loop."""
+        for pool in self.now.pools.values():
+            pool.start()
+
     def renew(self, settings: Settings) -> None:
         """Puts other settings in force, for the calls that come from now on. Where it raises, nothing has changed."""
         old = self.now
         fresh = self._build(settings, self.load, self.secrets)
         go_on(settings, fresh.pools, old.settings, old.pools)
         self.now = fresh
+        self.start()
         self._before.append(old)
         old.edge.open.ended = partial(self._close, old)
         if not old.edge.open.calls:
@@ -84,7 +90,7 @@ class Generations:
 
     async def aclose(self) -> None:
         for generation in self._living():
-            await generation.gateway.aclose()
+            await _end(generation)
         await asyncio.gather(*self._closing)
 
     def _living(self) -> list[Generation]:
@@ -92,6 +98,12 @@ class Generations:
 
     def _close(self, generation: Generation) -> None:
         self._before.remove(generation)
-        task = asyncio.ensure_future(generation.gateway.aclose())
+        task = asyncio.ensure_future(_end(generation))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+async def _end(generation: Generation) -> None:
+    for pool in generation.pools.values():
+        await pool.stop()
+    await generation.gateway.aclose()

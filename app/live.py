@@ -1,12 +1,14 @@
-"""One cheap call to each upstream, to see whether its address and key are right."""
+"""One cheap call with each key, to see whether it and its upstream's address are right."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass, replace
 
-from .assembly import build_client, hosts, secrets
+from . import probe
+from .assembly import build_client, build_keys, hosts, secrets
 from .client import Client
 from .config import CREDENTIALS
 from .errors import (
@@ -23,10 +25,8 @@ from .errors import (
 from .redact import Redactor
 from .routing import RouteTable
 from .settings import Settings
-from .types import EmbeddingsCall, Target
+from .types import Key
 
-# The model that both providers serve, for nothing to speak of.
-PREFERRED = "jina-embeddings-v3"
 SECONDS = 30.0
 
 ADVICE: dict[type[ToriiError], str] = {
@@ -43,55 +43,58 @@ ADVICE: dict[type[ToriiError], str] = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
+    """``key`` is its alias, where the upstream has several."""
+
     upstream: str
+    key: str
     ok: bool
     words: str
 
 
 async def run(settings: Settings, routes: RouteTable) -> list[Outcome]:
-    """An outcome for each upstream that is used, all called at once."""
+    """An outcome for each key of the upstreams that are used, all called at once."""
     client = build_client(settings, seconds=SECONDS)
+    check = _Check(settings, routes, client)
     try:
-        return list(await asyncio.gather(*(_outcome(settings, routes, client, name) for name in settings.active)))
+        return list(await asyncio.gather(*check.outcomes()))
     finally:
         await client.aclose()
 
 
-async def _outcome(settings: Settings, routes: RouteTable, client: Client, name: str) -> Outcome:
-    target = _target(routes, name)
-    if target is None:
-        return Outcome(name, True, "not called: no embeddings model is to be had there")
-    started = time.monotonic()
-    try:
-        await _call(client, target)
-    except ToriiError as error:
-        message = Redactor(secrets(settings), hosts(settings)).message(error.message).rstrip(".")
-        return Outcome(name, False, f"failed: {message}. {_advice(settings, name, error)}")
-    return Outcome(name, True, f"ok in {(time.monotonic() - started) * 1000:.0f} ms ({target.name})")
+@dataclass(frozen=True, slots=True)
+class _Check:
+    settings: Settings
+    routes: RouteTable
+    client: Client
 
+    def outcomes(self) -> Iterator[Awaitable[Outcome]]:
+        for name in self.settings.active:
+            for number, (key, _) in enumerate(build_keys(self.settings, name)):
+                yield self._outcome(name, key, number)
 
-async def _call(client: Client, target: Target) -> None:
-    """Raises ToriiError where the upstream does not give a vector for a word."""
-    call = EmbeddingsCall(model=target.model.id, body={"input": ["hello"]})
-    reply = await client.send(target.upstream.request(call, target))
-    if reply.status >= 300:
-        raise target.upstream.error(call, target, reply)
-    target.upstream.reply(call, target, reply.body)
+    async def _outcome(self, name: str, key: Key, number: int) -> Outcome:
+        alias = "" if key.alias == name else key.alias
+        target = probe.target(self.routes, name)
+        if target is None:
+            return Outcome(name, alias, True, "not called: no embeddings model is to be had there")
+        started = time.monotonic()
+        try:
+            await probe.call(self.client, replace(target, key=key))
+        except ToriiError as error:
+            message = Redactor(secrets(self.settings), hosts(self.settings)).message(error.message).rstrip(".")
+            return Outcome(name, alias, False, f"failed: {message}. {self._advice(name, number, error)}")
+        return Outcome(name, alias, True, f"ok in {(time.monotonic() - started) * 1000:.0f} ms ({target.name})")
 
+    def _advice(self, name: str, number: int, error: ToriiError) -> str:
+        advice = next((ADVICE[kind] for kind in type(error).__mro__ if kind in ADVICE), ADVICE[UpstreamFailed])
+        url = self.settings.upstreams[name].base_url
+        return advice.format(name=name, url=url, key=self._place(name, number))
 
-def _target(routes: RouteTable, upstream: str) -> Target | None:
-    """The upstream's target for the preferred model, else for any embeddings model."""
-    names = [model["id"] for model in routes.models() if "embeddings" in model["endpoints"]]
-    targets = [target for name in names for target in routes.find(name).targets if target.upstream.name == upstream]
-    return next((target for target in targets if target.name == PREFERRED), targets[0] if targets else None)
-
-
-def _advice(settings: Settings, name: str, error: ToriiError) -> str:
-    advice = next((ADVICE[kind] for kind in type(error).__mro__ if kind in ADVICE), ADVICE[UpstreamFailed])
-    return advice.format(name=name, url=settings.upstreams[name].base_url, key=_key(name))
-
-
-def _key(upstream: str) -> str:
-    """What the upstream's key is called where it can be set."""
-    keys = ("upstreams", upstream, "api_key")
-    return " or ".join([*(variable for variable, path in CREDENTIALS.items() if path == keys), ".".join(keys)])
+    def _place(self, upstream: str, number: int) -> str:
+        """Where the key can be set, by what that is called."""
+        given = self.settings.upstreams[upstream]
+        if given.api_key is None or number > 0:
+            written = [index for index, key in enumerate(given.api_keys) if key.key]
+            return f"upstreams.{upstream}.api_keys[{written[number - (given.api_key is not None)]}].key"
+        keys = ("upstreams", upstream, "api_key")
+        return " or ".join([*(variable for variable, path in CREDENTIALS.items() if path == keys), ".".join(keys)])

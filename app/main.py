@@ -13,13 +13,14 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Scope
 
-from . import __version__, openapi
+from . import __version__, admin, openapi
 from .assembly import (
     WHOLE,
     Share,
     build_callers,
     build_client,
     build_departures,
+    build_operator,
     build_pools,
     build_routes,
     hosts,
@@ -34,6 +35,7 @@ from .endpoints.rerank import Rerank
 from .errors import NotFound, Unavailable
 from .gateway import Gateway
 from .generations import Generation, Generations
+from .keystate import KeyStates
 from .ledger import Ledger
 from .meter import Meter, Record, log
 from .pool import Pool
@@ -94,29 +96,34 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
 def _generation(process: Process, settings: Settings, load: Load, others: Collection[str]) -> Generation:
     """Everything that depends on the settings. ``others`` are keys of configurations that are still at work."""
     own = frozenset(secrets(settings))
-    gateway, pools = _gateway(process, settings, Redactor({*own, *others}, hosts(settings)))
+    redactor = Redactor({*own, *others}, hosts(settings))
+    gateway, pools = _gateway(process, settings, redactor)
     limits = Limits(
         settings.max_body_megabytes, settings.timeouts.body_seconds, settings.ping_seconds, settings.max_calls
     )
     always = {"x-torii-sandbox": "true"} if settings.sandbox == "on" else {}
     edge = Edge(gateway, limits, load, paths=openapi.PATHS, always=always, departures=build_departures(settings))
+    own_doors = doors(edge, Own(gateway, load, process.database), settings)
     return Generation(
         settings=settings,
         gateway=gateway,
         edge=edge,
         pools=pools,
-        doors=doors(edge, Own(gateway, load, process.database), settings),
+        doors={**own_doors, **admin.doors(edge, build_operator(settings), pools, redactor)},
         secrets=own,
     )
 
 
 def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[Gateway, dict[str, Pool]]:
-    pools = build_pools(settings, process.share)
+    routes = build_routes(settings)
+    client = build_client(settings)
+    states = KeyStates(process.database) if process.database else None
+    pools = build_pools(settings, routes, client, states, process.share)
     books = [Ledger(process.database, redactor.secrets)] if process.database else []
     gateway = Gateway(
         callers=build_callers(settings),
-        routes=build_routes(settings),
-        client=build_client(settings),
+        routes=routes,
+        client=client,
         attempts=Attempts(pools, most=settings.max_attempts),
         meter=Meter(log, *books, *process.sinks),
         seconds=settings.timeouts.total_seconds,
@@ -128,6 +135,7 @@ def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[
 def _lifespan(generations: Generations) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        generations.start()
         yield
         await generations.aclose()
 
@@ -161,7 +169,7 @@ def _bare(paths: Mapping[str, T]) -> dict[str, T]:
     return {path.removeprefix("/v1"): value for path, value in paths.items() if path.startswith("/v1/")}
 
 
-DOCUMENTS = {**_DOCUMENTS, **_bare(_DOCUMENTS)}
+DOCUMENTS = {**_DOCUMENTS, **_bare(_DOCUMENTS), **admin.DOCUMENTS}
 
 
 def doors(edge: Edge, own: Own, settings: Settings) -> dict[str, ASGIApp]:

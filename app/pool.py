@@ -1,12 +1,12 @@
 """The keys of an upstream: which of them takes the next call, when, and which of them rest.
 
     lease -> the least loaded of the keys that neither rest nor are at a limit
-          -> else, within the caller's patience, the first that becomes free
+          -> else, within the call's patience, the first that becomes free
           -> else UpstreamRateLimited, with the time to come back
 
-A key that was refused rests: until the time that a 429 states, long where the key or its account is
-refused. The last key is never locked out: where all rest, the one that rests the shortest is tried.
-Times are of the monotonic clock.
+A key that was refused rests: until the time that a 429 states; where the key or its account is refused, until
+a probe succeeds. Where there is nothing to probe with, one call is let through after each rest. The last key
+is never locked out: where all rest, and none of them wakes in time, the one that rests the shortest is tried.
 """
 
 from __future__ import annotations
@@ -14,234 +14,346 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass
 
-from .errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited
-from .types import Key, Route
+from .breaker import Breaker
+from .errors import ToriiError, UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited, UpstreamRejected
+from .quota import Need, Quota
+from .seat import SHUT, Cause, Rest, Seat, fingerprint
+from .types import Json, Key
 
 logger = logging.getLogger("torii.pool")
 
-MINUTE = 60.0
-REST_SECONDS = 600.0  # of a key that was refused, or whose account is empty
+REST_SECONDS = 600.0  # of a key that is shut, and the longest that a rest from before the start may be
 LIMITED_SECONDS = 5.0  # of a key that met a 429 which does not say until when
-BREAK_AFTER = 5  # failures in a row
-BREAK_SECONDS = 10.0
+PROBE_FIRST_SECONDS = 60.0  # until an empty account is probed; twice as long each time, up to REST_SECONDS
+PROBE_SECONDS = 30.0  # for a probe to be answered
 
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """What a key may do. None is no limit. ``weight`` is its share of the load among the others."""
-
-    requests: int | None = None
-    tokens: int | None = None
-    deepsearch: int | None = None
-    concurrency: int | None = None
-    weight: float = 1.0
-
-
-class Window:
-    """At most ``limit`` within any minute; more than the limit at once only where the window is empty."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._spent: deque[tuple[float, int]] = deque()
-        self._sum = 0
-
-    def wait(self, now: float, amount: int) -> float:
-        """Seconds until ``amount`` fits."""
-        while self._spent and self._spent[0][0] <= now - MINUTE:
-            self._sum -= self._spent.popleft()[1]
-        over = self._sum + amount - self.limit
-        for when, spent in self._spent:
-            if over <= 0:
-                break
-            over -= spent
-            if over <= 0 or when == self._spent[-1][0]:
-                return max(when + MINUTE - now, 0.001)  # never 0 by rounding: that would be a yes
-        return 0.0
-
-    def add(self, now: float, amount: int) -> None:
-        self._spent.append((now, amount))
-        self._sum += amount
-
-
-@dataclass(slots=True)
-class Seat:
-    """A key at work."""
-
-    key: Key
-    quota: Quota
-    at_work: int = 0
-    rests_until: float = 0.0
-    cause: str = ""
-    windows: dict[str, Window] = field(init=False)
-
-    def __post_init__(self) -> None:
-        limits = {"requests": self.quota.requests, "tokens": self.quota.tokens, "deepsearch": self.quota.deepsearch}
-        self.windows = {name: Window(limit) for name, limit in limits.items() if limit is not None}
-
-    def becomes(self, new: Seat) -> Seat:
-        """The same key with the name and the limits of ``new``; its rest, its calls and what it has spent stay."""
-        for name, window in new.windows.items():
-            if name in self.windows:
-                self.windows[name].limit = window.limit
-                new.windows[name] = self.windows[name]
-        self.key, self.quota, self.windows = new.key, new.quota, new.windows
-        return self
-
-    @property
-    def load(self) -> float:
-        return (self.at_work + 1) / self.quota.weight
-
-    def rests(self, now: float) -> bool:
-        return now < self.rests_until
-
-    def wait(self, now: float, need: Need) -> float | None:
-        """Seconds until the limits allow it; None where another call has to end first."""
-        if self.quota.concurrency is not None and self.at_work >= self.quota.concurrency:
-            return None
-        return max((window.wait(now, need.amount(name)) for name, window in self.windows.items()), default=0.0)
-
-    def take(self, now: float, need: Need) -> None:
-        self.at_work += 1
-        for name, window in self.windows.items():
-            if amount := need.amount(name):
-                window.add(now, amount)
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What a call will use: one request, about ``tokens``, and whether it is a DeepSearch run."""
-
-    tokens: int = 0
-    deepsearch: bool = False
-
-    @classmethod
-    def of(cls, body: bytes, route: Route) -> Need:
-        """An estimate, by the four characters that a token has on average."""
-        return cls(len(body) // 4, route.model.deepsearch)
-
-    def amount(self, window: str) -> int:
-        if window == "tokens":
-            return 0 if self.deepsearch else self.tokens
-        return int(self.deepsearch) if window == "deepsearch" else 1
+# Raises ToriiError where the upstream does not take the key.
+Probe = Callable[[Key], Awaitable[None]]
 
 
 class Lease:
     """A key for one call. ``keep`` leaves the release to somebody else; releasing twice is nothing."""
 
-    def __init__(self, pool: Pool, seat: Seat) -> None:
+    __slots__ = ("_pool", "kept", "released", "seat", "taken")
+
+    def __init__(self, pool: Pool, seat: Seat, taken: float) -> None:
         self._pool = pool
-        self._seat: Seat | None = seat
-        self.key = seat.key
+        self.seat = seat
+        self.taken = taken
         self.kept = False
+        self.released = False
+
+    @property
+    def key(self) -> Key:
+        return self.seat.key
 
     def keep(self) -> None:
         self.kept = True
 
     def release(self) -> None:
-        if self._seat is not None:
-            self._pool.leave(self._seat)
-            self._seat = None
+        if not self.released:
+            self.released = True
+            self._pool.leave(self.seat)
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """Somebody in line. He is given a lease, or None where it would take him too long: ``seconds``."""
+
+    need: Need
+    tried: Collection[str]
+    given: asyncio.Future[Lease | None]
+    seconds: float = 0.0
 
 
 class Pool:
-    """``patience`` is how many seconds a call may wait for a key; clients such as Haystack's give up after five."""
+    """``patience`` is how many seconds after it came a call may still wait for a key; clients such as
+    Haystack's give up after five. ``remember`` is told of each rest, ``remembered`` are those of an earlier run."""
 
-    def __init__(self, name: str, keys: Collection[tuple[Key, Quota]], *, patience: float = 4.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        keys: Iterable[tuple[Key, Quota]],
+        *,
+        patience: float = 4.0,
+        probe: Probe | None = None,
+        remembered: Iterable[Rest] = (),
+        remember: Callable[[Rest], None] | None = None,
+    ) -> None:
         self.name = name
         self.seats = [Seat(key, quota) for key, quota in keys]
+        self.breaker = Breaker(name)
         self._patience = patience
-        self._freed = asyncio.Event()
-        self._line = asyncio.Lock()
-        self._failures = 0
-        self._broken_until = 0.0
+        self._probe = probe
+        self._remember = remember
+        self._turn = 0.0
+        self._line: dict[Waiter, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._heir: Pool | None = None
+        self._recall({rest.fingerprint: rest for rest in remembered if rest.upstream == name})
+
+    # ------------------------------------------------------------ a key for a call
 
     async def lease(self, need: Need, tried: Collection[str] = ()) -> Lease:
         """A key that is not of the ``tried``. Raises UpstreamRateLimited where none is free in time."""
-        seat = None if self._line.locked() else self._free(need, tried)[0]
-        if seat is None:
-            seat = await self._wait(need, tried)
-        seat.take(time.monotonic(), need)
-        return Lease(self, seat)
-
-    def take_over(self, before: Pool) -> None:
-        """Goes on with those of its keys that ``before`` has too, whose open calls still count against their limits."""
-        known = {seat.key.secret: seat for seat in before.seats}
-        self.seats = [old.becomes(new) if (old := known.pop(new.key.secret, None)) else new for new in self.seats]
-        self._freed = before._freed
-        self._failures, self._broken_until = before._failures, before._broken_until
+        if not self._line:
+            now = time.monotonic()
+            seat = self._free(now, need, tried)[0]
+            if seat is not None:
+                return self._take(now, seat, need)
+        return await self._stand(need, tried)
 
     def others(self, tried: Collection[str]) -> bool:
         """Whether there is a key that neither rests nor was tried."""
         now = time.monotonic()
         return any(not seat.rests(now) and seat.key.alias not in tried for seat in self.seats)
 
+    def patient(self, need: Need, seconds: float) -> bool:
+        """Whether the call may still wait so long."""
+        return time.monotonic() + seconds <= need.since + self._patience
+
     def leave(self, seat: Seat) -> None:
         seat.at_work -= 1
-        self._freed.set()
+        self._freed()
 
-    @property
-    def broken(self) -> bool:
-        """Whether so many calls failed in a row that others are asked first for a while."""
-        return time.monotonic() < self._broken_until
+    def take_over(self, before: Pool) -> None:
+        """Goes on with those of its keys that ``before`` has too, whose open calls still count against their limits."""
+        for seat in before.seats:
+            if seat.probing is not None:
+                seat.probing.cancel()
+                seat.probing = None
+        known = {seat.key.secret: seat for seat in before.seats}
+        self.seats = [old.becomes(new) if (old := known.pop(new.key.secret, None)) else new for new in self.seats]
+        self.breaker = before.breaker
+        self._turn = before._turn
+        before._heir = self
 
-    def succeeded(self) -> None:
-        self._failures = 0
+    def _freed(self) -> None:
+        if self._line:
+            self._serve()
+        if self._heir is not None:
+            self._heir._freed()
 
-    def failed(self, key: Key, failure: UpstreamError) -> None:
-        """Lets the key rest, or counts against the upstream, whichever the failure is about."""
-        if isinstance(failure, UpstreamRateLimited):
-            wait = LIMITED_SECONDS if failure.retry_after is None else failure.retry_after
-            self._rest(key, wait, "rate limited")
-        elif isinstance(failure, UpstreamAuth | UpstreamQuota):
-            refused = isinstance(failure, UpstreamAuth)
-            self._rest(key, REST_SECONDS, "refused" if refused else "account empty")
-            logger.error("%s: key %s was %s", self.name, key.alias, "refused" if refused else "out of balance")
-        elif failure.elsewhere:
-            self._failures += 1
-            if self._failures >= BREAK_AFTER:
-                self._failures = 0
-                self._broken_until = time.monotonic() + BREAK_SECONDS
-                logger.warning("%s: %d calls failed in a row; others are asked first", self.name, BREAK_AFTER)
+    def _take(self, now: float, seat: Seat, need: Need) -> Lease:
+        self.breaker.called(now)
+        if seat.cause and not seat.rests(now):
+            if seat.shut:
+                seat.rests_until = now + REST_SECONDS  # this call is let through, and no other
+            else:
+                seat.cause = ""
+        self._turn = max(self._turn, seat.turn)
+        seat.turn = self._turn + 1 / seat.quota.weight
+        seat.take(now, need)
+        return Lease(self, seat, now)
 
-    def _rest(self, key: Key, seconds: float, cause: str) -> None:
-        for seat in self.seats:
-            if seat.key.secret == key.secret:
-                seat.rests_until = max(seat.rests_until, time.monotonic() + seconds)
-                seat.cause = cause
+    def _free(self, now: float, need: Need, tried: Collection[str]) -> tuple[Seat | None, float | None]:
+        """The best key that is free now; or None, and the seconds until one is, None where a call has to end first."""
+        seats = [seat for seat in self.seats if seat.key.alias not in tried] or self.seats if tried else self.seats
+        best: Seat | None = None
+        soon: float | None = None
+        busy = False
+        for seat in seats:
+            if seat.shut and seat.rests(now):
+                continue
+            wait = seat.room(now, need)
+            if wait is None:
+                busy = True
+                continue
+            wait = max(wait, seat.rests_until - now)
+            if wait > 0:
+                soon = wait if soon is None else min(soon, wait)
+            elif best is None or seat.load < best.load:
+                best = seat
+        if best is not None or (soon is not None and now + soon <= need.since + self._patience):
+            return best, soon
+        if not all(seat.rests(now) for seat in seats):
+            return None, None if busy else soon
+        last = min(seats, key=lambda seat: seat.rests_until)
+        wait = last.room(now, need)
+        return (None if wait != 0 else last), wait
 
-    def _free(self, need: Need, tried: Collection[str]) -> tuple[Seat | None, float]:
-        """The best key that is free now, or None and the seconds until one may be."""
-        now = time.monotonic()
-        fresh = [seat for seat in self.seats if seat.key.alias not in tried] or self.seats
-        awake = [seat for seat in fresh if not seat.rests(now)] or [min(fresh, key=lambda seat: seat.rests_until)]
-        waits = [(seat, wait) for seat in awake if (wait := seat.wait(now, need)) is not None]
-        ready = [seat for seat, wait in waits if wait <= 0]
-        if ready:
-            return min(ready, key=lambda seat: seat.load), 0.0
-        return None, min((wait for _, wait in waits), default=MINUTE)
+    # ------------------------------------------------------------ the line
 
-    async def _wait(self, need: Need, tried: Collection[str]) -> Seat:
-        """Callers stand in line, so that nobody is overtaken."""
-        seconds = 0.0
+    async def _stand(self, need: Need, tried: Collection[str]) -> Lease:
+        """In line, so that nobody is overtaken by who comes later for the same."""
+        waiter = Waiter(need, tried, asyncio.get_running_loop().create_future())
+        self._line[waiter] = None
+        self._serve()
+        lease = None
         try:
-            async with asyncio.timeout(self._patience), self._line:
-                while True:
-                    self._freed.clear()
-                    seat, seconds = self._free(need, tried)
-                    if seat is not None:
-                        return seat
-                    if seconds > self._patience and seconds < MINUTE:
-                        break
-                    try:
-                        await asyncio.wait_for(self._freed.wait(), seconds)
-                    except TimeoutError:
-                        continue
+            async with asyncio.timeout(need.since + self._patience - time.monotonic()):
+                lease = await _given(waiter)
         except TimeoutError:
             pass
-        raise UpstreamRateLimited(
-            f"every key of {self.name} is at the limit that this gateway keeps for it", retry_after=max(1.0, seconds)
-        )
+        finally:
+            del self._line[waiter]
+            if lease is None:
+                self._serve()
+        if lease is None:
+            limit = f"every key of {self.name} is at the limit that this gateway keeps for it"
+            raise UpstreamRateLimited(limit, retry_after=max(1.0, waiter.seconds))
+        return lease
+
+    def _serve(self) -> None:
+        """Keys for those in line, in their order. Who waits for a minute to pass holds up only his own kind;
+        who waits for a call to end, everybody."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = time.monotonic()
+        waits: dict[bool, float] = {}
+        for waiter in self._line:
+            if waiter.given.done() or waiter.need.deepsearch in waits:
+                continue
+            seat, wait = self._free(now, waiter.need, waiter.tried)
+            if seat is not None:
+                waiter.given.set_result(self._take(now, seat, waiter.need))
+            elif wait is None:
+                break
+            else:
+                waiter.seconds = wait
+                if now + wait > waiter.need.since + self._patience:
+                    waiter.given.set_result(None)
+                else:
+                    waits[waiter.need.deepsearch] = wait
+        if waits:
+            self._timer = asyncio.get_running_loop().call_later(min(waits.values()), self._serve)
+
+    # ------------------------------------------------------------ what became of a call
+
+    def succeeded(self, lease: Lease) -> None:
+        self.breaker.succeeded()
+        if lease.seat.shut and lease.taken >= lease.seat.since:
+            self._wake(lease.seat)
+
+    def failed(self, lease: Lease, failure: UpstreamError) -> None:
+        """Lets the key rest, or counts against the upstream, whichever the failure is about."""
+        if isinstance(failure, UpstreamRejected):
+            self.breaker.succeeded()
+            return
+        lease.seat.failures += 1
+        if isinstance(failure, UpstreamRateLimited):
+            self._limit(lease.seat, LIMITED_SECONDS if failure.retry_after is None else failure.retry_after)
+        elif isinstance(failure, UpstreamAuth | UpstreamQuota):
+            self._shut(lease.seat, failure)
+        elif failure.elsewhere:
+            self.breaker.failed()
+
+    # ------------------------------------------------------------ rests
+
+    def _limit(self, seat: Seat, seconds: float) -> None:
+        now = time.monotonic()
+        if not seat.shut and now + seconds > seat.rests_until:
+            self._rest(seat, "rate limited", now, seconds)
+
+    def _shut(self, seat: Seat, failure: UpstreamError) -> None:
+        """An alarm the first time; it is the same one as long as the key does not work."""
+        cause: Cause = "refused" if isinstance(failure, UpstreamAuth) else "account empty"
+        if seat.cause == cause:
+            return
+        logger.error("%s: key %s rests: %s", self.name, seat.key.alias, cause)
+        self._rest(seat, cause, time.monotonic(), REST_SECONDS)
+        self._watch(seat)
+
+    def _rest(self, seat: Seat, cause: Cause, now: float, seconds: float) -> None:
+        seat.cause, seat.since, seat.rests_until = cause, now, now + seconds
+        self._tell(seat)
+        self._serve()
+
+    def _wake(self, seat: Seat) -> None:
+        logger.warning("%s: key %s works again", self.name, seat.key.alias)
+        seat.cause, seat.rests_until = "", 0.0
+        if seat.probing is not None:
+            seat.probing.cancel()
+        seat.probing = None
+        self._tell(seat)
+        self._serve()
+
+    def _tell(self, seat: Seat) -> None:
+        if self._remember is not None:
+            until = time.time() + max(0.0, seat.rests_until - time.monotonic())
+            self._remember(Rest(self.name, fingerprint(self.name, seat.key), seat.key.alias, seat.cause, until))
+
+    def _recall(self, rests: dict[str, Rest]) -> None:
+        """What an earlier run knew; never for longer than REST_SECONDS, in case that the wall clock was set back."""
+        now, clock = time.monotonic(), time.time()
+        for seat in self.seats if rests else ():
+            rest = rests.get(fingerprint(self.name, seat.key))
+            if rest is not None and rest.cause and (rest.until > clock or rest.cause in SHUT):
+                seat.cause, seat.since = rest.cause, now
+                seat.rests_until = now + min(max(rest.until - clock, 0.0), REST_SECONDS)
+                logger.warning("%s: key %s rests since before the start: %s", self.name, seat.key.alias, seat.cause)
+
+    # ------------------------------------------------------------ probes
+
+    def start(self) -> None:
+        """Probes the keys that rest since before the start. Needs a running loop."""
+        for seat in self.seats:
+            if seat.shut:
+                self._watch(seat)
+
+    async def stop(self) -> None:
+        """Ends all probes."""
+        tasks = [seat.probing for seat in self.seats if seat.probing is not None and self._heir is None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _watch(self, seat: Seat) -> None:
+        if self._heir is not None:
+            self._heir._watch(seat)
+        elif self._probe is not None and seat.probing is None and seat in self.seats:
+            seat.probing = asyncio.create_task(self._probed(seat, self._probe))
+
+    async def _probed(self, seat: Seat, probe: Probe) -> None:
+        """Asks with growing gaps until the key works. It rests until then, and a little longer for the answer."""
+        gap = PROBE_FIRST_SECONDS if seat.cause == "account empty" else REST_SECONDS
+        works: bool | None = False
+        while works is False:
+            seat.rests_until = time.monotonic() + gap + PROBE_SECONDS
+            self._tell(seat)
+            await asyncio.sleep(gap)
+            works = await self._works(seat, probe)
+            gap = min(2 * gap, REST_SECONDS)
+        seat.probing = None
+        if works:
+            self._wake(seat)
+        else:
+            seat.rests_until = 0.0  # a call is let through, to see
+
+    async def _works(self, seat: Seat, probe: Probe) -> bool | None:
+        """What a probe says of the key; None where it cannot, because it is itself refused as wrong."""
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await probe(seat.key)
+            return True
+        except (UpstreamAuth, UpstreamQuota) as failure:
+            self._shut(seat, failure)
+        except UpstreamRejected:
+            return None
+        except (ToriiError, TimeoutError):
+            logger.info("%s: key %s was probed without an answer", self.name, seat.key.alias)
+        except Exception:
+            logger.exception("%s: a probe failed", self.name)
+        return False
+
+    # ------------------------------------------------------------ what people see
+
+    def state(self) -> list[Json]:
+        """Each key's state as plain values, and whether the upstream keeps failing."""
+        now, clock = time.monotonic(), time.time()
+        upstream = {"upstream": self.name, "broken": self.breaker.open}
+        return [{**upstream, **seat.state(now, clock)} for seat in self.seats]
+
+
+async def _given(waiter: Waiter) -> Lease | None:
+    """What he is given; given back where he is gone by then."""
+    try:
+        return await waiter.given
+    except asyncio.CancelledError:
+        if waiter.given.done() and not waiter.given.cancelled() and (lease := waiter.given.result()):
+            lease.release()
+        raise

@@ -147,6 +147,36 @@ def models(listed: Iterable[Json]) -> str:
     )
 
 
+def keys(states: Iterable[Json]) -> str:
+    """How each key of a running gateway is; what none of them has is left out."""
+    head = ("UPSTREAM", "KEY", "STATE", "AT WORK", "REQUESTS", "TOKENS", "DEEPSEARCH", "CALLS", "FAILED")
+    rows = []
+    for state in states:
+        limits = [state["minute"].get(name) for name in ("requests", "tokens", "deepsearch")]
+        rows.append(
+            (
+                state["upstream"] + (" (keeps failing, asked last)" if state["broken"] else ""),
+                " ".join(part for part in (state["key"], state["tail"] and f"...{state['tail']}") if part),
+                _state(state),
+                _share(state["at_work"], state["concurrency"]),
+                *(_share(limit["used"], limit["limit"]) if limit else "" for limit in limits),
+                str(state["calls"]),
+                str(state["failures"]),
+            )
+        )
+    return table(head, rows)
+
+
+def _state(key: Json) -> str:
+    if key["state"] == "resting":
+        return f"{key['cause']}, rests until {key['until']}"
+    return f"{key['cause']}, tried with the next call" if key["state"] == "trial" else key["state"]
+
+
+def _share(used: int, limit: int | None) -> str:
+    return str(used) if limit is None else f"{used} of {limit}"
+
+
 def _words(words: Iterable[str]) -> str:
     return ", ".join(words)
 

@@ -85,10 +85,24 @@ class KeyLimits(Section):
     concurrency: Count | None = None
 
 
+Tier = Literal["free", "paid", "premium"]
+
+# What a key may do at Jina, by what was paid for it: embeddings and rerank by its OpenAPI description of July 2026,
+# where paid is called tier 1 and premium tier 2; DeepSearch by its own page.
+TIERS: dict[Tier, KeyLimits] = {
+    "free": KeyLimits(requests_per_minute=500, tokens_per_minute=1_000_000, deepsearch_per_minute=50, concurrency=5),
+    "paid": KeyLimits(requests_per_minute=500, tokens_per_minute=10_000_000, deepsearch_per_minute=50, concurrency=50),
+    "premium": KeyLimits(
+        requests_per_minute=5000, tokens_per_minute=100_000_000, deepsearch_per_minute=500, concurrency=500
+    ),
+}
+
+
 class KeySettings(Section):
     """One of several keys of a provider. ``weight`` is its share of the load; limits not given are the upstream's."""
 
     key: UpstreamKey
+    tier: Tier | None = None
     limits: KeyLimits = KeyLimits()
     name: Annotated[str | None, Field(min_length=1, max_length=64)] = None
     weight: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -102,6 +116,7 @@ class UpstreamSettings(Section):
     deepsearch_base_url: Url | None = None
     api_key: UpstreamKey = None
     api_keys: list[KeySettings] = Field(default_factory=list)
+    tier: Tier | None = None
     limits: KeyLimits = KeyLimits()
 
     @model_validator(mode="before")
@@ -115,15 +130,23 @@ class UpstreamSettings(Section):
         single = [KeySettings(key=self.api_key)] if self.api_key else []
         return [*single, *(key for key in self.api_keys if key.key)]
 
-    def limit(self, key: KeySettings, name: str) -> int | None:
-        """What one of the keys may do: its own limit, else the upstream's."""
-        limit: int | None = getattr(key.limits, name) or getattr(self.limits, name)
-        return limit
+    def limits_of(self, key: KeySettings) -> KeyLimits:
+        """Each limit from the first that says it: the key's limits, its tier, the upstream's limits, its tier."""
+        tiers = [TIERS[tier] if tier else KeyLimits() for tier in (key.tier, self.tier)]
+        said = [key.limits, tiers[0], self.limits, tiers[1]]
+        return KeyLimits(
+            **{
+                name: next((limit for limits in said if (limit := getattr(limits, name)) is not None), None)
+                for name in KeyLimits.model_fields
+            }
+        )
 
     @model_validator(mode="after")
     def _only_jina_has_two(self) -> UpstreamSettings:
         if self.deepsearch_base_url and self.kind != "jina":
             raise ValueError("deepsearch_base_url is for an upstream of kind jina only")
+        if self.kind != "jina" and (self.tier or any(key.tier for key in self.api_keys)):
+            raise ValueError("tier is for an upstream of kind jina only; set limits instead")
         return self
 
 
@@ -224,6 +247,7 @@ class Settings(BaseSettings):
     callers: list[CallerSettings] = []
     caller_key: CallerKey = None
     generate_caller_key: bool = False
+    operator_key: CallerKey = None
     sandbox: Switch = "off"
     sandbox_pace: Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)] = 1.0
     upstreams: Annotated[dict[UpstreamName, UpstreamSettings], Field(validate_default=True)] = {}

@@ -55,6 +55,16 @@ VERSIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX calls_by_time ON calls (time)",
     ),
+    (
+        """CREATE TABLE key_rests (
+            upstream TEXT NOT NULL,
+            fingerprint TEXT NOT NULL,
+            alias TEXT NOT NULL,
+            cause TEXT NOT NULL,
+            until REAL NOT NULL,
+            PRIMARY KEY (upstream, fingerprint)
+        ) WITHOUT ROWID""",
+    ),
 )
 APPLICATION = 0x546F7269  # "Tori", by which SQLite's header says whose file it is
 
@@ -108,7 +118,7 @@ class Database:
 
     def write(self, statement: str, row: Row) -> None:
         """Sees to it that the statement is carried out soon. Never waits, never raises."""
-        if self._closing.is_set() or len(self._rows) + len(self._batch) >= self._room:
+        if self._closing.is_set() or self.waiting >= self._room:
             self._lose()
             return
         self._rows.append((statement, row))
@@ -120,18 +130,23 @@ class Database:
         return read(self.path, statement, parameters)
 
     @property
+    def waiting(self) -> int:
+        """Rows that are not in the file yet."""
+        return len(self._rows) + len(self._batch)
+
+    @property
     def health(self) -> Trouble | None:
         """None where all is well."""
         what = self._trouble
-        return Trouble(what, len(self._rows) + len(self._batch), self._lost) if what else None
+        return Trouble(what, self.waiting, self._lost) if what else None
 
     def close(self) -> None:
         """Writes what waits, if that can be done in the time that another's lock is waited for; takes no more."""
         self._closing.set()
         self._arrived.set()
         self._thread.join(self._busy_seconds + 1)
-        if left := len(self._rows) + len(self._batch):
-            logger.error("the database: %d rows could not be written before the end", left)
+        if self.waiting:
+            logger.error("the database: %d rows could not be written before the end", self.waiting)
 
     def _work(self) -> None:
         """The writer's life. It tries once more after it was told to end."""

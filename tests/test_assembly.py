@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from app.assembly import (
     SANDBOX_KEY,
     build_callers,
+    build_keys,
     build_routes,
     build_upstreams,
     hosts,
@@ -19,7 +21,9 @@ from app.assembly import (
 from app.errors import ModelNotFound, Unauthorized
 from app.keys import Caller, digest
 from app.models import CATALOGUE
+from app.quota import Quota
 from app.settings import Settings
+from app.types import Key
 from app.upstreams import AIHubMix, Jina, OpenAICompatible
 
 URLS = {
@@ -144,14 +148,37 @@ def test_callers_by_key_by_hash_and_the_default_one() -> None:
     assert build_callers(settings()).open
 
 
+FREE, PAID = Quota(500, 10**6, 50, 5), Quota(500, 10**7, 50, 50)
+
+
+@pytest.mark.parametrize(
+    ("upstream", "key", "quota"),
+    [
+        ({}, {}, Quota()),
+        ({"tier": "free"}, {}, FREE),
+        ({"tier": "free"}, {"tier": "paid"}, PAID),
+        ({}, {"tier": "premium"}, Quota(5000, 10**8, 500, 500)),
+        ({"tier": "free", "limits": {"concurrency": 2}}, {}, replace(FREE, concurrency=2)),
+        ({"tier": "free", "limits": {"concurrency": 2}}, {"tier": "paid"}, PAID),
+        ({"tier": "free"}, {"tier": "paid", "limits": {"tokens_per_minute": 7}}, replace(PAID, tokens=7)),
+        ({"limits": {"concurrency": 2}}, {"limits": {"requests_per_minute": 3}}, Quota(requests=3, concurrency=2)),
+    ],
+)
+def test_each_limit_is_the_nearest_that_is_said(upstream: Any, key: Any, quota: Quota) -> None:
+    given = settings(upstreams={"jina": {**upstream, "api_keys": [{"key": "a-key", **key}]}})
+    assert build_keys(given, "jina") == [(Key("a-key", "jina"), quota)]
+
+
 def test_all_secrets_and_hosts_are_named_for_the_redactor() -> None:
-    given = settings(callers=[{"name": "a", "key": "0123456789abcdef-a"}], caller_key="0123456789abcdef-c")
+    own = {"caller_key": "0123456789abcdef-c", "operator_key": "0123456789abcdef-o"}
+    given = settings(callers=[{"name": "a", "key": "0123456789abcdef-a"}], **own)
     assert secrets(given) == [
         "jina-key-of-ours",
         "local-key",
         "aihubmix-key-of-ours",
         "0123456789abcdef-a",
         "0123456789abcdef-c",
+        "0123456789abcdef-o",
     ]
     assert hosts(given) == ["127.0.0.1", "aihubmix.com", "api.jina.ai", "deepsearch.jina.ai"]
 

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app import __version__
+from app import __version__, report
 from app.models import CATALOGUE
 
 from .conftest import AIHUBMIX_KEY, JINA_KEY, WITH_CURL, ScriptedUpstream, replies
@@ -154,12 +154,13 @@ def test_help_names_the_commands_and_what_to_try_first(tmp_path: Path) -> None:
           models       List the models that can be had, and what they can do.
           reload       Have the gateway read its configuration again.
           serve        Run the gateway, until Ctrl+C or SIGTERM.
+          upstreams    Ask the running gateway how each key of each upstream is.
           usage        Print calls and tokens, as the ledger has them.
         """
     )
 
 
-@pytest.mark.parametrize("command", ["serve", "check", "models", "reload", "healthcheck", "usage"])
+@pytest.mark.parametrize("command", ["serve", "check", "models", "upstreams", "reload", "healthcheck", "usage"])
 def test_the_help_of_each_command_has_an_example(command: str, tmp_path: Path) -> None:
     text = torii(command, "--help", cwd=tmp_path).stdout
     assert text.startswith(f"Usage: torii {command} [OPTIONS]\n")
@@ -514,6 +515,26 @@ async def test_a_live_check_makes_one_cheap_call_to_each_upstream(
     assert (seen.path, seen.body["model"], seen.body["input"]) == ("/v1/embeddings", "jina-embeddings-v3", ["hello"])
 
 
+async def test_a_live_check_calls_every_key(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    async def play(request: Any, writer: asyncio.StreamWriter) -> Any:
+        refused = request.headers["authorization"].endswith("two")
+        return await (replies({"detail": "no"}, 401) if refused else replies(GOOD))(request, writer)
+
+    upstream.plays(play)
+    (tmp_path / "config.yaml").write_text(
+        f"upstreams: {{jina: {{base_url: '{upstream.url}/v1', api_keys: [{{key: '${{UNSET:-}}'}}, "
+        "{key: the-key-number-one, name: first}, {key: the-key-number-two}]}}"
+    )
+    done = await asyncio.to_thread(torii, "check", "--live", cwd=tmp_path, JINA_API_KEY=JINA_KEY)
+    head, single, first, second = done.stdout.splitlines()[-4:]
+    assert (done.returncode, head) == (1, "UPSTREAM  KEY         LIVE CALL")
+    assert re.fullmatch(r"jina      jina-1      ok in \d+ ms \(jina-embeddings-v3\)", single)
+    assert re.fullmatch(r"jina      jina-first  ok in \d+ ms \(jina-embeddings-v3\)", first)
+    assert second.startswith("jina      jina-3      failed: ")
+    assert second.endswith(". Set the right key: upstreams.jina.api_keys[2].key.")
+    assert len(upstream.seen) == 3
+
+
 @pytest.mark.parametrize(
     ("status", "advice"),
     [
@@ -544,6 +565,80 @@ async def test_a_live_check_says_that_an_upstream_cannot_be_reached(upstream: Sc
         "aihubmix  failed: the upstream cannot be reached. See whether this machine reaches "
         f"{nobody}/v1, and whether upstreams.aihubmix.base_url is right."
     )
+
+
+# ---------------------------------------------------------------- upstreams
+
+OPERATOR_KEY = "torii-test-operator-key-0123456789"
+
+
+def test_upstreams_prints_how_each_key_is(tmp_path: Path) -> None:
+    limits = {"TORII_UPSTREAMS__JINA__TIER": "free", "TORII_OPERATOR_KEY": OPERATOR_KEY}
+    with serving("--sandbox", cwd=tmp_path, **limits) as running:
+        body = {"model": "jina-embeddings-v3", "input": "Hello, gate"}
+        with running.asked("POST", "/v1/embeddings", body) as answer:
+            assert answer.status == 200
+        asked = ("upstreams", "--port", str(running.port))
+        done = torii(*asked, cwd=tmp_path, TORII_OPERATOR_KEY=OPERATOR_KEY)
+        shown = torii(*asked, "--json", cwd=tmp_path, TORII_OPERATOR_KEY=OPERATOR_KEY)
+        with running.asked("GET", "/admin/upstreams", Authorization=f"Bearer {OPERATOR_KEY}") as answer:
+            assert msgspec.json.decode(shown.stdout) == msgspec.json.decode(answer.read())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == dedent(
+        """\
+        UPSTREAM  KEY               STATE    AT WORK  REQUESTS  TOKENS         DEEPSEARCH  CALLS  FAILED
+        jina      jina ...hing      healthy  0 of 5   1 of 500  13 of 1000000  0 of 50     1      0
+        aihubmix  aihubmix ...hing  healthy  0                                             0      0
+        """
+    )
+
+
+def test_the_keys_of_a_running_gateway_in_each_state() -> None:
+    row = {"upstream": "jina", "tail": "", "at_work": 0, "concurrency": None, "minute": {}, "calls": 2, "failures": 1}
+    until = {"until": "2026-11-21T10:00:00Z"}
+    rows = [
+        {**row, **until, "key": "a", "broken": True, "state": "resting", "cause": "rate limited"},
+        {**row, "key": "b", "broken": True, "state": "trial", "cause": "refused"},
+    ]
+    assert report.keys(rows).splitlines()[1:] == [
+        "jina (keeps failing, asked last)  a    rate limited, rests until 2026-11-21T10:00:00Z  0        2      1",
+        "jina (keeps failing, asked last)  b    refused, tried with the next call               0        2      1",
+    ]
+
+
+def test_upstreams_without_an_operators_key_says_what_to_do(tmp_path: Path) -> None:
+    done = torii("upstreams", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Set TORII_OPERATOR_KEY (16 characters or more" in done.stderr
+
+
+def test_upstreams_fails_where_nobody_listens(tmp_path: Path) -> None:
+    port = free_port()
+    done = torii("upstreams", "--port", str(port), cwd=tmp_path, TORII_OPERATOR_KEY=OPERATOR_KEY)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"torii: no answer at http://127.0.0.1:{port}/admin/upstreams: Connection refused\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (replies({}, 401), "answered 401: it has another operator_key than this command. Give both the same."),
+        (
+            replies({}, 404),
+            "answered 404: it runs without an operator_key. Start it anew with the one that this command has.",
+        ),
+        (replies(b"<html>", 503), "answered 503: is that a gateway?"),
+        (replies(b"<html>"), "answered with something else: is that a gateway?"),
+        (replies([]), "answered with something else: is that a gateway?"),
+    ],
+)
+async def test_upstreams_says_what_is_wrong_with_the_answer(
+    answer: Any, said: str, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    upstream.plays(answer)
+    port = upstream.url.rpartition(":")[2]
+    done = await asyncio.to_thread(torii, "upstreams", "--port", port, cwd=tmp_path, TORII_OPERATOR_KEY=OPERATOR_KEY)
+    assert (done.returncode, done.stderr) == (1, f"torii: {upstream.url}/admin/upstreams {said}\n")
 
 
 # ---------------------------------------------------------------- healthcheck

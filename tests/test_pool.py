@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.breaker import BREAK_AFTER
 from app.errors import UpstreamAuth, UpstreamFailed, UpstreamQuota, UpstreamRateLimited
-from app.pool import BREAK_AFTER, Lease, Need, Pool, Quota, Window
+from app.pool import Lease, Pool
+from app.quota import Need, Quota, Window
 from app.settings import Settings
 from app.types import Key
 
@@ -33,6 +36,11 @@ def names(leases: list[Lease]) -> str:
     return "".join(lease.key.alias for lease in leases)
 
 
+def lease_of(pool: Pool, key: Key) -> Lease:
+    """A lease that was made just now, as an answer finds it."""
+    return Lease(pool, next(seat for seat in pool.seats if seat.key is key), time.monotonic())
+
+
 async def test_the_least_loaded_key_takes_the_next_call() -> None:
     leases = await taken(keys := pool(), 4)
     assert names(leases) == "abab"
@@ -48,23 +56,23 @@ async def test_weights_share_the_load() -> None:
 
 async def test_a_limited_key_rests_until_the_stated_time() -> None:
     keys = pool()
-    keys.failed(A, UpstreamRateLimited("slow", retry_after=60))
+    keys.failed(lease_of(keys, A), UpstreamRateLimited("slow", retry_after=60))
     assert names(await taken(keys, 3)) == "bbb"
 
 
 @pytest.mark.parametrize("failure", [UpstreamAuth("no"), UpstreamQuota("empty")])
 async def test_a_refused_key_rests_and_is_named_in_the_log(failure: Any, caplog: pytest.LogCaptureFixture) -> None:
     keys = pool()
-    keys.failed(A, failure)
+    keys.failed(lease_of(keys, A), failure)
     assert names(await taken(keys, 3)) == "bbb"
-    assert "key a was" in caplog.text
+    assert "key a rests" in caplog.text
     assert "secret" not in caplog.text
 
 
 async def test_the_last_key_is_never_locked_out() -> None:
     keys = pool()
-    keys.failed(A, UpstreamAuth("no"))
-    keys.failed(B, UpstreamRateLimited("slow", retry_after=30))
+    keys.failed(lease_of(keys, A), UpstreamAuth("no"))
+    keys.failed(lease_of(keys, B), UpstreamRateLimited("slow", retry_after=30))
     assert names(await taken(keys, 2)) == "bb"
 
 
@@ -152,13 +160,13 @@ def test_no_minute_holds_more_than_the_limit(calls: list[tuple[float, int]], lim
 async def test_an_upstream_that_keeps_failing_is_asked_last_for_a_while() -> None:
     keys = pool()
     for _ in range(BREAK_AFTER - 1):
-        keys.failed(A, UpstreamFailed("x"))
-    keys.succeeded()
-    keys.failed(A, UpstreamFailed("x"))
-    assert not keys.broken
+        keys.failed(lease_of(keys, A), UpstreamFailed("x"))
+    keys.succeeded(lease_of(keys, A))
+    keys.failed(lease_of(keys, A), UpstreamFailed("x"))
+    assert not keys.breaker.last
     for _ in range(BREAK_AFTER):
-        keys.failed(A, UpstreamFailed("x"))
-    assert keys.broken
+        keys.failed(lease_of(keys, A), UpstreamFailed("x"))
+    assert keys.breaker.last
 
 
 # Through the gateway.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import textwrap
@@ -357,7 +358,7 @@ models:
   both: {{alias_of: a, dimensions: 3}}
   list: [{SECRET}]
 """
-FIELDS = "kind, base_url, deepsearch_base_url, api_key, api_keys, limits"
+FIELDS = "kind, base_url, deepsearch_base_url, api_key, api_keys, tier, limits"
 
 
 def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:
@@ -600,3 +601,66 @@ def test_any_file_loads_or_is_a_config_error_without_its_values(tmp_path: Path, 
         return
     assert SECRET not in str(found)
     assert len(found.mistakes) == len(set(found.mistakes)) > 0
+
+
+# ---------------------------------------------------------------- keys and the operator
+
+
+@pytest.mark.parametrize(
+    "caller",
+    [
+        f"caller_key: {SECRET}",
+        f"callers: [{{name: a, key: {SECRET}}}]",
+        f"callers: [{{name: a, sha256: {hashlib.sha256(SECRET.encode()).hexdigest()}}}]",
+    ],
+)
+def test_the_operators_key_is_nobody_elses(write: Write, caller: str) -> None:
+    path = write(f"{caller}\noperator_key: {SECRET}")
+    assert mistakes(path) == [
+        "torii.yaml:2: operator_key: is the key of a caller too; the operator needs one of his own"
+    ]
+
+
+def test_the_operators_key_comes_from_where_callers_keys_do(
+    monkeypatch: pytest.MonkeyPatch, write: Write, tmp_path: Path
+) -> None:
+    assert mistakes(write("operator_key: short")) == [
+        "torii.yaml:1: operator_key: must have at least 16 characters; `openssl rand -hex 24` makes a good one"
+    ]
+    (tmp_path / "secrets/torii_operator_key").write_text(f"{SECRET}\n")
+    settings = load(sandbox="on")
+    assert settings.operator_key is not None
+    assert settings.operator_key.get_secret_value() == SECRET
+    assert settings.open
+    assert SECRET not in repr(settings)
+    (tmp_path / "named").write_text("from-a-named-file-of-ours")
+    monkeypatch.setenv("TORII_OPERATOR_KEY_FILE", str(tmp_path / "named"))
+    named = load(sandbox="on").operator_key
+    assert named is not None
+    assert named.get_secret_value() == "from-a-named-file-of-ours"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{jina: {tier: gold}}", "upstreams.jina.tier: must be 'free', 'paid' or 'premium'"),
+        (
+            "{aihubmix: {tier: free}}",
+            "upstreams.aihubmix: tier is for an upstream of kind jina only; set limits instead",
+        ),
+        (
+            f"{{aihubmix: {{api_keys: [{{key: {SECRET}, tier: paid}}]}}}}",
+            "upstreams.aihubmix: tier is for an upstream of kind jina only; set limits instead",
+        ),
+        (
+            f"{{jina: {{api_key: {SECRET}, api_keys: [{{key: {SECRET}}}]}}}}",
+            "upstreams.jina.api_keys: the same key is there twice; its limits would be kept twice over",
+        ),
+        (
+            f"{{jina: {{api_key: {SECRET}, api_keys: [{{key: another-key, name: '1'}}]}}}}",
+            "upstreams.jina.api_keys: two keys have the same name; a name is for one key",
+        ),
+    ],
+)
+def test_mistakes_with_keys(write: Write, text: str, said: str) -> None:
+    assert mistakes(write(f"upstreams: {text}")) == [f"torii.yaml:1: {said}"]

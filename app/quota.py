@@ -1,0 +1,86 @@
+"""What a key may do at its provider within a minute, and what a call will take of that. Monotonic time."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from .types import Route
+
+MINUTE = 60.0
+GRAIN = 0.1  # seconds that are counted as one moment, the last of them, so that a minute has few
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What a key may do. None is no limit. ``weight`` is its share of the load among the others."""
+
+    requests: int | None = None
+    tokens: int | None = None
+    deepsearch: int | None = None
+    concurrency: int | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a call will use: one request, about ``tokens``, and whether it is a DeepSearch run.
+
+    ``since`` is when it came, from which on its patience counts.
+    """
+
+    tokens: int = 0
+    deepsearch: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, body: bytes, route: Route) -> Need:
+        """An estimate, by the four characters that a token has on average."""
+        return cls(len(body) // 4, route.model.deepsearch)
+
+    def amount(self, window: str) -> int:
+        if window == "tokens":
+            return 0 if self.deepsearch else self.tokens
+        return int(self.deepsearch) if window == "deepsearch" else 1
+
+
+@dataclass(slots=True)
+class Moment:
+    began: float
+    last: float
+    amount: int
+
+
+class Window:
+    """At most ``limit`` within any minute; more than the limit at once only where the window is empty."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._spent: deque[Moment] = deque()
+        self._sum = 0
+
+    def used(self, now: float) -> int:
+        """How much of the limit the last minute has taken."""
+        while self._spent and self._spent[0].last <= now - MINUTE:
+            self._sum -= self._spent.popleft().amount
+        return self._sum
+
+    def wait(self, now: float, amount: int) -> float:
+        """Seconds until ``amount`` fits; 0 where it does now. What takes nothing always fits."""
+        over = self.used(now) + amount - self.limit
+        if over <= 0 or not amount or not self._spent:
+            return 0.0
+        for moment in self._spent:
+            over -= moment.amount
+            if over <= 0:
+                break
+        return max(moment.last + MINUTE - now, 0.001)  # never 0 by rounding: that would be a yes
+
+    def add(self, now: float, amount: int) -> None:
+        self._sum += amount
+        if self._spent and now - self._spent[-1].began < GRAIN:
+            self._spent[-1].last = now
+            self._spent[-1].amount += amount
+        else:
+            self._spent.append(Moment(now, now, amount))

@@ -1,0 +1,114 @@
+"""A key at work: what it does now, what its limits still allow, whether it rests and why.
+
+    rate limited     until the time that the provider stated
+    refused          shut: until a probe succeeds, or a call that was let through
+    account empty    shut: the same
+
+Times are of the monotonic clock; only a Rest, which outlives the process, is of the wall clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from .quota import Need, Quota, Window
+from .types import Json, Key
+
+Cause = Literal["", "rate limited", "refused", "account empty"]
+SHUT = ("refused", "account empty")
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """That a key rests, to be remembered; ``until`` is a Unix time. No ``cause``: it rests no longer."""
+
+    upstream: str
+    fingerprint: str
+    alias: str
+    cause: Cause
+    until: float
+
+
+def fingerprint(upstream: str, key: Key) -> str:
+    """By which a key is known again: another key under the same alias is not it. 64 hexadecimal digits."""
+    return hashlib.sha256(f"torii:{upstream}\0{key.secret}".encode()).hexdigest()
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """``turn`` grows with each call by what the weight makes of it; among equals the lowest is next."""
+
+    key: Key
+    quota: Quota
+    at_work: int = 0
+    turn: float = 0.0
+    calls: int = 0
+    failures: int = 0
+    cause: Cause = ""
+    since: float = 0.0
+    rests_until: float = 0.0
+    probing: asyncio.Task[None] | None = None
+    windows: dict[str, Window] = field(init=False)
+
+    def __post_init__(self) -> None:
+        limits = {"requests": self.quota.requests, "tokens": self.quota.tokens, "deepsearch": self.quota.deepsearch}
+        self.windows = {name: Window(limit) for name, limit in limits.items() if limit is not None}
+
+    def becomes(self, new: Seat) -> Seat:
+        """The same key with the name and the limits of ``new``; its rest, its calls and what it has spent stay."""
+        for name, window in new.windows.items():
+            if name in self.windows:
+                self.windows[name].limit = window.limit
+                new.windows[name] = self.windows[name]
+        self.key, self.quota, self.windows = new.key, new.quota, new.windows
+        return self
+
+    @property
+    def load(self) -> tuple[float, float]:
+        return self.at_work / self.quota.weight, self.turn
+
+    @property
+    def shut(self) -> bool:
+        return self.cause in SHUT
+
+    def rests(self, now: float) -> bool:
+        return now < self.rests_until
+
+    def room(self, now: float, need: Need) -> float | None:
+        """Seconds until the limits allow it; None where another call has to end first."""
+        if self.quota.concurrency is not None and self.at_work >= self.quota.concurrency:
+            return None
+        wait = 0.0
+        for name, window in self.windows.items():
+            wait = max(wait, window.wait(now, need.amount(name)))
+        return wait
+
+    def take(self, now: float, need: Need) -> None:
+        self.at_work += 1
+        self.calls += 1
+        for name, window in self.windows.items():
+            if amount := need.amount(name):
+                window.add(now, amount)
+
+    def state(self, now: float, clock: float) -> Json:
+        """As plain values; ``clock`` is the Unix time that ``now`` is. ``trial``: the next call decides."""
+        rests = self.rests(now)
+        until = datetime.fromtimestamp(clock + self.rests_until - now, UTC).isoformat(timespec="seconds")
+        limits = {name: {"used": window.used(now), "limit": window.limit} for name, window in self.windows.items()}
+        return {
+            "key": self.key.alias,
+            "tail": self.key.tail,
+            "state": "resting" if rests else "trial" if self.shut else "healthy",
+            "cause": self.cause if rests or self.shut else None,
+            "until": until.replace("+00:00", "Z") if rests else None,
+            "at_work": self.at_work,
+            "concurrency": self.quota.concurrency,
+            "weight": self.quota.weight,
+            "minute": limits,
+            "calls": self.calls,
+            "failures": self.failures,
+        }
