@@ -44,7 +44,7 @@ class Breaker:
 
     def failed(self) -> None:
         self._failures += 1
-        if self._failures < BREAK_AFTER and not self.open:
+        if self._failures < BREAK_AFTER:
             return
         self._until = time.monotonic() + BREAK_SECONDS
         if not self.open:

@@ -115,6 +115,11 @@ class Pool:
         """Whether the call may still wait so long."""
         return time.monotonic() + seconds <= need.since + self._patience
 
+    @property
+    def waiting(self) -> int:
+        """How many stand in line."""
+        return len(self._line)
+
     def leave(self, seat: Seat) -> None:
         seat.at_work -= 1
         self._freed()
@@ -343,9 +348,9 @@ class Pool:
     # ------------------------------------------------------------ what people see
 
     def state(self) -> list[Json]:
-        """Each key's state as plain values, and whether the upstream keeps failing."""
+        """Each key's state as plain values, with the upstream's: whether it keeps failing, how many stand in line."""
         now, clock = time.monotonic(), time.time()
-        upstream = {"upstream": self.name, "broken": self.breaker.open}
+        upstream = {"upstream": self.name, "broken": self.breaker.open, "waiting": self.waiting}
         return [{**upstream, **seat.state(now, clock)} for seat in self.seats]
 
 

@@ -60,6 +60,7 @@ async def test_each_key_with_what_it_does_and_what_is_left_to_it(upstream: Scrip
     same = {
         "upstream": "jina",
         "broken": False,
+        "waiting": 0,
         "at_work": 0,
         "concurrency": 5,
         "weight": 1,

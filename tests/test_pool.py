@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.breaker import BREAK_AFTER
-from app.errors import UpstreamAuth, UpstreamFailed, UpstreamQuota, UpstreamRateLimited
+from app.breaker import BREAK_AFTER, Breaker
+from app.errors import UpstreamAuth, UpstreamFailed, UpstreamQuota, UpstreamRateLimited, UpstreamRejected
 from app.pool import Lease, Pool
 from app.quota import Need, Quota, Window
-from app.settings import Settings
+from app.settings import KeyLimits, Settings
 from app.types import Key
 
-from .conftest import ScriptedUpstream, replies, running_gateway, scripted_upstream, settings_for, streams
+from .conftest import ScriptedUpstream, replies, running_gateway, scripted_upstream, settings_for, streams, until
 
 VECTORS = {"object": "list", "data": [{"index": 0, "embedding": [0.5]}], "usage": {"total_tokens": 1}}
 EMBED = {"model": "jina-embeddings-v3", "input": ["hi"]}
@@ -157,16 +157,207 @@ def test_no_minute_holds_more_than_the_limit(calls: list[tuple[float, int]], lim
         assert sum(recent) <= limit or len(recent) == 1
 
 
-async def test_an_upstream_that_keeps_failing_is_asked_last_for_a_while() -> None:
+def test_a_moment_of_a_window_ends_with_its_last_call() -> None:
+    window = Window(2)
+    window.add(0.0, 1)
+    window.add(0.05, 1)
+    assert window.wait(60.01, 2) == pytest.approx(0.04)
+    assert (window.used(60.04), window.used(60.06)) == (2, 0)
+
+
+async def test_weights_share_calls_that_come_one_by_one_too() -> None:
+    keys = pool(b=Quota(weight=3))
+    order = ""
+    for _ in range(8):
+        [lease] = await taken(keys, 1)
+        order += lease.key.alias
+        lease.release()
+    assert sorted(order) == list("aabbbbbb")
+
+
+async def test_a_key_that_comes_back_does_not_get_all_that_it_missed() -> None:
     keys = pool()
-    for _ in range(BREAK_AFTER - 1):
-        keys.failed(lease_of(keys, A), UpstreamFailed("x"))
+    keys.failed(lease_of(keys, A), UpstreamRateLimited("slow", retry_after=0.01))
+    for _ in range(10):
+        (await keys.lease(Need())).release()
+    await until(lambda: keys.others({"b"}))
+    order = ""
+    for _ in range(6):
+        [lease] = await taken(keys, 1)
+        order += lease.key.alias
+        lease.release()
+    assert sorted(order[1:]) in (list("aaabb"), list("aabbb"))
+
+
+# The line.
+
+
+async def busy(keys: Pool) -> tuple[Lease, list[asyncio.Task[Lease]]]:
+    """The lease of the only key, and two who wait for it."""
+    [first] = await taken(keys, 1)
+    waiting = [asyncio.create_task(keys.lease(Need())) for _ in range(2)]
+    await asyncio.sleep(0)
+    return first, waiting
+
+
+async def test_nobody_is_overtaken_by_who_comes_at_the_moment_of_release() -> None:
+    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=5)
+    first, (second, third) = await busy(keys)
+    first.release()
+    last = asyncio.create_task(keys.lease(Need()))
+    (await second).release()
+    assert not last.done()
+    (await third).release()
+    assert (await last).key is A
+
+
+async def test_who_leaves_the_line_holds_up_nobody() -> None:
+    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=5)
+    first, (second, third) = await busy(keys)
+    second.cancel()
+    first.release()
+    assert (await third).key is A
+    assert second.cancelled()
+
+
+async def test_a_key_given_to_who_is_just_leaving_goes_to_the_next() -> None:
+    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=5)
+    first, (second, third) = await busy(keys)
+    first.release()
+    second.cancel()
+    assert (await third).key is A
+    assert second.cancelled()
+    assert keys.seats[0].at_work == 1
+
+
+async def test_a_full_minute_of_deepsearch_does_not_hold_up_embeddings() -> None:
+    keys = Pool("jina", [(A, Quota(deepsearch=1))], patience=100)
+    await keys.lease(Need(deepsearch=True))
+    waiting = asyncio.create_task(keys.lease(Need(deepsearch=True)))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(1):
+        assert (await keys.lease(Need())).key is A
+    assert not waiting.done()
+    waiting.cancel()
+
+
+async def test_a_small_call_does_not_overtake_a_large_one_and_follows_when_that_leaves() -> None:
+    keys = Pool("jina", [(A, Quota(tokens=100))], patience=100)
+    await keys.lease(Need(tokens=60))
+    large = asyncio.create_task(keys.lease(Need(tokens=50)))
+    await asyncio.sleep(0)
+    small = asyncio.create_task(keys.lease(Need(tokens=10)))
+    await asyncio.sleep(0)
+    assert (keys.waiting, small.done()) == (2, False)
+    large.cancel()
+    async with asyncio.timeout(1):
+        assert (await small).key is A
+
+
+async def test_the_end_of_a_call_is_waited_for_though_another_key_is_at_its_minutes_limit() -> None:
+    keys = pool(Quota(concurrency=1), Quota(requests=1), patience=5)
+    first, _ = await taken(keys, 2)
+    waiting = asyncio.create_task(keys.lease(Need()))
+    await asyncio.sleep(0)
+    first.release()
+    assert (await waiting).key is A
+
+
+async def test_patience_counts_from_when_the_call_came() -> None:
+    """So that all waits of a call together are bounded, at however many keys and upstreams."""
+    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=60)
+    await taken(keys, 1)
+    async with asyncio.timeout(1):
+        with pytest.raises(UpstreamRateLimited):
+            await keys.lease(Need(since=time.monotonic() - 60))
+
+
+async def test_the_last_keys_rest_is_waited_for_where_it_is_short() -> None:
+    keys = Pool("jina", [(A, Quota())], patience=5)
+    keys.failed(lease_of(keys, A), UpstreamRateLimited("slow", retry_after=0.05))
+    until_then = keys.seats[0].rests_until
+    lease = await keys.lease(Need())
+    assert lease.taken >= until_then
+
+
+# Keys that are shut, where nothing can be probed.
+
+
+@pytest.mark.parametrize("failure", [UpstreamAuth("no"), UpstreamQuota("empty")])
+async def test_after_its_rest_one_call_is_let_through(failure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.pool.REST_SECONDS", 0.02)
+    keys = pool()
+    keys.failed(lease_of(keys, A), failure)
+    await until(lambda: keys.state()[0]["state"] == "trial")
+    monkeypatch.setattr("app.pool.REST_SECONDS", 60)
+    first, *others = await taken(keys, 4)
+    assert names([first, *others]) == "abbb"
+    keys.failed(first, failure)
+    assert names(await taken(keys, 2)) == "bb"
+    keys.succeeded(first)
+    assert keys.state()[0]["state"] == "healthy"
+
+
+async def test_an_answer_to_an_earlier_call_does_not_wake_a_key() -> None:
+    keys = pool()
+    early = lease_of(keys, A)
+    keys.failed(lease_of(keys, A), UpstreamQuota("empty"))
+    keys.succeeded(early)
+    assert names(await taken(keys, 2)) == "bb"
     keys.succeeded(lease_of(keys, A))
-    keys.failed(lease_of(keys, A), UpstreamFailed("x"))
-    assert not keys.breaker.last
+    assert keys.state()[0]["state"] == "healthy"
+
+
+async def test_a_429_shortens_no_rest() -> None:
+    keys = pool()
+    keys.failed(lease_of(keys, A), UpstreamQuota("empty"))
+    keys.failed(lease_of(keys, A), UpstreamRateLimited("slow", retry_after=0.001))
+    keys.failed(lease_of(keys, A), UpstreamRateLimited("slow", retry_after=3600))
+    keys.failed(lease_of(keys, B), UpstreamRateLimited("slow", retry_after=60))
+    keys.failed(lease_of(keys, B), UpstreamRateLimited("slow", retry_after=1))
+    assert [row["cause"] for row in keys.state()] == ["account empty", "rate limited"]
+    assert keys.seats[1].rests_until > time.monotonic() + 30
+
+
+# The breaker.
+
+
+async def test_five_failures_in_a_row_break_and_an_answer_mends() -> None:
+    breaker = Breaker("jina")
+    for _ in range(BREAK_AFTER - 1):
+        breaker.failed()
+    breaker.succeeded()
+    breaker.failed()
+    assert not breaker.last
+    for _ in range(BREAK_AFTER):
+        breaker.failed()
+    assert breaker.last
+    breaker.succeeded()
+    assert not breaker.last
+
+
+def test_after_a_while_one_call_tries_and_the_others_go_on_passing_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.breaker.BREAK_SECONDS", 0)
+    breaker = Breaker("jina")
+    for _ in range(BREAK_AFTER):
+        breaker.failed()
+    assert (breaker.open, breaker.last) == (True, False)
+    monkeypatch.setattr("app.breaker.BREAK_SECONDS", 60)
+    breaker.called(time.monotonic())
+    assert breaker.last
+    monkeypatch.setattr("app.breaker.BREAK_SECONDS", 0)
+    breaker.failed()
+    assert (breaker.open, breaker.last) == (True, False)
+
+
+async def test_the_callers_mistakes_break_nothing_and_mend() -> None:
+    keys = pool()
     for _ in range(BREAK_AFTER):
         keys.failed(lease_of(keys, A), UpstreamFailed("x"))
     assert keys.breaker.last
+    keys.failed(lease_of(keys, A), UpstreamRejected("yours"))
+    assert not keys.breaker.last
+    assert keys.state()[0]["failures"] == BREAK_AFTER
 
 
 # Through the gateway.
@@ -231,3 +422,143 @@ async def test_a_stream_holds_its_key_until_it_ends(upstream: ScriptedUpstream) 
             assert (await gateway.post("/v1/chat/completions", ask)).status_code == 200
             more.set()
     assert used(upstream) == ["0001", "0002"]
+
+
+async def test_concurrency_is_kept_over_sockets(upstream: ScriptedUpstream) -> None:
+    now, most = 0, 0
+
+    async def play(request: Any, writer: asyncio.StreamWriter) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.01)
+        now -= 1
+        await replies(VECTORS)(request, writer)
+
+    upstream.plays(play)
+    async with running_gateway(two_keys(upstream, concurrency=2)) as gateway:
+        answers = await asyncio.gather(*(gateway.post("/v1/embeddings", EMBED) for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert most == 4
+
+
+async def test_a_429_that_is_soon_over_is_waited_for(upstream: ScriptedUpstream) -> None:
+    upstream.plays(replies({"detail": "slow"}, 429, retry_after="0.1"), replies(VECTORS))
+    async with running_gateway(settings_for(upstream.url)) as gateway:
+        assert (await gateway.post("/v1/embeddings", EMBED)).status_code == 200
+    assert len(upstream.seen) == 2
+
+
+async def test_who_leaves_the_line_is_asked_for_nowhere(upstream: ScriptedUpstream) -> None:
+    more = asyncio.Event()
+
+    async def slow(request: Any, writer: asyncio.StreamWriter) -> None:
+        await more.wait()
+        await replies(VECTORS)(request, writer)
+
+    upstream.plays(slow, replies(VECTORS))
+    settings = settings_for(upstream.url)
+    jina = settings.upstreams["jina"].model_copy(update={"limits": KeyLimits(concurrency=1)})
+    async with running_gateway(settings.model_copy(update={"upstreams": {"jina": jina}})) as gateway:
+        first = asyncio.create_task(gateway.post("/v1/embeddings", EMBED))
+        await until(lambda: len(upstream.seen) == 1)
+        gone = asyncio.create_task(gateway.post("/v1/embeddings", EMBED))
+        pool = gateway.server.config.app.state.pools["jina"]  # type: ignore[union-attr]
+        await until(lambda: pool.waiting == 1)
+        gone.cancel()
+        await gateway.ended(1)
+        more.set()
+        assert (await first).status_code == 200
+        assert (await gateway.post("/v1/embeddings", EMBED)).status_code == 200
+    assert [record.status for record in gateway.records] == [499, 200, 200]
+    assert len(upstream.seen) == 2
+
+
+CHATTED = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def test_nothing_is_asked_again_after_the_first_byte(
+    upstream: ScriptedUpstream, other_upstream: ScriptedUpstream
+) -> None:
+    upstream.plays(streams(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', end="cut"))
+    models = {"m": {"targets": ["jina/m", "aihubmix/m"], "endpoints": ["chat"]}}
+    async with running_gateway(settings_for(upstream.url, other_upstream.url, models=models)) as gateway:
+        answer = await gateway.post("/v1/chat/completions", CHATTED)
+    assert answer.status_code == 200
+    assert "upstream_" in answer.text
+    assert (len(upstream.seen), len(other_upstream.seen)) == (1, 0)
+
+
+@pytest.mark.parametrize("end", [streams(end="cut"), streams(), replies(b"<html>", 524), replies({"error": "x"}, 500)])
+async def test_deepsearch_that_may_have_begun_is_not_begun_again(
+    end: Any, upstream: ScriptedUpstream, other_upstream: ScriptedUpstream
+) -> None:
+    upstream.plays(end)
+    ask = {**CHATTED, "model": "jina-deepsearch-v1"}
+    async with running_gateway(settings_for(upstream.url, other_upstream.url)) as gateway:
+        for stream in (True, False):
+            answer = await gateway.post("/v1/chat/completions", {**ask, "stream": stream})
+            assert answer.status_code in (502, 504)
+            assert answer.headers["x-should-retry"] == "false"
+    assert (len(upstream.seen), len(other_upstream.seen)) == (2, 0)
+
+
+async def test_one_deadline_bounds_all_attempts(upstream: ScriptedUpstream, other_upstream: ScriptedUpstream) -> None:
+    never = asyncio.Event()
+
+    async def hang(request: Any, writer: asyncio.StreamWriter) -> None:
+        await never.wait()
+
+    upstream.plays(hang)
+    other_upstream.plays(hang)
+    timeouts = {"headers_seconds": 20, "total_seconds": 0.2}
+    async with running_gateway(settings_for(upstream.url, other_upstream.url, timeouts=timeouts)) as gateway:
+        async with asyncio.timeout(5):
+            answer = await gateway.post("/v1/embeddings", EMBED)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_timeout")
+    assert (len(upstream.seen), len(other_upstream.seen)) == (1, 0)
+
+
+async def test_the_deadline_bounds_the_wait_for_a_key_too(upstream: ScriptedUpstream) -> None:
+    upstream.plays(replies({"detail": "slow"}, 429, retry_after="20"))
+    given = settings_for(upstream.url, pace_seconds=30, timeouts={"total_seconds": 0.2})
+    async with running_gateway(given) as gateway, asyncio.timeout(5):
+        assert (await gateway.post("/v1/embeddings", EMBED)).status_code == 504
+    assert len(upstream.seen) == 1
+
+
+async def test_a_broken_upstream_is_asked_last_until_one_call_is_answered(
+    upstream: ScriptedUpstream, other_upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.plays(replies(b"<html>", 500))
+    other_upstream.plays(replies(VECTORS))
+    async with running_gateway(settings_for(upstream.url, other_upstream.url)) as gateway:
+        for _ in range(BREAK_AFTER + 2):
+            assert (await gateway.post("/v1/embeddings", EMBED)).status_code == 200
+        assert len(upstream.seen) == BREAK_AFTER
+    monkeypatch.setattr("app.breaker.BREAK_SECONDS", 0.05)
+    async with running_gateway(settings_for(upstream.url, other_upstream.url)) as gateway:
+        for _ in range(BREAK_AFTER):
+            await gateway.post("/v1/embeddings", EMBED)
+        upstream.plays(replies(VECTORS))
+        asked = len(upstream.seen)
+        while len(upstream.seen) == asked:
+            assert (await gateway.post("/v1/embeddings", EMBED)).status_code == 200
+        asked = len(other_upstream.seen)
+        assert (await gateway.post("/v1/embeddings", EMBED)).headers["x-torii-upstream"] == "jina"
+        assert len(other_upstream.seen) == asked
+
+
+async def test_where_all_are_broken_all_are_asked_in_their_order(
+    upstream: ScriptedUpstream, other_upstream: ScriptedUpstream
+) -> None:
+    for each in (upstream, other_upstream):
+        each.plays(replies(b"<html>", 500))
+    async with running_gateway(settings_for(upstream.url, other_upstream.url)) as gateway:
+        for _ in range(2 * BREAK_AFTER):
+            await gateway.post("/v1/embeddings", EMBED)
+        before = len(upstream.seen), len(other_upstream.seen)
+        assert (await gateway.post("/v1/embeddings", EMBED)).headers["x-torii-upstream"] == "jina"
+        assert (len(upstream.seen) - before[0], len(other_upstream.seen) - before[1]) == (2, 1)
+        upstream.plays(replies(VECTORS))
+        assert (await gateway.post("/v1/embeddings", EMBED)).headers["x-torii-upstream"] == "jina"
