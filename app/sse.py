@@ -80,7 +80,7 @@ class Decoder:
             self._foreign = line.lstrip()[:1] in (b"{", b"[", b"<")
         if self._foreign:
             self._data.append(line)
-            self._hold(len(line))
+            self._hold(len(line) + 1)
         elif not line:
             self._dispatch(events)
         elif line.startswith(b"data:"):
@@ -91,6 +91,7 @@ class Decoder:
             self._event = line[6:].strip().decode("utf-8", "replace")
         elif line == b"data":
             self._data.append(b"")
+            self._hold(len(line))
 
     def _dispatch(self, events: list[ServerEvent]) -> None:
         if self._data:

@@ -78,7 +78,10 @@ def test_a_body_that_is_no_event_stream_is_one_event(body: bytes) -> None:
     assert events(*(body[place : place + 1] for place in range(len(body)))) == [(body, "")]
 
 
-@pytest.mark.parametrize("piece", [b"data: " + b"x" * 99, b"data: x\n" * 20, b"x" * 99, b"{" + b"x" * 99])
+@pytest.mark.parametrize(
+    "piece",
+    [b"data: " + b"x" * 99, b"data: x\n" * 20, b"data\n" * 20, b"x" * 99, b"{" + b"x" * 99, b"{\n" + b"\n" * 99],
+)
 def test_an_event_without_end_is_cut_at_the_limit(piece: bytes) -> None:
     decoder = Decoder(limit=1000)
     with pytest.raises(UpstreamFailed, match="more than 1000 bytes"):
