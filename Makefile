@@ -13,7 +13,7 @@ INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/py
 PURE := app/types.py,app/errors.py,app/sse.py,app/routing.py,app/models.py,app/jsontext.py,app/redact.py,app/tokens.py,app/usage.py,app/endpoints/*,app/upstreams/*
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check coverage clients clients-node install clean
+.PHONY: help run test check coverage faults fuzz fuzz-atheris clients clients-node install clean
 .NOTPARALLEL:
 
 help: ## list the verbs
@@ -37,6 +37,16 @@ coverage: $(VENV)/.dev ## run all tests; 95 % of the lines and branches must be 
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=95
 	@$(BIN)/coverage report --fail-under=100 --include='$(PURE)'
+
+faults: $(VENV)/.faults ## play the fault matrix, check the gateway against its own document, print what became of each row
+	@$(BIN)/python -m tests.faults $(ARGS)
+
+fuzz: $(VENV)/.dev ## search long for what breaks the readers of JSON, events, answers and requests
+	@$(BIN)/python -m pytest -q tests/fuzz --hypothesis-profile=fuzz $(ARGS)
+
+fuzz-atheris: $(VENV)/.dev ## the same guided by coverage, a minute each for JSON and events; needs Atheris, thus CPython on Linux
+	@$(INSTALL) --editable '.[fuzz]'
+	@for target in json events; do $(BIN)/python -m tests.fuzz.guided $$target -max_total_time=60 -max_len=512 $(ARGS) || exit 1; done
 
 clients: $(VENV)/.dev ## run the large Python clients, and the OpenAI SDK of older versions, in a venv of their own
 	@test -d $(VENV)-clients || $(PYTHON) -m venv $(VENV)-clients
@@ -66,6 +76,10 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo "installing Torii and its tests' needs into $(VENV) ..."
 	@$(INSTALL) --editable '.[test,check]'
 	@touch $@ $(VENV)/.run
+
+$(VENV)/.faults: $(VENV)/.dev
+	@$(INSTALL) --editable '.[faults]'
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

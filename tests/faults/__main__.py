@@ -1,0 +1,64 @@
+"""All of the matrix, the document against the gateway, and at the end what became of each row: `make faults`.
+
+Options go to pytest. The exit code is 0 only where nothing failed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+from . import contract
+from .matrix import ROWS, Row
+
+ROOT = Path(__file__).parents[2]
+
+
+class Outcomes:
+    """What became of each test, by its name without parameters."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            self.of[report.nodeid.removeprefix("tests/").partition("[")[0]][report.outcome] += 1
+
+    def row(self, row: Row) -> Counter[str]:
+        return sum((self._named(name) for name in row.tests), Counter())
+
+    def _named(self, name: str) -> Counter[str]:
+        found = (outcomes for test, outcomes in self.of.items() if test == name or test.startswith(f"{name}::"))
+        return sum(found, Counter())
+
+
+def result(row: Row, counts: Counter[str]) -> str:
+    if counts["failed"]:
+        return f"FAILED {counts['failed']} of {counts.total()}"
+    if row.tests and not counts["passed"]:
+        return "NOT RUN"
+    return f"passed {counts['passed']}" if row.tests else "n.a."
+
+
+def table(outcomes: Outcomes) -> str:
+    lines = [f"{'row':>3}  {'fault':<44} {'result':<16} tests"]
+    for row in ROWS:
+        said = "; ".join([*(name.rpartition("::")[2] for name in row.tests), row.without]).strip("; ")
+        lines.append(f"{row.number:>3}  {row.fault:<44} {result(row, outcomes.row(row)):<16} {said}")
+    return "\n".join(lines)
+
+
+def main(options: list[str]) -> int:
+    outcomes = Outcomes()
+    files = sorted({name.partition("::")[0] for row in ROWS for name in row.tests} | {"faults/test_matrix.py"})
+    paths = [str(ROOT / "tests" / name) for name in files]
+    failed = pytest.main(["-q", "--tb=short", f"--rootdir={ROOT}", *paths, *options], plugins=[outcomes])
+    print(table(outcomes), flush=True)
+    return int(failed) or contract.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

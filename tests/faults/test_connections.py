@@ -1,0 +1,418 @@
+"""Rows 29-35: nobody there, the wrong one there, gone again, silent, or speaking something that is no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from ..conftest import Script, raw, replies, until
+from .bench import (
+    ANSWERED,
+    CHATS,
+    DEEP,
+    EMBED,
+    VECTORS,
+    Bench,
+    Listener,
+    asked,
+    assert_booked,
+    assert_complete,
+    assert_failed,
+    at_most_megabytes,
+    listening,
+)
+from .scripts import (
+    CHUNKED,
+    STREAM_HEAD,
+    answer,
+    dripping,
+    endless,
+    forever,
+    hang,
+    head,
+    json_of,
+    reset,
+    sse,
+    thought,
+    whole,
+    wire,
+)
+
+GOOD = replies(VECTORS)
+FOUND = STREAM_HEAD.replace(b"transfer-encoding: chunked\r\n", b"connection: close\r\n") + sse(
+    thought("<think>"), answer("It is so.")
+)
+
+
+@contextmanager
+def closed_port() -> Iterator[str]:
+    """The URL of a port that is taken and refuses every connection."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+@contextmanager
+def full_port() -> Iterator[str]:
+    """The URL of a port whose queue is full: who connects to it waits."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(sock.getsockname())
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        for each in waiting:
+            each.close()
+
+
+# 29: refused.
+
+
+async def test_refused_by_both(bench: Bench) -> None:
+    """At once: neither the time to connect nor any other has to pass."""
+    with closed_port() as one, closed_port() as two:
+        timeouts = {"connect_seconds": 60, "headers_seconds": 60, "total_seconds": 60}
+        async with bench.before(one, two, timeouts=timeouts) as gateway:
+            response = await asked(gateway)
+            await assert_booked(gateway, 502)
+    assert assert_failed(response, 502, "upstream_unreachable") == "the upstream cannot be reached"
+
+
+@pytest.mark.parametrize("port", [closed_port, full_port])
+async def test_refused_or_silent_is_not_seen_where_another_answers(port: Any, bench: Bench) -> None:
+    bench.aihubmix.plays(GOOD)
+    with port() as url:
+        async with bench.before(url, bench.aihubmix.url) as gateway:
+            response = await asked(gateway)
+            await assert_booked(gateway, 200)
+    assert response.json() == ANSWERED
+    assert response.headers["x-torii-upstream"] == "aihubmix"
+    assert len(bench.aihubmix.seen) == 1
+
+
+@pytest.mark.parametrize("port", [closed_port, full_port])
+async def test_deepsearch_goes_elsewhere_where_nothing_was_sent(port: Any, bench: Bench) -> None:
+    bench.aihubmix.plays(raw(FOUND))
+    with port() as url:
+        async with bench.before(url, bench.aihubmix.url) as gateway:
+            assert_complete(await asked(gateway, CHATS, DEEP), "It is so.")
+    assert len(bench.aihubmix.seen) == 1
+
+
+async def test_a_host_that_has_no_address(bench: Bench) -> None:
+    async with bench.before("http://torii-test.invalid", timeouts={"connect_seconds": 5}) as gateway:
+        response = await asked(gateway)
+        await assert_booked(gateway, 502)
+    assert_failed(response, 502, "upstream_unreachable")
+    assert "invalid" not in response.text
+
+
+# 30: the connection hangs.
+
+
+async def test_a_connection_that_is_never_made(bench: Bench) -> None:
+    with full_port() as one, full_port() as two:
+        async with bench.before(one, two) as gateway:
+            response = await asked(gateway)
+            await assert_booked(gateway, 502)
+    assert_failed(response, 502, "upstream_unreachable")
+
+
+# 31: the wrong certificate.
+
+Certificates = dict[str, ssl.SSLContext]
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def certificates(authority: trustme.CA) -> Certificates:
+    """By what is wrong with them, for a server on 127.0.0.1."""
+    past = datetime.now(UTC) - timedelta(days=1)
+    good = authority.issue_cert("127.0.0.1")
+    leaves = {
+        "good": good,
+        "another name": authority.issue_cert("other.example"),
+        "expired": authority.issue_cert("127.0.0.1", not_before=past - timedelta(days=9), not_after=past),
+        "not yet": authority.issue_cert("127.0.0.1", not_before=datetime.now(UTC) + timedelta(days=1)),
+        "another authority": trustme.CA().issue_cert("127.0.0.1"),
+    }
+    contexts = {}
+    for name, leaf in leaves.items():
+        contexts[name] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        leaf.configure_cert(contexts[name])
+    return contexts
+
+
+@pytest.fixture
+def ca_file(authority: trustme.CA, tmp_path: Path) -> str:
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return str(tmp_path / "ca.pem")
+
+
+async def answering(listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Takes whatever comes for a request."""
+    while data := await reader.read(65536):
+        listener.received += data
+        if data.endswith(b"}"):
+            writer.write(whole(json_of(VECTORS)))
+            await writer.drain()
+
+
+async def test_an_authority_of_ones_own_is_known_by_ca_file(
+    bench: Bench, certificates: Certificates, ca_file: str
+) -> None:
+    async with listening(answering, tls=certificates["good"]) as server:
+        async with bench.before(server.url, ca_file=ca_file) as gateway:
+            response = await asked(gateway)
+    assert (response.status_code, response.json()) == (200, ANSWERED)
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("wrong", ["another name", "expired", "not yet", "another authority"])
+async def test_a_wrong_certificate_is_sent_nothing(
+    wrong: str, bench: Bench, certificates: Certificates, ca_file: str
+) -> None:
+    async with listening(answering, tls=certificates[wrong]) as server:
+        async with bench.before(server.url, ca_file=ca_file) as gateway:
+            response = await asked(gateway)
+            await assert_booked(gateway, 502)
+    assert_failed(response, 502, "upstream_unreachable")
+    assert server.received == b""
+
+
+async def test_an_unknown_authority_is_sent_nothing(bench: Bench, certificates: Certificates) -> None:
+    bench.aihubmix.plays(GOOD)
+    async with listening(answering, tls=certificates["good"]) as server:
+        async with bench.before(server.url) as gateway:
+            assert_failed(await asked(gateway), 502, "upstream_unreachable")
+        async with bench.before(server.url, bench.aihubmix.url) as gateway:
+            assert (await asked(gateway)).headers["x-torii-upstream"] == "aihubmix"
+    assert server.received == b""
+
+
+async def test_no_tls_where_there_should_be(bench: Bench) -> None:
+    """A key is in no byte of it, whatever the other side takes it for."""
+    async with listening(answering) as server:
+        async with bench.before(server.url.replace("http:", "https:")) as gateway:
+            assert_failed(await asked(gateway), 502, "upstream_unreachable")
+    assert b"authorization" not in server.received.lower()
+
+
+async def test_tls_where_there_should_be_none(bench: Bench, certificates: Certificates) -> None:
+    async with listening(answering, tls=certificates["good"]) as server:
+        async with bench.before(server.url.replace("https:", "http:")) as gateway:
+            assert_failed(await asked(gateway), 502, "upstream_error")
+
+
+# 32: closed or reset.
+
+
+async def at_once(listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    reset(writer)
+
+
+@pytest.mark.parametrize("act", [at_once, lambda *_: asyncio.sleep(0)], ids=["reset", "closed"])
+async def test_gone_as_soon_as_connected(act: Any, bench: Bench) -> None:
+    """Whether that is seen while connecting or while writing is a race; that a pure call is made twice is not."""
+    async with listening(act) as server:
+        async with bench.before(server.url) as gateway:
+            response = await asked(gateway)
+            await assert_booked(gateway, 502)
+    code = response.json()["error"]["code"]
+    assert code in ("upstream_unreachable", "upstream_error")
+    assert_failed(response, 502, code)
+    assert server.connections == 2
+
+
+GONE = {
+    "closed after the request": wire(),
+    "reset after the request": wire(end="reset"),
+    "closed in the head": wire(b"HTTP/1.1 200 OK\r\ncontent-le"),
+    "reset in the head": wire(b"HTTP/1.1 200 OK\r\ncontent-le", end="reset"),
+    "closed behind the head": wire(head("content-length: 20")),
+    "reset behind the head": wire(head("content-length: 20"), end="reset"),
+}
+
+
+@pytest.mark.parametrize("script", GONE.values(), ids=GONE)
+async def test_gone_after_the_request(script: Script, bench: Bench) -> None:
+    bench.jina.plays(script)
+    async with bench.gateway() as gateway:
+        response = await asked(gateway)
+        await assert_booked(gateway, 502)
+    assert_failed(response, 502, "upstream_error")
+    assert len(bench.jina.seen) == 2
+
+
+@pytest.mark.parametrize("script", GONE.values(), ids=GONE)
+async def test_gone_once_is_not_seen(script: Script, bench: Bench) -> None:
+    bench.jina.plays(script, GOOD)
+    async with bench.gateway() as gateway:
+        assert (await asked(gateway)).json() == ANSWERED
+        await assert_booked(gateway, 200)
+    assert len(bench.jina.seen) == 2
+
+
+@pytest.mark.parametrize("script", GONE.values(), ids=GONE)
+async def test_gone_deepsearch_is_not_begun_again(script: Script, bench: Bench) -> None:
+    """The request was there; nobody knows whether the run has begun, and it would be paid for."""
+    bench.jina.plays(script)
+    async with bench.gateway(both=True) as gateway:
+        response = await asked(gateway, CHATS, DEEP)
+        await assert_booked(gateway, 502)
+    assert_failed(response, 502, "upstream_error", should_retry=False)
+    assert (len(bench.jina.seen), len(bench.aihubmix.seen)) == (1, 0)
+
+
+# 33: closed while it was idle.
+
+
+@pytest.mark.parametrize("end", ["fin", "reset"])
+@pytest.mark.parametrize(("path", "body"), [("/v1/embeddings", EMBED), (CHATS, DEEP)])
+async def test_a_connection_that_was_closed_while_idle_is_not_used(
+    path: str, body: Any, end: str, bench: Bench
+) -> None:
+    """No attempt is lost to it, and a DeepSearch run neither, which would be made once only."""
+    closing = asyncio.Event()
+    bench.jina.plays(wire(whole(json_of(VECTORS)), closing, end=end), GOOD if body is EMBED else raw(FOUND))
+    async with bench.gateway(max_attempts=1) as gateway:
+        assert (await asked(gateway)).status_code == 200
+        closing.set()
+        await until(lambda: not bench.jina.tasks)
+        assert (await asked(gateway, path, body)).status_code == 200
+    assert (len(bench.jina.seen), len(bench.jina.readers)) == (2, 2)
+
+
+async def test_a_connection_that_is_closed_as_it_is_used_again(bench: Bench) -> None:
+    bench.jina.plays(GOOD, wire(), GOOD)
+    async with bench.gateway() as gateway:
+        assert (await asked(gateway)).status_code == 200
+        assert (await asked(gateway)).json() == ANSWERED
+    assert len(bench.jina.readers) == 2
+
+
+# 34: no answer in time.
+
+OK = b"HTTP/1.1 200 OK\r\n"
+SLOW = {
+    "silence": hang,
+    "half a status line": wire(b"HTTP/1.1 2", end="hang"),
+    "half a head": wire(OK + b"content-length: 9\r\ncont", end="hang"),
+    "a head without its end": wire(OK + b"content-length: 2\r\n", end="hang"),
+    "a dripping head": dripping(OK + b"x-filler: " + b"x" * 10_000),
+    "100 for ever": endless(b"", forever(b"HTTP/1.1 100 Continue\r\n\r\n"), every=0.05),
+    "103 for ever": endless(b"", forever(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"), every=0.05),
+    "102 as fast as it goes": endless(b"", forever(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)),
+}
+
+
+FEW = {name: SLOW[name] for name in ("silence", "a dripping head", "100 for ever")}
+
+
+@pytest.mark.parametrize("script", SLOW.values(), ids=SLOW)
+async def test_no_head_in_time(script: Script, bench: Bench) -> None:
+    bench.jina.plays(script)
+    async with bench.gateway() as gateway:
+        response = await asked(gateway)
+        await assert_booked(gateway, 504)
+    assert assert_failed(response, 504, "upstream_timeout") == "the upstream did not answer in time"
+    assert len(bench.jina.seen) == 2
+
+
+@pytest.mark.parametrize("script", FEW.values(), ids=FEW)
+async def test_no_head_in_time_from_deepsearch(script: Script, bench: Bench) -> None:
+    bench.jina.plays(script)
+    async with bench.gateway(both=True) as gateway:
+        response = await asked(gateway, CHATS, DEEP)
+        await assert_booked(gateway, 504)
+    assert_failed(response, 504, "upstream_timeout", should_retry=False)
+    assert (len(bench.jina.seen), len(bench.aihubmix.seen)) == (1, 0)
+
+
+@pytest.mark.parametrize("script", FEW.values(), ids=FEW)
+async def test_no_head_in_time_is_not_seen_where_another_answers(script: Script, bench: Bench) -> None:
+    bench.jina.plays(script)
+    bench.aihubmix.plays(GOOD)
+    async with bench.gateway(both=True) as gateway:
+        assert (await asked(gateway)).json() == ANSWERED
+    await bench.jina.gone()
+
+
+async def test_an_interim_answer_is_none(bench: Bench) -> None:
+    bench.jina.plays(wire(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n", whole(json_of(VECTORS)), end="open"))
+    async with bench.gateway() as gateway:
+        for _ in range(2):
+            assert (await asked(gateway)).json() == ANSWERED
+    assert len(bench.jina.seen) == 2
+
+
+# 35: no HTTP.
+
+ODD = {
+    "another protocol": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "mail": b"220 mail.example ESMTP\r\n",
+    "a TLS alert": b"\x15\x03\x01\x00\x02\x02\x46",
+    "HTTP/2": b"\x00\x00\x12\x04\x00\x00\x00\x00\x00" + b"\x00" * 18,
+    "HTTP/0.9": b'{"data":[]}',
+    "HTTP/7.7": b"HTTP/7.7 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+    "no status": b"HTTP/1.1 OK\r\ncontent-length: 2\r\n\r\n{}",
+    "a status of two digits": b"HTTP/1.1 20 OK\r\ncontent-length: 2\r\n\r\n{}",
+    "a status of four digits": b"HTTP/1.1 2000 OK\r\ncontent-length: 2\r\n\r\n{}",
+    "a status below zero": b"HTTP/1.1 -20 OK\r\ncontent-length: 2\r\n\r\n{}",
+    "a header without a colon": b"HTTP/1.1 200 OK\r\nnonsense\r\ncontent-length: 2\r\n\r\n{}",
+    "a header without a name": b"HTTP/1.1 200 OK\r\n: x\r\ncontent-length: 2\r\n\r\n{}",
+    "a NUL in a header": b"HTTP/1.1 200 OK\r\nx: a\0b\r\ncontent-length: 2\r\n\r\n{}",
+}
+
+
+@pytest.mark.parametrize("data", ODD.values(), ids=ODD)
+async def test_no_http(data: bytes, bench: Bench) -> None:
+    bench.jina.plays(raw(data))
+    async with bench.gateway() as gateway:
+        response = await asked(gateway)
+        await assert_booked(gateway, 502)
+    assert_failed(response, 502, "upstream_error")
+    assert len(bench.jina.seen) == 2
+
+
+def numbered() -> Iterator[bytes]:
+    return (b"x-%d: y\r\n" % number * 100 for number in itertools.count())
+
+
+GIANT = {
+    "a line without end": endless(OK + b"x: ", forever(b"x" * 65536)),
+    "a status line without end": endless(b"HTTP/1.1 200 ", forever(b"x" * 65536)),
+    "headers without end": endless(OK, numbered),
+    "one header without end": endless(OK, forever(b"x: y\r\n" * 10_000)),
+    "trailers without end": endless(head(CHUNKED) + b"2\r\n{}\r\n0\r\n", numbered),
+    "a chunk's extension without end": endless(head(CHUNKED) + b"2;", forever(b"x" * 65536)),
+}
+
+
+@pytest.mark.parametrize("script", GIANT.values(), ids=GIANT)
+async def test_giant_heads(script: Script, bench: Bench) -> None:
+    """Given up on for their size, long before their time is up."""
+    bench.jina.plays(script)
+    timeouts = {"headers_seconds": 60, "reply_seconds": 60, "total_seconds": 60}
+    with at_most_megabytes(100):
+        async with bench.gateway(timeouts=timeouts) as gateway:
+            response = await asked(gateway)
+            await assert_booked(gateway, 502)
+    assert_failed(response, 502, "upstream_error")
+    assert len(bench.jina.seen) == 2

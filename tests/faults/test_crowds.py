@@ -1,0 +1,167 @@
+"""Rows 52, 61 and 62: many at once, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import resource
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from ..conftest import RunningGateway, Script, raw, replies, streams, until
+from ..test_strict_input import posted, sent
+from .bench import (
+    ANSWERED,
+    CHAT,
+    CHATS,
+    DEEP,
+    EMBED,
+    EMBEDDINGS,
+    VECTORS,
+    Bench,
+    asked,
+    assert_complete,
+    descriptors,
+    read_events,
+)
+from .scripts import CHUNKED, DONE_MODEL, STREAM_HEAD, chunk, delta, hang, head, sse, wire
+
+MANY_SECONDS = 30.0
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """A call takes four descriptors here, as both its ends are in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# 52: everything is 503.
+
+
+@pytest.mark.parametrize(("path", "asks"), [(EMBEDDINGS, EMBED), (CHATS, DEEP)], ids=["embeddings", "deepsearch"])
+async def test_no_storm_of_both_while_everything_is_503(path: str, asks: Any, bench: Bench) -> None:
+    """Repeats are a fifth of what is under way, and never fewer than three."""
+    for each in (bench.jina, bench.aihubmix):
+        each.plays(replies({"detail": "busy"}, 503, retry_after="3"))
+    async with bench.gateway(both=True) as gateway:
+        answers = await asyncio.gather(*(asked(gateway, path, asks) for _ in range(30)))
+    assert {(answer.status_code, answer.headers["retry-after"]) for answer in answers} == {(503, "3")}
+    assert 30 <= len(bench.jina.seen) + len(bench.aihubmix.seen) <= 60
+
+
+# 61: many at once.
+
+
+async def answered(gateway: RunningGateway, path: str, asks: Any) -> bytes:
+    """The body, over a connection of its own: the usual client would let only a hundred go at once."""
+    body = msgspec.json.encode(asks)
+    heads = (b"content-length: %d" % len(body), b"connection: close")
+    data = await sent(gateway, posted(*heads, body=body, path=path.encode()), seconds=MANY_SECONDS)
+    assert data.startswith(b"HTTP/1.1 200 OK\r\n"), data[:500]
+    head, _, body = data.partition(b"\r\n\r\n")
+    return b"".join(unchunked(body)) if b"chunked" in head else body
+
+
+def unchunked(body: bytes) -> Iterator[bytes]:
+    """The chunks, which have to be whole to the last."""
+    while True:
+        size, _, body = body.partition(b"\r\n")
+        if not int(size, 16):
+            assert body == b"\r\n"
+            return
+        yield body[: int(size, 16)]
+        body = body[int(size, 16) + 2 :]
+
+
+async def test_500_streams_at_once(bench: Bench, many_files: None) -> None:
+    """All are open at the same time, and each ends as it should."""
+    all_open = asyncio.Event()
+    begin, end = sse(delta("a")), sse(delta("b"), delta("", "stop")) + DONE_MODEL
+    bench.aihubmix.plays(streams(begin, all_open, end))
+    timeouts = dict.fromkeys(("connect_seconds", "headers_seconds", "idle_seconds", "total_seconds"), MANY_SECONDS)
+    async with bench.mixed(timeouts={**timeouts, "event_seconds": MANY_SECONDS}) as gateway:
+        calls = [asyncio.ensure_future(answered(gateway, CHATS, CHAT)) for _ in range(500)]
+        await until(lambda: len(bench.aihubmix.seen) == 500, MANY_SECONDS)
+        all_open.set()
+        for body in await asyncio.gather(*calls):
+            *chunks, last = read_events(body)
+            assert last == "[DONE]"
+            assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "ab"
+        assert [record.status for record in await gateway.ended(500)] == [200] * 500
+
+
+async def test_300_calls_of_a_second_at_once(bench: Bench, many_files: None) -> None:
+    async def slowly(request: Any, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(1)
+        await replies(VECTORS)(request, writer)
+
+    bench.jina.plays(slowly)
+    timeouts = dict.fromkeys(("connect_seconds", "headers_seconds", "reply_seconds", "total_seconds"), MANY_SECONDS)
+    async with bench.gateway(timeouts=timeouts) as gateway:
+        bodies = await asyncio.gather(*(answered(gateway, EMBEDDINGS, EMBED) for _ in range(300)))
+        assert [record.status for record in await gateway.ended(300)] == [200] * 300
+    assert [msgspec.json.decode(body) for body in bodies] == [ANSWERED] * 300
+    assert len(bench.jina.seen) == 300
+
+
+# 62: nothing is left behind.
+
+BROKEN: list[Script] = [
+    wire(),
+    wire(end="reset"),
+    wire(head("content-length: 9") + b"{", end="reset"),
+    wire(head("content-length: 9") + b"{"),
+    wire(head(CHUNKED) + b"xyz"),
+    wire(head("content-length: 2", "content-encoding: gzip") + b"{}"),
+    wire(STREAM_HEAD, chunk(sse(delta("a")))),
+    wire(STREAM_HEAD, chunk(sse(delta("a"))), end="hang"),
+    wire(STREAM_HEAD, chunk(sse({"error": "boom"})), end="hang"),
+    raw(b"nonsense\r\n\r\n"),
+    replies(b"<html>", 502),
+    replies({"detail": "no"}, 401),
+    replies({"detail": "slow"}, 429),
+    replies(b"", 302, location="http://127.0.0.1:9/"),
+    replies(b"half a"),
+    hang,
+]
+
+
+async def test_200_broken_calls_leave_nothing_behind(bench: Bench) -> None:
+    """No file, no task and no connection, whichever way they broke and whoever left."""
+
+    async def break_some(count: int) -> tuple[int, int]:
+        """How many tasks and files there are when all have ended."""
+        for number in range(count):
+            bench.aihubmix.plays(BROKEN[number % len(BROKEN)])
+            call = asyncio.ensure_future(gateway.post(CHATS, {**CHAT, "stream": number % 3 > 0}))
+            if number % 5 == 0:  # the caller leaves
+                await asyncio.sleep(0.005)
+                call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+        await until(lambda: sum(map(is_open, bench.aihubmix.readers)) <= 1)
+        for task in bench.aihubmix.tasks:  # those of the upstream that hang
+            task.cancel()
+        await until(lambda: not bench.aihubmix.tasks and len(gateway.server.server_state.connections) <= 2)
+        gc.collect()
+        return len(asyncio.all_tasks()), descriptors()
+
+    timeouts = dict.fromkeys(("headers_seconds", "reply_seconds", "idle_seconds"), 0.1)
+    async with bench.mixed(timeouts=timeouts, max_attempts=1) as gateway:
+        tasks, files = await break_some(20)
+        more_tasks, more_files = await break_some(200)
+        assert more_tasks <= tasks + 2
+        assert more_files <= files + 4
+        records = [record for record in await gateway.ended(200) if record.target]
+        assert all(record.status and record.status >= 400 for record in records)
+        bench.aihubmix.plays(streams(sse(delta("a", "stop")) + DONE_MODEL))
+        assert_complete(await asked(gateway, CHATS, CHAT), "a")
+
+
+def is_open(reader: asyncio.StreamReader) -> bool:
+    return not reader.at_eof() and reader.exception() is None

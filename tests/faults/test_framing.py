@@ -1,0 +1,296 @@
+"""Rows 48-51: where an answer ends, how it is packed, and how large it may be."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import zlib
+
+import msgspec
+import pytest
+
+from ..conftest import Script, raw, replies, until
+from .bench import (
+    ANSWERED,
+    CHATS,
+    DEEP,
+    VECTORS,
+    Bench,
+    asked,
+    assert_booked,
+    assert_booked_as,
+    assert_failed,
+    at_most_megabytes,
+)
+from .scripts import CHUNKED, LAST, chunk, dripping, endless, forever, head, whole, wire
+
+BODY = msgspec.json.encode(VECTORS)
+GOOD = replies(VECTORS)
+EVIL = whole(msgspec.json.encode({**VECTORS, "model": "evil", "usage": {"total_tokens": 666}}))
+HALF = BODY[: len(BODY) // 2]
+CLOSE = "connection: close"
+
+
+def length(size: int) -> str:
+    return f"content-length: {size}"
+
+
+# 48: where the answer ends.
+
+CUT: dict[str, Script] = {
+    "a length too long": raw(head(length(len(BODY) + 9)) + BODY),
+    "a length too short": raw(head(length(len(BODY) - 9)) + BODY),
+    "two lengths": raw(head(length(len(BODY)), length(len(BODY) - 9)) + BODY),
+    "a list of lengths": raw(head(f"content-length: {len(BODY)}, {len(BODY) - 9}") + BODY),
+    "a length below zero": raw(head(length(-1)) + BODY),
+    "a length that is none": raw(head("content-length: many") + BODY),
+    "a length in hexadecimal": raw(head(f"content-length: {len(BODY):#x}") + BODY),
+    "a size that is none": raw(head(CHUNKED) + b"xyz\r\n" + BODY + b"\r\n" + LAST),
+    "a size below zero": raw(head(CHUNKED) + b"-5\r\n" + BODY + b"\r\n" + LAST),
+    "a size beyond all": raw(head(CHUNKED) + b"f" * 40 + b"\r\n" + BODY + b"\r\n" + LAST),
+    "a size too small": raw(head(CHUNKED) + b"5\r\n" + BODY + b"\r\n" + LAST),
+    "no last chunk": raw(head(CHUNKED) + chunk(BODY)),
+    "half a chunk": raw(head(CHUNKED) + b"%x\r\n" % len(BODY) + HALF),
+    "half a size": raw(head(CHUNKED) + chunk(HALF) + b"1"),
+    "half the end": raw(head(CHUNKED) + chunk(BODY) + b"0\r\n"),
+    "chunks that are none": raw(head(CHUNKED) + BODY),
+    "an unknown coding": raw(head("transfer-encoding: rot13") + chunk(BODY) + LAST),
+}
+
+
+async def test_an_answer_without_a_right_end(bench: Bench, subtests: pytest.Subtests) -> None:
+    """A pure call is made once more, on a new connection."""
+    async with bench.gateway() as gateway:
+        for kind, script in CUT.items():
+            with subtests.test(kind):
+                bench.jina.seen.clear()
+                bench.jina.plays(script)
+                response = await asked(gateway)
+                assert_failed(response, 502, "upstream_error")
+                assert len(bench.jina.seen) == 2
+                await assert_booked_as(gateway, response, 502)
+                bench.jina.plays(GOOD)
+                assert (await asked(gateway)).json() == ANSWERED
+
+
+READ_EITHER_WAY: dict[str, bytes] = {
+    "the same length twice": head(length(len(BODY)), length(len(BODY))) + BODY,
+    "a length and chunks": head(length(5), CHUNKED) + chunk(BODY) + LAST,
+    "chunks twice": head(CHUNKED, CHUNKED) + chunk(BODY) + LAST,
+    "no length": head(CLOSE) + BODY,
+    "HTTP/1.0": head().replace(b"1.1", b"1.0", 1) + BODY,
+    "an extension": head(CHUNKED) + b"%x;a=b\r\n" % len(BODY) + BODY + b"\r\n" + LAST,
+    "trailers": head(CHUNKED) + chunk(BODY) + b"0\r\nx-trailer: y\r\n\r\n",
+    "bare line feeds": head(length(len(BODY))).replace(b"\r\n", b"\n") + BODY,
+}
+
+
+async def test_an_odd_end_is_read_right_or_not_at_all(bench: Bench, subtests: pytest.Subtests) -> None:
+    async with bench.gateway() as gateway:
+        for kind, data in READ_EITHER_WAY.items():
+            with subtests.test(kind):
+                bench.jina.plays(raw(data))
+                response = await asked(gateway)
+                if response.status_code == 200:
+                    assert response.json() == ANSWERED
+                else:
+                    assert_failed(response, 502, "upstream_error")
+
+
+GLUED: dict[str, bytes] = {
+    "behind a length": whole(BODY) + EVIL,
+    "behind chunks": head(CHUNKED) + chunk(BODY) + LAST + EVIL,
+    "behind a length too short": head(length(2)) + b"{}" + EVIL,
+    "behind nothing": b"HTTP/1.1 204 No Content\r\n\r\n" + EVIL,
+    "half of one": whole(BODY) + EVIL[:40],
+    "behind an error": whole(b"{}", status="500 X") + EVIL,
+    "nonsense": whole(BODY) + b"xyz",
+    "behind a length and chunks": head(length(len(chunk(BODY) + LAST)), CHUNKED) + chunk(BODY) + LAST + EVIL,
+}
+
+
+async def test_an_answer_glued_on_is_never_given_to_the_next(bench: Bench, subtests: pytest.Subtests) -> None:
+    """What comes unasked spoils its connection: the next call has another."""
+    async with bench.gateway(max_attempts=1) as gateway:
+        for kind, data in GLUED.items():
+            with subtests.test(kind):
+                bench.jina.plays(wire(data, end="open"), GOOD)
+                assert "666" not in (await asked(gateway)).text
+                connections = len(bench.jina.readers)
+                for _ in range(2):
+                    response = await asked(gateway)
+                    assert (response.status_code, response.json()) == (200, ANSWERED)
+                assert len(bench.jina.readers) == connections + 1
+
+
+async def test_an_answer_that_comes_unasked_is_never_given_to_the_next(bench: Bench) -> None:
+    """As before, but it comes while the connection is idle."""
+    more = asyncio.Event()
+    bench.jina.plays(wire(whole(BODY), more, EVIL, end="open"), GOOD)
+    async with bench.gateway(max_attempts=1) as gateway:
+        assert (await asked(gateway)).json() == ANSWERED
+        more.set()
+        await asyncio.sleep(0.1)  # the connection is idle when it comes
+        for _ in range(2):
+            response = await asked(gateway)
+            assert (response.status_code, response.json()) == (200, ANSWERED)
+    assert len(bench.jina.readers) == 2
+
+
+# 49: the body stops, or comes a byte at a time.
+
+STOPS: dict[str, tuple[Script, int, str]] = {
+    "silence in a length": (wire(head(length(len(BODY))) + HALF, end="hang"), 504, "upstream_timeout"),
+    "silence in a chunk": (wire(head(CHUNKED) + b"ff\r\n" + HALF, end="hang"), 504, "upstream_timeout"),
+    "silence between chunks": (wire(head(CHUNKED) + chunk(HALF), end="hang"), 504, "upstream_timeout"),
+    "silence behind the head": (wire(head(CHUNKED), end="hang"), 504, "upstream_timeout"),
+    "silence without a length": (wire(head(CLOSE) + HALF, end="hang"), 504, "upstream_timeout"),
+    "dripping": (dripping(BODY * 10, head=head(length(len(BODY) * 10))), 504, "upstream_timeout"),
+    "dripping chunks": (endless(head(CHUNKED), forever(chunk(b" ")), every=0.05), 504, "upstream_timeout"),
+    "a FIN": (wire(head(length(len(BODY))) + HALF), 502, "upstream_error"),
+    "a reset": (wire(head(length(len(BODY))) + HALF, end="reset"), 502, "upstream_error"),
+    "a reset in a chunk": (wire(head(CHUNKED) + b"ff\r\n" + HALF, end="reset"), 502, "upstream_error"),
+}
+
+
+@pytest.mark.parametrize(("script", "status", "code"), STOPS.values(), ids=STOPS)
+async def test_a_body_that_stops(script: Script, status: int, code: str, bench: Bench) -> None:
+    bench.jina.plays(script)
+    async with bench.gateway() as gateway:
+        response = await asked(gateway)
+        await assert_booked(gateway, status)
+        assert_failed(response, status, code)
+        assert len(bench.jina.seen) == 2
+        bench.jina.plays(GOOD)
+        assert (await asked(gateway)).json() == ANSWERED
+
+
+# 50: packed bodies.
+
+
+def deflated(data: bytes, bits: int = 15) -> bytes:
+    packer = zlib.compressobj(wbits=bits)
+    return packer.compress(data) + packer.flush()
+
+
+BROTLI = b"\x8b\x02\x80" + BODY[:6] + b"\x03"
+ZSTD = b"\x28\xb5\x2f\xfd\x00\x58" + BODY
+PACKED: dict[str, tuple[str, bytes]] = {
+    "gzip": ("gzip", gzip.compress(BODY)),
+    "GZIP": ("GZIP", gzip.compress(BODY)),
+    "x-gzip": ("x-gzip", gzip.compress(BODY)),
+    "two members": ("gzip", gzip.compress(HALF) + gzip.compress(BODY[len(HALF) :])),
+    "deflate": ("deflate", deflated(BODY)),
+    "deflate without a head": ("deflate", deflated(BODY, -15)),
+    "identity": ("identity", BODY),
+    "an unknown one": ("rot13", BODY),
+    "gzip twice": ("gzip, gzip", gzip.compress(gzip.compress(BODY))),
+    "deflate and gzip": ("deflate, gzip", gzip.compress(deflated(BODY))),
+    "fifty times": (", ".join(["gzip"] * 50), gzip.compress(BODY)),
+    "not packed": ("gzip", BODY),
+    "cut before its sum": ("gzip", gzip.compress(BODY)[:-8]),
+    "packed unsaid": ("identity", gzip.compress(BODY)),
+}
+SPOILT: dict[str, tuple[str, bytes]] = {
+    "corrupt": ("gzip", gzip.compress(BODY)[:20] + b"\0\0\0" + gzip.compress(BODY)[23:]),
+    "a wrong sum": ("gzip", gzip.compress(BODY)[:-8] + b"\0" * 8),
+    "cut": ("gzip", gzip.compress(BODY)[:-20]),
+    "cut deflate": ("deflate", deflated(BODY)[:-9]),
+    "nothing": ("gzip", b""),
+    "brotli": ("br", BROTLI),
+    "zstd": ("zstd", ZSTD),
+}
+
+
+async def test_packed_bodies_that_nobody_asked_for(bench: Bench, subtests: pytest.Subtests) -> None:
+    """The right data or none."""
+    async with bench.gateway() as gateway:
+        for kind, (coding, data) in PACKED.items():
+            with subtests.test(kind):
+                bench.jina.plays(raw(whole(data, f"content-encoding: {coding}")))
+                response = await asked(gateway)
+                if response.status_code == 200:
+                    assert response.json() == ANSWERED
+                else:
+                    assert_failed(response, 502, "upstream_error")
+        for kind in ("gzip", "deflate", "identity"):
+            with subtests.test(f"{kind} is read"):
+                bench.jina.plays(raw(whole(PACKED[kind][1], f"content-encoding: {kind}")))
+                assert (await asked(gateway)).json() == ANSWERED
+    assert {seen.headers["accept-encoding"] for seen in bench.jina.seen} == {"identity"}
+
+
+async def test_packed_bodies_that_cannot_be_unpacked(bench: Bench, subtests: pytest.Subtests) -> None:
+    async with bench.gateway() as gateway:
+        for kind, (coding, data) in SPOILT.items():
+            with subtests.test(kind):
+                bench.jina.seen.clear()
+                bench.jina.plays(raw(whole(data, f"content-encoding: {coding}")))
+                response = await asked(gateway)
+                assert_failed(response, 502, "upstream_error")
+                assert len(bench.jina.seen) == 2
+                await assert_booked_as(gateway, response, 502)
+
+
+# 51: too large.
+
+
+def bomb(coding: str) -> tuple[bytes, bytes]:
+    """The beginning of 10 GB of spaces in 10 MB, and 16 KB of it that can come any number of times."""
+    packer = zlib.compressobj(9, wbits=31 if coding == "gzip" else 15)
+    begin = packer.compress(b" " * 16) + packer.flush(zlib.Z_FULL_FLUSH)
+    again = packer.compress(b" " * 16 * 1024 * 1024) + packer.flush(zlib.Z_FULL_FLUSH)
+    return begin, again
+
+
+def bombing(coding: str, status: str = "200 OK", kind: str = "application/json") -> Script:
+    begin, again = bomb(coding)
+    top = head(CHUNKED, f"content-encoding: {coding}", status=status, kind=kind)
+    return endless(top + chunk(begin), lambda: [chunk(again)] * 640)
+
+
+FLOOD = chunk(b" " * 64 * 1024)
+LARGE: dict[str, Script] = {
+    "gzip of 10 GB": bombing("gzip"),
+    "deflate of 10 GB": bombing("deflate"),
+    "gzip of 10 GB as an error": bombing("gzip", "400 Bad Request"),
+    "an endless answer": endless(head(CHUNKED), forever(FLOOD)),
+    "an endless answer without a length": endless(head(CLOSE), forever(b" " * 65536)),
+    "an endless error": endless(head(CHUNKED, status="500 X"), forever(FLOOD)),
+    "an endless refusal": endless(head(CHUNKED, status="400 X"), forever(FLOOD)),
+    "an endless redirect": endless(head(CHUNKED, "location: /", status="302 X"), forever(FLOOD)),
+    "a length of a terabyte": endless(head(length(2**40)), forever(b" " * 65536)),
+}
+UNHURRIED = dict.fromkeys(("headers_seconds", "reply_seconds", "idle_seconds", "event_seconds", "total_seconds"), 60)
+
+
+@pytest.mark.parametrize("script", LARGE.values(), ids=LARGE)
+async def test_what_is_too_large(script: Script, bench: Bench) -> None:
+    """Given up on for its size, not for its time, in memory for little more than the limit; and not asked for again."""
+    bench.jina.plays(script)
+    async with bench.gateway(max_reply_megabytes=4, timeouts=UNHURRIED) as gateway:
+        with at_most_megabytes(100):
+            response = await asked(gateway)
+        await assert_booked(gateway, 502)
+        assert response.json()["error"]["code"] in ("upstream_error", "upstream_redirect")
+        assert_failed(response, 502, response.json()["error"]["code"])
+        assert len(bench.jina.seen) == 1
+        await until(lambda: not bench.jina.tasks)
+
+
+async def test_an_answer_up_to_the_limit_passes(bench: Bench) -> None:
+    body = msgspec.json.encode({**VECTORS, "pad": "x" * 3 * 1024 * 1024})
+    bench.jina.plays(replies(body))
+    async with bench.gateway(max_reply_megabytes=4) as gateway:
+        assert (await asked(gateway)).json()["pad"] == "x" * 3 * 1024 * 1024
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/json"])
+async def test_a_bomb_for_a_stream(kind: str, bench: Bench) -> None:
+    bench.jina.plays(bombing("gzip", kind=kind))
+    async with bench.gateway(max_reply_megabytes=4, max_event_megabytes=4, timeouts=UNHURRIED) as gateway:
+        with at_most_megabytes(100):
+            response = await asked(gateway, CHATS, DEEP)
+        await assert_booked(gateway, 502)
+    assert_failed(response, 502, "upstream_error", should_retry=False)
+    assert len(bench.jina.seen) == 1

@@ -1,0 +1,419 @@
+"""Rows 53-60: streams that fail early or late, that are written oddly, that fall silent or never end."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from ..conftest import RunningGateway, Script, ScriptedUpstream, raw, replies, streams
+from .bench import (
+    CHAT,
+    CHATS,
+    DEEP,
+    Bench,
+    asked,
+    assert_booked,
+    assert_booked_as,
+    assert_broken,
+    assert_complete,
+    assert_failed,
+    at_most_megabytes,
+)
+from .scripts import (
+    STREAM_HEAD,
+    USAGE,
+    answer,
+    chunk,
+    delta,
+    endless,
+    forever,
+    hang,
+    head,
+    sse,
+    thought,
+    wire,
+)
+
+TEXT = "Grüße, 世界 😀\u2028!"
+DONE = sse(b"[DONE]")
+UNHURRIED = dict.fromkeys(("headers_seconds", "reply_seconds", "idle_seconds", "event_seconds", "total_seconds"), 60)
+
+
+@dataclass(frozen=True)
+class Speech:
+    """How one kind of upstream speaks: what it is asked, the beginning and the end of its stream, its usage."""
+
+    name: str
+    asks: Any
+    begin: bytes
+    end: bytes
+    usage: Any
+    retry: bool | None
+
+    def before(self, bench: Bench, **values: Any) -> AbstractAsyncContextManager[RunningGateway]:
+        return bench.gateway(**values) if self.name == "jina" else bench.mixed(**values)
+
+    def of(self, bench: Bench) -> ScriptedUpstream:
+        return bench.jina if self.name == "jina" else bench.aihubmix
+
+    @property
+    def good(self) -> bytes:
+        return self.begin + self.end
+
+    @property
+    def tries(self) -> int:
+        """Upstream calls for one that failed before its first event: a DeepSearch run is not begun again."""
+        return 1 if self.name == "jina" else 2
+
+
+DEEPSEARCH = Speech(
+    "jina", DEEP, sse(thought("<think>"), thought("hm ")), sse(answer(TEXT)), {"total_tokens": 9}, False
+)
+MODEL = Speech(
+    "aihubmix",
+    {**CHAT, "stream_options": {"include_usage": True}},
+    sse(delta(TEXT[:3])),
+    sse(delta(TEXT[3:]), delta("", "stop"), USAGE) + DONE,
+    USAGE["usage"],
+    None,
+)
+each_speech = pytest.mark.parametrize("speech", [DEEPSEARCH, MODEL], ids=["deepsearch", "model"])
+
+
+# 53: before the first event.
+
+EARLY: dict[str, tuple[Script, int, str]] = {
+    "500": (replies({"error": "boom"}, 500), 502, "upstream_error"),
+    "an error as an answer": (replies({"error": {"message": "boom"}}), 502, "upstream_error"),
+    "an error as an event": (streams(sse({"error": {"message": "boom"}})), 502, "upstream_error"),
+    "an error event with a name": (streams(b'event: error\ndata: {"message":"boom"}\n\n'), 502, "upstream_error"),
+    "closed": (wire(), 502, "upstream_error"),
+    "reset": (wire(end="reset"), 502, "upstream_error"),
+    "closed behind the head": (wire(STREAM_HEAD), 502, "upstream_error"),
+    "reset behind the head": (wire(STREAM_HEAD, end="reset"), 502, "upstream_error"),
+    "ended behind the head": (streams(), 502, "upstream_stream_truncated"),
+    "only [DONE]": (streams(DONE), 502, "upstream_stream_truncated"),
+    "only comments": (streams(b": hi\n\n"), 502, "upstream_stream_truncated"),
+    "HTML": (replies(b"<html><body>Sign in</body></html>", content_type="text/html"), 502, "upstream_stream_truncated"),
+    "silence": (hang, 504, "upstream_timeout"),
+    "silence behind the head": (wire(STREAM_HEAD, end="hang"), 504, "upstream_timeout"),
+    "silence in the first event": (wire(STREAM_HEAD, chunk(b"data: {"), end="hang"), 504, "upstream_timeout"),
+    "comments for ever": (endless(STREAM_HEAD, forever(chunk(b": hi\n\n")), every=0.05), 504, "upstream_timeout"),
+    "a byte at a time": (endless(STREAM_HEAD, forever(chunk(b" ")), every=0.05), 504, "upstream_timeout"),
+}
+
+
+@each_speech
+async def test_a_failure_before_the_first_event_has_a_status(
+    speech: Speech, bench: Bench, subtests: pytest.Subtests
+) -> None:
+    async with speech.before(bench) as gateway:
+        for kind, (script, status, code) in EARLY.items():
+            with subtests.test(kind):
+                speech.of(bench).seen.clear()
+                speech.of(bench).plays(script)
+                response = await asked(gateway, CHATS, speech.asks)
+                assert_failed(response, status, code, should_retry=speech.retry, upstream=speech.name)
+                assert len(speech.of(bench).seen) == speech.tries
+                record = await assert_booked_as(gateway, response, status)
+                assert not record.usage
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "code"),
+    [(401, 502, "upstream_auth"), (402, 503, "upstream_quota"), (429, 429, "upstream_rate_limited")],
+)
+@each_speech
+async def test_a_refusal_in_place_of_a_stream(speech: Speech, status: int, told: int, code: str, bench: Bench) -> None:
+    speech.of(bench).plays(replies({"error": "no"}, status))
+    async with speech.before(bench) as gateway:
+        response = await asked(gateway, CHATS, speech.asks)
+        await assert_booked(gateway, told)
+    limited = status == 429
+    assert_failed(
+        response,
+        told,
+        code,
+        retry_after="5" if limited else None,
+        should_retry=None if limited else False,
+        upstream=speech.name,
+    )
+
+
+# 54: written oddly.
+
+
+def events_of(data: bytes) -> list[bytes]:
+    return data.split(b"\n\n")[:-1]
+
+
+def each_event(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    return lambda data: b"".join(change(event) + b"\n\n" for event in events_of(data))
+
+
+ODD: dict[str, Callable[[bytes], bytes]] = {
+    "as it should be": lambda data: data,
+    "CRLF": lambda data: data.replace(b"\n", b"\r\n"),
+    "CR": lambda data: data.replace(b"\n", b"\r"),
+    "comments": each_event(lambda event: b": ping\n\n:\n: more\n" + event),
+    "no space": lambda data: data.replace(b"data: ", b"data:"),
+    "ids and names": each_event(lambda event: b"id: 1\nretry: 5\nevent: message\nnew: x\n" + event),
+    "several lines": each_event(lambda event: event.replace(b'{"', b'{\ndata: "', 1)),
+    "a byte order mark": lambda data: b"\xef\xbb\xbf" + data,
+    "empty lines": lambda data: b"\n\n\n" + data.replace(b"\n\n", b"\n\n\n\n"),
+    "no [DONE]": lambda data: data.replace(DONE, b""),
+    "two [DONE]": lambda data: data + DONE + DONE,
+    "data behind [DONE]": lambda data: data + DONE + sse(delta("more"), {"error": {"message": "late"}}, b"{half"),
+    "no last empty line": lambda data: data.removesuffix(b"\n"),
+    "no last line end": lambda data: data.removesuffix(b"\n\n"),
+}
+
+
+@each_speech
+async def test_a_stream_written_oddly_comes_out_clean(speech: Speech, bench: Bench, subtests: pytest.Subtests) -> None:
+    async with speech.before(bench, timeouts=UNHURRIED) as gateway:
+        for kind, write in ODD.items():
+            data = write(speech.good)
+            cuts = {"in one": [data], "in bytes": [data[n : n + 1] for n in range(len(data))]}
+            for cut, pieces in cuts.items():
+                with subtests.test(kind, cut=cut):
+                    speech.of(bench).plays(streams(*pieces))
+                    response = await asked(gateway, CHATS, speech.asks)
+                    assert_complete(response, TEXT)
+                    record = await assert_booked_as(gateway, response, 200)
+                    assert record.usage == speech.usage
+
+
+HEADS: dict[str, tuple[list[str], Callable[[bytes], bytes]]] = {
+    "a wrong content type": (["content-type: text/plain; charset=latin-1"], bytes),
+    "JSON's content type": (["content-type: application/json"], bytes),
+    "no content type": ([], bytes),
+    "gzip": (["content-type: text/event-stream", "content-encoding: gzip"], gzip.compress),
+}
+
+
+@each_speech
+async def test_a_stream_under_an_odd_head(speech: Speech, bench: Bench, subtests: pytest.Subtests) -> None:
+    async with speech.before(bench) as gateway:
+        for kind, (lines, pack) in HEADS.items():
+            with subtests.test(kind):
+                top = "\r\n".join(["HTTP/1.1 200 OK", "connection: close", *lines, "", ""]).encode()
+                speech.of(bench).plays(raw(top + pack(speech.good)))
+                assert_complete(await asked(gateway, CHATS, speech.asks), TEXT)
+
+
+async def test_usage_is_cumulative_and_not_summed(bench: Bench) -> None:
+    counts = [{**delta("a"), "usage": {"total_tokens": n}} for n in (3, 5, 7)]
+    bench.aihubmix.plays(streams(sse(*counts, delta("", "stop")) + DONE))
+    async with bench.mixed() as gateway:
+        assert_complete(await asked(gateway, CHATS, CHAT), "aaa")
+        [record] = await assert_booked(gateway, 200)
+    assert record.usage == {"total_tokens": 7}
+
+
+# 55: comments for long, then the answer.
+
+
+@each_speech
+async def test_comments_keep_a_stream_alive(speech: Speech, bench: Bench) -> None:
+    """Longer than any silence may be; a stream is not cut while its upstream says that it works."""
+    comments: list[bytes | float | asyncio.Event] = [chunk(b": working\n\n"), 0.1] * 10
+    speech.of(bench).plays(
+        wire(STREAM_HEAD, chunk(speech.begin), *comments, chunk(speech.end), b"0\r\n\r\n", end="open")
+    )
+    async with speech.before(bench, timeouts={"event_seconds": 60, "total_seconds": 60}) as gateway:
+        assert_complete(await asked(gateway, CHATS, speech.asks), TEXT)
+        await assert_booked(gateway, 200)
+
+
+# 56, 57: cut or silent in the middle.
+
+SOME = sse({**delta(), "choices": [], "usage": {"total_tokens": 2}})
+LATE: dict[str, tuple[Callable[[bytes], Script], int, str]] = {
+    "a reset": (lambda data: wire(STREAM_HEAD, chunk(data), end="reset"), 502, "upstream_error"),
+    "a FIN": (lambda data: wire(STREAM_HEAD, chunk(data)), 502, "upstream_error"),
+    "a FIN in a chunk": (lambda data: wire(STREAM_HEAD, chunk(data), b"ff\r\ndata"), 502, "upstream_error"),
+    "an end": (lambda data: streams(data), 502, "upstream_stream_truncated"),
+    "an end without a length": (
+        lambda data: raw(head("connection: close", kind="text/event-stream") + data),
+        502,
+        "upstream_stream_truncated",
+    ),
+    "half an event": (lambda data: streams(data, b'data: {"choices":[{"ind'), 502, "upstream_stream_truncated"),
+    "[DONE] without a finish": (lambda data: streams(data, DONE), 502, "upstream_stream_truncated"),
+    "a bad chunk": (lambda data: wire(STREAM_HEAD, chunk(data), b"xyz\r\n"), 502, "upstream_error"),
+    "silence": (lambda data: wire(STREAM_HEAD, chunk(data), end="hang"), 504, "upstream_timeout"),
+    "silence in an event": (
+        lambda data: wire(STREAM_HEAD, chunk(data + b"data: {"), end="hang"),
+        504,
+        "upstream_timeout",
+    ),
+    "comments for ever": (
+        lambda data: endless(STREAM_HEAD + chunk(data), forever(chunk(b": hi\n\n")), every=0.05),
+        504,
+        "upstream_timeout",
+    ),
+    "an event that drips": (
+        lambda data: endless(STREAM_HEAD + chunk(data + b"data: "), forever(chunk(b" ")), every=0.05),
+        504,
+        "upstream_timeout",
+    ),
+}
+
+
+@pytest.mark.parametrize(("play", "status", "code"), LATE.values(), ids=LATE)
+@each_speech
+async def test_a_stream_that_breaks_ends_in_an_error(
+    speech: Speech, play: Callable[[bytes], Script], status: int, code: str, bench: Bench
+) -> None:
+    """One error event, no [DONE], nothing tried again, and the last usage that was told is booked."""
+    speech.of(bench).plays(play(speech.begin + SOME))
+    async with speech.before(bench) as gateway:
+        response = await asked(gateway, CHATS, speech.asks)
+        [record] = await assert_booked(gateway, status)
+    assert_broken(response, status, code)
+    assert record.usage == {"total_tokens": 2}
+    assert len(speech.of(bench).seen) == 1
+
+
+@each_speech
+async def test_a_stream_without_an_end_is_ended(speech: Speech, bench: Bench) -> None:
+    """By the time that a call has in all, however busy it is."""
+    piece = chunk(sse(thought("hm ") if speech is DEEPSEARCH else delta("a")))
+    speech.of(bench).plays(endless(STREAM_HEAD + chunk(speech.begin), forever(piece), every=0.05))
+    async with speech.before(bench, timeouts={"total_seconds": 1}) as gateway:
+        response = await asked(gateway, CHATS, speech.asks)
+        await assert_booked(gateway, 504)
+    assert_broken(response, 504, "upstream_timeout")
+
+
+async def test_a_deepsearch_run_for_a_caller_who_does_not_stream_has_a_status(bench: Bench) -> None:
+    """He has been sent nothing yet, so every break of the stream is a status to him."""
+    async with bench.gateway() as gateway:
+        for kind in ("a FIN", "an end", "silence", "comments for ever"):
+            play, status, code = LATE[kind]
+            bench.jina.plays(play(DEEPSEARCH.begin))
+            response = await asked(gateway, CHATS, {**DEEP, "stream": False})
+            assert_failed(response, status, code, should_retry=False)
+            await assert_booked_as(gateway, response, status)
+    assert len(bench.jina.seen) == 4
+
+
+# 58: errors told in the middle.
+
+LINK = "http://127.0.0.1:9/v1"
+TOLD: dict[str, tuple[bytes, int, str]] = {
+    "an object": (
+        sse({"error": {"message": f"boom <b>\r\n {LINK}"}, "usage": {"total_tokens": 3}}),
+        502,
+        "upstream_error",
+    ),
+    "a string": (sse({"error": "boom", "usage": {"total_tokens": 3}}), 502, "upstream_error"),
+    "with a name": (b'event: error\ndata: {"message":"boom","usage":{"total_tokens":3}}\n\n', 502, "upstream_error"),
+    "a balance": (
+        sse({"error": {"message": "Your account balance is insufficient."}, "usage": {"total_tokens": 3}}),
+        503,
+        "upstream_quota",
+    ),
+    "and [DONE]": (sse({"error": {"message": "boom"}, "usage": {"total_tokens": 3}}) + DONE, 502, "upstream_error"),
+}
+
+
+@each_speech
+async def test_an_error_told_in_the_middle(speech: Speech, bench: Bench, subtests: pytest.Subtests) -> None:
+    async with speech.before(bench) as gateway:
+        for kind, (data, status, code) in TOLD.items():
+            with subtests.test(kind):
+                speech.of(bench).plays(streams(speech.begin, data))
+                response = await asked(gateway, CHATS, speech.asks)
+                assert_broken(response, status, code)
+                record = await assert_booked_as(gateway, response, status)
+                assert record.usage == {"total_tokens": 3}
+
+
+async def test_deepsearchs_finish_reason_error_in_the_middle(bench: Bench) -> None:
+    def failing(text: str, kind: str) -> dict[str, Any]:
+        choice = {"index": 0, "delta": {"content": text, "type": kind}, "finish_reason": "error"}
+        return {"id": "1", "choices": [choice], "usage": {"total_tokens": 3}}
+
+    told = sse(failing("</think>", "think"), failing(f"Error: boom at {LINK}", "error"))
+    bench.jina.plays(streams(DEEPSEARCH.begin, told))
+    async with bench.gateway() as gateway:
+        response = await asked(gateway, CHATS, DEEP)
+        [record] = await assert_booked(gateway, 502)
+    assert "boom" in assert_broken(response, 502, "upstream_error")
+    assert record.usage == {"total_tokens": 3}
+
+
+# 59: events that are none.
+
+BAD: dict[str, bytes] = {
+    "half JSON": b'data: {"choices":[\n\n',
+    "text": b"data: CANARY\n\n",
+    "bad UTF-8": b'data: {"choices":[{"index":0,"delta":{"content":"CANARY\xff"}}]}\n\n',
+    "NaN": b'data: {"choices":[],"CANARY":NaN}\n\n',
+    "1e999": b'data: {"choices":[],"CANARY":1e999}\n\n',
+    "a list": b'data: ["CANARY"]\n\n',
+    "null": b"data: null\n\n",
+    "a number": b"data: 7\n\n",
+    "deep": b'data: {"CANARY":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n\n",
+}
+
+
+@each_speech
+async def test_an_event_that_is_none_is_never_passed_on(
+    speech: Speech, bench: Bench, subtests: pytest.Subtests
+) -> None:
+    async with speech.before(bench) as gateway:
+        for kind, data in BAD.items():
+            with subtests.test(kind):
+                speech.of(bench).plays(streams(speech.begin, data, speech.end))
+                response = await asked(gateway, CHATS, speech.asks)
+                assert_broken(response, 502, "upstream_error")
+                assert "CANARY" not in response.text
+                await assert_booked_as(gateway, response, 502)
+
+
+# 60: large events.
+
+
+@each_speech
+async def test_an_event_of_4_megabytes_passes(speech: Speech, bench: Bench) -> None:
+    text = "x" * 4 * 1024 * 1024
+    large = sse(answer(text)) if speech is DEEPSEARCH else sse(delta(text), delta("", "stop")) + DONE
+    begin = speech.begin if speech is DEEPSEARCH else b""
+    speech.of(bench).plays(streams(begin, large))
+    async with speech.before(bench, timeouts=UNHURRIED) as gateway:
+        assert_complete(await asked(gateway, CHATS, speech.asks), text)
+        await assert_booked(gateway, 200)
+
+
+ENDLESS = {
+    "a line": b"x" * 65536,
+    "lines": b"data: x\n" * 8192,
+    "short lines": b"data\n" * 8192,
+    "names": b"event: " + b"x" * 65536,
+    "a comment": b":" + b"x" * 65536,
+}
+
+
+@pytest.mark.parametrize("piece", ENDLESS.values(), ids=ENDLESS)
+@pytest.mark.parametrize("begun", [False, True], ids=["first", "later"])
+async def test_an_event_that_never_ends_is_cut(begun: bool, piece: bytes, bench: Bench) -> None:
+    """At its limit, long before its time is up; the time that this takes grows with its size only."""
+    begin = chunk(DEEPSEARCH.begin) if begun else b""
+    bench.jina.plays(endless(STREAM_HEAD + begin + chunk(b"data: "), forever(chunk(piece))))
+    async with bench.gateway(max_event_megabytes=4, timeouts=UNHURRIED) as gateway:
+        with at_most_megabytes(100):
+            response = await asked(gateway, CHATS, DEEP)
+        await assert_booked(gateway, 502)
+    if begun:
+        assert_broken(response, 502, "upstream_error")
+    else:
+        assert_failed(response, 502, "upstream_error", should_retry=False)

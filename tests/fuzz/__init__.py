@@ -1,0 +1,1 @@
+"""Searched by chance: what no list of cases has."""
