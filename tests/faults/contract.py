@@ -1,4 +1,4 @@
-"""The sandboxed gateway against its own /openapi.json, by Schemathesis: no 500, nothing that the document does not say."""
+"""The sandboxed gateway against its own /openapi.json, by Schemathesis: no 500, nothing that is not in the document."""
 
 from __future__ import annotations
 
