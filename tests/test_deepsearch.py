@@ -625,3 +625,9 @@ def test_thinking_without_an_answer_is_closed_in_the_content_too() -> None:
     deltas = [msgspec.json.decode(line[6:])["choices"][0]["delta"] for line in writer.write(events).split(b"\n\n")[:-1]]
     assert "".join(delta.get("content", "") for delta in deltas) == "<think>hm</think>\n\n"
     assert collect(call(reasoning="think_tags"), events)["choices"][0]["message"]["content"] == "<think>hm</think>\n\n"
+
+
+@pytest.mark.parametrize("delta", [1, "a", [1], True])
+def test_a_delta_that_is_none_does_no_harm(delta: Any) -> None:
+    fold = DeepSearchFold("jina")
+    assert fold.feed(msgspec.json.encode({"choices": [{"delta": delta}]})) == [Head()]

@@ -74,7 +74,8 @@ class DeepSearchFold:
             events.append(Head(chunk.get("created"), chunk.get("system_fingerprint")))
         choices = chunk.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-        delta = choice.get("delta") or choice.get("message") or {}
+        delta = choice.get("delta") or choice.get("message")
+        delta = delta if isinstance(delta, dict) else {}
         finish = choice.get("finish_reason")
         if finish == "error" or delta.get("type") == "error":
             self._fail(delta)
