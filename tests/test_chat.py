@@ -142,3 +142,10 @@ def test_an_answer_that_ends_in_half_a_character() -> None:
     fold = DeepSearchFold("jina")
     data = b'{"choices":[{"delta":{"type":"text","content":"a\\ud83c"},"finish_reason":"stop"}]}'
     assert [event for event in fold.feed(data) if isinstance(event, Text)] == [Text("a"), Text("\ufffd")]
+
+
+def test_the_usage_of_a_stream_that_failed_is_kept() -> None:
+    fold = ChatFold("u")
+    with pytest.raises(UpstreamFailed):
+        fold.feed(b'{"error":"boom","usage":{"total_tokens":3}}')
+    assert fold.usage == {"total_tokens": 3}

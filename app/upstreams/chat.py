@@ -54,6 +54,8 @@ class ChatFold:
             self.done = True
             return []
         chunk = decode_lenient(data)
+        if isinstance(chunk, dict) and isinstance(chunk.get("usage"), dict):
+            self.usage = chunk["usage"]
         if failure := hidden_failure(chunk, upstream=self._upstream):
             raise failure
         if not isinstance(chunk, dict):
@@ -69,8 +71,6 @@ class ChatFold:
         return []
 
     def _note(self, chunk: Json) -> None:
-        if isinstance(chunk.get("usage"), dict):
-            self.usage = chunk["usage"]
         for choice in _choices(chunk):
             index = str(choice.get("index", 0))
             self._open.add(index)
