@@ -13,7 +13,7 @@ INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/py
 PURE := app/types.py,app/errors.py,app/sse.py,app/routing.py,app/models.py,app/jsontext.py,app/redact.py,app/tokens.py,app/usage.py,app/endpoints/*,app/upstreams/*
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check coverage faults fuzz fuzz-atheris clients clients-node install clean
+.PHONY: help run test check coverage faults fuzz fuzz-atheris clients clients-node bench install clean
 .NOTPARALLEL:
 
 help: ## list the verbs
@@ -59,6 +59,9 @@ clients: $(VENV)/.dev ## run the large Python clients, and the OpenAI SDK of old
 clients-node: $(VENV)/.run ## run the Node clients against the sandbox; npm fetches them once
 	@$(BIN)/python tests/clients/node/check.py $(ARGS)
 
+bench: $(VENV)/.bench ## measure Torii beside nginx and its peers; ARGS="--help" says what can be chosen
+	@$(BIN)/python -m bench $(ARGS)
+
 install: $(VENV)/.dev ## make .venv with Torii and all that its tests and checks need
 
 clean: ## remove .venv and everything else that was made here
@@ -79,6 +82,11 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 
 $(VENV)/.faults: $(VENV)/.dev
 	@$(INSTALL) --editable '.[faults]'
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/.dev
+	@echo "installing what the benchmark needs into $(VENV) ..."
+	@$(INSTALL) --editable '.[bench]'
 	@touch $@
 
 $(BIN)/python:

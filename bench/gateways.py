@@ -1,0 +1,227 @@
+"""What is measured: nginx as the limit, Torii as its users run it, and the peers that are installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import yaml
+
+from .processes import Running, free_port, start
+from .wire import CALLER_KEY, UPSTREAM_KEY, Ask
+
+PEERS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torii-bench"
+"""Where `make bench-peers` installs what Torii is compared with."""
+
+CLIENTS_KEY = {"authorization": f"Bearer {CALLER_KEY}"}
+
+
+class Gateway(Protocol):
+    """Something that stands between callers and the stub. ``missing`` says how to get it; empty where it is there."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def missing(self) -> str: ...
+
+    def start(self, asks: Iterable[Ask], stub: int, folder: Path, core: int) -> tuple[Running, int]:
+        """The process, and the port on which it listens. Raises NotStarted."""
+
+    def request(self, ask: Ask, stub: int) -> bytes:
+        """The call as this gateway's callers make it, ready to be sent."""
+
+
+def http(path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:
+    raw = msgspec.json.encode(body)
+    lines = {"host": "127.0.0.1", "content-type": "application/json", "content-length": str(len(raw)), **headers}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + raw
+
+
+@dataclass(frozen=True)
+class Direct:
+    """No gateway: the stub itself, to see what the generator and the stub can do."""
+
+    name: str = "direct"
+    missing: str = ""
+
+    def start(self, asks: Iterable[Ask], stub: int, folder: Path, core: int) -> tuple[Running, int]:
+        raise NotImplementedError("the stub runs already")
+
+    def request(self, ask: Ask, stub: int) -> bytes:
+        return untouched(ask)
+
+
+def untouched(ask: Ask) -> bytes:
+    """The call as the upstream itself takes it."""
+    return http(f"/{ask.place}/v1/{ask.endpoint}", {"model": ask.model, **ask.body}, CLIENTS_KEY)
+
+
+NGINX = """
+daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr error;
+events {{ worker_connections 8192; }}
+http {{
+    access_log off; client_max_body_size 64m; client_body_buffer_size 1m;
+    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+    proxy_buffers 64 16k; proxy_max_temp_file_size 0; keepalive_requests 100000000;
+    proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Authorization "Bearer {key}";
+    upstream stub {{ server 127.0.0.1:{stub}; keepalive 1024; keepalive_requests 100000000; }}
+    server {{
+        listen 127.0.0.1:{port} backlog=2048;
+        location / {{ proxy_pass http://stub; }}
+        location /s {{ proxy_pass http://stub; proxy_buffering off; }}
+    }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Nginx:
+    """`proxy_pass` and another key: about the least that a gateway can do."""
+
+    name: str = "nginx"
+
+    @property
+    def program(self) -> str | None:
+        return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+    @property
+    def missing(self) -> str:
+        return "" if self.program else "nginx is not installed; on Debian or Ubuntu: apt-get install nginx"
+
+    def start(self, asks: Iterable[Ask], stub: int, folder: Path, core: int) -> tuple[Running, int]:
+        port = free_port()
+        file = folder / "nginx.conf"
+        file.write_text(NGINX.format(key=UPSTREAM_KEY, stub=stub, port=port))
+        running = start("nginx", [str(self.program), "-p", folder, "-c", file], core=core, folder=folder)
+        running.until_it_listens(port)
+        return running, port
+
+    def request(self, ask: Ask, stub: int) -> bytes:
+        return untouched(ask)
+
+
+@dataclass(frozen=True)
+class Torii:
+    """`torii serve` with a caller's key, upstreams and the log on, from this checkout or another one."""
+
+    name: str = "torii"
+    checkout: Path = Path(__file__).parents[1]
+    settings: dict[str, Any] = field(default_factory=dict)
+    profiler: tuple[str, ...] = ()
+
+    @property
+    def program(self) -> Path:
+        own = self.checkout / ".venv" / "bin" / "torii"
+        return own if own.exists() else Path(sys.executable).with_name("torii")
+
+    @property
+    def missing(self) -> str:
+        return "" if self.program.exists() else f"Torii is not installed in {self.checkout}: make install"
+
+    def start(self, asks: Iterable[Ask], stub: int, folder: Path, core: int) -> tuple[Running, int]:
+        port = free_port()
+        file = folder / f"{self.name}.yaml"
+        file.write_text(yaml.safe_dump(self._configuration(asks, stub), sort_keys=False))
+        command: list[str | Path] = [*self.profiler, self.program, "serve", "--config", file, "--port", str(port)]
+        running = start(self.name, command, core=core, folder=folder)
+        running.until_it_listens(port)
+        return running, port
+
+    def _configuration(self, asks: Iterable[Ask], stub: int) -> dict[str, Any]:
+        """One upstream for each place, as their answers differ by it."""
+        upstreams = {ask.place: _upstream(ask, f"http://127.0.0.1:{stub}/{ask.place}/v1") for ask in asks}
+        return {"caller_key": CALLER_KEY, "upstreams": upstreams, "max_connections": 4000, **self.settings}
+
+    def request(self, ask: Ask, stub: int) -> bytes:
+        return http(f"/v1/{ask.endpoint}", {"model": f"{ask.place}/{ask.model}", **ask.body}, CLIENTS_KEY)
+
+
+def _upstream(ask: Ask, url: str) -> dict[str, Any]:
+    if ask.place == "chat":
+        return {"kind": "aihubmix", "base_url": url, "api_key": UPSTREAM_KEY}
+    jina: dict[str, Any] = {"kind": "jina", "base_url": url, "deepsearch_base_url": url, "api_key": UPSTREAM_KEY}
+    if ask.place.startswith("capped"):
+        jina["limits"] = {"requests_per_minute": int(ask.place.removeprefix("capped"))}
+    return jina
+
+
+@dataclass(frozen=True)
+class LiteLLM:
+    name: str = "litellm"
+
+    @property
+    def program(self) -> Path:
+        return PEERS / "litellm" / "bin" / "litellm"
+
+    @property
+    def missing(self) -> str:
+        return "" if self.program.exists() else "LiteLLM is not installed: make bench-peers"
+
+    def start(self, asks: Iterable[Ask], stub: int, folder: Path, core: int) -> tuple[Running, int]:
+        port = free_port()
+        file = folder / "litellm.yaml"
+        models = [_litellm_model(ask, f"http://127.0.0.1:{stub}/{ask.place}/v1") for ask in asks]
+        settings = {"general_settings": {"master_key": CALLER_KEY}, "litellm_settings": {"telemetry": False}}
+        file.write_text(yaml.safe_dump({"model_list": models, **settings}))
+        command: list[str | Path] = [
+            self.program,
+            "--config",
+            file,
+            "--port",
+            str(port),
+            "--host",
+            "127.0.0.1",
+            "--num_workers",
+            "1",
+        ]
+        offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
+        running = start(self.name, command, core=core, folder=folder, environment=offline)
+        running.until_it_listens(port)
+        return running, port
+
+    def request(self, ask: Ask, stub: int) -> bytes:
+        path = "/v1/rerank" if ask.endpoint == "rerank" else f"/v1/{ask.endpoint}"
+        return http(path, {"model": ask.place, **ask.body}, CLIENTS_KEY)
+
+
+def _litellm_model(ask: Ask, url: str) -> dict[str, Any]:
+    provider, base = ("jina_ai", f"{url}/rerank") if ask.endpoint == "rerank" else ("openai", url)
+    where = {"model": f"{provider}/{ask.model}", "api_base": base, "api_key": UPSTREAM_KEY}
+    return {"model_name": ask.place, "litellm_params": where}
+
+
+@dataclass(frozen=True)
+class Portkey:
+    """Knows no keys of its own: the caller's headers say where a call goes."""
+
+    name: str = "portkey"
+
+    @property
+    def program(self) -> Path:
+        return PEERS / "portkey" / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start-server.js"
+
+    @property
+    def missing(self) -> str:
+        return "" if self.program.exists() and shutil.which("node") else "Portkey is not installed: make bench-peers"
+
+    def start(self, asks: Iterable[Ask], stub: int, folder: Path, core: int) -> tuple[Running, int]:
+        port = free_port()
+        command: list[str | Path] = [str(shutil.which("node")), self.program, f"--port={port}", "--headless"]
+        running = start(self.name, command, core=core, folder=folder, environment={"TRUSTED_CUSTOM_HOSTS": "127.0.0.1"})
+        running.until_it_listens(port)
+        return running, port
+
+    def request(self, ask: Ask, stub: int) -> bytes:
+        provider = "jina" if ask.endpoint == "rerank" else "openai"
+        url = f"http://127.0.0.1:{stub}/{ask.place}/v1"
+        headers = {"authorization": f"Bearer {UPSTREAM_KEY}", "x-portkey-provider": provider}
+        return http(f"/v1/{ask.endpoint}", {"model": ask.model, **ask.body}, {**headers, "x-portkey-custom-host": url})

@@ -1,0 +1,189 @@
+"""The measuring: everything started and pinned, each gateway's turn in each round, what the kernel counted."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from .gateways import Direct, Gateway
+from .load import Outcome, Plan
+from .processes import Cores, NotStarted, Running, free_port, python, start
+from .scenarios import Figures, Scenario, figures
+
+LIMIT = 0.9
+"""A generator or stub that was busier than this part of its core was the limit of what was measured."""
+
+SETTLE_SECONDS = 0.2
+
+
+@dataclass
+class Measured:
+    """Of one scenario: each gateway's figures, round by round, and why one could not take part."""
+
+    scenario: Scenario
+    rounds: dict[str, list[Figures]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
+
+    def values(self, gateway: str, figure: str) -> list[float]:
+        return [found[figure] for found in self.rounds.get(gateway, []) if figure in found]
+
+
+@dataclass
+class Field:
+    """All that runs: the stub and the gateways with their ports."""
+
+    cores: Cores
+    stub: Running
+    port: int
+    gateways: dict[str, tuple[Gateway, Running, int]]
+
+
+@contextlib.contextmanager
+def field_of(gateways: Sequence[Gateway], scenarios: Sequence[Scenario], folder: Path) -> Iterator[Field]:
+    """Raises NotStarted for the stub; a gateway that does not start is told of and left out."""
+    with contextlib.ExitStack() as stack:
+        cores = Cores.of_this_machine()
+        stub, port = started_stub(folder, cores)
+        stack.callback(stub.stop)
+        asks = {scenario.ask.place: scenario.ask for scenario in scenarios}.values()
+        running: dict[str, tuple[Gateway, Running, int]] = {}
+        for gateway in gateways:
+            try:
+                process, at = gateway.start(asks, port, folder, cores.gateway)
+            except NotStarted as error:
+                print(error)
+                continue
+            stack.callback(process.stop)
+            running[gateway.name] = (gateway, process, at)
+        direct = Direct()
+        yield Field(cores, stub, port, {direct.name: (direct, stub, port), **running})
+
+
+def started_stub(folder: Path, cores: Cores) -> tuple[Running, int]:
+    port = free_port()
+    stub = start("stub", python("bench.stub", str(port), str(cores.upstream)), core=cores.upstream, folder=folder)
+    stub.until_it_listens(port)
+    return stub, port
+
+
+def measure(field: Field, scenario: Scenario, rounds: int, seconds: float, say: Callable[[str], None]) -> Measured:
+    """Interleaved: each round is a turn of every gateway, so that a slow minute of the machine meets all."""
+    measured = Measured(scenario)
+    names = [name for name in field.gateways if name != Direct.name or scenario.direct]
+    for number in range(scenario.rounds or rounds):
+        for name in names:
+            if name in measured.failures:
+                continue
+            say(f"{scenario.name}: round {number + 1}, {name}")
+            found = turn(field, scenario, name, seconds, measured)
+            if found:
+                measured.rounds.setdefault(name, []).append(found)
+    if scenario.direct:
+        _subtract_direct(measured)
+    return measured
+
+
+def turn(field: Field, scenario: Scenario, name: str, seconds: float, measured: Measured) -> Figures | None:
+    gateway, process, port = field.gateways[name]
+    request = gateway.request(scenario.ask, field.port)
+    if not measured.rounds.get(name) and (failure := _first_call(scenario, port, request)):
+        measured.failures[name] = failure
+        return None
+    before, stub_before, held = process.cpu(), field.stub.cpu(), process.memory()
+    with _peak(process) as peak:
+        outcome = load(scenario.plan(port, request, seconds, ""), field.cores)
+    found = figures(scenario, outcome, process.cpu() - before)
+    found["stub_busy"] = (field.stub.cpu() - stub_before) / max(outcome.elapsed, 1e-6)
+    found["memory_mb"] = peak[0] / 1e6
+    found["memory_kb_per_stream"] = max(0, peak[0] - held) / 1e3 / scenario.connections
+    for what in ("load_busy", "stub_busy"):
+        if found[what] > LIMIT and found["gateway_busy"] < LIMIT:
+            measured.doubts.append(f"{name}: {what.removesuffix('_busy')} used {found[what]:.0%} of its core")
+    if outcome.first_failure and scenario.group != "capped":
+        measured.doubts.append(f"{name}: {outcome.failed} failed; {outcome.first_failure[:200]!r}")
+    return found
+
+
+def load(plan: Plan, cores: Cores) -> Outcome:
+    """The plan, carried out on all cores that are for it; the busiest one counts as the generator's use."""
+    spread = min(len(cores.load), plan.connections)
+    shares = [plan.connections // spread + (number < plan.connections % spread) for number in range(spread)]
+    generators = []
+    for core, connections in zip(cores.load, shares, strict=False):
+        part = msgspec.structs.replace(plan, connections=connections, cores=str(core))
+        process = subprocess.Popen(python("bench.load"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(part))
+        process.stdin.close()
+        generators.append(process)
+    return _together([_outcome(generator) for generator in generators])
+
+
+def _outcome(generator: subprocess.Popen[bytes]) -> Outcome:
+    assert generator.stdout is not None
+    with generator.stdout as out:
+        said = out.read()
+    generator.wait()
+    return msgspec.json.decode(said, type=Outcome) if said else Outcome(failed=1, first_failure="the generator failed")
+
+
+def _together(parts: list[Outcome]) -> Outcome:
+    whole = Outcome(elapsed=max(part.elapsed for part in parts), cpu=max(part.cpu for part in parts))
+    for part in parts:
+        whole.done += part.done
+        whole.failed += part.failed
+        whole.events += part.events
+        whole.ended += part.ended
+        whole.latencies += part.latencies
+        whole.late += part.late
+        whole.first_failure = whole.first_failure or part.first_failure
+    whole.least_progress = min(part.least_progress for part in parts)
+    return whole
+
+
+def _first_call(scenario: Scenario, port: int, request: bytes) -> str:
+    """Also warms the gateway up. What went wrong, empty where nothing did."""
+    if scenario.group == "capped":
+        return ""
+    plan = Plan(kind="closed", port=port, requests=[request], connections=1, seconds=0.3)
+    if scenario.kind == "streams":
+        return ""
+    outcome = load(plan, Cores.of_this_machine())
+    return outcome.first_failure if outcome.failed or not outcome.done else ""
+
+
+@contextlib.contextmanager
+def _peak(process: Running) -> Iterator[list[int]]:
+    """The most memory held meanwhile, looked at ten times a second."""
+    peak = [process.memory()]
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.1):
+            peak[0] = max(peak[0], process.memory())
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        looker.join()
+
+
+def _subtract_direct(measured: Measured) -> None:
+    """What a gateway adds to a latency, each round by itself."""
+    for name, rounds in measured.rounds.items():
+        if name == Direct.name:
+            continue
+        for found, alone in zip(rounds, measured.rounds.get(Direct.name, []), strict=False):
+            for figure in ("p50_ms", "p99_ms", "late_p50_ms", "late_p99_ms"):
+                if figure in found and figure in alone:
+                    found[f"added_{figure}"] = found[figure] - alone[figure]

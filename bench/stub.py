@@ -1,0 +1,169 @@
+"""The upstream: answers at once, out of bytes made before. `python -m bench.stub PORT [CORE]`.
+
+It reads no more of a request than it must, so that it is much faster than all that is measured against it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import deque
+from functools import cache
+from typing import cast
+
+import msgspec
+import uvloop
+
+from . import wire
+from .processes import pin
+
+BURST_EVENTS = 16  # written at once in a stream without a pace
+RETRY_SECONDS = 1
+
+
+class Cap:
+    """A provider's limit: ``limit`` calls within any minute."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._times: deque[float] = deque()
+
+    def allows(self) -> bool:
+        now = time.monotonic()
+        while self._times and self._times[0] <= now - 60:
+            self._times.popleft()
+        if len(self._times) >= self._limit:
+            return False
+        self._times.append(now)
+        return True
+
+
+class Upstream(asyncio.Protocol):
+    """One connection. Requests come one after another, their bodies with a length."""
+
+    caps: dict[str, Cap] = {}  # noqa: RUF012 - of all connections
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.buffer = b""
+        self.stream: Stream | None = None
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer = self.buffer + data if self.buffer else data
+        end = self.buffer.find(b"\r\n\r\n") + 4
+        if end < 4:
+            return
+        head = self.buffer[:end].lower()
+        at = head.find(b"content-length:")
+        length = int(head[at + 15 : head.index(b"\r", at)]) if at >= 0 else 0
+        if len(self.buffer) < end + length:
+            return
+        first, _, rest = head[head.index(b"/") + 1 : head.index(b" http/")].decode().partition("/")
+        place = rest if first == "v1" else first  # some peers keep nothing of a path but its end
+        body, self.buffer = self.buffer[end : end + length], b""
+        self.answer(place, body)
+
+    def answer(self, place: str, body: bytes) -> None:
+        if place[0] == "s":
+            rate, _, count = place[1:].partition("x")
+            self.stream = Stream(self.transport, int(rate), int(count))
+        elif place.startswith("capped"):
+            self.transport.write(self.capped(place, body))
+        else:
+            self.transport.write(whole(place))
+
+    def capped(self, place: str, body: bytes) -> bytes:
+        cap = self.caps.setdefault(place, Cap(int(place.removeprefix("capped"))))
+        if not cap.allows():
+            text = b'{"detail":"Rate limit exceeded","code":"RATE_REQUEST_LIMIT_EXCEEDED","request_id":"bench"}'
+            return reply(text, b"429 Too Many Requests", b"retry-after: %d\r\n" % RETRY_SECONDS)
+        return reply(wire.embedded(len(msgspec.json.decode(body)["input"])))
+
+    def pause_writing(self) -> None:
+        if self.stream:
+            self.stream.paused = True
+
+    def resume_writing(self) -> None:
+        if self.stream:
+            self.stream.paused = False
+            self.stream.go_on()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.stream:
+            self.stream.left = -1
+
+
+class Stream:
+    """A DeepSearch run: the first event at once, the others at their time, or as fast as they are taken."""
+
+    def __init__(self, transport: asyncio.Transport, rate: int, count: int) -> None:
+        self.transport = transport
+        self.left = count
+        self.paused = False
+        self._rate = rate
+        self._loop = asyncio.get_running_loop()
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        transport.write(head + chunk(wire.first_event()))
+        if rate:
+            self._next = self._loop.time()
+            self.tick()
+        else:
+            self.go_on()
+
+    def tick(self) -> None:
+        """Sends the events whose time has come, each as a piece of its own."""
+        now = self._loop.time()
+        while self.left > 0 and self._next <= now:
+            self.transport.write(chunk(wire.stamped_event()))
+            self.left -= 1
+            self._next += 1 / self._rate
+        if self.left > 0:
+            self._loop.call_later(self._next - now, self.tick)
+        elif self.left == 0:
+            self.end()
+
+    def go_on(self) -> None:
+        """One burst, then the other streams' turn."""
+        if self._rate or self.paused:
+            return
+        if self.left > 0:
+            size = min(BURST_EVENTS, self.left)
+            self.left -= size
+            self.transport.write(b"".join(chunk(wire.stamped_event()) for _ in range(size)))
+            self._loop.call_soon(self.go_on)
+        elif self.left == 0:
+            self.end()
+
+    def end(self) -> None:
+        self.left = -1
+        self.transport.write(chunk(wire.last_events()) + b"0\r\n\r\n")
+
+
+@cache
+def whole(place: str) -> bytes:
+    return reply(wire.answer(place))
+
+
+def reply(body: bytes, status: bytes = b"200 OK", more: bytes = b"") -> bytes:
+    head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n"
+    return head % (status, len(body), more) + body
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+async def serve(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", port, backlog=4096)
+    async with server:
+        await server.serve_forever()
+
+
+def main() -> None:
+    pin(sys.argv[2] if len(sys.argv) > 2 else "")
+    uvloop.run(serve(int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
