@@ -13,7 +13,7 @@ INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/py
 PURE := app/types.py,app/errors.py,app/sse.py,app/routing.py,app/models.py,app/jsontext.py,app/redact.py,app/tokens.py,app/usage.py,app/endpoints/*,app/upstreams/*
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check coverage faults fuzz fuzz-atheris clients clients-node bench install clean
+.PHONY: help run test check coverage faults fuzz fuzz-atheris clients clients-node bench bench-peers install clean
 .NOTPARALLEL:
 
 help: ## list the verbs
@@ -61,6 +61,9 @@ clients-node: $(VENV)/.run ## run the Node clients against the sandbox; npm fetc
 
 bench: $(VENV)/.bench ## measure Torii beside nginx and its peers; ARGS="--help" says what can be chosen
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-peers: $(VENV)/.bench ## install LiteLLM and Portkey for it, outside of this folder
+	@$(BIN)/python -m bench.peers
 
 install: $(VENV)/.dev ## make .venv with Torii and all that its tests and checks need
 

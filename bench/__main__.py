@@ -1,16 +1,38 @@
-"""`python -m bench`: see `--help`."""
+"""What Torii costs, beside nginx as the limit and the peers that are installed (`make bench-peers`).
+
+All run pinned to one core, the stub upstream on another, the callers on the rest; each round is a turn of
+every gateway. What counts is the CPU of a gateway's processes for each call, and its ratio to nginx's in
+the same round: absolute figures differ by machine and hour.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from . import profiling, report
+import yaml
+
+from . import plot, profiling, report
+from .footprint import footprints
 from .gateways import Gateway, LiteLLM, Nginx, Portkey, Torii
 from .rounds import field_of, measure
-from .scenarios import GROWTH, MAIN, Scenario
+from .scenarios import EVERY, Scenario
+from .targets import Results
+
+EXAMPLES = """examples, with make:
+  make bench                                              everything, about half an hour
+  make bench ARGS="--quick"                               nginx and Torii, a minute and a half
+  make bench ARGS="--only embeddings,chat --rounds 5"     some scenarios
+  make bench ARGS="--gateways nginx,before,torii --against ../other-checkout --only embeddings"
+  make bench ARGS="--variant httpx=httpx.yaml"            Torii once more, with other settings
+  make bench ARGS="--profile stream-paced"                where Torii spends its time
+  make bench ARGS="--publish"                             and write docs/performance.md anew
+"""
+QUICK = ("embeddings", "chat", "embeddings-64-float-as-float", "latency-200", "first-event", "stream-burst")
 
 
 def main() -> int:
@@ -19,47 +41,98 @@ def main() -> int:
     if arguments.profile:
         profiling.run(scenarios[0], arguments.seconds)
         return 0
-    gateways = present(arguments)
-    with (
-        tempfile.TemporaryDirectory(prefix="torii-bench-") as folder,
-        field_of(gateways, scenarios, Path(folder)) as field,
-    ):
-        for scenario in scenarios:
-            measured = measure(field, scenario, arguments.rounds, arguments.seconds, report.progress)
-            report.show(measured)
+    gateways = list(present(arguments))
+    if "nginx" not in [gateway.name for gateway in gateways]:
+        print("nginx is the yardstick: without it there is nothing to compare with", file=sys.stderr)
+        return 1
+    facts = report.facts(arguments.rounds, arguments.seconds)
+    results = measured(arguments, gateways, scenarios)
+    print(f"\n{report.told(facts)}\n\n{report.judged(results)}")
+    file = report.saved(results, facts, growth=arguments.growth, publish=arguments.publish)
+    print(f"\n{file}")
+    try:
+        plot.draw(results, file.with_suffix(".svg"))
+    except ImportError:
+        print("no plot: matplotlib is not installed (pip install 'torii-gateway[bench]')", file=sys.stderr)
     return 0
 
 
+def measured(arguments: argparse.Namespace, gateways: list[Gateway], scenarios: list[Scenario]) -> Results:
+    results = Results({}, {})
+    with tempfile.TemporaryDirectory(prefix="torii-bench-") as name:
+        folder = Path(name)
+        if not arguments.only and not arguments.growth:
+            results.footprints = footprints(gateways, 1 if arguments.quick else 3, folder)
+        with field_of(gateways, scenarios, folder) as field:
+            for scenario in scenarios:
+                found = measure(field, scenario, arguments.rounds, arguments.seconds, report.progress)
+                results.measured[scenario.name] = found
+                report.show(found)
+    return results
+
+
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--gateways", default="")
-    parser.add_argument("--against", type=Path)
-    parser.add_argument("--growth", action="store_true")
-    parser.add_argument("--profile", metavar="SCENARIO")
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m bench", description=__doc__, epilog=EXAMPLES, formatter_class=shape)
+    add = parser.add_argument
+    add("--rounds", type=int, default=5, help="turns of each gateway (5)")
+    add("--seconds", type=float, default=3.0, help="of each turn; some scenarios need more (3)")
+    add("--only", metavar="NAMES", help=f"scenarios: {', '.join(scenario.name for scenario in EVERY)}")
+    add("--gateways", metavar="NAMES", help="nginx, torii, litellm, portkey, before, or a variant's name")
+    add("--quick", action="store_true", help="few scenarios and rounds, nginx and Torii only")
+    add("--growth", action="store_true", help="how the cost grows: inputs, events, open streams, keys")
+    add("--against", metavar="FOLDER", type=Path, help="another checkout's Torii beside this one's, named before")
+    add(
+        "--variant",
+        metavar="NAME=FILE",
+        action="append",
+        default=[],
+        help="Torii once more, with a file's settings too",
+    )
+    add("--settings", metavar="FILE", type=Path, help="more settings for Torii, as in a configuration file")
+    add("--profile", metavar="NAME", help="no comparison: sample Torii under this scenario's load")
+    add("--publish", action="store_true", help="keep the result as bench/measured.json and in docs/performance.md")
     return parser
 
 
 def chosen(arguments: argparse.Namespace) -> list[Scenario]:
-    every = [*MAIN, *GROWTH]
-    if arguments.profile:
-        return [scenario for scenario in every if scenario.name == arguments.profile]
-    if arguments.only:
-        return [scenario for scenario in every if scenario.name in arguments.only.split(",")]
-    return [scenario for scenario in every if (scenario.group == "growth") == arguments.growth]
+    """Those that were named, or the usual ones. Ends the program for a name that is none."""
+    if arguments.quick:
+        arguments.rounds, arguments.seconds = 2, 1.5
+    wanted = (arguments.profile or arguments.only or "").split(",")
+    if unknown := set(wanted) - {"", *(scenario.name for scenario in EVERY)}:
+        sys.exit(f"no such scenario: {', '.join(sorted(unknown))}; --help lists them")
+    if wanted != [""]:
+        return [scenario for scenario in EVERY if scenario.name in wanted]
+    if arguments.quick:
+        return [scenario for scenario in EVERY if scenario.name in QUICK]
+    return [scenario for scenario in EVERY if (scenario.group == "growth") == arguments.growth]
 
 
-def present(arguments: argparse.Namespace) -> list[Gateway]:
-    every: list[Gateway] = [Nginx(), Torii(), LiteLLM(), Portkey()]
+def present(arguments: argparse.Namespace) -> Iterable[Gateway]:
+    """The gateways that take part and are there; says of the others how to get them."""
+    ours = Torii(settings=settings_of(arguments.settings))
+    every: list[Gateway] = [Nginx(), ours]
     if arguments.against:
-        every.insert(1, Torii("before", arguments.against.resolve()))
+        every.append(replace(ours, name="before", checkout=arguments.against.resolve()))
+    for variant in arguments.variant:
+        name, _, file = variant.partition("=")
+        every.append(replace(ours, name=name, settings={**ours.settings, **settings_of(Path(file))}))
+    if arguments.growth:
+        every += [replace(ours, name=f"torii-{keys}-keys", keys=keys) for keys in (10, 1000)]
+    elif not arguments.quick:
+        every += [Portkey(), LiteLLM()]
     wanted = arguments.gateways.split(",") if arguments.gateways else [gateway.name for gateway in every]
     for gateway in every:
-        if gateway.name in wanted and gateway.missing:
-            print(gateway.missing, file=sys.stderr)
-    return [gateway for gateway in every if gateway.name in wanted and not gateway.missing]
+        if gateway.name in wanted:
+            if gateway.missing:
+                print(gateway.missing, file=sys.stderr)
+            else:
+                yield gateway
+
+
+def settings_of(file: Path | None) -> dict[str, object]:
+    return dict(yaml.safe_load(file.read_text(encoding="utf-8"))) if file else {}
 
 
 if __name__ == "__main__":

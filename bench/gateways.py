@@ -111,11 +111,15 @@ class Nginx:
 
 @dataclass(frozen=True)
 class Torii:
-    """`torii serve` with a caller's key, upstreams and the log on, from this checkout or another one."""
+    """`torii serve` with a caller's key, upstreams and the log on, from this checkout or another one.
+
+    ``keys`` is the number of its callers, and of its keys at each upstream.
+    """
 
     name: str = "torii"
     checkout: Path = Path(__file__).parents[1]
     settings: dict[str, Any] = field(default_factory=dict)
+    keys: int = 1
     profiler: tuple[str, ...] = ()
 
     @property
@@ -130,16 +134,23 @@ class Torii:
     def start(self, asks: Iterable[Ask], stub: int, folder: Path, core: int) -> tuple[Running, int]:
         port = free_port()
         file = folder / f"{self.name}.yaml"
-        file.write_text(yaml.safe_dump(self._configuration(asks, stub), sort_keys=False))
+        file.write_text(yaml.safe_dump(self._configuration(asks, stub, folder), sort_keys=False))
         command: list[str | Path] = [*self.profiler, self.program, "serve", "--config", file, "--port", str(port)]
         running = start(self.name, command, core=core, folder=folder)
         running.until_it_listens(port)
         return running, port
 
-    def _configuration(self, asks: Iterable[Ask], stub: int) -> dict[str, Any]:
+    def _configuration(self, asks: Iterable[Ask], stub: int, folder: Path) -> dict[str, Any]:
         """One upstream for each place, as their answers differ by it."""
         upstreams = {ask.place: _upstream(ask, f"http://127.0.0.1:{stub}/{ask.place}/v1") for ask in asks}
-        return {"caller_key": CALLER_KEY, "upstreams": upstreams, "max_connections": 4000, **self.settings}
+        others = range(1, self.keys)
+        for upstream in upstreams.values():
+            upstream["api_keys"] = [{"key": f"{UPSTREAM_KEY}-{n}", "name": f"key-{n}"} for n in others]
+        callers = [{"name": f"caller-{n}", "key": f"{CALLER_KEY}-{n}"} for n in others]
+        own = {"caller_key": CALLER_KEY, "callers": callers, "upstreams": upstreams, "max_connections": 4000}
+        if "ledger" in yaml.safe_load((self.checkout / "config.example.yaml").read_text()):
+            own["ledger"] = {"path": str(folder / f"{self.name}.db")}
+        return {**own, **self.settings}
 
     def request(self, ask: Ask, stub: int) -> bytes:
         return http(f"/v1/{ask.endpoint}", {"model": f"{ask.place}/{ask.model}", **ask.body}, CLIENTS_KEY)
@@ -199,6 +210,13 @@ def _litellm_model(ask: Ask, url: str) -> dict[str, Any]:
     return {"model_name": ask.place, "litellm_params": where}
 
 
+# Portkey 1.15.2 adds headers to answers of `fetch` that it does not rewrite, which Node 20 forbids: a 500 without this.
+MUTABLE_ANSWERS = """data:text/javascript,
+const get = globalThis.fetch;
+globalThis.fetch = async (...of) => { const got = await get(...of); return new Response(got.body, got); };
+"""
+
+
 @dataclass(frozen=True)
 class Portkey:
     """Knows no keys of its own: the caller's headers say where a call goes."""
@@ -215,7 +233,14 @@ class Portkey:
 
     def start(self, asks: Iterable[Ask], stub: int, folder: Path, core: int) -> tuple[Running, int]:
         port = free_port()
-        command: list[str | Path] = [str(shutil.which("node")), self.program, f"--port={port}", "--headless"]
+        command: list[str | Path] = [
+            str(shutil.which("node")),
+            "--import",
+            MUTABLE_ANSWERS,
+            self.program,
+            f"--port={port}",
+            "--headless",
+        ]
         running = start(self.name, command, core=core, folder=folder, environment={"TRUSTED_CUSTOM_HOSTS": "127.0.0.1"})
         running.until_it_listens(port)
         return running, port

@@ -52,6 +52,7 @@ class Outcome(msgspec.Struct):
     least_progress: float = 0.0
     """The slowest stream's share of its events when the first stream ended."""
     first_failure: str = ""
+    first_answer: str = ""
 
 
 class Connection(asyncio.Protocol):
@@ -109,6 +110,8 @@ class Caller(Connection):
         if whole.startswith(b"HTTP/1.1 200"):
             outcome.done += 1
             outcome.latencies.append(time.perf_counter() - self.sent)
+            if not outcome.first_answer:
+                outcome.first_answer = whole[:2000].decode("latin-1")
             self.go_on()
         else:
             self.shared.fail(whole)
@@ -224,6 +227,9 @@ class Hall:
     open: int
     counts: list[int]
 
+    def look(self) -> None:
+        self.outcome.least_progress = min(self.counts) / max(*self.counts, 1)
+
 
 class Reader(asyncio.Protocol):
     """One stream: counts its events, and how late each of them is."""
@@ -271,7 +277,7 @@ class Reader(asyncio.Protocol):
         hall.outcome.ended += good
         hall.outcome.failed += not good
         if hall.open == len(hall.counts):
-            hall.outcome.least_progress = min(hall.counts) / max(max(hall.counts), 1)
+            hall.look()
         hall.open -= 1
         if hall.open == 0:
             hall.over.set()
@@ -297,6 +303,8 @@ async def streams(plan: Plan) -> Outcome:
             await hall.over.wait()
     except (TimeoutError, OSError) as error:
         outcome.first_failure = outcome.first_failure or f"not all streams ended: {error!r}"
+        if hall.open == plan.connections:
+            hall.look()
     outcome.elapsed = time.perf_counter() - begin
     outcome.done = outcome.events = sum(hall.counts)
     return outcome

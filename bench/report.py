@@ -1,11 +1,42 @@
-"""Tables for people."""
+"""What was found, for people and for programs: tables, a JSON file, the page of the documentation."""
 
 from __future__ import annotations
 
+import datetime
+import os
+import platform
+import re
 import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from .processes import ROOT
 from .rounds import Measured
 from .statistic import ratio, spread
+from .targets import Results, verdicts
+
+PAGE = ROOT / "docs" / "performance.md"
+RESULTS = ROOT / "bench" / "results"
+
+UNITS = {
+    "cpu_us": ("CPU", "us"),
+    "per_core_second": ("per core-second", ""),
+    "per_second": ("per second", ""),
+    "p50_ms": ("median", "ms"),
+    "added_p50_ms": ("added, median", "ms"),
+    "added_p99_ms": ("added, 99 %", "ms"),
+    "added_late_p50_ms": ("late, median", "ms"),
+    "added_late_p99_ms": ("late, 99 %", "ms"),
+    "memory_kb_per_stream": ("memory each", "KB"),
+    "memory_mb": ("memory", "MB"),
+    "ended": ("whole", ""),
+    "failed": ("refused", ""),
+    "progress": ("slowest / fastest", ""),
+}
 
 
 def progress(text: str) -> None:
@@ -15,19 +46,156 @@ def progress(text: str) -> None:
 
 def show(measured: Measured) -> None:
     progress("")
-    print(f"\n{measured.scenario.name}: {measured.scenario.title}")
-    for name in [*measured.rounds, *measured.failures]:
-        print(f"  {name:10}", *(_figure(measured, name, figure) for figure in measured.scenario.tell), sep="  ")
-    for doubt in measured.doubts:
-        print(f"  ! {doubt}")
+    print(f"\n{measured.scenario.title}  ({measured.scenario.name})")
+    columns = measured.scenario.tell
+    rows = [["", *(_headed(figure) for figure in columns), "CPU against nginx"]]
+    for name in measured.rounds:
+        if name != "direct":
+            rows.append([name, *(cell(measured, name, figure) for figure in columns), against_nginx(measured, name)])
+    for line in aligned(rows):
+        print(f"  {line}")
+    for note in notes(measured):
+        print(f"  ! {note}")
 
 
-def _figure(measured: Measured, name: str, figure: str) -> str:
+def aligned(rows: list[list[str]]) -> Iterator[str]:
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+
+
+def notes(measured: Measured) -> list[str]:
+    cannot = [f"{name}: took no part: {why[:160]!r}" for name, why in measured.failures.items()]
+    return [*cannot, *dict.fromkeys(measured.doubts)]
+
+
+def cell(measured: Measured, name: str, figure: str) -> str:
+    """Median, least and most of the rounds."""
     values = measured.values(name, figure)
     if not values:
-        return f"{figure} -"
+        return "-"
     found = spread(values)
-    against = ratio(values, measured.values("nginx", figure)) if name != "nginx" else None
-    return f"{figure} {found.median:.4g} [{found.least:.4g}-{found.most:.4g}]" + (
-        f" x{against.median:.3g}" if against else ""
+    if found.least == found.most:
+        return number(found.median)
+    return f"{number(found.median)} ({number(found.least)} to {number(found.most)})"
+
+
+def number(value: float) -> str:
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def against_nginx(measured: Measured, name: str) -> str:
+    if name == "nginx":
+        return "1"
+    found = ratio(measured.values(name, "cpu_us"), measured.values("nginx", "cpu_us"))
+    return f"{number(found.median)} x" if found else "-"
+
+
+def judged(results: Results) -> str:
+    lines = ["| target | goal | measured | |", "|---|---|---|---|"]
+    lines += [f"| {v.title} | {v.goal} | {v.measured} | {'met' if v.met else 'not met'} |" for v in verdicts(results)]
+    return "\n".join(lines)
+
+
+def page(results: Results, facts: dict[str, Any]) -> str:
+    """All tables as Markdown."""
+    parts = [told(facts), "### Targets", judged(results), "### Side by side"]
+    for measured in results.measured.values():
+        columns = measured.scenario.tell
+        names = [name for name in measured.rounds if name != "direct"]
+        head = ["", *(_headed(figure) for figure in columns), "CPU against nginx"]
+        rows = [[name, *(cell(measured, name, f) for f in columns), against_nginx(measured, name)] for name in names]
+        title = measured.scenario.title
+        parts.append(f"{title[0].upper()}{title[1:]}:\n\n{markdown(head, rows)}")
+        parts += [f"Note: {note}" for note in notes(measured)]
+    if results.footprints:
+        head = ["", "start to first answer", "memory at rest", "installed", "packages"]
+        rows = [[name, *footprint.told()] for name, footprint in results.footprints.items()]
+        parts.append(f"Before any work:\n\n{markdown(head, rows)}")
+    return "\n\n".join(parts)
+
+
+def grown(results: Results, facts: dict[str, Any]) -> str:
+    """One table: what a call, an event or a stream costs as there are more of something."""
+    head = ["", "", "CPU, us", "memory each, KB"]
+    rows = []
+    for measured in results.measured.values():
+        for name in [name for name in measured.rounds if name not in ("direct", "nginx")]:
+            memory = cell(measured, name, "memory_kb_per_stream") if measured.scenario.kind == "streams" else ""
+            rows.append([measured.scenario.title, name, cell(measured, name, "cpu_us"), memory])
+    return f"{told(facts)}\n\n{markdown(head, rows)}"
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def told(facts: dict[str, Any]) -> str:
+    return (
+        f"Measured on {facts['date']}: {facts['cpu']}, {facts['cores']} cores, Python {facts['python']}; "
+        f"{facts['rounds']} rounds of {facts['seconds']:g} seconds; "
+        f"load of the machine before it began: {facts['load']:.1f}. "
+        "Each figure is the median of the rounds, with the least and the most."
     )
+
+
+def facts(rounds: int, seconds: float) -> dict[str, Any]:
+    """The machine, without its name, and the day."""
+    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "cpu": found[1] if found else platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "load": os.getloadavg()[0],
+        "rounds": rounds,
+        "seconds": seconds,
+    }
+
+
+def plain(results: Results, facts: dict[str, Any]) -> dict[str, Any]:
+    scenarios = {
+        name: {
+            "title": measured.scenario.title,
+            "gateways": measured.rounds,
+            "took_no_part": measured.failures,
+            "doubts": measured.doubts,
+        }
+        for name, measured in results.measured.items()
+    }
+    return {
+        **facts,
+        "scenarios": scenarios,
+        "footprints": {name: footprint.plain() for name, footprint in results.footprints.items()},
+        "targets": [asdict(verdict) for verdict in verdicts(results)],
+    }
+
+
+def saved(results: Results, facts: dict[str, Any], *, growth: bool, publish: bool) -> Path:
+    """The JSON file; with ``publish`` the committed one, and the page of the documentation with it."""
+    name = "growth" if growth else "measured"
+    file = ROOT / "bench" / f"{name}.json" if publish else RESULTS / f"{facts['date']}-{name}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(plain(results, facts)), indent=1) + b"\n")
+    if publish:
+        text = grown(results, facts) if growth else page(results, facts)
+        PAGE.write_text(between(PAGE.read_text(encoding="utf-8"), name, text), encoding="utf-8")
+    return file
+
+
+def between(page: str, name: str, text: str) -> str:
+    """The page with ``text`` between the comments that mark the place. Raises ValueError where one is missing."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, found_begin, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found_begin and found_end):
+        raise ValueError(f"{PAGE} lacks {begin} or {end}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
+
+
+def _headed(figure: str) -> str:
+    title, unit = UNITS[figure]
+    return f"{title}, {unit}" if unit else title

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,9 @@ from .gateways import Direct, Gateway
 from .load import Outcome, Plan
 from .processes import Cores, NotStarted, Running, free_port, python, start
 from .scenarios import Figures, Scenario, figures
+
+CAPACITY = 1.5
+"""So many times nginx's rate the stub and the generator must reach without it."""
 
 LIMIT = 0.9
 """A generator or stub that was busier than this part of its core was the limit of what was measured."""
@@ -76,7 +80,8 @@ def started_stub(folder: Path, cores: Cores) -> tuple[Running, int]:
 def measure(field: Field, scenario: Scenario, rounds: int, seconds: float, say: Callable[[str], None]) -> Measured:
     """Interleaved: each round is a turn of every gateway, so that a slow minute of the machine meets all."""
     measured = Measured(scenario)
-    names = [name for name in field.gateways if name != Direct.name or scenario.direct]
+    names = [name for name in field.gateways if name not in (Direct.name, *scenario.apart)]
+    names += [Direct.name] * scenario.direct
     for number in range(scenario.rounds or rounds):
         for name in names:
             if name in measured.failures:
@@ -87,6 +92,7 @@ def measure(field: Field, scenario: Scenario, rounds: int, seconds: float, say: 
                 measured.rounds.setdefault(name, []).append(found)
     if scenario.direct:
         _subtract_direct(measured)
+        _check_capacity(measured)
     return measured
 
 
@@ -106,6 +112,8 @@ def turn(field: Field, scenario: Scenario, name: str, seconds: float, measured: 
     for what in ("load_busy", "stub_busy"):
         if found[what] > LIMIT and found["gateway_busy"] < LIMIT:
             measured.doubts.append(f"{name}: {what.removesuffix('_busy')} used {found[what]:.0%} of its core")
+    if name not in (Direct.name, "nginx") and (wrong := _form(scenario, outcome.first_answer)):
+        measured.doubts.append(f"{name}: {wrong}")
     if outcome.first_failure and scenario.group != "capped":
         measured.doubts.append(f"{name}: {outcome.failed} failed; {outcome.first_failure[:200]!r}")
     return found
@@ -144,8 +152,19 @@ def _together(parts: list[Outcome]) -> Outcome:
         whole.latencies += part.latencies
         whole.late += part.late
         whole.first_failure = whole.first_failure or part.first_failure
+        whole.first_answer = whole.first_answer or part.first_answer
     whole.least_progress = min(part.least_progress for part in parts)
     return whole
+
+
+def _form(scenario: Scenario, answer: str) -> str:
+    """What is wrong with an answer's vectors; they need not be in the form that was asked for."""
+    asked = scenario.ask.body.get("encoding_format")
+    got = re.search(r'"embedding": ?(["\[])', answer)
+    if asked is None or got is None:
+        return ""
+    form = "base64" if got[1] == '"' else "float"
+    return "" if form == asked else f"answers with {form}, though {asked} was asked for"
 
 
 def _first_call(scenario: Scenario, port: int, request: bytes) -> str:
@@ -187,3 +206,12 @@ def _subtract_direct(measured: Measured) -> None:
             for figure in ("p50_ms", "p99_ms", "late_p50_ms", "late_p99_ms"):
                 if figure in found and figure in alone:
                     found[f"added_{figure}"] = found[figure] - alone[figure]
+
+
+def _check_capacity(measured: Measured) -> None:
+    alone, yardstick = measured.values(Direct.name, "per_second"), measured.values("nginx", "per_second")
+    if measured.scenario.kind != "closed" or not alone or not yardstick:
+        return
+    times = max(alone) / max(yardstick)
+    if times < CAPACITY:
+        measured.doubts.append(f"stub and generator alone reach only {times:.1f} times the calls that nginx does")

@@ -19,7 +19,7 @@ class Scenario:
     """``unit`` is what the CPU is divided by; ``tell`` are the figures that its table shows.
 
     With ``direct`` the stub is asked without a gateway too, and ``added_*`` is the difference.
-    ``share`` is the part of a round's seconds that it takes; ``least`` the fewest seconds that make sense.
+    ``least`` are the fewest seconds that make sense, ``apart`` the gateways that take no part.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Scenario:
     least: float = 0.0
     rounds: int | None = None
     group: str = "main"
+    apart: tuple[str, ...] = ()
 
     def plan(self, port: int, request: bytes, seconds: float, cores: str) -> Plan:
         return Plan(
@@ -95,7 +96,7 @@ def _steady(rate: int) -> Scenario:
 
 
 MAIN = (
-    _closed("embeddings", "embeddings, one small input", SMALL),
+    _closed("embeddings", "embeddings, one small input", SMALL, direct=True),
     _closed("chat", "chat, a small call that needs no translation", wire.chat()),
     _closed("rerank", "rerank, 100 documents", wire.rerank()),
     *(
@@ -136,11 +137,11 @@ MAIN = (
     Scenario(
         name="stream-burst",
         title="16 streams as fast as they go",
-        ask=wire.stream(0, 8000),
+        ask=wire.stream(0, 4000),
         kind="streams",
         connections=16,
         tell=("per_core_second", "cpu_us", "progress", "ended"),
-        least=12,
+        least=10,
     ),
     Scenario(
         name="stream-500",
@@ -162,12 +163,28 @@ MAIN = (
         least=60,
         rounds=1,
         group="capped",
+        apart=("litellm", "portkey"),
     ),
 )
 
+KEYED = ("torii-10-keys", "torii-1000-keys")
+
 GROWTH = (
+    _closed(
+        "keys",
+        "embeddings, with 1, 10 and 1000 callers and upstream keys",
+        SMALL,
+        group="growth",
+    ),
     *(
-        _closed(f"inputs-{count}", f"embeddings, {count} inputs", wire.embeddings(count), 4, group="growth")
+        _closed(
+            f"inputs-{count}",
+            f"embeddings, {count} inputs",
+            wire.embeddings(count),
+            4,
+            apart=KEYED,
+            group="growth",
+        )
         for count in (1, 8, 64, 512)
     ),
     *(
@@ -177,6 +194,7 @@ GROWTH = (
             ask=wire.stream(0, count),
             connections=4,
             tell=("cpu_us",),
+            apart=KEYED,
             group="growth",
         )
         for count in (1, 10, 100, 1000)
@@ -192,8 +210,11 @@ GROWTH = (
             tell=("cpu_us", "added_late_p99_ms", "memory_kb_per_stream"),
             direct=True,
             least=15,
+            apart=KEYED,
             group="growth",
         )
         for count in (1, 50, 200, 500)
     ),
 )
+
+EVERY = (*MAIN, *GROWTH)

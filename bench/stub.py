@@ -6,6 +6,8 @@ It reads no more of a request than it must, so that it is much faster than all t
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import sys
 import time
 from collections import deque
@@ -18,7 +20,8 @@ import uvloop
 from . import wire
 from .processes import pin
 
-BURST_EVENTS = 16  # written at once in a stream without a pace
+BURST_EVENTS = 4  # written at once in a stream without a pace
+TICK_SECONDS = 0.001
 RETRY_SECONDS = 1
 
 
@@ -44,6 +47,9 @@ class Upstream(asyncio.Protocol):
 
     caps: dict[str, Cap] = {}  # noqa: RUF012 - of all connections
 
+    def __init__(self, pacer: Pacer) -> None:
+        self.pacer = pacer
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.buffer = b""
@@ -66,8 +72,7 @@ class Upstream(asyncio.Protocol):
 
     def answer(self, place: str, body: bytes) -> None:
         if place[0] == "s":
-            rate, _, count = place[1:].partition("x")
-            self.stream = Stream(self.transport, int(rate), int(count))
+            self.stream = Stream(self.transport, self.pacer, place)
         elif place.startswith("capped"):
             self.transport.write(self.capped(place, body))
         else:
@@ -85,7 +90,7 @@ class Upstream(asyncio.Protocol):
             self.stream.paused = True
 
     def resume_writing(self) -> None:
-        if self.stream:
+        if self.stream and self.stream.paused:
             self.stream.paused = False
             self.stream.go_on()
 
@@ -97,47 +102,65 @@ class Upstream(asyncio.Protocol):
 class Stream:
     """A DeepSearch run: the first event at once, the others at their time, or as fast as they are taken."""
 
-    def __init__(self, transport: asyncio.Transport, rate: int, count: int) -> None:
-        self.transport = transport
-        self.left = count
+    def __init__(self, transport: asyncio.Transport, pacer: Pacer, place: str) -> None:
+        rate, _, count = place.removeprefix("s").partition("x")
+        self.left = int(count)
         self.paused = False
-        self._rate = rate
+        self._interval = 1 / int(rate) if rate != "0" else 0.0
+        self._transport = transport
+        self._pacer = pacer
         self._loop = asyncio.get_running_loop()
+        self._next = self._loop.time()
         head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         transport.write(head + chunk(wire.first_event()))
-        if rate:
-            self._next = self._loop.time()
-            self.tick()
-        else:
-            self.go_on()
-
-    def tick(self) -> None:
-        """Sends the events whose time has come, each as a piece of its own."""
-        now = self._loop.time()
-        while self.left > 0 and self._next <= now:
-            self.transport.write(chunk(wire.stamped_event()))
-            self.left -= 1
-            self._next += 1 / self._rate
-        if self.left > 0:
-            self._loop.call_later(self._next - now, self.tick)
-        elif self.left == 0:
-            self.end()
+        self.go_on()
 
     def go_on(self) -> None:
-        """One burst, then the other streams' turn."""
-        if self._rate or self.paused:
+        """What is due now; then the other streams' turn."""
+        if self.left < 0 or (self.paused and not self._interval):
             return
-        if self.left > 0:
-            size = min(BURST_EVENTS, self.left)
-            self.left -= size
-            self.transport.write(b"".join(chunk(wire.stamped_event()) for _ in range(size)))
-            self._loop.call_soon(self.go_on)
-        elif self.left == 0:
-            self.end()
+        if self._interval:
+            self._paced()
+        else:
+            self._burst()
+        if self.left == 0:
+            self.left = -1
+            self._transport.write(chunk(wire.last_events()) + b"0\r\n\r\n")
 
-    def end(self) -> None:
-        self.left = -1
-        self.transport.write(chunk(wire.last_events()) + b"0\r\n\r\n")
+    def _paced(self) -> None:
+        now = self._loop.time()
+        while self.left > 0 and self._next <= now:
+            self._transport.write(chunk(wire.stamped_event()))
+            self.left -= 1
+            self._next += self._interval
+        if self.left:
+            self._pacer.wake(self, self._next)
+
+    def _burst(self) -> None:
+        size = min(BURST_EVENTS, self.left)
+        self.left -= size
+        self._transport.write(b"".join(chunk(wire.stamped_event()) for _ in range(size)))
+        if self.left:
+            self._loop.call_soon(self.go_on)
+
+
+class Pacer:
+    """One timer for all streams: one for each would cost more than the events."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._due: list[tuple[float, int, Stream]] = []
+        self._turn = itertools.count()
+        self._tick()
+
+    def wake(self, stream: Stream, when: float) -> None:
+        heapq.heappush(self._due, (when, next(self._turn), stream))
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        while self._due and self._due[0][0] <= now:
+            heapq.heappop(self._due)[2].go_on()
+        self._loop.call_later(TICK_SECONDS, self._tick)
 
 
 @cache
@@ -155,7 +178,8 @@ def chunk(data: bytes) -> bytes:
 
 
 async def serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", port, backlog=4096)
+    pacer = Pacer()
+    server = await asyncio.get_running_loop().create_server(lambda: Upstream(pacer), "127.0.0.1", port, backlog=4096)
     async with server:
         await server.serve_forever()
 
