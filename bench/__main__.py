@@ -20,7 +20,7 @@ from . import plot, profiling, report
 from .footprint import footprints
 from .gateways import Gateway, LiteLLM, Nginx, Portkey, Torii
 from .rounds import field_of, measure
-from .scenarios import EVERY, Scenario
+from .scenarios import CACHED, EVERY, GROWTH, MAIN, Scenario
 from .targets import Results
 
 EXAMPLES = """examples, with make:
@@ -36,6 +36,7 @@ QUICK = ("embeddings", "chat", "embeddings-64-float-as-float", "latency-200", "f
 
 
 def main() -> int:
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     arguments = parser().parse_args()
     scenarios = chosen(arguments)
     if arguments.profile:
@@ -106,7 +107,9 @@ def chosen(arguments: argparse.Namespace) -> list[Scenario]:
         return [scenario for scenario in EVERY if scenario.name in wanted]
     if arguments.quick:
         return [scenario for scenario in EVERY if scenario.name in QUICK]
-    return [scenario for scenario in EVERY if (scenario.group == "growth") == arguments.growth]
+    if arguments.growth:
+        return list(GROWTH)
+    return [*MAIN, *(CACHED if Torii().knows("cache") else ())]
 
 
 def present(arguments: argparse.Namespace) -> Iterable[Gateway]:

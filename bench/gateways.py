@@ -131,6 +131,9 @@ class Torii:
     def missing(self) -> str:
         return "" if self.program.exists() else f"Torii is not installed in {self.checkout}: make install"
 
+    def knows(self, setting: str) -> bool:
+        return setting in yaml.safe_load((self.checkout / "config.example.yaml").read_text(encoding="utf-8"))
+
     def start(self, asks: Iterable[Ask], stub: int, folder: Path, core: int) -> tuple[Running, int]:
         port = free_port()
         file = folder / f"{self.name}.yaml"
@@ -141,16 +144,24 @@ class Torii:
         return running, port
 
     def _configuration(self, asks: Iterable[Ask], stub: int, folder: Path) -> dict[str, Any]:
-        """One upstream for each place, as their answers differ by it."""
-        upstreams = {ask.place: _upstream(ask, f"http://127.0.0.1:{stub}/{ask.place}/v1") for ask in asks}
         others = range(1, self.keys)
-        for upstream in upstreams.values():
-            upstream["api_keys"] = [{"key": f"{UPSTREAM_KEY}-{n}", "name": f"key-{n}"} for n in others]
         callers = [{"name": f"caller-{n}", "key": f"{CALLER_KEY}-{n}"} for n in others]
-        own = {"caller_key": CALLER_KEY, "callers": callers, "upstreams": upstreams, "max_connections": 4000}
-        if "ledger" in yaml.safe_load((self.checkout / "config.example.yaml").read_text()):
+        own = {
+            "caller_key": CALLER_KEY,
+            "callers": callers,
+            "upstreams": self.upstreams(asks, stub),
+            "max_connections": 4000,
+        }
+        if self.knows("ledger"):
             own["ledger"] = {"path": str(folder / f"{self.name}.db")}
         return {**own, **self.settings}
+
+    def upstreams(self, asks: Iterable[Ask], stub: int) -> dict[str, dict[str, Any]]:
+        """One for each place, as what they answer differs by it."""
+        found = {ask.place: _upstream(ask, f"http://127.0.0.1:{stub}/{ask.place}/v1") for ask in asks}
+        for upstream in found.values():
+            upstream["api_keys"] = [{"key": f"{UPSTREAM_KEY}-{n}", "name": f"key-{n}"} for n in range(1, self.keys)]
+        return found
 
     def request(self, ask: Ask, stub: int) -> bytes:
         return http(f"/v1/{ask.endpoint}", {"model": f"{ask.place}/{ask.model}", **ask.body}, CLIENTS_KEY)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import resource
 import sys
 import time
@@ -18,7 +19,7 @@ import msgspec
 import uvloop
 
 from .processes import pin
-from .wire import STAMP
+from .wire import FRESH, STAMP
 
 BACK_OFF_SECONDS = 1.0
 """After an answer that is no 200, as SDKs wait too."""
@@ -80,7 +81,7 @@ class Connection(asyncio.Protocol):
         else:
             self.missing -= len(data)
         self.pieces.append(data)
-        if self.missing <= 0 or (self.missing > 1 << 40 and data.endswith(b"0\r\n\r\n")):
+        if self.missing <= 0 or (self.missing > 1 << 40 and ended(self.pieces)):
             whole, self.pieces, self.missing = b"".join(self.pieces), [], -1
             self.answered(whole)
 
@@ -91,6 +92,11 @@ class Connection(asyncio.Protocol):
 
     def answered(self, whole: bytes) -> None:
         raise NotImplementedError
+
+
+def ended(pieces: list[bytes]) -> bool:
+    """Whether a body in chunks is whole, by its last chunk, which may have come in pieces itself."""
+    return b"".join(piece[-5:] for piece in pieces[-5:]).endswith(b"0\r\n\r\n")
 
 
 class Caller(Connection):
@@ -134,7 +140,7 @@ class ClosedLoop:
 
     def next_request(self) -> bytes:
         self._turn += 1
-        return self.plan.requests[self._turn % len(self.plan.requests)]
+        return fresh(self.plan.requests, self._turn)
 
     def fail(self, whole: bytes) -> None:
         self.outcome.failed += 1
@@ -168,6 +174,11 @@ async def closed(plan: Plan) -> Outcome:
     for caller in callers:
         caller.transport.close()
     return shared.outcome
+
+
+def fresh(requests: list[bytes], turn: int) -> bytes:
+    """The request whose turn it is, with texts that were in none before; generators differ by their process."""
+    return requests[turn % len(requests)].replace(FRESH, b"#%03d%05d" % (os.getpid() % 1000, turn % 100_000))
 
 
 class Waiter(Connection):
@@ -205,7 +216,7 @@ async def steady(plan: Plan) -> Outcome:
     count = int(plan.seconds * plan.rate)
     for turn in range(count):
         await asyncio.sleep(max(0.0, begin + turn / plan.rate - time.perf_counter()))
-        whole = await waiter.wait(plan.requests[turn % len(plan.requests)])
+        whole = await waiter.wait(fresh(plan.requests, turn))
         if not whole.startswith(b"HTTP/1.1 200"):
             outcome.failed += 1
             outcome.first_failure = whole[:500].decode("latin-1")
@@ -231,6 +242,25 @@ class Hall:
         self.outcome.least_progress = min(self.counts) / max(*self.counts, 1)
 
 
+class Stamps:
+    """Finds each event's stamp once, wherever the stream was cut."""
+
+    LENGTH = 17
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[int]:
+        data = self._rest + data
+        last = 0
+        found = []
+        for stamp in STAMP.finditer(data):
+            last = stamp.end()
+            found.append(int(stamp[1]))
+        self._rest = data[max(last, len(data) - self.LENGTH + 1) :]
+        return found
+
+
 class Reader(asyncio.Protocol):
     """One stream: counts its events, and how late each of them is."""
 
@@ -238,7 +268,8 @@ class Reader(asyncio.Protocol):
         self.hall = hall
         self.number = number
         self.request = request
-        self.rest = b""
+        self.stamps = Stamps()
+        self.tail: list[bytes] = []
         self.begun = False
         self.ended = False
 
@@ -250,17 +281,14 @@ class Reader(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         outcome = self.hall.outcome
         now = time.monotonic_ns()
-        data = self.rest + data
         if not self.begun and b"data:" in data:
             self.begun = True
             outcome.latencies.append(time.perf_counter() - self.sent)
-        last = 0
-        for event in STAMP.finditer(data):
-            last = event.end()
-            self.hall.counts[self.number] += 1
-            outcome.late.append((now - int(event[1])) / 1e9)
-        self.rest = data[max(last, len(data) - 24) :]
-        if data.endswith(b"0\r\n\r\n"):
+        sent = self.stamps.feed(data)
+        self.hall.counts[self.number] += len(sent)
+        outcome.late += [(now - stamp) / 1e9 for stamp in sent]
+        self.tail = [*self.tail[-4:], data]
+        if ended(self.tail):
             if not self.begun:
                 outcome.first_failure = data[:500].decode("latin-1")
             self.leave(good=self.begun)

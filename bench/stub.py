@@ -156,11 +156,14 @@ class Pacer:
     def wake(self, stream: Stream, when: float) -> None:
         heapq.heappush(self._due, (when, next(self._turn), stream))
 
+    def stop(self) -> None:
+        self._timer.cancel()
+
     def _tick(self) -> None:
         now = self._loop.time()
         while self._due and self._due[0][0] <= now:
             heapq.heappop(self._due)[2].go_on()
-        self._loop.call_later(TICK_SECONDS, self._tick)
+        self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
 
 
 @cache

@@ -32,6 +32,9 @@ CALLER_KEY = "bench-caller-0000000000000000000"
 STAMP = re.compile(rb"@(\d{16})")
 """In the text of each event: the nanoseconds of the monotonic clock at which it was sent."""
 
+FRESH = b"#00000000"
+"""In a text that is to be another one in each call, so that no gateway's cache knows it: becomes a number."""
+
 _WORDS = ("the", "moon", "pulls", "on", "sea", "and", "its", "water", "rises", "twice", "a", "day", "tides", "steady")
 
 
@@ -45,14 +48,16 @@ class Ask:
     body: dict[str, Any]
 
 
-def embeddings(inputs: int, *, sent: Encoding = "float", asked: Encoding = "float") -> Ask:
+def embeddings(inputs: int, *, sent: Encoding = "float", asked: Encoding = "float", fresh: bool = True) -> Ask:
     """``asked`` is what the caller wants, ``sent`` what the upstream answers whatever it was asked for."""
-    body = {"input": [_text(seed, 12) for seed in range(inputs)], "encoding_format": asked}
+    mark = f" {FRESH.decode()}" if fresh else ""
+    body = {"input": [_text(seed, 12) + mark for seed in range(inputs)], "encoding_format": asked}
     return Ask(f"e{inputs}-{sent}", "embeddings", "jina-embeddings-v3", body)
 
 
 def rerank() -> Ask:
-    body = {"query": _text(1, 8), "documents": [_text(seed, 30) for seed in range(DOCUMENTS)], "top_n": DOCUMENTS}
+    query = f"{_text(1, 8)} {FRESH.decode()}"
+    body = {"query": query, "documents": [_text(seed, 30) for seed in range(DOCUMENTS)], "top_n": DOCUMENTS}
     return Ask("rerank", "rerank", "jina-reranker-v2-base-multilingual", body)
 
 
@@ -67,7 +72,9 @@ def stream(rate: int, count: int) -> Ask:
 
 
 def capped(per_minute: int) -> Ask:
-    return Ask(f"capped{per_minute}", "embeddings", "jina-embeddings-v3", {"input": [_text(4, 12)]})
+    return Ask(
+        f"capped{per_minute}", "embeddings", "jina-embeddings-v3", {"input": [f"{_text(4, 12)} {FRESH.decode()}"]}
+    )
 
 
 @cache
