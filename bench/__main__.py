@@ -8,6 +8,7 @@ the same round: absolute figures differ by machine and hour.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -36,6 +37,8 @@ QUICK = ("embeddings", "chat", "embeddings-64-float-as-float", "latency-200", "f
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # and what was started with it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     arguments = parser().parse_args()
     scenarios = chosen(arguments)

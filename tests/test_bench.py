@@ -28,12 +28,21 @@ from .conftest import RunningGateway, running_gateway
 async def running_stub() -> AsyncIterator[int]:
     """Its port."""
     pacer = stub.Pacer()
-    server = await asyncio.get_running_loop().create_server(lambda: stub.Upstream(pacer), "127.0.0.1", 0)
+    connections: list[stub.Upstream] = []
+
+    def connection() -> stub.Upstream:
+        connections.append(stub.Upstream(pacer))
+        return connections[-1]
+
+    server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         pacer.stop()
         server.close()
+        for one in connections:
+            one.transport.abort()
+        await asyncio.sleep(0)
 
 
 @asynccontextmanager
