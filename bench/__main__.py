@@ -49,7 +49,7 @@ def main() -> int:
     if "nginx" not in [gateway.name for gateway in gateways]:
         print("nginx is the yardstick: without it there is nothing to compare with", file=sys.stderr)
         return 1
-    facts = report.facts(arguments.rounds, arguments.seconds)
+    facts = report.facts(arguments.rounds, arguments.seconds, tls=arguments.tls)
     results = measured(arguments, gateways, scenarios)
     print(f"\n{report.told(facts)}\n\n{report.judged(results)}")
     file = report.saved(results, facts, growth=arguments.growth, publish=arguments.publish)
@@ -67,7 +67,7 @@ def measured(arguments: argparse.Namespace, gateways: list[Gateway], scenarios: 
         folder = Path(name)
         if not arguments.only and not arguments.growth:
             results.footprints = footprints(gateways, 1 if arguments.quick else 3, folder)
-        with field_of(gateways, scenarios, folder) as field:
+        with field_of(gateways, scenarios, folder, tls=arguments.tls) as field:
             for scenario in scenarios:
                 found = measure(field, scenario, arguments.rounds, arguments.seconds, report.progress)
                 results.measured[scenario.name] = found
@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     add("--only", metavar="NAMES", help=f"scenarios: {', '.join(scenario.name for scenario in EVERY)}")
     add("--gateways", metavar="NAMES", help="nginx, torii, litellm, portkey, before, or a variant's name")
     add("--quick", action="store_true", help="few scenarios and rounds, nginx and Torii only")
+    add("--tls", action="store_true", help="the upstream speaks TLS, as real ones do, by an authority of its own")
     add("--growth", action="store_true", help="how the cost grows: inputs, events, open streams, keys")
     add("--against", metavar="FOLDER", type=Path, help="another checkout's Torii beside this one's, named before")
     add(

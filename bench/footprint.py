@@ -16,8 +16,8 @@ from packaging.requirements import Requirement
 
 from .gateways import PEERS, Gateway
 from .processes import Cores, NotStarted
-from .rounds import started_stub
 from .scenarios import SMALL
+from .upstream import Stub, started
 
 REST_SECONDS = 1.0
 TOOLS = {"pip", "setuptools", "wheel"}  # of every venv, needed by none of its programs
@@ -46,12 +46,12 @@ class Footprint:
 
 def footprints(gateways: Iterable[Gateway], rounds: int, folder: Path) -> dict[str, Footprint]:
     cores = Cores.of_this_machine()
-    stub, port = started_stub(folder, cores)
+    upstream, stub = started(folder, cores)
     found: dict[str, Footprint] = {}
     try:
         for gateway in gateways:
             try:
-                starts = [_start(gateway, port, folder, cores) for _ in range(rounds)]
+                starts = [_start(gateway, stub, folder, cores) for _ in range(rounds)]
             except (NotStarted, OSError) as error:
                 print(f"{gateway.name}: {error}")
                 continue
@@ -59,11 +59,11 @@ def footprints(gateways: Iterable[Gateway], rounds: int, folder: Path) -> dict[s
             rest = statistics.median(held for _, held in starts)
             found[gateway.name] = Footprint([seconds for seconds, _ in starts], rest, disk, packages)
     finally:
-        stub.stop()
+        upstream.stop()
     return found
 
 
-def _start(gateway: Gateway, stub: int, folder: Path, cores: Cores) -> tuple[float, float]:
+def _start(gateway: Gateway, stub: Stub, folder: Path, cores: Cores) -> tuple[float, float]:
     running, port = gateway.start([SMALL], stub, folder, cores.gateway)
     try:
         request = gateway.request(SMALL, stub)

@@ -14,6 +14,7 @@ import msgspec
 import yaml
 
 from .processes import Running, free_port, start
+from .upstream import Stub
 from .wire import CALLER_KEY, UPSTREAM_KEY, Ask
 
 PEERS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torii-bench"
@@ -31,10 +32,10 @@ class Gateway(Protocol):
     @property
     def missing(self) -> str: ...
 
-    def start(self, asks: Iterable[Ask], stub: int, folder: Path, core: int) -> tuple[Running, int]:
+    def start(self, asks: Iterable[Ask], stub: Stub, folder: Path, core: int) -> tuple[Running, int]:
         """The process, and the port on which it listens. Raises NotStarted."""
 
-    def request(self, ask: Ask, stub: int) -> bytes:
+    def request(self, ask: Ask, stub: Stub) -> bytes:
         """The call as this gateway's callers make it, ready to be sent."""
 
 
@@ -52,10 +53,10 @@ class Direct:
     name: str = "direct"
     missing: str = ""
 
-    def start(self, asks: Iterable[Ask], stub: int, folder: Path, core: int) -> tuple[Running, int]:
+    def start(self, asks: Iterable[Ask], stub: Stub, folder: Path, core: int) -> tuple[Running, int]:
         raise NotImplementedError("the stub runs already")
 
-    def request(self, ask: Ask, stub: int) -> bytes:
+    def request(self, ask: Ask, stub: Stub) -> bytes:
         return untouched(ask)
 
 
@@ -73,14 +74,18 @@ http {{
     uwsgi_temp_path uwsgi; scgi_temp_path scgi;
     proxy_buffers 64 16k; proxy_max_temp_file_size 0; keepalive_requests 100000000;
     proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Authorization "Bearer {key}";
-    upstream stub {{ server 127.0.0.1:{stub}; keepalive 1024; keepalive_requests 100000000; }}
+    {trust}
+    upstream stub {{ server {address}; keepalive 1024; keepalive_requests 100000000; }}
     server {{
         listen 127.0.0.1:{port} backlog=2048;
-        location / {{ proxy_pass http://stub; }}
-        location /s {{ proxy_pass http://stub; proxy_buffering off; }}
+        location / {{ proxy_pass {scheme}://stub; }}
+        location /s {{ proxy_pass {scheme}://stub; proxy_buffering off; }}
     }}
 }}
 """
+
+
+TRUSTING = "proxy_ssl_verify on; proxy_ssl_trusted_certificate {ca}; proxy_ssl_name localhost;"
 
 
 @dataclass(frozen=True)
@@ -97,15 +102,17 @@ class Nginx:
     def missing(self) -> str:
         return "" if self.program else "nginx is not installed; on Debian or Ubuntu: apt-get install nginx"
 
-    def start(self, asks: Iterable[Ask], stub: int, folder: Path, core: int) -> tuple[Running, int]:
+    def start(self, asks: Iterable[Ask], stub: Stub, folder: Path, core: int) -> tuple[Running, int]:
         port = free_port()
         file = folder / "nginx.conf"
-        file.write_text(NGINX.format(key=UPSTREAM_KEY, stub=stub, port=port))
+        trust = TRUSTING.format(ca=stub.ca) if stub.ca else ""
+        where = {"address": stub.address, "scheme": stub.scheme, "trust": trust}
+        file.write_text(NGINX.format(key=UPSTREAM_KEY, port=port, **where))
         running = start("nginx", [str(self.program), "-p", folder, "-c", file], core=core, folder=folder)
         running.until_it_listens(port)
         return running, port
 
-    def request(self, ask: Ask, stub: int) -> bytes:
+    def request(self, ask: Ask, stub: Stub) -> bytes:
         return untouched(ask)
 
 
@@ -134,7 +141,7 @@ class Torii:
     def knows(self, setting: str) -> bool:
         return setting in yaml.safe_load((self.checkout / "config.example.yaml").read_text(encoding="utf-8"))
 
-    def start(self, asks: Iterable[Ask], stub: int, folder: Path, core: int) -> tuple[Running, int]:
+    def start(self, asks: Iterable[Ask], stub: Stub, folder: Path, core: int) -> tuple[Running, int]:
         port = free_port()
         file = folder / f"{self.name}.yaml"
         file.write_text(yaml.safe_dump(self._configuration(asks, stub, folder), sort_keys=False))
@@ -143,27 +150,29 @@ class Torii:
         running.until_it_listens(port)
         return running, port
 
-    def _configuration(self, asks: Iterable[Ask], stub: int, folder: Path) -> dict[str, Any]:
+    def _configuration(self, asks: Iterable[Ask], stub: Stub, folder: Path) -> dict[str, Any]:
         others = range(1, self.keys)
         callers = [{"name": f"caller-{n}", "key": f"{CALLER_KEY}-{n}"} for n in others]
-        own = {
+        own: dict[str, Any] = {
             "caller_key": CALLER_KEY,
             "callers": callers,
             "upstreams": self.upstreams(asks, stub),
             "max_connections": 4000,
         }
+        if stub.ca:
+            own["ca_file"] = str(stub.ca)
         if self.knows("ledger"):
             own["ledger"] = {"path": str(folder / f"{self.name}.db")}
         return {**own, **self.settings}
 
-    def upstreams(self, asks: Iterable[Ask], stub: int) -> dict[str, dict[str, Any]]:
+    def upstreams(self, asks: Iterable[Ask], stub: Stub) -> dict[str, dict[str, Any]]:
         """One for each place, as what they answer differs by it."""
-        found = {ask.place: _upstream(ask, f"http://127.0.0.1:{stub}/{ask.place}/v1") for ask in asks}
+        found = {ask.place: _upstream(ask, stub.url(ask.place)) for ask in asks}
         for upstream in found.values():
             upstream["api_keys"] = [{"key": f"{UPSTREAM_KEY}-{n}", "name": f"key-{n}"} for n in range(1, self.keys)]
         return found
 
-    def request(self, ask: Ask, stub: int) -> bytes:
+    def request(self, ask: Ask, stub: Stub) -> bytes:
         return http(f"/v1/{ask.endpoint}", {"model": f"{ask.place}/{ask.model}", **ask.body}, CLIENTS_KEY)
 
 
@@ -188,10 +197,10 @@ class LiteLLM:
     def missing(self) -> str:
         return "" if self.program.exists() else "LiteLLM is not installed: make bench-peers"
 
-    def start(self, asks: Iterable[Ask], stub: int, folder: Path, core: int) -> tuple[Running, int]:
+    def start(self, asks: Iterable[Ask], stub: Stub, folder: Path, core: int) -> tuple[Running, int]:
         port = free_port()
         file = folder / "litellm.yaml"
-        models = [_litellm_model(ask, f"http://127.0.0.1:{stub}/{ask.place}/v1") for ask in asks]
+        models = [_litellm_model(ask, stub.url(ask.place)) for ask in asks]
         settings = {"general_settings": {"master_key": CALLER_KEY}, "litellm_settings": {"telemetry": False}}
         file.write_text(yaml.safe_dump({"model_list": models, **settings}))
         command: list[str | Path] = [
@@ -206,11 +215,12 @@ class LiteLLM:
             "1",
         ]
         offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
+        offline |= {"SSL_CERT_FILE": str(stub.ca)} if stub.ca else {}
         running = start(self.name, command, core=core, folder=folder, environment=offline)
         running.until_it_listens(port)
         return running, port
 
-    def request(self, ask: Ask, stub: int) -> bytes:
+    def request(self, ask: Ask, stub: Stub) -> bytes:
         path = "/v1/rerank" if ask.endpoint == "rerank" else f"/v1/{ask.endpoint}"
         return http(path, {"model": ask.place, **ask.body}, CLIENTS_KEY)
 
@@ -242,7 +252,7 @@ class Portkey:
     def missing(self) -> str:
         return "" if self.program.exists() and shutil.which("node") else "Portkey is not installed: make bench-peers"
 
-    def start(self, asks: Iterable[Ask], stub: int, folder: Path, core: int) -> tuple[Running, int]:
+    def start(self, asks: Iterable[Ask], stub: Stub, folder: Path, core: int) -> tuple[Running, int]:
         port = free_port()
         command: list[str | Path] = [
             str(shutil.which("node")),
@@ -252,12 +262,14 @@ class Portkey:
             f"--port={port}",
             "--headless",
         ]
-        running = start(self.name, command, core=core, folder=folder, environment={"TRUSTED_CUSTOM_HOSTS": "127.0.0.1"})
+        environment = {"TRUSTED_CUSTOM_HOSTS": "127.0.0.1"}
+        environment |= {"NODE_EXTRA_CA_CERTS": str(stub.ca)} if stub.ca else {}
+        running = start(self.name, command, core=core, folder=folder, environment=environment)
         running.until_it_listens(port)
         return running, port
 
-    def request(self, ask: Ask, stub: int) -> bytes:
+    def request(self, ask: Ask, stub: Stub) -> bytes:
         provider = "jina" if ask.endpoint == "rerank" else "openai"
-        url = f"http://127.0.0.1:{stub}/{ask.place}/v1"
+        url = stub.url(ask.place)
         headers = {"authorization": f"Bearer {UPSTREAM_KEY}", "x-portkey-provider": provider}
         return http(f"/v1/{ask.endpoint}", {"model": ask.model, **ask.body}, {**headers, "x-portkey-custom-host": url})

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from .gateways import Torii
 from .processes import Cores, Running
-from .rounds import load, started_stub
+from .rounds import load
 from .scenarios import Scenario
+from .upstream import started
 
 LINES = 40
 
@@ -28,15 +29,15 @@ def run(scenario: Scenario, seconds: float) -> None:
         result = folder / "profile"
         counting = (str(Torii().program.with_name("python")), "-m", "cProfile", "-o", str(result))
         torii = Torii(profiler=() if sampler else counting)
-        stub, port = started_stub(folder, cores)
+        upstream, stub = started(folder, cores)
         try:
-            process, at = torii.start([scenario.ask], port, folder, cores.gateway)
-            plan = scenario.plan(at, torii.request(scenario.ask, port), seconds, "")
+            process, at = torii.start([scenario.ask], stub, folder, cores.gateway)
+            plan = scenario.plan(at, torii.request(scenario.ask, stub), seconds, "")
             with _sampling(sampler, process, result, plan.seconds) if sampler else nullcontext():
                 outcome = load(plan, cores)
             process.stop(30)
         finally:
-            stub.stop()
+            upstream.stop()
         print(f"{scenario.title}: {outcome.done} in {outcome.elapsed:.1f} s, {outcome.failed} failed")
         print(_sampled(result) if sampler else _counted(result))
 

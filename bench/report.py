@@ -118,13 +118,14 @@ def page(results: Results, facts: dict[str, Any]) -> str:
 
 
 def grown(results: Results, facts: dict[str, Any]) -> str:
-    """One table: what a call, an event or a stream costs as there are more of something."""
-    head = ["", "", "CPU, us", "memory each, KB"]
-    rows = []
-    for measured in results.measured.values():
-        for name in [name for name in measured.rounds if name not in ("direct", "nginx")]:
-            memory = cell(measured, name, "memory_kb_per_stream") if measured.scenario.kind == "streams" else ""
-            rows.append([measured.scenario.title, name, cell(measured, name, "cpu_us"), memory])
+    """One table: what a call or an event costs Torii as there are more of something."""
+    head = ["", "", "CPU, us"]
+    rows = [
+        [measured.scenario.title, name, cell(measured, name, "cpu_us")]
+        for measured in results.measured.values()
+        for name in measured.rounds
+        if name not in ("direct", "nginx")
+    ]
     return f"{told(facts)}\n\n{markdown(head, rows)}"
 
 
@@ -134,15 +135,15 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 def told(facts: dict[str, Any]) -> str:
+    machine = f"{facts['cpu']}, {facts['cores']} cores, Python {facts['python']}"
+    rounds = f"{facts['rounds']} rounds of {facts['seconds']:g} seconds, {facts['upstream']} to the upstream"
     return (
-        f"Measured on {facts['date']}: {facts['cpu']}, {facts['cores']} cores, Python {facts['python']}; "
-        f"{facts['rounds']} rounds of {facts['seconds']:g} seconds; "
-        f"load of the machine before it began: {facts['load']:.1f}. "
+        f"Measured on {facts['date']}: {machine}; {rounds}; load of the machine before it began: {facts['load']:.1f}. "
         "Each figure is the median of the rounds, with the least and the most."
     )
 
 
-def facts(rounds: int, seconds: float) -> dict[str, Any]:
+def facts(rounds: int, seconds: float, *, tls: bool = False) -> dict[str, Any]:
     """The machine, without its name, and the day."""
     found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     return {
@@ -151,6 +152,7 @@ def facts(rounds: int, seconds: float) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "load": os.getloadavg()[0],
+        "upstream": "TLS" if tls else "plaintext",
         "rounds": rounds,
         "seconds": seconds,
     }

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import msgspec
 
+from . import upstream as upstreams
 from .gateways import Direct, Gateway
 from .load import Outcome, Plan
-from .processes import Cores, NotStarted, Running, free_port, python, start
+from .processes import Cores, NotStarted, Running, python
 from .scenarios import Figures, Scenario, figures
+from .upstream import Stub
 
 CAPACITY = 1.5
 """So many times nginx's rate the stub and the generator must reach without it."""
@@ -44,37 +46,32 @@ class Field:
     """All that runs: the stub and the gateways with their ports."""
 
     cores: Cores
-    stub: Running
-    port: int
+    upstream: Running
+    stub: Stub
     gateways: dict[str, tuple[Gateway, Running, int]]
 
 
 @contextlib.contextmanager
-def field_of(gateways: Sequence[Gateway], scenarios: Sequence[Scenario], folder: Path) -> Iterator[Field]:
+def field_of(
+    gateways: Sequence[Gateway], scenarios: Sequence[Scenario], folder: Path, *, tls: bool = False
+) -> Iterator[Field]:
     """Raises NotStarted for the stub; a gateway that does not start is told of and left out."""
     with contextlib.ExitStack() as stack:
         cores = Cores.of_this_machine()
-        stub, port = started_stub(folder, cores)
-        stack.callback(stub.stop)
+        upstream, stub = upstreams.started(folder, cores, tls=tls)
+        stack.callback(upstream.stop)
         asks = {scenario.ask.place: scenario.ask for scenario in scenarios}.values()
         running: dict[str, tuple[Gateway, Running, int]] = {}
         for gateway in gateways:
             try:
-                process, at = gateway.start(asks, port, folder, cores.gateway)
+                process, at = gateway.start(asks, stub, folder, cores.gateway)
             except NotStarted as error:
                 print(error)
                 continue
             stack.callback(process.stop)
             running[gateway.name] = (gateway, process, at)
         direct = Direct()
-        yield Field(cores, stub, port, {direct.name: (direct, stub, port), **running})
-
-
-def started_stub(folder: Path, cores: Cores) -> tuple[Running, int]:
-    port = free_port()
-    stub = start("stub", python("bench.stub", str(port), str(cores.upstream)), core=cores.upstream, folder=folder)
-    stub.until_it_listens(port)
-    return stub, port
+        yield Field(cores, upstream, stub, {direct.name: (direct, upstream, stub.port), **running})
 
 
 def measure(field: Field, scenario: Scenario, rounds: int, seconds: float, say: Callable[[str], None]) -> Measured:
@@ -98,17 +95,18 @@ def measure(field: Field, scenario: Scenario, rounds: int, seconds: float, say: 
 
 def turn(field: Field, scenario: Scenario, name: str, seconds: float, measured: Measured) -> Figures | None:
     gateway, process, port = field.gateways[name]
-    request = gateway.request(scenario.ask, field.port)
+    request = gateway.request(scenario.ask, field.stub)
     if not measured.rounds.get(name) and (failure := _first_call(scenario, port, request)):
         measured.failures[name] = failure
         return None
-    before, stub_before, held = process.cpu(), field.stub.cpu(), process.memory()
+    before, stub_before, held = process.cpu(), field.upstream.cpu(), process.memory()
     with _peak(process) as peak:
         outcome = load(scenario.plan(port, request, seconds, ""), field.cores)
     found = figures(scenario, outcome, process.cpu() - before)
-    found["stub_busy"] = (field.stub.cpu() - stub_before) / max(outcome.elapsed, 1e-6)
+    found["stub_busy"] = (field.upstream.cpu() - stub_before) / max(outcome.elapsed, 1e-6)
     found["memory_mb"] = peak[0] / 1e6
-    found["memory_kb_per_stream"] = max(0, peak[0] - held) / 1e3 / scenario.connections
+    if not measured.rounds.get(name):  # later rounds use what the first one has left
+        found["memory_kb_per_stream"] = max(0, peak[0] - held) / 1e3 / scenario.connections
     for what in ("load_busy", "stub_busy"):
         if found[what] > LIMIT and found["gateway_busy"] < LIMIT:
             measured.doubts.append(f"{name}: {what.removesuffix('_busy')} used {found[what]:.0%} of its core")

@@ -1,4 +1,4 @@
-"""The upstream: answers at once, out of bytes made before. `python -m bench.stub PORT [CORE]`.
+"""The upstream: answers at once, out of bytes made before. `python -m bench.stub PORT CORE [TLS_PORT CERTIFICATE KEY]`.
 
 It reads no more of a request than it must, so that it is much faster than all that is measured against it.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import ssl
 import sys
 import time
 from collections import deque
@@ -180,16 +181,22 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, secure: list[str]) -> None:
+    loop = asyncio.get_running_loop()
     pacer = Pacer()
-    server = await asyncio.get_running_loop().create_server(lambda: Upstream(pacer), "127.0.0.1", port, backlog=4096)
-    async with server:
-        await server.serve_forever()
+    plain = await loop.create_server(lambda: Upstream(pacer), "127.0.0.1", port, backlog=4096)
+    if secure:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(secure[1], secure[2])
+        await loop.create_server(lambda: Upstream(pacer), "127.0.0.1", int(secure[0]), backlog=4096, ssl=context)
+    async with plain:
+        await plain.serve_forever()
 
 
 def main() -> None:
-    pin(sys.argv[2] if len(sys.argv) > 2 else "")
-    uvloop.run(serve(int(sys.argv[1])))
+    port, core, *secure = sys.argv[1:]
+    pin(core)
+    uvloop.run(serve(int(port), secure))
 
 
 if __name__ == "__main__":

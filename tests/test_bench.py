@@ -20,6 +20,7 @@ from bench.rounds import Measured
 from bench.scenarios import EVERY, MAIN
 from bench.statistic import percentile, ratio, spread
 from bench.targets import Results, verdicts
+from bench.upstream import Stub
 
 from .conftest import RunningGateway, running_gateway
 
@@ -49,7 +50,7 @@ async def running_stub() -> AsyncIterator[int]:
 async def gateway_to(ask: wire.Ask) -> AsyncIterator[RunningGateway]:
     """Torii in front of the stub, configured as the benchmark does it."""
     async with running_stub() as port:
-        values: dict[str, Any] = {"upstreams": Torii().upstreams([ask], port)}
+        values: dict[str, Any] = {"upstreams": Torii().upstreams([ask], Stub(port))}
         async with running_gateway(Settings(**values)) as gateway:
             yield gateway
 
@@ -192,7 +193,7 @@ def test_every_scenario_is_asked_for_in_each_gateways_own_way() -> None:
     assert len({scenario.name for scenario in EVERY}) == len(EVERY)
     for scenario in EVERY:
         for gateway in (Nginx(), Torii(), LiteLLM(), Portkey()):
-            head, _, body = gateway.request(scenario.ask, 1234).partition(b"\r\n\r\n")
+            head, _, body = gateway.request(scenario.ask, Stub(1234)).partition(b"\r\n\r\n")
             assert f"content-length: {len(body)}" in head.decode()
             assert msgspec.json.decode(body)["model"]
 
