@@ -55,7 +55,8 @@ def main() -> int:
     file = report.saved(results, facts, growth=arguments.growth, publish=arguments.publish)
     print(f"\n{file}")
     try:
-        plot.draw(results, file.with_suffix(".svg"))
+        if not arguments.growth:
+            plot.draw(results, file.with_suffix(".svg"))
     except ImportError:
         print("no plot: matplotlib is not installed (pip install 'torii-gateway[bench]')", file=sys.stderr)
     return 0

@@ -25,8 +25,6 @@ CAPACITY = 1.5
 LIMIT = 0.9
 """A generator or stub that was busier than this part of its core was the limit of what was measured."""
 
-SETTLE_SECONDS = 0.2
-
 
 @dataclass
 class Measured:
