@@ -21,7 +21,8 @@ from .pool import Pool
 from .probe import probe
 from .quota import Quota
 from .routing import Account, RouteTable
-from .settings import SANDBOXED, ModelSettings, Settings, UpstreamSettings
+from .sections import ModelSettings, UpstreamSettings
+from .settings import SANDBOXED, Settings
 from .store import Database, NoFile
 from .types import Key, Model, Route, Upstream
 from .upstreams import KINDS

@@ -13,51 +13,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import __version__
+from .command import Wrong, config_option, host_option, load, port_option, reason
+from .operate import healthcheck, reload, upstreams, usage
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from .routing import RouteTable
     from .settings import Settings
     from .store import Database
 
 HEALTH_SECONDS = 3
-NO_OPERATOR = (
-    "this needs the operator's key, and none is set. Set TORII_OPERATOR_KEY (16 characters or more; "
-    "`openssl rand -hex 24` makes a good one) for the gateway and for this command, and start the gateway anew."
-)
-OTHER_OPERATOR = {
-    401: "it has another operator_key than this command. Give both the same.",
-    404: "it runs without an operator_key. Start it anew with the one that this command has.",
-}
-
-config_option = click.option(
-    "-c",
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="The configuration file.  [default: $TORII_CONFIG, else ./config.yaml if there is one]",
-)
-host_option = click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
-port_option = click.option("--port", type=int, metavar="NUMBER", help="Port to listen on.  [default: 8000]")
-
-
-class Wrong(click.ClickException):
-    """What a person has to put right, in words."""
-
-    exit_code = 2
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"torii: {self.message}", err=True)
-
-
-class NotAlive(Wrong):
-    exit_code = 1
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -72,6 +41,10 @@ def main() -> None:
       JINA_API_KEY=... torii serve
     Then point any OpenAI SDK at http://localhost:8000/v1.
     """
+
+
+for command in (usage, upstreams, reload, healthcheck):
+    main.add_command(command)
 
 
 @main.command()
@@ -96,7 +69,7 @@ def serve(config: Path | None, host: str | None, port: int | None, workers: int 
     from .settings import found
 
     config = found(config)  # which may not simply be gone when it is read again
-    settings = _load(config, **given)
+    settings = load(config, **given)
     code = 0
     with suppress(KeyboardInterrupt), _end_on_sigterm():
         code = _serve(settings, config, given)
@@ -166,7 +139,7 @@ def _cannot_listen(host: str, port: int, error: OSError) -> str:
         return f"{place}: that is not allowed here. Ports from 1024 on mostly are: torii serve --port 8000"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{place}: this machine has no such address. --host 127.0.0.1 is this machine alone, 0.0.0.0 all it has."
-    return f"{place}: {_reason(error)}."
+    return f"{place}: {reason(error)}."
 
 
 @contextmanager
@@ -198,7 +171,7 @@ def check(config: Path | None, live: bool) -> None:
     from . import report
     from .assembly import build_routes
 
-    settings = _load(config)
+    settings = load(config)
     with _stand_ins(settings) as resolved:
         routes = build_routes(resolved)
         parts = [
@@ -240,210 +213,13 @@ def models(config: Path | None, as_json: bool) -> None:
     from . import report
     from .assembly import build_routes
 
-    with _stand_ins(_load(config)) as resolved:
+    with _stand_ins(load(config)) as resolved:
         listed = build_routes(resolved).models()
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode({"object": "list", "data": listed}), indent=2))
     else:
         click.echo(report.models(listed))
         click.echo(f"\n{report.unknown_models(resolved)}")
-
-
-@main.command()
-@config_option
-@click.option("--since", metavar="TIME", help="From then on: 7d, 24h, 30m, 2026-11-01 or 2026-11-01T12:30 (UTC).")
-@click.option("--until", metavar="TIME", help="Up to then, in the same forms; a date is to its end.")
-@click.option("--by", multiple=True, metavar="WORD", help="caller, model, upstream, key, endpoint or day; several too.")
-@click.option("--calls", type=click.IntRange(1), metavar="NUMBER", help="Print the last calls one by one instead.")
-@click.option("--json", "as_json", is_flag=True, help="Print numbers for programs.")
-def usage(config: Path | None, calls: int | None, as_json: bool, **asked: Any) -> None:
-    """Print calls and tokens, as the ledger has them.
-
-    Works while the gateway runs. Times are UTC. Sums with estimates in them are marked with ~.
-
-    \b
-    Examples:
-      torii usage
-      torii usage --since 7d --by day,upstream
-      torii usage --calls 20
-      torii usage --by caller --json | jq '.groups[]'
-    """
-    from .assembly import ledger_file
-    from .store import NoFile, StoreError
-
-    path = ledger_file(_load(config, serving=False))
-    if path is None:
-        raise Wrong(
-            "there is no ledger: ledger.path is off, or it is auto, and neither XDG_STATE_HOME nor HOME is set."
-        )
-    try:
-        click.echo(_usage(path, calls, as_json, **asked))
-    except NoFile as error:
-        raise Wrong(f"no ledger at {path}: {error}. The first `torii serve` with a provider's key makes one.") from None
-    except StoreError as error:
-        raise Wrong(f"the ledger {path} cannot be read: {error}.") from None
-
-
-def _usage(path: Path, most: int | None, as_json: bool, **asked: Any) -> str:
-    """The last calls, or what the calls come to; for people or programs. Raises StoreError."""
-    from functools import partial
-
-    import msgspec
-
-    from . import ledger, report, store
-
-    read, period = partial(store.read, path), ledger.Period(_time("since", asked), _time("until", asked))
-    by = _groups(asked["by"])
-    if most:
-        calls = ledger.calls(read, period, most)
-        answer: Any = {"calls": calls}
-        text = report.calls(calls)
-    else:
-        groups, (total,) = ledger.totals(read, period, by), ledger.totals(read, period)
-        answer = {"groups": groups, "total": total}
-        text = report.usage(groups, total, by)
-    if as_json:
-        return msgspec.json.format(msgspec.json.encode(answer), indent=2).decode()
-    return text or report.no_calls(ledger.first(read))
-
-
-def _time(option: str, asked: dict[str, Any]) -> datetime | None:
-    from datetime import UTC, datetime
-
-    from .ledger import when
-
-    try:
-        return when(asked[option], datetime.now(UTC), end=option == "until") if asked[option] else None
-    except ValueError as error:
-        raise Wrong(f"--{option} {error}.") from None
-
-
-def _groups(given: tuple[str, ...]) -> list[str]:
-    """``model`` where nothing is asked for."""
-    from .ledger import GROUPS
-
-    names = list(dict.fromkeys(name.strip() for text in given for name in text.split(",")))
-    if wrong := [name for name in names if name not in GROUPS]:
-        raise Wrong(f"--by takes {', '.join(GROUPS)}; not {wrong[0]!r}.")
-    return names or ["model"]
-
-
-@main.command()
-@config_option
-@port_option
-def reload(config: Path | None, port: int | None) -> None:
-    """Have the gateway read its configuration again.
-
-    Reads the configuration itself first; then the gateway reads what it was started with. Where anything is wrong
-    with it, the gateway goes on with the one that it has. Open calls end with the one that they began with.
-    Exit code 0: it is in force; 1: the gateway kept the old one, or there is none; 2: there are mistakes, and
-    the gateway was not asked.
-
-    \b
-    Examples:
-      torii reload
-      torii reload --config config.yaml
-    """
-    from . import runfile
-
-    settings = _load(config, serving=False, port=port)
-    try:
-        outcome = runfile.reloaded(settings.port)
-    except runfile.NotReloaded as error:
-        raise NotAlive(str(error)) from None
-    if outcome.mistakes:
-        raise NotAlive("the gateway kept its configuration:\n" + "\n".join(f"  {line}" for line in outcome.mistakes))
-    click.echo(f"in force; changed: {', '.join(outcome.changed)}" if outcome.changed else "nothing changed")
-    if outcome.restart:
-        click.echo(f"only after a restart: {', '.join(outcome.restart)}")
-
-
-@main.command()
-@config_option
-@host_option
-@port_option
-def healthcheck(config: Path | None, host: str | None, port: int | None) -> None:
-    """Ask the gateway on this machine whether it is alive.
-
-    Reads host and port as serve does. Exit code 0: GET /healthz answered 200; 1: anything else.
-
-    \b
-    Example, in a Dockerfile:
-      HEALTHCHECK CMD ["torii", "healthcheck"]
-    """
-    from .report import address
-
-    settings = _load(config, serving=False, host=host, port=port)
-    url = address(settings.host, settings.port)
-    status, _ = _asked(url, "/healthz")
-    if status != 200:
-        raise NotAlive(f"{url}/healthz answered {status}, not 200")
-    click.echo(f"{url} is alive")
-
-
-@main.command()
-@config_option
-@host_option
-@port_option
-@click.option("--json", "as_json", is_flag=True, help="Print it as GET /admin/upstreams answers.")
-def upstreams(config: Path | None, host: str | None, port: int | None, as_json: bool) -> None:
-    """Ask the running gateway how each key of each upstream is.
-
-    Reads host, port and operator_key as serve does: the gateway has to run with the same operator_key.
-
-    \b
-    Examples:
-      torii upstreams
-      torii upstreams --json | jq '.data[] | select(.state != "healthy")'
-    """
-    import msgspec
-
-    from . import report
-
-    settings = _load(config, serving=False, host=host, port=port)
-    if settings.operator_key is None:
-        raise Wrong(NO_OPERATOR)
-    url = report.address(settings.host, settings.port)
-    status, body = _asked(url, "/admin/upstreams", settings.operator_key.get_secret_value())
-    if status != 200:
-        reason = OTHER_OPERATOR.get(status, "is that a gateway?")
-        raise NotAlive(f"{url}/admin/upstreams answered {status}: {reason}")
-    try:
-        keys = msgspec.json.decode(body)["data"]
-        text = msgspec.json.format(body, indent=2).decode() if as_json else report.keys(keys)
-    except (msgspec.DecodeError, KeyError, TypeError):
-        raise NotAlive(f"{url}/admin/upstreams answered with something else: is that a gateway?") from None
-    click.echo(text)
-
-
-def _asked(url: str, path: str, key: str | None = None) -> tuple[int, bytes]:
-    """Status and body of an answer of the gateway on this machine. Raises NotAlive."""
-    import http.client
-
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=HEALTH_SECONDS)
-    try:
-        connection.request("GET", path, headers={"authorization": f"Bearer {key}"} if key else {})
-        response = connection.getresponse()
-        return response.status, response.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise NotAlive(f"no answer at {url}{path}: {_reason(error)}") from None
-    finally:
-        connection.close()
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def _load(config: Path | None, *, serving: bool = True, **overrides: Any) -> Settings:
-    from .settings import ConfigError, load
-
-    try:
-        return load(config, serving=serving, **overrides)
-    except ConfigError as error:
-        count = len(error.mistakes)
-        head = "the configuration has a mistake" if count == 1 else f"the configuration has {count} mistakes"
-        raise Wrong(f"{head}:\n" + "\n".join(f"  {mistake}" for mistake in error.mistakes)) from None
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from .models import CATALOGUE, known
 from .routing import nearest
 
 if TYPE_CHECKING:
-    from .settings import KeyLimits, ModelSettings, Settings
+    from .sections import KeyLimits, ModelSettings
+    from .settings import Settings
 
 Found = Iterator[tuple[Keys, str]]
 

@@ -15,7 +15,8 @@ import pytest
 
 from app.departures import Departures, Policies
 from app.meter import Record
-from app.settings import DisconnectSettings, Settings
+from app.sections import DisconnectSettings
+from app.settings import Settings
 from app.types import OnDisconnect
 
 from .conftest import (

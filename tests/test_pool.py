@@ -14,7 +14,8 @@ from app.breaker import BREAK_AFTER, Breaker
 from app.errors import UpstreamAuth, UpstreamFailed, UpstreamQuota, UpstreamRateLimited, UpstreamRejected
 from app.pool import Lease, Pool
 from app.quota import Need, Quota, Window
-from app.settings import KeyLimits, Settings
+from app.sections import KeyLimits
+from app.settings import Settings
 from app.types import Key
 
 from .conftest import ScriptedUpstream, replies, running_gateway, scripted_upstream, settings_for, streams, until

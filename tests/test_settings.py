@@ -17,7 +17,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app.settings import ConfigError, Settings, TimeoutSettings, load, validate_start
+from app.sections import TimeoutSettings
+from app.settings import ConfigError, Settings, load, validate_start
 from app.values import Section
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,8 @@ import httpx
 import msgspec
 
 from app.meter import Record
-from app.settings import Settings, TimeoutSettings
+from app.sections import TimeoutSettings
+from app.settings import Settings
 
 from ..conftest import (
     AIHUBMIX_KEY,
