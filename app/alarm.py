@@ -25,6 +25,10 @@ class Alarm:
         self._cancelling = 0
         self._woken = False
 
+    @classmethod
+    def after(cls, seconds: float) -> Alarm:
+        return cls(time.monotonic() + seconds)
+
     def __enter__(self) -> None:
         task = asyncio.current_task(self._loop)
         assert task is not None

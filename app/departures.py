@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from .types import OnDisconnect, Target
 
@@ -60,32 +61,60 @@ class Departures:
 
 
 class Presence:
-    """Whether the caller of one call is still there. ``target`` is who is at work for him, None while nobody is."""
+    """Whether the caller of one call is still there. ``target`` is who is at work for him, None while nobody is;
+    ``task`` what is cancelled when the call has to end because he has left."""
 
-    __slots__ = ("_departures", "_policy", "_until", "begun", "caller", "left", "target")
+    __slots__ = ("_cut", "_departures", "_policy", "_task", "_timer", "begun", "caller", "left", "target")
 
-    def __init__(self, departures: Departures | None = None, caller: str = "") -> None:
+    def __init__(
+        self, departures: Departures | None = None, caller: str = "", task: asyncio.Task[Any] | None = None
+    ) -> None:
         self.caller = caller
         self.begun = time.monotonic()
         self.left = False
         self.target: Target | None = None
-        self._departures = departures or Departures()
+        self._departures = departures
         self._policy: OnDisconnect = "cancel"
-        self._until = self.begun
+        self._task = task
+        self._timer: asyncio.TimerHandle | None = None
+        self._cut = False
 
-    async def gone(self) -> None:
-        """The caller has left. Returns when the call has to end too, which may be at once."""
-        if not self.left:
-            self.left = True
-            self._policy, self._until = self._departures.admit(self)
-        if (seconds := self._until - time.monotonic()) > 0:
-            await asyncio.sleep(seconds)
+    def leave(self) -> None:
+        """The caller has left. The call ends with that, at once or in its time."""
+        if self.left:
+            return
+        self.left = True
+        until = self.begun
+        if self._departures is not None:
+            self._policy, until = self._departures.admit(self)
+        seconds = until - time.monotonic()
+        if seconds <= 0:
+            self._cancel()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._cancel)
 
     def ask(self) -> None:
         """Before each question to an upstream. Raises CallerGone where there is no one left to ask for."""
         if self.left and self._policy != "detach":
             raise CallerGone
 
+    def ended(self) -> BaseException:
+        """What a cancellation of the task means: CallerGone where it came from here."""
+        if not self._cut or self._task is None:
+            return asyncio.CancelledError()
+        self._task.uncancel()
+        return CallerGone()
+
     def end(self) -> None:
         """The call has ended; another one may go on without its caller in its place."""
-        self._departures.going_on.discard(self)
+        self._task = None
+        if self.left:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._departures is not None:
+                self._departures.going_on.discard(self)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._cut = True
+            self._task.cancel()

@@ -25,13 +25,14 @@ from .settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """One configuration at work. ``secrets`` are its own keys."""
+    """One configuration at work. ``doors`` by their paths, ``posted`` those for a POST, ``secrets`` its own keys."""
 
     settings: Settings = field(repr=False)
     gateway: Gateway = field(repr=False)
     edge: Edge = field(repr=False)
     pools: Mapping[str, Pool] = field(repr=False)
     doors: Mapping[str, ASGIApp] = field(repr=False)
+    posted: Mapping[str, ASGIApp] = field(repr=False)
     secrets: frozenset[str] = field(repr=False)
 
 

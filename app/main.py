@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import __version__, admin, openapi
 from .assembly import (
@@ -73,7 +73,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     worker of several. Without a ``database`` no ledger is kept; who has opened it closes it.
     """
     generations = Generations(partial(_generation, Process(sinks, share, database)), settings)
-    app = FastAPI(
+    app = Torii(
         title="Torii",
         version=__version__,
         lifespan=_lifespan(generations),
@@ -84,6 +84,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     )
     # FastAPI's own would leave out every null, also from the examples. This one is built when it is first asked for.
     app.openapi = partial(openapi.document, __version__)  # type: ignore[method-assign]
+    app.generations = generations
     app.state.generations = generations
     app.state.settings = settings
     app.router.routes += [RawRoute(path, generations.door(path), DOCUMENTS[path]) for path in generations.now.doors]
@@ -91,6 +92,21 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
         add_docs(app)
     app.add_exception_handler(HTTPException, generations.no_such_route)
     return app
+
+
+class Torii(FastAPI):
+    """Posted calls, which is all that costs anything, go straight to their doors; the rest through FastAPI's router,
+    in which all of them are as well."""
+
+    generations: Generations
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            door = self.generations.now.posted.get(scope["path"])
+            if door is not None:
+                await door(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
 
 
 def _generation(process: Process, settings: Settings, load: Load, others: Collection[str]) -> Generation:
@@ -103,13 +119,15 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
     )
     always = {"x-torii-sandbox": "true"} if settings.sandbox == "on" else {}
     edge = Edge(gateway, limits, load, paths=openapi.PATHS, always=always, departures=build_departures(settings))
-    own_doors = doors(edge, Own(gateway, load, process.database), settings)
+    table = doors(edge, Own(gateway, load, process.database), settings)
+    table |= admin.doors(edge, build_operator(settings), pools, redactor)
     return Generation(
         settings=settings,
         gateway=gateway,
         edge=edge,
         pools=pools,
-        doors={**own_doors, **admin.doors(edge, build_operator(settings), pools, redactor)},
+        doors=table,
+        posted={path: door for path, door in table.items() if DOCUMENTS[path].method == "POST"},
         secrets=own,
     )
 

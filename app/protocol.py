@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -18,8 +19,9 @@ import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from .edge import LINGER_SECONDS
+from .edge import LEAVE
 from .errors import HeadTooLarge, HeadTooSlow, InvalidRequest, Overloaded, TargetTooLong, ToriiError
+from .exchange import LINGER_SECONDS
 
 logger = logging.getLogger("torii.protocol")
 
@@ -97,6 +99,9 @@ class Protocol(HttpToolsProtocol):
         if self._serving is not None:  # uvicorn tells only the last of several requests
             self._serving.disconnected = True
             self._serving.message_event.set()
+            leave: Callable[[], None] | None = self._serving.scope.get(LEAVE)  # type: ignore[assignment]
+            if leave is not None:
+                leave()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -1,0 +1,114 @@
+"""One request of a caller, and its answer: the head looked at once, the body read within limits, the answer sent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from urllib.parse import unquote_to_bytes
+
+from starlette.types import Receive, Scope, Send
+
+from .alarm import Alarm
+from .departures import CallerGone
+from .errors import BodyTooSlow, TooLarge, UnsupportedMedia
+
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 256 * 1024 * 1024
+NOT_PACKED: tuple[list[bytes], ...] = ([], [b"identity"])
+
+Head = list[tuple[bytes, bytes]]
+
+
+class Exchange:
+    """``begun``: something of an answer was sent, so that there can be no other."""
+
+    __slots__ = ("_headers", "_receive", "_send", "begun", "id", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.id = os.urandom(16).hex()
+        self.begun = False
+        self._receive = receive
+        self._send = send
+        self._headers: dict[bytes, list[bytes]] = {}
+        for name, value in scope["headers"]:
+            self._headers.setdefault(name, []).append(value)
+
+    @property
+    def path(self) -> str:
+        path: str = self.scope["path"]
+        return path
+
+    def header(self, name: bytes) -> list[bytes]:
+        """All values of a header, whose name is in lower case."""
+        return self._headers.get(name, [])
+
+    def query(self) -> list[bytes]:
+        """The fields of the query, as they are meant."""
+        query: bytes = self.scope["query_string"]
+        return [unquote_to_bytes(field) for field in query.split(b"&")] if query else []
+
+    async def body(self, megabytes: int, seconds: float) -> bytes:
+        """The whole body. Refused before it is read where its head says enough. Raises CallerGone."""
+        if self.header(b"content-encoding") not in NOT_PACKED:
+            raise UnsupportedMedia("send the body uncompressed, without content-encoding")
+        if any(kind.startswith(b"multipart/") for kind in self.header(b"content-type")):
+            raise UnsupportedMedia("send JSON, not a multipart form: content-type application/json")
+        declared = self.header(b"content-length")
+        if declared and declared[0].isdigit() and int(declared[0]) > megabytes << 20:
+            raise _too_large(megabytes)
+        alarm = Alarm.after(seconds)
+        try:
+            return await self._read(megabytes, alarm)
+        except TimeoutError:
+            raise BodyTooSlow(f"the body did not arrive within {seconds:g} seconds") from None
+        finally:
+            alarm.off()
+
+    async def _read(self, megabytes: int, alarm: Alarm) -> bytes:
+        body: bytes = b""
+        while True:
+            with alarm:
+                message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise CallerGone
+            # Appended to, not collected: most bodies come in one piece.
+            body = body + message["body"] if body else message.get("body", b"")
+            if len(body) > megabytes << 20:
+                raise _too_large(megabytes)
+            if not message.get("more_body"):
+                return body
+
+    async def answer(self, status: int, body: bytes, head: Head, *, more: bool = False) -> None:
+        """A whole answer in JSON; with ``more`` its end is still to be said."""
+        given = [*head, (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await self.begin(status, given)
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def begin(self, status: int, head: Iterable[tuple[bytes, bytes]]) -> None:
+        self.begun = True
+        await self._send({"type": "http.response.start", "status": status, "headers": head})
+
+    async def say(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def linger(self) -> None:
+        """Reads on for a while after a refusal: a connection closed on a caller who still sends is reset,
+        and the reset may reach him before he has read why."""
+        left = LINGER_BYTES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while left > 0:
+                    message = await self._receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body"):
+                        return
+
+
+def _too_large(megabytes: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {megabytes} MB (max_body_megabytes)")
