@@ -86,21 +86,35 @@ class Meter:
 
 
 def log(record: Record) -> None:
-    """The line of a call: what ``logger.info`` would write, at a third of its cost."""
+    """The line of a call."""
     if not logger.isEnabledFor(logging.INFO):
         return
     target, usage = record.target, record.usage or {}
-    line = logging.LogRecord(logger.name, logging.INFO, "", 0, f"{record.call.endpoint} {record.status}", None, None)
-    line.fields = {
+    about = (
+        ("caller", record.caller),
+        ("endpoint", record.call.endpoint),
+        ("model", record.call.model),
+        ("upstream", target.upstream.name if target else None),
+        ("upstream_model", target.name if target else None),
+        ("status", record.status),
+    )
+    figures = {
         "request_id": record.request_id,
-        "caller": record.caller,
-        "endpoint": record.call.endpoint,
-        "model": record.call.model,
-        "upstream": target.upstream.name if target else None,
-        "upstream_model": target.name if target else None,
-        "status": record.status,
         "total_tokens": usage.get("total_tokens"),
         "seconds": round(record.seconds or 0, 4),
         "first_event_seconds": None if record.first_event is None else round(record.first_event, 4),
     }
-    logger.callHandlers(line)
+    logger.callHandlers(Line(f"{record.call.endpoint} {record.status}", about, figures))
+
+
+class Line(logging.LogRecord):
+    """What ``logger.info`` would make, at a fraction of the cost. ``about`` is the same for many calls, and may be
+    anything that a caller wrote; ``figures`` are the gateway's own."""
+
+    def __init__(self, message: str, about: About, figures: Json) -> None:
+        now = time.time()
+        self.__dict__.update(_PLAIN, msg=message, created=now, msecs=now % 1 * 1000, about=about, figures=figures)
+
+
+About = tuple[tuple[str, str | int | None], ...]
+_PLAIN = vars(logging.LogRecord(logger.name, logging.INFO, "", 0, "", None, None))
