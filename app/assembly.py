@@ -11,6 +11,11 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from . import __version__
+from .cache import Cache, Store, Tiers
+from .cache.disk import SCHEMA, Disk
+from .cache.memory import Memory
+from .cache.redis import Redis
+from .cache.sqlite import Database as CacheFile
 from .client import Client, Deadlines, Sizes
 from .departures import Departures, Policies
 from .engines import Wire, engine
@@ -29,6 +34,7 @@ from .upstreams import KINDS
 from .values import AUTO, OFF
 
 MEGABYTE = 1024 * 1024
+DAY = 86_400.0
 
 # What the sandbox is sent as a key. Nobody else is.
 SANDBOX_KEY = "torii-sandbox-key-which-opens-nothing"
@@ -134,6 +140,35 @@ def build_client(settings: Settings, *, seconds: float | None = None) -> Client:
     )
 
 
+class Shelf:
+    """What the cache keeps, from one configuration to the next: laid out anew only where it is said to be elsewhere
+    or of another size."""
+
+    def __init__(self) -> None:
+        self._tiers: Tiers | None = None
+        self._given: tuple[object, ...] = ()
+
+    def cache(self, settings: Settings) -> Cache:
+        """A cache over it; one that keeps nothing where it is off."""
+        given = settings.cache
+        if given.store == "off":
+            return Cache()
+        place = (given.store, given.memory_megabytes, given.path, given.megabytes, given.redis_url)
+        if self._tiers is None or self._tiers.closed or self._given != place:
+            self._tiers, self._given = build_tiers(settings), place
+        return Cache(self._tiers, seconds=given.ttl_days * DAY, apart=given.per_caller)
+
+
+def build_tiers(settings: Settings) -> Tiers:
+    given = settings.cache
+    store: Store | None = None
+    if given.store == "sqlite":
+        store = Disk(CacheFile(given.path, SCHEMA), given.megabytes * MEGABYTE)
+    elif given.store == "redis" and given.redis_url:
+        store = Redis(given.redis_url.get_secret_value())
+    return Tiers(Memory(given.memory_megabytes * MEGABYTE), store)
+
+
 def build_callers(settings: Settings) -> Callers:
     named = [(caller.name, caller.key, caller.sha256) for caller in settings.callers]
     return Callers(
@@ -192,10 +227,14 @@ def build_operator(settings: Settings) -> Callers | None:
 
 
 def secrets(settings: Settings) -> list[str]:
-    """Every upstream's, every caller's and the operator's key, to be kept out of logs and messages."""
+    """Every upstream's, every caller's and the operator's key and Redis's password, to be kept out of logs and
+    messages."""
     keys = [key.key for upstream in settings.upstreams.values() for key in upstream.keys]
     keys += [caller.key for caller in settings.callers]
-    return [key.get_secret_value() for key in [*keys, settings.caller_key, settings.operator_key] if key]
+    keys += [settings.caller_key, settings.operator_key, settings.cache.redis_url]
+    found = [key.get_secret_value() for key in keys if key]
+    password = urlsplit(found[-1]).password if settings.cache.redis_url else None
+    return [*found, password] if password else found
 
 
 def hosts(settings: Settings) -> list[str]:

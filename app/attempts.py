@@ -10,12 +10,13 @@ is tried again.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
 
-from .departures import Presence
+from .departures import CallerGone, Waiting
 from .errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited
 from .pool import Lease, Pool
 from .quota import MINUTE, Need
@@ -28,6 +29,8 @@ Attempt = Callable[[Target, Lease], Awaitable[T]]
 RETRY_SHARE = 0.2
 RETRIES_ALWAYS = 3
 
+PARTS_AT_ONCE = 8  # of one call
+
 
 class Attempts:
     def __init__(self, pools: Mapping[str, Pool], *, most: int = 3) -> None:
@@ -36,7 +39,7 @@ class Attempts:
         self._under_way = 0
         self._repeats = 0
 
-    async def first(self, route: Route, need: Need, attempt: Attempt[T], presence: Presence) -> T:
+    async def first(self, route: Route, need: Need, attempt: Attempt[T], presence: Waiting) -> T:
         """What the first attempt that succeeds gives. Raises the UpstreamError that tells the caller most."""
         failures: list[UpstreamError] = []
         again: list[Target] = []
@@ -70,7 +73,8 @@ class Attempts:
             try:
                 answer = await attempt(replace(target, key=lease.key), lease)
             except UpstreamError as failure:
-                pool.failed(lease, failure)
+                if not self._blame(lease, target, failure):
+                    tried.discard(lease.key.alias)  # another key failed, that of a part
                 raise
             finally:
                 if not lease.kept:
@@ -85,6 +89,58 @@ class Attempts:
         finally:
             self._repeats -= repeat
 
+    async def parts(self, target: Target, lease: Lease, asks: Sequence[Callable[[Target], Awaitable[T]]]) -> list[T]:
+        """What all the parts of a call give, in order, each with a key of its own; the first with the call's.
+
+        The first that fails ends the others. Once a call has begun, its parts wait for their keys as long as the call
+        may take, and one at a time, so that a large call does not stand in the small ones' way. Parts that nobody
+        wants any more are not asked for; those at work come to their end, and then CallerGone is raised.
+        """
+        if len(asks) == 1:
+            return [await asks[0](target)]
+        line, room = asyncio.Lock(), asyncio.Semaphore(PARTS_AT_ONCE - 1)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._part(target, lease, asks[0]))]
+                tasks += [group.create_task(self._later(target, ask, line, room)) for ask in asks[1:]]
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        results = [task.result() for task in tasks]
+        if any(isinstance(result, CallerGone) for result in results):
+            raise CallerGone
+        return [result for result in results if not isinstance(result, CallerGone)]
+
+    async def _later(
+        self, target: Target, ask: Callable[[Target], Awaitable[T]], line: asyncio.Lock, room: asyncio.Semaphore
+    ) -> T | CallerGone:
+        pool = self._pools[target.upstream.name]
+        async with room:
+            async with line:
+                lease = await _patiently(pool)
+            result = await self._part(replace(target, key=lease.key), lease, ask)
+        if not isinstance(result, CallerGone):
+            pool.succeeded(lease)
+        return result
+
+    async def _part(self, target: Target, lease: Lease, ask: Callable[[Target], Awaitable[T]]) -> T | CallerGone:
+        try:
+            return await ask(target)
+        except CallerGone as gone:
+            return gone
+        except UpstreamError as failure:
+            self._blame(lease, target, failure)
+            raise
+        finally:
+            lease.release()
+
+    def _blame(self, lease: Lease, target: Target, failure: UpstreamError) -> bool:
+        """Counts a failure against its key, unless that was done: it has the upstream's name from then on."""
+        if failure.upstream is not None:
+            return False
+        failure.upstream = target.upstream.name
+        self._pools[target.upstream.name].failed(lease, failure)
+        return True
+
     def _best_first(self, route: Route) -> Sequence[Target]:
         """In order, but those of an upstream that keeps failing last."""
         if len(route.targets) == 1:
@@ -98,8 +154,17 @@ class Attempts:
             return seconds is not None and self._pools[target.upstream.name].patient(need, seconds)
         return not _is_of_the_key(failure)
 
-    def _may_repeat(self, presence: Presence) -> bool:
+    def _may_repeat(self, presence: Waiting) -> bool:
         return not presence.left and self._repeats < max(RETRIES_ALWAYS, RETRY_SHARE * self._under_way)
+
+
+async def _patiently(pool: Pool) -> Lease:
+    """Out of the line in between, so that those with less patience go first where the wait is long."""
+    while True:
+        try:
+            return await pool.lease(Need())  # the tokens of all parts were counted with the first
+        except UpstreamRateLimited as full:
+            await asyncio.sleep(full.retry_after or 1.0)
 
 
 def _ends(failure: UpstreamError, target: Target) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from .config import Keys
@@ -111,6 +113,22 @@ def _targets(name: str, model: ModelSettings, settings: Settings) -> Found:
         yield ("targets",), f"{different}: their vectors and scores do not compare, so none can stand in for another"
 
 
+def _redis(settings: Settings) -> Found:
+    if settings.cache.store == "redis" and settings.cache.redis_url is None:
+        yield ("cache", "redis_url"), "is needed where cache.store is redis, such as redis://127.0.0.1:6379/0"
+
+
+def _redis_here(settings: Settings) -> Found:
+    if settings.cache.store == "redis" and find_spec("redis") is None:
+        yield ("cache", "store"), "redis needs a package that is not installed: pip install 'torii-gateway[redis]'"
+
+
+def _cache_folder(settings: Settings) -> Found:
+    folder = settings.cache.path.absolute().parent
+    if settings.cache.store == "sqlite" and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        yield ("cache", "path"), "its folder is not there or cannot be written; make it, or name another file"
+
+
 def _open_to_all(settings: Settings) -> Found:
     if settings.open and not settings.loopback and not settings.generate_caller_key:
         yield (
@@ -163,8 +181,11 @@ _ALWAYS: tuple[_Check, ...] = (
     (frozenset({"upstreams", "unknown_models_upstream"}), _unknown_models),
     (frozenset({"models", "upstreams", "unknown_models_upstream", "sandbox"}), _models),
     (frozenset({"upstreams", "workers"}), _workers),
+    (frozenset({"cache"}), _redis),
 )
 _AT_START: tuple[_Check, ...] = (
     (frozenset({"host", "callers", "caller_key", "generate_caller_key"}), _open_to_all),
     (frozenset({"upstreams", "sandbox"}), _nothing_to_ask),
+    (frozenset({"cache"}), _redis_here),
+    (frozenset({"cache"}), _cache_folder),
 )

@@ -15,7 +15,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from .types import OnDisconnect, Target
 
@@ -60,6 +60,20 @@ class Departures:
         return policy, now + self._seconds if policy == "drain" else presence.begun + self._total
 
 
+class Waiting(Protocol):
+    """Whoever an upstream is asked for: a caller, or several. ``target`` is who is at work for them."""
+
+    target: Target | None
+
+    @property
+    def left(self) -> bool: ...
+
+    @property
+    def wants(self) -> bool: ...
+
+    def ask(self) -> None: ...
+
+
 class Presence:
     """Whether the caller of one call is still there. ``target`` is who is at work for him, None while nobody is;
     ``task`` what is cancelled when the call has to end because he has left."""
@@ -93,9 +107,14 @@ class Presence:
         else:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._cancel)
 
+    @property
+    def wants(self) -> bool:
+        """Whether more may be asked for him."""
+        return not self.left or self._policy == "detach"
+
     def ask(self) -> None:
         """Before each question to an upstream. Raises CallerGone where there is no one left to ask for."""
-        if self.left and self._policy != "detach":
+        if not self.wants:
             raise CallerGone
 
     def ended(self) -> BaseException:
@@ -118,3 +137,50 @@ class Presence:
         if self._task is not None:
             self._cut = True
             self._task.cancel()
+
+
+class Company:
+    """The callers who wait for one answer: as long as one of them wants it, it is asked for.
+
+    ``over``: none did, so that it will not come, and nobody may join them any more.
+    """
+
+    __slots__ = ("_members", "_target", "over")
+
+    def __init__(self) -> None:
+        self.over = False
+        self._members: list[Waiting] = []
+        self._target: Target | None = None
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def join(self, member: Waiting) -> None:
+        member.target = self._target
+        self._members.append(member)
+
+    def leave(self, member: Waiting) -> None:
+        self._members.remove(member)
+
+    @property
+    def target(self) -> Target | None:
+        return self._target
+
+    @target.setter
+    def target(self, target: Target | None) -> None:
+        self._target = target
+        for member in self._members:
+            member.target = target
+
+    @property
+    def left(self) -> bool:
+        return all(member.left for member in self._members)
+
+    @property
+    def wants(self) -> bool:
+        return any(member.wants for member in self._members)
+
+    def ask(self) -> None:
+        if not self.wants:
+            self.over = True
+            raise CallerGone

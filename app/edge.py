@@ -30,7 +30,8 @@ from .errors import (
     told,
 )
 from .exchange import Exchange, Head
-from .gateway import Answer, Gateway, Incoming
+from .gateway import Answer, Gateway
+from .incoming import Incoming
 from .keys import Caller, Callers
 
 logger = logging.getLogger("torii.edge")
@@ -119,7 +120,8 @@ class Edge:
                 presence = Presence(self.departures, caller.name, asyncio.current_task())
                 exchange.scope[LEAVE] = presence.leave
                 try:
-                    incoming = Incoming(exchange.path, body, caller.name, exchange.id, presence)
+                    control = b",".join(exchange.header(b"cache-control"))
+                    incoming = Incoming(exchange.path, body, caller.name, exchange.id, presence, control)
                     await self._answer(exchange, await self._gateway.handle(endpoint, incoming))
                 except asyncio.CancelledError:
                     raise presence.ended() from None

@@ -1,6 +1,6 @@
 """The whole life of a call, on one screen. It orders the steps and decides nothing itself.
 
-parse -> find the route -> first target that answers:
+parse -> find the route -> the cache's answer, that of the same call under way, or the first target that answers:
     split -> request -> [network] -> reply -> merge -> render        embeddings, rerank, chat
     request -> [network] -> decode -> fold -> write                  a stream
     request -> [network] -> decode -> fold -> collect -> render      DeepSearch for a caller who does not stream
@@ -10,19 +10,19 @@ parse -> find the route -> first target that answers:
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from .attempts import Attempts
+from .cache import Cache, Lookup, Outcome
 from .client import Client
-from .departures import CallerGone, Presence
+from .departures import CallerGone
 from .endpoints import PATHS, Endpoint
 from .endpoints.chat import Chat, collect
 from .errors import InvalidRequest, ToriiError, Unavailable, UpstreamTimeout, told
-from .jsontext import Malformed, decode_strict
+from .incoming import Incoming, parse
 from .keys import Callers
 from .meter import Meter, Record
 from .pool import Lease
@@ -41,17 +41,6 @@ class Answer:
     events: Relay | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """A request as it came: its path without the query, the raw body, who sent it and whether he is still there."""
-
-    path: str
-    body: bytes = field(repr=False)
-    caller: str
-    id: str
-    presence: Presence = field(default_factory=Presence)
-
-
 class Gateway:
     """``seconds`` bounds a call in all, ``message`` cleans what callers are told."""
 
@@ -62,6 +51,7 @@ class Gateway:
         routes: RouteTable,
         client: Client,
         attempts: Attempts,
+        cache: Cache,
         meter: Meter,
         seconds: float = 1800.0,
         message: Callable[[str], str] = str,
@@ -71,6 +61,7 @@ class Gateway:
         self.draining = False
         self._client = client
         self._attempts = attempts
+        self._cache = cache
         self._meter = meter
         self._seconds = seconds
         self._message = message
@@ -85,17 +76,26 @@ class Gateway:
             route = self._route(call)
             async with asyncio.timeout(self._seconds):
                 need = Need.of(incoming.body, route)
-                attempt = partial(self._stream if call.stream else self._whole, endpoint, call, record)
-                return await self._attempts.first(route, need, attempt, record.presence)
+                if call.stream:
+                    attempt = partial(self._stream, endpoint, call, record)
+                    return await self._attempts.first(route, need, attempt, record.presence)
+                lookup = self._cache.lookup(record, route, incoming.cache_control)
+                outcome = await lookup.hit(partial(endpoint.render, call))
+                if outcome is None:
+                    work = partial(self._asked, endpoint, lookup, route, lookup.left(need))
+                    outcome = await lookup.shared(work)
+                body = outcome.body or endpoint.render(call, outcome.reply)
+                self._meter.settle(record, 200)
+                return Answer({**provenance(outcome.target), **outcome.headers}, body)
         except TimeoutError:
             late = UpstreamTimeout("the call took longer than this gateway allows")
             self._meter.settle(record, late.status, late)
             raise late from None
-        except Exception as error:
-            self._meter.settle(record, told(error).status, told(error))
-            raise
         except (asyncio.CancelledError, CallerGone):
             self._meter.settle(record, 499)
+            raise
+        except Exception as error:
+            self._meter.settle(record, told(error).status, told(error))
             raise
 
     def envelope(self, error: ToriiError) -> Json:
@@ -113,6 +113,7 @@ class Gateway:
 
     async def aclose(self) -> None:
         await self._client.aclose()
+        await self._cache.aclose()
 
     def _route(self, call: Call) -> Route:
         route = self.routes.find(call.model)
@@ -121,17 +122,25 @@ class Gateway:
             raise InvalidRequest(f"{route.model.id} is not a model for this endpoint; use {right}", param="model")
         return route
 
-    async def _whole(self, endpoint: Endpoint, call: Call, record: Record, target: Target, lease: Lease) -> Answer:
+    async def _asked(self, endpoint: Endpoint, lookup: Lookup, route: Route, need: Need, record: Record) -> Outcome:
+        attempt = partial(self._whole, endpoint, lookup, record)
+        return await self._attempts.first(route, need, attempt, record.presence)
+
+    async def _whole(self, endpoint: Endpoint, lookup: Lookup, record: Record, target: Target, lease: Lease) -> Outcome:
         record.ask(target)
-        if target.upstream.streams(call, target):
-            reply = await self._collected(call, record, target)
+        if target.upstream.streams(record.call, target):
+            outcome = Outcome(target, await self._collected(record.call, record, target))
         else:
-            parts = endpoint.split(call, target.model.max_inputs)
-            reply = endpoint.merge(call, [await self._ask(part, record, target) for part in parts])
+            found = await lookup.at(target)
+            parts = endpoint.split(found.rest, target.model.max_inputs)
+            asks = [partial(self._ask, part, record) for part in parts]
+            reply = endpoint.merge(found.rest, await self._attempts.parts(target, lease, asks))
             record.answer(reply)
-        answer = Answer(provenance(target), endpoint.render(call, reply))
-        self._meter.settle(record, 200)
-        return answer
+            outcome = found.filled(reply)
+        # What cannot be written is not kept, and another target is asked.
+        outcome = replace(outcome, body=endpoint.render(record.call, outcome.reply))
+        lookup.keep(target)
+        return outcome
 
     async def _ask(self, part: Call, record: Record, target: Target) -> Json:
         record.presence.ask()
@@ -179,17 +188,6 @@ class Gateway:
             raise target.upstream.error(call, target, Reply(stream.status, stream.headers, await stream.read()))
         finally:
             await stream.aclose()
-
-
-def parse(endpoint: Endpoint, incoming: Incoming) -> Call:
-    """The body as a call, stamped with an id and the time. Raises InvalidRequest."""
-    try:
-        body = decode_strict(incoming.body)
-    except Malformed as error:
-        raise InvalidRequest(f"the body is not JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise InvalidRequest("the body must be a JSON object")
-    return replace(endpoint.parse(body, incoming.path), id=incoming.id, created=int(time.time()))
 
 
 def provenance(target: Target) -> dict[str, str]:

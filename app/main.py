@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from . import __version__, admin, openapi
 from .assembly import (
     WHOLE,
     Share,
+    Shelf,
     build_callers,
     build_client,
     build_departures,
@@ -59,11 +60,13 @@ Sink = Callable[[Record], None]
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What stays while settings change: who else is told of ended calls, the part of a worker, the open database."""
+    """What stays while settings change: who else is told of ended calls, the part of a worker, the open database,
+    and what the cache keeps."""
 
     sinks: tuple[Sink, ...] = ()
     share: Share = WHOLE
     database: Database | None = None
+    shelf: Shelf = field(default_factory=Shelf)
 
 
 def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database: Database | None = None) -> FastAPI:
@@ -143,6 +146,7 @@ def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[
         routes=routes,
         client=client,
         attempts=Attempts(pools, most=settings.max_attempts),
+        cache=process.shelf.cache(settings),
         meter=Meter(log, *books, *process.sinks),
         seconds=settings.timeouts.total_seconds,
         message=redactor.message,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from . import usage
-from .departures import Presence
+from .departures import Presence, Waiting
 from .endpoints.fields import total_usage
 from .errors import ToriiError
 from .types import Call, Event, Json, Request, Target
@@ -22,12 +22,13 @@ class Record:
 
     ``target`` is the last that was tried, ``attempts`` how many were, ``reached`` whether anything went out to one.
     ``usage`` is what it said of tokens, ``written`` the bytes of answer that were seen, ``error`` what went wrong.
+    ``cache`` is how much of it was at hand: hit, partial, miss, or off; None where nobody looks.
     """
 
     request_id: str
     caller: str
     call: Call
-    presence: Presence = field(default_factory=Presence)
+    presence: Waiting = field(default_factory=Presence)
     started: float = field(default_factory=time.monotonic)
     target: Target | None = None
     attempts: int = 0
@@ -35,6 +36,7 @@ class Record:
     status: int | None = None
     error: ToriiError | None = None
     usage: Json | None = None
+    cache: str | None = None
     written: int = 0
     first_event: float | None = None
     seconds: float | None = None
@@ -67,6 +69,11 @@ class Record:
         if isinstance(usage, dict):
             self.usage = total_usage([self.usage or {}, usage])
 
+    def take(self, other: Record) -> None:
+        """What was asked of upstreams under ``other``, and what it cost, is this one's."""
+        self.target, self.attempts, self.reached = other.target, other.attempts, other.reached
+        self.usage, self.written = other.usage, other.written
+
 
 class Meter:
     """Hands each record on when its call has ended, exactly once, without waiting for anybody."""
@@ -97,6 +104,7 @@ def log(record: Record) -> None:
         ("upstream", target.upstream.name if target else None),
         ("upstream_model", target.name if target else None),
         ("status", record.status),
+        ("cache", record.cache),
     )
     figures = {
         "request_id": record.request_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -14,6 +15,7 @@ from .values import (
     CallerKey,
     Count,
     LedgerPath,
+    RedisUrl,
     Seconds,
     Section,
     Text,
@@ -21,6 +23,7 @@ from .values import (
     Url,
     lower,
     number,
+    switch,
 )
 
 BASE_URLS = {
@@ -150,6 +153,7 @@ class ModelSettings(Section):
     features: list[Text] | None = None
     deepsearch: bool | None = None
     on_disconnect: OnDisconnect | None = None
+    cached: bool | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -199,3 +203,16 @@ class LedgerSettings(Section):
     """``path``: a file, ``off``, or ``auto``: in the user's folder for state, and none in the sandbox."""
 
     path: LedgerPath = AUTO
+
+
+class CacheSettings(Section):
+    """Where answers are kept. ``memory_megabytes`` are in front of SQLite and Redis too, ``megabytes`` are those of
+    SQLite's file. ``per_caller``: nobody gets what another one has paid for."""
+
+    store: Annotated[Literal["off", "memory", "sqlite", "redis"], BeforeValidator(switch)] = "memory"
+    memory_megabytes: Count = 64
+    path: Path = Path("torii-cache.db")
+    megabytes: Count = 1024
+    redis_url: RedisUrl = None
+    ttl_days: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] = 30
+    per_caller: bool = False

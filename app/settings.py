@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from . import config, contradictions
 from .config import ConfigError, Keys, Mistake, Source, Values
 from .sections import (
+    CacheSettings,
     CallerSettings,
     DeepSearchSettings,
     DisconnectSettings,
@@ -84,6 +85,7 @@ class Settings(BaseSettings):
     timeouts: TimeoutSettings = TimeoutSettings()
     disconnect: DisconnectSettings = DisconnectSettings()
     ping_seconds: Seconds = 15
+    cache: CacheSettings = CacheSettings()
     max_body_megabytes: Count = 32
     max_reply_megabytes: Count = 64
     max_event_megabytes: Count = 8

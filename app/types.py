@@ -79,7 +79,8 @@ class Model:
     ``dimensions`` is the size of a full vector, ``dimensions_allowed`` the values that
     the ``dimensions`` option may take where only certain ones are possible,
     ``context`` tokens, ``max_inputs`` the most inputs of one upstream call,
-    ``created`` the day it came out as a Unix time, 0 where that is not known.
+    ``created`` the day it came out as a Unix time, 0 where that is not known, ``cached``
+    whether its answers may be kept for the next caller.
     """
 
     id: str
@@ -94,6 +95,7 @@ class Model:
     deepsearch: bool = False
     owned_by: str = "jina-ai"
     created: int = 0
+    cached: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +257,12 @@ class Upstream(Protocol):
 
     def request(self, call: Call, target: Target) -> Request:
         """The call in the provider's form. Raises InvalidRequest for what the provider cannot do."""
+
+    def url(self, call: Call, target: Target) -> str:
+        """Where the request goes."""
+
+    def body(self, call: Call, target: Target) -> Json:
+        """What it says, without the model."""
 
     def streams(self, call: Call, target: Target) -> bool:
         """Whether the upstream is asked to stream; DeepSearch is, even for a caller who does not."""

@@ -81,6 +81,12 @@ def ledger_path(value: Any) -> Any:
     return text.lower() if isinstance(text, str) and text.lower() in (AUTO, OFF) else text
 
 
+def redis(url: SecretStr | None) -> SecretStr | None:
+    if url and not re.match(r"(redis|rediss|unix)://.", url.get_secret_value()):
+        raise ValueError("must be a URL such as redis://host.example:6379/0 or rediss://:password@host.example:6379/0")
+    return url
+
+
 def listener(host: str) -> str:
     if not re.fullmatch(r"[\w.:-]+", host):
         raise ValueError("must be an address or a host name, such as 127.0.0.1 or 0.0.0.0")
@@ -111,6 +117,7 @@ def upstream_name(name: str) -> str:
 UpstreamName = Annotated[str, AfterValidator(upstream_name)]
 UpstreamKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(sendable)]
 CallerKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(strong)]
+RedisUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(redis)]
 Url = Annotated[str, AfterValidator(url)]
 Switch = Annotated[Literal["off", "on", "auto"], BeforeValidator(switch)]
 LedgerPath = Annotated[str, BeforeValidator(ledger_path), Field(min_length=1, max_length=4096)]

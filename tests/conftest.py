@@ -194,7 +194,7 @@ async def until(happened: Callable[[], bool], seconds: float = 5.0) -> None:
 
 
 def settings_for(jina: str | None, aihubmix: str | None = None, **values: Any) -> Settings:
-    """Settings whose upstreams are at these URLs."""
+    """Settings whose upstreams are at these URLs. Every call reaches them: there is no cache unless asked for."""
     upstreams: dict[str, Any] = {}
     if jina:
         upstreams["jina"] = {
@@ -204,7 +204,7 @@ def settings_for(jina: str | None, aihubmix: str | None = None, **values: Any) -
         }
     if aihubmix:
         upstreams["aihubmix"] = {"base_url": f"{aihubmix}/v1", "api_key": AIHUBMIX_KEY}
-    return Settings(upstreams=upstreams, **values)
+    return Settings(upstreams=upstreams, **{"cache": {"store": "off"}, **values})
 
 
 @dataclass

@@ -34,7 +34,8 @@ def two_keys(url: str, *, more: Any = None, **settings: Any) -> Settings:
         "api_keys": [{"key": ONE, "name": "one"}, {"key": TWO, "name": "two"}],
     }
     upstreams = {"jina": {**jina, **(more or {})}}
-    return Settings.model_validate({"upstreams": upstreams, "operator_key": OPERATOR, **settings})
+    common = {"operator_key": OPERATOR, "cache": {"store": "off"}}
+    return Settings.model_validate({"upstreams": upstreams, **common, **settings})
 
 
 async def states(gateway: RunningGateway) -> dict[str, Any]:

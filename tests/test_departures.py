@@ -15,7 +15,7 @@ import pytest
 
 from app.departures import Departures, Policies
 from app.meter import Record
-from app.sections import DisconnectSettings
+from app.sections import CacheSettings, DisconnectSettings
 from app.settings import Settings
 from app.types import OnDisconnect
 
@@ -342,8 +342,9 @@ async def test_no_attempt_is_made_after_the_caller_has_left(
 
 
 @pytest.mark.parametrize(("policy", "parts", "usage"), [("cancel", 2, 512), ("drain", 2, 1024), ("detach", 3, 1100)])
-async def test_a_call_in_parts(policy: str, parts: int, usage: int, upstream: ScriptedUpstream) -> None:
-    """He leaves in the second of three: it is closed, or the last, or the third follows. What came is booked."""
+async def test_a_call_in_parts(policy: OnDisconnect, parts: int, usage: int, upstream: ScriptedUpstream) -> None:
+    """He leaves in the second of three: it is closed, or the last, or the third follows. What came is booked.
+    The key does one at a time."""
     more = asyncio.Event()
 
     async def embed(request: Seen, writer: asyncio.StreamWriter) -> None:
@@ -354,7 +355,7 @@ async def test_a_call_in_parts(policy: str, parts: int, usage: int, upstream: Sc
         await replies({**VECTORS, "data": data, "usage": {"total_tokens": count}})(request, writer)
 
     upstream.plays(embed)
-    async with gateway_with(upstream, policy) as gateway:
+    async with narrow_gateway(upstream, policy, 20) as gateway:
         caller = await Caller.asks(gateway, "/v1/embeddings", {**EMBED, "input": ["a"] * 1100})
         await until(lambda: len(upstream.seen) == 2)
         await caller.leaves()
@@ -367,15 +368,45 @@ async def test_a_call_in_parts(policy: str, parts: int, usage: int, upstream: Sc
     assert len(upstream.seen) == parts
 
 
+@pytest.mark.parametrize(("policy", "usage"), [("cancel", None), ("drain", 1024), ("detach", 1100)])
+async def test_parts_that_are_at_work_come_to_their_end(
+    policy: OnDisconnect, usage: int | None, upstream: ScriptedUpstream
+) -> None:
+    """Two of three are, when he leaves. Drained, both are read, and the third is not asked for."""
+    hold = Hold()
+
+    async def embed(request: Seen, writer: asyncio.StreamWriter) -> None:
+        await hold.more.wait()
+        count = len(request.body["input"])
+        data = [{"object": "embedding", "index": n, "embedding": [0.5]} for n in range(count)]
+        await replies({**VECTORS, "data": data, "usage": {"total_tokens": count}})(request, writer)
+
+    upstream.plays(embed)
+    async with narrow_gateway(upstream, policy, 20, concurrency=2) as gateway:
+        caller = await Caller.asks(gateway, "/v1/embeddings", {**EMBED, "input": ["a"] * 1100})
+        await until(lambda: len(upstream.seen) == 2)
+        await caller.leaves()
+        await until(lambda: len(gateway.records) == 1 or going_on(gateway) == 1)
+        hold.more.set()
+        assert await booked(gateway) == [(499, usage)]
+    assert len(upstream.seen) == (3 if policy == "detach" else 2)
+
+
 @asynccontextmanager
 async def narrow_gateway(
-    upstream: ScriptedUpstream, policy: OnDisconnect, pace: float, first: ScriptedUpstream | None = None
+    upstream: ScriptedUpstream,
+    policy: OnDisconnect,
+    pace: float,
+    first: ScriptedUpstream | None = None,
+    concurrency: int = 1,
 ) -> AsyncIterator[RunningGateway]:
-    """A key for one call at a time; where there is another upstream, that is asked first."""
+    """A key for one call at a time, or for more; where there is another upstream, that is asked first."""
     urls = {"base_url": f"{upstream.url}/v1", "deepsearch_base_url": f"{upstream.url}/deepsearch/v1"}
     other: Any = {"aihubmix": {"base_url": f"{first.url}/v1", "api_key": AIHUBMIX_KEY}} if first else {}
-    jina: Any = {"jina": {**urls, "api_key": JINA_KEY, "limits": {"concurrency": 1}}}
-    settings = Settings(upstreams={**other, **jina}, pace_seconds=pace, disconnect=DisconnectSettings(policy=policy))
+    jina: Any = {"jina": {**urls, "api_key": JINA_KEY, "limits": {"concurrency": concurrency}}}
+    disconnect = DisconnectSettings(policy=policy)
+    cache = CacheSettings(store="off")
+    settings = Settings(upstreams={**other, **jina}, pace_seconds=pace, disconnect=disconnect, cache=cache)
     async with running_gateway(settings) as gateway:
         yield gateway
 

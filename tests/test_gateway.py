@@ -100,7 +100,7 @@ async def test_trap_05_many_inputs_are_sent_in_parts(gateway: RunningGateway, up
     upstream.plays(embed)
     response = await gateway.post("/v1/embeddings", {**EMBED, "input": [str(n) for n in range(1000)]})
     answer = response.json()
-    assert [len(seen.body["input"]) for seen in upstream.seen] == [512, 488]
+    assert sorted(len(seen.body["input"]) for seen in upstream.seen) == [488, 512]
     assert [(item["index"], item["embedding"]) for item in answer["data"]] == [(n, [n]) for n in range(1000)]
     assert answer["usage"] == {"prompt_tokens": 1000, "total_tokens": 1000}
 

@@ -368,7 +368,7 @@ def two_keys(upstream: ScriptedUpstream, **limits: Any) -> Any:
     settings = settings_for(upstream.url)
     keys = [{"key": "first-key-of-jina-0001", "name": "one"}, {"key": "second-key-of-jina-0002", "name": "two"}]
     jina = {**settings.upstreams["jina"].model_dump(exclude={"api_key"}), "api_keys": keys, "limits": limits}
-    return Settings.model_validate({"upstreams": {"jina": jina}})
+    return Settings.model_validate({"upstreams": {"jina": jina}, "cache": {"store": "off"}})
 
 
 def used(upstream: ScriptedUpstream) -> list[str]:
@@ -464,7 +464,7 @@ async def test_who_leaves_the_line_is_asked_for_nowhere(upstream: ScriptedUpstre
         first = asyncio.create_task(gateway.post("/v1/embeddings", EMBED))
         await until(lambda: len(upstream.seen) == 1)
         gone = asyncio.create_task(gateway.post("/v1/embeddings", EMBED))
-        pool = gateway.server.config.app.state.pools["jina"]  # type: ignore[union-attr]
+        pool = gateway.server.config.app.state.generations.now.pools["jina"]  # type: ignore[union-attr]
         await until(lambda: pool.waiting == 1)
         gone.cancel()
         await gateway.ended(1)

@@ -55,9 +55,10 @@ class Program:
         await until(lambda: any(re.fullmatch(pattern, message) for message in self.messages), SECONDS)
 
     def configure(self, upstream: str, **values: Any) -> None:
-        """Writes another file, all at once."""
+        """Writes another file, all at once. Every call reaches the upstream: there is no cache."""
         jina = {"base_url": f"{upstream}/v1", "api_key": JINA_KEY, **values.pop("jina", {})}
-        (self.folder / "new").write_bytes(msgspec.json.encode({"upstreams": {"jina": jina}, **values}))
+        values = {"upstreams": {"jina": jina}, "cache": {"store": "off"}, **values}
+        (self.folder / "new").write_bytes(msgspec.json.encode(values))
         (self.folder / "new").rename(self.folder / "config.yaml")
 
     def signal(self, sig: signal.Signals) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -393,7 +394,8 @@ def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:
         "such as https://host.example/v1",
         "torii.yaml:23: models.mine.endpoints[0]: must be 'embeddings', 'rerank' or 'chat'",
         "torii.yaml:23: models.mine.contxt: unknown key; did you mean context? Allowed: alias_of, targets, endpoints, "
-        "inputs, dimensions, dimensions_allowed, context, tasks, max_inputs, features, deepsearch, on_disconnect",
+        "inputs, dimensions, dimensions_allowed, context, tasks, max_inputs, features, deepsearch, on_disconnect, "
+        "cached",
         "torii.yaml:24: models.both: an alias is what it stands for; it has no other keys than alias_of",
         "torii.yaml:25: models.list: must be a mapping of keys",
     ]
@@ -465,6 +467,45 @@ def test_an_alias_for_an_unlisted_model_needs_an_upstream_for_it(monkeypatch: py
     ]
     monkeypatch.setenv("AIHUBMIX_API_KEY", SECRET)
     assert load(path).unknown_upstream == "aihubmix"
+
+
+@pytest.mark.parametrize(
+    ("cache", "expected"),
+    [
+        ("{store: off}", None),
+        ("{store: sqlite, path: here.db, megabytes: 5, ttl_days: 0.5}", None),
+        ("{store: redis, redis_url: 'rediss://:word@host.example:6379/1'}", None),
+        (
+            "{store: redis}",
+            "cache.redis_url: is needed where cache.store is redis, such as redis://127.0.0.1:6379/0",
+        ),
+        (
+            f"{{store: redis, redis_url: 'http://{SECRET}@host.example'}}",
+            "cache.redis_url: must be a URL such as redis://host.example:6379/0 or "
+            "rediss://:password@host.example:6379/0",
+        ),
+        (
+            "{store: sqlite, path: no-folder/here.db}",
+            "cache.path: its folder is not there or cannot be written; make it, or name another file",
+        ),
+        ("{store: disk}", "cache.store: must be 'off', 'memory', 'sqlite' or 'redis'"),
+        ("{ttl_days: 0}", "cache.ttl_days: must be more than 0"),
+    ],
+)
+def test_the_cache(write: Write, cache: str, expected: str | None) -> None:
+    path = write(f"sandbox: on\ncache: {cache}")
+    if expected is None:
+        load(path)
+    else:
+        assert mistakes(path) == [f"torii.yaml:2: {expected}"]
+
+
+def test_redis_needs_its_package(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)  # as Python itself marks a package that is not to be had
+    [mistake] = mistakes(write("sandbox: on\ncache: {store: redis, redis_url: 'redis://host'}"))
+    assert mistake.endswith(
+        "cache.store: redis needs a package that is not installed: pip install 'torii-gateway[redis]'"
+    )
 
 
 def test_a_model_may_have_other_names_at_other_upstreams(write: Write) -> None:

@@ -164,12 +164,23 @@ ANSWER: Json = {
 
 USAGE: Json = {
     "type": "object",
-    "description": "The provider's counts; `prompt_tokens` is the total where the provider does not give it.",
+    "description": (
+        "What this call was billed, by the provider's counts; `prompt_tokens` is the total where the provider does not "
+        "give it. 0 where all was in the cache."
+    ),
     "required": ["prompt_tokens", "total_tokens"],
     "additionalProperties": True,
     "properties": {
         "prompt_tokens": {"type": "integer", "minimum": 0},
         "total_tokens": {"type": "integer", "minimum": 0},
+        "cached_tokens": {
+            "type": "integer",
+            "minimum": 0,
+            "description": (
+                "What the inputs that were in the cache were billed when they were paid for; of several that were "
+                "billed together, their share by length. Not part of `total_tokens`."
+            ),
+        },
     },
 }
 

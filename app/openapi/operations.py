@@ -19,6 +19,10 @@ HEADERS: Json = {
         "schema": {"type": "string"},
         "example": "jina-embeddings-v3",
     },
+    "x-torii-cache": {
+        "description": "How much of the answer was at hand: all, some or none; off where none was looked for.",
+        "schema": {"enum": ["hit", "partial", "miss", "off"]},
+    },
     "x-torii-sandbox": {
         "description": "There, and true, where the answer is the sandbox's.",
         "schema": {"const": "true"},
@@ -29,6 +33,14 @@ HEADERS: Json = {
         "schema": {"enum": ["true", "false"]},
     },
     "allow": {"description": "The methods of this path.", "schema": {"type": "string"}, "example": "POST"},
+}
+
+CACHE_CONTROL: Json = {
+    "name": "cache-control",
+    "in": "header",
+    "description": "`no-store`: go past the cache. `no-cache`: ask the provider, and keep the answer.",
+    "schema": {"type": "string"},
+    "examples": {name: {"value": name} for name in ("no-store", "no-cache")},
 }
 
 CALLED = (*failures.ALWAYS, "x-torii-upstream", "x-torii-upstream-model")
@@ -55,19 +67,19 @@ def components() -> Json:
 def operations() -> dict[str, Json]:
     """By operationId."""
     return {
-        "embeddings": _posted(
+        "embeddings": _kept(
             "EmbeddingsRequest",
             {**_requests(embeddings.EXCHANGES), "token_ids": _example("Token ids", embeddings.TOKEN_IDS)},
             {"application/json": _content("EmbeddingsResponse", _answers(embeddings.EXCHANGES, embedded))},
             embeddings.REFUSALS,
         ),
-        "rerank": _posted(
+        "rerank": _kept(
             "RerankRequest",
             _requests(rerank.EXCHANGES),
             {"application/json": _content("RerankResponse", _answers(rerank.EXCHANGES, ranked, "/v1/rerank"))},
             rerank.REFUSALS,
         ),
-        "rerank_v2": _posted(
+        "rerank_v2": _kept(
             "RerankV2Request",
             _requests(rerank.EXCHANGES_V2),
             {"application/json": _content("RerankV2Response", _answers(rerank.EXCHANGES_V2, ranked, "/v2/rerank"))},
@@ -104,6 +116,13 @@ def _posted(schema: str, requests: Json, content: Json, refusals: Sequence[Refus
             **_refs(*SHARED),
         },
     }
+
+
+def _kept(schema: str, requests: Json, content: Json, refusals: Sequence[Refusal]) -> Json:
+    """As ``_posted``, for what the cache may have."""
+    operation = _posted(schema, requests, content, refusals)
+    operation["responses"]["200"]["headers"] |= _headers("x-torii-cache")
+    return {"parameters": [CACHE_CONTROL], **operation}
 
 
 def _got(schema: str, answer: Json, statuses: Sequence[int]) -> Json:

@@ -1,0 +1,220 @@
+"""A call's way through the cache.
+
+hit        all of it is at hand, at one of its targets -> the answer; no key is leased, no upstream asked
+shared     the same call is under way -> its outcome
+at         what is at hand at the target that is asked -> the rest goes upstream
+keep       what came of it
+
+``Cache-Control: no-store`` goes past all of this; with ``no-cache`` nothing is read, and what comes is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import msgspec
+
+from ..endpoints.vectors import encoded
+from ..errors import UpstreamFailed
+from ..meter import Record
+from ..quota import Need
+from ..types import Call, EmbeddingsCall, Json, RerankCall, Route, Target
+from .entries import Entry, unpacked
+from .flights import Begin, Flights
+from .found import Found, Outcome
+from .keys import keys_of
+from .memory import Memory
+
+
+class Store(Protocol):
+    """A tier behind the memory: values with the Unix time until which they hold.
+
+    Its trouble is its own. Where it cannot, it reads nothing or drops what is to be written, and its log says so.
+    """
+
+    async def read(self, keys: Iterable[bytes], now: float) -> Mapping[bytes, tuple[bytes, float]]: ...
+
+    def write(self, values: Mapping[bytes, bytes], now: float, expires: float) -> None:
+        """Returns at once; the writing is done elsewhere."""
+
+    async def aclose(self) -> None: ...
+
+
+class Tiers:
+    """What is kept, for one cache or several at the same time: closed with the last of them."""
+
+    def __init__(self, memory: Memory, store: Store | None = None) -> None:
+        self.memory = memory
+        self.store = store
+        self.closed = False
+        self._caches = 0
+
+    def open(self) -> None:
+        self._caches += 1
+
+    async def aclose(self) -> None:
+        self._caches -= 1
+        if not self._caches:
+            self.closed = True
+            if self.store is not None:
+                await self.store.aclose()
+
+
+class Cache:
+    """Without ``tiers`` it is off. ``apart``: callers share nothing with each other. ``seconds``: how long
+    an entry holds."""
+
+    def __init__(
+        self,
+        tiers: Tiers | None = None,
+        *,
+        seconds: float = 0.0,
+        apart: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.flights: Flights[Outcome] = Flights()
+        self._tiers = tiers
+        self._memory = tiers.memory if tiers else None
+        self._store = tiers.store if tiers else None
+        self._seconds = seconds
+        self._apart = apart
+        self._clock = clock
+        if tiers:
+            tiers.open()
+
+    def lookup(self, record: Record, route: Route, control: bytes = b"") -> Lookup:
+        """``record`` is of the call and learns what becomes of it here, ``control`` the header Cache-Control."""
+        directives = {directive.strip().lower() for directive in control.split(b",")} if control else ()
+        on = self._memory is not None and route.model.cached and b"no-store" not in directives
+        lookup = Lookup(self, record, route, record.caller if self._apart else "")
+        lookup.writes = on and _is_pure(record.call)
+        lookup.reads = lookup.writes and b"no-cache" not in directives
+        return lookup
+
+    async def read(self, keys: list[bytes]) -> dict[bytes, Entry]:
+        memory, now = self._memory, self._clock()
+        assert memory is not None
+        values = {key: value for key in keys if (value := memory.get(key, now)) is not None}
+        if self._store is not None and len(values) < len(keys):
+            for key, (value, expires) in (await self._store.read(set(keys) - values.keys(), now)).items():
+                memory.put(key, value, expires)
+                values[key] = value
+        return {key: entry for key, value in values.items() if (entry := unpacked(value)) is not None}
+
+    def in_base64(self, keys: list[bytes], reply: Json) -> None:
+        """Turns the vectors of ``reply`` into what most callers ask for: making it anew costs more than all else."""
+        if self._memory is None or len(keys) != len(reply["data"]):
+            return
+        for key, item in zip(keys, reply["data"], strict=True):
+            if "embedding" in item:
+                if not (form := self._memory.form(key)):
+                    form = msgspec.json.encode(encoded(bytes(item["embedding"]), "base64"))
+                    self._memory.add_form(key, form)
+                item["embedding"] = msgspec.Raw(form)
+
+    def write(self, entries: Mapping[bytes, Entry]) -> None:
+        now = self._clock()
+        values = {key: entry.pack() for key, entry in entries.items() if entry.silent}
+        for key, value in values.items():
+            if self._memory is not None:
+                self._memory.put(key, value, now + self._seconds)
+        if self._store is not None and values:
+            self._store.write(values, now, now + self._seconds)
+
+    async def aclose(self) -> None:
+        if self._tiers is not None:
+            await self._tiers.aclose()
+
+
+class Lookup:
+    """One call. What is found at a target is looked for once."""
+
+    __slots__ = ("_cache", "_call", "_found", "_owner", "_record", "_route", "reads", "writes")
+
+    def __init__(self, cache: Cache, record: Record, route: Route, owner: str) -> None:
+        self.reads = self.writes = False
+        self._cache = cache
+        self._record = record
+        self._call = record.call
+        self._route = route
+        self._owner = owner
+        self._found: dict[tuple[str, str], Found] = {}
+
+    async def hit(self, render: Callable[[Json], bytes]) -> Outcome | None:
+        """The answer, where one target's entries are enough for it; ``render`` writes it for the caller."""
+        if self.reads:
+            for target in self._route.targets:
+                if (found := await self.at(target)).complete:
+                    try:
+                        outcome = self._rendered(found, render)
+                    except UpstreamFailed:  # what cannot be written for this caller is to be asked for
+                        found.entries = {}
+                        continue
+                    self._record.target = target
+                    return self._free(outcome)
+        return None
+
+    def _rendered(self, found: Found, render: Callable[[Json], bytes]) -> Outcome:
+        outcome = found.hit()
+        if isinstance(self._call, EmbeddingsCall) and self._call.encoding == "base64":
+            self._cache.in_base64(found.keys, outcome.reply)
+        return replace(outcome, body=render(outcome.reply))
+
+    def left(self, need: Need) -> Need:
+        """Of what the whole call needs, what is left to be asked for."""
+        if not self._found:
+            return need
+        found = next(iter(self._found.values()))
+        return replace(need, tokens=need.tokens * len(found.missing) // len(found.keys))
+
+    async def shared(self, begin: Begin[Outcome]) -> Outcome:
+        """The outcome of ``begin``, or of an identical call that is under way. One of them gets the bill."""
+        if not self.reads:
+            outcome = await begin(self._record)
+        else:
+            keys = tuple((place, *found.keys) for place, found in self._found.items())
+            outcome, begun, billed = await self._cache.flights.join(keys, self._record, begin)
+            if not billed:
+                return self._free(outcome.free())
+            outcome = outcome if begun else replace(outcome, body=None)
+        self._record.cache = outcome.state
+        return outcome
+
+    def _free(self, outcome: Outcome) -> Outcome:
+        """What was not paid for by this call."""
+        self._record.cache = outcome.state
+        self._record.answer(outcome.reply)
+        return outcome
+
+    async def at(self, target: Target) -> Found:
+        place = _place(target)
+        if place not in self._found:
+            self._found[place] = await self._look(target)
+        return self._found[place]
+
+    def keep(self, target: Target) -> None:
+        """What the target has answered."""
+        found = self._found.get(_place(target))
+        if found is not None and found.fresh:
+            self._cache.write(found.fresh)
+
+    async def _look(self, target: Target) -> Found:
+        if not self.writes:
+            return Found(self._call, target, state="off" if _is_pure(self._call) else None)
+        keys = keys_of(self._call, target, self._owner)
+        entries = await self._cache.read(keys) if self.reads else {}
+        if len(keys) > 1:  # a PDF has a vector for each page, and is no input among others
+            entries = {key: entry for key, entry in entries.items() if len(entry.items) == 1}
+        return Found(self._call, target, keys, entries)
+
+
+def _place(target: Target) -> tuple[str, str]:
+    return target.upstream.name, target.name
+
+
+def _is_pure(call: Call) -> bool:
+    """Whether it has the same answer every time."""
+    return isinstance(call, EmbeddingsCall | RerankCall)

@@ -1,0 +1,96 @@
+"""What is kept under a key: a canonical answer of its own, as bytes, with nothing of what was asked in it.
+
+An answer's values stay the bytes that the upstream wrote, so what is made of them, in any encoding, is what would
+have been made of a new answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..types import EndpointName, Json
+
+HOLDS: dict[EndpointName, str] = {"embeddings": "data", "rerank": "results", "chat": "choices"}
+
+# What an answer may have in it to be kept. Anything else might repeat what was asked, as tokenized_input does.
+HEAD = frozenset(["created", "data", "id", "meta", "model", "object", "provider", "request_id", "results", "usage"])
+ITEM = frozenset(["embedding", "embeddings", "index", "object", "relevance_score"])
+
+Fields = dict[str, bytes]
+
+
+class Entry(NamedTuple):
+    """``head`` is the top level of the answer, empty where the items and the usage were. ``tokens`` is what the entry
+    was billed; where several inputs were billed together, its share by length."""
+
+    head: Fields
+    items: list[Fields]
+    tokens: int
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing in it can be what was asked."""
+        return self.head.keys() <= HEAD and all(item.keys() <= ITEM for item in self.items)
+
+    def pack(self) -> bytes:
+        return msgspec.msgpack.encode(self)
+
+    def head_with(self, usage: Json) -> Json:
+        """The top level, its fields in the order in which they came, without the items."""
+        return {name: usage if name == "usage" else msgspec.Raw(value) for name, value in self.head.items()}
+
+
+_packed = msgspec.msgpack.Decoder(Entry)
+
+
+def unpacked(value: bytes) -> Entry | None:
+    """The entry, or None for what is none."""
+    try:
+        return _packed.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def head_of(reply: Json, holds: str) -> Fields:
+    return {name: b"" if name in (holds, "usage") else _bytes(value) for name, value in reply.items()}
+
+
+def item_of(item: Json) -> Fields:
+    return {name: _bytes(value) for name, value in item.items()}
+
+
+def restored(items: list[Fields]) -> list[Json]:
+    """As they came; a ranking's indexes are places in its documents."""
+    return [{name: int(value) if name == "index" else msgspec.Raw(value) for name, value in i.items()} for i in items]
+
+
+def numbered(items: list[Fields]) -> list[Json]:
+    """With the indexes that they have here."""
+    return [
+        {name: place if name == "index" else msgspec.Raw(value) for name, value in item.items()}
+        for place, item in enumerate(items)
+    ]
+
+
+def billed(usage: Json) -> int:
+    """The tokens of an answer, however the upstream counts them."""
+    tokens = usage.get("total_tokens", usage.get("prompt_tokens", 0))
+    return tokens if isinstance(tokens, int) else 0
+
+
+def shares(tokens: int, lengths: list[int]) -> list[int]:
+    """``tokens`` divided by length; the shares are whole and their sum is ``tokens``."""
+    total, passed, given = sum(lengths), 0, 0
+    parts = []
+    for length in lengths:
+        passed += length
+        upto = tokens * passed // total
+        parts.append(upto - given)
+        given = upto
+    return parts
+
+
+def _bytes(value: Any) -> bytes:
+    return bytes(value) if isinstance(value, msgspec.Raw) else msgspec.json.encode(value)

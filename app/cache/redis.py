@@ -1,0 +1,103 @@
+"""Entries in Redis, which several gateways share. It keeps its own bounds: set maxmemory and a policy there.
+
+Where it fails or is slow, calls go on without it, and it is left alone for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Iterable, Mapping
+from contextlib import suppress
+from struct import Struct
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis as Connection
+
+logger = logging.getLogger("torii.cache")
+
+PREFIX = b"torii:cache:"
+SECONDS = 0.25  # that one question may take
+REST_SECONDS = 10.0  # without it after a failure
+WAITING = 2048  # entries that may wait to be written; what is beyond them is dropped
+AT_ONCE = 256
+EXPIRES = Struct("<d")  # in front of each value
+
+
+class Redis:
+    """``url`` as redis:// or rediss://; it may hold a password, and is never shown."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: Connection | None = None
+        self._rests_until = 0.0
+        self._waiting: deque[tuple[bytes, bytes, int]] = deque()
+        self._writing: asyncio.Task[None] | None = None
+
+    async def read(self, keys: Iterable[bytes], now: float) -> dict[bytes, tuple[bytes, float]]:
+        wanted = list(keys)
+        values = await self._asked(lambda redis: redis.mget([PREFIX + key for key in wanted]))
+        found = {}
+        for key, value in zip(wanted, values or [], strict=False):
+            if value is not None and len(value) > EXPIRES.size:
+                [expires] = EXPIRES.unpack_from(value)
+                if expires > now:
+                    found[key] = (value[EXPIRES.size :], expires)
+        return found
+
+    def write(self, values: Mapping[bytes, bytes], now: float, expires: float) -> None:
+        head, milliseconds = EXPIRES.pack(expires), max(1, int((expires - now) * 1000))
+        for key, value in values.items():
+            if len(self._waiting) < WAITING:
+                self._waiting.append((PREFIX + key, head + value, milliseconds))
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.get_running_loop().create_task(self._write())
+
+    async def aclose(self) -> None:
+        if self._writing is not None:
+            await self._writing
+        if self._connection is not None:
+            with suppress(Exception):
+                await self._connection.aclose()
+
+    async def _write(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
+            await self._asked(lambda redis, batch=batch: _stored(redis, batch))
+
+    async def _asked(self, ask: Any) -> Any:
+        """The answer, or None where there is trouble."""
+        if time.monotonic() < self._rests_until:
+            return None
+        try:
+            if self._connection is None:
+                self._connection = _connection(self._url)
+            async with asyncio.timeout(SECONDS):
+                return await cast("Awaitable[Any]", ask(self._connection))
+        except Exception as error:  # noqa: BLE001 - whatever it is, a call must not fail of it
+            self._rests_until = time.monotonic() + REST_SECONDS
+            # Its text may hold the address, and with it the password.
+            logger.warning(
+                "Redis did not answer (%s); calls go on without it for %g seconds", type(error).__name__, REST_SECONDS
+            )
+            return None
+
+
+def _connection(url: str) -> Connection:
+    from redis.asyncio import Redis as Connection
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    return Connection.from_url(
+        url, socket_timeout=SECONDS, socket_connect_timeout=SECONDS, retry=Retry(NoBackoff(), 0), decode_responses=False
+    )
+
+
+async def _stored(redis: Connection, batch: list[tuple[bytes, bytes, int]]) -> None:
+    async with redis.pipeline(transaction=False) as pipeline:
+        for key, value, milliseconds in batch:
+            pipeline.set(key, value, px=milliseconds)
+        await pipeline.execute()
