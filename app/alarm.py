@@ -25,10 +25,6 @@ class Alarm:
         self._cancelling = 0
         self._woken = False
 
-    @classmethod
-    def after(cls, seconds: float) -> Alarm:
-        return cls(time.monotonic() + seconds)
-
     def __enter__(self) -> None:
         task = asyncio.current_task(self._loop)
         assert task is not None
@@ -68,3 +64,16 @@ class Alarm:
             self._set()
         else:
             self.ring()
+
+
+class Deadline(Alarm):
+    """For one wait, or for all that is within one ``with``."""
+
+    __slots__ = ()
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(time.monotonic() + seconds)
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.off()
+        super().__exit__(kind, error, trace)

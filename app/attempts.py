@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
 
@@ -71,7 +70,7 @@ class Attempts:
             lease = await pool.lease(need, tried)
             tried.add(lease.key.alias)
             try:
-                answer = await attempt(replace(target, key=lease.key), lease)
+                answer = await attempt(target.with_key(lease.key), lease)
             except UpstreamError as failure:
                 if not self._blame(lease, target, failure):
                     tried.discard(lease.key.alias)  # another key failed, that of a part
@@ -117,7 +116,7 @@ class Attempts:
         async with room:
             async with line:
                 lease = await _patiently(pool)
-            result = await self._part(replace(target, key=lease.key), lease, ask)
+            result = await self._part(target.with_key(lease.key), lease, ask)
         if not isinstance(result, CallerGone):
             pool.succeeded(lease)
         return result

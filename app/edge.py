@@ -219,8 +219,9 @@ class Edge:
 
 @lru_cache(maxsize=1024)
 def encoded(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[bytes, bytes], ...]:
-    """Headers for the wire. A model's name may be in any script; a header's value is ASCII."""
-    return tuple((name.encode(), value.encode("ascii", "replace")) for name, value in headers)
+    """Headers for the wire. A model's name may be in any script; a header's value is ASCII that can be seen."""
+    plain = ((name, "".join(char if char.isprintable() else "?" for char in value)) for name, value in headers)
+    return tuple((name.encode(), value.encode("ascii", "replace")) for name, value in plain)
 
 
 # Names under which clients of other services put their key into the query.

@@ -15,6 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 
+from .alarm import Deadline
 from .attempts import Attempts
 from .cache import Cache, Lookup, Outcome
 from .client import Client
@@ -74,7 +75,7 @@ class Gateway:
         record = Record(incoming.id, incoming.caller, call, incoming.presence)
         try:
             route = self._route(call)
-            async with asyncio.timeout(self._seconds):
+            with Deadline(self._seconds):
                 need = Need.of(incoming.body, route)
                 if call.stream:
                     attempt = partial(self._stream, endpoint, call, record)

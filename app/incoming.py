@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from .departures import Presence
 from .endpoints import Endpoint
@@ -33,4 +33,8 @@ def parse(endpoint: Endpoint, incoming: Incoming) -> Call:
         raise InvalidRequest(f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
         raise InvalidRequest("the body must be a JSON object")
-    return replace(endpoint.parse(body, incoming.path), id=incoming.id, created=int(time.time()))
+    call = endpoint.parse(body, incoming.path)
+    # Frozen from here on. A copy with two fields more would cost as much as all the rest of this.
+    object.__setattr__(call, "id", incoming.id)
+    object.__setattr__(call, "created", int(time.time()))
+    return call

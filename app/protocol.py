@@ -17,11 +17,11 @@ from uuid import uuid4
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from .edge import LEAVE
 from .errors import HeadTooLarge, HeadTooSlow, InvalidRequest, Overloaded, TargetTooLong, ToriiError
-from .exchange import LINGER_SECONDS
+from .exchange import LINGER_SECONDS, WHOLE, Head
 
 logger = logging.getLogger("torii.protocol")
 
@@ -51,6 +51,35 @@ class Bounds:
 def within(bounds: Bounds) -> type[Protocol]:
     """The protocol with these limits."""
     return type("Protocol", (Protocol,), {"bounds": bounds})
+
+
+class Cycle(RequestResponseCycle):
+    """A request and its answer, which may come whole, in a message of type ``WHOLE`` with status, headers and body."""
+
+    async def send(self, message: Any) -> None:
+        if message["type"] != WHOLE:
+            await super().send(message)
+            return
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if not self.disconnected:
+            self._whole(message["status"], message["headers"], message["body"])
+
+    def _whole(self, status: int, headers: Head, body: bytes) -> None:
+        """One write, where uvicorn makes two of it."""
+        lines = [STATUS_LINE[status]]
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines += (b"\r\n", body)
+        self.waiting_for_100_continue = False
+        self.response_started = self.response_complete = True
+        self.transport.write(b"".join(lines))
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
 
 class Protocol(HttpToolsProtocol):
@@ -231,6 +260,8 @@ class Protocol(HttpToolsProtocol):
     # Answers.
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cycle.__class__ = Cycle  # uvicorn makes it itself
+        cycle.scope[WHOLE] = True  # type: ignore[literal-required]
         self._serving = cycle
         super()._start_asgi_task(cycle, app)
 

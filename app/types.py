@@ -120,6 +120,9 @@ class Target:
     name: str
     key: Key
 
+    def with_key(self, key: Key) -> Target:
+        return self if key == self.key else Target(self.upstream, self.model, self.name, key)
+
 
 @dataclass(frozen=True, slots=True)
 class Route:

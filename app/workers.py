@@ -7,6 +7,7 @@ them, and hands their signals on. Where it dies itself, its workers drain and en
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -37,6 +38,7 @@ logger = logging.getLogger("torii.workers")
 
 # Not a fork: threads run here, and what they hold would be held for ever there.
 SPAWN = get_context("spawn")
+COLLECT_AFTER = 10_000, 20, 20  # objects; a call makes some hundred, and nearly all of them go by themselves
 AGAIN_SECONDS = 1.0  # before a worker that did not come up is started again
 HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -74,7 +76,12 @@ def serve(
 
 def _server(kind: type[Server], settings: Settings, app: FastAPI, json: bool) -> Server:
     _configure(settings, frozenset(), json)
-    return kind(app, settings)
+    server = kind(app, settings)
+    # What is there by now stays; the collector need not go through it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
+    return server
 
 
 def _renew(server: Server, settings: Settings, json: bool) -> None:
