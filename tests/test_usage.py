@@ -215,7 +215,8 @@ def test_what_was_written_is_the_answer_and_the_thinking(reply: Any, expected: i
 
 
 def variables(upstream: ScriptedUpstream, **more: str) -> dict[str, str]:
-    return {"JINA_API_KEY": JINA_KEY, "TORII_UPSTREAMS__JINA__BASE_URL": f"{upstream.url}/v1", **more}
+    base = {"JINA_API_KEY": JINA_KEY, "TORII_UPSTREAMS__JINA__BASE_URL": f"{upstream.url}/v1"}
+    return {**base, "TORII_CACHE__STORE": "off", **more}  # the same calls again and again are to reach it
 
 
 def rows(path: Path) -> list[tuple[Any, ...]]:
