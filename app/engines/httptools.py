@@ -11,10 +11,9 @@ written once: whether a call is made again is decided by who knows what it costs
 from __future__ import annotations
 
 import asyncio
-import socket
+import select
 import ssl
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -25,6 +24,7 @@ import httptools
 from ..errors import UpstreamBroken, UpstreamError, UpstreamUnreachable
 from ..types import Request
 from .base import Wire
+from .reach import reach
 
 HEAD_BYTES = 64 * 1024
 HEADERS = 100
@@ -32,17 +32,16 @@ HEADERS = 100
 WAITING_BYTES = 256 * 1024
 # Shorter than servers keep a connection, so that few calls meet one that is just being closed.
 IDLE_SECONDS = 20.0
-KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 
 
 @dataclass(slots=True)
 class Origin:
-    """Where connections go, and those that are idle, the latest last."""
+    """Where connections go, and those that are idle, the one that was used last at the end."""
 
     host: str
     port: int
     tls: bool
-    idle: deque[Connection] = field(default_factory=deque)
+    idle: dict[Connection, None] = field(default_factory=dict)
 
 
 class HttptoolsEngine:
@@ -52,6 +51,7 @@ class HttptoolsEngine:
         self._origins: dict[tuple[str, int, bool], Origin] = {}
         self._heads: dict[str, tuple[Origin, str]] = {}
         self._open: set[Connection] = set()
+        self._coming = 0  # connections that are just being made
 
     async def open(self, request: Request) -> HttptoolsAnswer:
         origin, head = self._heads.get(request.url) or self._head(request.url)
@@ -77,24 +77,41 @@ class HttptoolsEngine:
         return found
 
     def _idle(self, origin: Origin) -> Connection | None:
-        """One that has not been idle for long; the others are closed."""
+        """One that has not been idle for long and is silent; the others are closed."""
         now = time.monotonic()
-        while origin.idle and now - origin.idle[0].idle_since > IDLE_SECONDS:
-            origin.idle[0].abort()
-        return origin.idle.pop() if origin.idle else None
+        while origin.idle and now - (oldest := next(iter(origin.idle))).idle_since > IDLE_SECONDS:
+            oldest.abort()
+        while origin.idle:
+            connection, _ = origin.idle.popitem()
+            if connection.silent():
+                return connection
+            connection.abort()
+        return None
 
     async def _connect(self, origin: Origin) -> Connection:
-        if len(self._open) >= self._wire.connections:
-            raise UpstreamUnreachable("every upstream connection is in use")
-        loop = asyncio.get_running_loop()
-        connection = Connection(origin, self._open, loop)
+        self._make_room()
+        connection = Connection(origin, self._open, asyncio.get_running_loop())
+        self._coming += 1
         try:
             async with asyncio.timeout(self._wire.connect):
-                tls = self._trust() if origin.tls else None
-                await loop.create_connection(lambda: connection, origin.host, origin.port, ssl=tls)
-        except (OSError, UnicodeError):  # a name that is none, a refusal, a wrong certificate, the time that ran out
-            raise UpstreamUnreachable("the upstream cannot be reached") from None
+                await connection.connect(self._trust() if origin.tls else None)
+        except BaseException as error:
+            connection.abort()
+            if isinstance(error, OSError | UnicodeError):  # no such name, refused, a wrong certificate, out of time
+                raise UpstreamUnreachable("the upstream cannot be reached") from None
+            raise
+        finally:
+            self._coming -= 1
         return connection
+
+    def _make_room(self) -> None:
+        """Closes an idle connection to another place where there are as many as may be. Raises UpstreamUnreachable."""
+        if len(self._open) + self._coming < self._wire.connections:
+            return
+        idle = [next(iter(origin.idle)) for origin in self._origins.values() if origin.idle]
+        if not idle:
+            raise UpstreamUnreachable("every upstream connection is in use")
+        min(idle, key=lambda connection: connection.idle_since).abort()
 
     def _trust(self) -> ssl.SSLContext:
         if self._tls is None:
@@ -112,6 +129,8 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._origin = origin
         self._opened = opened
+        self._transport: asyncio.Transport | None = None
+        self._come: select.poll | None = None  # tells whether something has come; there is none on Windows
         self._answer: HttptoolsAnswer | None = None
         self._interim = False
         self._unparsed = 0  # bytes since the parser last made something of them
@@ -120,8 +139,21 @@ class Connection(asyncio.Protocol):
         # Made anew for each connection: it calls the methods named on_... below.
         self._parser = httptools.HttpResponseParser(self)
 
+    async def connect(self, tls: ssl.SSLContext | None) -> None:
+        """Raises OSError or UnicodeError."""
+        sock = await reach(self.loop, self._origin.host, self._origin.port)
+        try:
+            name = self._origin.host if tls else None
+            await self.loop.create_connection(lambda: self, sock=sock, ssl=tls, server_hostname=name)
+        except BaseException:
+            sock.close()
+            raise
+
     async def exchange(self, sent: bytes) -> HttptoolsAnswer:
         """Writes a request; returns when the head of its answer has come."""
+        if self._transport is None or self._transport.is_closing():  # it was closed as soon as it was made
+            self.abort()
+            raise UpstreamUnreachable("the upstream closed the connection before it was asked")
         answer = self._answer = HttptoolsAnswer(self)
         self._unparsed = self._headers = 0
         self._transport.write(sent)
@@ -132,15 +164,22 @@ class Connection(asyncio.Protocol):
             raise
         return answer
 
+    def silent(self) -> bool:
+        """Whether it is open and nothing has come on it: neither its end nor an answer that nobody asked for,
+        be it only in the system's buffer yet."""
+        if self._transport is None or self._transport.is_closing():
+            return False
+        return self._come is None or not self._come.poll(0)
+
     def abort(self) -> None:
         self._opened.discard(self)
-        if self in self._origin.idle:
-            self._origin.idle.remove(self)
-        self._transport.abort()
+        self._origin.idle.pop(self, None)
+        if self._transport is not None:
+            self._transport.abort()
 
     def hold(self, back: bool) -> None:
         """Stops what the upstream sends, or lets it go on."""
-        if not self._transport.is_closing():
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading() if back else self._transport.resume_reading()
 
     # asyncio
@@ -148,12 +187,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         self._opened.add(self)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in KEEPALIVE:
-                if hasattr(socket, name):
-                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        if hasattr(select, "poll"):
+            self._come = select.poll()
+            self._come.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None:
@@ -171,7 +207,9 @@ class Connection(asyncio.Protocol):
                 self._fail()
 
     def eof_received(self) -> bool:
-        if self._answer is not None and not self._answer.framed:
+        if self._answer is None:
+            self.abort()
+        elif not self._answer.framed:
             self._answer.end()  # its end is the end of the connection
         return False
 
@@ -191,7 +229,8 @@ class Connection(asyncio.Protocol):
         self._headers += 1
         if self._answer is None or self._headers > HEADERS:
             raise ValueError
-        self._answer.add(name.lower(), value)
+        if not self._answer.status:  # what comes behind the body says nothing of it
+            self._answer.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -219,11 +258,13 @@ class Connection(asyncio.Protocol):
     def _next(self) -> None:
         """Keeps the connection for another exchange, if it can be trusted with one."""
         answer, self._answer = self._answer, None
-        if self._sound and not self._transport.is_closing():
+        transport = self._transport
+        # Where not all of the request has gone out yet, the next one would only wait behind it.
+        if self._sound and transport and not transport.is_closing() and not transport.get_write_buffer_size():
             if answer is not None:
                 answer.let_go()
             self.idle_since = time.monotonic()
-            self._origin.idle.append(self)
+            self._origin.idle[self] = None
         else:
             self.abort()
 
@@ -285,9 +326,6 @@ class HttptoolsAnswer:
             connection.abort()
 
     # The connection's side.
-
-    def add(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
 
     def begin(self, status: int) -> None:
         self.framed = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)

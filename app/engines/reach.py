@@ -1,0 +1,74 @@
+"""A connection to a host that may have several addresses, some of which may be dead."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from itertools import chain, zip_longest
+from typing import Any
+
+# After which the next address is tried beside those before it: RFC 8305, "Happy Eyeballs", section 5.
+HEAD_START_SECONDS = 0.25
+OPTIONS = (("TCP_NODELAY", 1), ("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+
+
+async def reach(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
+    """A socket that is connected. Raises OSError, and UnicodeError for a host that is no name."""
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return await _one(loop, found[0]) if len(found) == 1 else await first(loop, _by_turns(found))
+
+
+async def first(loop: asyncio.AbstractEventLoop, addresses: list[Any]) -> socket.socket:
+    """A socket to the first of the addresses that takes it; they are as ``getaddrinfo`` gives them, and used up.
+
+    Raises OSError where none does.
+    """
+    trying: set[asyncio.Task[socket.socket]] = set()
+    failure: OSError = OSError("the host has no address")
+    try:
+        while addresses or trying:
+            if addresses:
+                trying.add(loop.create_task(_one(loop, addresses.pop(0))))
+            wait = HEAD_START_SECONDS if addresses else None
+            done, _ = await asyncio.wait(trying, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    trying.remove(task)
+                    return task.result()
+                trying.remove(task)
+                failure = error if isinstance(error, OSError) else failure
+        raise failure
+    finally:
+        for task in trying:
+            task.add_done_callback(_close)
+            task.cancel()
+
+
+def _by_turns(found: list[Any]) -> list[Any]:
+    """The addresses in the system's order, but of both families by turns: often one of them is dead as a whole."""
+    first = [address for address in found if address[0] == found[0][0]]
+    other = [address for address in found if address[0] != found[0][0]]
+    return [address for address in chain.from_iterable(zip_longest(first, other)) if address is not None]
+
+
+async def _one(loop: asyncio.AbstractEventLoop, address: Any) -> socket.socket:
+    family, kind, protocol, _, place = address
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in OPTIONS:
+            if hasattr(socket, name):  # not every system has all of them
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        await loop.sock_connect(sock, place)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _close(task: asyncio.Task[socket.socket]) -> None:
+    """A connection that came too late."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()

@@ -1,0 +1,572 @@
+"""The HTTP engines over raw sockets: what they take for an answer, which connection they use again, what they leave."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
+
+import pytest
+import trustme
+
+from app.engines import Engine, Wire, engine, httptools
+from app.engines.httptools import WAITING_BYTES, HttptoolsEngine
+from app.engines.reach import first, reach
+from app.errors import UpstreamBroken, UpstreamUnreachable
+from app.types import Request
+
+from .conftest import ScriptedUpstream, raw, replies, until
+
+BOTH = ("httptools", "httpx")
+OK = b"HTTP/1.1 200 OK\r\n"
+ANSWER = OK + b"content-length: 2\r\n\r\n{}"
+
+
+def request(url: str, body: bytes = b"{}", **headers: str) -> Request:
+    return Request(f"{url}/v1/x", headers, body)
+
+
+@asynccontextmanager
+async def opened(name: str = "httptools", **wire: Any) -> AsyncIterator[Engine]:
+    made = engine(name, Wire("torii-test", **wire))
+    try:
+        yield made
+    finally:
+        await made.aclose()
+
+
+async def asked(made: Engine, url: str, body: bytes = b"{}") -> tuple[int, bytes]:
+    """The status and the whole body."""
+    async with asyncio.timeout(5):
+        answer = await made.open(request(url, body))
+        try:
+            whole = b""
+            while data := await answer.chunk():
+                whole += data
+            return answer.status, whole
+        finally:
+            await answer.aclose()
+
+
+@pytest.fixture(params=BOTH)
+def name(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
+
+
+# What goes out.
+
+
+async def test_a_request_is_exactly_this(name: str) -> None:
+    got = bytearray()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got.extend(await reader.readuntil(b"\r\n\r\n") + await reader.readexactly(3))
+        writer.write(ANSWER)
+        writer.close()
+
+    async with serving(take) as url, opened(name) as made:
+        answer = await made.open(request(url, b"[1]", authorization="Bearer k"))
+        await answer.aclose()
+    head, _, body = bytes(got).partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    expected = {f"host: {url[7:]}", "user-agent: torii-test", "accept-encoding: identity", "authorization: Bearer k"}
+    expected |= {"content-length: 3", *(["connection: close", "accept: */*"] if name == "httpx" else [])}
+    assert (first, body) == ("POST /v1/x HTTP/1.1", b"[1]")
+    assert {line.lower() for line in lines} == {line.lower() for line in expected}
+
+
+@pytest.mark.parametrize("value", ["a\r\nx: y", "a\nb", "a\0b"])
+async def test_a_header_stays_in_its_line(name: str, value: str, upstream: ScriptedUpstream) -> None:
+    upstream.plays(replies({}))
+    async with opened(name) as made:
+        with pytest.raises(UpstreamUnreachable):
+            await made.open(request(upstream.url, authorization=value))
+    assert upstream.seen == []
+
+
+# What is an answer.
+
+READ: dict[str, tuple[bytes, int, bytes]] = {
+    "an interim one before it": (b"HTTP/1.1 103 Early\r\ncontent-encoding: gzip\r\n\r\n" + ANSWER, 200, b"{}"),
+    "no reason": (b"HTTP/1.1 200\r\ncontent-length: 2\r\n\r\n{}", 200, b"{}"),
+    "an empty header": (OK + b"x-empty:\r\ncontent-length: 2\r\n\r\n{}", 200, b"{}"),
+    "names in capitals": (OK + b"CONTENT-LENGTH: 2\r\n\r\n{}", 200, b"{}"),
+    "204 with a length": (b"HTTP/1.1 204 No\r\ncontent-length: 2\r\n\r\n", 204, b""),
+    "304 with a length": (b"HTTP/1.1 304 No\r\ncontent-length: 2\r\n\r\n", 304, b""),
+    "HTTP/1.0": (b"HTTP/1.0 200 OK\r\n\r\n{}", 200, b"{}"),
+    "to the end of the connection": (OK + b"\r\n{}", 200, b"{}"),
+    "nothing to the end of the connection": (OK + b"\r\n", 200, b""),
+    "no length, and close": (OK + b"connection: close\r\n\r\n{}", 200, b"{}"),
+    "a length and close": (OK + b"connection: close\r\ncontent-length: 2\r\n\r\n{}", 200, b"{}"),
+    "chunks": (OK + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n", 200, b"{}"),
+    "chunks with an extension": (OK + b"transfer-encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\n\r\n", 200, b"{}"),
+    "a trailer": (
+        OK + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\ncontent-encoding: gzip\r\n\r\n",
+        200,
+        b"{}",
+    ),
+    "an upgrade that nobody asked for": (OK + b"upgrade: h2c\r\ncontent-length: 2\r\n\r\n{}", 200, b"{}"),
+}
+
+
+@pytest.mark.parametrize(("data", "status", "body"), READ.values(), ids=READ)
+async def test_it_is_read_right(name: str, data: bytes, status: int, body: bytes, upstream: ScriptedUpstream) -> None:
+    """In one piece and in single bytes; and no header comes from before it or from behind it."""
+    upstream.plays(raw(data), in_bytes(data))
+    async with opened(name) as made:
+        for _ in range(2):
+            answer = await made.open(request(upstream.url))
+            got = [answer.status, answer.header("content-encoding"), answer.header("x-none")]
+            whole = b"".join([piece async for piece in pieces(answer)])
+            assert (got, whole) == ([status, None, None], body)
+
+
+BROKEN: dict[str, bytes] = {
+    "a folded header": OK + b"x-long: a\r\n b\r\ncontent-length: 2\r\n\r\n{}",
+    "101": b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n{}",
+    "another version": b"HTTP/3.0 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+    "a NUL": OK + b"x: a\0b\r\ncontent-length: 2\r\n\r\n{}",
+    "a bare carriage return": OK + b"x: a\rb\r\ncontent-length: 2\r\n\r\n{}",
+    "a space in a name": OK + b"x y: a\r\ncontent-length: 2\r\n\r\n{}",
+    "a status of two digits": b"HTTP/1.1 20 OK\r\ncontent-length: 2\r\n\r\n{}",
+    "lower case": b"http/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+    "half a head": OK + b"content-length: 2\r\n",
+    "nothing": b"",
+    "less than its length": OK + b"content-length: 3\r\n\r\n{}",
+    "no last chunk": OK + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n",
+    "chunks within another coding": OK + b"transfer-encoding: chunked, gzip\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "two lengths": OK + b"content-length: 2\r\ncontent-length: 1\r\n\r\n{}",
+    "a chunk below zero": OK + b"transfer-encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n",
+}
+# h11, httpx's parser, takes these for what they are meant to be.
+TAKEN_BY_HTTPX = {"a folded header", "another version", "chunks within another coding"}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+async def test_it_is_no_answer(name: str, kind: str, upstream: ScriptedUpstream) -> None:
+    upstream.plays(raw(BROKEN[kind]), in_bytes(BROKEN[kind]))
+    async with opened(name) as made:
+        for _ in range(2):
+            if name == "httpx" and kind in TAKEN_BY_HTTPX:
+                try:
+                    await asked(made, upstream.url)
+                except UpstreamBroken:
+                    continue
+            else:
+                with pytest.raises(UpstreamBroken):
+                    await asked(made, upstream.url)
+    await until(lambda: not upstream.tasks)
+
+
+# Which connection is used again.
+
+
+async def test_a_connection_is_used_again_only_where_both_sides_may(upstream: ScriptedUpstream) -> None:
+    again = {
+        ANSWER: True,
+        ANSWER + b"\r\n": True,
+        OK + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n": True,
+        b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\n{}": True,
+        b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\n{}": False,
+        OK + b"connection: close\r\ncontent-length: 2\r\n\r\n{}": False,
+        ANSWER + b"H": False,
+        ANSWER + ANSWER: False,
+        b"HTTP/1.1 204 No\r\n\r\n{}": False,
+    }
+    for data, expected in again.items():
+        upstream.plays(open_after(data))
+        upstream.readers.clear()
+        async with opened() as made:
+            for _ in range(2):
+                assert (await asked(made, upstream.url))[1] in (b"{}", b"")
+        assert len(upstream.readers) == (1 if expected else 2), data
+
+
+@pytest.mark.parametrize("evil", [ANSWER.replace(b"{}", b"[]"), b"H", b""], ids=["an answer", "a byte", "its end"])
+async def test_what_came_unseen_on_an_idle_connection_spoils_it(evil: bytes) -> None:
+    """It is in the system's buffer only: the loop had no time to look, as all of this is in one step of it."""
+    server = Blocking()
+    async with opened() as made:
+        with server:
+            assert await asked(made, server.url) == (200, b"{}")
+            server.sends(0, evil)
+            assert await asked(made, server.url) == (200, b"{}")
+            assert len(server.taken) == 2
+
+
+async def test_a_connection_that_was_idle_for_long_is_closed(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.plays(replies({}))
+    async with opened() as made:
+        await asked(made, upstream.url)
+        await asked(made, upstream.url)
+        assert len(upstream.readers) == 1
+        monkeypatch.setattr(httptools, "IDLE_SECONDS", 0.0)
+        await asked(made, upstream.url)
+        await upstream.gone()
+        assert len(upstream.readers) == 2
+
+
+async def test_a_connection_with_a_request_still_on_it_is_not_used_again() -> None:
+    """The upstream refuses a body before it has read it, and says that the connection stays."""
+    read: list[int] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        read.append(0)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Large\r\ncontent-length: 2\r\n\r\n{}")
+        await asyncio.Event().wait()
+
+    async with serving(refuse) as url, opened() as made:
+        assert await asked(made, url, bytes(16 * 1024 * 1024)) == (413, b"{}")
+        assert await asked(made, url) == (413, b"{}")
+    assert len(read) == 2
+
+
+async def test_a_connection_that_closes_as_it_is_made_is_not_waited_on() -> None:
+    async with serving(lambda reader, writer: asyncio.sleep(0)) as url, opened() as made:
+        assert isinstance(made, HttptoolsEngine)
+        origin, _ = made._head(f"{url}/v1/x")
+        connection = await made._connect(origin)
+        await until(lambda: not made._open)
+        with pytest.raises(UpstreamUnreachable):
+            await asyncio.wait_for(connection.exchange(b"POST"), 5)
+
+
+# How many connections there are.
+
+
+async def test_the_limit_counts_connections_that_are_being_made(upstream: ScriptedUpstream) -> None:
+    go = asyncio.Event()
+
+    async def wait(request: Any, writer: asyncio.StreamWriter) -> None:
+        await go.wait()
+        await replies({})(request, writer)
+
+    upstream.plays(wait)
+    async with opened(connections=3) as made:
+        calls = [asyncio.ensure_future(asked(made, upstream.url)) for _ in range(10)]
+        await until(lambda: sum(call.done() for call in calls) == 7 and len(upstream.seen) == 3)
+        go.set()
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(isinstance(end, UpstreamUnreachable) for end in ends) == 7
+    assert len(upstream.readers) == 3
+
+
+async def test_idle_connections_make_room_for_another_place(
+    upstream: ScriptedUpstream, other_upstream: ScriptedUpstream
+) -> None:
+    for each in (upstream, other_upstream):
+        each.plays(replies({}))
+    async with opened(connections=1) as made:
+        for _ in range(2):
+            assert (await asked(made, upstream.url))[0] == 200
+            assert (await asked(made, other_upstream.url))[0] == 200
+        upstream.plays(open_after(OK + b"content-length: 9\r\n\r\n{"))
+        answer = await made.open(request(upstream.url))  # in use
+        with pytest.raises(UpstreamUnreachable):
+            await made.open(request(other_upstream.url))
+        await answer.aclose()
+
+
+# Nothing is left behind.
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_who_gives_up_leaves_no_connection(name: str, scheme: str) -> None:
+    """While TLS is agreed on, or while the head is waited for."""
+    ended = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.set()
+        while await reader.read(65536):
+            pass
+        ended.set()
+
+    for give_up in (False, True):
+        came = asyncio.Event()
+        ended.clear()
+        async with serving(silent) as url, opened(name, connect=5.0 if give_up or scheme == "http" else 0.1) as made:
+            call = asyncio.ensure_future(made.open(request(url.replace("http", scheme, 1))))
+            await came.wait()
+            if give_up or scheme == "http":
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+            else:
+                with pytest.raises(UpstreamUnreachable):
+                    await call
+            await asyncio.wait_for(ended.wait(), 5)
+            if isinstance(made, HttptoolsEngine):
+                assert (made._open, made._coming) == (set(), 0)
+
+
+async def test_who_gives_up_in_a_body_leaves_no_connection(name: str, upstream: ScriptedUpstream) -> None:
+    upstream.plays(open_after(OK + b"content-length: 9\r\n\r\n{"))
+    async with opened(name) as made:
+        answer = await made.open(request(upstream.url))
+        assert await answer.chunk() == b"{"
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(answer.chunk(), 0.05)
+        await answer.aclose()
+        await upstream.gone()
+        await answer.aclose()
+
+
+# Who takes nothing holds his upstream back.
+
+LARGE = 8 * 1024 * 1024
+
+
+@pytest.mark.parametrize("end", ["whole", "cut", "reset"])
+async def test_an_answer_that_is_not_taken_is_held_back(end: str) -> None:
+    """It waits in the system's buffers, and comes whole, or as far as it came, when it is taken."""
+    written: list[int] = []
+
+    async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n{}"):
+            writer.write(OK + b"content-length: %d\r\n\r\n" % (LARGE + (end != "whole")))
+            for _ in range(LARGE // 65536):
+                writer.write(bytes(65536))
+                await writer.drain()
+                written.append(65536)
+            if end == "reset":
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
+            if end != "whole":
+                return
+
+    async with serving(send) as url, opened() as made:
+        answer = await made.open(request(url))
+        await asyncio.sleep(0.2)
+        assert sum(written) < LARGE  # it is held back
+        assert isinstance(answer, httptools.HttptoolsAnswer)
+        assert answer._size < WAITING_BYTES + 1024 * 1024
+        if end == "whole":
+            assert sum([len(piece) async for piece in pieces(answer)]) == LARGE
+            assert await asked(made, url) == (200, bytes(LARGE))
+        else:
+            with pytest.raises(UpstreamBroken):
+                assert sum([len(piece) async for piece in pieces(answer)]) <= LARGE
+        await answer.aclose()
+
+
+async def test_a_held_answer_can_be_given_up() -> None:
+    async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(OK + b"content-length: %d\r\n\r\n" % LARGE + bytes(LARGE))
+        try:
+            await reader.read()
+        finally:
+            ended.set()
+
+    ended = asyncio.Event()
+    async with serving(send) as url, opened() as made:
+        answer = await made.open(request(url))
+        await until(lambda: answer._held)  # type: ignore[attr-defined]
+        await answer.aclose()
+        await asyncio.wait_for(ended.wait(), 5)
+
+
+# TLS.
+
+
+@pytest.mark.parametrize("head", [b"\r\n", b"content-length: 3\r\n\r\n"], ids=["no length", "a length"])
+async def test_an_end_of_tls_without_a_word_completes_nothing_that_has_a_length(head: bytes) -> None:
+    """Without one nobody can tell whether that was all; the JSON in it can."""
+    authority = trustme.CA()
+    trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(trusted)
+
+    def cut(listener: socket.socket) -> None:
+        plain, _ = listener.accept()
+        taken = trusted.wrap_socket(plain, server_side=True)
+        taken.recv(65536)
+        taken.sendall(OK + head + b"{}")
+        socket.close(taken.detach())  # a FIN, and no close_notify
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=cut, args=(listener,), daemon=True).start()
+        async with opened(ca=authority.cert_pem.bytes()) as made:
+            url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+            if head == b"\r\n":
+                with suppress(UpstreamBroken):
+                    assert await asked(made, url) == (200, b"{}")
+            else:
+                with pytest.raises(UpstreamBroken):
+                    await asked(made, url)
+
+
+async def test_a_connection_over_tls_is_used_again() -> None:
+    authority = trustme.CA()
+    trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(trusted)
+    connections: list[int] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(1)
+        while await reader.readuntil(b"\r\n\r\n{}"):
+            writer.write(ANSWER)
+
+    async with serving(answer, tls=trusted) as url, opened(ca=authority.cert_pem.bytes()) as made:
+        for _ in range(3):
+            assert await asked(made, url) == (200, b"{}")
+            await asyncio.sleep(0.01)  # the server's session tickets come
+    assert len(connections) == 1
+
+
+# A host of several addresses.
+
+
+async def test_the_next_address_is_tried_where_one_is_dead_or_silent() -> None:
+    loop = asyncio.get_running_loop()
+    async with serving(lambda reader, writer: reader.read()) as url:
+        good = address(int(url.rpartition(":")[2]))
+        with refusing() as refused, hanging() as silent:
+            for addresses in (
+                [good],
+                [refused, good],
+                [silent, good],
+                [refused, silent, refused, good],
+                [good, silent],
+            ):
+                sock = await asyncio.wait_for(first(loop, list(addresses)), 5)
+                assert sock.getpeername() == good[4]
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                sock.close()
+            for addresses in ([refused, refused], []):
+                with pytest.raises(OSError, match=r"failed|no address"):
+                    await first(loop, list(addresses))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(first(loop, [silent, refused, silent]), 0.6)
+    with pytest.raises(OSError):  # noqa: PT011 - the resolver's words differ
+        await reach(loop, "torii-test.invalid", 80)
+
+
+# Other ends.
+
+
+def in_bytes(data: bytes) -> Callable[..., Any]:
+    async def play(request: Any, writer: asyncio.StreamWriter) -> bool:
+        for place in range(len(data)):
+            writer.write(data[place : place + 1])
+            await asyncio.sleep(0)
+        return False
+
+    return play
+
+
+def open_after(data: bytes) -> Callable[..., Any]:
+    async def play(request: Any, writer: asyncio.StreamWriter) -> bool:
+        writer.write(data)
+        return True
+
+    return play
+
+
+async def pieces(answer: Any) -> AsyncIterator[bytes]:
+    async with asyncio.timeout(5):
+        while data := await answer.chunk():
+            yield data
+
+
+@asynccontextmanager
+async def serving(act: Any, *, tls: Any = None) -> AsyncIterator[str]:
+    """The URL of a server that plays ``act(reader, writer)`` on each connection."""
+    tasks: set[asyncio.Task[Any]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await act(reader, writer)
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls, limit=2**24)
+    try:
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait_for(asyncio.gather(*tasks), 5)
+
+
+class Blocking:
+    """A server in a thread of its own, which goes on while the loop stands still: ANSWER to each request."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.taken: list[socket.socket] = []
+
+    def __enter__(self) -> None:
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for taken in self.taken:
+            taken.close()
+
+    def sends(self, number: int, data: bytes) -> None:
+        """More on this connection, or its end where there is nothing to say. On loopback it has come then."""
+        if data:
+            self.taken[number].sendall(data)
+        else:
+            self.taken[number].shutdown(socket.SHUT_WR)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                taken, _ = self._listener.accept()
+            except OSError:
+                return
+            self.taken.append(taken)
+            threading.Thread(target=self._answer, args=(taken,), daemon=True).start()
+
+    def _answer(self, taken: socket.socket) -> None:
+        try:
+            while taken.recv(65536):
+                taken.sendall(ANSWER)
+        except OSError:
+            pass
+
+
+def address(port: int) -> Any:
+    return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))
+
+
+@contextmanager
+def refusing() -> Iterator[Any]:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield address(sock.getsockname()[1])
+
+
+@contextmanager
+def hanging() -> Iterator[Any]:
+    """A port whose queue is full."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(sock.getsockname())
+        try:
+            yield address(sock.getsockname()[1])
+        finally:
+            for each in waiting:
+                each.close()
