@@ -20,11 +20,11 @@ from dataclasses import dataclass
 
 from .alarm import Alarm
 from .engines import Answer, Engine
-from .errors import ToriiError, UpstreamFailed, UpstreamTimeout
+from .errors import ToriiError, UpstreamTimeout, UpstreamTooLarge
 from .types import Reply, Request, Stream
 from .unpacking import unpacking
 
-# Of an answer that is an error no more is read than could be told of it.
+# Of an answer that is an error no more is kept than could be told of it.
 ERROR_BYTES = 64 * 1024
 SAID_OF_ERRORS = ("retry-after", "date")
 
@@ -125,24 +125,21 @@ class _Stream:
         self._event_until = time.monotonic() + self._client.deadlines.event
 
     async def read(self) -> bytes:
-        """The whole body; of an error its beginning."""
-        limit = ERROR_BYTES if self.status >= 300 else self._client.sizes.reply
+        """The whole body; of an error its beginning. Raises UpstreamTooLarge for either, whatever its status."""
+        limit = self._client.sizes.reply
+        kept = ERROR_BYTES if self.status >= 300 else limit
         self._event_until = time.monotonic() + self._client.deadlines.reply
         pieces: list[bytes] = []
         size = 0
         body = unpacking(self._answer.header("content-encoding"))
         while data := await self._piece(self._event_until):
             for piece in body.feed(data):
-                pieces.append(piece)
+                if size < kept:
+                    pieces.append(piece)
                 size += len(piece)
                 if size > limit:
-                    return self._cut_short(pieces)
+                    raise UpstreamTooLarge(f"the upstream's answer is larger than {limit >> 20} MB")
         body.end()
-        return b"".join(pieces)
-
-    def _cut_short(self, pieces: list[bytes]) -> bytes:
-        if self.status < 300:
-            raise UpstreamFailed(f"the upstream's answer is larger than {self._client.sizes.reply >> 20} MB")
         return b"".join(pieces)
 
     async def aclose(self) -> None:

@@ -23,7 +23,8 @@
        |- UpstreamUnreachable    502  nothing was sent
        |- UpstreamFailed         502  anything else that is not an answer (503 where it said so)
        |  |- UpstreamBroken      502  the answer broke off, or became nonsense
-       |  `- UpstreamRedirected  502  a redirect: none is followed, here or elsewhere
+       |  |- UpstreamRedirected  502  a redirect: none is followed, here or elsewhere
+       |  `- UpstreamTooLarge    502  more than is read of an answer: once more would be as much
        `- UpstreamTruncated      502  a stream that stopped before its end
 
 One envelope serves the OpenAI SDKs, which read ``error``, and the Jina classes of
@@ -225,6 +226,13 @@ class UpstreamRedirected(UpstreamFailed):
     code = "upstream_redirect"
     elsewhere = False
     accepted = False
+    should_retry = False
+
+
+class UpstreamTooLarge(UpstreamFailed):
+    code = "upstream_too_large"
+    elsewhere = False
+    should_retry = False
 
 
 class UpstreamTruncated(UpstreamError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from .errors import UpstreamFailed
+from .errors import UpstreamTooLarge
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
@@ -26,7 +26,7 @@ class ServerEvent(NamedTuple):
 class Decoder:
     """Bytes as they come, in pieces of any size, into events.
 
-    ``limit`` bounds what is held for one event, in bytes; more raises UpstreamFailed.
+    ``limit`` bounds what is held for one event, in bytes; more raises UpstreamTooLarge.
     Each byte is looked at once, so an endless line costs memory up to the limit and
     never quadratic time. A body that is no event stream at all, JSON or HTML in place of
     one, comes out of ``end`` as a single event.
@@ -103,7 +103,7 @@ class Decoder:
     def _hold(self, size: int) -> None:
         self._held += size
         if self._held > self._limit:
-            raise UpstreamFailed(f"the upstream sent an event of more than {self._limit} bytes")
+            raise UpstreamTooLarge(f"the upstream sent an event of more than {self._limit} bytes")
 
 
 def encode(data: bytes) -> bytes:

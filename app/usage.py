@@ -32,8 +32,8 @@ class Tokens(NamedTuple):
 
 def tokens(call: Call, usage: Any, written: int) -> Tokens:
     """The upstream's own counts, where they are counts; a 0 is one. ``written`` are bytes of answer that were seen."""
-    counts = usage if isinstance(usage, dict) else {}
-    prompt, completion, total = (_count(counts.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+    said = usage if isinstance(usage, dict) else {}
+    prompt, completion, total = (_count(said.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
     if call.endpoint != "chat":  # nothing is written, and rerankers say the total alone
         completion = completion or 0
         prompt = total if prompt is None else prompt
@@ -43,6 +43,12 @@ def tokens(call: Call, usage: Any, written: int) -> Tokens:
     if completion is None:
         completion = _rest(total, prompt, written // BYTES_PER_TOKEN)
     return Tokens(prompt, completion, prompt + completion if total is None else total, estimated)
+
+
+def counts(said: Any) -> Json:
+    """What of an upstream's usage are counts, and what is in an object of its own; empty where there is none."""
+    usage = said if isinstance(said, dict) else {}
+    return {name: value for name, value in usage.items() if _count(value) is not None or isinstance(value, dict)}
 
 
 def seen(events: Iterable[Event]) -> int:

@@ -119,8 +119,8 @@ READ: dict[str, tuple[bytes, int, bytes]] = {
 async def test_it_is_read_right(name: str, data: bytes, status: int, body: bytes, upstream: ScriptedUpstream) -> None:
     """In one piece and in single bytes; and no header comes from before it or from behind it."""
     upstream.plays(raw(data), in_bytes(data))
-    async with opened(name) as made:
-        for _ in range(2):
+    for _ in range(2):
+        async with opened(name) as made:
             answer = await made.open(request(upstream.url))
             got = [answer.status, answer.header("content-encoding"), answer.header("x-none")]
             whole = b"".join([piece async for piece in pieces(answer)])

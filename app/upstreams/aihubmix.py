@@ -25,6 +25,10 @@ class AIHubMix(OpenAICompatible):
         """The limit of a document is named as on the page: "applicable only to Cohere (not supported by Jina)"."""
         return jina_rerank(call) if _is_jina(target) else cohere_rerank(call, "max_chunk_per_doc")
 
+    def least_results(self, call: RerankCall) -> int:
+        """Where ``top_n`` was not asked for, its page prints three results for eight documents."""
+        return 1 if call.top_n is None else min(call.top_n, len(call.documents))
+
 
 def _is_jina(target: Target) -> bool:
     return target.name.removeprefix("jina-ai/").startswith("jina-")

@@ -16,11 +16,11 @@ import msgspec
 from ..errors import UpstreamFailed
 from ..jsontext import Malformed, decode
 from ..types import EmbeddingsCall, Json, RerankCall
+from ..usage import counts
 from .failures import hidden_failure
 
 Fields = dict[str, msgspec.Raw]
 
-COUNT_LIMIT = 2**53  # no token count is larger, and JavaScript counts no further
 WIDEST = 32  # characters that a number of a vector takes on average, at most; beyond it they are read one by one
 EXPONENTS = 100  # of a vector; one with more of them is read number by number as well
 NO_VECTOR = "a vector that is not one of finite numbers"
@@ -41,6 +41,9 @@ def embeddings(call: EmbeddingsCall, body: bytes, upstream: str) -> Json:
     places = _indexes(items, upstream) if any("index" in item for item in items) else list(range(len(items)))
     if sorted(places) != list(range(len(items))):
         raise UpstreamFailed(f"{upstream} answered with vectors whose indexes are not those of the inputs")
+    _readable(reply, ("data", "usage"), upstream)
+    for item in items:
+        _readable(item, ("embedding",) if "embedding" in item else ("embeddings",), upstream)
     _same_size((_size(item, upstream) for item in items), call.body.get("dimensions"), upstream)
     data: list[Any] = [None] * len(items)
     for place, item in zip(places, items, strict=True):
@@ -48,19 +51,23 @@ def embeddings(call: EmbeddingsCall, body: bytes, upstream: str) -> Json:
     return {**reply, "data": data, "usage": _usage(reply.get("usage"))}
 
 
-def ranking(call: RerankCall, body: bytes, upstream: str) -> Json:
+def ranking(call: RerankCall, body: bytes, upstream: str, least: int = 1) -> Json:
     """The answer with ``results`` as the upstream ordered them, each ``index`` a place in the documents.
 
-    Raises UpstreamError for an error sent as an answer, for no results, for an index that is not a
-    document's or comes twice, and for a score that is no number.
+    Raises UpstreamError for an error sent as an answer, for fewer results than ``least``, for an index that is
+    not a document's or comes twice, and for a score that is no number. More results than asked for are right.
     """
     reply = _opened(body, "results", upstream)
     items = _items(reply["results"], "results", upstream)
     places = _indexes(items, upstream)
     if not items or len(set(places)) != len(places) or not all(0 <= place < len(call.documents) for place in places):
         raise UpstreamFailed(f"{upstream} ranked {len(call.documents)} documents with results that are not theirs")
+    _readable(reply, ("results", "usage"), upstream)
     for item in items:
         _read(item.get("relevance_score"), float, "a score that is not a number", upstream)
+        _readable(item, ("relevance_score",), upstream)
+    if len(items) < least:
+        raise UpstreamFailed(f"{upstream} sent {len(items)} results where {least} were asked for")
     results = [{**item, "index": place} for place, item in zip(places, items, strict=True)]
     return {**reply, "results": results, "usage": _usage(reply.get("usage"))}
 
@@ -96,6 +103,13 @@ def _read(raw: msgspec.Raw | None, type: Any, wrong: str, upstream: str) -> Any:
         return decode(b"null" if raw is None else bytes(raw), type)
     except Malformed:
         raise UpstreamFailed(f"{upstream} sent {wrong}") from None
+
+
+def _readable(fields: Fields, seen: tuple[str, ...], upstream: str) -> None:
+    """What goes back as its bytes has to be JSON to its last digit: 1e999 is none to many who read it."""
+    for name, raw in fields.items():
+        if name not in seen and bytes(raw)[:1] not in b'"tfn':
+            _read(raw, Any, "a number that no float holds", upstream)
 
 
 def _is_pdf(inputs: list[Any]) -> bool:
@@ -148,13 +162,8 @@ def _same_size(sizes: Iterable[int | None], asked: object, upstream: str) -> Non
 
 
 def _usage(raw: msgspec.Raw | None) -> Json:
-    """The counts that are counts, and what is in an object of its own; empty where there are none."""
+    """The counts of it; empty where there are none."""
     try:
-        usage: Json = decode(bytes(raw or b"{}"), dict[str, Any])
+        return counts(decode(bytes(raw or b"{}")))
     except Malformed:
         return {}
-    return {name: value for name, value in usage.items() if _is_count(value) or isinstance(value, dict)}
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= COUNT_LIMIT

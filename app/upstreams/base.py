@@ -53,6 +53,10 @@ class OpenAICompatible:
     def rerank(self, call: RerankCall, target: Target) -> Json:
         return cohere_rerank(call, "max_tokens_per_doc")
 
+    def least_results(self, call: RerankCall) -> int:
+        """How many results an answer has at least."""
+        return min(call.top_n or len(call.documents), len(call.documents))
+
     def streams(self, call: Call, target: Target) -> bool:
         return call.stream or target.model.deepsearch
 
@@ -60,7 +64,7 @@ class OpenAICompatible:
         if isinstance(call, EmbeddingsCall):
             return answers.embeddings(call, body, self.name)
         if isinstance(call, RerankCall):
-            return answers.ranking(call, body, self.name)
+            return answers.ranking(call, body, self.name, self.least_results(call))
         return chat_reply(body, self.name)
 
     def fold(self, call: Call, target: Target) -> Fold:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..errors import UpstreamFailed, UpstreamTruncated
 from ..jsontext import Malformed, decode, decode_lenient
 from ..types import ChatCall, Chunk, Event, Json
+from ..usage import counts
 from .failures import hidden_failure
 
 
@@ -25,9 +26,11 @@ def chat_reply(body: bytes, upstream: str) -> Json:
         raise UpstreamFailed(f"{upstream} sent an answer that is not JSON: {error}") from None
     if failure := hidden_failure(reply, upstream=upstream):
         raise failure
-    if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
+    choices = reply.get("choices") if isinstance(reply, dict) else None
+    if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
         raise UpstreamFailed(f"{upstream} sent an answer without choices")
-    return reply
+    _refuse_failed(choices, upstream)
+    return _counted(reply)
 
 
 class ChatFold:
@@ -54,28 +57,28 @@ class ChatFold:
             self.done = True
             return []
         chunk = decode_lenient(data)
-        if isinstance(chunk, dict) and isinstance(chunk.get("usage"), dict):
-            self.usage = chunk["usage"]
+        if isinstance(chunk, dict) and chunk.get("usage") is not None:
+            chunk = _counted(chunk)
+            self.usage = chunk["usage"] or self.usage
         if failure := hidden_failure(chunk, upstream=self._upstream):
             raise failure
         if not isinstance(chunk, dict):
             raise UpstreamFailed(f"{self._upstream} sent an event that is not an object")
         if chunk.get("object") == "chat.completion":
             chunk = _as_chunk(chunk)
-        self._note(chunk)
+        choices = _choices(chunk)
+        _refuse_failed(choices, self._upstream)
+        for choice in choices:
+            index = str(choice.get("index", 0))
+            self._open.add(index)
+            if choice.get("finish_reason"):
+                self._finished.add(index)
         return [Chunk(chunk)]
 
     def end(self) -> list[Event]:
         if not self._finished or self._open - self._finished:
             raise UpstreamTruncated(f"{self._upstream} ended the stream before the answer was complete")
         return []
-
-    def _note(self, chunk: Json) -> None:
-        for choice in _choices(chunk):
-            index = str(choice.get("index", 0))
-            self._open.add(index)
-            if choice.get("finish_reason"):
-                self._finished.add(index)
 
 
 def _as_chunk(reply: Json) -> Json:
@@ -85,6 +88,22 @@ def _as_chunk(reply: Json) -> Json:
         for choice in _choices(reply)
     ]
     return {**reply, "object": "chat.completion.chunk", "choices": choices}
+
+
+def _refuse_failed(choices: list[Json], upstream: str) -> None:
+    """Relays tell of failures as DeepSearch does: finish_reason ``error``, and what happened as the text."""
+    for choice in choices:
+        if choice.get("finish_reason") == "error":
+            part = choice.get("delta") or choice.get("message")
+            text = part.get("content") if isinstance(part, dict) else None
+            said = text.removeprefix("Error: ") if isinstance(text, str) else ""
+            failure = hidden_failure({"error": said}, upstream=upstream)
+            raise failure or UpstreamFailed(f"{upstream} gave up on the answer")
+
+
+def _counted(reply: Json) -> Json:
+    """With a usage of nothing but counts; null where it has none."""
+    return {**reply, "usage": counts(reply["usage"]) or None} if reply.get("usage") is not None else reply
 
 
 def _choices(chunk: Json) -> list[Json]:

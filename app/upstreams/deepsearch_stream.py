@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import UpstreamError, UpstreamFailed, UpstreamTruncated
 from ..jsontext import decode_lenient
 from ..types import Citations, Event, Extras, Finish, Head, Json, Reasoning, Step, Text, Usage
+from ..usage import counts
 from .citations import cite, is_web
 from .failures import hidden_failure
 
@@ -51,8 +52,8 @@ class DeepSearchFold:
             self._closed = True
             return []
         chunk = decode_lenient(data)
-        if isinstance(chunk, dict) and isinstance(chunk.get("usage"), dict):
-            self.usage = chunk["usage"]
+        if isinstance(chunk, dict) and chunk.get("usage") is not None:
+            self.usage = counts(chunk["usage"]) or self.usage
         if failure := hidden_failure(chunk, upstream=self._upstream):
             raise _final(failure)
         if event == "error" or not isinstance(chunk, dict):

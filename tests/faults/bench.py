@@ -18,7 +18,6 @@ import httpx
 import msgspec
 
 from app.meter import Record
-from app.sections import TimeoutSettings
 from app.settings import Settings
 
 from ..conftest import (
@@ -31,8 +30,8 @@ from ..conftest import (
     until,
 )
 
-# The HTTP engines behind app/client.py. None is the default, and all that there is.
-ENGINES: tuple[str | None, ...] = (None,)
+# The HTTP engines behind app/client.py, as the setting http_client names them.
+ENGINES = ("httptools", "httpx")
 
 EMBED = {"model": "jina-embeddings-v3", "input": ["a", "b"]}
 VECTORS = {
@@ -63,11 +62,8 @@ TYPES = {
 }
 
 
-def impatient(engine: str | None, jina: str | None, aihubmix: str | None = None, **values: Any) -> Settings:
-    """Settings whose deadlines are tenths of seconds. ``timeouts`` are laid over them; ``attempts`` is max_attempts.
-
-    What this version has no setting for is left out here, and only here.
-    """
+def impatient(engine: str, jina: str | None, aihubmix: str | None = None, **values: Any) -> Settings:
+    """Settings whose deadlines are tenths of seconds. ``timeouts`` are laid over them."""
     deadlines = {
         "connect_seconds": 0.2,
         "headers_seconds": 0.4,
@@ -77,20 +73,14 @@ def impatient(engine: str | None, jina: str | None, aihubmix: str | None = None,
         "total_seconds": 5.0,
     }
     timeouts = {**deadlines, **values.pop("timeouts", {})}
-    values = {"http_client": engine, **values}
-    return settings_for(
-        jina,
-        aihubmix,
-        timeouts={name: value for name, value in timeouts.items() if name in TimeoutSettings.model_fields},
-        **{name: value for name, value in values.items() if name in Settings.model_fields and value is not None},
-    )
+    return settings_for(jina, aihubmix, http_client=engine, timeouts=timeouts, **values)
 
 
 @dataclass
 class Bench:
     """Both upstreams, and gateways before them with the engine that is tested."""
 
-    engine: str | None
+    engine: str
     jina: ScriptedUpstream
     aihubmix: ScriptedUpstream
     loose: list[asyncio.Event] = field(default_factory=list)

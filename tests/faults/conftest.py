@@ -8,12 +8,12 @@ from ..conftest import ScriptedUpstream
 from .bench import ENGINES, Bench
 
 
-@pytest.fixture(params=ENGINES, ids=lambda engine: engine or "default")
-def engine(request: pytest.FixtureRequest) -> str | None:
-    chosen: str | None = request.param
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
     return chosen
 
 
 @pytest.fixture
-def bench(engine: str | None, upstream: ScriptedUpstream, other_upstream: ScriptedUpstream) -> Bench:
+def bench(engine: str, upstream: ScriptedUpstream, other_upstream: ScriptedUpstream) -> Bench:
     return Bench(engine, upstream, other_upstream)

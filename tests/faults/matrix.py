@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LATER = "not applicable yet: "
-PENDING = "pending: its tests are to be named here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,8 @@ def row(number: int, fault: str, *tests: str, without: str = "") -> Row:
 CALLERS, STRICT, SLOW = "faults/test_callers.py::", "test_strict_input.py::", "test_slow_clients.py::"
 CONNECTIONS, ANSWERS = "faults/test_connections.py::", "faults/test_answers.py::"
 FRAMING, STREAMS, CROWDS = "faults/test_framing.py::", "faults/test_streams.py::", "faults/test_crowds.py::"
-GATEWAY, UPSTREAMS = "test_gateway.py::", "test_upstreams.py::"
+GATEWAY, UPSTREAMS, PROCESS = "test_gateway.py::", "test_upstreams.py::", "test_process.py::"
+USAGE, STORE = "test_usage.py::", "test_store.py::"
 JSON = STRICT + "test_json_that_is_none_is_a_400_that_says_why"
 TARGET = STRICT + "test_fields_that_would_move_the_target_never_pass"
 
@@ -131,6 +131,7 @@ ROWS: tuple[Row, ...] = (
         "pooled connection closed while idle",
         CONNECTIONS + "test_a_connection_that_was_closed_while_idle_is_not_used",
         CONNECTIONS + "test_a_connection_that_is_closed_as_it_is_used_again",
+        "test_engines.py::test_what_came_unseen_on_an_idle_connection_spoils_it",
     ),
     row(
         34,
@@ -139,6 +140,7 @@ ROWS: tuple[Row, ...] = (
         CONNECTIONS + "test_no_head_in_time_from_deepsearch",
         CONNECTIONS + "test_no_head_in_time_is_not_seen_where_another_answers",
         CONNECTIONS + "test_an_interim_answer_is_none",
+        CONNECTIONS + "test_a_flood_of_interim_answers_is_given_up_on",
     ),
     row(35, "not HTTP, giant heads", CONNECTIONS + "test_no_http", CONNECTIONS + "test_giant_heads"),
     row(36, "400, 404, 413, 422 in any shape", ANSWERS + "test_the_callers_mistake_in_any_shape", "test_failures.py"),
@@ -257,20 +259,53 @@ ROWS: tuple[Row, ...] = (
         CROWDS + "test_300_calls_of_a_second_at_once",
     ),
     row(62, "200 broken calls", CROWDS + "test_200_broken_calls_leave_nothing_behind"),
-    row(63, "SIGTERM with open work", GATEWAY + "test_sigterm_with_an_open_stream", without=PENDING),
+    row(
+        63,
+        "SIGTERM with open work",
+        GATEWAY + "test_sigterm_with_an_open_stream",
+        PROCESS + "test_a_stream_that_ends_in_time_is_whole_and_the_exit_code_is_0",
+        PROCESS + "test_with_a_delay_readiness_fails_first_and_calls_are_still_taken",
+    ),
     row(
         64,
         "SIGTERM, stream longer than the drain",
         GATEWAY + "test_sigterm_with_a_stream_longer_than_the_drain",
-        without=PENDING,
+        PROCESS + "test_a_stream_longer_than_the_drain_ends_in_an_error",
     ),
-    row(65, "SIGKILL under load", without=PENDING),
-    row(66, "broken configuration", without=PENDING),
-    row(67, "database locked", without=PENDING),
-    row(68, "disk full", without=PENDING),
-    row(69, "database damaged", without=PENDING),
-    row(70, "read-only file system", without=PENDING),
+    row(65, "SIGKILL under load", USAGE + "test_a_kill_under_load_costs_at_most_the_last_second"),
+    row(
+        66,
+        "broken configuration",
+        PROCESS + "test_a_broken_file_changes_nothing_and_all_its_mistakes_are_told",
+        PROCESS + "test_a_reload_reaches_every_worker_and_a_broken_file_none",
+        "test_cli.py::test_every_mistake_is_told_with_its_file_line_and_key",
+    ),
+    row(
+        67,
+        "database locked",
+        "test_ledger.py::test_a_locked_ledger_hurts_no_call_and_shows_in_the_health",
+        STORE + "test_rows_wait_while_another_program_locks_the_file",
+    ),
+    row(68, "disk full", USAGE + "test_a_full_disk_hurts_no_call_and_is_caught_up_with"),
+    row(
+        69,
+        "database damaged",
+        STORE + "test_a_damaged_file_is_refused_and_left_as_it_is",
+        USAGE + "test_a_file_that_must_not_be_touched_is_refused",
+    ),
+    row(
+        70,
+        "read-only file system",
+        STORE + "test_where_no_file_can_be_it_says_so",
+        USAGE + "test_without_a_place_for_them_it_starts_without_books",
+        USAGE + "test_a_file_that_cannot_be_is_refused_where_it_was_named",
+    ),
     row(71, "Redis or Postgres down", without=LATER + "neither is used"),
-    row(72, "wall clock jumps", without=PENDING),
-    row(73, "worker dies", without=PENDING),
+    row(72, "wall clock jumps", "faults/test_clock.py", "test_keystate.py::test_a_clock_that_was_set_locks_nobody_out"),
+    row(
+        73,
+        "worker dies",
+        PROCESS + "test_workers_share_the_port_and_one_that_dies_is_replaced",
+        PROCESS + "test_the_limits_of_a_key_hold_for_all_workers_together",
+    ),
 )

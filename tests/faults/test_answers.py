@@ -119,7 +119,7 @@ async def test_an_empty_account(path: str, asks: Any, bench: Bench, subtests: py
 # 39: 429.
 
 NOON = "Wed, 21 Oct 2026 12:00:00 GMT"
-LIMITED: dict[str, tuple[dict[str, str], str]] = {
+LIMITED: dict[str, tuple[dict[str, str], str]] = {  # what the upstream says, what the caller is told
     "nothing said": ({}, "5"),
     "seconds": ({"retry_after": "12"}, "12"),
     "half a second": ({"retry_after": "0.5"}, "1"),
@@ -138,7 +138,7 @@ LIMITED: dict[str, tuple[dict[str, str], str]] = {
 
 
 async def test_a_rate_limit(bench: Bench, subtests: pytest.Subtests) -> None:
-    """There is one key only: asking it again at once would only meet the limit again."""
+    """There is one key only: it is asked again where the time is over soon; else it would only meet the limit again."""
     async with bench.gateway() as gateway:
         for form, (headers, seconds) in LIMITED.items():
             with subtests.test(form):
@@ -147,7 +147,7 @@ async def test_a_rate_limit(bench: Bench, subtests: pytest.Subtests) -> None:
                 response = await asked(gateway)
                 message = assert_failed(response, 429, "upstream_rate_limited", retry_after=seconds)
                 assert message == "jina: slow down"
-                assert len(bench.jina.seen) == 1
+                assert len(bench.jina.seen) == (2 if seconds == "1" else 1)
                 await assert_booked_as(gateway, response, 429)
 
 
@@ -218,9 +218,9 @@ async def test_a_redirect_is_followed_nowhere(bench: Bench, subtests: pytest.Sub
             with subtests.test(status=status):
                 bench.jina.seen.clear()
                 bench.jina.plays(replies(b"", status, **there))
-                for path, asks, retry in ((EMBEDDINGS, EMBED, None), (CHATS, DEEP, False)):
+                for path, asks in ((EMBEDDINGS, EMBED), (CHATS, DEEP)):
                     response = await asked(gateway, path, asks)
-                    assert_failed(response, 502, "upstream_redirect", should_retry=retry)
+                    assert_failed(response, 502, "upstream_redirect", should_retry=False)
                     assert "location" not in response.headers
                     await assert_booked_as(gateway, response, 502)
                 assert len(bench.jina.seen) == 2
@@ -367,7 +367,8 @@ async def test_an_answer_that_is_none(bench: Bench, subtests: pytest.Subtests) -
 @pytest.mark.parametrize("status", ["204 No Content", "205 Reset Content"])
 async def test_a_success_without_content(status: str, lines: list[str], bench: Bench) -> None:
     data = "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode()
-    bench.jina.plays(wire(data, end="fin"))
+    endless = status.startswith("205") and not lines  # it has no end but that of the connection
+    bench.jina.plays(wire(data, end="fin" if endless else "open"))
     async with bench.gateway() as gateway:
         assert_failed(await asked(gateway), 502, "upstream_error")
     assert len(bench.jina.seen) == 2
@@ -476,7 +477,6 @@ async def test_usage_that_is_none_spoils_no_answer(call: str, bench: Bench, subt
                 response = await asked(gateway, path, asks)
                 assert response.status_code == 200, response.text
                 await assert_booked_as(gateway, response, 200)
-                if call != "chat":
-                    told = response.json()["usage"]
-                    assert_counts(told)
-                    assert {"prompt_tokens", "total_tokens"} <= set(told)
+                told = response.json().get("usage")
+                assert_counts(told)
+                assert call == "chat" or {"prompt_tokens", "total_tokens"} <= set(told)

@@ -109,6 +109,11 @@ GLUED: dict[str, bytes] = {
 }
 
 
+def fresh(bench: Bench, calls: int) -> int:
+    """How many connections so many calls make that find none to use again: httpx has one for each."""
+    return calls if bench.engine == "httpx" else 1
+
+
 async def test_an_answer_glued_on_is_never_given_to_the_next(bench: Bench, subtests: pytest.Subtests) -> None:
     """What comes unasked spoils its connection: the next call has another."""
     async with bench.gateway(max_attempts=1) as gateway:
@@ -120,7 +125,7 @@ async def test_an_answer_glued_on_is_never_given_to_the_next(bench: Bench, subte
                 for _ in range(2):
                     response = await asked(gateway)
                     assert (response.status_code, response.json()) == (200, ANSWERED)
-                assert len(bench.jina.readers) == connections + 1
+                assert len(bench.jina.readers) == connections + fresh(bench, 2)
 
 
 async def test_an_answer_that_comes_unasked_is_never_given_to_the_next(bench: Bench) -> None:
@@ -134,7 +139,7 @@ async def test_an_answer_that_comes_unasked_is_never_given_to_the_next(bench: Be
         for _ in range(2):
             response = await asked(gateway)
             assert (response.status_code, response.json()) == (200, ANSWERED)
-    assert len(bench.jina.readers) == 2
+    assert len(bench.jina.readers) == 1 + fresh(bench, 2)
 
 
 # 49: the body stops, or comes a byte at a time.
@@ -225,7 +230,7 @@ async def test_packed_bodies_that_cannot_be_unpacked(bench: Bench, subtests: pyt
         for kind, (coding, data) in SPOILT.items():
             with subtests.test(kind):
                 bench.jina.seen.clear()
-                bench.jina.plays(raw(whole(data, f"content-encoding: {coding}")))
+                bench.jina.plays(wire(whole(data, f"content-encoding: {coding}"), end="open"))
                 response = await asked(gateway)
                 assert_failed(response, 502, "upstream_error")
                 assert len(bench.jina.seen) == 2
@@ -272,8 +277,7 @@ async def test_what_is_too_large(script: Script, bench: Bench) -> None:
         with at_most_megabytes(100):
             response = await asked(gateway)
         await assert_booked(gateway, 502)
-        assert response.json()["error"]["code"] in ("upstream_error", "upstream_redirect")
-        assert_failed(response, 502, response.json()["error"]["code"])
+        assert_failed(response, 502, "upstream_too_large", should_retry=False)
         assert len(bench.jina.seen) == 1
         await until(lambda: not bench.jina.tasks)
 
@@ -292,5 +296,5 @@ async def test_a_bomb_for_a_stream(kind: str, bench: Bench) -> None:
         with at_most_megabytes(100):
             response = await asked(gateway, CHATS, DEEP)
         await assert_booked(gateway, 502)
-    assert_failed(response, 502, "upstream_error", should_retry=False)
+    assert_failed(response, 502, "upstream_too_large", should_retry=False)
     assert len(bench.jina.seen) == 1

@@ -414,6 +414,6 @@ async def test_an_event_that_never_ends_is_cut(begun: bool, piece: bytes, bench:
             response = await asked(gateway, CHATS, DEEP)
         await assert_booked(gateway, 502)
     if begun:
-        assert_broken(response, 502, "upstream_error")
+        assert_broken(response, 502, "upstream_too_large")
     else:
-        assert_failed(response, 502, "upstream_error", should_retry=False)
+        assert_failed(response, 502, "upstream_too_large", should_retry=False)
