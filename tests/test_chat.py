@@ -67,10 +67,54 @@ def test_a_whole_answer_is_looked_at_only_for_whether_it_is_one() -> None:
         chat_reply(b"<html>", "aihubmix")
     with pytest.raises(UpstreamFailed, match="aihubmix sent an answer without choices"):
         chat_reply(b'{"id":"1"}', "aihubmix")
-    with pytest.raises(UpstreamFailed, match="aihubmix sent an answer without choices"):
-        chat_reply(b"[]", "aihubmix")
+    for none in (b"[]", b'{"choices":[]}', b'{"choices":[null]}', b'{"choices":{}}'):
+        with pytest.raises(UpstreamFailed, match="aihubmix sent an answer without choices"):
+            chat_reply(none, "aihubmix")
     with pytest.raises(UpstreamQuota):
         chat_reply(b'{"error":{"message":"Your account balance is insufficient."}}', "aihubmix")
+
+
+@pytest.mark.parametrize(
+    ("part", "kind", "says"),
+    [
+        (None, UpstreamFailed, "aihubmix gave up on the answer"),
+        ({"content": ""}, UpstreamFailed, "aihubmix gave up on the answer"),
+        ({"content": ["x"]}, UpstreamFailed, "aihubmix gave up on the answer"),
+        ({"content": "Error: boom <b>"}, UpstreamFailed, "aihubmix: boom"),
+        ({"content": "Your account balance is insufficient."}, UpstreamQuota, "has no balance left"),
+    ],
+)
+def test_a_failure_told_as_a_finish_reason_is_one(part: Any, kind: type[UpstreamFailed], says: str) -> None:
+    choice = {"index": 0, "finish_reason": "error"}
+    with pytest.raises(kind, match=says):
+        chat_reply(msgspec.json.encode({"choices": [{**choice, "message": part}]}), "aihubmix")
+    fold = ChatFold("aihubmix")
+    with pytest.raises(kind, match=says):
+        fold.feed(msgspec.json.encode({"choices": [{**choice, "delta": part}], "usage": {"total_tokens": 3}}))
+    assert fold.usage == {"total_tokens": 3}
+
+
+def test_usage_is_counts_or_nothing() -> None:
+    details = {"cached_tokens": 1}
+    said = {
+        "total_tokens": 7,
+        "prompt_tokens": -1,
+        "cost": 0.5,
+        "x": True,
+        "y": 2**60,
+        "prompt_tokens_details": details,
+    }
+    left = {"total_tokens": 7, "prompt_tokens_details": details}
+    for usage, expected in ((said, left), ("many", None), ([7], None), ({}, None), (None, None)):
+        body = msgspec.json.encode({"choices": [{"index": 0, "delta": {}}], "usage": usage})
+        assert chat_reply(body, "aihubmix")["usage"] == expected
+        fold = ChatFold("aihubmix")
+        [event] = fold.feed(body)
+        assert isinstance(event, Chunk)
+        assert (event.body["usage"], fold.usage) == (expected, expected)
+        fold.usage = {"total_tokens": 1}
+        fold.feed(body)
+        assert fold.usage == (expected or {"total_tokens": 1})
 
 
 def chunk(index: int, finish: str | None = None) -> bytes:

@@ -345,12 +345,39 @@ def test_an_error_sent_with_status_200_is_an_error() -> None:
         (b'{"results":[{"index":0}]}', "a score that is not a number"),
         (b'{"results":[{"index":0,"relevance_score":"1"}]}', "a score that is not a number"),
         (b'{"results":[{"index":0,"relevance_score":1e999}]}', "a score that is not a number"),
+        (b'{"results":[{"index":0,"relevance_score":1}]}', "sent 1 results where 2 were asked for"),
+        (b'{"results":[{"index":0,"relevance_score":1,"x":[1e999]}]}', "a number that no float holds"),
+        (b'{"x":{"y":-1e999},"results":[{"index":0,"relevance_score":1}]}', "a number that no float holds"),
     ],
 )
 def test_a_wrong_ranking_is_no_answer(body: bytes, reason: str) -> None:
     with pytest.raises(UpstreamFailed) as caught:
         read(rerank(), body)
     assert reason in caught.value.message
+
+
+@pytest.mark.parametrize(("top_n", "sent", "enough"), [(None, 1, False), (1, 1, True), (2, 1, False), (9, 2, True)])
+def test_a_ranking_has_as_many_results_as_were_asked_for(top_n: int | None, sent: int, enough: bool) -> None:
+    """AIHubMix's page prints fewer where ``top_n`` was not asked for."""
+    results = [{"index": place, "relevance_score": 1} for place in range(sent)]
+    body = msgspec.json.encode({"results": results})
+    for upstream in (Jina(), AIHubMix()):
+        there = target(upstream, "m")
+        if enough or (top_n is None and isinstance(upstream, AIHubMix)):
+            assert len(upstream.reply(rerank(top_n=top_n), there, body)["results"]) == sent
+        else:
+            with pytest.raises(UpstreamFailed, match=f"sent {sent} results where 2 were asked for"):
+                upstream.reply(rerank(top_n=top_n), there, body)
+
+
+@pytest.mark.parametrize("place", ["beside", "in an item"])
+@pytest.mark.parametrize("odd", [b"1e999", b"[-1e999]", b'{"y":[{"z":1E400}]}'])
+def test_a_number_that_no_float_holds_is_passed_on_nowhere(odd: bytes, place: str) -> None:
+    beside, within = (b',"x":' + odd, b"") if place == "beside" else (b"", b',"x":' + odd)
+    body = b'{"data":[{"index":0,"embedding":[1]%s}]%s}' % (within, beside)
+    with pytest.raises(UpstreamFailed, match="jina sent a number that no float holds"):
+        read(embeddings(input="a"), body)
+    assert read(embeddings(input="a"), body.replace(b"e999", b"e99").replace(b"E400", b"E40"))["data"]
 
 
 def test_a_chat_answer_passes_as_it_is() -> None:
