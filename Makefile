@@ -13,7 +13,7 @@ INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/py
 PURE := app/types.py,app/errors.py,app/sse.py,app/routing.py,app/models.py,app/jsontext.py,app/redact.py,app/tokens.py,app/usage.py,app/endpoints/*,app/upstreams/*
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check coverage faults fuzz fuzz-atheris clients clients-node bench bench-peers install clean
+.PHONY: help run test check coverage faults soak fuzz fuzz-atheris clients clients-node bench bench-peers install clean
 .NOTPARALLEL:
 
 help: ## list the verbs
@@ -40,6 +40,9 @@ coverage: $(VENV)/.dev ## run all tests; 95 % of the lines and branches must be 
 
 faults: $(VENV)/.faults ## play the fault matrix, check the gateway against its own document, print what became of each row
 	@$(BIN)/python -m tests.faults $(ARGS)
+
+soak: $(VENV)/.dev ## run ten minutes of load, faults, departures and reloads; ARGS="--minutes 1 --seed 2"
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 fuzz: $(VENV)/.dev ## search long for what breaks the readers of JSON, events, answers and requests
 	@$(BIN)/python -m pytest -q tests/fuzz --hypothesis-profile=fuzz $(ARGS)

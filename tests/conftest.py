@@ -78,7 +78,7 @@ class ScriptedUpstream:
         self.tasks.add(task)
         self.readers.append(reader)
         try:
-            while request := await _request(reader):
+            while request := await read_request(reader):
                 self.seen.append(request)
                 script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
                 if await script(request, writer) is False:
@@ -97,7 +97,7 @@ class ScriptedUpstream:
         await until(lambda: any(reader.at_eof() for reader in self.readers), seconds)
 
 
-async def _request(reader: asyncio.StreamReader) -> Seen | None:
+async def read_request(reader: asyncio.StreamReader) -> Seen | None:
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:

@@ -1,0 +1,1 @@
+"""The soak: the gateway under load, faults, callers who leave and reloads, for minutes. ``make soak``."""

@@ -1,0 +1,232 @@
+"""The soak itself: load, faults and reloads together, then rest; and what must be true of all that.
+
+    a little load -> rest: the base -> load, reloads, measured each second -> rest: the base again -> SIGTERM under load
+
+At rest the configuration is read once more, so that no connection is left for later, and every one must be gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from random import Random
+
+import msgspec
+
+from app.store import read
+
+from ..conftest import until
+from .books import QUERY, Audit, audit
+from .callers import PATIENCE, Caller, Journal
+from .configurations import BROKEN, DRAIN, Places
+from .program import Measure, Program, program
+from .upstreams import Witness, upstream
+
+MEGABYTE = 1024 * 1024
+SETTLING_SECONDS = 20.0
+ENDING_SECONDS = 1.0
+# What may come between the first and the last third after the warm-up: a heap that is not quite at its size yet, and
+# a load that is never the same twice. A leak of a kilobyte a call, or a descriptor in a hundred calls, is far more.
+MEMORY_GROWTH, MEMORY_SPARE = 1.05, 8 * MEGABYTE
+FILES_GROWTH, FILES_SPARE = 1.25, 15
+THREADS_SPARE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``clients`` call at once; the gateway is warm after a minute, or a quarter of a short time."""
+
+    seconds: float
+    seed: int = 1
+    clients: int = 48
+
+    @property
+    def warm(self) -> float:
+        return min(60.0, self.seconds / 4)
+
+
+@dataclass
+class Soak:
+    """``reloads`` counts those that were put in force and those that were refused, ``measures`` are by seconds."""
+
+    plan: Plan
+    journal: Journal
+    reloads: Counter[str] = field(default_factory=Counter)
+    measures: list[tuple[float, Measure]] = field(default_factory=list)
+    base: Measure | None = None
+    rest: Measure | None = None
+    books: Audit | None = None
+    exit_code: int | None = None
+
+    @property
+    def witness(self) -> Witness:
+        return self.journal.witness
+
+    @property
+    def wrongs(self) -> list[str]:
+        return self.journal.wrongs + (self.books.wrongs if self.books else [])
+
+
+async def soak(plan: Plan, folder: Path, show: Callable[[str], None]) -> Soak:
+    """Plays it all. What was wrong is in its ``wrongs``."""
+    witness = Witness(plan.seed)
+    run = Soak(plan, Journal(witness))
+    async with upstream(witness) as jina, upstream(witness) as aihubmix:
+        places = Places(jina, aihubmix, folder / "torii.db")
+        first = msgspec.json.encode(places.configuration(0, Random(plan.seed), clients=plan.clients))
+        async with program(folder, first) as running:
+            reloader = Reloader(run, running, places)
+            await load(run.journal, running.port, Plan(2.0, plan.seed, 8), first=900)
+            run.base = await resting(reloader)
+            began = time.monotonic()
+            async with asyncio.TaskGroup() as group:
+                stop = asyncio.Event()
+                group.create_task(reloader.runs(stop))
+                group.create_task(_measured(run, running, stop, show))
+                await load(run.journal, running.port, plan)
+                stop.set()
+            show(f"at rest after {time.monotonic() - began:.0f} s of load")
+            run.rest = await resting(reloader)
+            await _ended(run, running)
+            run.journal.wrongs += running.misspoken()
+    run.books = audit(read(folder / "torii.db", QUERY), run.journal)
+    _held(run)
+    return run
+
+
+async def load(journal: Journal, port: int, plan: Plan, *, first: int = 0, stop: asyncio.Event | None = None) -> None:
+    """The callers, for so long or until ``stop``; returns when each has ended his last call."""
+    stop = stop or asyncio.Event()
+    callers = [Caller(first + number, port, journal, plan.seed) for number in range(plan.clients)]
+    async with asyncio.TaskGroup() as group:
+        for caller in callers:
+            group.create_task(caller.calls(stop))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), plan.seconds)
+        stop.set()
+
+
+@dataclass
+class Reloader:
+    """Changes the configuration at random, or breaks it, and looks whether it is in force."""
+
+    run: Soak
+    program: Program
+    places: Places
+    number: int = 0
+
+    async def runs(self, stop: asyncio.Event) -> None:
+        for turn in count():
+            chance = Random(f"{self.run.plan.seed}/reload/{turn}")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), chance.uniform(0.3, 3.0))
+            if stop.is_set():
+                return
+            if chance.random() < 0.25:
+                await self._breaks(chance)
+            else:
+                await self.changes(chance)
+
+    async def changes(self, chance: Random) -> None:
+        self.number += 1
+        configuration = self.places.configuration(self.number, chance, clients=self.run.plan.clients)
+        self.program.configure(msgspec.json.encode(configuration))
+        outcome = await self.program.reload()
+        if outcome.mistakes:
+            self.run.journal.wrong(f"configuration {self.number} was refused: {outcome.mistakes}")
+        await self._is_in_force()
+        self.run.reloads["in force"] += 1
+
+    async def _breaks(self, chance: Random) -> None:
+        self.program.configure(chance.choice(BROKEN).encode())
+        outcome = await self.program.reload()
+        if not outcome.mistakes:
+            self.run.journal.wrong("a broken configuration was not refused")
+        await self._is_in_force()
+        self.run.reloads["refused"] += 1
+
+    async def _is_in_force(self) -> None:
+        status, said = await self.program.get(f"/v1/models/soak-{self.number}")
+        if status != 200:
+            self.run.journal.wrong(f"configuration {self.number} is not in force: {said}")
+
+
+async def resting(reloader: Reloader) -> Measure:
+    """What is held when nobody calls, once every connection to the upstreams is gone. Wrong where one stays."""
+    run, running = reloader.run, reloader.program
+    await reloader.changes(Random(f"{run.plan.seed}/rest/{reloader.number}"))
+    try:
+        await until(lambda: not run.witness.lines, SETTLING_SECONDS)
+        most = run.base.files if run.base else 1_000_000
+        await until(lambda: running.measure(0).files <= most, SETTLING_SECONDS)
+    except TimeoutError:
+        run.journal.wrong(f"{len(run.witness.lines)} connections to the upstreams stay open at rest")
+    if keys := await running.at_work():
+        run.journal.wrong(f"keys are held, and nobody calls: {', '.join(keys)}")
+    status, said = await running.get("/healthz")
+    if (status, said["status"]) != (200, "ok"):
+        run.journal.wrong(f"GET /healthz says {status} {said}")
+    return running.measure(len(run.witness.lines))
+
+
+async def _measured(run: Soak, running: Program, stop: asyncio.Event, show: Callable[[str], None]) -> None:
+    began = time.monotonic()
+    for second in count(1):
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), max(0.0, began + second - time.monotonic()))
+        if stop.is_set():
+            return
+        now = running.measure(len(run.witness.lines))
+        run.measures.append((time.monotonic() - began, now))
+        if second % (5 if run.plan.seconds < 60 else 30) == 0:
+            show(
+                f"{second:4} s  {len(run.journal.told):7,} calls  {now.memory / MEGABYTE:6.1f} MB  {now.files:4} "
+                f"descriptors  {now.threads:3} threads  {run.reloads.total():4} reloads  {len(run.wrongs)} wrong"
+            )
+
+
+async def _ended(run: Soak, running: Program) -> None:
+    """SIGTERM while calls are open: they end, and so does the gateway."""
+    stop = asyncio.Event()
+    calling = asyncio.create_task(
+        load(run.journal, running.port, Plan(PATIENCE, run.plan.seed, 16), first=950, stop=stop)
+    )
+    await asyncio.sleep(ENDING_SECONDS)
+    run.journal.leaving = True
+    stop.set()
+    began = time.monotonic()
+    running.process.send_signal(signal.SIGTERM)
+    run.exit_code = await running.ends()
+    if run.exit_code != 0:
+        run.journal.wrong(f"it ended with {run.exit_code}")
+    if (took := time.monotonic() - began) > DRAIN + SETTLING_SECONDS:
+        run.journal.wrong(f"it took {took:.0f} s to end")
+    await calling
+
+
+def _held(run: Soak) -> None:
+    """Memory, descriptors and threads: flat under load, and back at rest."""
+    assert run.base is not None
+    assert run.rest is not None
+    warm = [measure for at, measure in run.measures if at >= run.plan.warm]
+    third = max(1, len(warm) // 3)
+    early, late = warm[:third], warm[-third:]
+    bounds = {
+        "memory": (MEMORY_GROWTH, MEMORY_SPARE),
+        "files": (FILES_GROWTH, FILES_SPARE),
+        "threads": (1.0, THREADS_SPARE),
+    }
+    for name, (growth, spare) in bounds.items():
+        before, after = (statistics.median(getattr(measure, name) for measure in part) for part in (early, late))
+        if after > before * growth + spare:
+            run.journal.wrong(f"{name} grew under load from {before:,} to {after:,}")
+    if run.rest.files > run.base.files:
+        run.journal.wrong(f"{run.rest.files} descriptors are open at rest; before the load it were {run.base.files}")

@@ -1,0 +1,105 @@
+"""The soak, short: once against the program, once in this process, where its tasks can be counted."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from app.generations import Generation
+from app.settings import Settings
+from app.store import Database
+
+from ..conftest import RunningGateway, running_gateway, until
+from .__main__ import table
+from .books import QUERY, audit
+from .callers import Journal
+from .configurations import Places
+from .soak import SETTLING_SECONDS, Plan, load, soak
+from .upstreams import Witness, upstream
+
+SECONDS = 20.0
+
+
+async def test_the_program_under_load_faults_departures_and_reloads(tmp_path: Path) -> None:
+    run = await soak(Plan(SECONDS, clients=32), tmp_path, print)
+    print(table(run))
+    assert run.wrongs == []
+    assert run.books is not None
+    assert run.books.rows == run.books.met + run.books.unmet > 100
+    assert run.reloads["in force"] > 0 < run.reloads["refused"]
+    assert {"patient", "leaves", "resets", "slow"} <= {told.manner for told in run.journal.told.values()}
+    assert len(run.witness.faults) > 40
+
+
+async def test_no_task_is_left(tmp_path: Path) -> None:
+    """In this loop are the gateway, its upstreams and its callers; what is left of any of them is seen."""
+    witness = Witness(seed=2)
+    journal = Journal(witness)
+    database = Database(tmp_path / "torii.db")
+    async with upstream(witness) as jina, upstream(witness) as aihubmix:
+        places = Places(jina, aihubmix)
+        async with running_gateway(_settings(places, 0), database) as gateway:
+            port = gateway.client.base_url.port
+            assert port is not None
+            await load(journal, port, Plan(0.5, seed=2, clients=4), first=900)
+            await _rests(gateway, witness, places, 1)
+            base = asyncio.all_tasks()
+            reloading = asyncio.create_task(_reloads(gateway, places))
+            await load(journal, port, Plan(SECONDS, seed=2, clients=24))
+            reloading.cancel()
+            await asyncio.wait([reloading])
+            await _rests(gateway, witness, places, 0)
+            await until(lambda: asyncio.all_tasks() - base == _probes(gateway), SETTLING_SECONDS)
+            assert _at_work(gateway) == []
+            reached = sum(record.reached for record in gateway.records)
+            gateway.records.clear()  # their errors know where they were raised
+            await until(lambda: _generations() == 1, SETTLING_SECONDS)
+    database.close()
+    books = audit(database.read(QUERY), journal)
+    assert journal.wrongs + books.wrongs == []
+    assert books.rows == books.met + books.unmet == reached > 100
+
+
+def _now(gateway: RunningGateway) -> Generation:
+    now: Generation = gateway.server.config.app.state.generations.now  # type: ignore[union-attr]
+    return now
+
+
+def _probes(gateway: RunningGateway) -> set[asyncio.Task[None]]:
+    """Of the configuration in force: one for each key that was refused."""
+    seats = [seat for pool in _now(gateway).pools.values() for seat in pool.seats]
+    return {seat.probing for seat in seats if seat.probing is not None}
+
+
+def _at_work(gateway: RunningGateway) -> list[str]:
+    """What still holds something: keys, lines for them, calls without callers, open calls."""
+    now = _now(gateway)
+    states = [state for pool in now.pools.values() for state in pool.state()]
+    held = [f"{state['key']} is at work" for state in states if state["at_work"] or state["waiting"]]
+    held += ["calls without callers"] if now.edge.departures.going_on else []
+    return held + (["open calls"] if now.edge.open.calls or now.edge.open.load.calls else [])
+
+
+def _generations() -> int:
+    """Configurations that are in memory, in force or not."""
+    gc.collect()
+    return sum(isinstance(found, Generation) for found in gc.get_objects())
+
+
+async def _reloads(gateway: RunningGateway, places: Places) -> None:
+    for number in range(2, 1000):
+        await asyncio.sleep(Random(number).uniform(0.3, 2.0))
+        gateway.server.renew(_settings(places, number))
+
+
+async def _rests(gateway: RunningGateway, witness: Witness, places: Places, number: int) -> None:
+    gateway.server.renew(_settings(places, number))
+    await until(lambda: not witness.lines, SETTLING_SECONDS)
+
+
+def _settings(places: Places, number: int) -> Settings:
+    values: dict[str, Any] = places.configuration(number, Random(f"tasks/{number}"), clients=24)
+    return Settings(**values)
