@@ -15,7 +15,7 @@ QUERY = "SELECT request_id, status, error, time, seconds FROM calls"
 LEAVING_SECONDS = 3.0
 # A request may be lost on its way: the connection was being closed, or could not be made. Few are.
 ON_THE_WAY = ("upstream_error", "upstream_unreachable")
-UNMET_SHARE = 0.001
+LOST_SHARE = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,9 @@ def audit(rows: list[tuple[Any, ...]], journal: Journal) -> Audit:
         for row in unmet
         if row.status != 499 and row.error not in ON_THE_WAY
     ]
-    if len(unmet) > UNMET_SHARE * len(booked) + 2:
-        wrongs.append(f"{len(unmet)} of {len(booked)} rows are of calls that no upstream has met")
+    lost = sum(row.status != 499 for row in unmet)
+    if lost > LOST_SHARE * len(booked) + 2:
+        wrongs.append(f"{lost} of {len(booked)} calls were lost on their way to an upstream")
     by_id = {row.request_id: row for row in booked}
     for number, name in journal.witness.id_of.items():
         if (row := by_id.get(name)) and (told := journal.told.get(number)) and (what := _differs(row, told)):
