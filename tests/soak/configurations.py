@@ -29,7 +29,7 @@ BROKEN = ("prot: 8000\n", "upstreams: {jina: {kind: jinn}}\n", "timeouts: [1, 2\
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the upstreams are, and the ledger."""
+    """Where the upstreams are, and the ledger, beside which a cache may be."""
 
     jina: str
     aihubmix: str
@@ -77,9 +77,16 @@ class Places:
             "http_client": chance.choice(("httptools", "httptools", "httptools", "httpx")),
             "pace_seconds": PACE,
             "drain_seconds": DRAIN,
+            "cache": self._cache(chance),
             "ledger": {"path": str(self.ledger) if self.ledger else "off"},
             "log_level": "warning",
         }
+
+    def _cache(self, chance: Random) -> dict[str, Any]:
+        """Small, so that it is full soon. No two calls are the same, so that each reaches an upstream."""
+        stores = ("off", "memory", "sqlite") if self.ledger else ("off", "memory")
+        files = {"path": str(self.ledger.with_name("cache.db")), "megabytes": 4} if self.ledger else {}
+        return {"store": chance.choice(stores), "memory_megabytes": 1, **files}
 
 
 def _keys(secrets: list[str], chance: Random) -> list[dict[str, Any]]:

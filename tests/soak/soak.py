@@ -162,7 +162,7 @@ class Reloader:
 async def resting(reloader: Reloader) -> Measure:
     """What is held when nobody calls, once every connection to the upstreams is gone. Wrong where one stays."""
     run, running = reloader.run, reloader.program
-    await reloader.changes(Random(f"{run.plan.seed}/rest/{reloader.number}"))
+    await reloader.changes(Random(f"{run.plan.seed}/rest"))  # to the same one each time
     try:
         await until(lambda: not run.witness.lines, SETTLING_SECONDS)
         most = run.base.files if run.base else 1_000_000
