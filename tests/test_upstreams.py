@@ -331,6 +331,7 @@ def test_an_error_sent_with_status_200_is_an_error() -> None:
     with pytest.raises(UpstreamFailed):
         read(rerank(), b'{"detail":"something broke"}')
     assert read(call, b'{"error":null,"data":[{"index":0,"embedding":[1]}]}')["usage"] == {}
+    assert read(call, b'{"data":[{"index":0,"embedding":[1]}],"usage":{"total_tokens":1e999}}')["usage"] == {}
 
 
 @pytest.mark.parametrize(
