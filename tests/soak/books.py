@@ -13,8 +13,8 @@ from .callers import Journal, Told
 QUERY = "SELECT request_id, status, error, time, seconds FROM calls"
 # Between a caller's leaving and the gateway's knowing of it, on a machine that has other work to do.
 LEAVING_SECONDS = 3.0
-# A request may be lost on its way: the connection was being closed, or could not be made. Few are.
-ON_THE_WAY = ("upstream_error", "upstream_unreachable")
+# A request may be lost on its way: the connection was being closed, or could not be made in time. Few are.
+ON_THE_WAY = ("upstream_error", "upstream_timeout", "upstream_unreachable")
 LOST_SHARE = 0.001
 
 
