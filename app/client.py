@@ -56,18 +56,22 @@ class Client:
         self._engine = engine
         self._alarms: set[Alarm] = set()
 
-    async def send(self, request: Request) -> Reply:
+    async def send(self, request: Request, since: float | None = None) -> Reply:
         """The whole answer. Raises as ``open`` does, and where the body is not to be had."""
-        stream = await self.open(request)
+        stream = await self.open(request, since)
         try:
             return Reply(stream.status, stream.headers, await stream.read())
         finally:
             await stream.aclose()
 
-    async def open(self, request: Request) -> Stream:
-        """The answer once its head has come. Raises UpstreamTimeout, UpstreamUnreachable, UpstreamFailed."""
+    async def open(self, request: Request, since: float | None = None) -> Stream:
+        """The answer once its head has come. Raises UpstreamTimeout, UpstreamUnreachable, UpstreamBroken.
+
+        ``since`` is when the call began, by the monotonic clock, from which its total time counts.
+        """
         now = time.monotonic()
-        alarm = Alarm(now + self.deadlines.headers if self.ending is None else now)
+        ends = (now if since is None else since) + self.deadlines.total
+        alarm = Alarm(min(now + self.deadlines.headers, ends) if self.ending is None else now)
         self._alarms.add(alarm)
         try:
             with alarm:
@@ -78,7 +82,7 @@ class Client:
         except BaseException:
             self.forget(alarm)
             raise
-        return _Stream(answer, alarm, self)
+        return _Stream(answer, alarm, self, ends)
 
     def cut(self, error: ToriiError) -> None:
         """Ends every wait, now and from now on, with ``error``: the process has to go."""
@@ -98,12 +102,12 @@ class Client:
 
 
 class _Stream:
-    def __init__(self, answer: Answer, alarm: Alarm, client: Client) -> None:
+    def __init__(self, answer: Answer, alarm: Alarm, client: Client, ends: float) -> None:
         self._answer = answer
         self._alarm = alarm
         self._client = client
         self._event_until = alarm.until
-        self._total_until = alarm.until - client.deadlines.headers + client.deadlines.total
+        self._total_until = ends
         self.status = answer.status
         self.event_bytes = client.sizes.event
         self.headers: Mapping[str, str] = {

@@ -145,7 +145,7 @@ class Gateway:
 
     async def _ask(self, part: Call, record: Record, target: Target) -> Json:
         record.presence.ask()
-        reply = await self._client.send(record.sending(target.upstream.request(part, target)))
+        reply = await self._client.send(record.sending(target.upstream.request(part, target)), record.started)
         if reply.status >= 300:
             raise target.upstream.error(part, target, reply)
         answer = target.upstream.reply(part, target, reply.body)
@@ -182,7 +182,7 @@ class Gateway:
         return Answer(provenance(target), events=relay)
 
     async def _open(self, call: Call, record: Record, target: Target) -> tuple[Stream, Fold]:
-        stream = await self._client.open(record.sending(target.upstream.request(call, target)))
+        stream = await self._client.open(record.sending(target.upstream.request(call, target)), record.started)
         if stream.status < 300:
             return stream, target.upstream.fold(call, target)
         try:

@@ -134,11 +134,15 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What goes on the wire: always a POST of JSON. The key is in ``headers``, so no repr of them."""
+    """What goes on the wire: always a POST of JSON. The key is in ``headers``, so no repr of them.
+
+    ``once``: it will not be sent again, whatever comes of it, so it is not put where it may get lost.
+    """
 
     url: str
     headers: dict[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

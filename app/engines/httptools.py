@@ -30,6 +30,8 @@ HEAD_BYTES = 64 * 1024
 HEADERS = 100
 # What of a body may wait to be taken before its upstream is held back.
 WAITING_BYTES = 256 * 1024
+# What of it is taken in one turn, so that a stream that is always ahead leaves the others theirs.
+TURN_BYTES = 32 * 1024
 # Shorter than servers keep a connection, so that few calls meet one that is just being closed.
 IDLE_SECONDS = 20.0
 
@@ -56,7 +58,8 @@ class HttptoolsEngine:
     async def open(self, request: Request) -> HttptoolsAnswer:
         origin, head = self._heads.get(request.url) or self._head(request.url)
         sent = _head(head, request.headers, len(request.body)) + request.body
-        connection = self._idle(origin) or await self._connect(origin)
+        # An idle connection may be closed at the other end at the same moment, which is seen when all has been sent.
+        connection = (None if request.once else self._idle(origin)) or await self._connect(origin)
         return await connection.exchange(sent)
 
     async def aclose(self) -> None:
@@ -307,17 +310,32 @@ class HttptoolsAnswer:
             await self._wait()
 
     async def chunk(self) -> bytes:
-        """All that is there, in one piece."""
+        """What is there, in one piece of some 32 kB; others have their turn before the next."""
+        if self._pieces:
+            await asyncio.sleep(0)
         while not self._pieces:
             if self.ended:
                 return b""
             await self._wait()
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self._size = 0
-        if self._held and self._connection is not None:
+        data = self._turn()
+        if self._held and not self._pieces and self._connection is not None:
             self._held = False
             self._connection.hold(False)
+        return data
+
+    def _turn(self) -> bytes:
+        if self._size <= TURN_BYTES:
+            data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self._pieces.clear()
+            self._size = 0
+            return data
+        size = count = 0
+        while size < TURN_BYTES:
+            size += len(self._pieces[count])
+            count += 1
+        data = b"".join(self._pieces[:count])
+        del self._pieces[:count]
+        self._size -= size
         return data
 
     async def aclose(self) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode
 from collections.abc import Iterable
-from typing import Any
+from operator import itemgetter
+from typing import Any, Literal
 
 import msgspec
 
@@ -32,23 +33,60 @@ def embeddings(call: EmbeddingsCall, body: bytes, upstream: str) -> Json:
     Raises UpstreamError for an error sent as an answer, for missing, doubled or surplus vectors and for
     vectors that are none or not as large as asked for.
     """
-    reply = _opened(body, "data", upstream)
-    items = _items(reply["data"], "data", upstream)
+    reply, items = _documented(body) or _otherwise(body, upstream)
     inputs = call.body["input"]
     # A PDF is sent alone and is read page by page (Jina's OpenAPI: "rasterized to N per-page image prompts").
     if len(items) != len(inputs) and not (items and _is_pdf(inputs)):
         raise UpstreamFailed(f"{upstream} answered {len(inputs)} inputs with {len(items)} vectors")
-    places = _indexes(items, upstream) if any("index" in item for item in items) else list(range(len(items)))
-    if sorted(places) != list(range(len(items))):
+    _same_size([_size(item, upstream) for item in items], call.body.get("dimensions"), upstream)
+    data: list[Any] = sorted(items, key=_place)
+    if [item["index"] for item in data] != list(range(len(items))):
         raise UpstreamFailed(f"{upstream} answered with vectors whose indexes are not those of the inputs")
+    return {**reply, "data": data, "usage": _usage(reply.get("usage"))}
+
+
+_place = itemgetter("index")
+
+
+class _Vector(msgspec.Struct, forbid_unknown_fields=True):
+    embedding: msgspec.Raw
+    index: int
+    object: Literal["embedding"] = "embedding"
+
+
+class _Vectors(msgspec.Struct, forbid_unknown_fields=True):
+    """What both providers' pages show of an answer, and no more."""
+
+    data: list[_Vector]
+    usage: msgspec.Raw
+    model: str = ""
+    object: Literal["list"] = "list"
+
+
+_VECTORS = msgspec.json.Decoder(_Vectors)
+
+
+def _documented(body: bytes) -> tuple[Json, list[Json]] | None:
+    """The answer and its items, read in one go; None where anything is otherwise than documented."""
+    try:
+        found = _VECTORS.decode(body) if body.isascii() else None
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    if found is None:
+        return None
+    items = [{"object": "embedding", "index": item.index, "embedding": item.embedding} for item in found.data]
+    return {"object": "list", "data": None, "model": found.model, "usage": found.usage}, items
+
+
+def _otherwise(body: bytes, upstream: str) -> tuple[Json, list[Json]]:
+    """The same of any answer, with whatever fields it has."""
+    reply = _opened(body, "data", upstream)
+    items = _items(reply["data"], "data", upstream)
+    places = _indexes(items, upstream) if any("index" in item for item in items) else range(len(items))
     _readable(reply, ("data", "usage"), upstream)
     for item in items:
         _readable(item, ("embedding",) if "embedding" in item else ("embeddings",), upstream)
-    _same_size((_size(item, upstream) for item in items), call.body.get("dimensions"), upstream)
-    data: list[Any] = [None] * len(items)
-    for place, item in zip(places, items, strict=True):
-        data[place] = {**item, "index": place}
-    return {**reply, "data": data, "usage": _usage(reply.get("usage"))}
+    return dict(reply), [{**item, "index": place} for place, item in zip(places, items, strict=True)]
 
 
 def ranking(call: RerankCall, body: bytes, upstream: str, least: int = 1) -> Json:

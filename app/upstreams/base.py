@@ -31,7 +31,7 @@ class OpenAICompatible:
             "x-request-id": call.id,  # DeepSearch takes it for its trace id
         }
         body = msgspec.json.encode({"model": target.name, **self.body(call, target)})
-        return Request(self.url(call, target), headers, body)
+        return Request(self.url(call, target), headers, body, once=target.model.deepsearch)
 
     def url(self, call: Call, target: Target) -> str:
         return self.base_url.rstrip("/") + PATHS[call.endpoint]

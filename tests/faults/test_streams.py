@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ..conftest import RunningGateway, Script, ScriptedUpstream, raw, replies, streams
+from ..conftest import RunningGateway, Script, ScriptedUpstream, raw, replies, running_gateway, streams
 from .bench import (
     CHAT,
     CHATS,
@@ -24,6 +24,7 @@ from .bench import (
     assert_complete,
     assert_failed,
     at_most_megabytes,
+    impatient,
 )
 from .scripts import (
     STREAM_HEAD,
@@ -417,3 +418,34 @@ async def test_an_event_that_never_ends_is_cut(begun: bool, piece: bytes, bench:
         assert_broken(response, 502, "upstream_too_large")
     else:
         assert_failed(response, 502, "upstream_too_large", should_retry=False)
+
+
+async def test_all_attempts_of_a_call_have_its_total_time_together(bench: Bench) -> None:
+    """Row 57: the stream of a second attempt ends when the call's time is over, not that of the attempt."""
+    drip = endless(STREAM_HEAD, forever(chunk(sse(delta("x")))), every=0.05)
+    bench.aihubmix.plays(hang, drip)
+    async with running_gateway(
+        impatient(bench.engine, None, bench.aihubmix.url, timeouts={"headers_seconds": 0.6, "total_seconds": 1.0})
+    ) as gateway:
+        response = await gateway.post(CHATS, CHAT)
+        [record] = await gateway.ended(1)
+    assert '"code":"upstream_timeout"' in response.text
+    assert record.seconds is not None
+    assert 1.0 <= record.seconds < 1.5
+
+
+@pytest.mark.parametrize("engine", ["httptools"])
+async def test_a_run_that_is_paid_for_is_put_on_no_idle_connection(upstream: ScriptedUpstream, engine: str) -> None:
+    """It may be closed at the other end at that moment, and the run is not sent again."""
+    upstream.plays(replies({"data": [{"index": 0, "embedding": [1.0]}], "usage": {}}), streams(RUN))
+    async with running_gateway(impatient(engine, upstream.url)) as gateway:
+        for _ in range(2):
+            await gateway.post("/v1/embeddings", {"model": "jina-embeddings-v3", "input": ["hi"]})
+        assert len(upstream.readers) == 1
+        upstream.plays(streams(RUN))
+        body = {"model": "jina-deepsearch-v1", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+        assert "[DONE]" in (await gateway.post("/v1/chat/completions", body)).text
+    assert len(upstream.readers) == 2
+
+
+RUN = b'data: {"choices":[{"delta":{"content":"a","type":"text"},"finish_reason":"stop"}],"usage":{}}\n\n'
