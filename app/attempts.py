@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from .departures import CallerGone, Waiting
 from .errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited
+from .joining import Joining
 from .pool import Lease, Pool
 from .quota import MINUTE, Need
 from .types import Route, Target
@@ -35,6 +36,7 @@ class Attempts:
     def __init__(self, pools: Mapping[str, Pool], *, most: int = 3) -> None:
         self._pools = pools
         self._most = most
+        self._joining = Joining()
         self._under_way = 0
         self._repeats = 0
 
@@ -67,7 +69,7 @@ class Attempts:
         pool = self._pools[target.upstream.name]
         self._repeats += repeat
         try:
-            lease = await pool.lease(need, tried)
+            lease = pool.at_once(need, tried) or await self._joining.lease(pool, target, need, tried)
             tried.add(lease.key.alias)
             try:
                 answer = await attempt(target.with_key(lease.key), lease)

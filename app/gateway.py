@@ -134,7 +134,7 @@ class Gateway:
         else:
             found = await lookup.at(target)
             parts = endpoint.split(found.rest, target.model.max_inputs)
-            asks = [partial(self._ask, part, record) for part in parts]
+            asks = [partial(self._ask, part, record, lease) for part in parts]
             reply = endpoint.merge(found.rest, await self._attempts.parts(target, lease, asks))
             record.answer(reply)
             outcome = found.filled(reply)
@@ -143,14 +143,17 @@ class Gateway:
         lookup.keep(target)
         return outcome
 
-    async def _ask(self, part: Call, record: Record, target: Target) -> Json:
+    async def _ask(self, part: Call, record: Record, lease: Lease, target: Target) -> Json:
         record.presence.ask()
+        answer = await lease.ask(part, target, self._send, record)
+        record.add(answer.get("usage"))
+        return answer
+
+    async def _send(self, part: Call, target: Target, record: Record) -> Json:
         reply = await self._client.send(record.sending(target.upstream.request(part, target)), record.started)
         if reply.status >= 300:
             raise target.upstream.error(part, target, reply)
-        answer = target.upstream.reply(part, target, reply.body)
-        record.add(answer.get("usage"))
-        return answer
+        return target.upstream.reply(part, target, reply.body)
 
     async def _collected(self, call: Call, record: Record, target: Target) -> Json:
         assert isinstance(call, ChatCall)

@@ -89,7 +89,8 @@ def spent(record: Record) -> Tokens:
     """The call's tokens. An upstream that said that it failed took none, unless it counts some."""
     if record.usage is None and not _worked(record):
         return Tokens()
-    return tokens(record.call, record.usage, record.written)
+    used = tokens(record.call, record.usage, record.written)
+    return used._replace(estimated=True) if record.estimated else used
 
 
 def _worked(record: Record) -> bool:

@@ -22,6 +22,7 @@ class Record:
 
     ``target`` is the last that was tried, ``attempts`` how many were, ``reached`` whether anything went out to one.
     ``usage`` is what it said of tokens, ``written`` the bytes of answer that were seen, ``error`` what went wrong.
+    ``estimated``: the usage is this call's share of what several cost together.
     ``cache`` is how much of it was at hand: hit, partial, miss, or off; None where nobody looks.
     """
 
@@ -36,6 +37,7 @@ class Record:
     status: int | None = None
     error: ToriiError | None = None
     usage: Json | None = None
+    estimated: bool = False
     cache: str | None = None
     written: int = 0
     first_event: float | None = None
@@ -46,6 +48,7 @@ class Record:
         self.target = self.presence.target = target
         self.attempts += 1
         self.usage, self.written, self.first_event = None, 0, None
+        self.estimated = False
 
     def sending(self, request: Request) -> Request:
         """The request, which now goes out."""
@@ -72,7 +75,7 @@ class Record:
     def take(self, other: Record) -> None:
         """What was asked of upstreams under ``other``, and what it cost, is this one's."""
         self.target, self.attempts, self.reached = other.target, other.attempts, other.reached
-        self.usage, self.written = other.usage, other.written
+        self.usage, self.written, self.estimated = other.usage, other.written, other.estimated
 
 
 class Meter:

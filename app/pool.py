@@ -16,12 +16,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from .breaker import Breaker
 from .errors import ToriiError, UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited, UpstreamRejected
+from .meter import Record
 from .quota import Need, Quota
 from .seat import SHUT, Cause, Rest, Seat, fingerprint
-from .types import Json, Key
+from .types import Call, Json, Key, Target
 
 logger = logging.getLogger("torii.pool")
 
@@ -29,9 +31,13 @@ REST_SECONDS = 600.0  # of a key that is shut, and the longest that a rest from 
 LIMITED_SECONDS = 5.0  # of a key that met a 429 which does not say until when
 PROBE_FIRST_SECONDS = 60.0  # until an empty account is probed; twice as long each time, up to REST_SECONDS
 PROBE_SECONDS = 30.0  # for a probe to be answered
+HELD = 0.5  # of a call's patience, for which it may be kept back so that others join it
+
+L = TypeVar("L", bound="Lease")
 
 # Raises ToriiError where the upstream does not take the key.
 Probe = Callable[[Key], Awaitable[None]]
+Send = Callable[[Call, Target, Record], Awaitable[Json]]
 
 
 class Lease:
@@ -53,6 +59,14 @@ class Lease:
     def keep(self) -> None:
         self.kept = True
 
+    def stretch(self, tokens: int) -> bool:
+        """Takes more tokens along, where the key's limit allows it now."""
+        return self.seat.stretch(time.monotonic(), tokens)
+
+    async def ask(self, part: Call, target: Target, send: Send, record: Record) -> Json:
+        """What the target answers, asked with ``send``."""
+        return await send(part, target, record)
+
     def release(self) -> None:
         if not self.released:
             self.released = True
@@ -71,7 +85,8 @@ class Waiter:
 
 class Pool:
     """``patience`` is how many seconds after it came a call may still wait for a key; clients such as
-    Haystack's give up after five. ``remember`` is told of each rest, ``remembered`` are those of an earlier run."""
+    Haystack's give up after five. ``joining`` are those who wait together, of whom one stands in line for all.
+    ``remember`` is told of each rest, ``remembered`` are those of an earlier run."""
 
     def __init__(
         self,
@@ -86,6 +101,7 @@ class Pool:
         self.name = name
         self.seats = [Seat(key, quota) for key, quota in keys]
         self.breaker = Breaker(name)
+        self.joining = 0
         self._patience = patience
         self._probe = probe
         self._remember = remember
@@ -99,12 +115,24 @@ class Pool:
 
     async def lease(self, need: Need, tried: Collection[str] = ()) -> Lease:
         """A key that is not of the ``tried``. Raises UpstreamRateLimited where none is free in time."""
-        if not self._line:
-            now = time.monotonic()
-            seat = self._free(now, need, tried)[0]
-            if seat is not None:
-                return self._take(now, seat, need)
-        return await self._stand(need, tried)
+        return self.at_once(need, tried) or await self._stand(need, tried)
+
+    def at_once(self, need: Need, tried: Collection[str] = ()) -> Lease | None:
+        """The same where nobody has to wait for it."""
+        if self._line:
+            return None
+        now = time.monotonic()
+        seat = self._free(now, need, tried)[0]
+        return None if seat is None else self._take(now, seat, need)
+
+    def full(self, seconds: float = 1.0) -> UpstreamRateLimited:
+        """The refusal of a call that could not go in time."""
+        limit = f"every key of {self.name} is at the limit that this gateway keeps for it"
+        return UpstreamRateLimited(limit, retry_after=max(1.0, seconds))
+
+    def until(self, need: Need) -> float:
+        """When the call's patience ends, by the monotonic clock."""
+        return need.since + self._patience
 
     def others(self, tried: Collection[str]) -> bool:
         """Whether there is a key that neither rests nor was tried."""
@@ -113,12 +141,12 @@ class Pool:
 
     def patient(self, need: Need, seconds: float) -> bool:
         """Whether the call may still wait so long."""
-        return time.monotonic() + seconds <= need.since + self._patience
+        return time.monotonic() + seconds <= self.until(need)
 
     @property
     def waiting(self) -> int:
-        """How many stand in line."""
-        return len(self._line)
+        """How many stand in line, also as one with others."""
+        return self.joining + sum(waiter.need.share is None for waiter in self._line)
 
     def leave(self, seat: Seat) -> None:
         seat.at_work -= 1
@@ -160,10 +188,11 @@ class Pool:
         best: Seat | None = None
         soon: float | None = None
         busy = False
+        hold = need.since + self._patience * HELD if need.share else 0.0
         for seat in seats:
             if seat.shut and seat.rests(now):
                 continue
-            wait = seat.room(now, need)
+            wait = seat.room(now, need, hold)
             if wait is None:
                 busy = True
                 continue
@@ -172,7 +201,7 @@ class Pool:
                 soon = wait if soon is None else min(soon, wait)
             elif best is None or seat.load < best.load:
                 best = seat
-        if best is not None or (soon is not None and now + soon <= need.since + self._patience):
+        if best is not None or (soon is not None and now + soon <= self.until(need)):
             return best, soon
         if not all(seat.rests(now) for seat in seats):
             return None, None if busy else soon
@@ -189,8 +218,8 @@ class Pool:
         self._serve()
         lease = None
         try:
-            async with asyncio.timeout(need.since + self._patience - time.monotonic()):
-                lease = await _given(waiter)
+            async with asyncio.timeout(self.until(need) - time.monotonic()):
+                lease = await given(waiter.given)
         except TimeoutError:
             pass
         finally:
@@ -198,8 +227,7 @@ class Pool:
             if lease is None:
                 self._serve()
         if lease is None:
-            limit = f"every key of {self.name} is at the limit that this gateway keeps for it"
-            raise UpstreamRateLimited(limit, retry_after=max(1.0, waiter.seconds))
+            raise self.full(waiter.seconds)
         return lease
 
     def _serve(self) -> None:
@@ -209,9 +237,9 @@ class Pool:
             self._timer.cancel()
             self._timer = None
         now = time.monotonic()
-        waits: dict[bool, float] = {}
+        waits: dict[tuple[bool, bool], float] = {}
         for waiter in self._line:
-            if waiter.given.done() or waiter.need.deepsearch in waits:
+            if waiter.given.done() or waiter.need.line in waits:
                 continue
             seat, wait = self._free(now, waiter.need, waiter.tried)
             if seat is not None:
@@ -220,10 +248,10 @@ class Pool:
                 break
             else:
                 waiter.seconds = wait
-                if now + wait > waiter.need.since + self._patience:
+                if now + wait > self.until(waiter.need):
                     waiter.given.set_result(None)
                 else:
-                    waits[waiter.need.deepsearch] = wait
+                    waits[waiter.need.line] = wait
         if waits:
             self._timer = asyncio.get_running_loop().call_later(min(waits.values()), self._serve)
 
@@ -354,11 +382,11 @@ class Pool:
         return [{**upstream, **seat.state(now, clock)} for seat in self.seats]
 
 
-async def _given(waiter: Waiter) -> Lease | None:
-    """What he is given; given back where he is gone by then."""
+async def given(waiter: asyncio.Future[L | None]) -> L | None:
+    """What he is given who waits; given back where he is gone by then."""
     try:
-        return await waiter.given
+        return await waiter
     except asyncio.CancelledError:
-        if waiter.given.done() and not waiter.given.cancelled() and (lease := waiter.given.result()):
+        if waiter.done() and not waiter.cancelled() and (lease := waiter.result()) is not None:
             lease.release()
         raise

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from .types import Route
+from .types import Route, Target
 
 MINUTE = 60.0
 GRAIN = 0.1  # seconds that are counted as one moment, the last of them, so that a minute has few
@@ -24,20 +25,37 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What a call would have of an upstream call that is made for several: so many ``inputs``, beside others of the
+    same ``kind``."""
+
+    kind: bytes
+    caller: str
+    inputs: int
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
     """What a call will use: one request, about ``tokens``, and whether it is a DeepSearch run.
 
-    ``since`` is when it came, from which on its patience counts.
+    ``since`` is when it came, from which on its patience counts. ``share`` tells how it could be joined with others
+    at a target; None where it cannot.
     """
 
     tokens: int = 0
     deepsearch: bool = False
     since: float = field(default_factory=time.monotonic)
+    share: Callable[[Target], Awaitable[Share | None]] | None = None
 
     @classmethod
     def of(cls, body: bytes, route: Route) -> Need:
         """An estimate, by the four characters that a token has on average."""
         return cls(len(body) // 4, route.model.deepsearch)
+
+    @property
+    def line(self) -> tuple[bool, bool]:
+        """With whom it waits for a minute to pass."""
+        return self.deepsearch, self.share is not None
 
     def amount(self, window: str) -> int:
         if window == "tokens":
@@ -76,6 +94,20 @@ class Window:
             if over <= 0:
                 break
         return max(moment.last + MINUTE - now, 0.001)  # never 0 by rounding: that would be a yes
+
+    def pace(self, now: float) -> float:
+        """Seconds until the next one goes, so that what is left lasts until half of the limit is free again; 0 while
+        it is."""
+        over = self.used(now) + 1 - self.limit // 2
+        left = self.limit - self._sum
+        if over <= 0 or left <= 0 or not self._spent:
+            return 0.0
+        for moment in self._spent:
+            over -= moment.amount
+            if over <= 0:
+                break
+        last = self._spent[-1].last
+        return max(0.0, last + (moment.last + MINUTE - last) / left - now)
 
     def add(self, now: float, amount: int) -> None:
         self._sum += amount

@@ -78,13 +78,16 @@ class Seat:
     def rests(self, now: float) -> bool:
         return now < self.rests_until
 
-    def room(self, now: float, need: Need) -> float | None:
-        """Seconds until the limits allow it; None where another call has to end first."""
+    def room(self, now: float, need: Need, hold: float = 0.0) -> float | None:
+        """Seconds until the limits allow it; None where another call has to end first. Until ``hold`` it is kept back
+        for others to join it, where a limit comes near."""
         if self.quota.concurrency is not None and self.at_work >= self.quota.concurrency:
             return None
         wait = 0.0
         for name, window in self.windows.items():
             wait = max(wait, window.wait(now, need.amount(name)))
+        if not wait and hold > now and (requests := self.windows.get("requests")):
+            return min(requests.pace(now), hold - now)
         return wait
 
     def take(self, now: float, need: Need) -> None:
@@ -93,6 +96,15 @@ class Seat:
         for name, window in self.windows.items():
             if amount := need.amount(name):
                 window.add(now, amount)
+
+    def stretch(self, now: float, tokens: int) -> bool:
+        """Takes more tokens for a call, where the limit allows them now."""
+        window = self.windows.get("tokens")
+        if window is not None and tokens:
+            if window.wait(now, tokens):
+                return False
+            window.add(now, tokens)
+        return True
 
     def state(self, now: float, clock: float) -> Json:
         """As plain values; ``clock`` is the Unix time that ``now`` is. ``trial``: the next call decides."""

@@ -51,6 +51,18 @@ def counts(said: Any) -> Json:
     return {name: value for name, value in usage.items() if _count(value) is not None or isinstance(value, dict)}
 
 
+def shares(tokens: int, lengths: list[int]) -> list[int]:
+    """``tokens`` divided by length; the shares are whole and their sum is ``tokens``."""
+    total, passed, given = sum(lengths), 0, 0
+    parts = []
+    for length in lengths:
+        passed += length
+        upto = tokens * passed // total
+        parts.append(upto - given)
+        given = upto
+    return parts
+
+
 def seen(events: Iterable[Event]) -> int:
     """Bytes of answer and thinking in the events."""
     written = 0

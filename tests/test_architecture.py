@@ -25,6 +25,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("alarm", "breaker", "config", "departures", "engines", "logs", "quota", "runfile", "store"),
     ("client", "keys", "meter", "seat"),
     ("pool",),
+    ("joining",),
     ("attempts", "cache", "keystate", "ledger", "probe"),
     ("incoming", "openapi", "relay"),
     ("gateway",),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.cache.entries import Entry, shares, unpacked
+from app.cache.entries import Entry, unpacked
 from app.cache.found import Found
 from app.cache.keys import OF_ONE_INPUT, keys_of
 from app.endpoints.embeddings import Embeddings
@@ -18,6 +18,7 @@ from app.endpoints.rerank import Rerank
 from app.models import unlisted
 from app.types import Call, Json, Key, Target
 from app.upstreams import KINDS
+from app.usage import shares
 
 URL = "https://host.example/v1"
 EMBED: Json = {"model": "m", "input": ["a", "b"], "task": "x", "dimensions": 8, "a_new_field": {"x": [1, None]}}

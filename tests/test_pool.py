@@ -22,6 +22,8 @@ from .conftest import ScriptedUpstream, replies, running_gateway, scripted_upstr
 
 VECTORS = {"object": "list", "data": [{"index": 0, "embedding": [0.5]}], "usage": {"total_tokens": 1}}
 EMBED = {"model": "jina-embeddings-v3", "input": ["hi"]}
+RANKED = {"results": [{"index": 0, "relevance_score": 0.5}], "usage": {"total_tokens": 1}}
+RANK = {"model": "jina-reranker-v2-base-multilingual", "query": "q", "documents": ["a"]}
 A, B = Key("secret-of-a", "a"), Key("secret-of-b", "b")
 
 
@@ -434,11 +436,11 @@ async def test_concurrency_is_kept_over_sockets(upstream: ScriptedUpstream) -> N
         most = max(most, now)
         await asyncio.sleep(0.01)
         now -= 1
-        await replies(VECTORS)(request, writer)
+        await replies(RANKED)(request, writer)
 
     upstream.plays(play)
     async with running_gateway(two_keys(upstream, concurrency=2)) as gateway:
-        answers = await asyncio.gather(*(gateway.post("/v1/embeddings", EMBED) for _ in range(20)))
+        answers = await asyncio.gather(*(gateway.post("/v1/rerank", RANK) for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}
     assert most == 4
 

@@ -20,12 +20,12 @@ import msgspec
 from ..endpoints.vectors import encoded
 from ..errors import UpstreamFailed
 from ..meter import Record
-from ..quota import Need
+from ..quota import Need, Share
 from ..types import Call, EmbeddingsCall, Json, RerankCall, Route, Target
 from .entries import Entry, unpacked
 from .flights import Begin, Flights
 from .found import Found, Outcome
-from .keys import keys_of
+from .keys import keys_of, kind_of
 from .memory import Memory
 
 
@@ -165,10 +165,18 @@ class Lookup:
 
     def left(self, need: Need) -> Need:
         """Of what the whole call needs, what is left to be asked for."""
-        if not self._found:
-            return need
-        found = next(iter(self._found.values()))
-        return replace(need, tokens=need.tokens * len(found.missing) // len(found.keys))
+        share = self._share if isinstance(self._call, EmbeddingsCall) else None
+        tokens = need.tokens
+        if self._found:
+            found = next(iter(self._found.values()))
+            tokens = tokens * len(found.missing) // len(found.keys)
+        return Need(tokens, need.deepsearch, need.since, share)
+
+    async def _share(self, target: Target) -> Share | None:
+        """What is to be asked for at the target, as a part of a call for several."""
+        rest = (await self.at(target)).rest
+        kind = kind_of(rest, target)
+        return Share(kind, self._record.caller, len(rest.body["input"])) if kind else None
 
     async def shared(self, begin: Begin[Outcome]) -> Outcome:
         """The outcome of ``begin``, or of an identical call that is under way. One of them gets the bill."""

@@ -80,17 +80,5 @@ def billed(usage: Json) -> int:
     return tokens if isinstance(tokens, int) else 0
 
 
-def shares(tokens: int, lengths: list[int]) -> list[int]:
-    """``tokens`` divided by length; the shares are whole and their sum is ``tokens``."""
-    total, passed, given = sum(lengths), 0, 0
-    parts = []
-    for length in lengths:
-        passed += length
-        upto = tokens * passed // total
-        parts.append(upto - given)
-        given = upto
-    return parts
-
-
 def _bytes(value: Any) -> bytes:
     return bytes(value) if isinstance(value, msgspec.Raw) else msgspec.json.encode(value)

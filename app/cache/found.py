@@ -9,7 +9,8 @@ import msgspec
 
 from ..errors import UpstreamFailed
 from ..types import Call, Json, Target
-from .entries import HOLDS, Entry, billed, head_of, item_of, numbered, restored, shares
+from ..usage import shares
+from .entries import HOLDS, Entry, billed, head_of, item_of, numbered, restored
 
 State = Literal["hit", "partial", "miss", "off"]
 

@@ -47,6 +47,18 @@ def keys_of(call: Call, target: Target, owner: str = "") -> list[bytes]:
     return [_key(base, item) for item in inputs] if apart and inputs else [base.digest()]
 
 
+def kind_of(call: Call, target: Target) -> bytes | None:
+    """Equal ones can be asked for together at ``target``. None for a call whose inputs may depend on one another, and
+    for one with a PDF, which has to be sent alone."""
+    body = target.upstream.body(call, target)
+    inputs = body.pop("input")
+    if not isinstance(inputs, list) or any(isinstance(item, dict) and "pdf" in item for item in inputs):
+        return None
+    if not _apart(body):
+        return None
+    return _json.encode([target.upstream.url(call, target), target.name, body])
+
+
 def _key(base: blake2b, item: Any) -> bytes:
     digest = base.copy()
     digest.update(_json.encode(item))
