@@ -86,11 +86,11 @@ class ScriptedUpstream:
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
+            self.tasks.discard(task)
             writer.close()
             with suppress(TimeoutError, ConnectionError):
                 await asyncio.wait_for(writer.wait_closed(), 0.1)  # longer only where the gateway takes nothing more
             writer.transport.abort()
-            self.tasks.discard(task)
 
     async def gone(self, seconds: float = 1.0) -> None:
         """Returns when a connection has been closed from the other side; fails after ``seconds``."""
