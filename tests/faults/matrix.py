@@ -236,6 +236,7 @@ ROWS: tuple[Row, ...] = (
         "silence, comments for ever",
         STREAMS + "test_a_stream_that_breaks_ends_in_an_error",
         STREAMS + "test_a_stream_without_an_end_is_ended",
+        STREAMS + "test_a_stream_that_never_pauses_is_ended",
         STREAMS + "test_a_failure_before_the_first_event_has_a_status",
     ),
     row(

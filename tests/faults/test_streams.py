@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ..conftest import RunningGateway, Script, ScriptedUpstream, raw, replies, running_gateway, streams
+from ..conftest import RunningGateway, Script, ScriptedUpstream, raw, replies, running_gateway, streams, until
 from .bench import (
     CHAT,
     CHATS,
@@ -292,6 +293,26 @@ async def test_a_stream_without_an_end_is_ended(speech: Speech, bench: Bench) ->
         response = await asked(gateway, CHATS, speech.asks)
         await assert_booked(gateway, 504)
     assert_broken(response, 504, "upstream_timeout")
+
+
+@pytest.mark.parametrize("ended_by", ["its time", "a shutdown"])
+@each_speech
+async def test_a_stream_that_never_pauses_is_ended(ended_by: str, speech: Speech, bench: Bench) -> None:
+    """Where there is always more already, nobody waits whom a timer could wake."""
+    piece = chunk(sse(thought("hm ") if speech is DEEPSEARCH else delta("a")) * 100)
+    speech.of(bench).plays(endless(STREAM_HEAD + chunk(speech.begin), forever(piece)))
+    seconds = 0.3 if ended_by == "its time" else 60.0
+    timeouts = {**UNHURRIED, "total_seconds": seconds}
+    async with speech.before(bench, timeouts=timeouts, drain_seconds=0.2) as gateway:
+        call = asyncio.ensure_future(asked(gateway, CHATS, speech.asks))
+        if ended_by == "a shutdown":
+            await until(lambda: bool(speech.of(bench).seen))
+            gateway.server.handle_exit(signal.SIGTERM, None)
+        response = await call
+    if ended_by == "its time":
+        assert_broken(response, 504, "upstream_timeout")
+    else:
+        assert_broken(response, 503, "unavailable")
 
 
 async def test_a_deepsearch_run_for_a_caller_who_does_not_stream_has_a_status(bench: Bench) -> None:
