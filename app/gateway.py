@@ -22,7 +22,7 @@ from .client import Client
 from .departures import CallerGone
 from .endpoints import PATHS, Endpoint
 from .endpoints.chat import Chat, collect
-from .errors import InvalidRequest, ToriiError, Unavailable, UpstreamTimeout, told
+from .errors import InvalidRequest, ToriiError, Unavailable, told
 from .incoming import Incoming, parse
 from .keys import Callers
 from .meter import Meter, Record
@@ -89,7 +89,7 @@ class Gateway:
                 self._meter.settle(record, 200)
                 return Answer({**provenance(outcome.target), **outcome.headers}, body)
         except TimeoutError:
-            late = UpstreamTimeout("the call took longer than this gateway allows")
+            late = record.late()
             self._meter.settle(record, late.status, late)
             raise late from None
         except (asyncio.CancelledError, CallerGone):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from . import usage
 from .departures import Presence, Waiting
 from .endpoints.fields import total_usage
-from .errors import ToriiError
+from .errors import ToriiError, UpstreamTimeout
 from .types import Call, Event, Json, Request, Target
 
 logger = logging.getLogger("torii.calls")
@@ -42,6 +42,14 @@ class Record:
     written: int = 0
     first_event: float | None = None
     seconds: float | None = None
+
+    def late(self) -> UpstreamTimeout:
+        """Its time is over. A run that may go on is paid for, so the SDKs are told not to ask for it again."""
+        late = UpstreamTimeout("the call took longer than this gateway allows")
+        if self.target is not None:
+            late.upstream = self.target.upstream.name
+            late.should_retry = False if self.target.model.deepsearch else None
+        return late
 
     def ask(self, target: Target) -> None:
         """An attempt at ``target`` begins; what an earlier one gave counts no more."""

@@ -470,3 +470,16 @@ async def test_a_run_that_is_paid_for_is_put_on_no_idle_connection(upstream: Scr
 
 
 RUN = b'data: {"choices":[{"delta":{"content":"a","type":"text"},"finish_reason":"stop"}],"usage":{}}\n\n'
+
+
+async def test_a_run_whose_time_is_over_is_not_asked_for_again(upstream: ScriptedUpstream) -> None:
+    """Row 57: it is collected for a caller who does not stream, and goes on and on."""
+    think = b'data: {"choices":[{"delta":{"type":"think","content":"<think>hm"}}]}\n\n'
+    upstream.plays(endless(STREAM_HEAD, forever(chunk(think)), every=0.02))
+    timeouts = {**UNHURRIED, "total_seconds": 0.3}
+    async with running_gateway(impatient("httptools", upstream.url, timeouts=timeouts)) as gateway:
+        body = {"model": "jina-deepsearch-v1", "messages": [{"role": "user", "content": "hi"}]}
+        response = await gateway.post("/v1/chat/completions", body)
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "upstream_timeout")
+    assert (response.headers["x-should-retry"], response.headers["x-torii-upstream"]) == ("false", "jina")
+    assert len(upstream.seen) == 1
