@@ -34,6 +34,9 @@ VECTORS = {
     "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}],
 }
 EMBED = {"model": "jina-embeddings-v3", "input": ["hi"]}
+# Rankings, unlike embeddings, are not joined where a limit binds.
+RANKED = {"results": [{"index": 0, "relevance_score": 0.5}], "usage": {"total_tokens": 1}}
+RANK = {"model": "jina-reranker-v2-base-multilingual", "query": "q", "documents": ["a"]}
 ASK = {"model": "jina/other", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -415,10 +418,10 @@ async def test_a_reload_reaches_every_worker_and_a_broken_file_none(upstream: Sc
 
 
 async def test_the_limits_of_a_key_hold_for_all_workers_together(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    upstream.plays(replies(VECTORS))
+    upstream.plays(replies(RANKED))
     limited = {"limits": {"requests_per_minute": 5}}
     async with program(tmp_path, upstream.url, workers=2, pace_seconds=0.1, jina=limited) as running:
-        ask = [running.client.post("/v1/embeddings", json=EMBED, headers={"connection": "close"}) for _ in range(40)]
+        ask = [running.client.post("/v1/rerank", json=RANK, headers={"connection": "close"}) for _ in range(40)]
         statuses = [answer.status_code for answer in await asyncio.gather(*ask)]
     assert set(statuses) == {200, 429}
     assert len(upstream.seen) == statuses.count(200) <= 5
