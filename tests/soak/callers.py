@@ -60,7 +60,9 @@ class Wish:
         inputs = [f"soak {number} {place}" for place in range(chance.randint(1, 6))]
         if kind == "embeddings":
             model = chance.choice(("jina-embeddings-v3", "in-parts", "aihubmix/jina-embeddings-v3"))
-            return cls(number, kind, {"model": model, "input": inputs})
+            # With an option that the gateway does not know, because such calls are never joined: one that went up with
+            # others could not be told from them by its id.
+            return cls(number, kind, {"model": model, "input": inputs, "soak": number})
         if kind == "rerank":
             return cls(number, kind, {"model": "jina-reranker-m0", "query": inputs[0], "documents": inputs})
         model = "gpt-4o-mini" if kind == "chat" else "jina-deepsearch-v1"
