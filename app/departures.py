@@ -117,12 +117,15 @@ class Presence:
         if not self.wants:
             raise CallerGone
 
-    def ended(self) -> BaseException:
-        """What a cancellation of the task means: CallerGone where it came from here."""
-        if not self._cut or self._task is None:
-            return asyncio.CancelledError()
-        self._task.uncancel()
-        return CallerGone()
+    def ended(self, error: asyncio.CancelledError) -> BaseException:
+        """What a cancellation means: CallerGone where it came from here; that of the server as it is. One that was
+        not of this task is a failure of something that it waited for, and is none of the caller's."""
+        if self._cut and self._task is not None:
+            self._task.uncancel()
+            return CallerGone()
+        if self._task is not None and not self._task.cancelling():
+            return RuntimeError("what the call waited for was cancelled")
+        return error
 
     def end(self) -> None:
         """The call has ended; another one may go on without its caller in its place."""

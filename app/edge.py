@@ -123,8 +123,8 @@ class Edge:
                     control = b",".join(exchange.header(b"cache-control"))
                     incoming = Incoming(exchange.path, body, caller.name, exchange.id, presence, control)
                     await self._answer(exchange, await self._gateway.handle(endpoint, incoming))
-                except asyncio.CancelledError:
-                    raise presence.ended() from None
+                except asyncio.CancelledError as error:
+                    raise presence.ended(error) from error
                 finally:
                     exchange.scope[LEAVE] = None
                     presence.end()

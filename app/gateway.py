@@ -93,7 +93,7 @@ class Gateway:
             self._meter.settle(record, late.status, late)
             raise late from None
         except (asyncio.CancelledError, CallerGone):
-            self._meter.settle(record, 499)
+            self._meter.settle(record, 499 if record.presence.left else 500)
             raise
         except Exception as error:
             self._meter.settle(record, told(error).status, told(error))

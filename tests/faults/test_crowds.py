@@ -65,7 +65,7 @@ async def test_no_storm_of_both_while_everything_is_503(path: str, asks: Any, be
         each.plays(busy)
     async with bench.gateway(both=True) as gateway:
         answers = await asyncio.gather(*(asked(gateway, path, asks) for _ in range(30)))
-    assert {(answer.status_code, answer.headers["retry-after"]) for answer in answers} == {(503, "3")}
+    assert {(answer.status_code, answer.headers.get("retry-after")) for answer in answers} == {(503, "3")}
     assert len(asked_for) == 30
     assert max(asked_for.values()) <= 3
     assert 1 <= max(repeats) <= 6

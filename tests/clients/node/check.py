@@ -115,6 +115,7 @@ class Gateway:
 def gateway(folder: Path) -> Iterator[Gateway]:
     """The gateway in its sandbox, on a free port, with no settings but these."""
     settings = {"PYTHONPATH": str(ROOT), "TORII_SANDBOX_PACE": "0", "TORII_PORT": "0", "XDG_RUNTIME_DIR": str(folder)}
+    settings["TORII_CACHE__STORE"] = "off"  # or the usage of the second of two calls that are the same is none
     plain = {name: value for name, value in os.environ.items() if not name.startswith("TORII_")}
     command = [sys.executable, "-m", "app", "serve", "--sandbox"]
     # In the folder of the scripts, where there is no config.yaml.
