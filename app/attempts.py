@@ -11,9 +11,9 @@ is tried again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .departures import CallerGone, Waiting
 from .errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited
@@ -100,13 +100,8 @@ class Attempts:
         if len(asks) == 1:
             return [await asks[0](target)]
         line, room = asyncio.Lock(), asyncio.Semaphore(PARTS_AT_ONCE - 1)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._part(target, lease, asks[0]))]
-                tasks += [group.create_task(self._later(target, ask, line, room)) for ask in asks[1:]]
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        results = [task.result() for task in tasks]
+        later = [self._later(target, ask, line, room) for ask in asks[1:]]
+        results = await _together([self._part(target, lease, asks[0]), *later])
         if any(isinstance(result, CallerGone) for result in results):
             raise CallerGone
         return [result for result in results if not isinstance(result, CallerGone)]
@@ -157,6 +152,22 @@ class Attempts:
 
     def _may_repeat(self, presence: Waiting) -> bool:
         return not presence.left and self._repeats < max(RETRIES_ALWAYS, RETRY_SHARE * self._under_way)
+
+
+async def _together(parts: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """What they give, in order. The first that fails ends the others.
+
+    No TaskGroup: Python 3.11's leaves the task in which a part failed marked as one that is being cancelled, and a
+    deadline that rings in a later attempt takes its own cancellation for another's.
+    """
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
 
 
 async def _patiently(pool: Pool) -> Lease:

@@ -98,3 +98,23 @@ async def test_a_part_that_meets_a_sick_key_is_blamed_on_that_key(upstream: Scri
         second = await gateway.post("/v1/embeddings", body_of(4))
     assert [first.status_code, second.status_code] == [200, 200]
     assert {seen.headers["authorization"][-4:] for seen in upstream.seen} == {"well"}
+
+
+async def test_a_deadline_is_one_after_a_part_has_failed(upstream: ScriptedUpstream) -> None:
+    """The first attempt's last part fails while the others are at work; the second attempt meets silence."""
+    never = asyncio.Event()
+
+    async def play(request: Seen, writer: asyncio.StreamWriter) -> None:
+        if request.body["input"] == ["2"] and len(upstream.seen) <= 3:
+            await until(lambda: len(upstream.seen) == 3)
+            await replies({"detail": "no"}, 503)(request, writer)
+        else:
+            await never.wait()
+
+    upstream.plays(play)
+    settings = settings_for(
+        upstream.url, models={"jina-embeddings-v3": {"max_inputs": 1}}, timeouts={"total_seconds": 0.5}
+    )
+    async with running_gateway(settings) as gateway:
+        response = await gateway.post("/v1/embeddings", body_of(3))
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "upstream_timeout")
