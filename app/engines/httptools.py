@@ -283,7 +283,7 @@ class HttptoolsAnswer:
     """``framed``: its head says where its body ends; ``ended``: nothing of it is still to come."""
 
     __slots__ = (
-        *("_connection", "_failure", "_held", "_loop", "_pieces", "_size", "_waiter"),
+        *("_connection", "_failure", "_held", "_loop", "_pieces", "_rest", "_size", "_waiter"),
         *("ended", "framed", "headers", "status"),
     )
 
@@ -297,6 +297,7 @@ class HttptoolsAnswer:
         self._failure: UpstreamError | None = None
         self._held = False
         self._pieces: list[bytes] = []
+        self._rest = False  # whether a turn left some of them
         self._size = 0
         self._waiter: asyncio.Future[None] | None = None
 
@@ -310,8 +311,9 @@ class HttptoolsAnswer:
             await self._wait()
 
     async def chunk(self) -> bytes:
-        """What is there, in one piece of some 32 kB; others have their turn before the next."""
-        if self._pieces:
+        """What is there, in one piece of some 32 kB; others have their turn before the rest of it."""
+        if self._rest:
+            self._rest = False
             await asyncio.sleep(0)
         while not self._pieces:
             if self.ended:
@@ -336,6 +338,7 @@ class HttptoolsAnswer:
         data = b"".join(self._pieces[:count])
         del self._pieces[:count]
         self._size -= size
+        self._rest = bool(self._pieces)
         return data
 
     async def aclose(self) -> None:
