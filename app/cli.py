@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .store import Database
 
-HEALTH_SECONDS = 3
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "-V", "--version", prog_name="torii", message="%(prog)s %(version)s")

@@ -278,7 +278,7 @@ class Joined:
             full.upstream = self._pool.name
             _fail(asks, full)
             return
-        target = replace(target, key=lease.key)
+        target = target.with_key(lease.key)
         for ask in asks:
             ask.record.ask(target)
         await self._asked(lease, target, send, asks)

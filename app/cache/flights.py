@@ -35,11 +35,9 @@ class Flight(Generic[T]):
 
     async def wait(self, record: Record) -> tuple[T, bool]:
         """Its result and whether this one is billed for it; or its error."""
-        landed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.task.add_done_callback(partial(_tell, landed))
         self.company.join(record.presence)
         try:
-            await landed
+            await asyncio.wait([self.task])
         finally:
             self.company.leave(record.presence)
             billed = self._bill(record)
@@ -83,8 +81,3 @@ class Flights(Generic[T]):
     def _land(self, key: Hashable, task: asyncio.Task[T]) -> None:
         if (flight := self._open.get(key)) is not None and flight.task is task:
             del self._open[key]
-
-
-def _tell(landed: asyncio.Future[None], task: asyncio.Task[Any]) -> None:
-    if not landed.done():
-        landed.set_result(None)
