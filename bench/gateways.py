@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 import yaml
 
-from .processes import Running, free_port, start
+from .processes import ROOT, Running, free_port, start
 from .upstream import Stub
 from .wire import CALLER_KEY, UPSTREAM_KEY, Ask
 
@@ -124,15 +124,17 @@ class Torii:
     """
 
     name: str = "torii"
-    checkout: Path = Path(__file__).parents[1]
+    checkout: Path = ROOT
     settings: dict[str, Any] = field(default_factory=dict)
     keys: int = 1
     profiler: tuple[str, ...] = ()
 
     @property
     def program(self) -> Path:
-        own = self.checkout / ".venv" / "bin" / "torii"
-        return own if own.exists() else Path(sys.executable).with_name("torii")
+        """Of this checkout, what runs the benchmark runs it too."""
+        if self.checkout == ROOT:
+            return Path(sys.executable).with_name("torii")
+        return self.checkout / ".venv" / "bin" / "torii"
 
     @property
     def missing(self) -> str:
