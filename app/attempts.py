@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
-from .departures import CallerGone, Waiting
+from .departures import CallerGone, Presence
 from .errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited
 from .joining import Joining
 from .pool import Lease, Pool
@@ -40,7 +40,7 @@ class Attempts:
         self._under_way = 0
         self._repeats = 0
 
-    async def first(self, route: Route, need: Need, attempt: Attempt[T], presence: Waiting) -> T:
+    async def first(self, route: Route, need: Need, attempt: Attempt[T], presence: Presence) -> T:
         """What the first attempt that succeeds gives. Raises the UpstreamError that tells the caller most."""
         failures: list[UpstreamError] = []
         again: list[Target] = []
@@ -150,8 +150,8 @@ class Attempts:
             return seconds is not None and self._pools[target.upstream.name].patient(need, seconds)
         return not _is_of_the_key(failure)
 
-    def _may_repeat(self, presence: Waiting) -> bool:
-        return not presence.left and self._repeats < max(RETRIES_ALWAYS, RETRY_SHARE * self._under_way)
+    def _may_repeat(self, presence: Presence) -> bool:
+        return not presence.deserted and self._repeats < max(RETRIES_ALWAYS, RETRY_SHARE * self._under_way)
 
 
 async def _together(parts: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -7,6 +7,8 @@
 The word for the caller goes before the one for the model, and that before the general one. Only an upstream
 that is at work is waited for: no further attempt is made for a caller who has left, and of a call in parts
 only a detached one asks for the rest. At most ``calls`` go on at once; the next one is cancelled.
+
+Others may wait for the same answer. Then the call goes on for them, whoever of them leaves, until the last has.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from .types import OnDisconnect, Target
 
@@ -60,38 +62,80 @@ class Departures:
         return policy, now + self._seconds if policy == "drain" else presence.begun + self._total
 
 
-class Waiting(Protocol):
-    """Whoever an upstream is asked for: a caller, or several. ``target`` is who is at work for them."""
-
-    target: Target | None
-
-    @property
-    def left(self) -> bool: ...
-
-    @property
-    def wants(self) -> bool: ...
-
-    def ask(self) -> None: ...
-
-
 class Presence:
-    """Whether the caller of one call is still there. ``target`` is who is at work for him, None while nobody is;
-    ``task`` what is cancelled when the call has to end because he has left."""
+    """Whether the caller of one call is still there, or another who waits for the same answer.
 
-    __slots__ = ("_cut", "_departures", "_policy", "_task", "_timer", "begun", "caller", "left", "target")
+    ``target`` is who is at work for them, None while nobody is; ``task`` what is cancelled when the call has to end.
+    ``left``: he has; ``gone``: and nothing is done for him any more. ``over``: nobody wanted the answer when more was
+    to be asked for, so that it will not come.
+    """
+
+    __slots__ = (
+        *("_ahead", "_company", "_cut", "_departures", "_policy", "_target", "_task", "_timer"),
+        *("begun", "caller", "gone", "left", "over"),
+    )
 
     def __init__(
         self, departures: Departures | None = None, caller: str = "", task: asyncio.Task[Any] | None = None
     ) -> None:
         self.caller = caller
         self.begun = time.monotonic()
-        self.left = False
-        self.target: Target | None = None
+        self.left = self.gone = self.over = False
+        self._target: Target | None = None
         self._departures = departures
         self._policy: OnDisconnect = "cancel"
         self._task = task
         self._timer: asyncio.TimerHandle | None = None
         self._cut = False
+        self._ahead: Presence | None = None
+        self._company: list[Presence] = []
+
+    @property
+    def target(self) -> Target | None:
+        return self._ahead.target if self._ahead is not None else self._target
+
+    @target.setter
+    def target(self, target: Target | None) -> None:
+        self._target = target
+
+    # Others who wait for the same.
+
+    def follow(self, first: Presence) -> None:
+        """Waits for the answer to the call of ``first``."""
+        self._ahead = first
+        first._company.append(self)
+
+    def unfollow(self) -> None:
+        """The last who does ends a call whose own caller is gone."""
+        if (first := self._ahead) is not None:
+            first._company.remove(self)
+            if first.gone:
+                first._cancel()
+
+    @property
+    def awaited(self) -> int:
+        """How many there are for whom something is done."""
+        return len(self._company) + (not self.gone)
+
+    @property
+    def deserted(self) -> bool:
+        """Whether all have left, be it that something is done for them still."""
+        return self.left and all(other.left for other in self._company)
+
+    @property
+    def wants(self) -> bool:
+        """Whether more may be asked for him, or for the others."""
+        if not self.left or (self._policy == "detach" and not self.gone):
+            return True
+        return any(other.wants for other in self._company)
+
+    def ask(self) -> None:
+        """Before each question to an upstream. Raises CallerGone where there is no one left to ask for."""
+        if not self.wants:
+            self.over = True
+            raise CallerGone
+
+    # The end.
 
     def leave(self) -> None:
         """The caller has left. The call ends with that, at once or in its time."""
@@ -107,16 +151,6 @@ class Presence:
         else:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._cancel)
 
-    @property
-    def wants(self) -> bool:
-        """Whether more may be asked for him."""
-        return not self.left or self._policy == "detach"
-
-    def ask(self) -> None:
-        """Before each question to an upstream. Raises CallerGone where there is no one left to ask for."""
-        if not self.wants:
-            raise CallerGone
-
     def ended(self, error: asyncio.CancelledError) -> BaseException:
         """What a cancellation means: CallerGone where it came from here; that of the server as it is. One that was
         not of this task is a failure of something that it waited for, and is none of the caller's."""
@@ -131,59 +165,17 @@ class Presence:
         """The call has ended; another one may go on without its caller in its place."""
         self._task = None
         if self.left:
-            if self._timer is not None:
-                self._timer.cancel()
-            if self._departures is not None:
-                self._departures.going_on.discard(self)
+            self._go()
+
+    def _go(self) -> None:
+        self.gone = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._departures is not None:
+            self._departures.going_on.discard(self)
 
     def _cancel(self) -> None:
-        if self._task is not None:
+        self._go()
+        if self._task is not None and not self._company:
             self._cut = True
             self._task.cancel()
-
-
-class Company:
-    """The callers who wait for one answer: as long as one of them wants it, it is asked for.
-
-    ``over``: none did, so that it will not come, and nobody may join them any more.
-    """
-
-    __slots__ = ("_members", "_target", "over")
-
-    def __init__(self) -> None:
-        self.over = False
-        self._members: list[Waiting] = []
-        self._target: Target | None = None
-
-    def __len__(self) -> int:
-        return len(self._members)
-
-    def join(self, member: Waiting) -> None:
-        member.target = self._target
-        self._members.append(member)
-
-    def leave(self, member: Waiting) -> None:
-        self._members.remove(member)
-
-    @property
-    def target(self) -> Target | None:
-        return self._target
-
-    @target.setter
-    def target(self, target: Target | None) -> None:
-        self._target = target
-        for member in self._members:
-            member.target = target
-
-    @property
-    def left(self) -> bool:
-        return all(member.left for member in self._members)
-
-    @property
-    def wants(self) -> bool:
-        return any(member.wants for member in self._members)
-
-    def ask(self) -> None:
-        if not self.wants:
-            self.over = True
-            raise CallerGone

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from . import usage
-from .departures import Presence, Waiting
+from .departures import Presence
 from .endpoints.fields import total_usage
 from .errors import ToriiError, UpstreamTimeout
 from .types import Call, Event, Json, Request, Target
@@ -29,7 +29,7 @@ class Record:
     request_id: str
     caller: str
     call: Call
-    presence: Waiting = field(default_factory=Presence)
+    presence: Presence = field(default_factory=Presence)
     started: float = field(default_factory=time.monotonic)
     target: Target | None = None
     attempts: int = 0
@@ -81,9 +81,10 @@ class Record:
             self.usage = total_usage([self.usage or {}, usage])
 
     def take(self, other: Record) -> None:
-        """What was asked of upstreams under ``other``, and what it cost, is this one's."""
+        """What was asked of upstreams under ``other``, and what it cost, is this one's, and no longer that one's."""
         self.target, self.attempts, self.reached = other.target, other.attempts, other.reached
         self.usage, self.written, self.estimated = other.usage, other.written, other.estimated
+        other.attempts, other.reached, other.usage, other.written = 0, False, None, 0
 
 
 class Meter:

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from app.cache.flights import Flights
+from app.departures import Presence
 from app.meter import Record
 from app.store import Database, read
 from app.types import EmbeddingsCall
@@ -575,17 +576,24 @@ async def test_a_call_that_was_given_up_is_not_joined() -> None:
     async def quick(record: Record) -> str:
         return "answer"
 
-    def one() -> Record:
-        return Record("id", "ann", EmbeddingsCall(model="m", body={}))
+    def one(presence: Presence) -> Record:
+        return Record("id", "ann", EmbeddingsCall(model="m", body={}), presence)
 
-    first = asyncio.create_task(flights.join("key", one(), slow))
+    async def ask() -> None:
+        presences.append(Presence(task=asyncio.current_task()))
+        await flights.join("key", one(presences[0]), slow)
+
+    presences: list[Presence] = []
+    first = asyncio.create_task(ask())
     await until(lambda: flights.waiting() == 1)
-    first.cancel()
-    await until(first.done)
+    presences[0].leave()
+    assert (len(flights), flights.waiting()) == (1, 0)
     async with asyncio.timeout(5):
-        assert (len(flights), await flights.join("key", one(), quick)) == (1, ("answer", True, True))
+        assert await flights.join("key", one(Presence()), quick) == ("answer", True, True)
     ending.set()
-    await until(lambda: len(flights) == 0)
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert len(flights) == 0
 
 
 def rows(path: Path) -> list[tuple[Any, ...]]:
@@ -721,7 +729,7 @@ async def test_nobody_joins_a_call_that_nobody_wanted(upstream: ScriptedUpstream
         leader.cancel()
         await until(lambda: len(now.edge.departures.going_on) == 1)
         held["one"].open.set()
-        await until(lambda: flight.company.over)
+        await until(lambda: flight.record.presence.over)
         other = asyncio.create_task(ask(gateway))
         await until(lambda: held["one"].asked == 2)
         for gate in held.values():

@@ -1,58 +1,92 @@
 """Calls under way. Identical ones share one, which goes on as long as anybody waits for it.
 
-the first    begins it  --+
-the second   joins it   --+--> one task --> to each its outcome, to the first of them the bill
-the third    joins it   --+
+the first    asks, and so would he alone --+
+the second   waits for what comes        --+--> to each its outcome, to the first of them the bill
+the third    waits for what comes        --+
 
-Who leaves takes nothing from the others; the last who leaves ends it, and has the bill. The bill is the record
-of what was asked of upstreams: the others' records say that none was asked for them.
+Who leaves takes nothing from the others, not even the first: his task goes on for them. The last who leaves ends it,
+and has the bill. The bill is the record of what was asked of upstreams: the others' records say that none was asked
+for them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Hashable
-from dataclasses import replace
-from functools import partial
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
 
-from ..departures import Company
+from ..departures import CallerGone
 from ..meter import Record
 
 T = TypeVar("T")
-Begin = Callable[[Record], Coroutine[Any, Any, T]]
+Begin = Callable[[Record], Awaitable[T]]
 
 
 class Flight(Generic[T]):
-    """``record`` is of what it asks of upstreams; it is nobody's until it is taken."""
+    """``record`` is of the call that asks."""
 
-    def __init__(self, begin: Begin[T], first: Record) -> None:
-        self.company = Company()
-        self.record = replace(first, presence=self.company)
-        self.task = asyncio.create_task(begin(self.record))
-        self.task.add_done_callback(lambda task: task.cancelled() or task.exception())  # else it is complained of
-        self._billed = False
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self._followers: dict[asyncio.Future[T], Record] = {}
+        self._billed: Record | None = None
 
-    async def wait(self, record: Record) -> tuple[T, bool]:
-        """Its result and whether this one is billed for it; or its error."""
-        self.company.join(record.presence)
+    @property
+    def open(self) -> bool:
+        """Whether others may join: not one that was given up, though it may be there still."""
+        return self.record.presence.awaited > 0 and not self.record.presence.over
+
+    async def lead(self, begin: Begin[T]) -> T:
+        """The result, or its error. Raises CallerGone where the first is not there to have it."""
         try:
-            await asyncio.wait([self.task])
-        finally:
-            self.company.leave(record.presence)
-            billed = self._bill(record)
-            if not self.company:
-                self.task.cancel()
-        return self.task.result(), billed
+            result = await begin(self.record)
+        except Exception as error:
+            self._bill()
+            for follower in self._waiting():
+                follower.set_exception(error)
+            raise
+        except asyncio.CancelledError:
+            for follower in self._waiting():
+                follower.set_exception(self.record.late())
+            raise
+        self._bill()
+        for follower in self._waiting():
+            follower.set_result(result)
+        if self._billed is not self.record:
+            raise CallerGone
+        return result
 
-    def _bill(self, record: Record) -> bool:
-        """Whether it is for this one: the first at its end, or the last who leaves before."""
-        record.target = self.record.target
-        if self._billed or (self.company and not self.task.done()):
-            return False
-        self._billed = True
-        record.take(self.record)
-        return True
+    async def follow(self, record: Record) -> tuple[T, bool]:
+        """The result and whether this one is billed for it; or its error."""
+        landed: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._followers[landed] = record
+        record.presence.follow(self.record.presence)
+        try:
+            return await landed, self._billed is record
+        finally:
+            del self._followers[landed]
+            record.target = self.record.target
+            if not landed.done() or landed.cancelled():
+                self._abandon(record)
+            else:
+                landed.exception()  # else it is complained of where this one is cancelled at the same moment
+            record.presence.unfollow()
+
+    def _abandon(self, record: Record) -> None:
+        """The last who leaves before the end has the bill."""
+        if self._billed is None and not self._followers and self.record.presence.gone:
+            self._billed = record
+            record.take(self.record)
+
+    def _bill(self) -> None:
+        """For the first who is still there."""
+        if self._billed is None:
+            self._billed = self.record
+            if self.record.presence.gone and (waiting := self._waiting()):
+                self._billed = self._followers[waiting[0]]
+                self._billed.take(self.record)
+
+    def _waiting(self) -> list[asyncio.Future[T]]:
+        return [follower for follower in self._followers if not follower.done()]
 
 
 class Flights(Generic[T]):
@@ -66,18 +100,17 @@ class Flights(Generic[T]):
 
     def waiting(self) -> int:
         """How many wait, for all of them together."""
-        return sum(len(flight.company) for flight in self._open.values())
+        return sum(flight.record.presence.awaited for flight in self._open.values())
 
     async def join(self, key: Hashable, record: Record, begin: Begin[T]) -> tuple[T, bool, bool]:
         """The result; whether it was begun for this one; whether this one is billed."""
         flight = self._open.get(key)
-        begun = flight is None or flight.company.over or not flight.company  # one that was given up may be there still
-        if flight is None or begun:
-            flight = self._open[key] = Flight(begin, record)
-            flight.task.add_done_callback(partial(self._land, key))
-        result, billed = await flight.wait(record)
-        return result, begun, billed
-
-    def _land(self, key: Hashable, task: asyncio.Task[T]) -> None:
-        if (flight := self._open.get(key)) is not None and flight.task is task:
-            del self._open[key]
+        if flight is not None and flight.open:
+            result, billed = await flight.follow(record)
+            return result, False, billed
+        flight = self._open[key] = Flight(record)
+        try:
+            return await flight.lead(begin), True, True
+        finally:
+            if self._open.get(key) is flight:
+                del self._open[key]
