@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from .alarm import Deadline
 from .attempts import Attempts
@@ -30,11 +31,10 @@ from .pool import Lease
 from .quota import Need
 from .relay import Relay, Source, translate
 from .routing import RouteTable
-from .types import Call, ChatCall, Fold, Json, Reply, Route, Stream, Target
+from .types import Call, ChatCall, Fold, Json, Reply, Route, Stream, Target, Value
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Value, frozen=True):
     """``body`` whole, or ``events`` as server-sent bytes; one of the two."""
 
     headers: dict[str, str]

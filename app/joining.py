@@ -15,12 +15,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Hashable
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from .departures import CallerGone
 from .errors import ToriiError, UpstreamError, UpstreamRateLimited, UpstreamRejected

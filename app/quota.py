@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from .types import Route, Target
+import msgspec
+
+from .types import Route, Target, Value
 
 MINUTE = 60.0
 GRAIN = 0.1  # seconds that are counted as one moment, the last of them, so that a minute has few
@@ -24,8 +26,7 @@ class Quota:
     weight: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Value, frozen=True):
     """What a call would have of an upstream call that is made for several: so many ``inputs``, beside others of the
     same ``kind``."""
 
@@ -34,8 +35,7 @@ class Share:
     inputs: int
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(Value, frozen=True):
     """What a call will use: one request, about ``tokens``, and whether it is a DeepSearch run.
 
     ``since`` is when it came, from which on its patience counts. ``share`` tells how it could be joined with others
@@ -44,7 +44,7 @@ class Need:
 
     tokens: int = 0
     deepsearch: bool = False
-    since: float = field(default_factory=time.monotonic)
+    since: float = msgspec.field(default_factory=time.monotonic)
     share: Callable[[Target], Awaitable[Share | None]] | None = None
 
     @classmethod

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from ..endpoints.vectors import encoded
 from ..errors import UpstreamFailed
@@ -151,7 +151,7 @@ class Lookup:
                     try:
                         outcome = self._rendered(found, render)
                     except UpstreamFailed:  # what cannot be written for this caller is to be asked for
-                        found.entries = {}
+                        found.forget()
                         continue
                     self._record.target = target
                     return self._free(outcome)
@@ -211,7 +211,7 @@ class Lookup:
 
     async def _look(self, target: Target) -> Found:
         if not self.writes:
-            return Found(self._call, target, state="off" if _is_pure(self._call) else None)
+            return Found(self._call, target, [], {}, "off" if _is_pure(self._call) else None)
         keys = keys_of(self._call, target, self._owner)
         entries = await self._cache.read(keys) if self.reads else {}
         if len(keys) > 1:  # a PDF has a vector for each page, and is no input among others

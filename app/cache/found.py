@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from ..errors import UpstreamFailed
-from ..types import Call, Json, Target
+from ..types import Call, Json, Target, Value
 from ..usage import shares
 from .entries import HOLDS, Entry, billed, head_of, item_of, numbered, restored
 
 State = Literal["hit", "partial", "miss", "off"]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Value, frozen=True):
     """A canonical answer and where it is from; ``body`` as it is sent, where that is written already.
 
     ``state`` is how much of it the cache had: all (hit), some (partial) or nothing (miss); None where it has no say.
     """
 
+    hidden = ("reply", "body")
+
     target: Target
     reply: Json
     state: State | None = None
-    body: bytes | None = field(default=None, repr=False)
+    body: bytes | None = None
 
     @property
     def headers(self) -> dict[str, str]:
@@ -38,34 +39,41 @@ class Outcome:
         return Outcome(self.target, {**self.reply, "usage": _free(tokens)}, "hit")
 
 
-@dataclass(slots=True)
 class Found:
-    """``keys`` are those of the inputs, ``entries`` those at hand. Without keys nothing is, and nothing is kept."""
+    """``keys`` are those of the inputs, ``entries`` those at hand. Without keys nothing is, and nothing is kept.
 
-    call: Call
-    target: Target
-    keys: list[bytes] = field(default_factory=list)
-    entries: dict[bytes, Entry] = field(default_factory=dict)
-    state: State | None = None
-    fresh: dict[bytes, Entry] = field(default_factory=dict)
+    ``missing`` are the places of the inputs that are to be asked for, one of equal ones.
+    """
+
+    __slots__ = ("call", "entries", "fresh", "keys", "missing", "state", "target")
+
+    def __init__(
+        self, call: Call, target: Target, keys: list[bytes], entries: dict[bytes, Entry], state: State | None = None
+    ) -> None:
+        self.call = call
+        self.target = target
+        self.keys = keys
+        self.entries = entries
+        self.state = state
+        self.missing = _missing(keys, entries)
+        self.fresh: dict[bytes, Entry] = {}
 
     @property
     def complete(self) -> bool:
-        return bool(self.keys) and all(key in self.entries for key in self.keys)
-
-    @property
-    def missing(self) -> list[int]:
-        """The places of the inputs that are to be asked for, one of equal ones."""
-        return list({key: place for place, key in enumerate(self.keys) if key not in self.entries}.values())
+        return bool(self.keys) and not self.missing
 
     @property
     def rest(self) -> Call:
         """The call with what is left to ask for."""
-        missing = self.missing
-        if len(missing) == len(self.keys):
+        if len(self.missing) == len(self.keys):
             return self.call
         inputs = self.call.body["input"]
-        return replace(self.call, body={**self.call.body, "input": [inputs[place] for place in missing]})
+        return replace(self.call, body={**self.call.body, "input": [inputs[place] for place in self.missing]})
+
+    def forget(self) -> None:
+        """What is at hand is of no use."""
+        self.entries = {}
+        self.missing = _missing(self.keys, {})
 
     def hit(self) -> Outcome:
         entries = [self.entries[key] for key in self.keys]
@@ -75,11 +83,10 @@ class Found:
         """The answer with the ``reply`` to the rest in it, whose entries are ``fresh`` from then on."""
         if not self.keys:
             return Outcome(self.target, reply, self.state)
-        missing = self.missing
-        asked = set(missing)
-        self.fresh = self._entries(reply, missing)
-        if len(missing) == len(self.keys):
+        self.fresh = self._entries(reply, self.missing)
+        if len(self.missing) == len(self.keys):
             return Outcome(self.target, reply, "miss")
+        asked = set(self.missing)
         entries = [self.fresh.get(key) or self.entries[key] for key in self.keys]
         cached = sum(entry.tokens for place, entry in enumerate(entries) if place not in asked)
         return Outcome(self.target, self._answer(entries, {**reply["usage"], "cached_tokens": cached}), "partial")
@@ -102,6 +109,10 @@ class Found:
         reply = entries[0].head_with(usage)
         reply[HOLDS[self.call.endpoint]] = restored(items) if len(entries) == 1 else numbered(items)
         return reply
+
+
+def _missing(keys: list[bytes], entries: dict[bytes, Entry]) -> list[int]:
+    return list({key: place for place, key in enumerate(keys) if key not in entries}.values())
 
 
 def _free(tokens: int) -> Json:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ..errors import InvalidRequest, UpstreamFailed
 from ..types import Call, EmbeddingsCall, Encoding, EndpointName, Json

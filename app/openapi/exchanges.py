@@ -6,10 +6,11 @@ So no example can say what the gateway does not do.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ..endpoints.chat import Chat, collect
 from ..endpoints.embeddings import Embeddings
