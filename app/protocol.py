@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from .edge import LEAVE
 from .errors import HeadTooLarge, HeadTooSlow, InvalidRequest, Overloaded, TargetTooLong, ToriiError
-from .exchange import LINGER_SECONDS, WHOLE, Head
+from .exchange import BODY, LINGER_SECONDS, WHOLE, Head
 
 logger = logging.getLogger("torii.protocol")
 
@@ -55,6 +55,14 @@ def within(bounds: Bounds) -> type[Protocol]:
 
 class Cycle(RequestResponseCycle):
     """A request and its answer, which may come whole, in a message of type ``WHOLE`` with status, headers and body."""
+
+    def whole_body(self) -> bytes | None:
+        """The request's body, where all of it has come."""
+        if self.more_body or self.disconnected or self.waiting_for_100_continue:
+            return None
+        self.flow.resume_reading()
+        body, self.body = bytes(self.body), bytearray()
+        return body
 
     async def send(self, message: Any) -> None:
         if message["type"] != WHOLE:
@@ -174,7 +182,10 @@ class Protocol(HttpToolsProtocol):
             raise _too_large()
         if not self._in_head:
             return  # a trailer; taken for a header it would be one that nobody has checked
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
         if len(self.headers) > HEADERS:
             raise HeadTooLarge(f"there are more than {HEADERS} headers")
 
@@ -262,6 +273,7 @@ class Protocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         cycle.__class__ = Cycle  # uvicorn makes it itself
         cycle.scope[WHOLE] = True  # type: ignore[literal-required]
+        cycle.scope[BODY] = cycle.whole_body  # type: ignore[literal-required, attr-defined]
         self._serving = cycle
         super()._start_asgi_task(cycle, app)
 
