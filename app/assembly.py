@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,12 +20,12 @@ from .client import Client, Deadlines, Sizes
 from .departures import Departures, Policies
 from .engines import Wire, engine
 from .keys import Callers, digest, new_key
-from .keystate import KeyStates
 from .models import known, unlisted
 from .pool import Pool
 from .probe import probe
 from .quota import Quota
 from .routing import Account, RouteTable
+from .seat import Rest
 from .sections import ModelSettings, UpstreamSettings
 from .settings import SANDBOXED, Settings
 from .store import Database, NoFile
@@ -74,21 +74,23 @@ def build_routes(settings: Settings) -> RouteTable:
 
 
 def build_pools(
-    settings: Settings, routes: RouteTable, client: Client, states: KeyStates | None = None, share: Share = WHOLE
+    settings: Settings,
+    routes: RouteTable,
+    client: Client,
+    remember: Callable[[Rest], None] | None = None,
+    share: Share = WHOLE,
 ) -> dict[str, Pool]:
     """The keys of each upstream that has one, with their limits as far as they are this worker's.
 
-    ``client`` is for probes; ``states`` keep which keys rest.
+    ``client`` is for probes; ``remember`` is told which keys rest.
     """
-    remembered = states.remembered() if states else []
     return {
         name: Pool(
             name,
             build_keys(settings, name, share),
             patience=settings.pace_seconds,
             probe=probe(client, routes, name),
-            remembered=remembered,
-            remember=states.remember if states else None,
+            remember=remember,
         )
         for name in settings.keyed
     }

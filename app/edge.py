@@ -61,7 +61,7 @@ class Load:
     leaving: bool = False
 
 
-def _nothing() -> None: ...
+def nothing() -> None: ...
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class Open:
     load: Load
     most: int
     calls: int = 0
-    ended: Callable[[], None] = field(default=_nothing, repr=False)
+    ended: Callable[[], None] = field(default=nothing, repr=False)
 
     def __enter__(self) -> None:
         if self.load.calls >= self.most:

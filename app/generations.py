@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .assembly import go_on
-from .edge import Edge, Load
+from .edge import Edge, Load, nothing
 from .gateway import Gateway
 from .pool import Pool
 from .settings import Settings
@@ -99,6 +99,7 @@ class Generations:
 
     def _close(self, generation: Generation) -> None:
         self._before.remove(generation)
+        generation.edge.open.ended = nothing  # it would hold itself
         task = asyncio.ensure_future(_end(generation))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

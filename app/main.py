@@ -76,6 +76,10 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     worker of several. Without a ``database`` no ledger is kept; who has opened it closes it.
     """
     generations = Generations(partial(_generation, Process(sinks, share, database)), settings)
+    # Only now: what this run finds out goes on with the keys.
+    rests = KeyStates(database).remembered() if database else []
+    for pool in generations.now.pools.values():
+        pool.recall(rests)
     app = Torii(
         title="Torii",
         version=__version__,
@@ -138,8 +142,8 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
 def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[Gateway, dict[str, Pool]]:
     routes = build_routes(settings)
     client = build_client(settings)
-    states = KeyStates(process.database) if process.database else None
-    pools = build_pools(settings, routes, client, states, process.share)
+    remember = KeyStates(process.database).remember if process.database else None
+    pools = build_pools(settings, routes, client, remember, process.share)
     books = [Ledger(process.database, redactor.secrets)] if process.database else []
     gateway = Gateway(
         callers=build_callers(settings),

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from .breaker import Breaker
@@ -74,6 +74,14 @@ class Lease:
 
 
 @dataclass(slots=True, eq=False)
+class Succession:
+    """The pools that have had the same keys: which goes on with them, and those with somebody in line."""
+
+    now: Pool
+    lines: dict[Pool, None] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
 class Waiter:
     """Somebody in line. He is given a lease, or None where it would take him too long: ``seconds``."""
 
@@ -86,7 +94,7 @@ class Waiter:
 class Pool:
     """``patience`` is how many seconds after it came a call may still wait for a key; clients such as
     Haystack's give up after five. ``joining`` are those who wait together, of whom one stands in line for all.
-    ``remember`` is told of each rest, ``remembered`` are those of an earlier run."""
+    ``remember`` is told of each rest."""
 
     def __init__(
         self,
@@ -95,7 +103,6 @@ class Pool:
         *,
         patience: float = 4.0,
         probe: Probe | None = None,
-        remembered: Iterable[Rest] = (),
         remember: Callable[[Rest], None] | None = None,
     ) -> None:
         self.name = name
@@ -108,8 +115,7 @@ class Pool:
         self._turn = 0.0
         self._line: dict[Waiter, None] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._heir: Pool | None = None
-        self._recall({rest.fingerprint: rest for rest in remembered if rest.upstream == name})
+        self._succession = Succession(self)
 
     # ------------------------------------------------------------ a key for a call
 
@@ -160,15 +166,13 @@ class Pool:
                 seat.probing = None
         known = {seat.key.secret: seat for seat in before.seats}
         self.seats = [old.becomes(new) if (old := known.pop(new.key.secret, None)) else new for new in self.seats]
-        self.breaker = before.breaker
-        self._turn = before._turn
-        before._heir = self
+        self.breaker, self._turn = before.breaker, before._turn
+        self._succession = before._succession
+        self._succession.now = self
 
     def _freed(self) -> None:
-        if self._line:
-            self._serve()
-        if self._heir is not None:
-            self._heir._freed()
+        for pool in self._succession.lines:
+            pool._serve()
 
     def _take(self, now: float, seat: Seat, need: Need) -> Lease:
         self.breaker.called(now)
@@ -215,6 +219,7 @@ class Pool:
         """In line, so that nobody is overtaken by who comes later for the same."""
         waiter = Waiter(need, tried, asyncio.get_running_loop().create_future())
         self._line[waiter] = None
+        self._succession.lines[self] = None
         self._serve()
         lease = None
         try:
@@ -224,6 +229,8 @@ class Pool:
             pass
         finally:
             del self._line[waiter]
+            if not self._line:
+                del self._succession.lines[self]
             if lease is None:
                 self._serve()
         if lease is None:
@@ -310,11 +317,12 @@ class Pool:
             until = time.time() + max(0.0, seat.rests_until - time.monotonic())
             self._remember(Rest(self.name, fingerprint(self.name, seat.key), seat.key.alias, seat.cause, until))
 
-    def _recall(self, rests: dict[str, Rest]) -> None:
+    def recall(self, rests: Iterable[Rest]) -> None:
         """What an earlier run knew; never for longer than REST_SECONDS, in case that the wall clock was set back."""
         now, clock = time.monotonic(), time.time()
-        for seat in self.seats if rests else ():
-            rest = rests.get(fingerprint(self.name, seat.key))
+        known = {rest.fingerprint: rest for rest in rests if rest.upstream == self.name}
+        for seat in self.seats:
+            rest = known.get(fingerprint(self.name, seat.key))
             if rest is not None and rest.cause and (rest.until > clock or rest.cause in SHUT):
                 seat.cause, seat.since = rest.cause, now
                 seat.rests_until = now + min(max(rest.until - clock, 0.0), REST_SECONDS)
@@ -329,17 +337,17 @@ class Pool:
                 self._watch(seat)
 
     async def stop(self) -> None:
-        """Ends all probes."""
-        tasks = [seat.probing for seat in self.seats if seat.probing is not None and self._heir is None]
+        """Ends all probes, unless another pool goes on with them."""
+        self._probe = None
+        tasks = [seat.probing for seat in self.seats if seat.probing is not None and self._succession.now is self]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _watch(self, seat: Seat) -> None:
-        if self._heir is not None:
-            self._heir._watch(seat)
-        elif self._probe is not None and seat.probing is None and seat in self.seats:
-            seat.probing = asyncio.create_task(self._probed(seat, self._probe))
+        pool = self._succession.now
+        if pool._probe is not None and seat.probing is None and seat in pool.seats:
+            seat.probing = asyncio.create_task(pool._probed(seat, pool._probe))
 
     async def _probed(self, seat: Seat, probe: Probe) -> None:
         """Asks with growing gaps until the key works. It rests until then, and a little longer for the answer."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from app.seat import Rest, fingerprint
 from app.store import Database
 from app.types import Key
 
-from .test_admin import ONE, TWO, two_keys
+from .conftest import ScriptedUpstream, replies, running_gateway
+from .test_admin import ONE, TWO, VECTORS, states, two_keys
 
 A, B = Key(ONE, "a"), Key(TWO, "b")
 FAILURES = {"rate limited": UpstreamRateLimited("slow", retry_after=60), "refused": UpstreamAuth("no")}
@@ -41,13 +43,9 @@ def remembered(database: Database) -> list[Rest]:
 
 def pool(database: Database, *keys: Key) -> Pool:
     """A pool as a new process has it."""
-    states = KeyStates(database)
-    return Pool(
-        "jina",
-        [(key, Quota()) for key in keys or (A, B)],
-        remembered=remembered(database),
-        remember=states.remember,
-    )
+    made = Pool("jina", [(key, Quota()) for key in keys or (A, B)], remember=KeyStates(database).remember)
+    made.recall(remembered(database))
+    return made
 
 
 def fails(keys: Pool, failure: Any) -> None:
@@ -114,3 +112,26 @@ async def test_the_application_remembers(database: Database) -> None:
         assert (seat.cause, seat.key.alias, other.cause) == ("refused", "jina-one", "")
         assert seat.probing is not None
     assert seat.probing is None or seat.probing.done()
+
+
+async def test_a_reload_asks_no_file_and_tells_no_old_rest_again(
+    database: Database, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a key's calls have shown since the start stays, whatever the file says by now, or does not."""
+    upstream.plays(replies(VECTORS))
+    rest = Rest("jina", fingerprint("jina", Key(ONE)), "x", "rate limited", time.time() + 100)
+    KeyStates(database).remember(rest)
+    assert remembered(database) == [rest]
+    async with running_gateway(two_keys(upstream.url), database) as gateway:
+        assert (await states(gateway))["jina-one"]["cause"] == "rate limited"
+        KeyStates(database).remember(replace(rest, fingerprint=fingerprint("jina", Key(TWO))))
+        assert len(remembered(database)) == 2
+        gateway.server.renew(two_keys(upstream.url))
+        database.path.unlink()
+        gateway.server.renew(two_keys(upstream.url))
+        assert {key: row["cause"] for key, row in (await states(gateway)).items()} == {
+            "jina-one": "rate limited",
+            "jina-two": None,
+        }
+    said = [record.getMessage() for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    assert said == ["jina: key jina-one rests since before the start: rate limited"]
