@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 from .alarm import Alarm
-from .engines import Answer, Engine
+from .engines import Answer, Engine, Going, nothing
 from .errors import ToriiError, UpstreamTimeout, UpstreamTooLarge
 from .types import Reply, Request, Stream
 from .unpacking import unpacking
@@ -56,18 +56,19 @@ class Client:
         self._engine = engine
         self._alarms: set[Alarm] = set()
 
-    async def send(self, request: Request, since: float | None = None) -> Reply:
+    async def send(self, request: Request, since: float | None = None, going: Going = nothing) -> Reply:
         """The whole answer. Raises as ``open`` does, and where the body is not to be had."""
-        stream = await self.open(request, since)
+        stream = await self.open(request, since, going)
         try:
             return Reply(stream.status, stream.headers, await stream.read())
         finally:
             await stream.aclose()
 
-    async def open(self, request: Request, since: float | None = None) -> Stream:
+    async def open(self, request: Request, since: float | None = None, going: Going = nothing) -> Stream:
         """The answer once its head has come. Raises UpstreamTimeout, UpstreamUnreachable, UpstreamBroken.
 
-        ``since`` is when the call began, by the monotonic clock, from which its total time counts.
+        ``since`` is when the call began, by the monotonic clock, from which its total time counts; ``going`` is
+        called when a connection is there and the request begins to go out.
         """
         now = time.monotonic()
         ends = (now if since is None else since) + self.deadlines.total
@@ -75,7 +76,7 @@ class Client:
         self._alarms.add(alarm)
         try:
             with alarm:
-                answer = await self._engine.open(request)
+                answer = await self._engine.open(request, going)
         except TimeoutError:
             self.forget(alarm)
             raise self.late() from None

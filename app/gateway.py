@@ -10,7 +10,7 @@ parse -> find the route -> the cache's answer, that of the same call under way, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -26,7 +26,7 @@ from .endpoints.chat import Chat, collect
 from .errors import InvalidRequest, ToriiError, Unavailable, told
 from .incoming import Incoming, parse
 from .keys import Callers
-from .meter import Meter, Record
+from .meter import Meter, Record, reach
 from .pool import Lease
 from .quota import Need
 from .relay import Relay, Source, translate
@@ -149,8 +149,8 @@ class Gateway:
         record.add(answer.get("usage"))
         return answer
 
-    async def _send(self, part: Call, target: Target, record: Record) -> Json:
-        reply = await self._client.send(record.sending(target.upstream.request(part, target)), record.started)
+    async def _send(self, part: Call, target: Target, records: Sequence[Record]) -> Json:
+        reply = await self._client.send(target.upstream.request(part, target), records[0].started, reach(records))
         if reply.status >= 300:
             raise target.upstream.error(part, target, reply)
         return target.upstream.reply(part, target, reply.body)
@@ -185,7 +185,7 @@ class Gateway:
         return Answer(provenance(target), events=relay)
 
     async def _open(self, call: Call, record: Record, target: Target) -> tuple[Stream, Fold]:
-        stream = await self._client.open(record.sending(target.upstream.request(call, target)), record.started)
+        stream = await self._client.open(target.upstream.request(call, target), record.started, reach([record]))
         if stream.status < 300:
             return stream, target.upstream.fold(call, target)
         try:

@@ -244,10 +244,8 @@ class Joined:
             self._task = asyncio.create_task(self._begin(asks)) if asks else None
 
     async def _asked(self, lease: Lease, target: Target, send: Send, asks: list[Ask]) -> None:
-        for ask in asks:
-            ask.record.reached = True
         try:
-            answers = _divided(await send(_together(asks), target, asks[0].record), asks)
+            answers = _divided(await send(_together(asks), target, [ask.record for ask in asks]), asks)
         except UpstreamError as failure:
             self._pool.failed(lease, failure)
             failure.upstream = self._pool.name

@@ -11,7 +11,7 @@ from . import usage
 from .departures import Presence
 from .endpoints.fields import total_usage
 from .errors import ToriiError, UpstreamTimeout
-from .types import Call, Event, Json, Request, Target
+from .types import Call, Event, Json, Target
 
 logger = logging.getLogger("torii.calls")
 
@@ -20,7 +20,7 @@ logger = logging.getLogger("torii.calls")
 class Record:
     """One call. ``status`` is what the caller saw, 499 where he left; ``seconds`` are of the monotonic clock.
 
-    ``target`` is the last that was tried, ``attempts`` how many were, ``reached`` whether anything went out to one.
+    ``target`` is the last that was tried, ``attempts`` how many were, ``reached`` whether any of them was sent a byte.
     ``usage`` is what it said of tokens, ``written`` the bytes of answer that were seen, ``error`` what went wrong.
     ``estimated``: the usage is this call's share of what several cost together.
     ``cache`` is how much of it was at hand: hit, partial, miss, or off; None where nobody looks.
@@ -57,11 +57,6 @@ class Record:
         self.attempts += 1
         self.usage, self.written, self.first_event = None, 0, None
         self.estimated = False
-
-    def sending(self, request: Request) -> Request:
-        """The request, which now goes out."""
-        self.reached = True
-        return request
 
     def see(self, events: Iterable[Event]) -> None:
         """Events of a stream have come."""
@@ -102,6 +97,16 @@ class Meter:
         record.seconds = time.monotonic() - record.started
         for sink in self._sinks:
             sink(record)
+
+
+def reach(records: Iterable[Record]) -> Callable[[], None]:
+    """To be called when a request for these calls begins to go out."""
+
+    def going() -> None:
+        for record in records:
+            record.reached = True
+
+    return going
 
 
 def log(record: Record) -> None:

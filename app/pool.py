@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -37,7 +37,7 @@ L = TypeVar("L", bound="Lease")
 
 # Raises ToriiError where the upstream does not take the key.
 Probe = Callable[[Key], Awaitable[None]]
-Send = Callable[[Call, Target, Record], Awaitable[Json]]
+Send = Callable[[Call, Target, Sequence[Record]], Awaitable[Json]]  # for the calls of these records
 
 
 class Lease:
@@ -65,7 +65,7 @@ class Lease:
 
     async def ask(self, part: Call, target: Target, send: Send, record: Record) -> Json:
         """What the target answers, asked with ``send``."""
-        return await send(part, target, record)
+        return await send(part, target, [record])
 
     def release(self) -> None:
         if not self.released:

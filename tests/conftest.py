@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -247,3 +248,12 @@ async def gateway(upstream: ScriptedUpstream, other_upstream: ScriptedUpstream) 
     """The gateway in front of both scripted upstreams."""
     async with running_gateway(settings_for(upstream.url, other_upstream.url)) as running:
         yield running
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What is in a cycle stays, as all that there was when the program began does for ever: it is frozen."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
@@ -236,8 +237,38 @@ async def test_a_connection_that_closes_as_it_is_made_is_not_waited_on() -> None
         origin, _ = made._head(f"{url}/v1/x")
         connection = await made._connect(origin)
         await until(lambda: not made._open)
+        going: list[int] = []
         with pytest.raises(UpstreamUnreachable):
-            await asyncio.wait_for(connection.exchange(b"POST"), 5)
+            await asyncio.wait_for(connection.exchange(b"POST", lambda: going.append(1)), 5)
+        assert going == []
+
+
+async def test_it_is_told_when_a_request_begins_to_go_out(name: str, upstream: ScriptedUpstream) -> None:
+    """Once for each, before the upstream can have seen it; a connection that is kept has to be none of the first."""
+    upstream.plays(replies({}))
+    seen: list[int] = []
+    async with opened(name) as made:
+        for count in (1, 2):
+            answer = await made.open(request(upstream.url), lambda: seen.append(len(upstream.seen)))
+            assert len(upstream.seen) == count
+            while await answer.chunk():
+                pass
+            await answer.aclose()
+    assert seen == [0, 1]
+
+
+@pytest.mark.parametrize("end", ["refused", "gives up", "no TLS"])
+async def test_nothing_goes_out_where_no_connection_is_made(name: str, end: str, upstream: ScriptedUpstream) -> None:
+    def going() -> None:
+        raise AssertionError
+
+    with refusing() as nobody, hanging() as full:
+        urls = {"refused": nobody, "gives up": full}
+        url = f"http://127.0.0.1:{urls[end][4][1]}" if end in urls else upstream.url.replace("http", "https")
+        upstream.plays(raw(b"HTTP/1.1 400 This is no TLS\r\n\r\n"))
+        async with opened(name, connect=0.1 if end == "gives up" else 5.0) as made:
+            with pytest.raises(UpstreamUnreachable):
+                await made.open(request(url), going)
 
 
 # How many connections there are.
@@ -318,6 +349,26 @@ async def test_who_gives_up_in_a_body_leaves_no_connection(name: str, upstream: 
         await answer.aclose()
         await upstream.gone()
         await answer.aclose()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("end", ["closed by us", "closed by the upstream", "broken off"])
+async def test_a_connection_is_gone_when_it_is_closed(end: str, upstream: ScriptedUpstream) -> None:
+    """With what had come on it, and not only when the collector comes by."""
+    upstream.plays(raw(ANSWER if end == "closed by the upstream" else OK + b"content-length: 9\r\n\r\n{"))
+    if end == "closed by us":
+        upstream.plays(open_after(OK + b"content-length: 9\r\n\r\n{"))
+    async with opened() as made:
+        assert isinstance(made, HttptoolsEngine)
+        answer = await made.open(request(upstream.url))
+        [found] = map(weakref.ref, made._open)
+        if end == "broken off":
+            with suppress(UpstreamBroken):
+                while await answer.chunk():
+                    pass
+        await answer.aclose()
+        del answer
+        await until(lambda: found() is None)
 
 
 # Who takes nothing holds his upstream back.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,15 +17,6 @@ CHAT = {"model": "gpt-4o-mini", "stream": True, "messages": [{"role": "user", "c
 CHUNK = b'data: {"id":"u","choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
 END = b'data: {"id":"u","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 VECTORS = {"data": [{"index": 0, "embedding": [0.5]}], "usage": {"total_tokens": 9}}
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """What is in a cycle stays, as all that there was when the program began does for ever: it is frozen."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def generations(gateway: RunningGateway) -> Generations:

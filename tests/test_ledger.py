@@ -30,6 +30,7 @@ from .conftest import (
     streams,
     until,
 )
+from .faults.test_connections import closed_port, full_port
 
 ROOT = Path(__file__).parents[1]
 EMBED = {"model": "jina-embeddings-v3", "input": ["four", "bytes, more"]}  # 15 bytes: 3 tokens by estimate
@@ -163,6 +164,31 @@ async def test_calls_that_reached_no_upstream_have_no_row(books: Books, upstream
     await books.gateway.post("/v1/embeddings", EMBED)
     await books.one()
     assert len(upstream.seen) == 1
+
+
+@pytest.mark.parametrize("engine", ["httptools", "httpx"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/chat/completions"])
+@pytest.mark.parametrize(("port", "status"), [(closed_port, 502), (full_port, 502), (full_port, 499)])
+async def test_a_call_that_met_nobody_has_no_row(
+    port: Any, status: int, path: str, engine: Any, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Where nobody listens; where a connection is never taken, and it takes too long, or the caller leaves."""
+    body = {**(EMBED if path == "/v1/embeddings" else DEEP)}
+    upstream.plays(vectors({"total_tokens": 9}))
+    with port() as url, closing(Database(tmp_path / "torii.db")) as database:
+        times = {"connect_seconds": 30 if status == 499 else 0.2}
+        settings = settings_for(url, upstream.url, http_client=engine, max_attempts=1, timeouts=times)
+        async with running_gateway(settings, database) as gateway:
+            call = asyncio.create_task(gateway.post(path, {**body, "model": f"jina/{body['model']}"}))
+            if status == 499:
+                [seat] = gateway.server.config.app.state.generations.now.pools["jina"].seats  # type: ignore[union-attr]
+                await until(lambda: seat.at_work == 1)
+                call.cancel()
+            [record] = await gateway.ended(1)
+            assert (record.status, record.attempts) == (status, 1)
+            await asyncio.wait([call])
+            await gateway.post("/v1/embeddings", {**EMBED, "model": "aihubmix/jina-embeddings-v3"})
+    assert [row["upstream"] for row in Books(gateway, tmp_path / "torii.db").rows()] == ["aihubmix"]
 
 
 # ---------------------------------------------------------------- tokens

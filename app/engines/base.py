@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..types import Request
+
+Going = Callable[[], None]
+
+
+def nothing() -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,8 @@ class Answer(Protocol):
 
 
 class Engine(Protocol):
-    async def open(self, request: Request) -> Answer:
-        """Raises UpstreamUnreachable where nothing was sent, UpstreamBroken where no answer came of it."""
+    async def open(self, request: Request, going: Going = nothing) -> Answer:
+        """``going`` is called before the first byte goes out. Raises UpstreamUnreachable where nothing was sent,
+        UpstreamBroken where no answer came of it."""
 
     async def aclose(self) -> None: ...

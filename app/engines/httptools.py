@@ -23,7 +23,7 @@ import httptools
 
 from ..errors import UpstreamBroken, UpstreamError, UpstreamUnreachable
 from ..types import Request
-from .base import Wire
+from .base import Going, Wire, nothing
 from .reach import reach
 
 HEAD_BYTES = 64 * 1024
@@ -55,12 +55,12 @@ class HttptoolsEngine:
         self._open: set[Connection] = set()
         self._coming = 0  # connections that are just being made
 
-    async def open(self, request: Request) -> HttptoolsAnswer:
+    async def open(self, request: Request, going: Going = nothing) -> HttptoolsAnswer:
         origin, head = self._heads.get(request.url) or self._head(request.url)
         sent = _head(head, request.headers, len(request.body)) + request.body
         # An idle connection may be closed at the other end at the same moment, which is seen when all has been sent.
         connection = (None if request.once else self._idle(origin)) or await self._connect(origin)
-        return await connection.exchange(sent)
+        return await connection.exchange(sent, going)
 
     async def aclose(self) -> None:
         for connection in [*self._open]:
@@ -139,8 +139,6 @@ class Connection(asyncio.Protocol):
         self._unparsed = 0  # bytes since the parser last made something of them
         self._headers = 0
         self._sound = False  # whether another answer may follow
-        # Made anew for each connection: it calls the methods named on_... below.
-        self._parser = httptools.HttpResponseParser(self)
 
     async def connect(self, tls: ssl.SSLContext | None) -> None:
         """Raises OSError or UnicodeError."""
@@ -152,13 +150,14 @@ class Connection(asyncio.Protocol):
             sock.close()
             raise
 
-    async def exchange(self, sent: bytes) -> HttptoolsAnswer:
+    async def exchange(self, sent: bytes, going: Going) -> HttptoolsAnswer:
         """Writes a request; returns when the head of its answer has come."""
         if self._transport is None or self._transport.is_closing():  # it was closed as soon as it was made
             self.abort()
             raise UpstreamUnreachable("the upstream closed the connection before it was asked")
         answer = self._answer = HttptoolsAnswer(self)
         self._unparsed = self._headers = 0
+        going()
         self._transport.write(sent)
         try:
             await answer.have_head()
@@ -189,6 +188,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
+        self._parser = httptools.HttpResponseParser(self)  # it calls the methods named on_... below
         self._opened.add(self)
         if hasattr(select, "poll"):
             self._come = select.poll()
@@ -217,9 +217,9 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._answer is not None:
-            self._answer.fail()
-        self.abort()
+        self._fail()
+        self._transport = None
+        del self._parser  # it knows this one, and the collector does not come by often
 
     # httptools
 

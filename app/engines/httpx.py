@@ -9,7 +9,7 @@ import httpx
 
 from ..errors import UpstreamBroken, UpstreamError, UpstreamUnreachable
 from ..types import Request
-from .base import Wire
+from .base import Going, Wire, nothing
 
 
 class HttpxEngine:
@@ -26,9 +26,15 @@ class HttpxEngine:
             trust_env=False,
         )
 
-    async def open(self, request: Request) -> HttpxAnswer:
+    async def open(self, request: Request, going: Going = nothing) -> HttpxAnswer:
+        async def trace(event: str, about: object) -> None:
+            if event == "http11.send_request_headers.started":
+                going()
+
         try:
-            outgoing = self._client.build_request("POST", request.url, content=request.body, headers=request.headers)
+            outgoing = self._client.build_request(
+                "POST", request.url, content=request.body, headers=request.headers, extensions={"trace": trace}
+            )
             return HttpxAnswer(await self._client.send(outgoing, stream=True))
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, UnicodeError) as error:
             raise _meaning(error) from None
