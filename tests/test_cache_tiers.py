@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -51,6 +52,26 @@ def test_memory_has_a_bound_and_the_least_recently_used_goes() -> None:
     memory.put(key(5), b"z" * 5000, 10)
     assert memory.get(key(5), 0) is None
     assert memory.get(key(4), 0) == b"z" * 500
+
+
+@pytest.mark.parametrize("form", [0, 0.6])
+@pytest.mark.parametrize("size", [1, 100, 1000, 10_000])
+def test_the_bound_is_of_what_entries_cost_in_the_process(size: int, form: float) -> None:
+    """With all that Python needs for them, also when they have been coming and going for long; and not half as much."""
+    limit = 1_000_000
+    least = most = limit * 0.9
+    tracemalloc.start()
+    try:
+        memory = Memory(limit)
+        for number in range(4 * limit // (size + OVERHEAD)):
+            memory.put(key(number), os.urandom(size), number)
+            memory.add_form(key(number), os.urandom(int(size * form)))
+            if len(memory) <= number:  # it is full
+                cost = tracemalloc.get_traced_memory()[0]
+                least, most = min(least, cost), max(most, cost)
+    finally:
+        tracemalloc.stop()
+    assert limit / 2 < least <= most < limit
 
 
 def test_what_was_made_of_a_value_goes_with_it() -> None:

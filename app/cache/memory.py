@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-OVERHEAD = 300  # bytes of an entry beside its value: the key, the place, its place in the table
+OVERHEAD = 400  # bytes of an entry beside its value: the key, the place, its place in the table, what is lost between
 
 
 @dataclass(slots=True)
