@@ -64,6 +64,7 @@ class Attempts:
             raise _telling(failures)
         finally:
             self._under_way -= 1
+            failures.clear()  # each knows this frame by its traceback
 
     async def _once(self, target: Target, need: Need, tried: set[str], attempt: Attempt[T], *, repeat: bool) -> T:
         pool = self._pools[target.upstream.name]

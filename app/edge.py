@@ -27,6 +27,7 @@ from .errors import (
     ToriiError,
     Unauthorized,
     UnsupportedMedia,
+    let_go,
     told,
 )
 from .exchange import Exchange, Head
@@ -175,6 +176,7 @@ class Edge:
                 if not isinstance(error, ToriiError):
                     logger.exception("request %s failed", exchange.id)
                 await self._refuse(exchange, told(error))
+                let_go(error)
 
         return door
 

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from .endpoints.chat import Writer
-from .errors import ToriiError, UpstreamBroken, told
+from .errors import ToriiError, UpstreamBroken, let_go, told
 from .jsontext import Malformed
 from .meter import Meter, Record
 from .sse import Decoder, ServerEvent
@@ -73,6 +73,7 @@ class Relay:
             failure = told(error)
             status = failure.status
             yield self._writer.fail(self._envelope(failure))
+            let_go(error)
         finally:
             await self._close(status, failure)
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import certifi
 import httptools
 
-from ..errors import UpstreamBroken, UpstreamError, UpstreamUnreachable
+from ..errors import UpstreamBroken, UpstreamUnreachable
 from ..types import Request
 from .base import Going, Wire, nothing
 from .reach import reach
@@ -283,7 +283,7 @@ class HttptoolsAnswer:
     """``framed``: its head says where its body ends; ``ended``: nothing of it is still to come."""
 
     __slots__ = (
-        *("_connection", "_failure", "_held", "_loop", "_pieces", "_rest", "_size", "_waiter"),
+        *("_broken", "_connection", "_held", "_loop", "_pieces", "_rest", "_size", "_waiter"),
         *("ended", "framed", "headers", "status"),
     )
 
@@ -294,7 +294,7 @@ class HttptoolsAnswer:
         self.ended = False
         self._connection: Connection | None = connection
         self._loop = connection.loop
-        self._failure: UpstreamError | None = None
+        self._broken = False
         self._held = False
         self._pieces: list[bytes] = []
         self._rest = False  # whether a turn left some of them
@@ -366,8 +366,8 @@ class HttptoolsAnswer:
         self._wake()
 
     def fail(self) -> None:
-        if not self.ended and self._failure is None:
-            self._failure = UpstreamBroken("the upstream broke off the connection")
+        if not self.ended:
+            self._broken = True
             self._wake()
 
     def let_go(self) -> None:
@@ -377,8 +377,8 @@ class HttptoolsAnswer:
         self._connection = None
 
     async def _wait(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+        if self._broken:
+            raise UpstreamBroken("the upstream broke off the connection")
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
