@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from urllib.parse import unquote_to_bytes
 
@@ -29,12 +29,13 @@ Head = list[tuple[bytes, bytes]]
 class Exchange:
     """``begun``: something of an answer was sent, so that there can be no other."""
 
-    __slots__ = ("_headers", "_receive", "_send", "begun", "id", "scope")
+    __slots__ = ("_at_hand", "_headers", "_receive", "_send", "begun", "id", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.id = os.urandom(16).hex()
         self.begun = False
+        self._at_hand: Callable[[], bytes | None] | None = scope.pop(BODY, None)  # it knows the scope
         self._receive = receive
         self._send = send
         self._headers: dict[bytes, list[bytes]] = {}
@@ -64,8 +65,7 @@ class Exchange:
         declared = self.header(b"content-length")
         if declared and declared[0].isdigit() and int(declared[0]) > megabytes << 20:
             raise _too_large(megabytes)
-        at_hand = self.scope.get(BODY)
-        if at_hand is not None and (body := at_hand()) is not None:
+        if self._at_hand is not None and (body := self._at_hand()) is not None:
             return _bounded(body, megabytes)
         try:
             with Deadline(seconds):

@@ -57,14 +57,17 @@ async def calls(gateway: RunningGateway, path: str, body: Any) -> None:
 
 
 @pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("store", ["off", "memory"])
 @pytest.mark.parametrize(
     ("path", "body", "scripts"),
     [("/v1/embeddings", EMBED, scripts) for scripts in WHOLE.values()]
     + [("/v1/chat/completions", CHAT, scripts) for scripts in STREAMS.values()],
     ids=[*WHOLE, *(f"stream, {name}" for name in STREAMS)],
 )
-async def test_a_call_leaves_nothing(path: str, body: Any, scripts: list[Script], upstream: ScriptedUpstream) -> None:
-    async with running_gateway(settings_for(upstream.url, upstream.url, cache={"store": "off"})) as gateway:
+async def test_a_call_leaves_nothing(
+    path: str, body: Any, scripts: list[Script], store: str, upstream: ScriptedUpstream
+) -> None:
+    async with running_gateway(settings_for(upstream.url, upstream.url, cache={"store": store})) as gateway:
         upstream.plays(*scripts * 3)
         await calls(gateway, path, body)
         upstream.plays(*scripts * 3)
