@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("fuzz", max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile(
+    "fuzz", max_examples=2000, deadline=None, derandomize=False, suppress_health_check=list(HealthCheck)
+)
