@@ -274,7 +274,7 @@ async def running_gateway(settings: Settings, database: Database | None = None) 
     task = asyncio.create_task(server.serve([listener]))
     try:
         await until(lambda: server.started)
-        async with httpx.AsyncClient(base_url=url, timeout=2 * PATIENCE, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=4 * PATIENCE, trust_env=False) as client:
             yield RunningGateway(url, server, client, records)
     finally:
         server.should_exit = True

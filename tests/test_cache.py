@@ -22,6 +22,7 @@ from app.store import Database, read
 from app.types import EmbeddingsCall
 
 from .conftest import (
+    PATIENCE,
     RunningGateway,
     ScriptedUpstream,
     Seen,
@@ -588,7 +589,7 @@ async def test_a_call_that_was_given_up_is_not_joined() -> None:
     await until(lambda: flights.waiting() == 1)
     presences[0].leave()
     assert (len(flights), flights.waiting()) == (1, 0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         assert await flights.join("key", one(Presence()), quick) == ("answer", True, True)
     ending.set()
     with pytest.raises(asyncio.CancelledError):

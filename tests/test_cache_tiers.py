@@ -26,7 +26,7 @@ from app.cache.redis import Redis
 from app.cache.sqlite import AT_ONCE, WAITING, Database
 from app.settings import Settings
 
-from .conftest import JINA_KEY, ScriptedUpstream, running_gateway, settings_for, until
+from .conftest import JINA_KEY, PATIENCE, ScriptedUpstream, running_gateway, settings_for, until
 from .test_cache import EMBED, RERANK, ask, embeds, ranks, told
 
 ROOT = Path(__file__).parents[1]
@@ -133,7 +133,7 @@ async def test_a_file_outlives_its_process(tmp_path: Path) -> None:
 
 
 async def _until_read(store: Disk, name: bytes, value: bytes) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while (await store.read([name], 0.0)).get(name, (b"", 0))[0] != value:  # noqa: ASYNC110 - as in `until`
             await asyncio.sleep(0.002)
 
@@ -326,7 +326,7 @@ async def test_time_and_memory_over_a_file(upstream: ScriptedUpstream, tmp_path:
 
     entry = Entry({"data": b""}, [{"embedding": b"[1]"}], 5)
     fresh().write({key(1): entry})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not (await fresh().read([key(1)])):  # noqa: ASYNC110 - as in `until`
             await asyncio.sleep(0.002)
     now = 1030.0
@@ -382,7 +382,7 @@ async def test_redis_keeps_it_for_every_gateway(upstream: ScriptedUpstream, tmp_
         settings = settings_for(upstream.url, cache={"store": "redis", "redis_url": url})
         async with running_gateway(settings) as one, running_gateway(settings) as two:
             first = await ask(one)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while told(second := await ask(two, cache_control="max-age=1"))[0] != "hit":
                     pass
         store = Redis(url)

@@ -15,7 +15,7 @@ import pytest
 
 from app.store import read
 
-from .conftest import Script, ScriptedUpstream, raw, replies, streams, until
+from .conftest import PATIENCE, Script, ScriptedUpstream, raw, replies, streams, until
 
 ROOT = Path(__file__).parents[1]
 JINA = "jina_" + "canaryofjina" * 5
@@ -36,7 +36,7 @@ upstreams:
     deepsearch_base_url: URL/deepsearch/v1
     api_keys: [{{key: {JINA}, name: one}}, {{key: {SECOND}, name: two}}]
   aihubmix: {{base_url: URL/v1, api_key: {AIHUBMIX}}}
-timeouts: {{headers_seconds: 0.5, reply_seconds: 0.5, idle_seconds: 0.5}}
+timeouts: {{idle_seconds: 0.5, reply_seconds: 0.5}}
 """
 EMBED = {"model": "jina-embeddings-v3", "input": ["hi"]}
 RERANK = {"model": "jina-reranker-m0", "query": "q", "documents": ["a"]}
@@ -110,14 +110,14 @@ async def test_no_key_is_told_logged_or_sent_to_the_other(upstream: ScriptedUpst
             [sys.executable, "-m", "app", "serve", "--port", "0"], cwd=tmp_path, env=environment, stderr=out, stdout=out
         )
         try:
-            await until(lambda: b"Ctrl+C ends it." in log.read_bytes(), 30)
+            await until(lambda: b"Ctrl+C ends it." in log.read_bytes())
             root = log.read_text().partition("Base URL  ")[2].partition("/v1")[0]
             headers = {"authorization": f"Bearer {CALLER}"}
-            async with httpx.AsyncClient(base_url=root, headers=headers, timeout=30, trust_env=False) as client:
+            async with httpx.AsyncClient(base_url=root, headers=headers, timeout=PATIENCE, trust_env=False) as client:
                 told = await _asked(client, upstream)
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(PATIENCE)
     assert process.returncode == 0
     sent = [seen.headers["authorization"] for seen in upstream.seen]
     assert set(sent) == {f"Bearer {key}" for key in (JINA, SECOND, AIHUBMIX)}
@@ -146,7 +146,7 @@ def test_no_command_prints_a_key(command: list[str], tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=4 * PATIENCE,
     )
     assert ended.stdout
     for canary in CANARIES:

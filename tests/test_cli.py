@@ -31,7 +31,7 @@ from .conftest import AIHUBMIX_KEY, JINA_KEY, WITH_CURL, ScriptedUpstream, repli
 ROOT = Path(__file__).parents[1]
 CALLER_KEY = "torii-test-caller-key-0123456789"
 LAST_LINE = "Ctrl+C ends it.\n"
-SECONDS = 30
+SECONDS = 120
 
 
 def environment(variables: dict[str, str]) -> dict[str, str]:

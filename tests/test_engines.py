@@ -21,9 +21,10 @@ from app.engines.reach import first, reach
 from app.errors import UpstreamBroken, UpstreamUnreachable
 from app.types import Request
 
-from .conftest import ScriptedUpstream, raw, replies, until
+from .conftest import PATIENCE, ScriptedUpstream, raw, replies, until
 
 BOTH = ("httptools", "httpx")
+SOON = 0.5  # seconds of a deadline that is to be met, after something else has happened
 OK = b"HTTP/1.1 200 OK\r\n"
 ANSWER = OK + b"content-length: 2\r\n\r\n{}"
 
@@ -43,7 +44,7 @@ async def opened(name: str = "httptools", **wire: Any) -> AsyncIterator[Engine]:
 
 async def asked(made: Engine, url: str, body: bytes = b"{}") -> tuple[int, bytes]:
     """The status and the whole body."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         answer = await made.open(request(url, body))
         try:
             whole = b""
@@ -239,7 +240,7 @@ async def test_a_connection_that_closes_as_it_is_made_is_not_waited_on() -> None
         await until(lambda: not made._open)
         going: list[int] = []
         with pytest.raises(UpstreamUnreachable):
-            await asyncio.wait_for(connection.exchange(b"POST", lambda: going.append(1)), 5)
+            await asyncio.wait_for(connection.exchange(b"POST", lambda: going.append(1)), PATIENCE)
         assert going == []
 
 
@@ -324,7 +325,10 @@ async def test_who_gives_up_leaves_no_connection(name: str, scheme: str) -> None
     for give_up in (False, True):
         came = asyncio.Event()
         ended.clear()
-        async with serving(silent) as url, opened(name, connect=5.0 if give_up or scheme == "http" else 0.1) as made:
+        async with (
+            serving(silent) as url,
+            opened(name, connect=PATIENCE if give_up or scheme == "http" else SOON) as made,
+        ):
             call = asyncio.ensure_future(made.open(request(url.replace("http", scheme, 1))))
             await came.wait()
             if give_up or scheme == "http":
@@ -334,7 +338,7 @@ async def test_who_gives_up_leaves_no_connection(name: str, scheme: str) -> None
             else:
                 with pytest.raises(UpstreamUnreachable):
                     await call
-            await asyncio.wait_for(ended.wait(), 5)
+            await asyncio.wait_for(ended.wait(), PATIENCE)
             if isinstance(made, HttptoolsEngine):
                 assert (made._open, made._coming) == (set(), 0)
 
@@ -396,9 +400,10 @@ async def test_an_answer_that_is_not_taken_is_held_back(end: str) -> None:
 
     async with serving(send) as url, opened() as made:
         answer = await made.open(request(url))
+        assert isinstance(answer, httptools.HttptoolsAnswer)
+        await until(lambda: answer._held)
         await asyncio.sleep(0.2)
         assert sum(written) < LARGE  # it is held back
-        assert isinstance(answer, httptools.HttptoolsAnswer)
         assert answer._size < WAITING_BYTES + 1024 * 1024
         if end == "whole":
             assert sum([len(piece) async for piece in pieces(answer)]) == LARGE
@@ -423,7 +428,7 @@ async def test_a_held_answer_can_be_given_up() -> None:
         answer = await made.open(request(url))
         await until(lambda: answer._held)  # type: ignore[attr-defined]
         await answer.aclose()
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), PATIENCE)
 
 
 # TLS.
@@ -488,7 +493,7 @@ async def test_the_next_address_is_tried_where_one_is_dead_or_silent() -> None:
                 [refused, silent, refused, good],
                 [good, silent],
             ):
-                sock = await asyncio.wait_for(first(loop, list(addresses)), 5)
+                sock = await asyncio.wait_for(first(loop, list(addresses)), PATIENCE)
                 assert sock.getpeername() == good[4]
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
                 sock.close()
@@ -523,7 +528,7 @@ def open_after(data: bytes) -> Callable[..., Any]:
 
 
 async def pieces(answer: Any) -> AsyncIterator[bytes]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while data := await answer.chunk():
             yield data
 
@@ -551,7 +556,7 @@ async def serving(act: Any, *, tls: Any = None) -> AsyncIterator[str]:
         server.close()
         for task in tasks:
             task.cancel()
-        await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE)
 
 
 class Blocking:

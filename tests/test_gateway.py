@@ -371,7 +371,7 @@ async def test_a_clean_end_in_the_middle_is_no_end(gateway: RunningGateway, upst
 async def test_silence_ends(upstream: ScriptedUpstream) -> None:
     never = asyncio.Event()
     upstream.plays(streams(FULL[:1500], never))
-    timeouts = {"idle_seconds": 0.2, "headers_seconds": 0.2, "reply_seconds": 0.2}
+    timeouts = {"idle_seconds": 0.5, "reply_seconds": 0.5}
     async with running_gateway(settings_for(upstream.url, timeouts=timeouts)) as gateway:
         got = events(await gateway.post("/v1/chat/completions", {**ASK, "stream": True}))
         assert got[-1]["error"]["code"] == "upstream_timeout"

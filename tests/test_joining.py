@@ -21,7 +21,7 @@ from app.settings import Settings
 from app.store import Database
 from app.types import Key, Target
 
-from .conftest import RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, until
+from .conftest import PATIENCE, RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, until
 
 MODEL = "jina-embeddings-v3"
 KEYS = {name: f"a-key-of-{name}-0123456789" for name in ("ann", "bob")}
@@ -30,7 +30,7 @@ BAD = "bad"
 
 
 def capped(upstream: ScriptedUpstream, limits: dict[str, Any] | None, **values: Any) -> Settings:
-    settings = settings_for(None, **{"pace_seconds": 1, "callers": CALLERS, **values})
+    settings = settings_for(None, **{"pace_seconds": 10, "callers": CALLERS, **values})
     jina: dict[str, Any] = {"base_url": f"{upstream.url}/v1", "api_key": "jina_0123456789", "limits": limits or {}}
     return Settings(**{**settings.model_dump(exclude_unset=True), "upstreams": {"jina": jina}})
 
@@ -103,7 +103,7 @@ async def test_many_calls_are_few_under_a_limit_of_requests(
     upstream.plays(embeds)
     database = Database(tmp_path / "torii.db")
     try:
-        settings = capped(upstream, {"requests_per_minute": 3}, cache={"store": store})
+        settings = capped(upstream, {"requests_per_minute": 3}, cache={"store": store}, pace_seconds=4)
         async with running_gateway(settings, database) as gateway:
             texts = [[f"text {number}"] for number in range(40)]
             callers = ["ann", "bob"] * 20
@@ -294,7 +294,7 @@ async def test_callers_take_turns_where_not_all_fit(upstream: ScriptedUpstream) 
 async def test_tokens_are_kept_to_as_well(upstream: ScriptedUpstream) -> None:
     gate = Gate(upstream)
     limits = {"concurrency": 1, "tokens_per_minute": 200}
-    async with running_gateway(capped(upstream, limits, pace_seconds=0.3)) as gateway:
+    async with running_gateway(capped(upstream, limits)) as gateway:
         calls = [partial(ask, gateway, [f"{n}" * 200]) for n in range(4)]  # about 60 each
         answers = await together(gateway, upstream, gate, calls)
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
@@ -331,7 +331,7 @@ async def test_others_are_not_held_back_with_those_who_may_be_joined() -> None:
         await keys.lease(Need())
     held = asyncio.create_task(keys.lease(Need(share=nothing)))
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await keys.lease(Need())
     assert not held.done()
     held.cancel()

@@ -20,6 +20,7 @@ from app.store import VERSIONS, Database, read
 
 from .conftest import (
     AIHUBMIX_KEY,
+    PATIENCE,
     RunningGateway,
     Script,
     ScriptedUpstream,
@@ -396,7 +397,7 @@ async def test_a_locked_ledger_hurts_no_call_and_shows_in_the_health(books: Book
         for _ in range(5):
             assert (await books.gateway.post("/v1/embeddings", EMBED)).status_code == 200
         body: dict[str, Any] = {}
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while body.get("database", {}).get("waiting") != 5:
                 health = await books.gateway.client.get("/healthz")
                 body = health.json()
@@ -405,7 +406,7 @@ async def test_a_locked_ledger_hurts_no_call_and_shows_in_the_health(books: Book
         assert body["database"] == {"what": "another program has locked it", "waiting": 5, "lost": 0}
         other.execute("ROLLBACK")
     assert len(await books.have(5)) == 5
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while (await books.gateway.client.get("/healthz")).json()["status"] != "ok":
             pass
 

@@ -16,6 +16,7 @@ import pytest
 from app.server import allow_files
 
 from .conftest import (
+    PATIENCE,
     RunningGateway,
     ScriptedUpstream,
     Seen,
@@ -92,7 +93,7 @@ async def test_one_call_too_many_is_told_so_before_its_body_is_read(upstream: Sc
             b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nx-should-retry: true\r\nx-request-id: ID\r\n"
             b"connection: close\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
         )
-        data = await asyncio.wait_for(reader.readuntil(b'(max_calls)"}'), 5)
+        data = await asyncio.wait_for(reader.readuntil(b'(max_calls)"}'), PATIENCE)
         assert re.sub(rb"[0-9a-f]{32}", b"ID", data) == head + body
         writer.close()
     assert len(upstream.seen) == 2
@@ -151,7 +152,7 @@ async def test_one_connection_too_many_is_told_so_and_closed(upstream: ScriptedU
 async def test_far_too_many_connections_are_closed_at_once(upstream: ScriptedUpstream) -> None:
     async with running_gateway(settings_for(upstream.url, max_caller_connections=1)) as gateway:
         async with idle(gateway, 400) as readers:
-            ends = await asyncio.wait_for(asyncio.gather(*(_end(reader) for reader in readers[1:])), 10)
+            ends = await asyncio.wait_for(asyncio.gather(*(_end(reader) for reader in readers[1:])), PATIENCE)
             assert {end[:12] for end in ends} == {b"", b"HTTP/1.1 503"}
             assert sum(end != b"" for end in ends) <= 101
 
@@ -184,10 +185,10 @@ async def test_500_streams_at_once_beside_1000_idle_connections(
     async with running_gateway(settings) as gateway, idle(gateway, 1000):
         await until(lambda: len(gateway.server.server_state.connections) == 1000)
         asked = [asyncio.create_task(_whole(gateway, STREAMED)) for _ in range(500)]
-        await until(lambda: len(other_upstream.seen) == 500, 30)
+        await until(lambda: len(other_upstream.seen) == 500)
         assert (await gateway.post("/v1/embeddings", BODY)).status_code == 200
         go.set()
-        done = await asyncio.wait_for(asyncio.gather(*asked), 30)
+        done = await asyncio.wait_for(asyncio.gather(*asked), PATIENCE)
         assert {answer[:15] for answer in done} == {b"HTTP/1.1 200 OK"}
         assert {answer.count(b'"content":"x"') for answer in done} == {6}
         assert {answer.count(b"data: [DONE]\n\n") for answer in done} == {1}

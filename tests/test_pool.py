@@ -18,7 +18,16 @@ from app.sections import KeyLimits
 from app.settings import Settings
 from app.types import Key
 
-from .conftest import ScriptedUpstream, replies, running_gateway, scripted_upstream, settings_for, streams, until
+from .conftest import (
+    PATIENCE,
+    ScriptedUpstream,
+    replies,
+    running_gateway,
+    scripted_upstream,
+    settings_for,
+    streams,
+    until,
+)
 
 VECTORS = {"object": "list", "data": [{"index": 0, "embedding": [0.5]}], "usage": {"total_tokens": 1}}
 EMBED = {"model": "jina-embeddings-v3", "input": ["hi"]}
@@ -88,7 +97,7 @@ async def test_a_key_that_was_tried_is_passed_over_unless_there_is_no_other() ->
 
 
 async def test_concurrency_is_kept_and_callers_stand_in_line() -> None:
-    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=5)
+    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=PATIENCE)
     [first] = await taken(keys, 1)
     order: list[int] = []
 
@@ -115,9 +124,9 @@ async def test_a_call_waits_no_longer_than_its_patience() -> None:
 
 
 async def test_what_will_not_be_free_in_time_is_refused_at_once() -> None:
-    keys = Pool("jina", [(A, Quota(requests=2))], patience=5)
+    keys = Pool("jina", [(A, Quota(requests=2))], patience=50)
     await taken(keys, 2)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(UpstreamRateLimited) as caught:
             await keys.lease(Need())
     assert caught.value.retry_after is not None
@@ -204,7 +213,7 @@ async def busy(keys: Pool) -> tuple[Lease, list[asyncio.Task[Lease]]]:
 
 
 async def test_nobody_is_overtaken_by_who_comes_at_the_moment_of_release() -> None:
-    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=5)
+    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=PATIENCE)
     first, (second, third) = await busy(keys)
     first.release()
     last = asyncio.create_task(keys.lease(Need()))
@@ -215,7 +224,7 @@ async def test_nobody_is_overtaken_by_who_comes_at_the_moment_of_release() -> No
 
 
 async def test_who_leaves_the_line_holds_up_nobody() -> None:
-    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=5)
+    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=PATIENCE)
     first, (second, third) = await busy(keys)
     second.cancel()
     first.release()
@@ -224,7 +233,7 @@ async def test_who_leaves_the_line_holds_up_nobody() -> None:
 
 
 async def test_a_key_given_to_who_is_just_leaving_goes_to_the_next() -> None:
-    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=5)
+    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=PATIENCE)
     first, (second, third) = await busy(keys)
     first.release()
     second.cancel()
@@ -238,7 +247,7 @@ async def test_a_full_minute_of_deepsearch_does_not_hold_up_embeddings() -> None
     await keys.lease(Need(deepsearch=True))
     waiting = asyncio.create_task(keys.lease(Need(deepsearch=True)))
     await asyncio.sleep(0)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE):
         assert (await keys.lease(Need())).key is A
     assert not waiting.done()
     waiting.cancel()
@@ -253,12 +262,12 @@ async def test_a_small_call_does_not_overtake_a_large_one_and_follows_when_that_
     await asyncio.sleep(0)
     assert (keys.waiting, small.done()) == (2, False)
     large.cancel()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE):
         assert (await small).key is A
 
 
 async def test_the_end_of_a_call_is_waited_for_though_another_key_is_at_its_minutes_limit() -> None:
-    keys = pool(Quota(concurrency=1), Quota(requests=1), patience=5)
+    keys = pool(Quota(concurrency=1), Quota(requests=1), patience=PATIENCE)
     first, _ = await taken(keys, 2)
     waiting = asyncio.create_task(keys.lease(Need()))
     await asyncio.sleep(0)
@@ -270,13 +279,13 @@ async def test_patience_counts_from_when_the_call_came() -> None:
     """So that all waits of a call together are bounded, at however many keys and upstreams."""
     keys = Pool("jina", [(A, Quota(concurrency=1))], patience=60)
     await taken(keys, 1)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(UpstreamRateLimited):
             await keys.lease(Need(since=time.monotonic() - 60))
 
 
 async def test_the_last_keys_rest_is_waited_for_where_it_is_short() -> None:
-    keys = Pool("jina", [(A, Quota())], patience=5)
+    keys = Pool("jina", [(A, Quota())], patience=PATIENCE)
     keys.failed(lease_of(keys, A), UpstreamRateLimited("slow", retry_after=0.05))
     until_then = keys.seats[0].rests_until
     lease = await keys.lease(Need())
@@ -434,6 +443,7 @@ async def test_concurrency_is_kept_over_sockets(upstream: ScriptedUpstream) -> N
         nonlocal now, most
         now += 1
         most = max(most, now)
+        await until(lambda: most >= 4)
         await asyncio.sleep(0.01)
         now -= 1
         await replies(RANKED)(request, writer)
@@ -514,9 +524,9 @@ async def test_one_deadline_bounds_all_attempts(upstream: ScriptedUpstream, othe
 
     upstream.plays(hang)
     other_upstream.plays(hang)
-    timeouts = {"headers_seconds": 20, "total_seconds": 0.2}
+    timeouts = {"headers_seconds": 20, "total_seconds": 1}
     async with running_gateway(settings_for(upstream.url, other_upstream.url, timeouts=timeouts)) as gateway:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             answer = await gateway.post("/v1/embeddings", EMBED)
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_timeout")
     assert (len(upstream.seen), len(other_upstream.seen)) == (1, 0)
@@ -524,8 +534,8 @@ async def test_one_deadline_bounds_all_attempts(upstream: ScriptedUpstream, othe
 
 async def test_the_deadline_bounds_the_wait_for_a_key_too(upstream: ScriptedUpstream) -> None:
     upstream.plays(replies({"detail": "slow"}, 429, retry_after="20"))
-    given = settings_for(upstream.url, pace_seconds=30, timeouts={"total_seconds": 0.2})
-    async with running_gateway(given) as gateway, asyncio.timeout(5):
+    given = settings_for(upstream.url, pace_seconds=30, timeouts={"total_seconds": 1})
+    async with running_gateway(given) as gateway, asyncio.timeout(PATIENCE):
         assert (await gateway.post("/v1/embeddings", EMBED)).status_code == 504
     assert len(upstream.seen) == 1
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, streams, until
+from .conftest import PATIENCE, RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, streams, until
 from .test_admin import EMBED, ONE, OPERATOR, TWO, VECTORS, states, two_keys
 
 CHAT = {"model": "jina-deepsearch-v1", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
@@ -42,8 +42,8 @@ def keyed(upstream: ScriptedUpstream, text: str = "hi") -> list[str]:
 
 
 async def becomes(gateway: RunningGateway, state: str) -> None:
-    """Looks until the first key is so; fails after five seconds."""
-    async with asyncio.timeout(5):
+    """Looks until the first key is so."""
+    async with asyncio.timeout(PATIENCE):
         while (await states(gateway))["jina-one"]["state"] != state:  # noqa: ASYNC110 - the gateway has no other sign
             await asyncio.sleep(0.005)
 

@@ -179,7 +179,7 @@ async def test_with_a_delay_readiness_fails_first_and_calls_are_still_taken(
         assert (await running.client.get("/readyz")).status_code == 200
         running.signal(signal.SIGTERM)
         await running.says("SIGTERM: not ready any more; new calls are taken for another 60 seconds")
-        async with httpx.AsyncClient(base_url=running.client.base_url, trust_env=False) as fresh:
+        async with httpx.AsyncClient(base_url=running.client.base_url, timeout=SECONDS, trust_env=False) as fresh:
             unready = await fresh.get("/readyz")
             assert (unready.status_code, unready.headers["retry-after"]) == (503, "1")
             assert (await fresh.get("/healthz")).status_code == 200
@@ -284,14 +284,14 @@ async def test_the_callers_and_the_seconds_for_a_head_change_at_once(
 ) -> None:
     async with program(tmp_path, upstream.url) as running:
         key = "a-key-of-the-caller-0123456789"
-        running.configure(upstream.url, caller_key=key, timeouts={"head_seconds": 0.2})
+        running.configure(upstream.url, caller_key=key, timeouts={"head_seconds": 1})
         done = await running.reload()
         assert done.stdout == "in force; changed: caller_key, timeouts.head_seconds\n"
         assert (await running.client.get("/v1/models")).status_code == 401
         headers = {"authorization": f"Bearer {key}"}
         assert (await running.client.get("/v1/models", headers=headers)).status_code == 200
         reader, writer = await asyncio.open_connection(running.client.base_url.host, running.client.base_url.port)
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), SECONDS) == b""
         writer.close()
 
 
@@ -366,7 +366,7 @@ async def test_a_terminal_that_is_closed_ends_it(tmp_path: Path) -> None:
             said += await asyncio.to_thread(os.read, terminal, 4096)
         url = re.search(rb"http://127\.0\.0\.1:\d+(?=/v1)", said)
         assert url is not None
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=SECONDS, trust_env=False) as client:
             assert (await client.get(f"{url[0].decode()}/healthz")).status_code == 200
         os.close(terminal)
         # 120 is Python's word for an output that is gone.

@@ -41,7 +41,7 @@ def curls(path: str) -> list[str]:
 
 
 def run(command: list[str]) -> str:
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 

@@ -258,7 +258,7 @@ def test_shown_keeps_other_scripts() -> None:
 
 
 def test_a_known_name_is_one_look_up() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(10_000):
         BOTH.find("jina-embeddings-v3")
-    assert (time.perf_counter() - start) / 10_000 < 20e-6
+    assert (time.process_time() - start) / 10_000 < 20e-6

@@ -24,7 +24,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def http() -> Iterator[httpx.Client]:
-    with httpx.Client(headers={"authorization": "Bearer sandbox-key"}, timeout=10) as client:
+    with httpx.Client(headers={"authorization": "Bearer sandbox-key"}, timeout=60) as client:
         yield client
 
 

@@ -29,7 +29,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def http() -> Iterator[httpx.Client]:
-    with httpx.Client(headers={"authorization": "Bearer sandbox-key"}, timeout=10) as client:
+    with httpx.Client(headers={"authorization": "Bearer sandbox-key"}, timeout=60) as client:
         yield client
 
 
@@ -194,12 +194,15 @@ def test_usage_can_be_missing(embed: Call, chat: Call) -> None:
 # ----------------------------------------------------------------------- connections
 
 
+SILENT = httpx.Timeout(10, read=0.5)
+
+
 @pytest.mark.parametrize("case", ["hang", "hang-after-head", "hang-mid-stream"])
 def test_a_case_that_hangs(embed: Call, chat: Call, case: str) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        embed(f"sandbox:{case}", timeout=0.2)
+        embed(f"sandbox:{case}", timeout=SILENT)
     with pytest.raises(httpx.ReadTimeout):
-        chat(f"sandbox:{case}", "deepsearch", timeout=0.2)
+        chat(f"sandbox:{case}", "deepsearch", timeout=SILENT)
 
 
 def test_what_comes_before_a_hang(sandbox: Sandbox, http: httpx.Client) -> None:
@@ -207,7 +210,7 @@ def test_what_comes_before_a_hang(sandbox: Sandbox, http: httpx.Client) -> None:
         body = {"messages": [{"role": "user", "content": f"What are tides? sandbox:{case}"}], "stream": True}
         url = f"{sandbox.urls['deepsearch']}/chat/completions"
         parts: list[bytes] = []
-        with http.stream("POST", url, json=body, timeout=0.2) as answer, pytest.raises(httpx.ReadTimeout):
+        with http.stream("POST", url, json=body, timeout=SILENT) as answer, pytest.raises(httpx.ReadTimeout):
             parts.extend(answer.iter_raw())
         return answer.status_code, b"".join(parts)
 

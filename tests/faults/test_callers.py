@@ -12,7 +12,7 @@ import pytest
 
 from app import logs
 
-from ..conftest import ScriptedUpstream, replies, running_gateway, settings_for
+from ..conftest import PATIENCE, ScriptedUpstream, replies, running_gateway, settings_for
 from ..test_strict_input import BODY, CALLER_KEY, VECTORS, answers, envelope, posted, sent
 from .bench import at_most_megabytes
 
@@ -26,8 +26,9 @@ TOO_LARGE = envelope("too_large", "the body is larger than 1 MB (max_body_megaby
 async def test_a_body_declared_too_large_is_refused_before_it_comes(upstream: ScriptedUpstream) -> None:
     """Nothing of it was sent, and the answer is there."""
     async with running_gateway(settings_for(upstream.url, max_body_megabytes=1)) as gateway:
-        for size in (MEGABYTE + 1, 10**12):
-            [got] = answers(await sent(gateway, posted(b"content-length: %d" % size, body=b"")))
+        declared = [posted(b"content-length: %d" % size, body=b"") for size in (MEGABYTE + 1, 10**12)]
+        for data in await asyncio.gather(*(sent(gateway, request) for request in declared)):
+            [got] = answers(data)
             assert (got.line, got.json) == ("HTTP/1.1 413 Request Entity Too Large", TOO_LARGE)
             assert got.headers["connection"] == "close"
         assert gateway.records == []
@@ -41,7 +42,7 @@ async def test_a_body_in_chunks_is_refused_at_the_limit(upstream: ScriptedUpstre
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.client.base_url.port)
         writer.write(posted(b"transfer-encoding: chunked", body=b""))
         with at_most_megabytes(50):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 flood = asyncio.create_task(_flood(writer, chunk))
                 got = await reader.readuntil(b'_megabytes)"}')
                 await asyncio.wait([flood])
@@ -65,8 +66,9 @@ async def _flood(writer: asyncio.StreamWriter, chunk: bytes) -> None:
 async def test_a_stranger_is_refused_before_his_body_comes(upstream: ScriptedUpstream) -> None:
     callers = [{"name": "team", "key": CALLER_KEY}]
     async with running_gateway(settings_for(upstream.url, callers=callers)) as gateway:
-        for head in (b"content-length: 33000000", b"content-length: 1000000000000", b"transfer-encoding: chunked"):
-            [got] = answers(await sent(gateway, posted(head, body=b"")))
+        heads = (b"content-length: 33000000", b"content-length: 1000000000000", b"transfer-encoding: chunked")
+        for data in await asyncio.gather(*(sent(gateway, posted(head, body=b"")) for head in heads)):
+            [got] = answers(data)
             assert got.line == "HTTP/1.1 401 Unauthorized"
             assert got.json["error"]["code"] == "invalid_api_key"
             assert got.headers["connection"] == "close"

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 import trustme
 
-from ..conftest import Script, raw, replies, until
+from ..conftest import RunningGateway, Script, raw, replies, until
 from .bench import (
     ANSWERED,
     CHATS,
     DEEP,
     EMBED,
+    SOON,
     VECTORS,
     Bench,
     Listener,
@@ -29,6 +30,7 @@ from .bench import (
     assert_complete,
     assert_failed,
     at_most_megabytes,
+    at_once,
     listening,
 )
 from .scripts import (
@@ -83,8 +85,7 @@ def full_port() -> Iterator[str]:
 async def test_refused_by_both(bench: Bench) -> None:
     """At once: neither the time to connect nor any other has to pass."""
     with closed_port() as one, closed_port() as two:
-        timeouts = {"connect_seconds": 60, "headers_seconds": 60, "total_seconds": 60}
-        async with bench.before(one, two, timeouts=timeouts) as gateway:
+        async with bench.before(one, two) as gateway:
             response = await asked(gateway)
             await assert_booked(gateway, 502)
     assert assert_failed(response, 502, "upstream_unreachable") == "the upstream cannot be reached"
@@ -94,7 +95,7 @@ async def test_refused_by_both(bench: Bench) -> None:
 async def test_refused_or_silent_is_not_seen_where_another_answers(port: Any, bench: Bench) -> None:
     bench.aihubmix.plays(GOOD)
     with port() as url:
-        async with bench.before(url, bench.aihubmix.url) as gateway:
+        async with bench.before(url, bench.aihubmix.url, timeouts={"connect_seconds": SOON}) as gateway:
             response = await asked(gateway)
             await assert_booked(gateway, 200)
     assert response.json() == ANSWERED
@@ -106,13 +107,13 @@ async def test_refused_or_silent_is_not_seen_where_another_answers(port: Any, be
 async def test_deepsearch_goes_elsewhere_where_nothing_was_sent(port: Any, bench: Bench) -> None:
     bench.aihubmix.plays(raw(FOUND))
     with port() as url:
-        async with bench.before(url, bench.aihubmix.url) as gateway:
+        async with bench.before(url, bench.aihubmix.url, timeouts={"connect_seconds": SOON}) as gateway:
             assert_complete(await asked(gateway, CHATS, DEEP), "It is so.")
     assert len(bench.aihubmix.seen) == 1
 
 
 async def test_a_host_that_has_no_address(bench: Bench) -> None:
-    async with bench.before("http://torii-test.invalid", timeouts={"connect_seconds": 5}) as gateway:
+    async with bench.before("http://torii-test.invalid") as gateway:
         response = await asked(gateway)
         await assert_booked(gateway, 502)
     assert_failed(response, 502, "upstream_unreachable")
@@ -124,7 +125,7 @@ async def test_a_host_that_has_no_address(bench: Bench) -> None:
 
 async def test_a_connection_that_is_never_made(bench: Bench) -> None:
     with full_port() as one, full_port() as two:
-        async with bench.before(one, two) as gateway:
+        async with bench.before(one, two, timeouts={"connect_seconds": 0.2}) as gateway:
             response = await asked(gateway)
             await assert_booked(gateway, 502)
     assert_failed(response, 502, "upstream_unreachable")
@@ -209,7 +210,8 @@ async def test_an_unknown_authority_is_sent_nothing(bench: Bench, certificates: 
 async def test_no_tls_where_there_should_be(bench: Bench) -> None:
     """A key is in no byte of it, whatever the other side takes it for."""
     async with listening(answering) as server:
-        async with bench.before(server.url.replace("http:", "https:")) as gateway:
+        url = server.url.replace("http:", "https:")
+        async with bench.before(url, timeouts={"connect_seconds": 0.2}) as gateway:
             assert_failed(await asked(gateway), 502, "upstream_unreachable")
     assert b"authorization" not in server.received.lower()
 
@@ -223,11 +225,11 @@ async def test_tls_where_there_should_be_none(bench: Bench, certificates: Certif
 # 32: closed or reset.
 
 
-async def at_once(listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def resetting(listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     reset(writer)
 
 
-@pytest.mark.parametrize("act", [at_once, lambda *_: asyncio.sleep(0)], ids=["reset", "closed"])
+@pytest.mark.parametrize("act", [resetting, lambda *_: asyncio.sleep(0)], ids=["reset", "closed"])
 async def test_gone_as_soon_as_connected(act: Any, bench: Bench) -> None:
     """Whether that is seen while connecting or while writing is a race; that a pure call is made twice is not."""
     async with listening(act) as server:
@@ -322,43 +324,48 @@ SLOW = {
 
 
 FEW = {name: SLOW[name] for name in ("silence", "a dripping head", "100 for ever")}
+IN_TIME = {"headers_seconds": SOON}
 
 
-@pytest.mark.parametrize("script", SLOW.values(), ids=SLOW)
-async def test_no_head_in_time(script: Script, bench: Bench) -> None:
-    bench.jina.plays(script)
-    async with bench.gateway() as gateway:
+async def test_no_head_in_time(engine: str, subtests: pytest.Subtests) -> None:
+    async def check(bench: Bench, gateway: RunningGateway, script: Script) -> None:
+        bench.jina.plays(script)
         response = await asked(gateway)
         await assert_booked(gateway, 504)
-    assert assert_failed(response, 504, "upstream_timeout") == "the upstream did not answer in time"
-    assert len(bench.jina.seen) == 2
+        assert assert_failed(response, 504, "upstream_timeout") == "the upstream did not answer in time"
+        assert len(bench.jina.seen) == 2
+
+    await at_once(SLOW, engine, lambda bench, _: bench.gateway(timeouts=IN_TIME), check, subtests)
 
 
-@pytest.mark.parametrize("script", FEW.values(), ids=FEW)
-async def test_no_head_in_time_from_deepsearch(script: Script, bench: Bench) -> None:
-    bench.jina.plays(script)
-    async with bench.gateway(both=True) as gateway:
+async def test_no_head_in_time_from_deepsearch(engine: str, subtests: pytest.Subtests) -> None:
+    async def check(bench: Bench, gateway: RunningGateway, script: Script) -> None:
+        bench.jina.plays(script)
         response = await asked(gateway, CHATS, DEEP)
         await assert_booked(gateway, 504)
-    assert_failed(response, 504, "upstream_timeout", should_retry=False)
-    assert (len(bench.jina.seen), len(bench.aihubmix.seen)) == (1, 0)
+        assert_failed(response, 504, "upstream_timeout", should_retry=False)
+        assert (len(bench.jina.seen), len(bench.aihubmix.seen)) == (1, 0)
+
+    await at_once(FEW, engine, lambda bench, _: bench.gateway(both=True, timeouts=IN_TIME), check, subtests)
 
 
-@pytest.mark.parametrize("script", FEW.values(), ids=FEW)
-async def test_no_head_in_time_is_not_seen_where_another_answers(script: Script, bench: Bench) -> None:
-    bench.jina.plays(script)
-    bench.aihubmix.plays(GOOD)
-    async with bench.gateway(both=True) as gateway:
+async def test_no_head_in_time_is_not_seen_where_another_answers(engine: str, subtests: pytest.Subtests) -> None:
+    async def check(bench: Bench, gateway: RunningGateway, script: Script) -> None:
+        bench.jina.plays(script)
+        bench.aihubmix.plays(GOOD)
         assert (await asked(gateway)).json() == ANSWERED
-    await bench.jina.gone()
+        await bench.jina.gone()
+
+    await at_once(FEW, engine, lambda bench, _: bench.gateway(both=True, timeouts=IN_TIME), check, subtests)
 
 
 async def test_a_flood_of_interim_answers_is_given_up_on(bench: Bench) -> None:
     """For its size where that is counted, else for its time."""
     bench.jina.plays(endless(b"", forever(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)))
-    async with bench.gateway() as gateway:
+    timed = bench.engine == "httpx"
+    async with bench.gateway(timeouts=IN_TIME if timed else {}) as gateway:
         response = await asked(gateway)
-    if bench.engine == "httpx":
+    if timed:
         assert_failed(response, 504, "upstream_timeout")
     else:
         assert_failed(response, 502, "upstream_error")
@@ -420,9 +427,8 @@ GIANT = {
 async def test_giant_heads(script: Script, bench: Bench) -> None:
     """Given up on for their size, long before their time is up."""
     bench.jina.plays(script)
-    timeouts = {"headers_seconds": 60, "reply_seconds": 60, "total_seconds": 60}
     with at_most_megabytes(100):
-        async with bench.gateway(timeouts=timeouts) as gateway:
+        async with bench.gateway() as gateway:
             response = await asked(gateway)
             await assert_booked(gateway, 502)
     assert_failed(response, 502, "upstream_error")

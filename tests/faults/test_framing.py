@@ -9,11 +9,12 @@ import zlib
 import msgspec
 import pytest
 
-from ..conftest import Script, raw, replies, until
+from ..conftest import RunningGateway, Script, raw, replies, until
 from .bench import (
     ANSWERED,
     CHATS,
     DEEP,
+    SOON,
     VECTORS,
     Bench,
     asked,
@@ -21,6 +22,7 @@ from .bench import (
     assert_booked_as,
     assert_failed,
     at_most_megabytes,
+    at_once,
 )
 from .scripts import CHUNKED, LAST, chunk, dripping, endless, forever, head, whole, wire
 
@@ -144,30 +146,44 @@ async def test_an_answer_that_comes_unasked_is_never_given_to_the_next(bench: Be
 
 # 49: the body stops, or comes a byte at a time.
 
-STOPS: dict[str, tuple[Script, int, str]] = {
-    "silence in a length": (wire(head(length(len(BODY))) + HALF, end="hang"), 504, "upstream_timeout"),
-    "silence in a chunk": (wire(head(CHUNKED) + b"ff\r\n" + HALF, end="hang"), 504, "upstream_timeout"),
-    "silence between chunks": (wire(head(CHUNKED) + chunk(HALF), end="hang"), 504, "upstream_timeout"),
-    "silence behind the head": (wire(head(CHUNKED), end="hang"), 504, "upstream_timeout"),
-    "silence without a length": (wire(head(CLOSE) + HALF, end="hang"), 504, "upstream_timeout"),
-    "dripping": (dripping(BODY * 10, head=head(length(len(BODY) * 10))), 504, "upstream_timeout"),
-    "dripping chunks": (endless(head(CHUNKED), forever(chunk(b" ")), every=0.05), 504, "upstream_timeout"),
-    "a FIN": (wire(head(length(len(BODY))) + HALF), 502, "upstream_error"),
-    "a reset": (wire(head(length(len(BODY))) + HALF, end="reset"), 502, "upstream_error"),
-    "a reset in a chunk": (wire(head(CHUNKED) + b"ff\r\n" + HALF, end="reset"), 502, "upstream_error"),
+SILENT: dict[str, Script] = {
+    "silence in a length": wire(head(length(len(BODY))) + HALF, end="hang"),
+    "silence in a chunk": wire(head(CHUNKED) + b"ff\r\n" + HALF, end="hang"),
+    "silence between chunks": wire(head(CHUNKED) + chunk(HALF), end="hang"),
+    "silence behind the head": wire(head(CHUNKED), end="hang"),
+    "silence without a length": wire(head(CLOSE) + HALF, end="hang"),
+    "dripping": dripping(BODY * 10, head=head(length(len(BODY) * 10))),
+    "dripping chunks": endless(head(CHUNKED), forever(chunk(b" ")), every=0.05),
+}
+STOPS: dict[str, Script] = {
+    "a FIN": wire(head(length(len(BODY))) + HALF),
+    "a reset": wire(head(length(len(BODY))) + HALF, end="reset"),
+    "a reset in a chunk": wire(head(CHUNKED) + b"ff\r\n" + HALF, end="reset"),
 }
 
 
-@pytest.mark.parametrize(("script", "status", "code"), STOPS.values(), ids=STOPS)
-async def test_a_body_that_stops(script: Script, status: int, code: str, bench: Bench) -> None:
-    bench.jina.plays(script)
+async def test_a_body_that_falls_silent(engine: str, subtests: pytest.Subtests) -> None:
+    async def check(bench: Bench, gateway: RunningGateway, script: Script) -> None:
+        await assert_stopped(bench, gateway, script, 504, "upstream_timeout")
+
+    await at_once(SILENT, engine, lambda bench, _: bench.gateway(timeouts={"reply_seconds": SOON}), check, subtests)
+
+
+@pytest.mark.parametrize("script", STOPS.values(), ids=STOPS)
+async def test_a_body_that_stops(script: Script, bench: Bench) -> None:
     async with bench.gateway() as gateway:
-        response = await asked(gateway)
-        await assert_booked(gateway, status)
-        assert_failed(response, status, code)
-        assert len(bench.jina.seen) == 2
-        bench.jina.plays(GOOD)
-        assert (await asked(gateway)).json() == ANSWERED
+        await assert_stopped(bench, gateway, script, 502, "upstream_error")
+
+
+async def assert_stopped(bench: Bench, gateway: RunningGateway, script: Script, status: int, code: str) -> None:
+    """It failed so at both attempts, and the next call does not."""
+    bench.jina.plays(script)
+    response = await asked(gateway)
+    await assert_booked(gateway, status)
+    assert_failed(response, status, code)
+    assert len(bench.jina.seen) == 2
+    bench.jina.plays(GOOD)
+    assert (await asked(gateway)).json() == ANSWERED
 
 
 # 50: packed bodies.
@@ -266,14 +282,13 @@ LARGE: dict[str, Script] = {
     "an endless redirect": endless(head(CHUNKED, "location: /", status="302 X"), forever(FLOOD)),
     "a length of a terabyte": endless(head(length(2**40)), forever(b" " * 65536)),
 }
-UNHURRIED = dict.fromkeys(("headers_seconds", "reply_seconds", "idle_seconds", "event_seconds", "total_seconds"), 60)
 
 
 @pytest.mark.parametrize("script", LARGE.values(), ids=LARGE)
 async def test_what_is_too_large(script: Script, bench: Bench) -> None:
     """Given up on for its size, not for its time, in memory for little more than the limit; and not asked for again."""
     bench.jina.plays(script)
-    async with bench.gateway(max_reply_megabytes=4, timeouts=UNHURRIED) as gateway:
+    async with bench.gateway(max_reply_megabytes=4) as gateway:
         with at_most_megabytes(100):
             response = await asked(gateway)
         await assert_booked(gateway, 502)
@@ -292,7 +307,7 @@ async def test_an_answer_up_to_the_limit_passes(bench: Bench) -> None:
 @pytest.mark.parametrize("kind", ["text/event-stream", "application/json"])
 async def test_a_bomb_for_a_stream(kind: str, bench: Bench) -> None:
     bench.jina.plays(bombing("gzip", kind=kind))
-    async with bench.gateway(max_reply_megabytes=4, max_event_megabytes=4, timeouts=UNHURRIED) as gateway:
+    async with bench.gateway(max_reply_megabytes=4, max_event_megabytes=4) as gateway:
         with at_most_megabytes(100):
             response = await asked(gateway, CHATS, DEEP)
         await assert_booked(gateway, 502)

@@ -17,6 +17,8 @@ from .bench import (
     CHAT,
     CHATS,
     DEEP,
+    LONG,
+    SOON,
     Bench,
     asked,
     assert_booked,
@@ -25,7 +27,8 @@ from .bench import (
     assert_complete,
     assert_failed,
     at_most_megabytes,
-    impatient,
+    at_once,
+    patient,
 )
 from .scripts import (
     STREAM_HEAD,
@@ -44,7 +47,6 @@ from .scripts import (
 
 TEXT = "Grüße, 世界 😀\u2028!"
 DONE = sse(b"[DONE]")
-UNHURRIED = dict.fromkeys(("headers_seconds", "reply_seconds", "idle_seconds", "event_seconds", "total_seconds"), 60)
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,13 @@ EARLY: dict[str, tuple[Script, int, str]] = {
     "only [DONE]": (streams(DONE), 502, "upstream_stream_truncated"),
     "only comments": (streams(b": hi\n\n"), 502, "upstream_stream_truncated"),
     "HTML": (replies(b"<html><body>Sign in</body></html>", content_type="text/html"), 502, "upstream_stream_truncated"),
-    "silence": (hang, 504, "upstream_timeout"),
-    "silence behind the head": (wire(STREAM_HEAD, end="hang"), 504, "upstream_timeout"),
-    "silence in the first event": (wire(STREAM_HEAD, chunk(b"data: {"), end="hang"), 504, "upstream_timeout"),
-    "comments for ever": (endless(STREAM_HEAD, forever(chunk(b": hi\n\n")), every=0.05), 504, "upstream_timeout"),
-    "a byte at a time": (endless(STREAM_HEAD, forever(chunk(b" ")), every=0.05), 504, "upstream_timeout"),
+}
+SILENT: dict[str, Script] = {
+    "silence": hang,
+    "silence behind the head": wire(STREAM_HEAD, end="hang"),
+    "silence in the first event": wire(STREAM_HEAD, chunk(b"data: {"), end="hang"),
+    "comments for ever": endless(STREAM_HEAD, forever(chunk(b": hi\n\n")), every=0.05),
+    "a byte at a time": endless(STREAM_HEAD, forever(chunk(b" ")), every=0.05),
 }
 
 
@@ -120,11 +124,29 @@ async def test_a_failure_before_the_first_event_has_a_status(
             with subtests.test(kind):
                 speech.of(bench).seen.clear()
                 speech.of(bench).plays(script)
-                response = await asked(gateway, CHATS, speech.asks)
-                assert_failed(response, status, code, should_retry=speech.retry, upstream=speech.name)
-                assert len(speech.of(bench).seen) == speech.tries
-                record = await assert_booked_as(gateway, response, status)
-                assert not record.usage
+                await assert_failed_early(speech, bench, gateway, status, code)
+
+
+@each_speech
+async def test_silence_before_the_first_event_has_a_status(
+    speech: Speech, engine: str, subtests: pytest.Subtests
+) -> None:
+    def before(bench: Bench, script: Script) -> AbstractAsyncContextManager[RunningGateway]:
+        return speech.before(bench, timeouts={"headers_seconds": SOON})
+
+    async def check(bench: Bench, gateway: RunningGateway, script: Script) -> None:
+        speech.of(bench).plays(script)
+        await assert_failed_early(speech, bench, gateway, 504, "upstream_timeout")
+
+    await at_once(SILENT, engine, before, check, subtests)
+
+
+async def assert_failed_early(speech: Speech, bench: Bench, gateway: RunningGateway, status: int, code: str) -> None:
+    response = await asked(gateway, CHATS, speech.asks)
+    assert_failed(response, status, code, should_retry=speech.retry, upstream=speech.name)
+    assert len(speech.of(bench).seen) == speech.tries
+    record = await assert_booked_as(gateway, response, status)
+    assert not record.usage
 
 
 @pytest.mark.parametrize(
@@ -179,7 +201,7 @@ ODD: dict[str, Callable[[bytes], bytes]] = {
 
 @each_speech
 async def test_a_stream_written_oddly_comes_out_clean(speech: Speech, bench: Bench, subtests: pytest.Subtests) -> None:
-    async with speech.before(bench, timeouts=UNHURRIED) as gateway:
+    async with speech.before(bench) as gateway:
         for kind, write in ODD.items():
             data = write(speech.good)
             cuts = {"in one": [data], "in bytes": [data[n : n + 1] for n in range(len(data))]}
@@ -225,11 +247,11 @@ async def test_usage_is_cumulative_and_not_summed(bench: Bench) -> None:
 @each_speech
 async def test_comments_keep_a_stream_alive(speech: Speech, bench: Bench) -> None:
     """Longer than any silence may be; a stream is not cut while its upstream says that it works."""
-    comments: list[bytes | float | asyncio.Event] = [chunk(b": working\n\n"), 0.1] * 10
+    comments: list[bytes | float | asyncio.Event] = [chunk(b": working\n\n"), 0.1] * 15
     speech.of(bench).plays(
         wire(STREAM_HEAD, chunk(speech.begin), *comments, chunk(speech.end), b"0\r\n\r\n", end="open")
     )
-    async with speech.before(bench, timeouts={"event_seconds": 60, "total_seconds": 60}) as gateway:
+    async with speech.before(bench, timeouts={"idle_seconds": SOON}) as gateway:
         assert_complete(await asked(gateway, CHATS, speech.asks), TEXT)
         await assert_booked(gateway, 200)
 
@@ -250,21 +272,18 @@ LATE: dict[str, tuple[Callable[[bytes], Script], int, str]] = {
     "half an event": (lambda data: streams(data, b'data: {"choices":[{"ind'), 502, "upstream_stream_truncated"),
     "[DONE] without a finish": (lambda data: streams(data, DONE), 502, "upstream_stream_truncated"),
     "a bad chunk": (lambda data: wire(STREAM_HEAD, chunk(data), b"xyz\r\n"), 502, "upstream_error"),
-    "silence": (lambda data: wire(STREAM_HEAD, chunk(data), end="hang"), 504, "upstream_timeout"),
-    "silence in an event": (
-        lambda data: wire(STREAM_HEAD, chunk(data + b"data: {"), end="hang"),
-        504,
-        "upstream_timeout",
-    ),
+}
+# And the deadline that ends it: where nothing comes that for pieces, where something does that for events.
+STUCK: dict[str, tuple[Callable[[bytes], Script], str]] = {
+    "silence": (lambda data: wire(STREAM_HEAD, chunk(data), end="hang"), "idle_seconds"),
+    "silence in an event": (lambda data: wire(STREAM_HEAD, chunk(data + b"data: {"), end="hang"), "idle_seconds"),
     "comments for ever": (
         lambda data: endless(STREAM_HEAD + chunk(data), forever(chunk(b": hi\n\n")), every=0.05),
-        504,
-        "upstream_timeout",
+        "event_seconds",
     ),
     "an event that drips": (
         lambda data: endless(STREAM_HEAD + chunk(data + b"data: "), forever(chunk(b" ")), every=0.05),
-        504,
-        "upstream_timeout",
+        "event_seconds",
     ),
 }
 
@@ -277,8 +296,29 @@ async def test_a_stream_that_breaks_ends_in_an_error(
     """One error event, no [DONE], nothing tried again, and the last usage that was told is booked."""
     speech.of(bench).plays(play(speech.begin + SOME))
     async with speech.before(bench) as gateway:
-        response = await asked(gateway, CHATS, speech.asks)
-        [record] = await assert_booked(gateway, status)
+        await assert_broken_once(speech, bench, gateway, status, code)
+
+
+Stuck = tuple[Callable[[bytes], Script], str]
+
+
+@each_speech
+async def test_a_stream_that_gets_stuck_ends_in_an_error(
+    speech: Speech, engine: str, subtests: pytest.Subtests
+) -> None:
+    def before(bench: Bench, stuck: Stuck) -> AbstractAsyncContextManager[RunningGateway]:
+        return speech.before(bench, timeouts={stuck[1]: SOON})
+
+    async def check(bench: Bench, gateway: RunningGateway, stuck: Stuck) -> None:
+        speech.of(bench).plays(stuck[0](speech.begin + SOME))
+        await assert_broken_once(speech, bench, gateway, 504, "upstream_timeout")
+
+    await at_once(STUCK, engine, before, check, subtests)
+
+
+async def assert_broken_once(speech: Speech, bench: Bench, gateway: RunningGateway, status: int, code: str) -> None:
+    response = await asked(gateway, CHATS, speech.asks)
+    [record] = await assert_booked(gateway, status)
     assert_broken(response, status, code)
     assert record.usage == {"total_tokens": 2}
     assert len(speech.of(bench).seen) == 1
@@ -289,7 +329,7 @@ async def test_a_stream_without_an_end_is_ended(speech: Speech, bench: Bench) ->
     """By the time that a call has in all, however busy it is."""
     piece = chunk(sse(thought("hm ") if speech is DEEPSEARCH else delta("a")))
     speech.of(bench).plays(endless(STREAM_HEAD + chunk(speech.begin), forever(piece), every=0.05))
-    async with speech.before(bench, timeouts={"total_seconds": 1}) as gateway:
+    async with speech.before(bench, timeouts={"total_seconds": SOON}) as gateway:
         response = await asked(gateway, CHATS, speech.asks)
         await assert_booked(gateway, 504)
     assert_broken(response, 504, "upstream_timeout")
@@ -301,8 +341,7 @@ async def test_a_stream_that_never_pauses_is_ended(ended_by: str, speech: Speech
     """Where there is always more already, nobody waits whom a timer could wake."""
     piece = chunk(sse(thought("hm ") if speech is DEEPSEARCH else delta("a")) * 100)
     speech.of(bench).plays(endless(STREAM_HEAD + chunk(speech.begin), forever(piece)))
-    seconds = 0.3 if ended_by == "its time" else 60.0
-    timeouts = {**UNHURRIED, "total_seconds": seconds}
+    timeouts = {"total_seconds": SOON if ended_by == "its time" else LONG}
     async with speech.before(bench, timeouts=timeouts, drain_seconds=0.2) as gateway:
         call = asyncio.ensure_future(asked(gateway, CHATS, speech.asks))
         if ended_by == "a shutdown":
@@ -315,16 +354,25 @@ async def test_a_stream_that_never_pauses_is_ended(ended_by: str, speech: Speech
         assert_broken(response, 503, "unavailable")
 
 
-async def test_a_deepsearch_run_for_a_caller_who_does_not_stream_has_a_status(bench: Bench) -> None:
+async def test_a_deepsearch_run_for_a_caller_who_does_not_stream_has_a_status(
+    engine: str, subtests: pytest.Subtests
+) -> None:
     """He has been sent nothing yet, so every break of the stream is a status to him."""
-    async with bench.gateway() as gateway:
-        for kind in ("a FIN", "an end", "silence", "comments for ever"):
-            play, status, code = LATE[kind]
-            bench.jina.plays(play(DEEPSEARCH.begin))
-            response = await asked(gateway, CHATS, {**DEEP, "stream": False})
-            assert_failed(response, status, code, should_retry=False)
-            await assert_booked_as(gateway, response, status)
-    assert len(bench.jina.seen) == 4
+    broken = {kind: (LATE[kind][0], "idle_seconds", *LATE[kind][1:]) for kind in ("a FIN", "an end")}
+    broken |= {kind: (*STUCK[kind], 504, "upstream_timeout") for kind in ("silence", "comments for ever")}
+
+    def before(bench: Bench, case: Any) -> AbstractAsyncContextManager[RunningGateway]:
+        return bench.gateway(timeouts={case[1]: SOON})
+
+    async def check(bench: Bench, gateway: RunningGateway, case: Any) -> None:
+        play, _, status, code = case
+        bench.jina.plays(play(DEEPSEARCH.begin))
+        response = await asked(gateway, CHATS, {**DEEP, "stream": False})
+        assert_failed(response, status, code, should_retry=False)
+        await assert_booked_as(gateway, response, status)
+        assert len(bench.jina.seen) == 1
+
+    await at_once(broken, engine, before, check, subtests)
 
 
 # 58: errors told in the middle.
@@ -411,7 +459,7 @@ async def test_an_event_of_4_megabytes_passes(speech: Speech, bench: Bench) -> N
     large = sse(answer(text)) if speech is DEEPSEARCH else sse(delta(text), delta("", "stop")) + DONE
     begin = speech.begin if speech is DEEPSEARCH else b""
     speech.of(bench).plays(streams(begin, large))
-    async with speech.before(bench, timeouts=UNHURRIED) as gateway:
+    async with speech.before(bench) as gateway:
         assert_complete(await asked(gateway, CHATS, speech.asks), text)
         await assert_booked(gateway, 200)
 
@@ -431,7 +479,7 @@ async def test_an_event_that_never_ends_is_cut(begun: bool, piece: bytes, bench:
     """At its limit, long before its time is up; the time that this takes grows with its size only."""
     begin = chunk(DEEPSEARCH.begin) if begun else b""
     bench.jina.plays(endless(STREAM_HEAD + begin + chunk(b"data: "), forever(chunk(piece))))
-    async with bench.gateway(max_event_megabytes=4, timeouts=UNHURRIED) as gateway:
+    async with bench.gateway(max_event_megabytes=4) as gateway:
         with at_most_megabytes(100):
             response = await asked(gateway, CHATS, DEEP)
         await assert_booked(gateway, 502)
@@ -445,21 +493,20 @@ async def test_all_attempts_of_a_call_have_its_total_time_together(bench: Bench)
     """Row 57: the stream of a second attempt ends when the call's time is over, not that of the attempt."""
     drip = endless(STREAM_HEAD, forever(chunk(sse(delta("x")))), every=0.05)
     bench.aihubmix.plays(hang, drip)
-    async with running_gateway(
-        impatient(bench.engine, None, bench.aihubmix.url, timeouts={"headers_seconds": 0.6, "total_seconds": 1.0})
-    ) as gateway:
-        response = await gateway.post(CHATS, CHAT)
+    async with bench.mixed(timeouts={"headers_seconds": 1.5, "total_seconds": 2.5}) as gateway:
+        response = await asked(gateway, CHATS, CHAT)
         [record] = await gateway.ended(1)
     assert '"code":"upstream_timeout"' in response.text
     assert record.seconds is not None
-    assert 1.0 <= record.seconds < 1.5
+    assert 2.5 <= record.seconds < 1.5 + 2.5
+    assert len(bench.aihubmix.seen) == 2
 
 
 @pytest.mark.parametrize("engine", ["httptools"])
 async def test_a_run_that_is_paid_for_is_put_on_no_idle_connection(upstream: ScriptedUpstream, engine: str) -> None:
     """It may be closed at the other end at that moment, and the run is not sent again."""
     upstream.plays(replies({"data": [{"index": 0, "embedding": [1.0]}], "usage": {}}), streams(RUN))
-    async with running_gateway(impatient(engine, upstream.url)) as gateway:
+    async with running_gateway(patient(engine, upstream.url)) as gateway:
         for _ in range(2):
             await gateway.post("/v1/embeddings", {"model": "jina-embeddings-v3", "input": ["hi"]})
         assert len(upstream.readers) == 1
@@ -476,8 +523,7 @@ async def test_a_run_whose_time_is_over_is_not_asked_for_again(upstream: Scripte
     """Row 57: it is collected for a caller who does not stream, and goes on and on."""
     think = b'data: {"choices":[{"delta":{"type":"think","content":"<think>hm"}}]}\n\n'
     upstream.plays(endless(STREAM_HEAD, forever(chunk(think)), every=0.02))
-    timeouts = {**UNHURRIED, "total_seconds": 0.3}
-    async with running_gateway(impatient("httptools", upstream.url, timeouts=timeouts)) as gateway:
+    async with running_gateway(patient("httptools", upstream.url, timeouts={"total_seconds": SOON})) as gateway:
         body = {"model": "jina-deepsearch-v1", "messages": [{"role": "user", "content": "hi"}]}
         response = await gateway.post("/v1/chat/completions", body)
     assert (response.status_code, response.json()["error"]["code"]) == (504, "upstream_timeout")

@@ -22,7 +22,7 @@ from .plays import Kind, text_of, vector_of
 from .upstreams import Witness
 
 # What a call may take in all; the rest is for slow callers, and for a machine that has other work to do.
-SPARE_SECONDS = 10.0
+SPARE_SECONDS = 60.0
 PATIENCE = TIMEOUTS["total_seconds"] + SPARE_SECONDS
 NONSENSE_SECONDS = TIMEOUTS["head_seconds"] + TIMEOUTS["body_seconds"] + SPARE_SECONDS
 REFUSALS = frozenset((400, 404, 429, 502, 503, 504))

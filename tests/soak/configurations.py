@@ -9,8 +9,8 @@ from typing import Any
 
 # Seconds. All that a caller can wait for is made of these.
 TIMEOUTS = {
-    "connect_seconds": 0.5,
-    "headers_seconds": 1.0,
+    "connect_seconds": 10.0,
+    "headers_seconds": 2.0,
     "reply_seconds": 1.0,
     "idle_seconds": 1.0,
     "event_seconds": 2.0,

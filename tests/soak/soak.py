@@ -31,7 +31,7 @@ from .program import Measure, Program, program
 from .upstreams import Witness, upstream
 
 MEGABYTE = 1024 * 1024
-SETTLING_SECONDS = 20.0
+SETTLING_SECONDS = 60.0
 ENDING_SECONDS = 1.0
 # What may come between the first and the last third after the warm-up: a heap that is not quite at its size yet, and
 # a load that is never the same twice. A leak of a kilobyte a call, or a descriptor in a hundred calls, is far more.

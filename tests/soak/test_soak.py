@@ -20,7 +20,7 @@ from .configurations import Places
 from .soak import SETTLING_SECONDS, Plan, load, soak
 from .upstreams import Witness, upstream
 
-SECONDS = 20.0
+SECONDS = 15.0
 
 
 async def test_the_program_under_load_faults_departures_and_reloads(tmp_path: Path) -> None:
