@@ -148,11 +148,11 @@ def test_the_end_of_a_body_in_chunks_is_seen_wherever_it_was_cut() -> None:
 
 async def test_the_first_event_of_a_stream_is_before_its_end() -> None:
     async with running_stub() as port:
-        plan = load.Plan(kind="steady", port=port, requests=[untouched(wire.stream(10, 5))], seconds=0.5, rate=10)
+        plan = load.Plan(kind="steady", port=port, requests=[untouched(wire.stream(20, 5))], seconds=0.5, rate=10)
         whole = await load.steady(plan)
         first = await load.steady(msgspec.structs.replace(plan, first_event=True))
     assert whole.done == first.done == 4  # the first of five warms up
-    assert min(whole.latencies) >= 0.4 > 0.2 > min(first.latencies)
+    assert min(whole.latencies) >= 0.2 > 0.1 > min(first.latencies)
 
 
 def test_a_percentile_is_one_of_the_values() -> None:
