@@ -153,6 +153,8 @@ class _Stream:
 
     async def _piece(self, until: float) -> bytes:
         """The next piece, unless it comes too late for any of the deadlines."""
+        if (at_hand := self._answer.at_hand()) is not None:
+            return at_hand
         until = min(until, self._event_until, self._total_until)
         self._alarm.until = until if self._client.ending is None else 0.0
         try:

@@ -16,7 +16,8 @@ import pytest
 import trustme
 
 from app.engines import Engine, Wire, engine, httptools
-from app.engines.httptools import WAITING_BYTES, HttptoolsEngine
+from app.engines.connection import WAITING_BYTES, HttptoolsAnswer
+from app.engines.httptools import HttptoolsEngine
 from app.engines.reach import first, reach
 from app.errors import UpstreamBroken, UpstreamUnreachable
 from app.types import Request
@@ -400,7 +401,7 @@ async def test_an_answer_that_is_not_taken_is_held_back(end: str) -> None:
 
     async with serving(send) as url, opened() as made:
         answer = await made.open(request(url))
-        assert isinstance(answer, httptools.HttptoolsAnswer)
+        assert isinstance(answer, HttptoolsAnswer)
         await until(lambda: answer._held)
         await asyncio.sleep(0.2)
         assert sum(written) < LARGE  # it is held back

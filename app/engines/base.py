@@ -40,6 +40,9 @@ class Answer(Protocol):
     async def chunk(self) -> bytes:
         """The next piece of the body as soon as it is there, as it came; b"" at its end."""
 
+    def at_hand(self) -> bytes | None:
+        """What ``chunk`` gives, where nobody has to wait for it; else None."""
+
     async def aclose(self) -> None:
         """Ends the connection unless the body was read to its end."""
 

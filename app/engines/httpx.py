@@ -60,6 +60,9 @@ class HttpxAnswer:
         except (httpx.HTTPError, ssl.SSLError) as error:
             raise _meaning(error) from None
 
+    def at_hand(self) -> bytes | None:
+        return None
+
     async def aclose(self) -> None:
         await asyncio.shield(self._response.aclose())
 
