@@ -182,7 +182,8 @@ class Edge:
 
     def _caller(self, exchange: Exchange, callers: Callers | None = None) -> Caller:
         """Who calls. A key in the query is refused even where it would be right: what is there gets into logs."""
-        if any(field.partition(b"=")[0].lower() in IN_QUERY for field in exchange.query()):
+        query = exchange.query()
+        if query and any(field.partition(b"=")[0].lower() in IN_QUERY for field in query):
             raise Unauthorized("There is a key in the query. Send it in one header 'Authorization: Bearer <key>' only.")
         return (callers or self._gateway.callers).check(exchange.header(b"authorization"))
 

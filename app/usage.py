@@ -33,7 +33,8 @@ class Tokens(NamedTuple):
 def tokens(call: Call, usage: Any, written: int) -> Tokens:
     """The upstream's own counts, where they are counts; a 0 is one. ``written`` are bytes of answer that were seen."""
     said = usage if isinstance(usage, dict) else {}
-    prompt, completion, total = (_count(said.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+    prompt, completion = _count(said.get("prompt_tokens")), _count(said.get("completion_tokens"))
+    total = _count(said.get("total_tokens"))
     if call.endpoint != "chat":  # nothing is written, and rerankers say the total alone
         completion = completion or 0
         prompt = total if prompt is None else prompt
@@ -77,7 +78,9 @@ def seen(events: Iterable[Event]) -> int:
 def answered(reply: Json) -> int:
     """Bytes of answer and thinking in a chat.completion, or a chunk of one."""
     choices = reply.get("choices")
-    parts = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    if not isinstance(choices, list):
+        return 0
+    parts = [choice for choice in choices if isinstance(choice, dict)]
     return sum(_written(choice.get(name)) for choice in parts for name in _ANSWERS)
 
 
