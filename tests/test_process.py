@@ -13,7 +13,6 @@ import sys
 import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import msgspec
 import pytest
 
 from .conftest import JINA_KEY, ScriptedUpstream, replies, streams, until
+from .program import Program, started
 from .test_cli import LAST_LINE, SECONDS, environment, free_port, torii
 
 SECOND_KEY = "jina_fedcba9876543210fedcba9876543210"
@@ -40,40 +40,22 @@ RANK = {"model": "jina-reranker-v2-base-multilingual", "query": "q", "documents"
 ASK = {"model": "jina/other", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
 
 
-@dataclass
-class Program:
-    process: subprocess.Popen[bytes]
-    log: Path
-    folder: Path
-    client: httpx.AsyncClient
-
+class Gateway(Program):
     @property
     def messages(self) -> list[str]:
         """What was logged after the banner, but for the calls."""
-        text = self.log.read_text()
-        lines = [msgspec.json.decode(line) for line in text.partition(LAST_LINE)[2].splitlines() if line]
+        lines = [msgspec.json.decode(line) for line in self.lines]
         return [line["message"] for line in lines if line["logger"] != "torii.calls"]
 
     async def says(self, pattern: str) -> None:
         await until(lambda: any(re.fullmatch(pattern, message) for message in self.messages), SECONDS)
 
     def configure(self, upstream: str, **values: Any) -> None:
-        """Writes another file, all at once. Every call reaches the upstream: there is no cache."""
-        jina = {"base_url": f"{upstream}/v1", "api_key": JINA_KEY, **values.pop("jina", {})}
-        values = {"upstreams": {"jina": jina}, "cache": {"store": "off"}, **values}
-        (self.folder / "new").write_bytes(msgspec.json.encode(values))
-        (self.folder / "new").rename(self.folder / "config.yaml")
-
-    def signal(self, sig: signal.Signals) -> None:
-        self.process.send_signal(sig)
+        self.write(configuration(upstream, **values))
 
     async def reload(self, *words: str) -> subprocess.CompletedProcess[str]:
-        port = str(self.client.base_url.port)
-        folder = self.folder
-        return await asyncio.to_thread(torii, "reload", "--port", port, *words, cwd=folder, XDG_RUNTIME_DIR=str(folder))
-
-    async def ends(self) -> int:
-        return await asyncio.to_thread(self.process.wait, SECONDS)
+        reload = ("reload", "--port", str(self.port), *words)
+        return await asyncio.to_thread(torii, *reload, cwd=self.folder, XDG_RUNTIME_DIR=str(self.folder))
 
     async def model(self, name: str) -> int:
         """What comes on a connection of its own."""
@@ -95,39 +77,23 @@ class Program:
         return {child for child, command in commands.items() if b"spawn_main" in command}
 
 
-@asynccontextmanager
-async def program(folder: Path, upstream: str, *words: str, **values: Any) -> AsyncIterator[Program]:
-    """``torii serve`` on a free port, with a configuration in ``folder``; killed at the end, if it still runs."""
-    log = folder / "log"
-    async with httpx.AsyncClient(timeout=SECONDS, trust_env=False) as client:
-        running = Program(subprocess.Popen([sys.executable, "-c", ""]), log, folder, client)
-        running.process.wait()
-        running.configure(upstream, **values)
-        with log.open("wb") as out:
-            running.process = subprocess.Popen(
-                [sys.executable, "-m", "app", "serve", "--port", "0", *words],
-                cwd=folder,
-                env=environment({"XDG_RUNTIME_DIR": str(folder)}),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-            )
-        try:
-            await until(lambda: LAST_LINE in log.read_text(), SECONDS)
-            found = re.search(r"Base URL +(http://[^ ]+)/v1", log.read_text())
-            assert found is not None
-            client.base_url = httpx.URL(found[1])
-            assert (await client.get("/healthz", headers={"connection": "close"})).status_code == 200
-            yield running
-        finally:
-            running.process.kill()
-            running.process.wait()
-        assert "Traceback" not in log.read_text()
-        assert JINA_KEY not in log.read_text()
+def configuration(upstream: str, **values: Any) -> bytes:
+    """Every call reaches the upstream: there is no cache."""
+    jina = {"base_url": f"{upstream}/v1", "api_key": JINA_KEY, **values.pop("jina", {})}
+    return msgspec.json.encode({"upstreams": {"jina": jina}, "cache": {"store": "off"}, **values})
 
 
 @asynccontextmanager
-async def streaming(running: Program) -> AsyncIterator[AsyncIterator[bytes]]:
+async def program(folder: Path, upstream: str, *words: str, **values: Any) -> AsyncIterator[Gateway]:
+    async with started(Gateway, folder, configuration(upstream, **values), *words) as running:
+        assert (await running.client.get("/healthz", headers={"connection": "close"})).status_code == 200
+        yield running
+    assert "Traceback" not in running.log
+    assert JINA_KEY not in running.log
+
+
+@asynccontextmanager
+async def streaming(running: Gateway) -> AsyncIterator[AsyncIterator[bytes]]:
     """The events of a stream that has begun."""
     async with running.client.stream("POST", "/v1/chat/completions", json=ASK) as response:
         assert response.status_code == 200
@@ -203,7 +169,7 @@ async def test_a_broken_file_changes_nothing_and_all_its_mistakes_are_told(
         await running.says(r"config\.yaml:3: upstreams\.jina\.kind: must be .*")
         assert running.messages[0] == "the configuration stays as it was, because the new one has mistakes"
         assert running.messages[1].startswith("config.yaml:1: prot: unknown key; did you mean port?")
-        assert SECOND_KEY not in running.log.read_text()
+        assert SECOND_KEY not in running.log
         (tmp_path / "config.yaml").unlink()
         running.signal(signal.SIGHUP)
         await running.says("config.yaml: cannot be read: No such file or directory")
@@ -235,7 +201,7 @@ async def test_open_calls_end_with_the_old_one_and_new_ones_begin_with_the_new(
     assert {seen.headers["authorization"] for seen in other_upstream.seen} == {f"Bearer {SECOND_KEY}"}
 
 
-async def _calls(running: Program, stop: asyncio.Event) -> list[int]:
+async def _calls(running: Gateway, stop: asyncio.Event) -> list[int]:
     statuses = []
     while not stop.is_set():
         statuses.append((await running.client.post("/v1/embeddings", json=EMBED)).status_code)
@@ -382,7 +348,7 @@ async def test_a_terminal_that_is_closed_ends_it(tmp_path: Path) -> None:
 async def test_workers_share_the_port_and_one_that_dies_is_replaced(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     upstream.plays(replies(VECTORS))
     async with program(tmp_path, upstream.url, "--workers", "2", models={"one": "jina-embeddings-v3"}) as running:
-        assert running.log.read_text().count(LAST_LINE) == 1
+        assert running.log.count(LAST_LINE) == 1
         before = await running.ready(2)
         assert len(before) == 2
         # Each serves when the other is gone.

@@ -24,10 +24,11 @@ import msgspec
 from app.store import read
 
 from ..conftest import until
+from ..program import started
 from .books import QUERY, Audit, audit
 from .callers import PATIENCE, Caller, Journal
 from .configurations import BROKEN, DRAIN, Places
-from .program import Measure, Program, program
+from .program import Measure, Soaked
 from .upstreams import Witness, upstream
 
 MEGABYTE = 1024 * 1024
@@ -82,7 +83,7 @@ async def soak(plan: Plan, folder: Path, show: Callable[[str], None]) -> Soak:
     async with upstream(witness) as jina, upstream(witness) as aihubmix:
         places = Places(jina, aihubmix, folder / "torii.db")
         first = msgspec.json.encode(places.configuration(0, Random(plan.seed), clients=plan.clients))
-        async with program(folder, first) as running:
+        async with started(Soaked, folder, first) as running:
             reloader = Reloader(run, running, places)
             await load(run.journal, running.port, Plan(2.0, plan.seed, 8), first=900)
             run.base = await resting(reloader)
@@ -119,7 +120,7 @@ class Reloader:
     """Changes the configuration at random, or breaks it, and looks whether it is in force."""
 
     run: Soak
-    program: Program
+    program: Soaked
     places: Places
     number: int = 0
 
@@ -138,7 +139,7 @@ class Reloader:
     async def changes(self, chance: Random) -> None:
         self.number += 1
         configuration = self.places.configuration(self.number, chance, clients=self.run.plan.clients)
-        self.program.configure(msgspec.json.encode(configuration))
+        self.program.write(msgspec.json.encode(configuration))
         outcome = await self.program.reload()
         if outcome.mistakes:
             self.run.journal.wrong(f"configuration {self.number} was refused: {outcome.mistakes}")
@@ -146,7 +147,7 @@ class Reloader:
         self.run.reloads["in force"] += 1
 
     async def _breaks(self, chance: Random) -> None:
-        self.program.configure(chance.choice(BROKEN).encode())
+        self.program.write(chance.choice(BROKEN).encode())
         outcome = await self.program.reload()
         if not outcome.mistakes:
             self.run.journal.wrong("a broken configuration was not refused")
@@ -177,7 +178,7 @@ async def resting(reloader: Reloader) -> Measure:
     return running.measure(len(run.witness.lines))
 
 
-async def _measured(run: Soak, running: Program, stop: asyncio.Event, show: Callable[[str], None]) -> None:
+async def _measured(run: Soak, running: Soaked, stop: asyncio.Event, show: Callable[[str], None]) -> None:
     began = time.monotonic()
     for second in count(1):
         with suppress(TimeoutError):
@@ -193,7 +194,7 @@ async def _measured(run: Soak, running: Program, stop: asyncio.Event, show: Call
             )
 
 
-async def _ended(run: Soak, running: Program) -> None:
+async def _ended(run: Soak, running: Soaked) -> None:
     """SIGTERM while calls are open: they end, and so does the gateway."""
     stop = asyncio.Event()
     calling = asyncio.create_task(
@@ -203,7 +204,7 @@ async def _ended(run: Soak, running: Program) -> None:
     run.journal.leaving = True
     stop.set()
     began = time.monotonic()
-    running.process.send_signal(signal.SIGTERM)
+    running.signal(signal.SIGTERM)
     run.exit_code = await running.ends()
     if run.exit_code != 0:
         run.journal.wrong(f"it ended with {run.exit_code}")

@@ -1,0 +1,80 @@
+"""``torii serve`` as a process of its own, with all its files in one folder."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+
+from .conftest import until
+from .test_cli import LAST_LINE, SECONDS, environment
+
+
+@dataclass
+class Program:
+    process: subprocess.Popen[bytes]
+    folder: Path
+    client: httpx.AsyncClient
+
+    @property
+    def port(self) -> int:
+        assert self.client.base_url.port is not None
+        return self.client.base_url.port
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    @property
+    def lines(self) -> list[str]:
+        """What was logged after the banner."""
+        return [line for line in self.log.partition(LAST_LINE)[2].splitlines() if line]
+
+    def write(self, configuration: bytes) -> None:
+        """Another file, all at once."""
+        (self.folder / "new").write_bytes(configuration)
+        (self.folder / "new").rename(self.folder / "config.yaml")
+
+    def signal(self, sig: signal.Signals) -> None:
+        self.process.send_signal(sig)
+
+    async def ends(self) -> int:
+        return await asyncio.to_thread(self.process.wait, SECONDS)
+
+
+P = TypeVar("P", bound=Program)
+
+
+@asynccontextmanager
+async def started(kind: type[P], folder: Path, configuration: bytes, *words: str) -> AsyncIterator[P]:
+    """Serving on a free port; killed at the end, if it still runs."""
+    (folder / "config.yaml").write_bytes(configuration)
+    with (folder / "log").open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app", "serve", "--port", "0", *words],
+            cwd=folder,
+            env=environment({"XDG_RUNTIME_DIR": str(folder)}),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        async with httpx.AsyncClient(timeout=SECONDS, trust_env=False) as client:
+            running = kind(process, folder, client)
+            await until(lambda: LAST_LINE in running.log or process.poll() is not None, SECONDS)
+            found = re.search(r"Base URL +(http://[^ ]+)/v1", running.log)
+            assert found is not None, running.log
+            client.base_url = httpx.URL(found[1])
+            yield running
+    finally:
+        process.kill()
+        process.wait()
