@@ -54,7 +54,7 @@ class Generations:
         def door(scope: Scope, receive: Receive, send: Send) -> object:
             return self.now.doors[path](scope, receive, send)
 
-        return door  # type: ignore[return-value]
+        return door  # type: ignore[return-value]  # it gives an awaitable
 
     def start(self) -> None:
         """Begins what goes on beside the calls. Needs a running loop."""

@@ -40,7 +40,7 @@ COLUMNS = (
     "attempts",
     "request_id",
 )
-INSERT = f"INSERT INTO calls ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+INSERT = f"INSERT INTO calls ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - of our own columns
 TEXT_LIMIT = 256  # characters of a name that a caller or an upstream chose
 
 # The ends of a stream at which the upstream had not said that it failed: what it wrote until then is paid for.
@@ -149,14 +149,14 @@ def totals(read: Read, period: Period, by: Sequence[str] = ()) -> list[Json]:
     numbers = ", ".join(str(place) for place in range(1, len(by) + 1))
     order = "1" if by[:1] == ["day"] else "total_tokens DESC, calls DESC, 1"
     grouped = f" GROUP BY {numbers} ORDER BY {order}" if by else ""
-    found = read(f"SELECT {', '.join(parts)} FROM calls WHERE {where}{grouped}", bounds)  # noqa: S608
+    found = read(f"SELECT {', '.join(parts)} FROM calls WHERE {where}{grouped}", bounds)  # noqa: S608 - our own names
     return [_whole(dict(zip(names, row, strict=True))) for row in found]
 
 
 def calls(read: Read, period: Period, most: int) -> list[Json]:
     """The last calls, the latest last."""
     where, bounds = period.where()
-    query = f"SELECT {', '.join(COLUMNS)} FROM calls WHERE {where} ORDER BY time DESC, id DESC LIMIT ?"  # noqa: S608
+    query = f"SELECT {', '.join(COLUMNS)} FROM calls WHERE {where} ORDER BY time DESC, id DESC LIMIT ?"  # noqa: S608 - our own names
     found = [dict(zip(COLUMNS, row, strict=True)) for row in read(query, (*bounds, most))]
     return [{**call, "time": moment(call["time"]), "estimated": bool(call["estimated"])} for call in reversed(found)]
 

@@ -131,7 +131,7 @@ class JsonLines(Lines):
 
     def _call(self, record: logging.LogRecord, about: Any) -> str:
         """The line of a call: all but the time and its figures is the same in many lines."""
-        figures = msgspec.json.encode(record.figures).decode()  # type: ignore[attr-defined]
+        figures = msgspec.json.encode(record.figures).decode()  # type: ignore[attr-defined]  # a Line has them
         return (
             f'{{"time":"{_time(record)}",{self._about(record.levelname, record.name, record.msg, about)},{figures[1:]}'
         )

@@ -90,7 +90,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
         redirect_slashes=False,
     )
     # FastAPI's own would leave out every null, also from the examples. This one is built when it is first asked for.
-    app.openapi = partial(openapi.document, __version__)  # type: ignore[method-assign]
+    app.openapi = partial(openapi.document, __version__)  # type: ignore[method-assign]  # as FastAPI has it done
     app.generations = generations
     app.state.generations = generations
     app.state.settings = settings

@@ -112,7 +112,7 @@ class Protocol(HttpToolsProtocol):
 
     # The connection.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6) and UNSENT is not None:
@@ -136,7 +136,7 @@ class Protocol(HttpToolsProtocol):
         if self._serving is not None:  # uvicorn tells only the last of several requests
             self._serving.disconnected = True
             self._serving.message_event.set()
-            leave: Callable[[], None] | None = self._serving.scope.get(LEAVE)  # type: ignore[assignment]
+            leave: Callable[[], None] | None = self._serving.scope.get(LEAVE)  # type: ignore[assignment]  # a scope's values have no types
             if leave is not None:
                 leave()
         super().connection_lost(exc)
@@ -272,8 +272,8 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         cycle.__class__ = Cycle  # uvicorn makes it itself
-        cycle.scope[WHOLE] = True  # type: ignore[literal-required]
-        cycle.scope[BODY] = cycle.whole_body  # type: ignore[literal-required, attr-defined]
+        cycle.scope[WHOLE] = True  # type: ignore[literal-required]  # not of ASGI
+        cycle.scope[BODY] = cycle.whole_body  # type: ignore[literal-required, attr-defined]  # it is a Cycle
         self._serving = cycle
         super()._start_asgi_task(cycle, app)
 

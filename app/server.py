@@ -42,7 +42,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
-        AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
+        AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # has no types
         self._generations: Generations = app.state.generations
         self._bounds = Bounds()
         self._bind(settings)

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     models: dict[Text, ModelSettings | None] = {}
     unknown_models_upstream: Annotated[str | None, BeforeValidator(none)] = AUTO
     deepsearch: DeepSearchSettings = DeepSearchSettings()
-    token_encoding: Literal["cl100k_base"] = "cl100k_base"  # noqa: S105
+    token_encoding: Literal["cl100k_base"] = "cl100k_base"  # noqa: S105 - no password
     timeouts: TimeoutSettings = TimeoutSettings()
     disconnect: DisconnectSettings = DisconnectSettings()
     ping_seconds: Seconds = 15

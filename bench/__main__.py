@@ -39,7 +39,7 @@ QUICK = ("embeddings", "chat", "embeddings-64-float-as-float", "latency-200", "f
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # and what was started with it
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a text file
     arguments = parser().parse_args()
     scenarios = chosen(arguments)
     if arguments.profile:

@@ -72,7 +72,7 @@ def _start(gateway: Gateway, stub: Stub, folder: Path, cores: Cores) -> tuple[fl
                 raise NotStarted(f"{gateway.name} has no answer after a minute")
             time.sleep(0.005)  # noqa: TID251 - waits for another program, outside any loop
         seconds = time.monotonic() - running.started
-        time.sleep(REST_SECONDS)  # noqa: TID251
+        time.sleep(REST_SECONDS)  # noqa: TID251 - outside any loop
         return seconds, running.memory() / 1e6
     finally:
         running.stop()

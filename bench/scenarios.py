@@ -76,7 +76,7 @@ STREAMED = ("cpu_us", "per_core_second", "added_late_p50_ms", "added_late_p99_ms
 
 
 def _closed(name: str, title: str, ask: Ask, connections: int = 32, **more: object) -> Scenario:
-    return Scenario(name=name, title=title, ask=ask, connections=connections, **more)  # type: ignore[arg-type]
+    return Scenario(name=name, title=title, ask=ask, connections=connections, **more)  # type: ignore[arg-type]  # its own fields
 
 
 def _steady(rate: int) -> Scenario:

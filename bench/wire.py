@@ -144,7 +144,7 @@ def _text(seed: int, words: int) -> str:
 @cache
 def _vector(seed: int, encoding: str) -> list[float] | str:
     """A vector of length 1, as a model gives it, rounded to 32 bits."""
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)  # noqa: S311 - data, no secret
     packed = struct.pack(f"<{DIMENSIONS}f", *(round(chance.gauss(0, DIMENSIONS**-0.5), 9) for _ in range(DIMENSIONS)))
     if encoding == "base64":
         return base64.b64encode(packed).decode()
@@ -152,8 +152,8 @@ def _vector(seed: int, encoding: str) -> list[float] | str:
 
 
 def _reranked() -> bytes:
-    scores = sorted((round(random.Random(i).random(), 8) for i in range(DOCUMENTS)), reverse=True)  # noqa: S311
-    order = random.Random(0).sample(range(DOCUMENTS), DOCUMENTS)  # noqa: S311
+    scores = sorted((round(random.Random(i).random(), 8) for i in range(DOCUMENTS)), reverse=True)  # noqa: S311 - the same
+    order = random.Random(0).sample(range(DOCUMENTS), DOCUMENTS)  # noqa: S311 - the same
     texts = rerank().body["documents"]
     results = [
         {"index": i, "relevance_score": score, "document": texts[i]} for i, score in zip(order, scores, strict=True)

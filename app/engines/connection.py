@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
 
     # asyncio
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP's and TLS's
         self._transport = transport
         self._parser = httptools.HttpResponseParser(self)  # it calls the methods named on_... below
         self._opened.add(self)

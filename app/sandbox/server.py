@@ -169,7 +169,7 @@ async def _cut(cut: Cut, send: Send) -> None:
     method of the object that has the transport.
     """
     if cut is Cut.CLOSE:
-        transport: asyncio.Transport = send.__self__.transport  # type: ignore[attr-defined]
+        transport: asyncio.Transport = send.__self__.transport  # type: ignore[attr-defined]  # uvicorn's own
         transport.close()
     await asyncio.Event().wait()
 
