@@ -77,6 +77,7 @@ class Window:
         self.limit = limit
         self._spent: deque[Moment] = deque()
         self._sum = 0
+        self._binds = False
 
     def used(self, now: float) -> int:
         """How much of the limit the last minute has taken."""
@@ -97,10 +98,14 @@ class Window:
 
     def pace(self, now: float) -> float:
         """Seconds until the next one goes, so that what is left lasts until half of the limit is free again; 0 while
-        it is."""
+        it is. It begins when a minute at the rate until then would go beyond the limit."""
         over = self.used(now) + 1 - self.limit // 2
         left = self.limit - self._sum
         if over <= 0 or left <= 0 or not self._spent:
+            self._binds = self._binds and over > 0
+            return 0.0
+        self._binds = self._binds or self._sum * MINUTE > self.limit * (now - self._spent[0].began)
+        if not self._binds:
             return 0.0
         for moment in self._spent:
             over -= moment.amount

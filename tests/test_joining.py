@@ -337,6 +337,16 @@ async def test_others_are_not_held_back_with_those_who_may_be_joined() -> None:
     held.cancel()
 
 
+@pytest.mark.parametrize("each_minute", [51, 80, 99])
+def test_a_limit_that_is_kept_by_itself_holds_nobody_back(each_minute: int) -> None:
+    window = Window(100)
+    for number in range(5 * each_minute):
+        now = 1000 + number * MINUTE / each_minute
+        if number > 10:
+            assert (window.wait(now, 1), window.pace(now)) == (0.0, 0.0)
+        window.add(now, 1)
+
+
 def test_what_is_left_of_a_limit_lasts_until_there_is_more_again() -> None:
     window, now = Window(100), 0.0
     gone: list[float] = []
