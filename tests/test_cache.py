@@ -775,3 +775,51 @@ async def test_parts_are_kept_input_by_input(upstream: ScriptedUpstream) -> None
     assert again.json()["data"][1]["embedding"] == answer.json()["data"][0]["embedding"]
     assert [item["index"] for item in again.json()["data"]] == list(range(1101))
     assert (told(answer), told(again)) == (("miss", 5500, None), ("partial", 5, 5500))
+
+
+async def test_what_goes_out_while_the_last_one_leaves_is_billed() -> None:
+    """A part of the call may be about to be sent as it is told to end."""
+    begun = asyncio.Event()
+
+    async def work(record: Record) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            record.reached = True
+
+    record = Record("id", "open", EmbeddingsCall(model="m", body={}))
+    flights: Flights[None] = Flights()
+    task = asyncio.create_task(flights.join("key", record, work))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert record.reached
+
+
+async def test_the_first_has_the_bill_where_nobody_stays() -> None:
+    """He has gone before, and the last who leaves ends his call, of which something may go out still."""
+    begun = asyncio.Event()
+    records = [Record("id", "open", EmbeddingsCall(model="m", body={})) for _ in range(2)]
+    flights: Flights[None] = Flights()
+
+    async def work(record: Record) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            record.reached = True
+
+    async def ask(record: Record) -> None:
+        record.presence = Presence(task=asyncio.current_task())
+        await flights.join("key", record, work)
+
+    calls = [asyncio.create_task(ask(record)) for record in records]
+    await until(lambda: begun.is_set() and flights.waiting() == 2)
+    for record in records:
+        record.presence.leave()
+    await asyncio.wait(calls)
+    assert [record.reached for record in records] == [True, False]

@@ -4,9 +4,8 @@ the first    asks, and so would he alone --+
 the second   waits for what comes        --+--> to each its outcome, to the first of them the bill
 the third    waits for what comes        --+
 
-Who leaves takes nothing from the others, not even the first: his task goes on for them. The last who leaves ends it,
-and has the bill. The bill is the record of what was asked of upstreams: the others' records say that none was asked
-for them.
+Who leaves takes nothing from the others, not even the first: his task goes on for them. The last who leaves ends it.
+The bill is the record of what was asked of upstreams: the others' records say that none was asked for them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class Flight(Generic[T]):
     def __init__(self, record: Record) -> None:
         self.record = record
         self._followers: dict[asyncio.Future[T], Record] = {}
-        self._billed: Record | None = None
+        self._billed = record
 
     @property
     def open(self) -> bool:
@@ -65,25 +64,15 @@ class Flight(Generic[T]):
         finally:
             del self._followers[landed]
             record.target = self.record.target
-            if not landed.done() or landed.cancelled():
-                self._abandon(record)
-            else:
+            if landed.done() and not landed.cancelled():
                 landed.exception()  # else it is complained of where this one is cancelled at the same moment
             record.presence.unfollow()
 
-    def _abandon(self, record: Record) -> None:
-        """The last who leaves before the end has the bill."""
-        if self._billed is None and not self._followers and self.record.presence.gone:
-            self._billed = record
-            record.take(self.record)
-
     def _bill(self) -> None:
-        """For the first who is still there."""
-        if self._billed is None:
-            self._billed = self.record
-            if self.record.presence.gone and (waiting := self._waiting()):
-                self._billed = self._followers[waiting[0]]
-                self._billed.take(self.record)
+        """For the first who is still there; for the very first where nobody is."""
+        if self.record.presence.gone and (waiting := self._waiting()):
+            self._billed = self._followers[waiting[0]]
+            self._billed.take(self.record)
 
     def _waiting(self) -> list[asyncio.Future[T]]:
         return [follower for follower in self._followers if not follower.done()]
