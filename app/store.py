@@ -24,7 +24,7 @@ logger = logging.getLogger("torii.store")
 BUSY_SECONDS = 5.0  # to wait for another program's lock
 FLUSH_SECONDS = 0.25  # what a killed process may lose
 LONGEST_PAUSE = 5.0  # between two tries to write
-CHECK_SECONDS = 1.0  # for looking whether the file is sound, when it is opened
+CHECK_SECONDS = 0.3  # for looking whether the file is sound, when it is opened
 ROOM = 10_000  # rows that may wait
 BATCH = 1000  # rows of one transaction
 
@@ -109,6 +109,7 @@ class Database:
         self._file: tuple[int, int] | None = None
         try:
             _opened(path, busy_seconds).close()
+            self._file = _identity(path)
         except sqlite3.DatabaseError as error:
             if not _passes(error):
                 raise _meaning(error) from None
@@ -161,6 +162,7 @@ class Database:
                 pause = self._flush_seconds
             except (sqlite3.Error, OSError, StoreError) as error:
                 self._disconnect()
+                self._file = None  # to be examined anew
                 self._stumble(error)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 self._arrived.set()
@@ -188,10 +190,11 @@ class Database:
 
     def _connected(self) -> sqlite3.Connection:
         """The connection to the file that is there now: somebody may have removed the one that was."""
-        if self._connection is not None and self._file != _identity(self.path):
+        known = self._file == _identity(self.path)
+        if self._connection is not None and not known:
             self._disconnect()
         if self._connection is None:
-            self._connection = _opened(self.path, self._busy_seconds)
+            self._connection = _opened(self.path, self._busy_seconds, examine=self._file is None or not known)
             self._file = _identity(self.path)
         return self._connection
 
@@ -233,7 +236,7 @@ def read(path: Path, statement: str, parameters: Row = ()) -> list[Row]:
         raise _meaning(error) from None
 
 
-def _opened(path: Path, busy_seconds: float) -> sqlite3.Connection:
+def _opened(path: Path, busy_seconds: float, *, examine: bool = True) -> sqlite3.Connection:
     """A connection to the file, which is made where there is none, with all our tables in it."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -245,7 +248,7 @@ def _opened(path: Path, busy_seconds: float) -> sqlite3.Connection:
         raise NoFile(error.strerror or type(error).__name__) from None
     connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
     try:
-        if _version(connection):
+        if _version(connection) and examine:
             _examine(connection)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")

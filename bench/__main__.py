@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     add("--gateways", metavar="NAMES", help="nginx, torii, litellm, portkey, before, or a variant's name")
     add("--quick", action="store_true", help="few scenarios and rounds, nginx and Torii only")
     add("--tls", action="store_true", help="the upstream speaks TLS, as real ones do, by an authority of its own")
-    add("--growth", action="store_true", help="how the cost grows: inputs, events, open streams, keys")
+    add("--growth", action="store_true", help="how the cost grows: inputs, events, streams, keys, rows")
     add("--against", metavar="FOLDER", type=Path, help="another checkout's Torii beside this one's, named before")
     add(
         "--variant",
@@ -128,6 +128,7 @@ def present(arguments: argparse.Namespace) -> Iterable[Gateway]:
         every.append(replace(ours, name=name, settings={**ours.settings, **settings_of(Path(file))}))
     if arguments.growth:
         every += [replace(ours, name=f"torii-{keys}-keys", keys=keys) for keys in (10, 1000)]
+        every += [replace(ours, name=f"torii-{rows}-rows", rows=rows) for rows in (100_000, 1_000_000)]
     elif not arguments.quick:
         every += [Portkey(), LiteLLM()]
     wanted = arguments.gateways.split(",") if arguments.gateways else [gateway.name for gateway in every]

@@ -176,12 +176,21 @@ CACHED = (
 )
 
 KEYED = ("torii-10-keys", "torii-1000-keys")
+ROWED = ("torii-100000-rows", "torii-1000000-rows")
 
 GROWTH = (
     _closed(
         "keys",
         "embeddings, with 1, 10 and 1000 callers and upstream keys",
         SMALL,
+        apart=ROWED,
+        group="growth",
+    ),
+    _closed(
+        "rows",
+        "embeddings, with an empty ledger, and with 100,000 and 1,000,000 rows in it",
+        SMALL,
+        apart=KEYED,
         group="growth",
     ),
     *(
@@ -190,7 +199,7 @@ GROWTH = (
             f"embeddings, {count} inputs",
             wire.embeddings(count),
             4,
-            apart=KEYED,
+            apart=(*KEYED, *ROWED),
             group="growth",
         )
         for count in (1, 8, 64, 512)
@@ -202,7 +211,7 @@ GROWTH = (
             ask=wire.stream(0, count),
             connections=4,
             tell=("cpu_us",),
-            apart=KEYED,
+            apart=(*KEYED, *ROWED),
             group="growth",
         )
         for count in (1, 10, 100, 1000)
@@ -218,7 +227,7 @@ GROWTH = (
             tell=("cpu_us", "added_late_p99_ms"),
             direct=True,
             least=15,
-            apart=KEYED,
+            apart=(*KEYED, *ROWED),
             group="growth",
         )
         for count in (1, 50, 200, 500)
