@@ -56,7 +56,9 @@ def main(options: list[str]) -> int:
     named = {"faults/test_matrix.py", *(name for row in ROWS for name in row.tests)}
     whole = {name for name in named if "::" not in name}
     paths = [f"{ROOT}/tests/{name}" for name in sorted(named) if name in whole or name.partition("::")[0] not in whole]
-    failed = pytest.main(["-q", "--tb=short", f"--rootdir={ROOT}", *paths, *options], plugins=[outcomes])
+    failed = pytest.main(
+        ["-q", "--tb=short", "--every-engine", f"--rootdir={ROOT}", *paths, *options], plugins=[outcomes]
+    )
     broken = contract.main()
     print(table(outcomes), flush=True)
     return int(failed) or broken

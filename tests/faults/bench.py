@@ -34,6 +34,8 @@ from ..conftest import (
 
 # The HTTP engines behind app/client.py, as the setting http_client names them.
 ENGINES = ("httptools", "httpx")
+# Of a test about what is in a whole answer or in an event: whichever engine brought it.
+above_the_wire = pytest.mark.above_the_wire
 
 EMBED = {"model": "jina-embeddings-v3", "input": ["a", "b"]}
 VECTORS = {

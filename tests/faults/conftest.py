@@ -1,4 +1,4 @@
-"""Every fault is played to each of the HTTP engines."""
+"""Every fault is played to each of the HTTP engines; those that an engine never sees to one, but by `make faults`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,24 @@ import pytest
 
 from ..conftest import ScriptedUpstream
 from .bench import ENGINES, Bench
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-engine", action="store_true", help="play each fault to all of the HTTP engines")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--every-engine", False):
+        return
+    dropped = [item for item in items if item.get_closest_marker("above_the_wire") and engine_of(item) != ENGINES[0]]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
+
+
+def engine_of(item: pytest.Item) -> object:
+    assert isinstance(item, pytest.Function)
+    return item.callspec.params["engine"]
 
 
 @pytest.fixture(params=ENGINES)

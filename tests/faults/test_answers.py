@@ -19,6 +19,7 @@ from .bench import (
     RERANKS,
     VECTORS,
     Bench,
+    above_the_wire,
     asked,
     assert_booked,
     assert_booked_as,
@@ -56,6 +57,7 @@ REJECTED = {400: (400, "upstream_rejected"), 404: (404, "model_not_found"), 413:
 REJECTED |= {415: (415, "upstream_rejected"), 422: (400, "upstream_rejected")}
 
 
+@above_the_wire
 @pytest.mark.parametrize("shape", SAID)
 async def test_the_callers_mistake_in_any_shape(shape: str, bench: Bench) -> None:
     """Its class stays, its words are cleaned, and nobody is asked again."""
@@ -73,6 +75,7 @@ async def test_the_callers_mistake_in_any_shape(shape: str, bench: Bench) -> Non
 # 37, 38: the gateway's own key and account.
 
 
+@above_the_wire
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_refused_key(status: int, bench: Bench, subtests: pytest.Subtests) -> None:
     async with bench.gateway() as gateway:
@@ -103,6 +106,7 @@ EMPTY: dict[str, tuple[int, Any]] = {
 }
 
 
+@above_the_wire
 @pytest.mark.parametrize(("path", "asks"), [(EMBEDDINGS, EMBED), (CHATS, DEEP)], ids=["embeddings", "deepsearch"])
 async def test_an_empty_account(path: str, asks: Any, bench: Bench, subtests: pytest.Subtests) -> None:
     async with bench.gateway() as gateway:
@@ -137,6 +141,7 @@ LIMITED: dict[str, tuple[dict[str, str], str]] = {  # what the upstream says, wh
 }
 
 
+@above_the_wire
 async def test_a_rate_limit(bench: Bench, subtests: pytest.Subtests) -> None:
     """There is one key only: it is asked again where the time is over soon; else it would only meet the limit again."""
     async with bench.gateway() as gateway:
@@ -151,6 +156,7 @@ async def test_a_rate_limit(bench: Bench, subtests: pytest.Subtests) -> None:
                 await assert_booked_as(gateway, response, 429)
 
 
+@above_the_wire
 @pytest.mark.parametrize(("path", "asks"), [(EMBEDDINGS, EMBED), (CHATS, DEEP)], ids=["embeddings", "deepsearch"])
 async def test_a_rate_limit_at_both_tells_the_sooner(path: str, asks: Any, bench: Bench) -> None:
     bench.jina.plays(replies({"detail": "slow"}, 429, retry_after="90"))
@@ -186,6 +192,7 @@ async def test_a_failure_of_the_upstream(shape: str, bench: Bench) -> None:
     assert len(bench.jina.seen) == len(bench.aihubmix.seen) == len(FAILED)
 
 
+@above_the_wire
 async def test_a_failure_of_deepsearch_is_not_repeated_unless_it_was_refused(
     bench: Bench, subtests: pytest.Subtests
 ) -> None:
@@ -201,6 +208,7 @@ async def test_a_failure_of_deepsearch_is_not_repeated_unless_it_was_refused(
                 await assert_booked_as(gateway, response, told)
 
 
+@above_the_wire
 async def test_the_time_to_come_back_of_a_503_is_kept(bench: Bench) -> None:
     bench.jina.plays(replies({"detail": "busy"}, 503, retry_after="17"))
     async with bench.gateway() as gateway:
@@ -247,6 +255,7 @@ HIDDEN: dict[str, tuple[Any, int, str, dict[str, Any]]] = {
 }
 
 
+@above_the_wire
 @pytest.mark.parametrize(("body", "status", "code", "also"), HIDDEN.values(), ids=HIDDEN)
 async def test_an_error_sent_as_an_answer(body: Any, status: int, code: str, also: Any, bench: Bench) -> None:
     bench.jina.plays(replies(body))
@@ -262,6 +271,7 @@ async def test_an_error_sent_as_an_answer(body: Any, status: int, code: str, als
     assert_failed(response, status, code, upstream="aihubmix", **also)
 
 
+@above_the_wire
 @pytest.mark.parametrize("stream", [False, True])
 async def test_deepsearchs_finish_reason_error(stream: bool, bench: Bench) -> None:
     choice = {"index": 0, "message": {"role": "assistant", "content": "Error: boom"}, "finish_reason": "error"}
@@ -274,6 +284,7 @@ async def test_deepsearchs_finish_reason_error(stream: bool, bench: Bench) -> No
     assert len(bench.jina.seen) == 1
 
 
+@above_the_wire
 async def test_another_models_finish_reason_error(bench: Bench) -> None:
     """Relays tell failures so of any model."""
     choice = {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "error"}
@@ -351,6 +362,7 @@ NONE: dict[str, bytes] = {
 }
 
 
+@above_the_wire
 async def test_an_answer_that_is_none(bench: Bench, subtests: pytest.Subtests) -> None:
     async with bench.gateway() as gateway:
         for kind, body in NONE.items():
@@ -390,6 +402,7 @@ RANKED = {
 }
 
 
+@above_the_wire
 async def test_a_ranking_that_is_none(bench: Bench, subtests: pytest.Subtests) -> None:
     async with bench.gateway() as gateway:
         for kind, body in RANKED.items():
@@ -417,6 +430,7 @@ COMPLETIONS = {
 }
 
 
+@above_the_wire
 async def test_a_chat_answer_that_is_none(bench: Bench, subtests: pytest.Subtests) -> None:
     async with bench.mixed() as gateway:
         for kind, body in COMPLETIONS.items():
@@ -432,6 +446,7 @@ async def test_a_chat_answer_that_is_none(bench: Bench, subtests: pytest.Subtest
 # 46: out of order.
 
 
+@above_the_wire
 async def test_vectors_out_of_order_are_put_in_order(bench: Bench) -> None:
     bench.jina.plays(replies({**VECTORS, "data": [*reversed(VECTORS["data"])]}))  # type: ignore[call-overload]
     async with bench.gateway() as gateway:
@@ -466,6 +481,7 @@ CALLS: dict[str, tuple[str, Any, Any]] = {
 }
 
 
+@above_the_wire
 @pytest.mark.parametrize("call", CALLS)
 async def test_usage_that_is_none_spoils_no_answer(call: str, bench: Bench, subtests: pytest.Subtests) -> None:
     path, asks, body = CALLS[call]

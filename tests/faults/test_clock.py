@@ -11,7 +11,18 @@ import pytest
 from app.settings import Settings
 
 from ..conftest import JINA_KEY, replies, running_gateway, streams, until
-from .bench import CHAT, CHATS, PATIENCE, VECTORS, Bench, asked, assert_booked, assert_complete, assert_failed
+from .bench import (
+    CHAT,
+    CHATS,
+    PATIENCE,
+    VECTORS,
+    Bench,
+    above_the_wire,
+    asked,
+    assert_booked,
+    assert_complete,
+    assert_failed,
+)
 from .scripts import DONE_MODEL, delta, sse
 
 DAY = 86_400.0
@@ -32,6 +43,7 @@ def keyed(bench: Bench, **upstream: Any) -> Settings:
     return Settings(**values)
 
 
+@above_the_wire
 async def test_a_limit_holds_when_the_clock_jumps(jump: asyncio.Event, bench: Bench) -> None:
     bench.jina.plays(replies(VECTORS))
     async with running_gateway(keyed(bench, api_key=JINA_KEY, limits={"requests_per_minute": 2})) as gateway:
@@ -44,6 +56,7 @@ async def test_a_limit_holds_when_the_clock_jumps(jump: asyncio.Event, bench: Be
     assert len(bench.jina.seen) == 2
 
 
+@above_the_wire
 async def test_a_key_rests_as_long_as_it_was_said_when_the_clock_jumps(jump: asyncio.Event, bench: Bench) -> None:
     bench.jina.plays(replies({"detail": "slow"}, 429, retry_after="60"), replies(VECTORS))
     keys = [{"key": "k" * 20, "name": "one"}, {"key": "l" * 20, "name": "two"}]
@@ -56,6 +69,7 @@ async def test_a_key_rests_as_long_as_it_was_said_when_the_clock_jumps(jump: asy
     assert asked_with.count(asked_with[0]) == 1
 
 
+@above_the_wire
 async def test_a_call_takes_the_time_that_it_takes_when_the_clock_jumps(jump: asyncio.Event, bench: Bench) -> None:
     """No deadline is met for it, and what is booked is how long it took."""
     bench.aihubmix.plays(streams(sse(delta("a")), jump, sse(delta("b"), delta("", "stop")) + DONE_MODEL))

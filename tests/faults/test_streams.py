@@ -20,6 +20,7 @@ from .bench import (
     LONG,
     SOON,
     Bench,
+    above_the_wire,
     asked,
     assert_booked,
     assert_booked_as,
@@ -149,6 +150,7 @@ async def assert_failed_early(speech: Speech, bench: Bench, gateway: RunningGate
     assert not record.usage
 
 
+@above_the_wire
 @pytest.mark.parametrize(
     ("status", "told", "code"),
     [(401, 502, "upstream_auth"), (402, 503, "upstream_quota"), (429, 429, "upstream_rate_limited")],
@@ -199,6 +201,7 @@ ODD: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@above_the_wire
 @each_speech
 async def test_a_stream_written_oddly_comes_out_clean(speech: Speech, bench: Bench, subtests: pytest.Subtests) -> None:
     async with speech.before(bench) as gateway:
@@ -232,6 +235,7 @@ async def test_a_stream_under_an_odd_head(speech: Speech, bench: Bench, subtests
                 assert_complete(await asked(gateway, CHATS, speech.asks), TEXT)
 
 
+@above_the_wire
 async def test_usage_is_cumulative_and_not_summed(bench: Bench) -> None:
     counts = [{**delta("a"), "usage": {"total_tokens": n}} for n in (3, 5, 7)]
     bench.aihubmix.plays(streams(sse(*counts, delta("", "stop")) + DONE))
@@ -354,6 +358,7 @@ async def test_a_stream_that_never_pauses_is_ended(ended_by: str, speech: Speech
         assert_broken(response, 503, "unavailable")
 
 
+@above_the_wire
 async def test_a_deepsearch_run_for_a_caller_who_does_not_stream_has_a_status(
     engine: str, subtests: pytest.Subtests
 ) -> None:
@@ -395,6 +400,7 @@ TOLD: dict[str, tuple[bytes, int, str]] = {
 }
 
 
+@above_the_wire
 @each_speech
 async def test_an_error_told_in_the_middle(speech: Speech, bench: Bench, subtests: pytest.Subtests) -> None:
     async with speech.before(bench) as gateway:
@@ -407,6 +413,7 @@ async def test_an_error_told_in_the_middle(speech: Speech, bench: Bench, subtest
                 assert record.usage == {"total_tokens": 3}
 
 
+@above_the_wire
 async def test_deepsearchs_finish_reason_error_in_the_middle(bench: Bench) -> None:
     def failing(text: str, kind: str) -> dict[str, Any]:
         choice = {"index": 0, "delta": {"content": text, "type": kind}, "finish_reason": "error"}
@@ -436,6 +443,7 @@ BAD: dict[str, bytes] = {
 }
 
 
+@above_the_wire
 @each_speech
 async def test_an_event_that_is_none_is_never_passed_on(
     speech: Speech, bench: Bench, subtests: pytest.Subtests
@@ -473,6 +481,7 @@ ENDLESS = {
 }
 
 
+@above_the_wire
 @pytest.mark.parametrize("piece", ENDLESS.values(), ids=ENDLESS)
 @pytest.mark.parametrize("begun", [False, True], ids=["first", "later"])
 async def test_an_event_that_never_ends_is_cut(begun: bool, piece: bytes, bench: Bench) -> None:
@@ -489,6 +498,7 @@ async def test_an_event_that_never_ends_is_cut(begun: bool, piece: bytes, bench:
         assert_failed(response, 502, "upstream_too_large", should_retry=False)
 
 
+@above_the_wire
 async def test_all_attempts_of_a_call_have_its_total_time_together(bench: Bench) -> None:
     """Row 57: the stream of a second attempt ends when the call's time is over, not that of the attempt."""
     drip = endless(STREAM_HEAD, forever(chunk(sse(delta("x")))), every=0.05)

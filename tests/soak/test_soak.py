@@ -49,7 +49,7 @@ async def test_no_task_is_left(tmp_path: Path) -> None:
             await _rests(gateway, witness, places, 1)
             base = asyncio.all_tasks()
             reloading = asyncio.create_task(_reloads(gateway, places))
-            await load(journal, port, Plan(SECONDS, seed=2, clients=24))
+            await load(journal, port, Plan(SECONDS / 2, seed=2, clients=24))
             reloading.cancel()
             await asyncio.wait([reloading])
             await _rests(gateway, witness, places, 0)
