@@ -123,6 +123,9 @@ class ScriptedUpstream:
                     break
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
+        except RuntimeError:
+            if not writer.is_closing():  # uvloop says so of a connection that is closed
+                raise
         finally:
             self.tasks.discard(task)
             writer.close()
