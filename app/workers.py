@@ -38,7 +38,7 @@ logger = logging.getLogger("torii.workers")
 
 # Not a fork: threads run here, and what they hold would be held for ever there.
 SPAWN = get_context("spawn")
-COLLECT_AFTER = 10_000, 20, 20  # objects; a call makes some hundred, and leaves none that would not go by themselves
+COLLECT_AFTER = 10_000, 5, 5  # objects; a call makes some hundred, and leaves none that would not go by themselves
 AGAIN_SECONDS = 1.0  # before a worker that did not come up is started again
 HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
