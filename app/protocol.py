@@ -279,7 +279,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         if self._serving is not None:
-            self._serving.scope.pop(BODY, None)  # type: ignore[typeddict-item]  # not of ASGI
+            self._serving.scope.pop(BODY, None)  # type: ignore[misc]  # not of ASGI
         super().on_response_complete()
         if self._refusal is not None and self._serving is not None and self._serving.response_complete:
             self._send_refusal()
