@@ -149,7 +149,11 @@ async def test_one_connection_too_many_is_told_so_and_closed(upstream: ScriptedU
     assert len(upstream.seen) == 1
 
 
-async def test_far_too_many_connections_are_closed_at_once(upstream: ScriptedUpstream) -> None:
+async def test_far_too_many_connections_are_closed_at_once(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred are told why, for as long as those linger; here that is until all have come."""
+    monkeypatch.setattr("app.protocol.LINGER_SECONDS", PATIENCE)
     async with running_gateway(settings_for(upstream.url, max_caller_connections=1)) as gateway:
         async with idle(gateway, 400) as readers:
             ends = await asyncio.wait_for(asyncio.gather(*(_end(reader) for reader in readers[1:])), PATIENCE)

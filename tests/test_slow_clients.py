@@ -88,6 +88,7 @@ async def test_300_dribblers_and_silent_ones_starve_nobody(upstream: ScriptedUps
     upstream.plays(replies(VECTORS))
     async with gateway_with(upstream, head_seconds=1) as gateway:
         slow = [await connected(gateway) for _ in range(300)]
+        reading = [asyncio.create_task(reader.read()) for reader, _ in slow]
         for _, writer in slow[::2]:
             writer.write(b"POST /v1/")
         tasks = [asyncio.create_task(dribble(writer, b"a")) for _, writer in slow[::2]]
@@ -95,7 +96,7 @@ async def test_300_dribblers_and_silent_ones_starve_nobody(upstream: ScriptedUps
             call = asyncio.create_task(gateway.post("/v1/embeddings", BODY))
             await until(call.done, seconds=1)
             assert call.result().status_code == 200
-        ends = await asyncio.wait_for(asyncio.gather(*(reader.read() for reader, _ in slow)), PATIENCE)
+        ends = await asyncio.wait_for(asyncio.gather(*reading), PATIENCE)
         assert {data[:12] for data in ends} == {b"", b"HTTP/1.1 408"}
         for task in tasks:
             task.cancel()
