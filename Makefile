@@ -1,4 +1,5 @@
-# Torii's verbs; `make` alone lists them. All that they make lies in this folder: `make clean` removes it.
+# Torii's verbs; `make` alone lists them. What they install lies in this folder, and `make clean` removes it; only the
+# peers of the benchmark and the Node clients, which are large, lie in ~/.cache.
 #
 #   make test PYTHON=python3.13     another interpreter, with a venv of its own beside the usual one
 #   make run ARGS="--port 9000"     options of `torii serve`

@@ -70,7 +70,7 @@ def build_routes(settings: Settings) -> RouteTable:
             models[name] = model.alias_of if model else None
         elif route := _route(name, model, accounts):
             models[name] = route
-    return RouteTable(accounts, models, settings.unknown_upstream)
+    return RouteTable(accounts, models, settings.seller)
 
 
 def build_pools(

@@ -120,7 +120,8 @@ def _redis(settings: Settings) -> Found:
 
 def _redis_here(settings: Settings) -> Found:
     if settings.cache.store == "redis" and find_spec("redis") is None:
-        yield ("cache", "store"), "redis needs a package that is not installed: pip install 'torii-gateway[redis]'"
+        cure = "pip install 'torii-gateway[redis]', in a checkout '.[redis]'"
+        yield ("cache", "store"), f"redis needs a package that is not installed: {cure}"
 
 
 def _cache_folder(settings: Settings) -> Found:

@@ -159,7 +159,9 @@ class Edge:
             allow = (getattr(error, "headers", None) or {}).get("Allow", "POST")
             wrong = f"{request.method} is not for {path[:200]}; use {allow}"
             failure = MethodNotAllowed(wrong, allow=allow)
-        body, head = self._refusal(failure, uuid4().hex)
+        request_id = uuid4().hex
+        note(request.scope, request_id, failure)
+        body, head = self._refusal(failure, request_id)
         headers = {name.decode(): value.decode() for name, value in head}
         return Response(body, failure.status, headers, media_type="application/json")
 
@@ -199,6 +201,8 @@ class Edge:
             await answer.events.aclose()
 
     async def _refuse(self, exchange: Exchange, error: ToriiError) -> None:
+        if not error.booked:
+            note(exchange.scope, exchange.id, error)
         body, head = self._refusal(error, exchange.id)
         unread = isinstance(error, UNREAD)
         await exchange.answer(error.status, body, head, more=unread)
@@ -218,6 +222,12 @@ class Edge:
 
     def _not_found(self, path: str) -> NotFound:
         return NotFound(f"there is nothing at {path[:200]!r}. This gateway has {', '.join(self._paths)}")
+
+
+def note(scope: Scope, request_id: str, error: ToriiError) -> None:
+    """The line of a request that has become no call."""
+    about = {"status": error.status, "error": error.code, "request_id": request_id}
+    logger.info("%s %s was refused: %s", scope["method"], scope["path"][:200], error.message, extra=about)
 
 
 @lru_cache(maxsize=1024)

@@ -42,7 +42,7 @@ class ToriiError(Exception):
     """``elsewhere``: another target may be tried. ``accepted``: the upstream may have begun the work.
 
     ``should_retry`` becomes the header x-should-retry, which the OpenAI SDKs obey; None leaves
-    it to them. ``retry_after`` is in seconds.
+    it to them. ``retry_after`` is in seconds. ``booked``: a call has ended with it, and its line is in the log.
     """
 
     status: int = 500
@@ -51,6 +51,7 @@ class ToriiError(Exception):
     elsewhere: ClassVar[bool] = False
     accepted: bool = False
     should_retry: bool | None = None
+    booked: bool = False
 
     def __init__(
         self,
@@ -155,12 +156,13 @@ class Overloaded(Unavailable):
 
 
 class UpstreamError(ToriiError):
-    """``upstream`` is the name of the one that failed, where it is known."""
+    """``upstream`` is the name of the one that failed, where it is known; ``reason`` is for the log alone."""
 
     status = 502
     code = "upstream_error"
     elsewhere = True
     upstream: str | None = None
+    reason: str | None = None
 
     def headers(self) -> dict[str, str]:
         return {**super().headers(), **({"x-torii-upstream": self.upstream} if self.upstream else {})}

@@ -81,7 +81,8 @@ class _Check:
         try:
             await probe.call(self.client, replace(target, key=key))
         except ToriiError as error:
-            message = Redactor(secrets(self.settings), hosts(self.settings)).message(error.message).rstrip(".")
+            said = f"{error.message}: {reason}" if (reason := getattr(error, "reason", None)) else error.message
+            message = Redactor(secrets(self.settings), hosts(self.settings)).message(said).rstrip(".")
             return Outcome(name, alias, False, f"failed: {message}. {self._advice(name, number, error)}")
         return Outcome(name, alias, True, f"ok in {(time.monotonic() - started) * 1000:.0f} ms ({target.name})")
 

@@ -48,12 +48,18 @@ def configure(level: str, redact: Redact, json: bool) -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger(_OWN).setLevel(level.upper())
     # That a server has started is said by the command line, with more in it.
+    logging.getLogger(f"{_SERVER}.error").addFilter(_is_told)
     logging.getLogger(_SERVER).setLevel(max(logging.getLogger(_OWN).level, logging.WARNING))
     # A record that cannot be written must not print its arguments instead.
     logging.raiseExceptions = False
     # What no line has is not looked up for each record: the caller's frame, the process, the thread.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    """That a second Ctrl+C ended what was open is no failure of the application, as uvicorn has it."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 class Lazy(logging.StreamHandler[TextIO]):

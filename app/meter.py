@@ -94,6 +94,8 @@ class Meter:
             return
         record.status = 499 if record.presence.left else status
         record.error = error
+        if error is not None:
+            error.booked = True
         record.seconds = time.monotonic() - record.started
         for sink in self._sinks:
             sink(record)
@@ -114,7 +116,7 @@ def log(record: Record) -> None:
     if not logger.isEnabledFor(logging.INFO):
         return
     target, usage = record.target, record.usage or {}
-    about = (
+    about: About = (
         ("caller", record.caller),
         ("endpoint", record.call.endpoint),
         ("model", record.call.model),
@@ -123,6 +125,8 @@ def log(record: Record) -> None:
         ("status", record.status),
         ("cache", record.cache),
     )
+    if record.error is not None:
+        about += (("error", record.error.code), ("reason", getattr(record.error, "reason", None)))
     figures = {
         "request_id": record.request_id,
         "total_tokens": usage.get("total_tokens"),

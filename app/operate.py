@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .command import NotAlive, Wrong, config_option, host_option, load, port_option, reason
+from .command import NotAlive, Wrong, config_option, its_host_option, its_port_option, load, reason
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -104,7 +104,7 @@ def _groups(given: tuple[str, ...]) -> list[str]:
 
 @click.command()
 @config_option
-@port_option
+@its_port_option
 def reload(config: Path | None, port: int | None) -> None:
     """Have the gateway read its configuration again.
 
@@ -134,8 +134,8 @@ def reload(config: Path | None, port: int | None) -> None:
 
 @click.command()
 @config_option
-@host_option
-@port_option
+@its_host_option
+@its_port_option
 def healthcheck(config: Path | None, host: str | None, port: int | None) -> None:
     """Ask the gateway on this machine whether it is alive.
 
@@ -157,8 +157,8 @@ def healthcheck(config: Path | None, host: str | None, port: int | None) -> None
 
 @click.command()
 @config_option
-@host_option
-@port_option
+@its_host_option
+@its_port_option
 @click.option("--json", "as_json", is_flag=True, help="Print it as GET /admin/upstreams answers.")
 def upstreams(config: Path | None, host: str | None, port: int | None, as_json: bool) -> None:
     """Ask the running gateway how each key of each upstream is.

@@ -105,6 +105,7 @@ class Protocol(HttpToolsProtocol):
         self._head_size = 0
         self._unparsed = 0  # bytes since the parser last made something of them
         self._refusal: ToriiError | None = None
+        self._refusal_id = ""
         self._serving: RequestResponseCycle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -237,8 +238,10 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, error: ToriiError) -> None:
         """Now, or after the answers to requests that came before on this connection."""
-        logger.info("a request was refused: %s", error.message)
         self._refusal = error
+        self._refusal_id = uuid4().hex
+        about = {"status": error.status, "error": error.code, "request_id": self._refusal_id}
+        logger.info("a request was refused: %s", error.message, extra=about)
         self._have_head()
         if not self._in_head and self.cycle is not None and self.cycle.more_body:
             self._refuse_body()
@@ -263,7 +266,7 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
-        self.transport.write(_envelope(self._refusal))
+        self.transport.write(_envelope(self._refusal, self._refusal_id))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self.transport.abort)
@@ -333,11 +336,11 @@ def _too_large() -> HeadTooLarge:
     return HeadTooLarge(f"the head of the request is larger than {HEAD_BYTES // 1024} kB")
 
 
-def _envelope(error: ToriiError) -> bytes:
+def _envelope(error: ToriiError, request_id: str) -> bytes:
     body = msgspec.json.encode(error.envelope())
     headers = {
         **error.headers(),
-        "x-request-id": uuid4().hex,
+        "x-request-id": request_id,
         "content-type": "application/json",
         "content-length": str(len(body)),
         "connection": "close",

@@ -33,6 +33,11 @@ class Origin:
     urls: Mapping[str, str]
     key: str | None = field(repr=False)
 
+    @property
+    def started(self) -> Settings:
+        """What the run began with."""
+        return self.resolve(self.settings.model_copy(update={"sandbox": "on" if self.urls else "off"}))
+
     def read(self) -> tuple[Settings, list[str]]:
         """The settings as they are now, and the names of those that only a restart changes. Raises ConfigError."""
         read = load(self.path, **self.given)
@@ -60,7 +65,7 @@ class Reload:
         self._origin = origin
         self._renew = renew
         self._runfile = runfile
-        self._now = origin.resolve(origin.settings)
+        self._now = origin.started
         self._outcome = Outcome(os.getpid())
         self._wanted = False
         self._task: asyncio.Task[None] | None = None

@@ -60,6 +60,7 @@ class RouteTable:
     ) -> None:
         self._accounts = accounts
         self._unknown = accounts.get(unknown) if unknown else None
+        self._keyless = unknown if unknown in accounts and self._unknown is None else None
         models = models or {}
         own = {name: route for name, route in models.items() if isinstance(route, Route)}
         self._removed = frozenset(name for name, route in models.items() if route is None)
@@ -153,6 +154,8 @@ class RouteTable:
         if self._unknown is None:
             entry = known(name)
             serving = f"is served by {' and '.join(entry.kinds)}, for which no key is set" if entry else "is not known"
+            if not entry and self._keyless:
+                serving = f"is not known, and {self._keyless}, which is asked for such models, has no key"
             raise self._not_found(name, serving)
         return self._unknown.route(name)
 

@@ -124,7 +124,8 @@ class Server(uvicorn.Server):
     def _drain(self, cause: str) -> None:
         seconds = self._generations.now.settings.drain_seconds
         if not self.should_exit:
-            logger.info("%s: no new calls; open ones have %g seconds to end", cause, seconds)
+            hint = ", a second Ctrl+C ends them at once" if cause == "SIGINT" else ""
+            logger.info("%s: no new calls; open ones have %g seconds to end%s", cause, seconds, hint)
         self._generations.drain(seconds)
         self.config.timeout_graceful_shutdown = int(seconds) + GRACE_SECONDS
         self.should_exit = True

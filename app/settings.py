@@ -144,6 +144,14 @@ class Settings(BaseSettings):
         return next((name for name in self.active if self.upstreams[name].kind in SELLERS), None)
 
     @property
+    def seller(self) -> str | None:
+        """The same, also where it has no key and therefore is not asked."""
+        if self.unknown_models_upstream != AUTO:
+            return self.unknown_models_upstream
+        sellers = (name for name, given in self.upstreams.items() if given.kind in SELLERS)
+        return self.unknown_upstream or next(sellers, None)
+
+    @property
     def open(self) -> bool:
         """Whether anyone who reaches the gateway may use it."""
         return not self.callers and self.caller_key is None

@@ -241,7 +241,10 @@ def test_the_banner_shows_no_more_of_a_key_than_its_last_four_characters(tmp_pat
         assert running.status("/v1/models") == 401
         assert running.status("/v1/models", Authorization=f"Bearer {CALLER_KEY}") == 200
         assert running.ends_on(signal.SIGINT) == 0
-    assert [line["message"] for line in running.log] == ["SIGINT: no new calls; open ones have 30 seconds to end"]
+    assert [line["message"] for line in running.log[1:]] == [
+        "SIGINT: no new calls; open ones have 30 seconds to end, a second Ctrl+C ends them at once"
+    ]
+    assert running.log[0]["message"].startswith("GET /v1/models was refused: There is no key in this request.")
 
 
 @WITH_CURL
@@ -562,7 +565,7 @@ async def test_a_live_check_says_that_an_upstream_cannot_be_reached(upstream: Sc
     code, (_, aihubmix) = await live(tmp_path, upstream.url, nobody)
     assert code == 1
     assert aihubmix == (
-        "aihubmix  failed: the upstream cannot be reached. See whether this machine reaches "
+        "aihubmix  failed: the upstream cannot be reached: nobody listens there. See whether this machine reaches "
         f"{nobody}/v1, and whether upstreams.aihubmix.base_url is right."
     )
 

@@ -16,6 +16,7 @@ import pytest
 import trustme
 
 from app.engines import Engine, Wire, engine, httptools
+from app.engines.base import unreachable
 from app.engines.connection import WAITING_BYTES, HttptoolsAnswer
 from app.engines.httptools import HttptoolsEngine
 from app.engines.reach import first, reach
@@ -269,8 +270,26 @@ async def test_nothing_goes_out_where_no_connection_is_made(name: str, end: str,
         url = f"http://127.0.0.1:{urls[end][4][1]}" if end in urls else upstream.url.replace("http", "https")
         upstream.plays(raw(b"HTTP/1.1 400 This is no TLS\r\n\r\n"))
         async with opened(name, connect=0.1 if end == "gives up" else 5.0) as made:
-            with pytest.raises(UpstreamUnreachable):
+            with pytest.raises(UpstreamUnreachable) as refusal:
                 await made.open(request(url), going)
+    reasons = {"refused": "nobody listens there", "gives up": "it took no connection in time"}
+    assert refusal.value.reason == reasons.get(end, refusal.value.reason)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (socket.gaierror(), "its name is not known"),
+        (ssl.SSLCertVerificationError(), "its certificate is not trusted"),
+        (ssl.SSLError(), "no TLS came about"),
+        (OSError(), "there is no way to it"),
+        (ValueError(), None),
+    ],
+)
+def test_the_reason_is_found_under_what_the_library_makes_of_it(error: Exception, reason: str | None) -> None:
+    outer = RuntimeError()
+    outer.__cause__ = error
+    assert unreachable(outer).reason == reason
 
 
 # How many connections there are.

@@ -576,3 +576,37 @@ def test_nothing_secret_in_the_application_object() -> None:
     gateway = app.state.generations.now.gateway
     for thing in (app, gateway, app.state.settings, gateway.routes.find("jina-embeddings-v3"), vars(gateway)):
         assert JINA_KEY not in repr(thing)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "line"),
+    [
+        ("POST", "/v1/embeddings", b"{", (400, "invalid_request", "the body is not JSON")),
+        ("POST", "/v1/embeddings", b'{"input":"a"}', (400, "invalid_request", "model is missing")),
+        ("POST", "/v1/nothing", b"{}", (404, "not_found", "there is nothing at")),
+        ("DELETE", "/v1/models", b"", (405, "method_not_allowed", "DELETE is not for /v1/models")),
+    ],
+)
+async def test_a_request_that_becomes_no_call_has_a_line_in_the_log(
+    method: str, path: str, body: bytes, line: tuple[int, str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """By its x-request-id, and one line, as a call has one."""
+    caplog.set_level("INFO", "torii")
+    async with running_gateway(settings_for("http://127.0.0.1:9")) as gateway:
+        response = await gateway.client.request(method, path, content=body)
+    [record] = [found for found in caplog.records if getattr(found, "request_id", None)]
+    status, code, said = line
+    fields = vars(record)
+    assert (response.status_code, fields["status"], fields["error"]) == (status, status, code)
+    assert fields["request_id"] == response.headers["x-request-id"]
+    assert record.getMessage().startswith(f"{method} {path} was refused: {said}")
+
+
+async def test_a_call_that_fails_has_one_line_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "torii")
+    async with running_gateway(settings_for("http://127.0.0.1:9")) as gateway:
+        response = await gateway.post("/v1/embeddings", EMBED)
+    [record] = [found for found in caplog.records if found.name in ("torii.calls", "torii.edge")]
+    about = dict(vars(record)["about"])
+    assert (response.status_code, about["error"]) == (502, "upstream_unreachable")
+    assert about["reason"] == "nobody listens there"

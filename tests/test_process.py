@@ -109,6 +109,20 @@ async def rest(body: AsyncIterator[bytes]) -> bytes:
 # ---------------------------------------------------------------- draining
 
 
+async def test_a_second_interrupt_ends_what_is_open_without_a_traceback(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    upstream.plays(streams(CHUNK, asyncio.Event()))
+    async with program(tmp_path, upstream.url) as running, streaming(running) as body:
+        running.signal(signal.SIGINT)
+        await running.says("SIGINT: no new calls; open ones have 30 seconds to end, a second Ctrl.C ends them at once")
+        running.signal(signal.SIGINT)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await rest(body)
+        assert await running.ends() == 0
+        assert not [line for line in running.lines if "Traceback" in line or "Exception" in line], running.log
+
+
 async def test_a_stream_that_ends_in_time_is_whole_and_the_exit_code_is_0(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
@@ -231,6 +245,11 @@ async def test_limits_and_open_calls_of_a_key_outlive_a_reload(upstream: Scripte
             more.set()
             await rest(body)
         assert (await running.client.post("/v1/embeddings", json=EMBED)).status_code == 200
+
+
+async def test_a_reload_of_what_has_not_changed_says_so(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    async with program(tmp_path, upstream.url, sandbox="auto") as running:
+        assert [(await running.reload()).stdout for _ in range(2)] == ["nothing changed\n"] * 2
 
 
 async def test_what_only_a_restart_changes_is_named(upstream: ScriptedUpstream, tmp_path: Path) -> None:

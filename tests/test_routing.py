@@ -262,3 +262,10 @@ def test_a_known_name_is_one_look_up() -> None:
     for _ in range(10_000):
         BOTH.find("jina-embeddings-v3")
     assert (time.process_time() - start) / 10_000 < 20e-6
+
+
+def test_a_name_for_an_upstream_without_a_key_says_so() -> None:
+    table = RouteTable({"jina": JINA, "aihubmix": None}, unknown="aihubmix")
+    assert not_found(table, "gpt-4o-mini").startswith(
+        "The model 'gpt-4o-mini' is not known, and aihubmix, which is asked for such models, has no key. Nearest: "
+    )

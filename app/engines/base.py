@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..errors import UpstreamUnreachable
 from ..types import Request
 
 Going = Callable[[], None]
@@ -53,3 +56,25 @@ class Engine(Protocol):
         UpstreamBroken where no answer came of it."""
 
     async def aclose(self) -> None: ...
+
+
+_REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (ssl.SSLCertVerificationError, "its certificate is not trusted"),
+    (ssl.SSLError, "no TLS came about"),
+    (socket.gaierror, "its name is not known"),
+    (ConnectionRefusedError, "nobody listens there"),
+    (TimeoutError, "it took no connection in time"),
+    (OSError, "there is no way to it"),
+)
+
+
+def unreachable(error: BaseException) -> UpstreamUnreachable:
+    """No connection came about. Why is for the log alone, in our words: the library's may hold hosts."""
+    failure = UpstreamUnreachable("the upstream cannot be reached")
+    causes = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    failure.reason = next((why for kind, why in _REASONS for cause in causes if isinstance(cause, kind)), None)
+    return failure

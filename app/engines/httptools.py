@@ -19,7 +19,7 @@ import certifi
 
 from ..errors import UpstreamUnreachable
 from ..types import Request
-from .base import Going, Wire, nothing
+from .base import Going, Wire, nothing, unreachable
 from .connection import Connection, HttptoolsAnswer, Origin
 
 # Shorter than servers keep a connection, so that few calls meet one that is just being closed.
@@ -81,7 +81,7 @@ class HttptoolsEngine:
         except BaseException as error:
             connection.abort()
             if isinstance(error, OSError | UnicodeError):  # no such name, refused, a wrong certificate, out of time
-                raise UpstreamUnreachable("the upstream cannot be reached") from None
+                raise unreachable(error) from None
             raise
         finally:
             self._coming -= 1

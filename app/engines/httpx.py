@@ -9,7 +9,7 @@ import httpx
 
 from ..errors import UpstreamBroken, UpstreamError, UpstreamUnreachable
 from ..types import Request
-from .base import Going, Wire, nothing
+from .base import Going, Wire, nothing, unreachable
 
 
 class HttpxEngine:
@@ -70,7 +70,7 @@ class HttpxAnswer:
 def _meaning(error: Exception) -> UpstreamError:
     """The library's exception as ours. Its text may hold hosts, so it is not passed on."""
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.InvalidURL | httpx.UnsupportedProtocol):
-        return UpstreamUnreachable("the upstream cannot be reached")
+        return unreachable(error)
     if isinstance(error, httpx.LocalProtocolError | UnicodeError):
         return UpstreamUnreachable("the address or the key of the upstream cannot be sent over HTTP")
     return UpstreamBroken("the upstream broke off the connection")
