@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json  # noqa: TID251 - only for what msgspec does not tell: lone surrogates, and which key comes twice
 import re
+from collections.abc import Iterable
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -35,6 +36,11 @@ def decode(data: bytes, form: Any = Any) -> Any:
         raise Malformed("the text is not UTF-8") from None
     except RecursionError:
         raise Malformed("nested too deep") from None
+
+
+def numbers(texts: Iterable[msgspec.Raw]) -> list[float]:
+    """Values that are numbers, read all at once. Raises Malformed where one of them is none."""
+    return cast("list[float]", decode(b"[" + b",".join(map(bytes, texts)) + b"]", list[float]))
 
 
 def decode_strict(data: bytes) -> Any:

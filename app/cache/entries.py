@@ -6,6 +6,7 @@ have been made of a new answer.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -32,7 +33,7 @@ class Entry(NamedTuple):
     @property
     def silent(self) -> bool:
         """Whether nothing in it can be what was asked."""
-        return self.head.keys() <= HEAD and all(item.keys() <= ITEM for item in self.items)
+        return self.head.keys() <= HEAD and ITEM.issuperset(chain.from_iterable(self.items))
 
     def pack(self) -> bytes:
         return msgspec.msgpack.encode(self)
@@ -58,7 +59,7 @@ def head_of(reply: Json, holds: str) -> Fields:
 
 
 def item_of(item: Json) -> Fields:
-    return {name: _bytes(value) for name, value in item.items()}
+    return {name: bytes(value) if type(value) is msgspec.Raw else _bytes(value) for name, value in item.items()}
 
 
 def restored(items: list[Fields]) -> list[Json]:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ..errors import InvalidRequest
+from ..jsontext import numbers
 from ..types import Call, EndpointName, Json, RerankCall
 from .fields import model_of, total_usage, usage_shown, without_forbidden
 
@@ -53,17 +54,12 @@ class Rerank:
 
     def merge(self, call: Call, replies: list[Json]) -> Json:
         """The best first, and no more than asked for; what the upstream says of the documents is left out."""
-        results = [
-            {name: value for name, value in result.items() if name != "document"}
-            for reply in replies
-            for result in sorted(reply["results"], key=_score, reverse=True)
-        ]
         assert isinstance(call, RerankCall)
-        return {
-            **replies[0],
-            "results": results[: call.top_n],
-            "usage": total_usage([reply["usage"] for reply in replies]),
-        }
+        [reply] = replies
+        results = reply["results"]
+        scores = numbers(result["relevance_score"] for result in results)
+        best = sorted(range(len(results)), key=scores.__getitem__, reverse=True)[: call.top_n]
+        return {**reply, "results": [_bare(results[place]) for place in best], "usage": total_usage([reply["usage"]])}
 
     def render(self, call: Call, reply: Json) -> bytes:
         assert isinstance(call, RerankCall)
@@ -145,8 +141,10 @@ def _flag(body: Json, name: str, *, default: bool) -> bool:
     return default if value is None else value
 
 
-def _score(result: Json) -> float:
-    return msgspec.json.decode(result["relevance_score"], type=float)
+def _bare(result: Json) -> Json:
+    if "document" not in result:
+        return result
+    return {name: value for name, value in result.items() if name != "document"}
 
 
 def _with_document(result: Json, documents: list[Any]) -> Json:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..errors import UpstreamFailed
-from ..jsontext import Malformed, decode
+from ..jsontext import Malformed, decode, numbers
 from ..types import EmbeddingsCall, Json, RerankCall
 from ..usage import counts
 from .failures import hidden_failure
@@ -95,19 +95,58 @@ def ranking(call: RerankCall, body: bytes, upstream: str, least: int = 1) -> Jso
     Raises UpstreamError for an error sent as an answer, for fewer results than ``least``, for an index that is
     not a document's or comes twice, and for a score that is no number. More results than asked for are right.
     """
+    reply, results = _documented_ranking(body) or _other_ranking(body, upstream)
+    places = {result["index"] for result in results}
+    if not results or len(places) != len(results) or min(places) < 0 or max(places) >= len(call.documents):
+        raise UpstreamFailed(f"{upstream} ranked {len(call.documents)} documents with results that are not theirs")
+    if len(results) < least:
+        raise UpstreamFailed(f"{upstream} sent {len(results)} results where {least} were asked for")
+    return {**reply, "results": results, "usage": _usage(reply.get("usage"))}
+
+
+class _Result(msgspec.Struct, forbid_unknown_fields=True):
+    """A document, which may come though none was asked for, is not looked at: the caller's own is given back."""
+
+    index: int
+    relevance_score: msgspec.Raw
+    document: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Ranking(msgspec.Struct, forbid_unknown_fields=True):
+    """What both providers' pages show of a ranking, and no more."""
+
+    results: list[_Result]
+    usage: msgspec.Raw
+    model: str = ""
+    object: Literal["list"] = "list"
+
+
+_RANKING = msgspec.json.Decoder(_Ranking)
+
+
+def _documented_ranking(body: bytes) -> tuple[Json, list[Json]] | None:
+    """As ``_documented``. The scores are read all at once."""
+    try:
+        found = _RANKING.decode(body) if body.isascii() else None
+        if found is None:
+            return None
+        numbers(result.relevance_score for result in found.results)
+    except (msgspec.MsgspecError, Malformed, RecursionError):
+        return None
+    results = [{"index": result.index, "relevance_score": result.relevance_score} for result in found.results]
+    return {"object": "list", "results": None, "model": found.model, "usage": found.usage}, results
+
+
+def _other_ranking(body: bytes, upstream: str) -> tuple[Json, list[Json]]:
+    """The same of any answer, with whatever fields it has."""
     reply = _opened(body, "results", upstream)
     items = _items(reply["results"], "results", upstream)
     places = _indexes(items, upstream)
-    if not items or len(set(places)) != len(places) or not all(0 <= place < len(call.documents) for place in places):
-        raise UpstreamFailed(f"{upstream} ranked {len(call.documents)} documents with results that are not theirs")
     _readable(reply, ("results", "usage"), upstream)
     for item in items:
         _read(item.get("relevance_score"), float, "a score that is not a number", upstream)
         _readable(item, ("relevance_score",), upstream)
-    if len(items) < least:
-        raise UpstreamFailed(f"{upstream} sent {len(items)} results where {least} were asked for")
-    results = [{**item, "index": place} for place, item in zip(places, items, strict=True)]
-    return {**reply, "results": results, "usage": _usage(reply.get("usage"))}
+    return dict(reply), [{**item, "index": place} for place, item in zip(places, items, strict=True)]
 
 
 def _opened(body: bytes, holds: str, upstream: str) -> Fields:
