@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import takewhile
 from dataclasses import dataclass
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from .types import Route, Target, Value
 
 MINUTE = 60.0
+BURST = 6.0  # seconds that tell of one: twice the limit's rate for so long
 GRAIN = 0.1  # seconds that are counted as one moment, the last of them, so that a minute has few
 
 
@@ -98,13 +100,13 @@ class Window:
 
     def pace(self, now: float) -> float:
         """Seconds until the next one goes, so that what is left lasts until half of the limit is free again; 0 while
-        it is. It begins when a minute at the rate until then would go beyond the limit."""
+        it is. It begins when a minute at the rate until then would go beyond the limit, or a burst far beyond it."""
         over = self.used(now) + 1 - self.limit // 2
         left = self.limit - self._sum
         if over <= 0 or left <= 0 or not self._spent:
             self._binds = self._binds and over > 0
             return 0.0
-        self._binds = self._binds or self._sum * MINUTE > self.limit * (now - self._spent[0].began)
+        self._binds = self._binds or self._presses(now)
         if not self._binds:
             return 0.0
         for moment in self._spent:
@@ -113,6 +115,12 @@ class Window:
                 break
         last = self._spent[-1].last
         return max(0.0, last + (moment.last + MINUTE - last) / left - now)
+
+    def _presses(self, now: float) -> bool:
+        if self._sum * MINUTE > self.limit * (now - self._spent[0].began):
+            return True
+        recent = takewhile(lambda moment: moment.last > now - BURST, reversed(self._spent))
+        return sum(moment.amount for moment in recent) * MINUTE > 2 * self.limit * BURST
 
     def add(self, now: float, amount: int) -> None:
         self._sum += amount
