@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from itertools import takewhile
 from dataclasses import dataclass
+from itertools import takewhile
 
 import msgspec
 
