@@ -100,7 +100,6 @@ class Database:
         self._flush_seconds = flush_seconds
         self._room = room
         self._rows: deque[tuple[str, Row]] = deque()
-        self._batch: list[tuple[str, Row]] = []
         self._lost = 0
         self._full = False
         self._trouble: str | None = None
@@ -133,7 +132,7 @@ class Database:
     @property
     def waiting(self) -> int:
         """Rows that are not in the file yet."""
-        return len(self._rows) + len(self._batch)
+        return len(self._rows)
 
     @property
     def health(self) -> Trouble | None:
@@ -169,16 +168,17 @@ class Database:
         self._disconnect()
 
     def _flush(self) -> None:
-        while self._batch or self._rows:
-            while self._rows and len(self._batch) < BATCH:
-                self._batch.append(self._rows.popleft())
-            self._commit(self._connected())
-            self._batch = []
+        """A row stays in the queue until it is in the file."""
+        while self._rows:
+            batch = [self._rows[place] for place in range(min(len(self._rows), BATCH))]
+            self._commit(self._connected(), batch)
+            for _ in batch:
+                self._rows.popleft()
             self._recover()
 
-    def _commit(self, connection: sqlite3.Connection) -> None:
+    def _commit(self, connection: sqlite3.Connection, batch: list[tuple[str, Row]]) -> None:
         connection.execute("BEGIN IMMEDIATE")
-        for statement, row in self._batch:
+        for statement, row in batch:
             try:
                 connection.execute(statement, row)
             except (sqlite3.Error, ValueError, OverflowError) as error:
