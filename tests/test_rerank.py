@@ -233,6 +233,15 @@ def test_fields_that_nobody_knows_stay() -> None:
     assert "meta" not in rendered
 
 
+def test_what_the_upstream_says_of_a_document_is_left_out() -> None:
+    """Also in a result with fields that nobody knows, which stay."""
+    items = [{"index": 0, "relevance_score": 0.5, "document": "theirs", "new_field": 1}]
+    for kept, left_out in ((1, items), (0, [{k: v for k, v in items[0].items() if k != "new_field"}])):
+        [result] = answer(parse(documents=["mine"]), ranked(results=left_out))["results"]
+        assert result["document"] == {"text": "mine"}
+        assert result.get("new_field", 0) == kept
+
+
 def test_documents_are_never_ranked_in_parts() -> None:
     call = parse(documents=["a"] * 2000)
     assert Rerank().split(call, 512) == [call]
