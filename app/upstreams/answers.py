@@ -10,7 +10,7 @@ import binascii
 from base64 import b64decode
 from collections.abc import Iterable
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -21,6 +21,7 @@ from ..usage import counts
 from .failures import hidden_failure
 
 Fields = dict[str, msgspec.Raw]
+T = TypeVar("T")
 
 WIDEST = 32  # characters that a number of a vector takes on average, at most; beyond it they are read one by one
 EXPONENTS = 100  # of a vector; one with more of them is read number by number as well
@@ -68,14 +69,19 @@ _VECTORS = msgspec.json.Decoder(_Vectors)
 
 def _documented(body: bytes) -> tuple[Json, list[Json]] | None:
     """The answer and its items, read in one go; None where anything is otherwise than documented."""
-    try:
-        found = _VECTORS.decode(body) if body.isascii() else None
-    except (msgspec.MsgspecError, RecursionError):
-        return None
+    found = _in_one(_VECTORS, body)
     if found is None:
         return None
     items = [{"object": "embedding", "index": item.index, "embedding": item.embedding} for item in found.data]
     return {"object": "list", "data": None, "model": found.model, "usage": found.usage}, items
+
+
+def _in_one(decoder: msgspec.json.Decoder[T], body: bytes) -> T | None:
+    """The body as ``decoder`` reads it; None where it is anything else, or not all of it was read."""
+    try:
+        return decoder.decode(body) if body.isascii() else None
+    except (msgspec.MsgspecError, RecursionError):
+        return None
 
 
 def _otherwise(body: bytes, upstream: str) -> tuple[Json, list[Json]]:
@@ -126,12 +132,12 @@ _RANKING = msgspec.json.Decoder(_Ranking)
 
 def _documented_ranking(body: bytes) -> tuple[Json, list[Json]] | None:
     """As ``_documented``. The scores are read all at once."""
+    found = _in_one(_RANKING, body)
+    if found is None:
+        return None
     try:
-        found = _RANKING.decode(body) if body.isascii() else None
-        if found is None:
-            return None
         numbers(result.relevance_score for result in found.results)
-    except (msgspec.MsgspecError, Malformed, RecursionError):
+    except Malformed:
         return None
     results = [{"index": result.index, "relevance_score": result.relevance_score} for result in found.results]
     return {"object": "list", "results": None, "model": found.model, "usage": found.usage}, results
