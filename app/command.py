@@ -18,9 +18,9 @@ config_option = click.option(
     help="The configuration file.  [default: $TORII_CONFIG, else ./config.yaml if there is one]",
 )
 host_option = click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
+port_option = click.option("--port", type=int, metavar="NUMBER", help="Port to listen on.  [default: 8000]")
 its_host_option = click.option("--host", metavar="ADDRESS", help="Address at which it listens.  [default: 127.0.0.1]")
 its_port_option = click.option("--port", type=int, metavar="NUMBER", help="Port at which it listens.  [default: 8000]")
-port_option = click.option("--port", type=int, metavar="NUMBER", help="Port to listen on.  [default: 8000]")
 
 
 class Wrong(click.ClickException):

@@ -47,8 +47,8 @@ def configure(level: str, redact: Redact, json: bool) -> None:
     handler.setFormatter(JsonLines(redact) if json else TextLines(redact))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger(_OWN).setLevel(level.upper())
-    # That a server has started is said by the command line, with more in it.
     logging.getLogger(f"{_SERVER}.error").addFilter(_is_told)
+    # That a server has started is said by the command line, with more in it.
     logging.getLogger(_SERVER).setLevel(max(logging.getLogger(_OWN).level, logging.WARNING))
     # A record that cannot be written must not print its arguments instead.
     logging.raiseExceptions = False

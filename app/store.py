@@ -194,7 +194,7 @@ class Database:
         if self._connection is not None and not known:
             self._disconnect()
         if self._connection is None:
-            self._connection = _opened(self.path, self._busy_seconds, examine=self._file is None or not known)
+            self._connection = _opened(self.path, self._busy_seconds, examine=not known)
             self._file = _identity(self.path)
         return self._connection
 
