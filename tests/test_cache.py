@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, closing
 from hashlib import sha256
 from pathlib import Path
@@ -777,9 +777,8 @@ async def test_parts_are_kept_input_by_input(upstream: ScriptedUpstream) -> None
     assert (told(answer), told(again)) == (("miss", 5500, None), ("partial", 5, 5500))
 
 
-async def test_what_goes_out_while_the_last_one_leaves_is_billed() -> None:
-    """A part of the call may be about to be sent as it is told to end."""
-    begun = asyncio.Event()
+def sends_at_the_end(begun: asyncio.Event) -> Callable[[Record], Awaitable[None]]:
+    """Work of which something goes out just when it is told to end."""
 
     async def work(record: Record) -> None:
         begun.set()
@@ -789,9 +788,16 @@ async def test_what_goes_out_while_the_last_one_leaves_is_billed() -> None:
             await asyncio.sleep(0)
             record.reached = True
 
+    return work
+
+
+async def test_what_goes_out_while_the_last_one_leaves_is_billed() -> None:
+    """A part of the call may be about to be sent as it is told to end."""
+    begun = asyncio.Event()
+
     record = Record("id", "open", EmbeddingsCall(model="m", body={}))
     flights: Flights[None] = Flights()
-    task = asyncio.create_task(flights.join("key", record, work))
+    task = asyncio.create_task(flights.join("key", record, sends_at_the_end(begun)))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -805,17 +811,9 @@ async def test_the_first_has_the_bill_where_nobody_stays() -> None:
     records = [Record("id", "open", EmbeddingsCall(model="m", body={})) for _ in range(2)]
     flights: Flights[None] = Flights()
 
-    async def work(record: Record) -> None:
-        begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await asyncio.sleep(0)
-            record.reached = True
-
     async def ask(record: Record) -> None:
         record.presence = Presence(task=asyncio.current_task())
-        await flights.join("key", record, work)
+        await flights.join("key", record, sends_at_the_end(begun))
 
     calls = [asyncio.create_task(ask(record)) for record in records]
     await until(lambda: begun.is_set() and flights.waiting() == 2)
