@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .wal import write_ahead
+
 logger = logging.getLogger("torii.store")
 
 BUSY_SECONDS = 5.0  # to wait for another program's lock
@@ -67,6 +69,10 @@ VERSIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 APPLICATION = 0x546F7269  # "Tori", by which SQLite's header says whose file it is
+# In one statement, for it is one look at the file: another process may be making it.
+HEADER = """
+    SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
+    FROM pragma_application_id, pragma_user_version"""
 
 
 class StoreError(Exception):
@@ -250,7 +256,7 @@ def _opened(path: Path, busy_seconds: float, *, examine: bool = True) -> sqlite3
     try:
         if _version(connection) and examine:
             _examine(connection)
-        connection.execute("PRAGMA journal_mode=WAL")
+        write_ahead(connection, busy_seconds)
         connection.execute("PRAGMA synchronous=NORMAL")
         _migrate(connection)
     except BaseException:
@@ -261,9 +267,7 @@ def _opened(path: Path, busy_seconds: float, *, examine: bool = True) -> sqlite3
 
 def _version(connection: sqlite3.Connection) -> int:
     """Of our tables in the file; 0 of an empty one. Raises StoreError where it is not ours or newer than this Torii."""
-    ((application,),) = connection.execute("PRAGMA application_id").fetchall()
-    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
-    ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    ((application, version, tables),) = connection.execute(HEADER).fetchall()
     if application != APPLICATION and (application or version or tables):
         raise StoreError("it is another program's database")
     if version > len(VERSIONS):

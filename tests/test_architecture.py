@@ -22,6 +22,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("", "types", "errors"),
     ("jsontext", "models", "redact", "sse", "tokens", "unpacking", "usage"),
     ("endpoints", "routing", "upstreams"),
+    ("wal",),
     ("alarm", "breaker", "config", "departures", "engines", "logs", "quota", "runfile", "store"),
     ("client", "keys", "meter", "seat"),
     ("pool",),

@@ -11,6 +11,7 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,19 @@ async def test_a_gateway_that_starts_again_has_what_was_paid_for(upstream: Scrip
     assert first.json()["data"] == second.json()["data"] == third.json()["data"]
     assert len(upstream.seen) == 1
     assert "torii-cache" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_one_file_is_made_by_many_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    together = threading.Barrier(8)
+
+    def make(path: Path) -> None:
+        together.wait()
+        Database(path, SCHEMA).close()
+
+    with ThreadPoolExecutor(8) as makers:
+        for number in range(25):
+            list(makers.map(make, [tmp_path / f"{number}.db"] * 8))
+    assert caplog.messages == []
 
 
 async def test_two_processes_share_a_file(upstream: ScriptedUpstream, tmp_path: Path) -> None:

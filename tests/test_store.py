@@ -6,8 +6,10 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -220,6 +222,20 @@ def test_where_no_file_can_be_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(NoFile, match="there is no such file"):
         read(tmp_path / "none.db", COUNT)
     assert not (tmp_path / "none.db").exists()
+
+
+def test_one_file_is_made_by_many_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As workers do that start together: none sees half of what another makes, none is sent away by its lock."""
+    together = Barrier(8)
+
+    def make(path: Path) -> None:
+        together.wait()
+        Database(path).close()
+
+    with ThreadPoolExecutor(8) as makers:
+        for number in range(25):
+            list(makers.map(make, [tmp_path / f"{number}.db"] * 8))
+    assert caplog.messages == []
 
 
 WRITER = """

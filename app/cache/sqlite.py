@@ -11,6 +11,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from ..wal import write_ahead
+
 logger = logging.getLogger("torii.cache")
 
 WAITING = 2048  # statements that may wait to be written; what is beyond them is dropped
@@ -82,7 +84,7 @@ class Database:
     def _connect(self) -> None:
         os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
         self._writer = self._connection(WRITE_BUSY_SECONDS)
-        self._writer.execute("PRAGMA journal_mode = WAL")
+        write_ahead(self._writer, WRITE_BUSY_SECONDS)
         self._writer.execute("PRAGMA synchronous = OFF")  # a power cut may cost the file, never a wrong answer
         self._writer.executescript(self._schema)
         self._reader = self._connection(READ_BUSY_SECONDS)
