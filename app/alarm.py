@@ -1,39 +1,88 @@
-"""One timer for all the waits of a call."""
+"""One timer for the waits of many calls.
+
+Most waits are over long before their time has come, so the timer stays when one of them is: it is set for the first
+that may ring, looks who is late when it does, and is set for the first of those who wait then.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from types import TracebackType
+
+
+class Clock:
+    """The waits that there are in one event loop, or of a part of what goes on in it."""
+
+    def __init__(self) -> None:
+        self._waits: set[Alarm] = set()
+        self._rings = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def within(self, seconds: float) -> Alarm:
+        return Alarm(self, time.monotonic() + seconds)
+
+    def ring(self) -> None:
+        """Ends every wait."""
+        for alarm in self._waits:
+            alarm.ring()
+
+    def stop(self) -> None:
+        """Nobody waits any more."""
+        self._rings = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def begins(self, alarm: Alarm) -> None:
+        self._waits.add(alarm)
+        if alarm.until < self._rings:
+            self._set(alarm.until)
+
+    def ends(self, alarm: Alarm) -> None:
+        self._waits.discard(alarm)
+
+    def _set(self, until: float) -> None:
+        self.stop()
+        self._rings = until
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, until - time.monotonic()), self._look)
+
+    def _look(self) -> None:
+        self.stop()
+        now = time.monotonic()
+        late = [alarm for alarm in self._waits if alarm.until <= now]
+        for alarm in late:
+            alarm.ring()
+            self._waits.discard(alarm)
+        if self._waits:
+            self._set(min(alarm.until for alarm in self._waits))
 
 
 class Alarm:
     """Ends what a task waits for when its time has come: ``with alarm:`` raises TimeoutError then.
 
-    ``until`` is a time of the monotonic clock, and may be moved at will between two waits. The timer is set anew only
-    where it would ring too late or has rung too early, so that a wait costs next to nothing.
+    ``until`` is a time of the monotonic clock, and may be moved at will between two waits.
     """
 
-    __slots__ = ("_cancelling", "_loop", "_rings", "_task", "_timer", "_woken", "until")
+    __slots__ = ("_cancelling", "_clock", "_task", "_woken", "until")
 
-    def __init__(self, until: float) -> None:
+    def __init__(self, clock: Clock, until: float) -> None:
         self.until = until
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._rings = 0.0
+        self._clock = clock
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._woken = False
 
     def __enter__(self) -> None:
-        task = asyncio.current_task(self._loop)
+        task = asyncio.current_task()
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
-        if self._timer is None or self._rings > self.until:
-            self._set()
+        self._clock.begins(self)
 
     def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+        self._clock.ends(self)
         task, self._task = self._task, None
         if self._woken and task is not None:
             self._woken = False
@@ -46,34 +95,15 @@ class Alarm:
             self._woken = True
             self._task.cancel()
 
-    def off(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _set(self) -> None:
-        self.off()
-        self._rings = self.until
-        self._timer = self._loop.call_later(max(0.0, self.until - time.monotonic()), self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._task is None:
-            return  # nobody waits; the next wait sets it
-        if time.monotonic() < self.until:
-            self._set()
-        else:
-            self.ring()
-
 
 class Deadline(Alarm):
-    """For one wait, or for all that is within one ``with``."""
+    """For all that is within one ``with``, by a timer of its own."""
 
     __slots__ = ()
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(time.monotonic() + seconds)
+        super().__init__(Clock(), time.monotonic() + seconds)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self.off()
+        self._clock.stop()
         super().__exit__(kind, error, trace)

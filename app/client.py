@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
-from .alarm import Alarm
+from .alarm import Alarm, Clock
 from .engines import Answer, Engine, Going, nothing
 from .errors import ToriiError, UpstreamTimeout, UpstreamTooLarge
 from .types import Reply, Request, Stream
@@ -54,7 +54,7 @@ class Client:
         self.sizes = sizes or Sizes()
         self.ending: ToriiError | None = None
         self._engine = engine
-        self._alarms: set[Alarm] = set()
+        self._clock = Clock()
 
     async def send(self, request: Request, since: float | None = None, going: Going = nothing) -> Reply:
         """The whole answer. Raises as ``open`` does, and where the body is not to be had."""
@@ -72,31 +72,21 @@ class Client:
         """
         now = time.monotonic()
         ends = (now if since is None else since) + self.deadlines.total
-        alarm = Alarm(min(now + self.deadlines.headers, ends) if self.ending is None else now)
-        self._alarms.add(alarm)
+        alarm = Alarm(self._clock, min(now + self.deadlines.headers, ends) if self.ending is None else now)
         try:
             with alarm:
                 answer = await self._engine.open(request, going)
         except TimeoutError:
-            self.forget(alarm)
             raise self.late() from None
-        except BaseException:
-            self.forget(alarm)
-            raise
         return _Stream(answer, alarm, self, ends)
 
     def cut(self, error: ToriiError) -> None:
         """Ends every wait, now and from now on, with ``error``: the process has to go."""
         self.ending = error
-        for alarm in self._alarms:
-            alarm.ring()
+        self._clock.ring()
 
     def late(self) -> ToriiError:
         return self.ending or UpstreamTimeout("the upstream did not answer in time")
-
-    def forget(self, alarm: Alarm) -> None:
-        alarm.off()
-        self._alarms.discard(alarm)
 
     async def aclose(self) -> None:
         await self._engine.aclose()
@@ -111,11 +101,7 @@ class _Stream:
         self._total_until = ends
         self.status = answer.status
         self.event_bytes = client.sizes.event
-        self.headers: Mapping[str, str] = {
-            name: value
-            for name in (SAID_OF_ERRORS if answer.status >= 300 else ())
-            if (value := answer.header(name)) is not None
-        }
+        self.headers: Mapping[str, str] = _said(answer) if answer.status >= 300 else {}
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The body as it comes."""
@@ -148,7 +134,6 @@ class _Stream:
         return b"".join(pieces)
 
     async def aclose(self) -> None:
-        self._client.forget(self._alarm)
         await self._answer.aclose()
 
     async def _piece(self, until: float) -> bytes:
@@ -162,3 +147,7 @@ class _Stream:
                 return await self._answer.chunk()
         except TimeoutError:
             raise self._client.late() from None
+
+
+def _said(error: Answer) -> dict[str, str]:
+    return {name: value for name in SAID_OF_ERRORS if (value := error.header(name)) is not None}

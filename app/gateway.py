@@ -16,7 +16,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from .alarm import Deadline
+from .alarm import Clock
 from .attempts import Attempts
 from .cache import Cache, Lookup, Outcome
 from .client import Client
@@ -64,6 +64,7 @@ class Gateway:
         self._attempts = attempts
         self._cache = cache
         self._meter = meter
+        self._clock = Clock()
         self._seconds = seconds
         self._message = message
 
@@ -75,16 +76,14 @@ class Gateway:
         record = Record(incoming.id, incoming.caller, call, incoming.presence)
         try:
             route = self._route(call)
-            with Deadline(self._seconds):
+            with self._clock.within(self._seconds):
                 need = Need.of(incoming.body, route)
                 if call.stream:
                     attempt = partial(self._stream, endpoint, call, record)
                     return await self._attempts.first(route, need, attempt, record.presence)
                 lookup = self._cache.lookup(record, route, incoming.cache_control)
-                outcome = await lookup.hit(partial(endpoint.render, call))
-                if outcome is None:
-                    work = partial(self._asked, endpoint, lookup, route, lookup.left(need))
-                    outcome = await lookup.shared(work)
+                work = partial(self._asked, endpoint, lookup, route, need)
+                outcome = await lookup.hit(partial(endpoint.render, call)) or await lookup.shared(work)
                 body = outcome.body or endpoint.render(call, outcome.reply)
                 self._meter.settle(record, 200)
                 return Answer({**provenance(outcome.target), **outcome.headers}, body)
@@ -125,7 +124,7 @@ class Gateway:
 
     async def _asked(self, endpoint: Endpoint, lookup: Lookup, route: Route, need: Need, record: Record) -> Outcome:
         attempt = partial(self._whole, endpoint, lookup, record)
-        return await self._attempts.first(route, need, attempt, record.presence)
+        return await self._attempts.first(route, lookup.left(need), attempt, record.presence)
 
     async def _whole(self, endpoint: Endpoint, lookup: Lookup, record: Record, target: Target, lease: Lease) -> Outcome:
         record.ask(target)

@@ -1,4 +1,4 @@
-"""One timer for many waits."""
+"""One timer for the waits of many calls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from app.alarm import Alarm
+from app.alarm import Alarm, Clock, Deadline
 
 
 def now() -> float:
@@ -15,36 +15,33 @@ def now() -> float:
 
 
 async def test_a_wait_ends_when_its_time_has_come() -> None:
-    alarm = Alarm(now() + 0.01)
+    alarm = Alarm(Clock(), now() + 0.01)
     with pytest.raises(TimeoutError):
         with alarm:
             await asyncio.Event().wait()
-    alarm.off()
 
 
 async def test_a_time_that_was_moved_on_holds() -> None:
-    alarm = Alarm(now() + 0.5)
+    alarm = Alarm(Clock(), now() + 0.5)
     with alarm:
         await asyncio.sleep(0)
     alarm.until = now() + 60
     with alarm:
         await asyncio.sleep(0.6)  # longer than the first time, which rings in it and is set anew
-    alarm.off()
 
 
 async def test_a_time_that_was_moved_back_holds() -> None:
-    alarm = Alarm(now() + 60)
+    alarm = Alarm(Clock(), now() + 60)
     with alarm:
         await asyncio.sleep(0)
     alarm.until = now() + 0.01
     with pytest.raises(TimeoutError):
         with alarm:
             await asyncio.Event().wait()
-    alarm.off()
 
 
 async def test_nothing_happens_to_who_does_not_wait() -> None:
-    alarm = Alarm(now() + 0.5)
+    alarm = Alarm(Clock(), now() + 0.5)
     with alarm:
         await asyncio.sleep(0)
     await asyncio.sleep(0.6)
@@ -52,20 +49,18 @@ async def test_nothing_happens_to_who_does_not_wait() -> None:
     with pytest.raises(TimeoutError):
         with alarm:
             await asyncio.Event().wait()
-    alarm.off()
 
 
 async def test_ring_ends_the_wait_at_once() -> None:
-    alarm = Alarm(now() + 60)
+    alarm = Alarm(Clock(), now() + 60)
     asyncio.get_running_loop().call_soon(alarm.ring)
     with pytest.raises(TimeoutError):
         with alarm:
             await asyncio.Event().wait()
-    alarm.off()
 
 
 async def test_a_cancellation_from_outside_stays_one() -> None:
-    alarm = Alarm(now() + 60)
+    alarm = Alarm(Clock(), now() + 60)
     waits = asyncio.Event()
 
     async def wait() -> None:
@@ -79,12 +74,59 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    alarm.off()
 
 
 async def test_errors_pass() -> None:
-    alarm = Alarm(now() + 60)
+    alarm = Alarm(Clock(), now() + 60)
     with pytest.raises(KeyError):
         with alarm:
             raise KeyError
-    alarm.off()
+
+
+async def test_one_clock_rings_for_each_in_its_time() -> None:
+    clock, rung = Clock(), []
+
+    async def wait(seconds: float) -> None:
+        with pytest.raises(TimeoutError):
+            with clock.within(seconds):
+                await asyncio.Event().wait()
+        rung.append(seconds)
+
+    begun = now()
+    await asyncio.gather(*(wait(seconds) for seconds in (0.06, 0.1, 0.02)))
+    assert rung == [0.02, 0.06, 0.1]
+    assert now() - begun >= 0.1
+
+
+async def test_a_wait_that_is_over_keeps_the_timer_for_the_next() -> None:
+    clock = Clock()
+    with clock.within(0.02):
+        await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        with clock.within(0.04):
+            await asyncio.Event().wait()
+    with clock.within(60):
+        await asyncio.sleep(0.05)
+
+
+async def test_a_clock_ends_all_waits_at_once() -> None:
+    clock = Clock()
+
+    async def wait() -> None:
+        with clock.within(60):
+            await asyncio.Event().wait()
+
+    tasks = [asyncio.create_task(wait()) for _ in range(3)]
+    await asyncio.sleep(0)
+    clock.ring()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [TimeoutError] * 3
+
+
+async def test_a_deadline_is_over_with_what_is_within_it() -> None:
+    with Deadline(0.02):
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.04)
+    with pytest.raises(TimeoutError):
+        with Deadline(0.02):
+            await asyncio.Event().wait()
