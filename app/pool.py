@@ -155,7 +155,7 @@ class Pool:
         return self.joining + sum(waiter.need.share is None for waiter in self._line)
 
     def leave(self, seat: Seat) -> None:
-        seat.at_work -= 1
+        seat.leave()
         self._freed()
 
     def take_over(self, before: Pool) -> None:
@@ -181,34 +181,34 @@ class Pool:
                 seat.rests_until = now + REST_SECONDS  # this call is let through, and no other
             else:
                 seat.cause = ""
-        self._turn = max(self._turn, seat.turn)
-        seat.turn = self._turn + 1 / seat.quota.weight
+        self._turn = seat.turn = max(self._turn, seat.turn)
         seat.take(now, need)
         return Lease(self, seat, now)
 
     def _free(self, now: float, need: Need, tried: Collection[str]) -> tuple[Seat | None, float | None]:
         """The best key that is free now; or None, and the seconds until one is, None where a call has to end first."""
         seats = [seat for seat in self.seats if seat.key.alias not in tried] or self.seats if tried else self.seats
-        best: Seat | None = None
-        soon: float | None = None
-        busy = False
         hold = need.since + self._patience * HELD if need.share else 0.0
+        best: Seat | None = None
         for seat in seats:
-            if seat.shut and seat.rests(now):
-                continue
-            wait = seat.room(now, need, hold)
-            if wait is None:
-                busy = True
-                continue
-            wait = max(wait, seat.rests_until - now)
-            if wait > 0:
-                soon = wait if soon is None else min(soon, wait)
-            elif best is None or seat.load < best.load:
+            better = seat.rests_until <= now and (best is None or seat.load < best.load)
+            # A key with limits is looked at each time: they tell a burst by that.
+            if (better or seat.windows) and seat.room(now, need, hold) == 0 and better:
                 best = seat
-        if best is not None or (soon is not None and now + soon <= self.until(need)):
-            return best, soon
+        return (best, None) if best is not None else self._soonest(now, need, seats, hold)
+
+    def _soonest(self, now: float, need: Need, seats: list[Seat], hold: float) -> tuple[Seat | None, float | None]:
+        """The same where none of these keys is free now."""
+        waits = [
+            None if (room := seat.room(now, need, hold)) is None else max(room, seat.rests_until - now)
+            for seat in seats
+            if not (seat.shut and seat.rests(now))
+        ]
+        soon = min((wait for wait in waits if wait is not None), default=None)
+        if soon is not None and now + soon <= self.until(need):
+            return None, soon
         if not all(seat.rests(now) for seat in seats):
-            return None, None if busy else soon
+            return None, None if None in waits else soon
         last = min(seats, key=lambda seat: seat.rests_until)
         wait = last.room(now, need)
         return (None if wait != 0 else last), wait

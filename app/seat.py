@@ -40,12 +40,14 @@ def fingerprint(upstream: str, key: Key) -> str:
 
 @dataclass(slots=True, eq=False)
 class Seat:
-    """``turn`` grows with each call by what the weight makes of it; among equals the lowest is next."""
+    """The one with the lowest ``load`` is next; among equally busy ones that with the lowest ``turn``, which grows with
+    each call by what the weight makes of it."""
 
     key: Key
     quota: Quota
     at_work: int = 0
     turn: float = 0.0
+    load: tuple[float, float] = (0.0, 0.0)
     calls: int = 0
     failures: int = 0
     cause: Cause = ""
@@ -65,11 +67,8 @@ class Seat:
                 self.windows[name].limit = window.limit
                 new.windows[name] = self.windows[name]
         self.key, self.quota, self.windows = new.key, new.quota, new.windows
+        self.load = self.at_work / self.quota.weight, self.turn
         return self
-
-    @property
-    def load(self) -> tuple[float, float]:
-        return self.at_work / self.quota.weight, self.turn
 
     @property
     def shut(self) -> bool:
@@ -93,9 +92,15 @@ class Seat:
     def take(self, now: float, need: Need) -> None:
         self.at_work += 1
         self.calls += 1
+        self.turn += 1 / self.quota.weight
+        self.load = self.at_work / self.quota.weight, self.turn
         for name, window in self.windows.items():
             if amount := need.amount(name):
                 window.add(now, amount)
+
+    def leave(self) -> None:
+        self.at_work -= 1
+        self.load = self.at_work / self.quota.weight, self.turn
 
     def stretch(self, now: float, tokens: int) -> bool:
         """Takes more tokens for a call, where the limit allows them now."""
