@@ -15,7 +15,7 @@ BARE = -zlib.MAX_WBITS
 
 class Plain:
     def feed(self, data: bytes) -> Iterator[bytes]:
-        yield data
+        return iter((data,))
 
     def end(self) -> None:
         pass
@@ -56,7 +56,9 @@ class Inflate:
 
 def unpacking(encoding: str | None) -> Plain | Inflate:
     """By the header content-encoding. Raises UpstreamFailed for what no caller of ours asks for."""
-    named = [name for part in (encoding or "").lower().split(",") if (name := part.strip()) not in ("", "identity")]
+    if encoding is None:
+        return Plain()
+    named = [name for part in encoding.lower().split(",") if (name := part.strip()) not in ("", "identity")]
     if not named:
         return Plain()
     if len(named) == 1 and named[0] in ("gzip", "x-gzip", "deflate"):

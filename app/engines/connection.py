@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
         if self._answer is None or self._headers > HEADERS:
             raise ValueError
         if not self._answer.status:  # what comes behind the body says nothing of it
-            self._answer.headers.append((name.lower(), value))
+            self._answer.headers.setdefault(name.lower(), value)
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -191,7 +191,10 @@ class Connection(asyncio.Protocol):
 
 
 class HttptoolsAnswer:
-    """``framed``: its head says where its body ends; ``ended``: nothing of it is still to come."""
+    """``framed``: its head says where its body ends; ``ended``: nothing of it is still to come.
+
+    ``headers`` by their names in lower case, of each the first.
+    """
 
     __slots__ = (
         *("_broken", "_connection", "_held", "_loop", "_pieces", "_rest", "_size", "_waiter"),
@@ -200,7 +203,7 @@ class HttptoolsAnswer:
 
     def __init__(self, connection: Connection) -> None:
         self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: dict[bytes, bytes] = {}
         self.framed = True
         self.ended = False
         self._connection: Connection | None = connection
@@ -213,9 +216,8 @@ class HttptoolsAnswer:
         self._waiter: asyncio.Future[None] | None = None
 
     def header(self, name: str) -> str | None:
-        wanted = name.encode()
-        values = [value for given, value in self.headers if given == wanted]
-        return values[0].decode("ascii") if values and values[0].isascii() else None
+        value = self.headers.get(name.encode())
+        return value.decode("ascii") if value is not None and value.isascii() else None
 
     async def have_head(self) -> None:
         while not self.status:
@@ -263,7 +265,7 @@ class HttptoolsAnswer:
     # The connection's side.
 
     def begin(self, status: int) -> None:
-        self.framed = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+        self.framed = b"content-length" in self.headers or b"transfer-encoding" in self.headers
         self.status = status
         self._wake()
 

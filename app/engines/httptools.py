@@ -106,9 +106,9 @@ class HttptoolsEngine:
 
 def _head(fixed: str, headers: Mapping[str, str], length: int) -> bytes:
     """The head of a request. Raises UpstreamUnreachable for what would not stay in its line."""
-    for value in headers.values():
-        if not (value.isascii() and value.isprintable()):
-            raise _unsendable()
+    values = "".join(headers.values())
+    if not (values.isascii() and values.isprintable()):
+        raise _unsendable()
     lines = "".join([f"\r\n{name}: {value}" for name, value in headers.items()])
     return f"{fixed}{lines}\r\ncontent-length: {length}\r\n\r\n".encode("ascii")
 
