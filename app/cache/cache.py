@@ -165,12 +165,13 @@ class Lookup:
 
     def left(self, need: Need) -> Need:
         """Of what the whole call needs, what is left to be asked for."""
-        share = self._share if isinstance(self._call, EmbeddingsCall) else None
+        if not isinstance(self._call, EmbeddingsCall):
+            return need
         tokens = need.tokens
         if self._found:
             found = next(iter(self._found.values()))
             tokens = tokens * len(found.missing) // len(found.keys)
-        return Need(tokens, need.deepsearch, need.since, share)
+        return Need(tokens, need.deepsearch, need.since, self._share)
 
     async def _share(self, target: Target) -> Share | None:
         """What is to be asked for at the target, as a part of a call for several."""
@@ -199,9 +200,10 @@ class Lookup:
 
     async def at(self, target: Target) -> Found:
         place = _place(target)
-        if place not in self._found:
-            self._found[place] = await self._look(target)
-        return self._found[place]
+        found = self._found.get(place)
+        if found is None:
+            found = self._found[place] = await self._look(target)
+        return found
 
     def keep(self, target: Target) -> None:
         """What the target has answered."""

@@ -39,8 +39,9 @@ def keys_of(call: Call, target: Target, owner: str = "") -> list[bytes]:
     """A key for each input, in order; or a single one for the call as a whole. ``owner`` has entries of his own."""
     body = target.upstream.body(call, target)
     inputs = body["input"] if isinstance(call, EmbeddingsCall) else None
-    apart = isinstance(inputs, list) and _apart(body)
-    shared = {name: value for name, value in body.items() if name != "input"} if apart else body
+    options = {name: value for name, value in body.items() if name != "input"}
+    apart = isinstance(inputs, list) and _apart(options)
+    shared = options if apart else body
     # JSON has no bare line ends, so nothing of one part can be taken for the other.
     scope = _json.encode([owner, call.endpoint, target.upstream.url(call, target), target.name, apart, shared])
     base = blake2b(scope + b"\n", digest_size=SIZE, person=VERSION)
@@ -65,11 +66,9 @@ def _key(base: blake2b, item: Any) -> bytes:
     return digest.digest()
 
 
-def _apart(body: Json) -> bool:
+def _apart(options: Json) -> bool:
     """Whether no input can depend on another. A list among the options may have a value for each input."""
     return all(
-        name == "input"
-        or (name in OF_ONE_INPUT and not isinstance(value, list | dict))
-        or (name == "late_chunking" and not value)
-        for name, value in body.items()
+        (name in OF_ONE_INPUT and not isinstance(value, list | dict)) or (name == "late_chunking" and not value)
+        for name, value in options.items()
     )
