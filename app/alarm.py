@@ -13,9 +13,11 @@ from types import TracebackType
 
 
 class Clock:
-    """The waits that there are in one event loop, or of a part of what goes on in it."""
+    """The waits that there are in one event loop, or of a part of what goes on in it. ``loop`` is known from the first
+    on: to ask which one is running costs a system call each time."""
 
     def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._waits: set[Alarm] = set()
         self._rings = math.inf
         self._timer: asyncio.TimerHandle | None = None
@@ -46,7 +48,8 @@ class Clock:
     def _set(self, until: float) -> None:
         self.stop()
         self._rings = until
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, until - time.monotonic()), self._look)
+        self.loop = self.loop or asyncio.get_running_loop()
+        self._timer = self.loop.call_later(max(0.0, until - time.monotonic()), self._look)
 
     def _look(self) -> None:
         self.stop()
@@ -75,7 +78,7 @@ class Alarm:
         self._woken = False
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._clock.loop)
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
