@@ -63,9 +63,9 @@ class Lease:
         """Takes more tokens along, where the key's limit allows it now."""
         return self.seat.stretch(time.monotonic(), tokens)
 
-    async def ask(self, part: Call, target: Target, send: Send, record: Record) -> Json:
+    def ask(self, part: Call, target: Target, send: Send, record: Record) -> Awaitable[Json]:
         """What the target answers, asked with ``send``."""
-        return await send(part, target, [record])
+        return send(part, target, [record])
 
     def release(self) -> None:
         if not self.released:
@@ -156,7 +156,8 @@ class Pool:
 
     def leave(self, seat: Seat) -> None:
         seat.leave()
-        self._freed()
+        for pool in self._succession.lines:
+            pool._serve()
 
     def take_over(self, before: Pool) -> None:
         """Goes on with those of its keys that ``before`` has too, whose open calls still count against their limits."""
@@ -169,10 +170,6 @@ class Pool:
         self.breaker, self._turn = before.breaker, before._turn
         self._succession = before._succession
         self._succession.now = self
-
-    def _freed(self) -> None:
-        for pool in self._succession.lines:
-            pool._serve()
 
     def _take(self, now: float, seat: Seat, need: Need) -> Lease:
         self.breaker.called(now)

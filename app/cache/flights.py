@@ -47,6 +47,8 @@ class Flight(Generic[T]):
             for follower in self._waiting():
                 follower.set_exception(self.record.late())
             raise
+        if not self._followers:
+            return result
         self._bill()
         for follower in self._waiting():
             follower.set_result(result)

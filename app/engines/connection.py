@@ -71,7 +71,8 @@ class Connection(asyncio.Protocol):
         going()
         self._transport.write(sent)
         try:
-            await answer.have_head()
+            while not answer.status:
+                await answer.wait()
         except BaseException:
             self.abort()
             raise
@@ -219,17 +220,13 @@ class HttptoolsAnswer:
         value = self.headers.get(name.encode())
         return value.decode("ascii") if value is not None and value.isascii() else None
 
-    async def have_head(self) -> None:
-        while not self.status:
-            await self._wait()
-
     async def chunk(self) -> bytes:
         """What is there, in one piece of some 32 kB; others have their turn before the rest of it."""
         if self._rest:
             self._rest = False
             await asyncio.sleep(0)
         while (data := self.at_hand()) is None:
-            await self._wait()
+            await self.wait()
         return data
 
     def at_hand(self) -> bytes | None:
@@ -292,7 +289,8 @@ class HttptoolsAnswer:
             self._connection.hold(False)
         self._connection = None
 
-    async def _wait(self) -> None:
+    async def wait(self) -> None:
+        """Until more has come of it. Raises UpstreamBroken."""
         if self._broken:
             raise UpstreamBroken("the upstream broke off the connection")
         self._waiter = self._loop.create_future()
