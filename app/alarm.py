@@ -13,13 +13,13 @@ from types import TracebackType
 
 
 class Clock:
-    """The waits that there are in one event loop, or of a part of what goes on in it. ``loop`` is known from the first
-    on: to ask which one is running costs a system call each time."""
+    """``waits`` are those that there are now, in one event loop; ``rings`` is when the timer does, which is when the
+    first of them has to end, or before. ``loop`` is known after the first: asking which one runs is a system call."""
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
-        self._waits: set[Alarm] = set()
-        self._rings = math.inf
+        self.waits: set[Alarm] = set()
+        self.rings = math.inf
         self._timer: asyncio.TimerHandle | None = None
 
     def within(self, seconds: float) -> Alarm:
@@ -27,39 +27,32 @@ class Clock:
 
     def ring(self) -> None:
         """Ends every wait."""
-        for alarm in self._waits:
+        for alarm in self.waits:
             alarm.ring()
 
     def stop(self) -> None:
         """Nobody waits any more."""
-        self._rings = math.inf
+        self.rings = math.inf
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def begins(self, alarm: Alarm) -> None:
-        self._waits.add(alarm)
-        if alarm.until < self._rings:
-            self._set(alarm.until)
-
-    def ends(self, alarm: Alarm) -> None:
-        self._waits.discard(alarm)
-
-    def _set(self, until: float) -> None:
+    def wind(self, until: float) -> None:
+        """Has it ring at ``until``."""
         self.stop()
-        self._rings = until
+        self.rings = until
         self.loop = self.loop or asyncio.get_running_loop()
         self._timer = self.loop.call_later(max(0.0, until - time.monotonic()), self._look)
 
     def _look(self) -> None:
         self.stop()
         now = time.monotonic()
-        late = [alarm for alarm in self._waits if alarm.until <= now]
+        late = [alarm for alarm in self.waits if alarm.until <= now]
         for alarm in late:
             alarm.ring()
-            self._waits.discard(alarm)
-        if self._waits:
-            self._set(min(alarm.until for alarm in self._waits))
+            self.waits.discard(alarm)
+        if self.waits:
+            self.wind(min(alarm.until for alarm in self.waits))
 
 
 class Alarm:
@@ -78,14 +71,17 @@ class Alarm:
         self._woken = False
 
     def __enter__(self) -> None:
-        task = asyncio.current_task(self._clock.loop)
+        clock = self._clock
+        task = asyncio.current_task(clock.loop)
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
-        self._clock.begins(self)
+        clock.waits.add(self)
+        if self.until < clock.rings:
+            clock.wind(self.until)
 
     def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
-        self._clock.ends(self)
+        self._clock.waits.discard(self)
         task, self._task = self._task, None
         if self._woken and task is not None:
             self._woken = False
