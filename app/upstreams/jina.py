@@ -50,7 +50,7 @@ class Jina(OpenAICompatible):
 
 def jina_embeddings(call: EmbeddingsCall) -> Json:
     """Without an encoding option: float is Jina's default, and the only value that all its spellings share."""
-    return {**call.body, "input": [_input(item) for item in call.body["input"]]}
+    return {**call.body, "input": _inputs(call.body["input"])}
 
 
 def jina_rerank(call: RerankCall) -> Json:
@@ -60,10 +60,15 @@ def jina_rerank(call: RerankCall) -> Json:
     """
     body = {name: value for name, value in call.body.items() if name != "max_chunks_per_doc"}
     body["query"] = _input(body["query"])
-    body["documents"] = [_input(document) for document in body["documents"]]
+    body["documents"] = _inputs(body["documents"])
     if call.top_n is not None:
         body["top_n"] = call.top_n
     return {**body, "return_documents": False}
+
+
+def _inputs(items: list[Any]) -> list[Any]:
+    """Most are text, which is nothing to be looked at."""
+    return [item if isinstance(item, str) else _input(item) for item in items]
 
 
 def _input(item: Any) -> Any:
@@ -75,5 +80,5 @@ def _input(item: Any) -> Any:
         if isinstance(item.get(name), str):
             item[name] = DATA_URI.sub("", item[name], count=1) if item[name][:5].lower() == "data:" else item[name]
     if isinstance(item.get("content"), list):  # several things for one vector
-        item["content"] = [_input(part) for part in item["content"]]
+        item["content"] = _inputs(item["content"])
     return item
