@@ -189,8 +189,8 @@ class Pool:
         best: Seat | None = None
         for seat in seats:
             better = seat.rests_until <= now and (best is None or seat.load < best.load)
-            # A key with limits is looked at each time: they tell a burst by that.
-            if (better or seat.windows) and seat.room(now, need, hold) == 0 and better:
+            # For a call that may be kept back, every key with limits is looked at: they tell a burst by that.
+            if (better or (hold and seat.windows)) and seat.room(now, need, hold) == 0 and better:
                 best = seat
         return (best, None) if best is not None else self._soonest(now, need, seats, hold)
 
