@@ -66,6 +66,18 @@ async def test_weights_share_the_load() -> None:
     assert sorted(names(await taken(pool(b=Quota(weight=3)), 8))) == list("aabbbbbb")
 
 
+async def test_a_weight_that_has_changed_counts_at_once() -> None:
+    await taken(before := pool(), 4)
+    now = pool(b=Quota(weight=4))
+    now.take_over(before)
+    assert names(await taken(now, 3)) == "bbb"
+
+
+async def test_a_key_at_its_limit_does_not_hide_another() -> None:
+    keys = pool(a=Quota(concurrency=1), b=Quota(weight=0.1))
+    assert names(await taken(keys, 4)) == "abbb"
+
+
 async def test_a_limited_key_rests_until_the_stated_time() -> None:
     keys = pool()
     keys.failed(lease_of(keys, A), UpstreamRateLimited("slow", retry_after=60))
