@@ -5,7 +5,6 @@ from __future__ import annotations
 import json  # noqa: TID251 - only for what msgspec does not tell: lone surrogates, and which key comes twice
 import re
 from collections.abc import Iterable
-from itertools import chain
 from typing import Any, cast
 
 import msgspec
@@ -69,12 +68,16 @@ def _members(tree: Any) -> int:
             whole = level if len(kinds) == 1 else [value for value in level if type(value) is int]
             if max(whole) >= _TOO_LARGE or min(whole) <= -_TOO_LARGE:
                 raise Malformed(_TOO_LONG)
-        if kinds.isdisjoint((dict, list)):
+        if dict not in kinds and list not in kinds:
             return members
-        objects = [value for value in level if type(value) is dict]
-        lists = [value for value in level if type(value) is list]
-        members += sum(map(len, objects))
-        level = [*chain.from_iterable(lists), *chain.from_iterable(value.values() for value in objects)]
+        below: list[Any] = []
+        for value in level:
+            if type(value) is dict:
+                members += len(value)
+                below += value.values()
+            elif type(value) is list:
+                below += value
+        level = below
     raise Malformed(_TOO_DEEP)
 
 
