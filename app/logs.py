@@ -63,18 +63,18 @@ def _is_told(record: logging.LogRecord) -> bool:
 
 
 class Lazy(logging.StreamHandler[TextIO]):
-    """Writes what a loop has logged once in a while, so that many lines cost one write; a warning at once."""
+    """Puts what a loop has logged into words once in a while, so that many lines cost one write; a warning at once."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
-        self._lines: list[str] = []
+        self._records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        self._records.append(record)
         try:
-            self._lines.append(self.format(record))
             if record.levelno >= logging.WARNING:
                 self.flush()
-            elif len(self._lines) == 1:
+            elif len(self._records) == 1:
                 asyncio.get_running_loop().call_later(WRITE_SECONDS, self.flush)
         except RuntimeError:  # no loop runs
             self.flush()
@@ -83,10 +83,17 @@ class Lazy(logging.StreamHandler[TextIO]):
 
     def flush(self) -> None:
         """Also called at the end of the process."""
-        lines, self._lines = self._lines, []
-        if lines:
-            self.stream.write("\n".join([*lines, ""]))
+        records, self._records = self._records, []
+        if records:
+            self.stream.write("".join(map(self._line, records)))
         super().flush()
+
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            return f"{self.format(record)}\n"
+        except Exception:  # noqa: BLE001 - as logging does: what cannot be logged fails nothing
+            self.handleError(record)
+            return ""
 
 
 class Lines(logging.Formatter):

@@ -141,8 +141,10 @@ class Line(logging.LogRecord):
     anything that a caller wrote; ``figures`` are the gateway's own."""
 
     def __init__(self, message: str, about: About, figures: Json) -> None:
-        now = time.time()
-        self.__dict__.update(_PLAIN, msg=message, created=now, msecs=now % 1 * 1000, about=about, figures=figures)
+        self.__dict__ = said = _PLAIN.copy()
+        said["msg"], said["about"], said["figures"] = message, about, figures
+        said["created"] = now = time.time()
+        said["msecs"] = now % 1 * 1000
 
 
 About = tuple[tuple[str, str | int | None], ...]
