@@ -65,7 +65,7 @@ class Ledger:
     def _row(self, record: Record, upstream: str) -> Row:
         target, call, seconds = record.target, record.call, record.seconds or 0.0
         assert target is not None
-        used = spent(record)
+        prompt, completion, total, estimated = spent(record)
         return (
             int((time.time() - seconds) * 1000),
             record.caller,
@@ -76,8 +76,10 @@ class Ledger:
             target.key.alias,
             record.status,
             record.error and record.error.code and self._clean(record.error.code),
-            *used[:3],
-            int(used.estimated),
+            prompt,
+            completion,
+            total,
+            int(estimated),
             round(seconds, 6),
             None if record.first_event is None else round(record.first_event, 6),
             record.attempts,

@@ -21,7 +21,8 @@ class Record:
     """One call. ``status`` is what the caller saw, 499 where he left; ``seconds`` are of the monotonic clock.
 
     ``target`` is the last that was tried, ``attempts`` how many were, ``reached`` whether any of them was sent a byte.
-    ``usage`` is what it said of tokens, ``written`` the bytes of answer that were seen, ``error`` what went wrong.
+    ``usage`` is what it said of tokens, ``written`` the bytes of answer that were seen, of a whole
+    one only where it does not count them, ``error`` what went wrong.
     ``estimated``: the usage is this call's share of what several cost together.
     ``cache`` is how much of it was at hand: hit, partial, miss, or off; None where nobody looks.
     """
@@ -68,12 +69,12 @@ class Record:
         """A whole answer has come. What it says of its tokens may be anything."""
         said = reply.get("usage")
         self.usage = said if isinstance(said, dict) else None
-        self.written = usage.answered(reply)
+        self.written = 0 if usage.counted(self.usage) else usage.answered(reply)
 
     def add(self, usage: Json | None) -> None:
         """What a part of a whole answer cost; the parts before it have been paid for, whatever becomes of the rest."""
         if isinstance(usage, dict):
-            self.usage = total_usage([self.usage or {}, usage])
+            self.usage = total_usage([self.usage, usage]) if self.usage else usage
 
     def take(self, other: Record) -> None:
         """What was asked of upstreams under ``other``, and what it cost, is this one's, and no longer that one's."""

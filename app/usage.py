@@ -15,7 +15,7 @@ LARGEST = 2**53  # no count of tokens is larger
 
 # What a model reads of a call's body, and writes into an answer.
 _READ = ("input", "query", "documents", "messages", "tools")
-_WRITTEN = ("content", "reasoning_content", "reasoning", "text", "arguments")
+_WRITTEN = frozenset(("content", "reasoning_content", "reasoning", "text", "tool_calls", "function", "arguments"))
 _ANSWERS = ("delta", "message", "text")
 _FILES = ("data:", "http:", "https:")
 _LONGEST_WORD = 1024
@@ -75,13 +75,18 @@ def seen(events: Iterable[Event]) -> int:
     return written
 
 
+def counted(usage: Json | None) -> bool:
+    """Whether the upstream has counted what it wrote."""
+    return usage is not None and _count(usage.get("completion_tokens")) is not None
+
+
 def answered(reply: Json) -> int:
     """Bytes of answer and thinking in a chat.completion, or a chunk of one."""
     choices = reply.get("choices")
     if not isinstance(choices, list):
         return 0
     parts = [choice for choice in choices if isinstance(choice, dict)]
-    return sum(_written(choice.get(name)) for choice in parts for name in _ANSWERS)
+    return sum([_written(choice[name]) for choice in parts for name in _ANSWERS if name in choice])
 
 
 def size(value: Any) -> int:
@@ -106,8 +111,7 @@ def _written(part: Any) -> int:
         return sum(map(_written, part))
     if not isinstance(part, dict):
         return 0
-    below = (part.get("tool_calls"), part.get("function"))
-    return sum(_written(part.get(name)) for name in _WRITTEN) + sum(map(_written, below))
+    return sum([_written(value) for name, value in part.items() if name in _WRITTEN])
 
 
 def _read(call: Call) -> list[Any]:

@@ -41,6 +41,8 @@ FORBIDDEN = frozenset(
 
 def without_forbidden(body: Json) -> Json:
     """A copy of ``body``, to be taken apart, without what would move the target or carry credentials."""
+    if FORBIDDEN.isdisjoint(body):
+        return {**body}
     return {name: value for name, value in body.items() if name not in FORBIDDEN}
 
 
