@@ -60,8 +60,9 @@ class Exchange:
         """The whole body. Refused before it is read where its head says enough. Raises CallerGone."""
         if self.header(b"content-encoding") not in NOT_PACKED:
             raise UnsupportedMedia("send the body uncompressed, without content-encoding")
-        if any(kind.startswith(b"multipart/") for kind in self.header(b"content-type")):
-            raise UnsupportedMedia("send JSON, not a multipart form: content-type application/json")
+        for kind in self.header(b"content-type"):
+            if kind.startswith(b"multipart/"):
+                raise UnsupportedMedia("send JSON, not a multipart form: content-type application/json")
         declared = self.header(b"content-length")
         if declared and declared[0].isdigit() and int(declared[0]) > megabytes << 20:
             raise _too_large(megabytes)

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from .errors import Unavailable, UpstreamBroken, UpstreamTimeout, UpstreamTruncated
-from .meter import Record
+from .meter import Record, rounded
 from .store import Database, Row
 from .types import Json
 from .usage import Tokens, tokens
@@ -80,8 +80,8 @@ class Ledger:
             completion,
             total,
             int(estimated),
-            round(seconds, 6),
-            None if record.first_event is None else round(record.first_event, 6),
+            rounded(seconds, 1_000_000),
+            None if record.first_event is None else rounded(record.first_event, 1_000_000),
             record.attempts,
             record.request_id,
         )

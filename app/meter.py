@@ -131,10 +131,15 @@ def log(record: Record) -> None:
     figures = {
         "request_id": record.request_id,
         "total_tokens": usage.get("total_tokens"),
-        "seconds": round(record.seconds or 0, 4),
-        "first_event_seconds": None if record.first_event is None else round(record.first_event, 4),
+        "seconds": rounded(record.seconds or 0, 10_000),
+        "first_event_seconds": None if record.first_event is None else rounded(record.first_event, 10_000),
     }
     logger.callHandlers(Line(f"{record.call.endpoint} {record.status}", about, figures))
+
+
+def rounded(seconds: float, parts: int) -> float:
+    """To the nearest of so many parts of a second. Rounded to digits a number becomes a text and a number again."""
+    return round(seconds * parts) / parts
 
 
 class Line(logging.LogRecord):
