@@ -107,6 +107,7 @@ class Protocol(HttpToolsProtocol):
         self._refusal: ToriiError | None = None
         self._refusal_id = ""
         self._serving: RequestResponseCycle | None = None
+        self._idle_since: float | None = None  # by the loop's clock
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._unsent = 0
@@ -131,7 +132,7 @@ class Protocol(HttpToolsProtocol):
             self._refuse(Overloaded(_TOO_MANY, retry_after=1))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._head_timer, self._write_timer):
+        for timer in (self._head_timer, self._write_timer, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
         if self._serving is not None:  # uvicorn tells only the last of several requests
@@ -167,12 +168,13 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._unparsed = 0
         self._in_head = True
         self._head_size = 0
 
     def on_url(self, url: bytes) -> None:
         self._unparsed = 0
-        super().on_url(url)
+        self.url += url
         if len(self.url) > TARGET_BYTES:
             raise TargetTooLong(f"the path and query are longer than {TARGET_BYTES // 1024} kB")
 
@@ -212,10 +214,6 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
         super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._unparsed = 0
-        super().on_message_complete()
 
     def _await_head(self) -> None:
         if self._head_timer is None and not self.transport.is_closing():
@@ -283,7 +281,13 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if self._serving is not None:
             self._serving.scope.pop(BODY, None)  # type: ignore[misc]  # not of ASGI
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            else:
+                self._keep_alive()
         if self._refusal is not None and self._serving is not None and self._serving.response_complete:
             self._send_refusal()
         self._watch_closing()
@@ -292,9 +296,30 @@ class Protocol(HttpToolsProtocol):
         super().shutdown()
         self._watch_closing()
 
+    # Between two requests. A timer that was started for one answer looks when the last one has ended: to start and
+    # stop one for each would cost more than all else that is done here.
+
+    def _keep_alive(self) -> None:
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_after(self.timeout_keep_alive)
+
+    def _look_after(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = None
+
     def timeout_keep_alive_handler(self) -> None:
-        super().timeout_keep_alive_handler()
-        self._watch_closing()
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None:
+            return  # the end of the answer starts it again
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._look_after(left)
+        else:
+            super().timeout_keep_alive_handler()
+            self._watch_closing()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from .conftest import PATIENCE, RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, until
+from .conftest import PATIENCE, RunningGateway, ScriptedUpstream, Seen, replies, running_gateway, settings_for, until
 from .test_strict_input import BODY, HIDDEN, VECTORS, answers, assert_refused, envelope, posted
 
 CHUNK = b'data: {"id":"u","choices":[{"index":0,"delta":{"content":"' + b"x" * 16_000 + b'"}}]}\n\n'
@@ -82,6 +82,32 @@ async def test_a_second_head_has_the_same_time(upstream: ScriptedUpstream) -> No
         writer.close()
     assert (one.line, two.line) == ("HTTP/1.1 200 OK", "HTTP/1.1 408 Request Timeout")
     assert two.json == envelope("head_too_slow", SLOW.decode())
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.5], ids=["ends before", "ends after"])
+async def test_a_connection_is_kept_for_its_time_after_the_last_answer(
+    seconds: float, upstream: ScriptedUpstream
+) -> None:
+    """Whatever of the second call falls into the time for which it is kept after the first one."""
+    loop, begun = asyncio.get_running_loop(), []
+
+    async def late(request: Seen, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(seconds)
+        begun.append(loop.time())
+        await replies(VECTORS)(request, writer)
+
+    upstream.plays(replies(VECTORS), late)
+    async with gateway_with(upstream) as gateway:
+        gateway.server.config.timeout_keep_alive = 0.3  # type: ignore[assignment]  # uvicorn has whole seconds
+        reader, writer = await connected(gateway)
+        writer.write(posted(b"content-length: 43"))
+        await gateway.ended(1)
+        writer.write(posted(b"content-length: 43", body=BODY.replace(b"hi", b"ho")))
+        answered = answers(await asyncio.wait_for(reader.read(), PATIENCE))
+        kept = loop.time() - begun[0]
+        writer.close()
+    assert [answer.line for answer in answered] == ["HTTP/1.1 200 OK"] * 2
+    assert kept >= 0.3
 
 
 async def test_300_dribblers_and_silent_ones_starve_nobody(upstream: ScriptedUpstream) -> None:
