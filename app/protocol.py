@@ -13,15 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import unquote
 from uuid import uuid4
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from .cycle import Cycle
 from .edge import LEAVE
 from .errors import HeadTooLarge, HeadTooSlow, InvalidRequest, Overloaded, TargetTooLong, ToriiError
-from .exchange import BODY, LINGER_SECONDS, WHOLE, Head
+from .exchange import BODY, LINGER_SECONDS, WHOLE
 
 logger = logging.getLogger("torii.protocol")
 
@@ -51,43 +53,6 @@ class Bounds:
 def within(bounds: Bounds) -> type[Protocol]:
     """The protocol with these limits."""
     return type("Protocol", (Protocol,), {"bounds": bounds})
-
-
-class Cycle(RequestResponseCycle):
-    """A request and its answer, which may come whole, in a message of type ``WHOLE`` with status, headers and body."""
-
-    def whole_body(self) -> bytes | None:
-        """The request's body, where all of it has come."""
-        if self.more_body or self.disconnected or self.waiting_for_100_continue:
-            return None
-        self.flow.resume_reading()
-        body, self.body = bytes(self.body), bytearray()
-        return body
-
-    async def send(self, message: Any) -> None:
-        if message["type"] != WHOLE:
-            await super().send(message)
-            return
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if not self.disconnected:
-            self._whole(message["status"], message["headers"], message["body"])
-
-    def _whole(self, status: int, headers: Head, body: bytes) -> None:
-        """One write, where uvicorn makes two of it."""
-        lines = [STATUS_LINE[status]]
-        for name, value in headers:
-            lines += (name, b": ", value, b"\r\n")
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines += (b"\r\n", body)
-        self.waiting_for_100_continue = False
-        self.response_started = self.response_complete = True
-        self.transport.write(b"".join(lines))
-        self.message_event.set()
-        if not self.keep_alive:
-            self.transport.close()
-        self.on_response()
 
 
 class Protocol(HttpToolsProtocol):
@@ -193,13 +158,46 @@ class Protocol(HttpToolsProtocol):
             raise HeadTooLarge(f"there are more than {HEADERS} headers")
 
     def on_headers_complete(self) -> None:
-        self._check_head()
+        version = self._checked()
         self._in_head = False
         self._unparsed = 0
         self._have_head()
-        super().on_headers_complete()
+        before, self.cycle = self.cycle, self._cycle(version)
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
-    def _check_head(self) -> None:
+    def _cycle(self, version: str) -> Cycle:
+        """The request as uvicorn makes it, less what this server has not: upgrades, a root path, a limit of tasks."""
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # it is of ASGI, and ours is not
+        target = httptools.parse_url(self.url)
+        path = target.path.decode("ascii")
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = target.path
+        scope["query_string"] = target.query or b""
+        cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        scope[WHOLE] = True
+        scope[BODY] = cycle.whole_body
+        return cycle
+
+    def _checked(self) -> str:
+        """The version of HTTP, where the head is sound."""
         if self.parser.should_upgrade():
             raise InvalidRequest(_NO_UPGRADE)
         version = self.parser.get_http_version()
@@ -210,6 +208,7 @@ class Protocol(HttpToolsProtocol):
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if codings and (version == "1.0" or [coding.lower() for coding in codings] != [b"chunked"]):
             raise InvalidRequest("the only transfer-encoding is chunked, and HTTP/1.0 has none")
+        return version
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
@@ -272,9 +271,6 @@ class Protocol(HttpToolsProtocol):
     # Answers.
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        cycle.__class__ = Cycle  # uvicorn makes it itself
-        cycle.scope[WHOLE] = True  # type: ignore[literal-required]  # not of ASGI
-        cycle.scope[BODY] = cycle.whole_body  # type: ignore[literal-required, attr-defined]  # it is a Cycle
         self._serving = cycle
         super()._start_asgi_task(cycle, app)
 

@@ -36,7 +36,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("settings",),
     ("assembly", "docs", "exchange"),
     ("downstream",),
-    ("edge",),
+    ("cycle", "edge"),
     ("admin", "generations", "live", "protocol", "report"),
     ("main", "reload"),
     ("sandbox", "server"),
