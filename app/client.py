@@ -15,14 +15,14 @@ but ``idle``, which is for streams and stands under two others.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .alarm import Alarm, Clock
 from .engines import Answer, Engine, Going, nothing
 from .errors import ToriiError, UpstreamTimeout, UpstreamTooLarge
 from .types import Reply, Request, Stream
-from .unpacking import unpacking
+from .unpacking import Inflate, Plain, unpacking
 
 # Of an answer that is an error no more is kept than could be told of it.
 ERROR_BYTES = 64 * 1024
@@ -99,17 +99,17 @@ class _Stream:
         self._client = client
         self._event_until = alarm.until
         self._total_until = ends
+        self._body: Plain | Inflate | None = None
         self.status = answer.status
         self.event_bytes = client.sizes.event
         self.headers: Mapping[str, str] = _said(answer) if answer.status >= 300 else {}
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body as it comes."""
-        idle = self._client.deadlines.idle
-        body = unpacking(self._answer.header("content-encoding"))
-        while data := await self._piece(time.monotonic() + idle):
-            for piece in body.feed(data):
-                yield piece
+    async def pieces(self) -> Iterable[bytes] | None:
+        """What comes next of the body; None at its end."""
+        if self._body is None:
+            self._body = unpacking(self._answer.header("content-encoding"))
+        data = await self._piece(time.monotonic() + self._client.deadlines.idle)
+        return self._body.feed(data) if data else None
 
     def progressed(self) -> None:
         """An event has come, and the next has its time."""

@@ -1,6 +1,6 @@
 """A stream on its way: an upstream's bytes into events, events into the caller's bytes, and one end for both.
 
-stream.chunks -> Decoder -> fold -> Writer -> the caller
+stream.pieces -> Decoder -> fold -> Writer -> the caller
                                        `-> settle and close, once, however it ends
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from dataclasses import dataclass
 
 from .endpoints.chat import Writer
@@ -90,9 +89,9 @@ async def translate(stream: Stream, fold: Fold, record: Record) -> AsyncGenerato
     """What each piece means; raises where the stream fails, stops short or is too large. ``record`` sees it all."""
     decoder = Decoder(stream.event_bytes)
     begun = False
-    async with aclosing(stream.chunks()) as chunks:
-        async for chunk in chunks:
-            events, failure = fold_all(fold, decoder.feed(chunk))
+    while not fold.done and (pieces := await stream.pieces()) is not None:
+        for piece in pieces:
+            events, failure = fold_all(fold, decoder.feed(piece))
             # What came before a failure is passed on first, unless nothing has been said yet.
             begun = begun or any(not isinstance(event, Head) for event in events)
             if events:

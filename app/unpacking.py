@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from .errors import UpstreamFailed
 
@@ -14,8 +14,8 @@ BARE = -zlib.MAX_WBITS
 
 
 class Plain:
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        return iter((data,))
+    def feed(self, data: bytes) -> Iterable[bytes]:
+        return (data,)
 
     def end(self) -> None:
         pass
@@ -56,9 +56,7 @@ class Inflate:
 
 def unpacking(encoding: str | None) -> Plain | Inflate:
     """By the header content-encoding. Raises UpstreamFailed for what no caller of ours asks for."""
-    if encoding is None:
-        return Plain()
-    named = [name for part in encoding.lower().split(",") if (name := part.strip()) not in ("", "identity")]
+    named = [name for part in (encoding or "").lower().split(",") if (name := part.strip()) not in ("", "identity")]
     if not named:
         return Plain()
     if len(named) == 1 and named[0] in ("gzip", "x-gzip", "deflate"):

@@ -54,7 +54,7 @@ def test_packed_in_any_form_and_cut_anywhere(encoding: str, packed: bytes, size:
 def test_a_bomb_comes_out_in_small_pieces() -> None:
     body = unpacking("gzip")
     pieces = body.feed(gzip.compress(bytes(50_000_000)))
-    assert len(next(pieces)) == PIECE
+    assert len(next(iter(pieces))) == PIECE
 
 
 @pytest.mark.parametrize("packed", [b"no gzip at all", gzip.compress(TEXT)[:50] + b"x" * 50, zlib.compress(TEXT)[:-9]])
