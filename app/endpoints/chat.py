@@ -101,20 +101,28 @@ class Writer:
         self._call = call
         self._piece = piece
         self._voice = Voice(call.reasoning)
-        self._head = Head()
-        self._started = False
-        self._translated = False
+        self._same = b""  # the fields that each chunk of ours begins with, once there is one
         self._usage: Json | None = None
         self._extras: Json = {}
 
     def write(self, events: Iterable[Event]) -> bytes:
         """The chunks, as one piece for the wire; empty when there is nothing to say yet."""
-        return b"".join(chunk for event in events for chunk in self._chunks(event))
+        chunks: list[bytes] = []
+        for event in events:
+            if isinstance(event, Chunk):
+                chunks.append(encode(jsontext.encode({**event.body, "model": self._call.model})))
+            else:
+                if not self._same:
+                    chunks.append(self._begin(event))
+                chunks += [self._delta(delta) for delta in self._deltas(event)]
+                if isinstance(event, Finish):
+                    chunks.append(self._delta({}, event.reason))
+        return b"".join(chunks)
 
     def end(self) -> bytes:
         """The end of a complete stream."""
         usage = b""
-        if self._translated and self._call.include_usage:
+        if self._same and self._call.include_usage:
             usage = self._encode({"choices": [], "usage": self._usage})
         return usage + DONE
 
@@ -122,45 +130,40 @@ class Writer:
         """The end of a broken one: an error event, and no [DONE]."""
         return encode(msgspec.json.encode(envelope))
 
-    def _chunks(self, event: Event) -> Iterator[bytes]:
-        if isinstance(event, Chunk):
-            yield encode(jsontext.encode({**event.body, "model": self._call.model}))
-            return
-        self._translated = True
-        if isinstance(event, Head):
-            self._head = event
-        elif isinstance(event, Usage):
+    def _begin(self, event: Event) -> bytes:
+        """The chunk before all others."""
+        head = event if isinstance(event, Head) else Head()
+        same = {
+            "id": f"chatcmpl-{self._call.id}",
+            "object": "chat.completion.chunk",
+            "created": head.created or self._call.created,
+            "model": self._call.model,
+            "system_fingerprint": head.system_fingerprint,
+        }
+        self._same = msgspec.json.encode(same)[:-1] + b","
+        return self._delta({"role": "assistant", "content": ""})
+
+    def _deltas(self, event: Event) -> list[Json]:
+        """What the event says by itself; some only say what is to be said later."""
+        if isinstance(event, Text):
+            return [delta for text in pieces(event.text, self._piece) for delta in self._voice.deltas(Text(text))]
+        if isinstance(event, Usage):
             self._usage = event.fields
         elif isinstance(event, Extras):
             self._extras = event.fields
-        if not self._started:
-            self._started = True
-            yield self._delta({"role": "assistant", "content": ""})
-        if isinstance(event, Finish):
-            for delta in self._voice.close():
-                yield self._delta(delta)
-            yield self._delta({}, event.reason, self._extras)
-        elif isinstance(event, Text):
-            for text in pieces(event.text, self._piece):
-                for delta in self._voice.deltas(Text(text)):
-                    yield self._delta(delta)
-        else:
-            for delta in self._voice.deltas(event):
-                yield self._delta(delta)
+        return self._voice.close() if isinstance(event, Finish) else self._voice.deltas(event)
 
-    def _delta(self, delta: Json, finish: str | None = None, extras: Json | None = None) -> bytes:
+    def _delta(self, delta: Json, finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return self._encode({"choices": [choice], **(extras or {})}, usage=self._call.include_usage)
+        body: Json = {"choices": [choice]}
+        if finish is not None:
+            body |= self._extras
+        if self._call.include_usage:
+            body["usage"] = None
+        return self._encode(body)
 
-    def _encode(self, body: Json, usage: bool = False) -> bytes:
-        head = {
-            "id": f"chatcmpl-{self._call.id}",
-            "object": "chat.completion.chunk",
-            "created": self._head.created or self._call.created,
-            "model": self._call.model,
-            "system_fingerprint": self._head.system_fingerprint,
-        }
-        return encode(msgspec.json.encode({**head, **body, **({"usage": None} if usage else {})}))
+    def _encode(self, body: Json) -> bytes:
+        return encode(self._same + msgspec.json.encode(body)[1:])
 
 
 class Voice:
