@@ -51,7 +51,8 @@ class Decoder:
         if not chunk:
             return []
         self._after_cr = chunk.endswith(b"\r")
-        *lines, rest = _LINE_END.split(chunk) if b"\r" in chunk else chunk.split(b"\n")
+        lines = _LINE_END.split(chunk) if b"\r" in chunk else chunk.split(b"\n")
+        rest = lines.pop()
         events: list[ServerEvent] = []
         for line in lines:
             if self._pieces:

@@ -17,6 +17,7 @@ LARGEST = 2**53  # no count of tokens is larger
 _READ = ("input", "query", "documents", "messages", "tools")
 _WRITTEN = frozenset(("content", "reasoning_content", "reasoning", "text", "tool_calls", "function", "arguments"))
 _ANSWERS = ("delta", "message", "text")
+_SAID = (Text, Reasoning)
 _FILES = ("data:", "http:", "https:")
 _LONGEST_WORD = 1024
 
@@ -68,7 +69,7 @@ def seen(events: Iterable[Event]) -> int:
     """Bytes of answer and thinking in the events."""
     written = 0
     for event in events:
-        if isinstance(event, Text | Reasoning):
+        if isinstance(event, _SAID):
             written += size(event.text)
         elif isinstance(event, Chunk):
             written += answered(event.body)

@@ -22,7 +22,7 @@ def cite(answer: str, annotations: list[Any]) -> list[Json]:
 
     Entries without an http(s) URL are dropped; ``exactQuote`` and ``dateTime`` and whatever else is kept.
     """
-    places = _places(answer)
+    places = _places(answer) if annotations else {}
     cited = []
     for annotation in annotations:
         source = annotation.get("url_citation") if isinstance(annotation, dict) else None

@@ -46,9 +46,10 @@ class DeepSearchFold:
         return self._closed or (self._finish is not None and self.usage is not None)
 
     def feed(self, data: bytes, event: str = "") -> list[Event]:
-        if self.done or not data.strip():
+        said = data.strip()
+        if not said or self.done:
             return []
-        if data.strip() == b"[DONE]":
+        if said == b"[DONE]":
             self._closed = True
             return []
         chunk = decode_lenient(data)
@@ -243,8 +244,8 @@ class Thoughts:
 
 def _is_typed(text: str) -> bool:
     """Whether a delta is of the size in which thoughts are typed out: a word, a space, a CJK character."""
-    word = text.strip()
-    return len(word) <= 1 or (word.isascii() and not any(map(str.isspace, word)))
+    words = text.split(None, 1)
+    return not words or (len(words) == 1 and (len(words[0]) == 1 or words[0].isascii()))
 
 
 def _reasoning(text: str) -> list[Event]:

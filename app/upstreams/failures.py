@@ -108,7 +108,7 @@ def _is_error(payload: dict[str, object]) -> bool:
     error = payload.get("error")
     if any(error.values()) if isinstance(error, dict) else error:  # relays send an empty one along with answers
         return True
-    if any(payload.get(name) is not None for name in ("data", "results", "choices")):
+    if payload.get("choices") is not None or payload.get("data") is not None or payload.get("results") is not None:
         return False
     return any(payload.get(name) for name in ("detail", "message", "readableMessage", "errors"))
 
