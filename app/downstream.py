@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
+from functools import cache
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
@@ -24,17 +25,25 @@ def ping() -> ServerSentEvent:
 PING = b": ping\n\n"  # what ``ping`` is on the wire
 
 
-class Downstream(EventSourceResponse):
-    """``events`` are bytes, whole events each; ``seconds`` apart it says that it lives."""
+@cache
+def form(seconds: float) -> EventSourceResponse:
+    """The response that all streams have the status and the headers of; ``seconds`` apart they say that they live."""
+    return EventSourceResponse(iter(()), sep="\n", ping=seconds, ping_message_factory=ping)
+
+
+class Downstream:
+    """``events`` are bytes, whole events each."""
 
     def __init__(self, events: AsyncIterator[bytes], headers: Mapping[str, str], seconds: float) -> None:
-        super().__init__(events, headers=headers, sep="\n", ping=seconds, ping_message_factory=ping)
         self._events = events
+        self._headers = headers
+        self._form = form(seconds)
 
     async def serve(self, exchange: Exchange) -> None:
         """Returns when all has been said."""
-        await exchange.begin(self.status_code, self.raw_headers)
-        life = Life(exchange, self.ping_interval)
+        own = [(name.encode(), value.encode()) for name, value in self._headers.items()]
+        await exchange.begin(self._form.status_code, [*own, *self._form.raw_headers])
+        life = Life(exchange, self._form.ping_interval)
         try:
             async for data in self._events:
                 life.speaking = True
