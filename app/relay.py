@@ -58,20 +58,23 @@ class Relay:
         self._envelope = envelope
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
-        status, failure = 499, None
+        status, failure, last = 499, None, b""
         try:
             yield self._writer.write(self._source.begin)
             async for events in self._source.rest:
-                if not self._record.presence.left and (data := self._writer.write(events)):
+                data = b"" if self._record.presence.left else self._writer.write(events)
+                if self._source.fold.done:
+                    last += data  # the end comes next, and goes out with it
+                elif data:
                     yield data
             status = 200
-            yield self._writer.end()
+            yield last + self._writer.end()
         except Exception as error:
             if not isinstance(error, ToriiError):
                 logger.exception("a stream failed")
             failure = told(error)
             status = failure.status
-            yield self._writer.fail(self._envelope(failure))
+            yield last + self._writer.fail(self._envelope(failure))
             let_go(error)
         finally:
             await self._close(status, failure)

@@ -368,6 +368,20 @@ async def test_a_clean_end_in_the_middle_is_no_end(gateway: RunningGateway, upst
     assert got[-1] == {"error": error, "detail": message}
 
 
+async def test_what_comes_with_an_early_done_is_passed_on(gateway: RunningGateway, upstream: ScriptedUpstream) -> None:
+    more = asyncio.Event()
+    word = b'data: {"choices":[{"index":0,"delta":{"content":"tides","type":"think"}}]}\n\n'
+    upstream.plays(streams(FULL[: FULL.index(b"\n\n") + 2], more, word + b"data: [DONE]\n\n"))
+    async with gateway.client.stream("POST", "/v1/chat/completions", json={**ASK, "stream": True}) as response:
+        pieces = response.aiter_bytes()
+        await anext(pieces)
+        more.set()
+        *_, before, error, nothing = b"".join([piece async for piece in pieces]).split(b"\n\n")
+    assert b"tides" in before
+    assert b"before the answer was complete" in error
+    assert nothing == b""
+
+
 async def test_silence_ends(upstream: ScriptedUpstream) -> None:
     never = asyncio.Event()
     upstream.plays(streams(FULL[:1500], never))
