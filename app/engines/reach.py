@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
+import sys
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -61,11 +64,30 @@ async def _one(loop: asyncio.AbstractEventLoop, address: Any) -> socket.socket:
         for name, value in OPTIONS:
             if hasattr(socket, name):  # not every system has all of them
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        await loop.sock_connect(sock, place)
+        await _connect(loop, sock, place)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+async def _connect(loop: asyncio.AbstractEventLoop, sock: socket.socket, place: Any) -> None:
+    """uvloop's own ``sock_connect`` looks the address up once more, in a thread, which takes longer than to connect.
+    On Windows there is no uvloop, and its own loop has no ``add_writer``."""
+    if sys.platform == "win32":
+        await loop.sock_connect(sock, place)
+        return
+    error = sock.connect_ex(place)
+    if error == errno.EINPROGRESS:
+        ready = asyncio.Event()
+        loop.add_writer(sock, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_writer(sock)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 def _close(task: asyncio.Task[socket.socket]) -> None:
