@@ -1,4 +1,4 @@
-"""A request and its answer on the wire: uvicorn's, which also takes a whole answer and gives a whole body."""
+"""A request and its answer on the wire: uvicorn's, which also gives a whole body and takes an answer in one go."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from .exchange import WHOLE, Head
+from .exchange import BEGIN, WHOLE, Head
 
 
 class Cycle(RequestResponseCycle):
-    """An answer may come whole, in a message of type ``WHOLE`` with status, headers and body."""
+    """A message of type ``WHOLE`` is a whole answer, with status, headers and body; one of type ``BEGIN`` the head of a
+    stream and its first piece."""
 
     def whole_body(self) -> bytes | None:
         """The request's body, where all of it has come."""
@@ -21,26 +22,41 @@ class Cycle(RequestResponseCycle):
         return body
 
     async def send(self, message: Any) -> None:
-        if message["type"] != WHOLE:
+        if message["type"] not in (WHOLE, BEGIN):
             await super().send(message)
             return
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
-        if not self.disconnected:
-            self._whole(message["status"], message["headers"], message["body"])
+        if self.disconnected:
+            return
+        lines = self._head(message["status"], message["headers"])
+        if message["type"] == WHOLE:
+            self._whole(lines, message["body"])
+        else:
+            self._begin(lines, message["body"])
 
-    def _whole(self, status: int, headers: Head, body: bytes) -> None:
-        """One write, where uvicorn makes two of it."""
+    def _head(self, status: int, headers: Head) -> list[bytes]:
         lines = [STATUS_LINE[status]]
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
-        lines += (b"\r\n", body)
         self.waiting_for_100_continue = False
-        self.response_started = self.response_complete = True
+        self.response_started = True
+        return lines
+
+    def _whole(self, lines: list[bytes], body: bytes) -> None:
+        """One write, where uvicorn makes two of it."""
+        lines += (b"\r\n", body)
+        self.response_complete = True
         self.transport.write(b"".join(lines))
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
+
+    def _begin(self, lines: list[bytes], first: bytes) -> None:
+        """One write here too; the rest of the stream goes uvicorn's way."""
+        lines += (b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(first), first, b"\r\n")
+        self.chunked_encoding = True
+        self.transport.write(b"".join(lines))

@@ -42,7 +42,8 @@ class Downstream:
     async def serve(self, exchange: Exchange) -> None:
         """Returns when all has been said."""
         own = [(name.encode(), value.encode()) for name, value in self._headers.items()]
-        await exchange.begin(self._form.status_code, [*own, *self._form.raw_headers])
+        first = await anext(self._events, b"")
+        await exchange.begin(self._form.status_code, [*own, *self._form.raw_headers], first)
         life = Life(exchange, self._form.ping_interval)
         try:
             async for data in self._events:

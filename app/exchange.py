@@ -19,8 +19,10 @@ LINGER_BYTES = 256 * 1024 * 1024
 NOT_PACKED: tuple[list[bytes], ...] = ([], [b"identity"])
 
 # What the gateway's own server has beside what ASGI has, by its name in the scope. WHOLE: it takes an answer in one
-# message. BODY: gives the request's body, or None where not all of it has come.
+# message, or, of the type BEGIN, a stream's head with its first piece. BODY: gives the request's body, or None where
+# not all of it has come.
 WHOLE = "torii.whole"
+BEGIN = "torii.begin"
 BODY = "torii.body"
 
 Head = list[tuple[bytes, bytes]]
@@ -95,9 +97,15 @@ class Exchange:
         await self.begin(status, given)
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
-    async def begin(self, status: int, head: Iterable[tuple[bytes, bytes]]) -> None:
+    async def begin(self, status: int, head: Iterable[tuple[bytes, bytes]], first: bytes = b"") -> None:
+        """``first`` is of the body, where something of it is at hand."""
         self.begun = True
+        if first and WHOLE in self.scope and self.scope["method"] != "HEAD":
+            await self._send({"type": BEGIN, "status": status, "headers": head, "body": first})
+            return
         await self._send({"type": "http.response.start", "status": status, "headers": head})
+        if first:
+            await self.say(first)
 
     async def say(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})

@@ -517,9 +517,10 @@ async def test_the_next_address_is_tried_where_one_is_dead_or_silent() -> None:
                 assert sock.getpeername() == good[4]
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
                 sock.close()
-            for addresses in ([refused, refused], []):
-                with pytest.raises(OSError, match=r"failed|no address"):
-                    await first(loop, list(addresses))
+            with pytest.raises(ConnectionRefusedError):
+                await first(loop, [refused, refused])
+            with pytest.raises(OSError, match="no address"):
+                await first(loop, [])
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(first(loop, [silent, refused, silent]), 0.6)
     with pytest.raises(OSError):  # noqa: PT011 - the resolver's words differ
