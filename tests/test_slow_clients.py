@@ -84,9 +84,9 @@ async def test_a_second_head_has_the_same_time(upstream: ScriptedUpstream) -> No
     assert two.json == envelope("head_too_slow", SLOW.decode())
 
 
-@pytest.mark.parametrize("seconds", [0.2, 0.5], ids=["ends before", "ends after"])
+@pytest.mark.parametrize("seconds", [1, 3], ids=["ends before", "ends after"])
 async def test_a_connection_is_kept_for_its_time_after_the_last_answer(
-    seconds: float, upstream: ScriptedUpstream
+    seconds: int, upstream: ScriptedUpstream
 ) -> None:
     """Whatever of the second call falls into the time for which it is kept after the first one."""
     loop, begun = asyncio.get_running_loop(), []
@@ -98,7 +98,7 @@ async def test_a_connection_is_kept_for_its_time_after_the_last_answer(
 
     upstream.plays(replies(VECTORS), late)
     async with gateway_with(upstream) as gateway:
-        gateway.server.config.timeout_keep_alive = 0.3  # type: ignore[assignment]  # uvicorn has whole seconds
+        gateway.server.config.timeout_keep_alive = 2
         reader, writer = await connected(gateway)
         writer.write(posted(b"content-length: 43"))
         await gateway.ended(1)
@@ -107,7 +107,7 @@ async def test_a_connection_is_kept_for_its_time_after_the_last_answer(
         kept = loop.time() - begun[0]
         writer.close()
     assert [answer.line for answer in answered] == ["HTTP/1.1 200 OK"] * 2
-    assert kept >= 0.3
+    assert kept >= 2
 
 
 async def test_300_dribblers_and_silent_ones_starve_nobody(upstream: ScriptedUpstream) -> None:
