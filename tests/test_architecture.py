@@ -21,6 +21,7 @@ APP = Path(__file__).parents[1] / "app"
 ROWS: tuple[tuple[str, ...], ...] = (
     ("", "types", "errors"),
     ("jsontext", "models", "redact", "sse", "tokens", "unpacking", "usage"),
+    ("vectors",),
     ("endpoints", "routing", "upstreams"),
     ("wal",),
     ("alarm", "breaker", "config", "departures", "engines", "logs", "quota", "runfile", "store"),
@@ -47,7 +48,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
 )
 # Pure translation, up to and with the row of the endpoints.
-PURE_ROWS = 3
+PURE_ROWS = 4
 # What is known of another module by its types only.
 TYPES_ONLY = {("contradictions", "settings")}
 

@@ -315,7 +315,64 @@ def test_a_pdf_may_have_as_many_vectors_as_pages() -> None:
 def test_jinas_documented_embeddings_replies_are_answers(name: str) -> None:
     body = (WIRE / "jina" / f"{name}.reply.json").read_bytes()
     reply = read(embeddings(input=["a", "b"] if name == "embeddings" else "a"), body)
-    assert msgspec.json.decode(msgspec.json.encode(reply)) == msgspec.json.decode(body)
+    text = msgspec.json.encode(reply, enc_hook=lambda vector: msgspec.Raw(bytes(vector)))
+    assert msgspec.json.decode(text) == msgspec.json.decode(body)
+
+
+VECTORS = [
+    b"[0.10,-2.50,3]",
+    b"[-0,1e-07]",
+    b"[1E2,3e1]",
+    b"[ 0.5\t,1\n]",
+    b"[0.5,0.%s]" % (b"1" * 300),
+    b'"AACAPwAAAEA="',
+]
+
+
+@pytest.mark.parametrize("asked", ["float", "base64", "ubinary"])
+@pytest.mark.parametrize("space", ["", " ", "\n "])
+@pytest.mark.parametrize("vector", VECTORS)
+def test_an_answer_as_documented_is_read_as_any_other_is(vector: bytes, space: str, asked: str) -> None:
+    """A field that is not documented makes it one that is read field by field."""
+    endpoint, call = Embeddings(), embeddings(input=["a", "b"], encoding_format=asked)
+    item = b'{"object":"embedding","index":%d,"embedding":%s%s}'
+    data = b",".join(item % (place, space.encode(), vector) for place in (1, 0))
+    told = [
+        endpoint.render(
+            call, endpoint.merge(call, [read(call, b'{"object":"list",%s"data":[%s]%s}' % (more, data, end))])
+        )
+        for more, end in (
+            (b"", b',"model":"m","usage":{"total_tokens":3}'),
+            (b'"x":1,', b',"usage":{"total_tokens":3}'),
+        )
+    ]
+    plain, other = (msgspec.json.decode(text, type=dict[str, msgspec.Raw]) for text in told)
+    assert bytes(plain["data"]) == bytes(other["data"])
+    assert bytes(plain["usage"]) == bytes(other["usage"])
+
+
+@pytest.mark.parametrize(
+    ("body", "answered"),
+    [
+        (b'{"model":"\\"embedding\\":[7]","data":[{"index":0,"embedding":[1]}],"usage":{}}', [b"[1]"]),
+        (b'{"usage":{"embedding":[7]},"data":[{"index":0,"embedding":[1]}]}', [b"[1]"]),
+        (b'{"data":[{"index":0,"embedding":[1]}],"usage":{"embedding":[7]}}', [b"[1]"]),
+        (b'{"data":[{"index":0,"embedding":[1],"x":{"embedding":[7]}}],"usage":{}}', [b"[1]"]),
+        (b'{"data":[{"index":0,"embedding":0},{"index":1,"embedding":[7]}],"usage":{}}', None),
+        (b'{"data":[{"index":0,"embedding":[7],"embedding":[8]},{"index":1,"embedding":1}],"usage":{}}', None),
+        (b'{"data":[{"index":0,"embedding":[{},0.5,0.5]}],"usage":{}}', None),
+        (b'{"data":[{"index":0,"embedding":[0.5,"a]"]}],"usage":{}}', None),
+        (b'{"data":[{"index":0,"embedding":"AA\\"AA"}],"usage":{}}', None),
+        (b'{"data":[{"index":0,"embedding":[0.5', None),
+    ],
+)
+def test_only_what_is_a_vector_is_taken_for_one(body: bytes, answered: list[bytes] | None) -> None:
+    call = embeddings(input=["a"] * body.count(b'"index"'))
+    if answered is None:
+        with pytest.raises(UpstreamFailed):
+            read(call, body)
+    else:
+        assert [bytes(item["embedding"]) for item in read(call, body)["data"]] == answered
 
 
 def test_an_error_sent_with_status_200_is_an_error() -> None:

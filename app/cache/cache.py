@@ -17,11 +17,11 @@ from typing import Protocol
 import msgspec
 from msgspec.structs import replace
 
-from ..endpoints.vectors import encoded
 from ..errors import UpstreamFailed
 from ..meter import Record
 from ..quota import Need, Share
 from ..types import Call, EmbeddingsCall, Json, RerankCall, Route, Target
+from ..vectors import encoded
 from .entries import Entry, unpacked
 from .flights import Begin, Flights
 from .found import Found, Outcome

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..types import EndpointName, Json
+from ..vectors import Vector
 
 HOLDS: dict[EndpointName, str] = {"embeddings": "data", "rerank": "results", "chat": "choices"}
 
@@ -59,7 +60,7 @@ def head_of(reply: Json, holds: str) -> Fields:
 
 
 def item_of(item: Json) -> Fields:
-    return {name: bytes(value) if type(value) is msgspec.Raw else _bytes(value) for name, value in item.items()}
+    return {name: _bytes(value) for name, value in item.items()}
 
 
 def restored(items: list[Fields]) -> list[Json]:
@@ -82,4 +83,4 @@ def billed(usage: Json) -> int:
 
 
 def _bytes(value: Any) -> bytes:
-    return bytes(value) if isinstance(value, msgspec.Raw) else msgspec.json.encode(value)
+    return bytes(value) if isinstance(value, msgspec.Raw | Vector) else msgspec.json.encode(value)

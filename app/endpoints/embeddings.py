@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from ..errors import InvalidRequest, UpstreamFailed
 from ..types import Call, EmbeddingsCall, Encoding, EndpointName, Json
+from ..vectors import Vector, encoded
 from .fields import model_of, total_usage, usage_shown, without_forbidden
-from .vectors import encoded
 
 # The option is spelled in four ways. OpenAI's comes last: its SDKs add encoding_format "base64" to what they are
 # told to send. LlamaIndex always sends encoding_type; Jina takes embedding_type, AIHubMix's page has embedding_format.
@@ -151,5 +151,6 @@ def _item(item: Json, encoding: Encoding) -> Json:
     """Several vectors for one input are under ``embeddings``, and are given back as they are."""
     item = {"object": "embedding", **item}
     if "embedding" in item:
-        item["embedding"] = encoded(bytes(item["embedding"]), encoding)
+        vector = item["embedding"]
+        item["embedding"] = vector.encoded(encoding) if type(vector) is Vector else encoded(bytes(vector), encoding)
     return item

@@ -6,8 +6,6 @@ written anew, so that no digit changes and a large answer costs little.
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
 from collections.abc import Iterable
 from operator import itemgetter
 from typing import Any, Literal, TypeVar
@@ -16,15 +14,14 @@ import msgspec
 
 from ..errors import UpstreamFailed
 from ..jsontext import Malformed, decode, numbers
-from ..types import EmbeddingsCall, Json, RerankCall
+from ..types import EmbeddingsCall, Encoding, Json, RerankCall
 from ..usage import counts
+from ..vectors import Vector, read
 from .failures import hidden_failure
 
 Fields = dict[str, msgspec.Raw]
 T = TypeVar("T")
 
-WIDEST = 32  # characters that a number of a vector takes on average, at most; beyond it they are read one by one
-EXPONENTS = 100  # of a vector; one with more of them is read number by number as well
 NO_VECTOR = "a vector that is not one of finite numbers"
 
 
@@ -34,12 +31,12 @@ def embeddings(call: EmbeddingsCall, body: bytes, upstream: str) -> Json:
     Raises UpstreamError for an error sent as an answer, for missing, doubled or surplus vectors and for
     vectors that are none or not as large as asked for.
     """
-    reply, items = _documented(body) or _otherwise(body, upstream)
+    reply, items = _documented(body, call.encoding) or _otherwise(body, upstream)
     inputs = call.body["input"]
     # A PDF is sent alone and is read page by page (Jina's OpenAPI: "rasterized to N per-page image prompts").
     if len(items) != len(inputs) and not (items and _is_pdf(inputs)):
         raise UpstreamFailed(f"{upstream} answered {len(inputs)} inputs with {len(items)} vectors")
-    _same_size([_size(item, upstream) for item in items], call.body.get("dimensions"), upstream)
+    _same_size([_size(item, call.encoding, upstream) for item in items], call.body.get("dimensions"), upstream)
     data: list[Any] = sorted(items, key=_place)
     if [item["index"] for item in data] != list(range(len(items))):
         raise UpstreamFailed(f"{upstream} answered with vectors whose indexes are not those of the inputs")
@@ -49,31 +46,62 @@ def embeddings(call: EmbeddingsCall, body: bytes, upstream: str) -> Json:
 _place = itemgetter("index")
 
 
-class _Vector(msgspec.Struct, forbid_unknown_fields=True):
-    embedding: msgspec.Raw
+class _Item(msgspec.Struct, forbid_unknown_fields=True):
+    """``embedding`` is the place of its vector among those that ``_apart`` has taken out."""
+
+    embedding: int
     index: int
     object: Literal["embedding"] = "embedding"
 
 
-class _Vectors(msgspec.Struct, forbid_unknown_fields=True):
+class _Items(msgspec.Struct, forbid_unknown_fields=True):
     """What both providers' pages show of an answer, and no more."""
 
-    data: list[_Vector]
+    data: list[_Item]
     usage: msgspec.Raw
     model: str = ""
     object: Literal["list"] = "list"
 
 
-_VECTORS = msgspec.json.Decoder(_Vectors)
+_ITEMS = msgspec.json.Decoder(_Items)
+_EMBEDDING = b'"embedding":'
+_ENDS = {b"[": b"]", b'"': b'"'}
 
 
-def _documented(body: bytes) -> tuple[Json, list[Json]] | None:
-    """The answer and its items, read in one go; None where anything is otherwise than documented."""
-    found = _in_one(_VECTORS, body)
-    if found is None:
+def _documented(body: bytes, encoding: Encoding) -> tuple[Json, list[Json]] | None:
+    """The answer and its items, each number read once; None where anything is otherwise than documented."""
+    rest, texts = _apart(body)
+    found = _in_one(_ITEMS, rest)
+    if found is None or [item.embedding for item in found.data] != list(range(len(texts))):
         return None
-    items = [{"object": "embedding", "index": item.index, "embedding": item.embedding} for item in found.data]
+    try:
+        vectors = [read(text, encoding) for text in texts]
+    except Malformed:
+        return None
+    items = [
+        {"object": "embedding", "index": item.index, "embedding": vector}
+        for item, vector in zip(found.data, vectors, strict=True)
+    ]
     return {"object": "list", "data": None, "model": found.model, "usage": found.usage}, items
+
+
+def _apart(body: bytes) -> tuple[bytes, list[bytes]]:
+    """The answer with 0, 1, 2 in the place of its vectors, and these, each up to the first sign that ends a plain one.
+
+    All of the answer, and no vectors, where one of them is anything else.
+    """
+    rest: list[bytes] = []
+    vectors: list[bytes] = []
+    end = 0
+    while (at := body.find(_EMBEDDING, end)) >= 0:
+        start = at + len(_EMBEDDING)
+        start += body.startswith(b" ", start)
+        rest += [body[end:start], b"%d" % len(vectors)]
+        sign = _ENDS.get(body[start : start + 1])
+        if sign is None or (end := body.find(sign, start + 1) + 1) == 0:
+            return body, []
+        vectors.append(body[start:end])
+    return b"".join([*rest, body[end:]]), vectors
 
 
 def _in_one(decoder: msgspec.json.Decoder[T], body: bytes) -> T | None:
@@ -199,41 +227,22 @@ def _is_pdf(inputs: list[Any]) -> bool:
     return len(inputs) == 1 and isinstance(inputs[0], dict) and "pdf" in inputs[0]
 
 
-def _size(item: Fields, upstream: str) -> int | None:
-    """The dimensions of a plain vector; None for multivectors, sparse ones and strings, which have no one size."""
-    vector = bytes(item.get("embedding", b""))
-    if vector.startswith(b'"') and _is_base64(vector):
-        return None
-    if vector.startswith(b"[") and vector.find(b"[", 1) < 0:
-        numbers = vector.count(b",") + 1
-        if not _finite(vector, numbers):
-            numbers = len(_read(item["embedding"], list[float], NO_VECTOR, upstream))
-        if numbers:
-            return numbers
-    structured = vector.startswith((b"[", b"{")) or (not vector and "embeddings" in item)
-    whole = item.get("embedding", item.get("embeddings"))
-    if structured and _read(whole, list[Any] | dict[str, float], NO_VECTOR, upstream):
-        return None
-    raise UpstreamFailed(f"{upstream} sent an item without a vector")
-
-
-def _finite(vector: bytes, numbers: int) -> bool:
-    """True where a look shows that it is all numbers that a float holds. That it is JSON was checked before."""
-    if not 2 * numbers < len(vector) < WIDEST * numbers or b"E" in vector or b'"' in vector or b"n" in vector:
-        return False
-    place = -1
-    for _ in range(EXPONENTS):
-        place = vector.find(b"e", place + 1)
-        if place < 0 or vector[place + 1 : place + 2] != b"-":
-            return place < 0
-    return False
-
-
-def _is_base64(vector: bytes) -> bool:
-    try:
-        return len(b64decode(vector[1:-1], validate=True)) > 0
-    except binascii.Error:
-        return False
+def _size(item: Json, encoding: Encoding, upstream: str) -> int | None:
+    """The dimensions of a plain vector, a Vector from now on; None for multivectors, sparse ones and strings, which
+    have no one size."""
+    if not isinstance(item.get("embedding"), Vector):
+        vector = bytes(item.get("embedding", b""))
+        plain = vector.startswith(b"[") and vector.find(b"[", 1) < 0
+        try:
+            item["embedding"] = read(vector, encoding)
+        except Malformed:
+            structured = vector.startswith((b"[", b"{")) or (not vector and "embeddings" in item)
+            whole = item.get("embedding", item.get("embeddings"))
+            if structured and _read(whole, list[float] if plain else list[Any] | dict[str, float], NO_VECTOR, upstream):
+                return None
+            raise UpstreamFailed(f"{upstream} sent an item without a vector") from None
+    size: int | None = item["embedding"].size
+    return size
 
 
 def _same_size(sizes: Iterable[int | None], asked: object, upstream: str) -> None:

@@ -1,0 +1,172 @@
+"""One vector in four encodings. What comes in is the upstream's JSON, whichever of the four that is.
+
+float     [0.1, -0.2, ...]
+base64    the same as little-endian float32, in one string
+ubinary   one bit a dimension, 1 where it is above 0, packed into bytes from the highest bit down: 0 .. 255
+binary    the same less 128: -128 .. 127 (measured at api.jina.ai; an offset, not two's complement)
+
+To read a thousand numbers costs more than all else that is done with them. So they are looked at where they go on as
+they came, and else read once: to see that they are numbers, and to write them for the caller.
+"""
+
+from __future__ import annotations
+
+import struct
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from .errors import UpstreamFailed
+from .jsontext import Malformed, decode
+from .types import Encoding
+
+T = TypeVar("T")
+
+WIDEST = 32  # characters that a number of a vector takes on average, at most; beyond it they are read one by one
+EXPONENTS = 100  # of a vector; one with more of them is read number by number as well
+
+FLOATS = msgspec.json.Decoder(list[float])
+ANYTHING = msgspec.json.Decoder(msgspec.Raw)
+
+Unwritable = (struct.error, OverflowError, ValueError)
+
+
+class Vector:
+    """``text`` is its JSON. ``size`` are its dimensions, None where it came as a string.
+
+    ``made`` is the vector in ``encoding``, ready to be written.
+    """
+
+    __slots__ = ("_encoding", "_made", "size", "text")
+
+    def __init__(self, text: bytes, size: int | None, encoding: Encoding | None = None, made: Any = None) -> None:
+        self.text = text
+        self.size = size
+        self._encoding = encoding
+        self._made = made
+
+    def __bytes__(self) -> bytes:
+        return self.text
+
+    def encoded(self, encoding: Encoding) -> Any:
+        return self._made if encoding == self._encoding else encoded(self.text, encoding)
+
+
+def read(text: bytes, encoding: Encoding) -> Vector:
+    """A plain vector, made ready for the encoding in which it will be wanted; any other is possible.
+
+    Raises Malformed for what is neither finite numbers nor base64, and for what is empty.
+    """
+    own = _own(text)
+    if own == encoding == "float" and (counted := _counted(text)):
+        return Vector(text, counted, encoding, msgspec.Raw(text))
+    values = _values(text)
+    if not values:
+        raise Malformed("a vector without numbers")
+    size = None if isinstance(values, bytes) else len(values)
+    try:
+        return Vector(text, size, encoding, msgspec.Raw(text) if own == encoding else _made(text, values, encoding))
+    except Unwritable:  # which is told when it is to be written
+        return Vector(text, size)
+
+
+def encoded(vector: bytes, encoding: Encoding) -> Any:
+    """``vector`` in ``encoding``, ready to be written as JSON; as its own bytes where nothing has to change.
+
+    Multivectors (lists of lists) and sparse vectors (objects) have no such encodings, and stay.
+    Raises UpstreamFailed for what is no vector.
+    """
+    if encoding == _own(vector) or vector.startswith(b"{") or vector.find(b"[", 1) >= 0:
+        return msgspec.Raw(vector)
+    try:
+        return _made(vector, _values(vector), encoding)
+    except Unwritable:
+        raise UpstreamFailed(f"the upstream sent a vector that cannot be written as {encoding}") from None
+
+
+def _own(vector: bytes) -> Encoding:
+    return "base64" if vector.startswith(b'"') else "float"
+
+
+def _counted(vector: bytes) -> int:
+    """How many numbers it has; 0 where a look does not show that it is all numbers that a float holds."""
+    _decoded(vector, ANYTHING)
+    numbers = vector.count(b",") + 1
+    if not 2 * numbers < len(vector) < WIDEST * numbers or b"E" in vector or b"n" in vector:
+        return 0
+    if b'"' in vector or b"{" in vector or vector.find(b"[", 1) > 0:
+        return 0
+    place = -1
+    for _ in range(EXPONENTS):
+        place = vector.find(b"e", place + 1)
+        if place < 0:
+            return numbers
+        if vector[place + 1 : place + 2] != b"-":
+            return 0
+    return 0
+
+
+def _values(vector: bytes) -> list[float] | bytes:
+    """The numbers, or the bytes that they are packed into. Raises Malformed."""
+    if not vector.startswith(b'"'):
+        return _decoded(vector, FLOATS)
+    try:
+        return a2b_base64(vector[1:-1], strict_mode=True)
+    except ValueError as error:
+        raise Malformed(str(error)) from None
+
+
+def _decoded(vector: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    try:
+        return decoder.decode(vector)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(str(error)) from None
+
+
+def _made(vector: bytes, values: list[float] | bytes, encoding: Encoding) -> Any:
+    if isinstance(values, bytes):
+        return ENCODERS[encoding](struct.unpack(f"<{len(values) // 4}f", values))
+    if (packed := _packed(vector, encoding)) is not None:
+        return packed
+    return ENCODERS[encoding](values)
+
+
+def _float(vector: Sequence[float]) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(vector))
+
+
+def _base64(vector: Sequence[float]) -> msgspec.Raw:
+    packed = struct.pack(f"<{len(vector)}f", *vector)
+    return msgspec.Raw(b'"%b"' % b2a_base64(packed, newline=False))
+
+
+def _ubinary(vector: Sequence[float]) -> list[int]:
+    bits = "".join("1" if value > 0 else "0" for value in vector)
+    bits += "0" * (-len(bits) % 8)
+    return list(int(bits, 2).to_bytes(len(bits) // 8, "big"))
+
+
+def _binary(vector: Sequence[float]) -> list[int]:
+    return [byte - 128 for byte in _ubinary(vector)]
+
+
+def _packed(vector: bytes, encoding: Encoding) -> list[int] | None:
+    """The bytes of a vector that the upstream has packed already: whole numbers, and more than signs."""
+    if encoding not in ("binary", "ubinary") or b"." in vector or b"e" in vector:
+        return None
+    numbers = decode(vector, list[int])
+    if all(abs(number) <= 1 for number in numbers) or not all(-128 <= number <= 255 for number in numbers):
+        return None
+    signed = any(number < 0 for number in numbers)
+    shift = {(True, "ubinary"): 128, (False, "binary"): -128}.get((signed, encoding), 0)
+    return [number + shift for number in numbers]
+
+
+ENCODERS: dict[Encoding, Callable[[Sequence[float]], Any]] = {
+    "float": _float,
+    "base64": _base64,
+    "binary": _binary,
+    "ubinary": _ubinary,
+}
