@@ -39,7 +39,7 @@ def decode(data: bytes, form: Any = Any) -> Any:
 
 def numbers(texts: Iterable[msgspec.Raw]) -> list[float]:
     """Values that are numbers, read all at once. Raises Malformed where one of them is none."""
-    return cast("list[float]", decode(b"[" + b",".join(map(bytes, texts)) + b"]", list[float]))
+    return cast("list[float]", decode(b"[" + b",".join(texts) + b"]", list[float]))
 
 
 def decode_strict(data: bytes) -> Any:

@@ -302,6 +302,28 @@ async def test_rankings_are_kept_as_a_whole(upstream: ScriptedUpstream) -> None:
     assert states == ["miss"] * 4
 
 
+@pytest.mark.parametrize(
+    ("field", "states"), [("object", ["miss", "hit"]), ("results", ["miss"] * 2), ("text", ["miss"] * 2)]
+)
+async def test_a_ranking_that_may_repeat_the_documents_is_not_kept(
+    field: str, states: list[str], upstream: ScriptedUpstream
+) -> None:
+    scores = [b"-1E-7", b"0.10", b"3"]
+    given = b",".join(
+        b'{"index":%d,"relevance_score":%b%b}' % (place, score, b',"%b":"\xc3\xa9"' % field.encode() if place else b"")
+        for place, score in enumerate(scores)
+    )
+    upstream.plays(replies(b'{"results":[%b],"usage":{"total_tokens":7}}' % given))
+    async with cached(upstream) as gateway:
+        body = {**RERANK, "documents": ["one", "two", "three"], "top_n": 3, "return_documents": False}
+        answers = [await ask(gateway, body, "/v1/rerank") for _ in states]
+    assert [told(answer)[0] for answer in answers] == states
+    results = [msgspec.json.decode(answer.content, type=dict[str, msgspec.Raw])["results"] for answer in answers]
+    said = b',"%b":"\xc3\xa9"}' % field.encode()
+    best = b'[{"index":2,"relevance_score":3%b,{"index":1,"relevance_score":0.10%b,{"index":0,"relevance_score":-1E-7}]'
+    assert [bytes(result) for result in results] == [best % (said, said)] * 2
+
+
 async def test_no_store_neither_reads_nor_keeps_and_no_cache_only_keeps(upstream: ScriptedUpstream) -> None:
     upstream.plays(embeds)
     async with cached(upstream) as gateway:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.cache.entries import Entry, unpacked
+from app.cache.entries import Entry, item_of, unpacked
 from app.cache.found import Found
 from app.cache.keys import OF_ONE_INPUT, keys_of
 from app.endpoints.embeddings import Embeddings
@@ -171,6 +171,24 @@ def test_an_entry_comes_back_as_it_was() -> None:
     entry = Entry({"model": b'"m"', "data": b"", "usage": b""}, [{"index": b"0", "embedding": b"[0.10,-1E-7]"}], 5)
     assert unpacked(entry.pack()) == entry
     assert unpacked(entry.pack()[:-1]) is None
+
+
+def test_a_ranking_that_was_kept_result_by_result_is_read_as_one_that_is_kept_together() -> None:
+    """As those are in files that were written before."""
+    call = Rerank().parse({"model": "m", "query": "q", "documents": ["a", "b"]}, "/rerank")
+    results = [
+        {"index": 1, "relevance_score": msgspec.Raw(b"0.10")},
+        {"index": 0, "relevance_score": msgspec.Raw(b"-1")},
+    ]
+    before = Entry({"results": b"", "usage": b""}, [item_of(result) for result in results], 3)
+    found = Found(call, target(), [b"key"], {})
+    found.filled({"results": results, "usage": {"total_tokens": 3}})
+    told = [Found(call, target(), [b"key"], {b"key": entry}).hit().reply for entry in (before, found.fresh[b"key"])]
+    assert found.fresh[b"key"].silent
+    assert [msgspec.json.encode(reply) for reply in told] == [
+        b'{"results":[{"index":1,"relevance_score":0.10},{"index":0,"relevance_score":-1}],'
+        b'"usage":{"total_tokens":0,"cached_tokens":3}}'
+    ] * 2
 
 
 def test_a_reply_to_the_rest_fills_every_gap_once() -> None:

@@ -20,12 +20,15 @@ HOLDS: dict[EndpointName, str] = {"embeddings": "data", "rerank": "results", "ch
 HEAD = frozenset(["created", "data", "id", "meta", "model", "object", "provider", "request_id", "results", "usage"])
 ITEM = frozenset(["embedding", "embeddings", "index", "object", "relevance_score"])
 
+JSON = (msgspec.Raw, Vector)  # what is its bytes already
+
 Fields = dict[str, bytes]
 
 
 class Entry(NamedTuple):
-    """``head`` is the top level of the answer, empty where the items and the usage were. ``tokens`` is what the entry
-    was billed; where several inputs were billed together, its share by length."""
+    """``head`` is the top level of the answer, empty where the items and the usage were; but a ranking is one piece
+    of JSON in it, and ``items`` tell only the names of its fields. ``tokens`` is what the entry was billed; where
+    several inputs were billed together, its share by length."""
 
     head: Fields
     items: list[Fields]
@@ -45,6 +48,7 @@ class Entry(NamedTuple):
 
 
 _packed = msgspec.msgpack.Decoder(Entry)
+_items = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 
 
 def unpacked(value: bytes) -> Entry | None:
@@ -63,9 +67,19 @@ def item_of(item: Json) -> Fields:
     return {name: _bytes(value) for name, value in item.items()}
 
 
-def restored(items: list[Fields]) -> list[Json]:
+def names_of(items: list[Json]) -> Fields:
+    """An item in place of them all."""
+    return dict.fromkeys(chain.from_iterable(items), b"")
+
+
+def restored(entry: Entry, holds: str) -> list[Json]:
     """As they came; a ranking's indexes are places in its documents."""
-    return [{name: int(value) if name == "index" else msgspec.Raw(value) for name, value in i.items()} for i in items]
+    if together := entry.head[holds]:
+        return [{**item, "index": int(bytes(item["index"]))} for item in _items.decode(together)]
+    return [
+        {name: int(value) if name == "index" else msgspec.Raw(value) for name, value in item.items()}
+        for item in entry.items
+    ]
 
 
 def numbered(items: list[Fields]) -> list[Json]:
@@ -83,4 +97,4 @@ def billed(usage: Json) -> int:
 
 
 def _bytes(value: Any) -> bytes:
-    return bytes(value) if isinstance(value, msgspec.Raw | Vector) else msgspec.json.encode(value)
+    return bytes(value) if type(value) in JSON else msgspec.json.encode(value)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from ..errors import UpstreamFailed
 from ..types import Call, Json, Target, Value
 from ..usage import shares
-from .entries import HOLDS, Entry, billed, head_of, item_of, numbered, restored
+from .entries import HOLDS, Entry, billed, head_of, item_of, names_of, numbered, restored
 
 State = Literal["hit", "partial", "miss", "off"]
 
@@ -94,7 +94,11 @@ class Found:
     def _entries(self, reply: Json, missing: list[int]) -> dict[bytes, Entry]:
         holds = HOLDS[self.call.endpoint]
         head, tokens = head_of(reply, holds), billed(reply["usage"])
-        items = [item_of(item) for item in reply[holds]]
+        if holds == "results":
+            head[holds] = msgspec.json.encode(reply[holds])
+            items = [names_of(reply[holds])]
+        else:
+            items = [item_of(item) for item in reply[holds]]
         if len(missing) == 1:  # one input, or the call as a whole, has all that came
             return {self.keys[missing[0]]: Entry(head, items, tokens)}
         lengths = [len(msgspec.json.encode(self.call.body["input"][place])) for place in missing]
@@ -106,8 +110,8 @@ class Found:
         items = [item for entry in entries for item in entry.items]
         if len(entries) > 1 and len(items) != len(entries):
             raise UpstreamFailed(f"{len(entries)} inputs were answered with {len(items)} vectors")
-        reply = entries[0].head_with(usage)
-        reply[HOLDS[self.call.endpoint]] = restored(items) if len(entries) == 1 else numbered(items)
+        reply, holds = entries[0].head_with(usage), HOLDS[self.call.endpoint]
+        reply[holds] = restored(entries[0], holds) if len(entries) == 1 else numbered(items)
         return reply
 
 

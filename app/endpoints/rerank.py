@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from ..errors import InvalidRequest
-from ..jsontext import numbers
 from ..types import Call, EndpointName, Json, RerankCall
 from .fields import model_of, total_usage, usage_shown, without_forbidden
 
@@ -53,13 +52,10 @@ class Rerank:
         return [call]
 
     def merge(self, call: Call, replies: list[Json]) -> Json:
-        """The best first, and no more than asked for; what the upstream says of the documents is left out."""
+        """No more results than asked for."""
         assert isinstance(call, RerankCall)
         [reply] = replies
-        results = reply["results"]
-        scores = numbers(result["relevance_score"] for result in results)
-        best = sorted(range(len(results)), key=scores.__getitem__, reverse=True)[: call.top_n]
-        return {**reply, "results": [_bare(results[place]) for place in best], "usage": total_usage([reply["usage"]])}
+        return {**reply, "results": reply["results"][: call.top_n], "usage": total_usage([reply["usage"]])}
 
     def render(self, call: Call, reply: Json) -> bytes:
         assert isinstance(call, RerankCall)
@@ -71,7 +67,7 @@ class Rerank:
             "usage": usage_shown(reply["usage"]),
         }
         if call.return_documents:
-            answer["results"] = [_with_document(result, call.documents) for result in reply["results"]]
+            answer["results"] = _with_documents(reply["results"], call.documents)
         if call.cohere:
             answer["meta"] = COHERE_META
         return msgspec.json.encode(answer)
@@ -102,6 +98,8 @@ def _texts(documents: Any, rank_fields: Any) -> list[Any]:
         raise InvalidRequest("documents must be a list of at least one document", param="documents")
     if rank_fields is not None and not _is_names(rank_fields):
         raise InvalidRequest("rank_fields must be a list of names of fields", param="rank_fields")
+    if set(map(type, documents)) == {str}:
+        return documents
     texts = [_text(document, rank_fields, place) for place, document in enumerate(documents)]
     if all(isinstance(text, str) for text in texts):
         return texts
@@ -141,13 +139,10 @@ def _flag(body: Json, name: str, *, default: bool) -> bool:
     return default if value is None else value
 
 
-def _bare(result: Json) -> Json:
-    if "document" not in result:
-        return result
-    return {name: value for name, value in result.items() if name != "document"}
-
-
-def _with_document(result: Json, documents: list[Any]) -> Json:
+def _with_documents(results: list[Json], documents: list[Any]) -> list[Json]:
     """Documents are objects, since Cohere's clients and LiteLLM crash on a string."""
-    document = documents[result["index"]]
-    return {**result, "document": {"text": document} if isinstance(document, str) else document}
+    return [
+        {**result, "document": {"text": document} if isinstance(document, str) else document}
+        for result in results
+        for document in (documents[result["index"]],)
+    ]

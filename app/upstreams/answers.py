@@ -124,7 +124,8 @@ def _otherwise(body: bytes, upstream: str) -> tuple[Json, list[Json]]:
 
 
 def ranking(call: RerankCall, body: bytes, upstream: str, least: int = 1) -> Json:
-    """The answer with ``results`` as the upstream ordered them, each ``index`` a place in the documents.
+    """The answer with ``results``, the best first, each ``index`` a place in the documents. What the upstream says of
+    the documents is left out.
 
     Raises UpstreamError for an error sent as an answer, for fewer results than ``least``, for an index that is
     not a document's or comes twice, and for a score that is no number. More results than asked for are right.
@@ -163,12 +164,12 @@ def _documented_ranking(body: bytes) -> tuple[Json, list[Json]] | None:
     found = _in_one(_RANKING, body)
     if found is None:
         return None
+    results = [{"index": result.index, "relevance_score": result.relevance_score} for result in found.results]
     try:
-        numbers(result.relevance_score for result in found.results)
+        best = _best_first(results)
     except Malformed:
         return None
-    results = [{"index": result.index, "relevance_score": result.relevance_score} for result in found.results]
-    return {"object": "list", "results": None, "model": found.model, "usage": found.usage}, results
+    return {"object": "list", "results": None, "model": found.model, "usage": found.usage}, best
 
 
 def _other_ranking(body: bytes, upstream: str) -> tuple[Json, list[Json]]:
@@ -180,7 +181,14 @@ def _other_ranking(body: bytes, upstream: str) -> tuple[Json, list[Json]]:
     for item in items:
         _read(item.get("relevance_score"), float, "a score that is not a number", upstream)
         _readable(item, ("relevance_score",), upstream)
-    return dict(reply), [{**item, "index": place} for place, item in zip(places, items, strict=True)]
+        item.pop("document", None)
+    return dict(reply), _best_first([{**item, "index": place} for place, item in zip(places, items, strict=True)])
+
+
+def _best_first(results: list[Json]) -> list[Json]:
+    """Raises Malformed for a score that is no number."""
+    scores = numbers([result["relevance_score"] for result in results])
+    return [results[place] for place in sorted(range(len(scores)), key=scores.__getitem__, reverse=True)]
 
 
 def _opened(body: bytes, holds: str, upstream: str) -> Fields:
