@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -22,13 +22,10 @@ from .errors import UpstreamFailed
 from .jsontext import Malformed, decode
 from .types import Encoding
 
-T = TypeVar("T")
-
 WIDEST = 32  # characters that a number of a vector takes on average, at most; beyond it they are read one by one
 EXPONENTS = 100  # of a vector; one with more of them is read number by number as well
 
 FLOATS = msgspec.json.Decoder(list[float])
-ANYTHING = msgspec.json.Decoder(msgspec.Raw)
 
 Unwritable = (struct.error, OverflowError, ValueError)
 
@@ -55,7 +52,8 @@ class Vector:
 
 
 def read(text: bytes, encoding: Encoding) -> Vector:
-    """A plain vector, made ready for the encoding in which it will be wanted; any other is possible.
+    """A plain vector, made ready for the encoding in which it will be wanted; any other is possible. Where that is
+    float, ``text`` has to be JSON.
 
     Raises Malformed for what is neither finite numbers nor base64, and for what is empty.
     """
@@ -92,7 +90,6 @@ def _own(vector: bytes) -> Encoding:
 
 def _counted(vector: bytes) -> int:
     """How many numbers it has; 0 where a look does not show that it is all numbers that a float holds."""
-    _decoded(vector, ANYTHING)
     numbers = vector.count(b",") + 1
     if not 2 * numbers < len(vector) < WIDEST * numbers or b"E" in vector or b"n" in vector:
         return 0
@@ -111,17 +108,13 @@ def _counted(vector: bytes) -> int:
 def _values(vector: bytes) -> list[float] | bytes:
     """The numbers, or the bytes that they are packed into. Raises Malformed."""
     if not vector.startswith(b'"'):
-        return _decoded(vector, FLOATS)
+        try:
+            return FLOATS.decode(vector)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise Malformed(str(error)) from None
     try:
         return a2b_base64(vector[1:-1], strict_mode=True)
     except ValueError as error:
-        raise Malformed(str(error)) from None
-
-
-def _decoded(vector: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    try:
-        return decoder.decode(vector)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(str(error)) from None
 
 

@@ -41,18 +41,27 @@ def key(number: int) -> bytes:
 # In memory.
 
 
+def entry(value: bytes) -> Entry:
+    """All of it made anew, as it is where an answer comes."""
+    head = {"object": b'"%b"' % b"list", "data": b"", "model": b'"%b"' % (b"m" * 20), "usage": b""}
+    return Entry(head, [{"object": b'"%b"' % b"embedding", "index": b"%d" % 100, "embedding": value}], 0)
+
+
+COST = entry(b"").size + OVERHEAD
+
+
 def test_memory_has_a_bound_and_the_least_recently_used_goes() -> None:
-    memory = Memory(3 * (100 + OVERHEAD))
+    memory = Memory(3 * (100 + COST))
     for number in range(3):
-        memory.put(key(number), b"x" * 100, 10)
-    assert memory.get(key(0), 0) == b"x" * 100
-    memory.put(key(3), b"y" * 100, 10)
+        memory.put(key(number), entry(b"x" * 100), 10)
+    assert memory.get(key(0), 0) == entry(b"x" * 100)
+    memory.put(key(3), entry(b"y" * 100), 10)
     assert [memory.get(key(number), 0) is not None for number in range(4)] == [True, False, True, True]
-    memory.put(key(4), b"z" * 500, 10)
-    assert (memory.size, len(memory)) == (600 + 2 * OVERHEAD, 2)
-    memory.put(key(5), b"z" * 5000, 10)
+    memory.put(key(4), entry(b"z" * 500), 10)
+    assert (memory.size, len(memory)) == (600 + 2 * COST, 2)
+    memory.put(key(5), entry(b"z" * 5000), 10)
     assert memory.get(key(5), 0) is None
-    assert memory.get(key(4), 0) == b"z" * 500
+    assert memory.get(key(4), 0) == entry(b"z" * 500)
 
 
 @pytest.mark.parametrize("form", [0, 0.6])
@@ -64,8 +73,8 @@ def test_the_bound_is_of_what_entries_cost_in_the_process(size: int, form: float
     tracemalloc.start()
     try:
         memory = Memory(limit)
-        for number in range(4 * limit // (size + OVERHEAD)):
-            memory.put(key(number), os.urandom(size), number)
+        for number in range(4 * limit // (size + COST)):
+            memory.put(key(number), entry(os.urandom(size)), number)
             memory.add_form(key(number), os.urandom(int(size * form)))
             if len(memory) <= number:  # it is full
                 cost = tracemalloc.get_traced_memory()[0]
@@ -76,25 +85,25 @@ def test_the_bound_is_of_what_entries_cost_in_the_process(size: int, form: float
 
 
 def test_what_was_made_of_a_value_goes_with_it() -> None:
-    memory = Memory(1000 + 2 * OVERHEAD)
+    memory = Memory(1000 + 2 * COST)
     for number in range(2):
-        memory.put(key(number), b"x" * 400, 10)
+        memory.put(key(number), entry(b"x" * 400), 10)
     memory.add_form(key(1), b"f" * 200)
     memory.add_form(key(1), b"g" * 200)
-    assert (memory.form(key(0)), memory.form(key(1)), memory.size) == (b"", b"f" * 200, 1000 + 2 * OVERHEAD)
-    memory.put(key(1), b"y" * 400, 10)
-    assert (memory.form(key(1)), memory.size) == (b"", 800 + 2 * OVERHEAD)
+    assert (memory.form(key(0)), memory.form(key(1)), memory.size) == (b"", b"f" * 200, 1000 + 2 * COST)
+    memory.put(key(1), entry(b"y" * 400), 10)
+    assert (memory.form(key(1)), memory.size) == (b"", 800 + 2 * COST)
     memory.add_form(key(1), b"f" * 201)
-    assert (len(memory), memory.form(key(1)), memory.size) == (1, b"f" * 201, 601 + OVERHEAD)
+    assert (len(memory), memory.form(key(1)), memory.size) == (1, b"f" * 201, 601 + COST)
     memory.add_form(key(2), b"f")
     assert memory.form(key(2)) == b""
 
 
 def test_memory_forgets_in_time() -> None:
     memory = Memory(10_000)
-    memory.put(key(1), b"x", 10.0)
-    memory.put(key(1), b"y", 20.0)
-    assert memory.get(key(1), 19.9) == b"y"
+    memory.put(key(1), entry(b"x"), 10.0)
+    memory.put(key(1), entry(b"y"), 20.0)
+    assert memory.get(key(1), 19.9) == entry(b"y")
     assert memory.get(key(1), 20.0) is None
     assert (memory.size, len(memory)) == (0, 0)
 

@@ -97,12 +97,13 @@ class Cache:
     async def read(self, keys: list[bytes]) -> dict[bytes, Entry]:
         memory, now = self._memory, self._clock()
         assert memory is not None
-        values = {key: value for key in keys if (value := memory.get(key, now)) is not None}
-        if self._store is not None and len(values) < len(keys):
-            for key, (value, expires) in (await self._store.read(set(keys) - values.keys(), now)).items():
-                memory.put(key, value, expires)
-                values[key] = value
-        return {key: entry for key, value in values.items() if (entry := unpacked(value)) is not None}
+        found = {key: entry for key in keys if (entry := memory.get(key, now)) is not None}
+        if self._store is not None and len(found) < len(keys):
+            for key, (value, expires) in (await self._store.read(set(keys) - found.keys(), now)).items():
+                if (entry := unpacked(value)) is not None:
+                    memory.put(key, entry, expires)
+                    found[key] = entry
+        return found
 
     def in_base64(self, keys: list[bytes], reply: Json) -> None:
         """Turns the vectors of ``reply`` into what most callers ask for: making it anew costs more than all else."""
@@ -117,11 +118,12 @@ class Cache:
 
     def write(self, entries: Mapping[bytes, Entry]) -> None:
         now = self._clock()
-        values = {key: entry.pack() for key, entry in entries.items() if entry.silent}
-        for key, value in values.items():
-            if self._memory is not None:
-                self._memory.put(key, value, now + self._seconds)
-        if self._store is not None and values:
+        silent = {key: entry for key, entry in entries.items() if entry.silent}
+        if self._memory is not None:
+            for key, entry in silent.items():
+                self._memory.put(key, entry, now + self._seconds)
+        if self._store is not None and silent:
+            values = {key: entry.pack() for key, entry in silent.items()}
             self._store.write(values, now, now + self._seconds)
 
     async def aclose(self) -> None:

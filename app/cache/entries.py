@@ -23,6 +23,8 @@ ITEM = frozenset(["embedding", "embeddings", "index", "object", "relevance_score
 JSON = (msgspec.Raw, Vector)  # what is its bytes already
 
 Fields = dict[str, bytes]
+# Bytes that Python has around the values of a head and of an item.
+HEAD_SIZE, ITEM_SIZE = 400, 300
 
 
 class Entry(NamedTuple):
@@ -38,6 +40,12 @@ class Entry(NamedTuple):
     def silent(self) -> bool:
         """Whether nothing in it can be what was asked."""
         return self.head.keys() <= HEAD and ITEM.issuperset(chain.from_iterable(self.items))
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in the process, about."""
+        values = chain(self.head.values(), *map(dict.values, self.items))
+        return sum(map(len, values)) + HEAD_SIZE + ITEM_SIZE * len(self.items)
 
     def pack(self) -> bytes:
         return msgspec.msgpack.encode(self)
@@ -74,7 +82,7 @@ def names_of(items: list[Json]) -> Fields:
 
 def restored(entry: Entry, holds: str) -> list[Json]:
     """As they came; a ranking's indexes are places in its documents."""
-    if together := entry.head[holds]:
+    if together := entry.head.get(holds):
         return [{**item, "index": int(bytes(item["index"]))} for item in _items.decode(together)]
     return [
         {name: int(value) if name == "index" else msgspec.Raw(value) for name, value in item.items()}

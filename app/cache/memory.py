@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-OVERHEAD = 400  # bytes of an entry beside its value: the key, the place, its place in the table, what is lost between
+from .entries import Entry
+
+OVERHEAD = 400  # bytes of an entry beside itself: the key, the place, its place in the table, what is lost between
 
 
 @dataclass(slots=True)
 class Place:
-    """``form`` is something made of the value, to be made once; it goes with it."""
+    """``form`` is something made of the entry, to be made once; it goes with it. ``size`` is of all together."""
 
-    value: bytes
+    entry: Entry
     expires: float
+    size: int
     form: bytes = b""
-
-    @property
-    def size(self) -> int:
-        return len(self.value) + len(self.form) + OVERHEAD
 
 
 class Memory:
@@ -32,7 +31,7 @@ class Memory:
     def __len__(self) -> int:
         return len(self._places)
 
-    def get(self, key: bytes, now: float) -> bytes | None:
+    def get(self, key: bytes, now: float) -> Entry | None:
         place = self._places.get(key)
         if place is None:
             return None
@@ -40,12 +39,12 @@ class Memory:
             self._drop(key)
             return None
         self._places.move_to_end(key)
-        return place.value
+        return place.entry
 
-    def put(self, key: bytes, value: bytes, expires: float) -> None:
+    def put(self, key: bytes, entry: Entry, expires: float) -> None:
         if key in self._places:
             self._drop(key)
-        place = Place(value, expires)
+        place = Place(entry, expires, entry.size + OVERHEAD)
         if place.size <= self._limit:
             self._places[key] = place
             self.size += place.size
@@ -59,6 +58,7 @@ class Memory:
     def add_form(self, key: bytes, form: bytes) -> None:
         if (place := self._places.get(key)) is not None and not place.form:
             place.form = form
+            place.size += len(form)
             self.size += len(form)
             self._make_room()
 

@@ -47,9 +47,7 @@ _place = itemgetter("index")
 
 
 class _Item(msgspec.Struct, forbid_unknown_fields=True):
-    """``embedding`` is the place of its vector among those that ``_apart`` has taken out."""
-
-    embedding: int
+    embedding: msgspec.Raw
     index: int
     object: Literal["embedding"] = "embedding"
 
@@ -69,19 +67,26 @@ _ENDS = {b"[": b"]", b'"': b'"'}
 
 
 def _documented(body: bytes, encoding: Encoding) -> tuple[Json, list[Json]] | None:
-    """The answer and its items, each number read once; None where anything is otherwise than documented."""
-    rest, texts = _apart(body)
+    """The answer and its items; None where anything is otherwise than documented.
+
+    Vectors that will be read number by number are taken out before, since to pass over them takes half as long.
+    """
+    rest, vectors = (body, []) if encoding == "float" else _apart(body)
     found = _in_one(_ITEMS, rest)
-    if found is None or [item.embedding for item in found.data] != list(range(len(texts))):
+    if found is None:
         return None
+    texts = [bytes(item.embedding) for item in found.data]
+    if encoding != "float":
+        if texts != [b"%d" % place for place in range(len(vectors))]:
+            return None
+        texts = vectors
     try:
-        vectors = [read(text, encoding) for text in texts]
+        items = [
+            {"object": "embedding", "index": item.index, "embedding": read(text, encoding)}
+            for item, text in zip(found.data, texts, strict=True)
+        ]
     except Malformed:
         return None
-    items = [
-        {"object": "embedding", "index": item.index, "embedding": vector}
-        for item, vector in zip(found.data, vectors, strict=True)
-    ]
     return {"object": "list", "data": None, "model": found.model, "usage": found.usage}, items
 
 
