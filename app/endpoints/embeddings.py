@@ -89,6 +89,8 @@ class Embeddings:
             raise InvalidRequest(f"input must be {FORMS}", param="input")
         if not given:
             raise InvalidRequest("input is an empty list: there is nothing to embed", param="input")
+        if set(map(type, given)) == {str} and all(given):
+            return given
         return [self._input(item, f"input[{place}]") for place, item in enumerate(given)]
 
     def _input(self, item: Any, place: str) -> Any:

@@ -67,8 +67,8 @@ def jina_rerank(call: RerankCall) -> Json:
 
 
 def _inputs(items: list[Any]) -> list[Any]:
-    """Most are text, which is nothing to be looked at."""
-    return [item if isinstance(item, str) else _input(item) for item in items]
+    """Most are texts alone, which go as they are."""
+    return [_input(item) for item in items] if dict in map(type, items) else items
 
 
 def _input(item: Any) -> Any:
