@@ -359,15 +359,16 @@ def test_an_answer_as_documented_is_read_as_any_other_is(vector: bytes, space: s
         (b'{"data":[{"index":0,"embedding":[1]}],"usage":{"embedding":[7]}}', [b"[1]"]),
         (b'{"data":[{"index":0,"embedding":[1],"x":{"embedding":[7]}}],"usage":{}}', [b"[1]"]),
         (b'{"data":[{"index":0,"embedding":0},{"index":1,"embedding":[7]}],"usage":{}}', None),
-        (b'{"data":[{"index":0,"embedding":[7],"embedding":[8]},{"index":1,"embedding":1}],"usage":{}}', None),
+        (b'{"data":[{"index":0,"embedding":[7],"embedding":[8]},{"index":1,"embedding" :1}],"usage":{}}', None),
         (b'{"data":[{"index":0,"embedding":[{},0.5,0.5]}],"usage":{}}', None),
         (b'{"data":[{"index":0,"embedding":[0.5,"a]"]}],"usage":{}}', None),
         (b'{"data":[{"index":0,"embedding":"AA\\"AA"}],"usage":{}}', None),
         (b'{"data":[{"index":0,"embedding":[0.5', None),
     ],
 )
-def test_only_what_is_a_vector_is_taken_for_one(body: bytes, answered: list[bytes] | None) -> None:
-    call = embeddings(input=["a"] * body.count(b'"index"'))
+@pytest.mark.parametrize("asked", ["float", "base64"])
+def test_only_what_is_a_vector_is_taken_for_one(asked: str, body: bytes, answered: list[bytes] | None) -> None:
+    call = embeddings(input=["a"] * body.count(b'"index"'), encoding_format=asked)
     if answered is None:
         with pytest.raises(UpstreamFailed):
             read(call, body)
