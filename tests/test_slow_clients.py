@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -68,7 +68,8 @@ async def test_empty_lines_for_ever_are_no_request(upstream: ScriptedUpstream) -
     async with gateway_with(upstream, head_seconds=1) as gateway:
         reader, writer = await connected(gateway)
         dribbling = asyncio.create_task(dribble(writer, b"\r\n"))
-        assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+        with suppress(ConnectionResetError):  # where a line came in the moment of the end
+            assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
         dribbling.cancel()
         writer.close()
 
