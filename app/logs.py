@@ -83,7 +83,9 @@ class Lazy(logging.StreamHandler[TextIO]):
 
     def flush(self) -> None:
         """Also called at the end of the process."""
+        self.acquire()  # other threads log too
         records, self._records = self._records, []
+        self.release()
         if records:
             self.stream.write("".join(map(self._line, records)))
         super().flush()

@@ -24,6 +24,7 @@ from .cycle import Cycle
 from .edge import LEAVE
 from .errors import HeadTooLarge, HeadTooSlow, InvalidRequest, Overloaded, TargetTooLong, ToriiError
 from .exchange import BODY, LINGER_SECONDS, WHOLE
+from .outgoing import Outgoing
 
 logger = logging.getLogger("torii.protocol")
 
@@ -80,7 +81,7 @@ class Protocol(HttpToolsProtocol):
     # The connection.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        super().connection_made(transport)
+        super().connection_made(Outgoing(transport, self.loop))  # type: ignore[arg-type]  # it is one in all that is used
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6) and UNSENT is not None:
             connection.setsockopt(socket.IPPROTO_TCP, UNSENT, UNSENT_BYTES)

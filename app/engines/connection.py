@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import httptools
 
 from ..errors import UpstreamBroken, UpstreamUnreachable
+from ..outgoing import Outgoing
 from .base import Going
 from .reach import reach
 
@@ -43,7 +44,7 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._origin = origin
         self._opened = opened
-        self._transport: asyncio.Transport | None = None
+        self._transport: Outgoing | None = None
         self._come: select.poll | None = None  # tells whether something has come; there is none on Windows
         self._answer: HttptoolsAnswer | None = None
         self._interim = False
@@ -99,7 +100,7 @@ class Connection(asyncio.Protocol):
     # asyncio
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP's and TLS's
-        self._transport = transport
+        self._transport = Outgoing(transport, self.loop)
         self._parser = httptools.HttpResponseParser(self)  # it calls the methods named on_... below
         self._opened.add(self)
         if hasattr(select, "poll"):
