@@ -13,6 +13,10 @@ import msgspec
 from .types import Route, Target, Value
 
 MINUTE = 60.0
+# A provider counts a call when it comes there, which may be this much later than when it was let go; so for this much
+# longer it is counted here, lest the next one come too early.
+ON_THE_WAY = 0.5
+KEPT = MINUTE + ON_THE_WAY
 BURST = 6.0  # seconds that tell of one: twice the limit's rate for so long
 GRAIN = 0.1  # seconds that are counted as one moment, the last of them, so that a minute has few
 
@@ -73,7 +77,7 @@ class Moment:
 
 
 class Window:
-    """At most ``limit`` within any minute; more than the limit at once only where the window is empty."""
+    """At most ``limit`` within any minute of the provider's; more at once only where the window is empty."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -83,7 +87,7 @@ class Window:
 
     def used(self, now: float) -> int:
         """How much of the limit the last minute has taken."""
-        while self._spent and self._spent[0].last <= now - MINUTE:
+        while self._spent and self._spent[0].last <= now - KEPT:
             self._sum -= self._spent.popleft().amount
         return self._sum
 
@@ -96,7 +100,7 @@ class Window:
             over -= moment.amount
             if over <= 0:
                 break
-        return max(moment.last + MINUTE - now, 0.001)  # never 0 by rounding: that would be a yes
+        return max(moment.last + KEPT - now, 0.001)  # never 0 by rounding: that would be a yes
 
     def pace(self, now: float) -> float:
         """Seconds until the next one goes, so that what is left lasts until half of the limit is free again; 0 while
@@ -114,7 +118,7 @@ class Window:
             if over <= 0:
                 break
         last = self._spent[-1].last
-        return max(0.0, last + (moment.last + MINUTE - last) / left - now)
+        return max(0.0, last + (moment.last + KEPT - last) / left - now)
 
     def _presses(self, now: float) -> bool:
         if self._sum * MINUTE > self.limit * (now - self._spent[0].began):

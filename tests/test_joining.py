@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from app.pool import Pool
-from app.quota import MINUTE, Need, Quota, Window
+from app.quota import MINUTE, ON_THE_WAY, Need, Quota, Window
 from app.settings import Settings
 from app.store import Database
 from app.types import Key, Target
@@ -370,5 +370,5 @@ def test_what_is_left_of_a_limit_lasts_until_there_is_more_again() -> None:
     gaps = [after - before for before, after in pairwise(gone)]
     assert max(gaps) < 2 * MINUTE / 50
     assert gone[49] < 1 < gone[51]
-    for begin in gone:
-        assert sum(begin <= time < begin + MINUTE for time in gone) <= 100
+    for begin in gone:  # also where the first came to the provider late, and the others did not
+        assert sum(begin <= time < begin + MINUTE + ON_THE_WAY for time in gone) <= 100
