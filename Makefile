@@ -11,7 +11,7 @@ UV := $(shell command -v uv 2>/dev/null)
 INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
 # What translates must be tested to the last branch.
-PURE := app/types.py,app/errors.py,app/sse.py,app/routing.py,app/models.py,app/jsontext.py,app/redact.py,app/tokens.py,app/usage.py,app/endpoints/*,app/upstreams/*
+PURE := app/types.py,app/errors.py,app/sse.py,app/routing.py,app/models.py,app/jsontext.py,app/redact.py,app/tokens.py,app/usage.py,app/vectors.py,app/endpoints/*,app/upstreams/*
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check coverage faults soak fuzz fuzz-atheris clients clients-node bench bench-peers install clean
