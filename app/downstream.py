@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from functools import cache
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from .exchange import Exchange
+from .exchange import Exchange, Head
 
 
 def ping() -> ServerSentEvent:
@@ -32,18 +32,17 @@ def form(seconds: float) -> EventSourceResponse:
 
 
 class Downstream:
-    """``events`` are bytes, whole events each."""
+    """``events`` are bytes, whole events each; ``head`` are headers beside those of all streams."""
 
-    def __init__(self, events: AsyncIterator[bytes], headers: Mapping[str, str], seconds: float) -> None:
+    def __init__(self, events: AsyncIterator[bytes], head: Head, seconds: float) -> None:
         self._events = events
-        self._headers = headers
+        self._head = head
         self._form = form(seconds)
 
     async def serve(self, exchange: Exchange) -> None:
         """Returns when all has been said."""
-        own = [(name.encode(), value.encode()) for name, value in self._headers.items()]
         first = await anext(self._events, b"")
-        await exchange.begin(self._form.status_code, [*own, *self._form.raw_headers], first)
+        await exchange.begin(self._form.status_code, [*self._head, *self._form.raw_headers], first)
         life = Life(exchange, self._form.ping_interval)
         try:
             async for data in self._events:

@@ -190,13 +190,12 @@ class Edge:
         return (callers or self._gateway.callers).check(exchange.header(b"authorization"))
 
     async def _answer(self, exchange: Exchange, answer: Answer) -> None:
-        if answer.events is None:
-            await exchange.answer(200, answer.body, self._head(exchange.id, answer.headers))
-            return
         head = self._head(exchange.id, answer.headers)
+        if answer.events is None:
+            await exchange.answer(200, answer.body, head)
+            return
         try:
-            headers = {name.decode(): value.decode() for name, value in head}
-            await Downstream(aiter(answer.events), headers, self._limits.ping_seconds).serve(exchange)
+            await Downstream(aiter(answer.events), head, self._limits.ping_seconds).serve(exchange)
         finally:
             await answer.events.aclose()
 
