@@ -1,4 +1,4 @@
-"""Large calls, which go up in parts, and the books of every call: what was answered is kept, what was billed is booked."""
+"""Large calls, which go up in parts, and the books: what was answered is kept, and what was billed is booked."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def answered_once(*providers: Provider) -> None:
 
 
 async def assert_books(program: Program, calls: int, providers: dict[str, Provider]) -> list[dict[str, Any]]:
-    """A row for each upstream that was asked, sharing the call's id; in it all that the upstream billed for the call."""
+    """A row for each upstream that was asked, sharing the call's id; in it all that was billed there for the call."""
     asked = {
         (request.headers["x-request-id"], name) for name, provider in providers.items() for request in provider.seen
     }
@@ -81,6 +81,15 @@ async def assert_books(program: Program, calls: int, providers: dict[str, Provid
 
 
 # A part that fails.
+
+
+async def test_a_large_call_is_ten_parts(tmp_path: Path) -> None:
+    async with provider() as jina, gateway(tmp_path, {"jina": jina_at(jina.url)}) as program:
+        assert wrongs(await crowd(program.port, asks("embeddings", 1, inputs=INPUTS))) == []
+        assert len(jina.seen) == PARTS
+        answered_once(jina)
+        await assert_books(program, 1, {"jina": jina})
+        assert calls_in_usage(program) == (1, 3 * INPUTS + PARTS)
 
 
 @pytest.mark.parametrize("number", [1, 4, PARTS])
