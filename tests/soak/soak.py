@@ -80,7 +80,7 @@ async def soak(plan: Plan, folder: Path, show: Callable[[str], None]) -> Soak:
     """Plays it all. What was wrong is in its ``wrongs``."""
     witness = Witness(plan.seed)
     run = Soak(plan, Journal(witness))
-    async with upstream(witness) as jina, upstream(witness) as aihubmix:
+    async with upstream(witness, "jina") as jina, upstream(witness, "aihubmix") as aihubmix:
         places = Places(jina, aihubmix, folder / "torii.db")
         first = msgspec.json.encode(places.configuration(0, Random(plan.seed), clients=plan.clients))
         async with started(Soaked, folder, first) as running:
