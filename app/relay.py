@@ -83,7 +83,7 @@ class Relay:
         await self._close(499)
 
     async def _close(self, status: int, failure: ToriiError | None = None) -> None:
-        self._record.usage = self._source.fold.usage
+        self._record.streamed(self._source.fold.usage, failure)
         self._meter.settle(self._record, status, failure)
         await self._source.aclose()
 

@@ -128,6 +128,11 @@ class Target:
     name: str
     key: Key
 
+    @property
+    def space(self) -> str:
+        """The vector space of its embeddings: a model has one, whichever upstream serves it."""
+        return self.name.removeprefix("jina-ai/").lower()
+
     def with_key(self, key: Key) -> Target:
         return self if key == self.key else Target(self.upstream, self.model, self.name, key)
 

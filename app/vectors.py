@@ -47,6 +47,11 @@ class Vector:
     def __bytes__(self) -> bytes:
         return self.text
 
+    @property
+    def writable(self) -> bool:
+        """Whether it can be written in the encoding for which it was read."""
+        return self._encoding is not None
+
     def encoded(self, encoding: Encoding) -> Any:
         return self._made if encoding == self._encoding else encoded(self.text, encoding)
 

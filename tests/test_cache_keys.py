@@ -182,7 +182,7 @@ def test_a_ranking_that_was_kept_result_by_result_is_read_as_one_that_is_kept_to
     ]
     before = Entry({"results": b"", "usage": b""}, [item_of(result) for result in results], 3)
     found = Found(call, target(), [b"key"], {})
-    found.filled({"results": results, "usage": {"total_tokens": 3}})
+    found.filled({"results": results, "usage": {"total_tokens": 3}}, target())
     told = [Found(call, target(), [b"key"], {b"key": entry}).hit().reply for entry in (before, found.fresh[b"key"])]
     assert found.fresh[b"key"].silent
     assert [msgspec.json.encode(reply) for reply in told] == [
@@ -199,7 +199,7 @@ def test_a_reply_to_the_rest_fills_every_gap_once() -> None:
     )
     assert found.rest.body["input"] == ["a", "c"]
     data = [{"index": place, "embedding": msgspec.Raw(b"[%d]" % (place + 7))} for place in range(2)]
-    outcome = found.filled({"data": data, "usage": {"total_tokens": 10}})
+    outcome = found.filled({"data": data, "usage": {"total_tokens": 10}}, target())
     assert msgspec.json.decode(msgspec.json.encode(outcome.reply)) == {
         "data": [{"index": place, "embedding": [number]} for place, number in enumerate([7, 1, 7, 8])],
         "usage": {"total_tokens": 10, "cached_tokens": 8},

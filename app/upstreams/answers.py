@@ -254,8 +254,10 @@ def _size(item: Json, encoding: Encoding, upstream: str) -> int | None:
             if structured and _read(whole, list[float] if plain else list[Any] | dict[str, float], NO_VECTOR, upstream):
                 return None
             raise UpstreamFailed(f"{upstream} sent an item without a vector") from None
-    size: int | None = item["embedding"].size
-    return size
+    read_vector: Vector = item["embedding"]
+    if not read_vector.writable:
+        raise UpstreamFailed(f"{upstream} sent a vector that cannot be written as {encoding}")
+    return read_vector.size
 
 
 def _same_size(sizes: Iterable[int | None], asked: object, upstream: str) -> None:
@@ -263,7 +265,15 @@ def _same_size(sizes: Iterable[int | None], asked: object, upstream: str) -> Non
     if len(plain) > 1:
         raise UpstreamFailed(f"{upstream} sent vectors of different sizes: {sorted(plain)}")
     if plain and isinstance(asked, int) and not plain & {asked, asked // 8}:  # an eighth: packed into bytes
-        raise UpstreamFailed(f"{upstream} sent vectors of {plain.pop()} dimensions where {asked} were asked for")
+        raise _lasting(
+            UpstreamFailed(f"{upstream} sent vectors of {plain.pop()} dimensions where {asked} were asked for")
+        )
+
+
+def _lasting(failure: UpstreamFailed) -> UpstreamFailed:
+    """A failure that the same request would only meet again."""
+    failure.repeatable = False
+    return failure
 
 
 def _usage(raw: msgspec.Raw | None) -> Json:

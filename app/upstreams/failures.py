@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from ..errors import (
-    UpstreamAuth,
     UpstreamError,
     UpstreamFailed,
     UpstreamQuota,
@@ -30,6 +29,8 @@ from ..errors import (
     UpstreamRedirected,
     UpstreamRejected,
     UpstreamTimeout,
+    account_empty,
+    key_refused,
 )
 from ..jsontext import Malformed, decode
 from ..types import Reply
@@ -205,14 +206,9 @@ def _error(status: int, fault: Fault, upstream: str, retry_after: float | None) 
     says = f"{upstream}: {fault.text}" if fault.text else f"{upstream} answered with status {status} and no reason"
     match status:
         case 401 | 403:
-            return UpstreamAuth(
-                f"{upstream} refused the key that this gateway has for it. Your own key is fine; "
-                "the gateway's operator has to look at the upstream's key"
-            )
+            return key_refused(upstream)
         case 402:
-            return UpstreamQuota(
-                f"the gateway's account at {upstream} has no balance left; its operator has to recharge it or add a key"
-            )
+            return account_empty(upstream)
         case 429:
             return UpstreamRateLimited(says, retry_after=RETRY_AFTER if retry_after is None else retry_after)
         case 404:

@@ -144,9 +144,9 @@ LIMITED: dict[str, tuple[dict[str, str], str]] = {  # what the upstream says, wh
 @above_the_wire
 async def test_a_rate_limit(bench: Bench, subtests: pytest.Subtests) -> None:
     """There is one key only: it is asked again where the time is over soon; else it would only meet the limit again."""
-    async with bench.gateway() as gateway:
-        for form, (headers, seconds) in LIMITED.items():
-            with subtests.test(form):
+    for form, (headers, seconds) in LIMITED.items():
+        with subtests.test(form):
+            async with bench.gateway() as gateway:
                 bench.jina.seen.clear()
                 bench.jina.plays(replies({"detail": "slow down"}, 429, **headers))
                 response = await asked(gateway)
