@@ -264,7 +264,7 @@ def sent(lease: Lease, uses: Sequence[Use]) -> None:
 
 def _told_by(failure: UpstreamError, target: Target) -> UpstreamError:
     failure.upstream = target.upstream.name
-    if not failure.repeatable or (target.model.deepsearch and not isinstance(failure, UpstreamRateLimited)):
+    if target.model.deepsearch and not isinstance(failure, UpstreamRateLimited):
         failure.should_retry = False
     return failure
 

@@ -265,14 +265,14 @@ def _same_size(sizes: Iterable[int | None], asked: object, upstream: str) -> Non
     if len(plain) > 1:
         raise UpstreamFailed(f"{upstream} sent vectors of different sizes: {sorted(plain)}")
     if plain and isinstance(asked, int) and not plain & {asked, asked // 8}:  # an eighth: packed into bytes
-        raise _lasting(
+        raise lasting(
             UpstreamFailed(f"{upstream} sent vectors of {plain.pop()} dimensions where {asked} were asked for")
         )
 
 
-def _lasting(failure: UpstreamFailed) -> UpstreamFailed:
+def lasting(failure: UpstreamFailed) -> UpstreamFailed:
     """A failure that the same request would only meet again."""
-    failure.repeatable = False
+    failure.repeatable = failure.should_retry = False
     return failure
 
 
