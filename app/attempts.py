@@ -19,7 +19,7 @@ from .batching import Answer, Batcher, Member, billed, divided, merged, still_wa
 from .client import Client
 from .departures import CallerGone
 from .errors import UpstreamError, UpstreamRateLimited
-from .failover import Failover
+from .failover import Failover, first_ready
 from .jsontext import Malformed, decode
 from .lease import Lease
 from .meter import Record, Use
@@ -81,7 +81,7 @@ class Attempts:
 
     def best(self, targets: Sequence[Target]) -> Target:
         """The target that is asked first, as things are."""
-        return targets[0] if len(targets) == 1 else self.way(targets, Need()).first()
+        return first_ready(targets, self._pools)
 
     def way(self, targets: Sequence[Target], need: Need, repeats: bool = True) -> Failover:
         """Through all of these targets. Without ``repeats`` none is asked again after a fault of its own."""
@@ -149,14 +149,14 @@ class Attempts:
             while True:
                 repeats = way.repeats
                 self._repeats += repeats
+                key: Lease | Member | None = None
                 try:
                     key = way.given() or await self._key(way, target, join, line)
                     if not isinstance(key, Member):
-                        way.use(target, key.key)
                         return await self._with(key, target, attempt)
                 except UpstreamError as failure:
                     audience.target = None
-                    way.failed(target, _told_by(failure, target))
+                    way.failed(target, _told_by(failure, target), key.key if isinstance(key, Lease) else None)
                 else:
                     return cast("T", await key.answered())
                 finally:

@@ -11,12 +11,15 @@ A target whose keys all rest, or whose upstream keeps failing, is passed over as
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from .errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited
 from .lease import Lease
 from .pool import Pool
 from .quota import MINUTE, Need
 from .types import Key, Target
+
+NONE: frozenset[str] = frozenset()
 
 
 class Failover:
@@ -41,14 +44,14 @@ class Failover:
         self._failures: list[UpstreamError] = []
         self._faults = 0
         self._last: Target | None = None
-        self._used = False
 
-    def of(self, need: Need) -> Failover:
-        """The same for a part of the call."""
-        return Failover(self.targets, self._pools, need, self._most)
+    def parted(self, needs: Sequence[Need]) -> list[Failover]:
+        """One for each part of the call, whose needs these are; it serves as the first of them itself."""
+        self.need = needs[0]
+        return [self, *(Failover(self.targets, self._pools, need, self._most) for need in needs[1:])]
 
     def first(self) -> Target:
-        """The target to begin with: the first that can be asked now, else the first."""
+        """The target to begin with."""
         return self._last or self._take()
 
     def start(self, target: Target, lease: Lease) -> None:
@@ -75,28 +78,26 @@ class Failover:
                 return target
         raise self.error()
 
-    def tried(self, target: Target) -> set[str]:
+    def tried(self, target: Target) -> AbstractSet[str]:
         """The aliases of the upstream's keys that were used."""
-        return self._tried.get(target.upstream.name) or set()
-
-    def use(self, target: Target, key: Key) -> None:
-        self._used = True
-        self._tried.setdefault(target.upstream.name, set()).add(key.alias)
+        return self._tried.get(target.upstream.name, NONE)
 
     @property
     def can_go_elsewhere(self) -> bool:
         return any(self._pools[target.upstream.name].ready for target in self._left)
 
-    def failed(self, target: Target, failure: UpstreamError) -> None:
-        """Raises the failure if it is no use to go on: the request is wrong, or a DeepSearch run may have begun."""
+    def failed(self, target: Target, failure: UpstreamError, key: Key | None) -> None:
+        """``key`` is the one that was used, None if there was none to use. Raises the failure if it is no use to go on:
+        the request is wrong, or a DeepSearch run may have begun."""
         if not failure.elsewhere or (failure.accepted and target.model.deepsearch):
             raise failure
         self._failures.append(failure)
-        pool, key = self._pools[target.upstream.name], _is_of_the_key(failure)
-        self._faults += not key
+        pool, of_the_key = self._pools[target.upstream.name], _is_of_the_key(failure)
+        self._faults += not of_the_key
         self.repeats = False
-        self._last = target if key and self._used and pool.others(self.tried(target)) else None
-        self._used = False
+        if key is not None:
+            self._tried.setdefault(pool.name, set()).add(key.alias)
+        self._last = target if key and of_the_key and pool.others(self.tried(target)) else None
         if self._last is None and not any(target is other for other in self._asked_again):
             self._ask_again(target, pool, failure)
 
@@ -112,16 +113,15 @@ class Failover:
         self._failures.clear()
 
     def _take(self) -> Target:
-        """The first target that can be asked now, else the first."""
-        left = self._left
-        target = left[0]
-        if len(left) > 1:
-            target = next((target for target in left if self._pools[target.upstream.name].ready), target)
+        target = first_ready(self._left, self._pools)
         self._leave(target)
         return target
 
     def _leave(self, target: Target) -> None:
-        self._left = [other for other in self._left if other is not target]
+        if self._left[0] is target:
+            self._left = self._left[1:]
+        else:
+            self._left = [other for other in self._left if other is not target]
 
     def _ask_again(self, target: Target, pool: Pool, failure: UpstreamError) -> None:
         if isinstance(failure, UpstreamRateLimited):
@@ -130,6 +130,15 @@ class Failover:
                 self._again.append((target, False))
         elif not _is_of_the_key(failure) and failure.repeatable:
             self._again.append((target, True))
+
+
+def first_ready(targets: Sequence[Target], pools: Mapping[str, Pool]) -> Target:
+    """The first target that can be asked now, else the first."""
+    if len(targets) > 1:
+        for target in targets:
+            if pools[target.upstream.name].ready:
+                return target
+    return targets[0]
 
 
 def _is_of_the_key(failure: UpstreamError) -> bool:

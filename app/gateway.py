@@ -128,7 +128,7 @@ class Gateway:
         while True:
             found = await lookup.at(self._attempts.best(left))
             targets = lookup.beside(found, left)
-            left = [target for target in left if target not in targets]
+            left = () if len(targets) == len(left) else [target for target in left if target not in targets]
             try:
                 return await self._whole(endpoint, lookup, found, self._attempts.way(targets, need, not left), record)
             except UpstreamError as failure:
@@ -142,7 +142,7 @@ class Gateway:
             )
             return Outcome(target, reply)
         parts = endpoint.split(found.rest, found.target.model.max_inputs)
-        ways = [way.of(need) for need in lookup.needs(way.need, len(parts))]
+        ways = way.parted(lookup.needs(way.need, len(parts)))
         asks = [partial(self._attempts.ask, part, way, record) for part, way in zip(parts, ways, strict=True)]
         answers = await self._attempts.parts(asks)
         outcome = found.filled(endpoint.merge(found.rest, [reply for _, reply in answers]), answers[0][0])

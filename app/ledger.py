@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache, reduce
+from functools import lru_cache
 from typing import Any
 
 from .errors import ToriiError
@@ -94,7 +94,10 @@ def outcome(record: Record, use: Use) -> tuple[int | None, ToriiError | None]:
 
 def spent(use: Use) -> Tokens:
     """The tokens of the requests that have ended, and of those whose end nobody waited for."""
-    return reduce(Tokens.plus, (tokens(part, use.last, use.written) for part in use.pending), use.spent)
+    total = use.spent
+    for part in use.pending:
+        total = total.plus(tokens(part, use.last, use.written))
+    return total
 
 
 # ---------------------------------------------------------------- reading

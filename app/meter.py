@@ -20,6 +20,9 @@ logger = logging.getLogger("torii.calls")
 CUT = (UpstreamBroken, UpstreamTimeout, UpstreamTruncated)
 
 
+NOTHING = Tokens()
+
+
 @dataclass(slots=True)
 class Use:
     """What one upstream did for a call; it becomes a row of the ledger.
@@ -36,7 +39,7 @@ class Use:
     reached: bool = False
     answered: bool = False
     error: ToriiError | None = None
-    spent: Tokens = field(default_factory=Tokens)
+    spent: Tokens = NOTHING
     counted: Json | None = None
     pending: list[Call] = field(default_factory=list)
     last: Json | None = None
@@ -47,8 +50,9 @@ class Use:
         self.target = target
         self.attempts += 1
         self.pending.append(part)
-        self.error = None
-        self.last, self.written, self.first_event = None, 0, None
+        if self.attempts > 1:
+            self.error = self.last = self.first_event = None
+            self.written = 0
 
     def end(self, part: Call, said: Json | None, written: int = 0, *, share: bool = False) -> None:
         """An answer has come. ``share``: what it says of tokens is this call's share of what several cost together."""
@@ -80,11 +84,15 @@ class Use:
     def _book(self, part: Call, said: Json | None, written: int, *, share: bool) -> None:
         self._drop(part)
         tokens = usage.tokens(part, said, written)
-        self.spent = self.spent.plus(tokens._replace(estimated=True) if share else tokens)
+        tokens = tokens._replace(estimated=True) if share else tokens
+        self.spent = tokens if self.spent is NOTHING else self.spent.plus(tokens)
         self.counted = added(self.counted, said)
 
     def _drop(self, part: Call) -> None:
-        self.pending = [other for other in self.pending if other is not part]
+        if len(self.pending) == 1:
+            self.pending.clear()
+        else:
+            self.pending = [other for other in self.pending if other is not part]
 
 
 def added(before: Json | None, said: Json | None) -> Json | None:

@@ -89,8 +89,9 @@ class Pool:
     @property
     def ready(self) -> bool:
         """Whether the upstream is to be asked before others: it does not keep failing, and has a key that is usable."""
-        now = time.monotonic()
-        return not self.breaker.last and any(seat.usable(now) for seat in self.seats)
+        if self.breaker.open and self.breaker.last:
+            return False
+        return not self.seats[0].cause or any(seat.usable(time.monotonic()) for seat in self.seats)
 
     def refusal(self, seat: Seat | None = None, seconds: float = 1.0) -> UpstreamError:
         """Why a key, or any of the keys, cannot be used now. No upstream was asked for it."""

@@ -211,13 +211,15 @@ class Lookup:
             return targets
         if found.entries:
             return [found.target]
+        if all(target.name == found.target.name for target in targets):
+            return targets
         return [target for target in targets if target.space == found.target.space]
 
     def keep(self, found: Found, parts: Sequence[Call], answers: Sequence[tuple[Target, Json]]) -> None:
         """What was asked for, each part under the keys of the target that has answered it."""
         if not found.keys:
             return
-        if all(_place(target) == _place(found.target) for target, _ in answers):
+        if all(target is found.target or _place(target) == _place(found.target) for target, _ in answers):
             self._cache.write(found.fresh)
             return
         for part, (target, reply) in zip(parts, answers, strict=True):
