@@ -24,7 +24,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from . import logs
+from . import logs, writer
 from .assembly import Share, open_ledger, secrets
 from .main import create_app
 from .redact import Redactor
@@ -125,6 +125,7 @@ class Member(Server):
 
 def work(job: Job, sockets: list[socket], link: Connection) -> None:
     """The life of a worker."""
+    writer.redirect(shared=True)
     database, _ = open_ledger(job.settings)
     app = create_app(job.settings, share=job.share, database=database)
     member = _server(Member, job.settings, app, job.json)
