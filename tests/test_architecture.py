@@ -23,7 +23,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("jsontext", "models", "redact", "sse", "tokens", "unpacking", "usage"),
     ("vectors",),
     ("endpoints", "routing", "upstreams"),
-    ("outgoing", "wal", "writer"),
+    ("outgoing", "files", "wal", "writer"),
     ("alarm", "breaker", "config", "departures", "engines", "logs", "quota", "runfile", "store"),
     ("client", "keys", "meter", "seat"),
     ("pool",),
