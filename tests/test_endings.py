@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
-from .conftest import JINA_KEY, ScriptedUpstream, replies
-from .test_cli import SECONDS, environment, torii
-from .test_process import EMBED, VECTORS, configuration, program
+from .conftest import JINA_KEY, ScriptedUpstream, replies, streams
+from .test_cli import ROOT, SECONDS, environment, torii
+from .test_process import CHUNK, EMBED, VECTORS, Gateway, configuration, program, rest, streaming
 
 both = pytest.mark.parametrize("workers", [1, 2])
 NOTHING = "it is a pipe that nothing comes out of; name a regular file"
@@ -22,6 +24,47 @@ def pipe_at(path: Path) -> None:
     """A named pipe in the place of what is there."""
     os.mkfifo(path.with_name("pipe"))
     path.with_name("pipe").rename(path)
+
+
+# ---------------------------------------------------------------- at once
+
+
+async def _is_cut(running: Gateway, body: object) -> None:
+    with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):  # and not for want of patience
+        await rest(body)  # type: ignore[arg-type]  # as `streaming` gives it
+    assert await running.ends() == 0
+
+
+@both
+async def test_a_second_interrupt_ends_everything_in_the_delay_too(
+    workers: int, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    upstream.plays(streams(CHUNK, asyncio.Event()))
+    waits = {"drain_delay_seconds": 600, "drain_seconds": 600}
+    async with program(tmp_path, upstream.url, workers=workers, **waits) as running, streaming(running) as body:
+        running.signal(signal.SIGINT)
+        await running.says("SIG.*: not ready any more; new calls are taken for another 600 seconds")
+        running.signal(signal.SIGINT)
+        await _is_cut(running, body)
+
+
+@both
+async def test_a_third_sigterm_ends_everything(workers: int, upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    upstream.plays(streams(CHUNK, asyncio.Event()))
+    waits = {"drain_delay_seconds": 600, "drain_seconds": 600}
+    async with program(tmp_path, upstream.url, workers=workers, **waits) as running, streaming(running) as body:
+        running.signal(signal.SIGTERM)
+        await running.says("SIGTERM: not ready any more; new calls are taken for another 600 seconds")
+        running.signal(signal.SIGTERM)
+        await running.says("SIGTERM: no new calls; open ones have 600 seconds to end")
+        running.signal(signal.SIGTERM)
+        await _is_cut(running, body)
+
+
+def test_what_stands_still_is_ended_all_the_same() -> None:
+    script = "import threading; from app.server import last_resort; last_resort(); threading.Event().wait()"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment({}), timeout=SECONDS)
+    assert done.returncode == 0
 
 
 # ---------------------------------------------------------------- pipes in the place of files
