@@ -14,9 +14,6 @@ from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any
 
-if sys.platform != "win32":
-    import resource
-
 import uvicorn
 from fastapi import FastAPI
 from sse_starlette.sse import AppStatus
@@ -35,10 +32,6 @@ LAST_SECONDS = 2.0
 BACKLOG = 2048
 
 
-# Descriptors beyond those of callers and upstreams.
-SPARE_FILES = 200
-
-
 class Server(uvicorn.Server):
     """On SIGTERM it is no longer ready, after ``drain_delay_seconds`` takes no connections any more, lets open calls
     end for ``drain_seconds``, then ends them with an error. A second signal ends the delay; a second Ctrl+C and the
@@ -53,6 +46,7 @@ class Server(uvicorn.Server):
         self._bounds = Bounds()
         self._bind(settings)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._listening: list[socket.socket] = []
         self._heard = 0
         self.hangup: Callable[[], None] = _nothing
         super().__init__(
@@ -84,14 +78,20 @@ class Server(uvicorn.Server):
         self._bounds.head_seconds = settings.timeouts.head_seconds
         self._bounds.write_seconds = settings.timeouts.write_seconds
         self._bounds.connections = settings.max_caller_connections
-        allow_files(settings.max_caller_connections + settings.max_connections + SPARE_FILES)
+        self._bounds.descriptors.allow(settings.max_caller_connections + settings.max_connections)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._listening = sockets or []
         try:
             await super().serve(sockets)
         finally:
             self._loop = None
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second, until it is to end."""
+        self._bounds.descriptors.look(self._listening)
+        return await super().on_tick(counter)
 
     def take_signals(self) -> None:
         """Ctrl+C and SIGTERM end this server from now on, even before it runs; ``run`` then simply returns.
@@ -163,23 +163,6 @@ def _exit() -> None:
     time.sleep(LAST_SECONDS)  # noqa: TID251 - there is no event loop in this thread
     writer.drain()
     os._exit(0)
-
-
-def allow_files(needed: int) -> None:
-    """Raises the limit of open files to what is needed, as far as the system allows, and says so where it does not."""
-    if sys.platform == "win32":
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
-        if most < needed:
-            logger.warning(
-                "%d open files are allowed here, %d may be needed: raise the limit (ulimit -n), or lower "
-                "max_caller_connections or max_connections",
-                most,
-                needed,
-            )
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

@@ -24,7 +24,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("vectors",),
     ("endpoints", "routing", "upstreams"),
     ("outgoing", "files", "wal", "writer"),
-    ("alarm", "breaker", "config", "departures", "engines", "logs", "quota", "runfile", "store"),
+    ("alarm", "breaker", "config", "departures", "descriptors", "engines", "logs", "quota", "runfile", "store"),
     ("client", "keys", "meter", "seat"),
     ("pool",),
     ("joining",),
