@@ -85,7 +85,7 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
     # tiktoken would copy its vocabulary into the folder for temporary files, and fail where none can be written.
     if "TIKTOKEN_CACHE_DIR" not in os.environ:
         os.environ.setdefault("DATA_GYM_CACHE_DIR", "")
-    writer.redirect(shared=settings.workers > 1)
+    writer.redirect()
     settings, key = with_caller_key(settings)
     try:
         sockets = listen(settings.host, settings.port)

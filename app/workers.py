@@ -128,7 +128,7 @@ class Member(Server):
 
 def work(job: Job, sockets: list[socket], link: Connection) -> None:
     """The life of a worker."""
-    writer.redirect(shared=True)
+    writer.redirect()
     database, _ = open_ledger(job.settings)
     app = create_app(job.settings, share=job.share, database=database)
     member = _server(Member, job.settings, app, job.json)

@@ -21,9 +21,8 @@ from functools import cache
 from typing import TextIO, cast
 
 QUEUE_BYTES = 2**20  # and what one turn of the event loop adds to it
-PIECE_BYTES = 65536
-# A system writes so much to a pipe in one piece, whoever else writes to it at the time.
-SHARED_PIECE_BYTES = getattr(select, "PIPE_BUF", 512)
+# A system writes so much to a pipe in one piece, whoever else writes to it at the time: other workers do.
+PIECE_BYTES = getattr(select, "PIPE_BUF", 512)
 AGAIN_SECONDS = 1.0  # between two attempts to write where that fails
 LAST_SECONDS = 1.0  # for what is left at the end of the process
 
@@ -31,11 +30,9 @@ STDOUT, STDERR = 1, 2
 
 
 class Writer:
-    """Of one file descriptor. ``shared``: other processes write lines to it too. ``dropped`` says in a line that so
-    many were dropped."""
+    """Of one file descriptor. ``dropped`` says in a line that so many were dropped."""
 
     def __init__(self, descriptor: int) -> None:
-        self.shared = False
         self.dropped: Callable[[int], str] = _dropped
         self._descriptor = descriptor
         self._change = threading.Condition()
@@ -91,18 +88,17 @@ class Writer:
         rest = memoryview(data)
         while rest:
             try:
-                rest = rest[os.write(self._descriptor, rest[: self._piece(data, len(data) - len(rest))]) :]
+                rest = rest[os.write(self._descriptor, rest[: _piece(data, len(data) - len(rest))]) :]
             except BlockingIOError:  # whoever has the pipe too has set O_NONBLOCK
                 select.select([], [self._descriptor], [], AGAIN_SECONDS)
             except OSError:  # a closed pipe, a full disk
                 self._pause.wait(AGAIN_SECONDS)
 
-    def _piece(self, data: bytes, start: int) -> int:
-        """Bytes of the next write: as many whole lines as nobody can write into, where others write too."""
-        if not self.shared:
-            return PIECE_BYTES
-        end = data.rfind(b"\n", start, start + SHARED_PIECE_BYTES) + 1
-        return end - start if end else PIECE_BYTES
+
+def _piece(data: bytes, start: int) -> int:
+    """Bytes of the next write: whole lines that nobody can write into, else the longer line, and no other."""
+    end = data.rfind(b"\n", start, start + PIECE_BYTES) + 1 or data.find(b"\n", start) + 1
+    return (end or len(data)) - start
 
 
 def _dropped(lines: int) -> str:
@@ -153,10 +149,8 @@ class Stream(io.TextIOBase):
         return self._descriptor
 
 
-def redirect(*, shared: bool) -> None:
-    """Whatever this process prints goes through writers from now on. ``shared``: several processes print there."""
-    for descriptor in (STDOUT, STDERR):
-        writer(descriptor).shared = shared
+def redirect() -> None:
+    """Whatever this process prints goes through writers from now on."""
     atexit.register(_end)
     sys.stdout, sys.stderr = cast(TextIO, Stream(STDOUT)), cast(TextIO, Stream(STDERR))
 
