@@ -23,6 +23,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError
 
+from .files import read
+
 Keys = tuple[str | int, ...]
 Values = dict[str, Any]
 
@@ -151,7 +153,7 @@ def file(path: Path) -> Source:
     """The YAML of a configuration file, with ``${VAR}`` and ``${VAR:-default}`` filled in; ``$${`` is ``${``."""
     source = Source(str(path))
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read(path).decode("utf-8-sig")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is not None and _survey(node, source):
             source.values = _filled(_mapping(yaml.safe_load(text), source), source)
@@ -290,7 +292,7 @@ def _secrets_directory(source: Source) -> Path | None:
 
 def _put_file(source: Source, keys: tuple[str, ...], path: Path, name: str) -> None:
     try:
-        value = path.read_text(encoding="utf-8").strip()
+        value = read(path).decode("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         what = f"cannot be read: {reason}" if name == str(path) else f"{path} cannot be read: {reason}"

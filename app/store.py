@@ -9,7 +9,6 @@ are tried again; what does not fit there is lost, and counted. Several processes
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .files import make
 from .wal import write_ahead
 
 logger = logging.getLogger("torii.store")
@@ -247,7 +247,7 @@ def _opened(path: Path, busy_seconds: float, *, examine: bool = True) -> sqlite3
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Who called what is nobody's business on this machine; SQLite gives its other files the same mode.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        make(path)
     except FileExistsError:
         raise NoFile("its folder is no folder") from None
     except OSError as error:

@@ -24,13 +24,13 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from . import logs
+from . import logs, writer
 from .assembly import Share, open_ledger, secrets
 from .main import create_app
 from .redact import Redactor
 from .reload import Origin, Reload
 from .runfile import RunFile
-from .server import Server
+from .server import Server, ends_now, last_resort
 from .settings import Settings
 from .store import Database
 
@@ -119,12 +119,16 @@ class Member(Server):
             self.link.send(None)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Never at once: a signal to a whole group comes twice, from its sender and from the parent, and to wait for
+        nothing is the parent's to decide."""
         if sig == signal.SIGTERM:
+            self._heard = min(self._heard, 1)
             super().handle_exit(sig, frame)
 
 
 def work(job: Job, sockets: list[socket], link: Connection) -> None:
     """The life of a worker."""
+    writer.redirect()
     database, _ = open_ledger(job.settings)
     app = create_app(job.settings, share=job.share, database=database)
     member = _server(Member, job.settings, app, job.json)
@@ -233,6 +237,7 @@ class Workers:
         self._json = json
         self._workers: dict[int, Worker] = {}
         self._leaving = False
+        self._heard = 0
         self._code = 0
 
     async def run(self, runfile: RunFile | None, begun: Callable[[], None]) -> int:
@@ -275,8 +280,9 @@ class Workers:
         await asyncio.gather(*(worker.renew(settings) for worker in self._workers.values()))
 
     def _end(self, sig: signal.Signals) -> None:
-        """A second Ctrl+C waits for nothing any more."""
-        if self._leaving and sig == signal.SIGINT:
+        self._heard += 1
+        if ends_now(sig, self._heard):
+            last_resort()
             for worker in self._workers.values():
                 worker.kill()
         else:

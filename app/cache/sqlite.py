@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from ..files import make
 from ..wal import write_ahead
 
 logger = logging.getLogger("torii.cache")
@@ -82,7 +82,7 @@ class Database:
             self._trouble("opened", error)
 
     def _connect(self) -> None:
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+        make(self._path)
         self._writer = self._connection(WRITE_BUSY_SECONDS)
         write_ahead(self._writer, WRITE_BUSY_SECONDS)
         self._writer.execute("PRAGMA synchronous = OFF")  # a power cut may cost the file, never a wrong answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 from collections.abc import Callable
@@ -76,5 +77,8 @@ def unreachable(error: BaseException) -> UpstreamUnreachable:
     while cause is not None and cause not in causes:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
+    if any(getattr(cause, "errno", None) in (errno.EMFILE, errno.ENFILE) for cause in causes):
+        failure.reason = "this process is out of file descriptors"
+        return failure
     failure.reason = next((why for kind, why in _REASONS for cause in causes if isinstance(cause, kind)), None)
     return failure
