@@ -151,7 +151,8 @@ class Attempts:
                 self._repeats += repeats
                 key: Lease | Member | None = None
                 try:
-                    key = way.given() or await self._key(way, target, join, line)
+                    key, way.lease = way.lease, None
+                    key = key or await self._key(way, target, join, line)
                     if not isinstance(key, Member):
                         return await self._with(key, target, attempt)
                 except UpstreamError as failure:
@@ -166,7 +167,7 @@ class Attempts:
                 target = way.next(budget=self._repeats < max(RETRIES_ALWAYS, RETRY_SHARE * self._under_way))
         finally:
             self._under_way -= 1
-            way.forget()
+            way.failures.clear()
 
     async def _key(self, way: Failover, target: Target, join: Join | None, line: asyncio.Lock | None) -> Lease | Member:
         """A lease, or a member of a batch that has one."""

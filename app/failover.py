@@ -23,46 +23,44 @@ NONE: frozenset[str] = frozenset()
 
 
 class Failover:
-    """``repeats``: the target that is asked now is asked again after a fault of its own."""
+    """``repeats``: the target that is asked now is asked again after a fault of its own. ``lease`` is for the first
+    target, if there is one already. ``failures`` are those so far; each knows the frame that holds this object."""
 
     __slots__ = (
-        *("_again", "_asked_again", "_failures", "_faults", "_last", "_left", "_most", "_pools", "_tried", "_used"),
-        *("_lease", "need", "repeats", "targets"),
+        *("_again", "_asked_again", "_faults", "_last", "_left", "_most", "_pools", "_tried"),
+        *("failures", "lease", "need", "repeats", "targets"),
     )
 
     def __init__(self, targets: Sequence[Target], pools: Mapping[str, Pool], need: Need, most: int) -> None:
         self.targets = targets
         self.need = need
         self.repeats = False
-        self._lease: Lease | None = None
+        self.lease: Lease | None = None
         self._pools = pools
         self._most = most
         self._left = targets
         self._again: list[tuple[Target, bool]] = []  # and whether that is a repeat
         self._asked_again: list[Target] = []
         self._tried: dict[str, set[str]] = {}
-        self._failures: list[UpstreamError] = []
+        self.failures: list[UpstreamError] = []
         self._faults = 0
         self._last: Target | None = None
 
     def parted(self, needs: Sequence[Need]) -> list[Failover]:
         """One for each part of the call, whose needs these are; it serves as the first of them itself."""
         self.need = needs[0]
+        if len(needs) == 1:
+            return [self]
         return [self, *(Failover(self.targets, self._pools, need, self._most) for need in needs[1:])]
 
     def first(self) -> Target:
         """The target to begin with."""
         return self._last or self._take()
 
-    def start(self, target: Target, lease: Lease) -> None:
+    def start(self, target: Target, lease: Lease | None = None) -> None:
         """Begins at ``target``."""
-        self._last, self._lease = target, lease
+        self._last, self.lease = target, lease
         self._leave(target)
-
-    def given(self) -> Lease | None:
-        """The lease that was there at the start, once."""
-        lease, self._lease = self._lease, None
-        return lease
 
     def next(self, *, budget: bool) -> Target:
         """The target to ask after a failure. ``budget``: it may be a repeat. Raises UpstreamError to give up."""
@@ -91,7 +89,7 @@ class Failover:
         the request is wrong, or a DeepSearch run may have begun."""
         if not failure.elsewhere or (failure.accepted and target.model.deepsearch):
             raise failure
-        self._failures.append(failure)
+        self.failures.append(failure)
         pool, of_the_key = self._pools[target.upstream.name], _is_of_the_key(failure)
         self._faults += not of_the_key
         self.repeats = False
@@ -103,14 +101,10 @@ class Failover:
 
     def error(self) -> UpstreamError:
         """The last failure, unless an earlier one says when to come back."""
-        waits = [failure for failure in self._failures if isinstance(failure, UpstreamRateLimited)]
-        error = min(waits, key=lambda failure: failure.retry_after or MINUTE) if waits else self._failures[-1]
+        waits = [failure for failure in self.failures if isinstance(failure, UpstreamRateLimited)]
+        error = min(waits, key=lambda failure: failure.retry_after or MINUTE) if waits else self.failures[-1]
         error.repeated = self._faults > 1
         return error
-
-    def forget(self) -> None:
-        """Drops the failures: each knows the frame that holds this object."""
-        self._failures.clear()
 
     def _take(self) -> Target:
         target = first_ready(self._left, self._pools)

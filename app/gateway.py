@@ -130,7 +130,9 @@ class Gateway:
             targets = lookup.beside(found, left)
             left = () if len(targets) == len(left) else [target for target in left if target not in targets]
             try:
-                return await self._whole(endpoint, lookup, found, self._attempts.way(targets, need, not left), record)
+                way = self._attempts.way(targets, need, not left)
+                way.start(found.target)
+                return await self._whole(endpoint, lookup, found, way, record)
             except UpstreamError as failure:
                 if not (left and failure.elsewhere) or record.presence.deserted:
                     raise

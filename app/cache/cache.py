@@ -211,7 +211,7 @@ class Lookup:
             return targets
         if found.entries:
             return [found.target]
-        if all(target.name == found.target.name for target in targets):
+        if len({target.name for target in targets}) == 1:
             return targets
         return [target for target in targets if target.space == found.target.space]
 
@@ -219,7 +219,7 @@ class Lookup:
         """What was asked for, each part under the keys of the target that has answered it."""
         if not found.keys:
             return
-        if all(target is found.target or _place(target) == _place(found.target) for target, _ in answers):
+        if {_place(target) for target, _ in answers} == {_place(found.target)}:
             self._cache.write(found.fresh)
             return
         for part, (target, reply) in zip(parts, answers, strict=True):
