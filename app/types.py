@@ -148,7 +148,8 @@ class Route:
 class Request(Value, frozen=True):
     """What goes on the wire: always a POST of JSON. The key is in ``headers``, so no repr of them.
 
-    ``once``: it will not be sent again, whatever comes of it, so it is not put where it may get lost.
+    ``once``: it will not be sent again, whatever comes of it, so it is not put where it may get lost: it has a new
+    connection. Any other may ride a kept one, and be sent once more over a new one where that was just being closed.
     """
 
     hidden = ("headers", "body")

@@ -62,6 +62,10 @@ SOON = 1.0
 # Seconds after which a test gives up on a call: longer than any deadline.
 PATIENCE = 2 * LONG
 
+# What a caller is told of an answer that ended too early, and of one that is no HTTP.
+BROKE_OFF = "the upstream broke off the connection"
+MALFORMED = "the upstream sent malformed HTTP"
+
 TYPES = {
     "invalid_request": "invalid_request_error",
     "upstream_rejected": "invalid_request_error",
