@@ -23,7 +23,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("jsontext", "models", "redact", "sse", "tokens", "unpacking", "usage"),
     ("vectors",),
     ("endpoints", "routing", "upstreams"),
-    ("outgoing", "wal"),
+    ("outgoing", "sqlite"),
     ("alarm", "breaker", "config", "departures", "engines", "logs", "quota", "runfile", "store"),
     ("client", "keys", "meter", "seat"),
     ("pool",),
