@@ -162,6 +162,8 @@ def file(path: Path) -> Source:
         source.mistakes.append(Mistake(str(path), "", f"is not UTF-8 text, at byte {error.start}"))
     except yaml.YAMLError as error:
         source.mistakes.append(_unreadable(path, text, error))
+    except RecursionError:
+        source.mistakes.append(Mistake(str(path), "", "nested too deep"))
     except ValueError:
         source.mistakes.append(Mistake(str(path), "", "a number or a date in it is none; put it in quotes"))
     return source

@@ -537,6 +537,7 @@ def test_a_model_may_have_other_names_at_other_upstreams(write: Write) -> None:
         ("port: 1\nhost: \0", "torii.yaml:2: is not YAML: a character that YAML does not allow"),
         (f"port: 1\nhost: {SECRET}: {SECRET}", f"torii.yaml:2: is not YAML: {LOOK} 28"),
         (f"? [{SECRET}]\n: 1", f"torii.yaml:1: is not YAML: {LOOK} 3"),
+        ("models: " + "[" * 5000, "torii.yaml: nested too deep"),
         ("- port", "torii.yaml: must be a mapping of settings, as in config.example.yaml"),
         (SECRET, "torii.yaml: must be a mapping of settings, as in config.example.yaml"),
         ("log_level: 2024-13-45", "torii.yaml: a number or a date in it is none; put it in quotes"),
