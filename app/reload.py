@@ -63,6 +63,18 @@ class Origin:
         return in_sandbox(settings, self.urls) if self.urls else settings
 
 
+class NotRenewed(Exception):
+    """A worker could not put the configuration in force; the text says why."""
+
+
+def unforeseen(error: Exception) -> str:
+    """Where the reason is no mistake in the configuration. An exception's own text may be a library's, and goes into
+    the log with its traceback."""
+    if isinstance(error, NotRenewed):
+        return str(error)
+    return f"it could not be put in force ({type(error).__name__}); the gateway's log says more"
+
+
 class Reload:
     """Reads ``origin`` again when it is asked to, has ``renew`` put it in force, and tells the log and ``runfile``."""
 
@@ -102,7 +114,7 @@ class Reload:
             return [], [], _kept([f"the configuration could not be read within {READ_SECONDS:g} seconds"])
         except Exception as error:
             logger.exception("a reload failed")
-            return [], [], _kept([str(error) or type(error).__name__])
+            return [], [], _kept([unforeseen(error)])
         self._now = settings
         logger.info("the configuration was read again; what changed is %s", ", ".join(changed) or "nothing")
         if restart:

@@ -115,12 +115,12 @@ def _values(vector: bytes) -> list[float] | bytes:
     if not vector.startswith(b'"'):
         try:
             return FLOATS.decode(vector)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise Malformed(str(error)) from None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise Malformed("a vector that is not a list of finite numbers") from None
     try:
         return a2b_base64(vector[1:-1], strict_mode=True)
-    except ValueError as error:
-        raise Malformed(str(error)) from None
+    except ValueError:
+        raise Malformed("a vector that is not base64") from None
 
 
 def _made(vector: bytes, values: list[float] | bytes, encoding: Encoding) -> Any:

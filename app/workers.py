@@ -28,7 +28,7 @@ from . import logs, writer
 from .assembly import Share, open_ledger, secrets
 from .main import create_app
 from .redact import Redactor
-from .reload import Origin, Reload
+from .reload import NotRenewed, Origin, Reload, unforeseen
 from .runfile import RunFile
 from .server import Server, ends_now, last_resort
 from .settings import Settings
@@ -158,7 +158,7 @@ def _obey(member: Member, link: Connection, json: bool) -> None:
             member.do(renew(settings))
         except Exception as error:
             logger.exception("a reload failed")
-            link.send(str(error) or type(error).__name__)
+            link.send(unforeseen(error))
         else:
             link.send(None)
 
@@ -190,12 +190,12 @@ class Worker:
         return await asyncio.shield(self._ready) is None
 
     async def renew(self, settings: Settings) -> None:
-        """Raises RuntimeError where the worker could not; one that has died was replaced."""
+        """Raises NotRenewed where the worker could not; one that has died was replaced."""
         if await self.ready() and not self.ended.done():
             answer = self._answer()
             self._link.send(settings)
             if (said := await answer) not in (None, _GONE):
-                raise RuntimeError(f"a worker kept its configuration: {said}")
+                raise NotRenewed(f"a worker kept its configuration: {said}")
 
     def terminate(self) -> None:
         self._process.terminate()

@@ -23,7 +23,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("jsontext", "models", "redact", "sse", "tokens", "unpacking", "usage"),
     ("vectors",),
     ("endpoints", "routing", "upstreams"),
-    ("outgoing", "files", "wal", "writer"),
+    ("outgoing", "files", "sqlite", "writer"),
     ("alarm", "breaker", "config", "departures", "descriptors", "engines", "logs", "quota", "runfile", "store"),
     ("client", "keys", "meter", "seat"),
     ("lease",),

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..files import make
-from ..wal import write_ahead
+from ..sqlite import code, words, write_ahead
 
 logger = logging.getLogger("torii.cache")
 
@@ -163,8 +163,10 @@ class Database:
     def _trouble(self, what: str, error: Exception) -> None:
         if not self._quiet:
             self._quiet = True
-            logger.warning("the cache's file %s cannot be %s: %s; calls go on without it", self._path, what, error)
+            logger.warning(
+                "the cache's file %s cannot be %s: %s; calls go on without it", self._path, what, words(error)
+            )
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE
+    return code(error) in DAMAGE

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from ..errors import UpstreamFailed
-from ..jsontext import Malformed, decode, numbers
+from ..jsontext import Malformed, check_text, decode, numbers
 from ..types import EmbeddingsCall, Encoding, Json, RerankCall
 from ..usage import counts
 from ..vectors import Vector, read
@@ -201,10 +201,10 @@ def _opened(body: bytes, holds: str, upstream: str) -> Fields:
     try:
         reply: Fields = decode(body, dict[str, msgspec.Raw])
         if not body.isascii():
-            body.decode()  # what is kept as bytes was not read, and may be in another encoding
+            check_text(body)
         answered = bytes(reply.get(holds, b"null")) != b"null"
         failure = None if answered and "error" not in reply else hidden_failure(decode(body), upstream=upstream)
-    except (Malformed, UnicodeDecodeError) as error:
+    except Malformed as error:
         raise UpstreamFailed(f"{upstream} sent an answer that cannot be read: {error}") from None
     if failure is not None:
         raise failure
