@@ -163,14 +163,14 @@ def test_shares_are_whole_and_come_to_the_sum(tokens: int, lengths: list[int]) -
 
 @given(st.binary(max_size=200))
 def test_what_is_no_entry_is_none(value: bytes) -> None:
-    entry = unpacked(value)
-    assert entry is None or isinstance(entry, Entry)
+    assert unpacked(value, embed({"model": "m", "input": "a"})) is None
 
 
 def test_an_entry_comes_back_as_it_was() -> None:
     entry = Entry({"model": b'"m"', "data": b"", "usage": b""}, [{"index": b"0", "embedding": b"[0.10,-1E-7]"}], 5)
-    assert unpacked(entry.pack()) == entry
-    assert unpacked(entry.pack()[:-1]) is None
+    call = embed({"model": "m", "input": "a"})
+    assert unpacked(entry.pack(), call) == entry
+    assert unpacked(entry.pack()[:-1], call) is None
 
 
 def test_a_ranking_that_was_kept_result_by_result_is_read_as_one_that_is_kept_together() -> None:

@@ -26,11 +26,13 @@ from app.cache.memory import OVERHEAD, Memory
 from app.cache.redis import Redis
 from app.cache.sqlite import AT_ONCE, WAITING, Database
 from app.settings import Settings
+from app.types import EmbeddingsCall
 
 from .conftest import JINA_KEY, PATIENCE, ScriptedUpstream, running_gateway, settings_for, until
 from .test_cache import EMBED, RERANK, ask, embeds, ranks, told
 
 ROOT = Path(__file__).parents[1]
+CALL = EmbeddingsCall(model="m", body={"input": ["a"]})
 DAY = 86_400.0
 
 
@@ -350,20 +352,20 @@ async def test_time_and_memory_over_a_file(upstream: ScriptedUpstream, tmp_path:
     def fresh() -> Cache:
         return Cache(Tiers(Memory(10**6), Disk(database, 10**9)), seconds=60, clock=lambda: now)
 
-    entry = Entry({"data": b""}, [{"embedding": b"[1]"}], 5)
+    entry = Entry({"data": b"", "usage": b""}, [{"embedding": b"[1]"}], 5)
     fresh().write({key(1): entry})
     async with asyncio.timeout(PATIENCE):
-        while not (await fresh().read([key(1)])):  # noqa: ASYNC110 - as in `until`
+        while not (await fresh().read([key(1)], CALL)):  # noqa: ASYNC110 - as in `until`
             await asyncio.sleep(0.002)
     now = 1030.0
     later = fresh()
-    assert await later.read([key(1), key(2)]) == {key(1): entry}
+    assert await later.read([key(1), key(2)], CALL) == {key(1): entry}
     assert len(entries(later)) == 1
     now = 1059.9
-    assert await later.read([key(1)]) == {key(1): entry}
+    assert await later.read([key(1)], CALL) == {key(1): entry}
     now = 1060.0  # what was read from the file does not hold longer for it
-    assert await later.read([key(1)]) == {}
-    assert await fresh().read([key(1)]) == {}
+    assert await later.read([key(1)], CALL) == {}
+    assert await fresh().read([key(1)], CALL) == {}
     await later.aclose()
 
 

@@ -22,7 +22,7 @@ from ..meter import Record
 from ..quota import Need
 from ..types import Call, EmbeddingsCall, Json, RerankCall, Route, Target
 from ..vectors import encoded
-from .entries import Entry, unpacked
+from .entries import Entry, size_of, unpacked
 from .flights import Begin, Flights
 from .found import Found, Outcome
 from .keys import keys_of
@@ -94,15 +94,20 @@ class Cache:
         lookup.reads = lookup.writes and b"no-cache" not in directives
         return lookup
 
-    async def read(self, keys: list[bytes]) -> dict[bytes, Entry]:
+    async def read(self, keys: list[bytes], call: Call) -> dict[bytes, Entry]:
+        """The entries at hand of an answer to ``call``. What a store has is checked: another version may have written
+        it, or another program."""
         memory, now = self._memory, self._clock()
         assert memory is not None
         found = {key: entry for key in keys if (entry := memory.get(key, now)) is not None}
         if self._store is not None and len(found) < len(keys):
-            for key, (value, expires) in (await self._store.read(set(keys) - found.keys(), now)).items():
-                if (entry := unpacked(value)) is not None:
-                    memory.put(key, entry, expires)
-                    found[key] = entry
+            stored = await self._store.read(set(keys) - found.keys(), now)
+            read = {key: entry for key, (value, _) in stored.items() if (entry := unpacked(value, call)) is not None}
+            if len(set(map(size_of, [*found.values(), *read.values()]))) > 1:
+                read = {}  # vectors of two sizes are no answer
+            for key, entry in read.items():
+                memory.put(key, entry, stored[key][1])
+                found[key] = entry
         return found
 
     def in_base64(self, keys: list[bytes], reply: Json) -> None:
@@ -231,7 +236,7 @@ class Lookup:
         if not self.writes:
             return Found(self._call, target, [], {}, "off" if _is_pure(self._call) else None)
         keys = keys_of(self._call, target, self._owner)
-        entries = await self._cache.read(keys) if self.reads else {}
+        entries = await self._cache.read(keys, self._call) if self.reads else {}
         if len(keys) > 1:  # a PDF has a vector for each page, and is no input among others
             entries = {key: entry for key, entry in entries.items() if len(entry.items) == 1}
         return Found(self._call, target, keys, entries)

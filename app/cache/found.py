@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from ..errors import UpstreamFailed
 from ..types import Call, Json, Target, Value
 from ..usage import shares
-from .entries import HOLDS, Entry, billed, head_of, item_of, names_of, numbered, restored
+from .entries import HOLDS, Entry, billed, head_of, item_of, names_of, numbered, ranked
 
 State = Literal["hit", "partial", "miss", "off"]
 
@@ -111,7 +111,7 @@ class Found:
         if len(entries) > 1 and len(items) != len(entries):
             raise UpstreamFailed(f"{len(entries)} inputs were answered with {len(items)} vectors")
         reply, holds = entries[0].head_with(usage), HOLDS[self.call.endpoint]
-        reply[holds] = restored(entries[0], holds) if len(entries) == 1 else numbered(items)
+        reply[holds] = ranked(entries[0]) if holds == "results" else numbered(items)
         return reply
 
 

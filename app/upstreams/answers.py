@@ -241,14 +241,16 @@ def _is_pdf(inputs: list[Any]) -> bool:
 
 
 def _size(item: Json, encoding: Encoding, upstream: str) -> int | None:
-    """The dimensions of a plain vector, a Vector from now on; None for multivectors, sparse ones and strings, which
-    have no one size."""
+    """The dimensions of a plain vector, a Vector from now on; None for multivectors and sparse ones, which have no one
+    size."""
     if not isinstance(item.get("embedding"), Vector):
         vector = bytes(item.get("embedding", b""))
         plain = vector.startswith(b"[") and vector.find(b"[", 1) < 0
         try:
             item["embedding"] = read(vector, encoding)
         except Malformed:
+            if vector.startswith(b'"') and len(vector) > 2:
+                raise UpstreamFailed(f"{upstream} sent {NO_VECTOR}") from None
             structured = vector.startswith((b"[", b"{")) or (not vector and "embeddings" in item)
             whole = item.get("embedding", item.get("embeddings"))
             if structured and _read(whole, list[float] if plain else list[Any] | dict[str, float], NO_VECTOR, upstream):
