@@ -188,6 +188,7 @@ ODD: dict[str, Callable[[bytes], bytes]] = {
     "CRLF": lambda data: data.replace(b"\n", b"\r\n"),
     "CR": lambda data: data.replace(b"\n", b"\r"),
     "comments": each_event(lambda event: b": ping\n\n:\n: more\n" + event),
+    "comments of one line": each_event(lambda event: b": ping\n" + event),
     "no space": lambda data: data.replace(b"data: ", b"data:"),
     "ids and names": each_event(lambda event: b"id: 1\nretry: 5\nevent: message\nnew: x\n" + event),
     "several lines": each_event(lambda event: event.replace(b'{"', b'{\ndata: "', 1)),
