@@ -29,7 +29,7 @@ from .keys import Callers
 from .meter import Meter, Record, reach
 from .pool import Lease
 from .quota import Need
-from .relay import Relay, Source, translate
+from .relay import Relay, begin, translate
 from .routing import RouteTable
 from .types import Call, ChatCall, Fold, Json, Reply, Route, Stream, Target, Value
 
@@ -43,7 +43,8 @@ class Answer(Value, frozen=True):
 
 
 class Gateway:
-    """``seconds`` bounds a call in all, ``message`` cleans what callers are told."""
+    """``seconds`` bounds a call in all; after ``ping_seconds`` a stream that says nothing is handed on all the same.
+    ``message`` cleans what callers are told."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Gateway:
         cache: Cache,
         meter: Meter,
         seconds: float = 1800.0,
+        ping_seconds: float = 15.0,
         message: Callable[[str], str] = str,
     ) -> None:
         self.callers = callers
@@ -66,6 +68,7 @@ class Gateway:
         self._meter = meter
         self._clock = Clock()
         self._seconds = seconds
+        self._ping_seconds = ping_seconds
         self._message = message
 
     async def handle(self, endpoint: Endpoint, incoming: Incoming) -> Answer:
@@ -165,21 +168,15 @@ class Gateway:
             await stream.aclose()
 
     async def _stream(self, endpoint: Endpoint, call: Call, record: Record, target: Target, lease: Lease) -> Answer:
-        """Waits for the first event, so that an early failure has a status of its own and another target its chance."""
+        """Waits for the first event, so that an early failure has a status of its own and another target its chance.
+
+        Not for longer than a caller may be left without a word: then his stream begins, and what fails is told in it.
+        """
         assert isinstance(endpoint, Chat)
         assert isinstance(call, ChatCall)
         record.ask(target)
         stream, fold = await self._open(call, record, target)
-        source = translate(stream, fold, record)
-        try:
-            begin = await anext(source)
-        except BaseException:
-            record.usage = fold.usage
-            await source.aclose()
-            await stream.aclose()
-            raise
-        lease.keep()
-        origin = Source(begin, source, stream, fold, lease.release)
+        origin = await begin(stream, fold, record, lease, self._ping_seconds)
         relay = Relay(origin, endpoint.writer(call), record, meter=self._meter, envelope=self.envelope)
         return Answer(provenance(target), events=relay)
 

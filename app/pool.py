@@ -41,15 +41,16 @@ Send = Callable[[Call, Target, Sequence[Record]], Awaitable[Json]]  # for the ca
 
 
 class Lease:
-    """A key for one call. ``keep`` leaves the release to somebody else; releasing twice is nothing."""
+    """A key for one call. ``keep`` leaves the release to somebody else, ``pending`` the verdict too; both come once."""
 
-    __slots__ = ("_pool", "kept", "released", "seat", "taken")
+    __slots__ = ("kept", "pending", "pool", "released", "seat", "taken")
 
     def __init__(self, pool: Pool, seat: Seat, taken: float) -> None:
-        self._pool = pool
+        self.pool = pool
         self.seat = seat
         self.taken = taken
         self.kept = False
+        self.pending = False
         self.released = False
 
     @property
@@ -70,7 +71,7 @@ class Lease:
     def release(self) -> None:
         if not self.released:
             self.released = True
-            self._pool.leave(self.seat)
+            self.pool.leave(self.seat)
 
 
 @dataclass(slots=True, eq=False)
@@ -262,6 +263,8 @@ class Pool:
     # ------------------------------------------------------------ what became of a call
 
     def succeeded(self, lease: Lease) -> None:
+        if lease.pending:
+            return
         self.breaker.succeeded()
         if lease.seat.shut and lease.taken >= lease.seat.since:
             self._wake(lease.seat)

@@ -107,12 +107,13 @@ EARLY: dict[str, tuple[Script, int, str]] = {
     "only comments": (streams(b": hi\n\n"), 502, "upstream_stream_truncated"),
     "HTML": (replies(b"<html><body>Sign in</body></html>", content_type="text/html"), 502, "upstream_stream_truncated"),
 }
-SILENT: dict[str, Script] = {
-    "silence": hang,
-    "silence behind the head": wire(STREAM_HEAD, end="hang"),
-    "silence in the first event": wire(STREAM_HEAD, chunk(b"data: {"), end="hang"),
-    "comments for ever": endless(STREAM_HEAD, forever(chunk(b": hi\n\n")), every=0.05),
-    "a byte at a time": endless(STREAM_HEAD, forever(chunk(b" ")), every=0.05),
+# And the deadline that ends it: that for the head, then those for pieces and for events.
+SILENT: dict[str, tuple[Script, str]] = {
+    "silence": (hang, "headers_seconds"),
+    "silence behind the head": (wire(STREAM_HEAD, end="hang"), "idle_seconds"),
+    "silence in the first event": (wire(STREAM_HEAD, chunk(b"data: {"), end="hang"), "idle_seconds"),
+    "comments for ever": (endless(STREAM_HEAD, forever(chunk(b": hi\n\n")), every=0.05), "event_seconds"),
+    "a byte at a time": (endless(STREAM_HEAD, forever(chunk(b" ")), every=0.05), "event_seconds"),
 }
 
 
@@ -132,11 +133,11 @@ async def test_a_failure_before_the_first_event_has_a_status(
 async def test_silence_before_the_first_event_has_a_status(
     speech: Speech, engine: str, subtests: pytest.Subtests
 ) -> None:
-    def before(bench: Bench, script: Script) -> AbstractAsyncContextManager[RunningGateway]:
-        return speech.before(bench, timeouts={"headers_seconds": SOON})
+    def before(bench: Bench, silent: tuple[Script, str]) -> AbstractAsyncContextManager[RunningGateway]:
+        return speech.before(bench, timeouts={silent[1]: SOON}, ping_seconds=LONG)
 
-    async def check(bench: Bench, gateway: RunningGateway, script: Script) -> None:
-        speech.of(bench).plays(script)
+    async def check(bench: Bench, gateway: RunningGateway, silent: tuple[Script, str]) -> None:
+        speech.of(bench).plays(silent[0])
         await assert_failed_early(speech, bench, gateway, 504, "upstream_timeout")
 
     await at_once(SILENT, engine, before, check, subtests)
