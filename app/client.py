@@ -27,7 +27,7 @@ from .unpacking import Inflate, Plain, unpacking
 
 # Of an answer that is an error no more is kept than could be told of it.
 ERROR_BYTES = 64 * 1024
-SAID_OF_ERRORS = ("retry-after", "date")
+SAID_OF_ERRORS = ("retry-after", "date", "content-type")
 
 
 @dataclass(frozen=True, slots=True)

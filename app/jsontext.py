@@ -12,6 +12,7 @@ import msgspec
 DEPTH_LIMIT = 64
 DIGITS_LIMIT = 100
 
+_BOM = b"\xef\xbb\xbf"  # before UTF-8 it means nothing, and is skipped
 _TOO_LARGE = 10**DIGITS_LIMIT
 _TOO_DEEP = f"nested deeper than {DEPTH_LIMIT} levels"
 _TOO_LONG = f"a whole number has more than {DIGITS_LIMIT} digits"
@@ -28,7 +29,7 @@ class Malformed(ValueError):
 def decode(data: bytes, form: Any = Any) -> Any:
     """The value of ``data``, as msgspec reads it into the type ``form``. Raises Malformed."""
     try:
-        return msgspec.json.decode(data, type=form)
+        return msgspec.json.decode(data.removeprefix(_BOM), type=form)
     except msgspec.MsgspecError as error:
         raise Malformed(str(error)) from None
     except UnicodeDecodeError:
@@ -48,6 +49,7 @@ def decode_strict(data: bytes) -> Any:
     Refused are also keys that come twice, more than DEPTH_LIMIT levels and integers of more than DIGITS_LIMIT digits.
     Raises Malformed.
     """
+    data = data.removeprefix(_BOM)
     try:
         tree = msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -93,8 +95,6 @@ def _reason(data: bytes, error: Exception) -> str:
     """Why it could not be read, in the words of whoever sent it."""
     if not data.strip():
         return "it is empty"
-    if data.startswith(b"\xef\xbb\xbf"):
-        return "it begins with a byte order mark; send UTF-8 without one"
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:2]:
         return "it is UTF-16 or UTF-32; send UTF-8"
     if isinstance(error, UnicodeDecodeError):
@@ -138,7 +138,7 @@ def decode_lenient(data: bytes) -> Any:
         if b"\\u" not in data:
             raise
     try:
-        return json.loads(data, parse_constant=_refuse)
+        return json.loads(data.removeprefix(_BOM), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise Malformed(str(error)) from None
 

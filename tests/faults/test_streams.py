@@ -105,7 +105,7 @@ EARLY: dict[str, tuple[Script, int, str]] = {
     "ended behind the head": (streams(), 502, "upstream_stream_truncated"),
     "only [DONE]": (streams(DONE), 502, "upstream_stream_truncated"),
     "only comments": (streams(b": hi\n\n"), 502, "upstream_stream_truncated"),
-    "HTML": (replies(b"<html><body>Sign in</body></html>", content_type="text/html"), 502, "upstream_stream_truncated"),
+    "HTML": (replies(b"<html><body>Sign in</body></html>", content_type="text/html"), 502, "upstream_error"),
 }
 # And the deadline that ends it: that for the head, then those for pieces and for events.
 SILENT: dict[str, tuple[Script, str]] = {
