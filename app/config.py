@@ -326,7 +326,7 @@ def _secrets_directory(source: Source) -> Path | None:
 
 def _put_file(source: Source, keys: tuple[str, ...], path: Path, name: str) -> None:
     try:
-        value = read(path).decode("utf-8").strip()
+        value = read(path).decode("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         what = f"cannot be read: {reason}" if name == str(path) else f"{path} cannot be read: {reason}"

@@ -28,7 +28,7 @@ from .keys import Callers
 from .lease import Lease
 from .meter import Meter, Record
 from .quota import Need
-from .relay import Relay, Source, translate
+from .relay import Relay, begin, translate
 from .routing import RouteTable
 from .types import Call, ChatCall, Json, Route, Target, Value
 
@@ -42,7 +42,8 @@ class Answer(Value, frozen=True):
 
 
 class Gateway:
-    """``seconds`` bounds a call in all, ``message`` cleans what callers are told."""
+    """``seconds`` bounds a call in all; after ``ping_seconds`` a stream that says nothing is handed on all the same.
+    ``message`` cleans what callers are told."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Gateway:
         cache: Cache,
         meter: Meter,
         seconds: float = 1800.0,
+        ping_seconds: float = 15.0,
         message: Callable[[str], str] = str,
     ) -> None:
         self.callers = callers
@@ -65,6 +67,7 @@ class Gateway:
         self._meter = meter
         self._clock = Clock()
         self._seconds = seconds
+        self._ping_seconds = ping_seconds
         self._message = message
 
     async def handle(self, endpoint: Endpoint, incoming: Incoming) -> Answer:
@@ -167,20 +170,14 @@ class Gateway:
         return target, reply
 
     async def _stream(self, endpoint: Endpoint, call: Call, record: Record, target: Target, lease: Lease) -> Answer:
-        """Waits for the first event, so that an early failure has a status of its own and another target its chance."""
+        """Waits for the first event, so that an early failure has a status of its own and another target its chance.
+
+        Not for longer than a caller may be left without a word: then his stream begins, and what fails is told in it.
+        """
         assert isinstance(endpoint, Chat)
         assert isinstance(call, ChatCall)
         stream, fold = await self._attempts.open(call, record, target, lease)
-        source = translate(stream, fold, record)
-        try:
-            begin = await anext(source)
-        except BaseException as failure:
-            record.streamed(fold.usage, failure if isinstance(failure, ToriiError) else None)
-            await source.aclose()
-            await stream.aclose()
-            raise
-        lease.keep()
-        origin = Source(begin, source, stream, fold, lease.release)
+        origin = await begin(stream, fold, record, lease, self._ping_seconds)
         relay = Relay(origin, endpoint.writer(call), record, meter=self._meter, envelope=self.envelope)
         return Answer(provenance(target), events=relay)
 

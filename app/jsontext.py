@@ -13,6 +13,7 @@ import msgspec
 DEPTH_LIMIT = 64
 DIGITS_LIMIT = 100
 
+BOM = b"\xef\xbb\xbf"  # before UTF-8 it means nothing, and is skipped
 _TOO_LARGE = 10**DIGITS_LIMIT
 _TOO_DEEP = f"nested deeper than {DEPTH_LIMIT} levels"
 _TOO_LONG = f"a whole number has more than {DIGITS_LIMIT} digits"
@@ -36,9 +37,9 @@ class Malformed(ValueError):
 def decode(data: bytes, form: Any = Any) -> Any:
     """The value of ``data``, as msgspec reads it into the type ``form``. Raises Malformed."""
     try:
-        return msgspec.json.decode(data, type=form)
+        return msgspec.json.decode(data.removeprefix(BOM), type=form)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise Malformed(_fault(data)) from None
+        raise Malformed(_fault(data.removeprefix(BOM))) from None
     except RecursionError:
         raise Malformed("nested too deep") from None
 
@@ -62,6 +63,7 @@ def decode_strict(data: bytes) -> Any:
     Refused are also keys that come twice, more than DEPTH_LIMIT levels and integers of more than DIGITS_LIMIT digits.
     Raises Malformed.
     """
+    data = data.removeprefix(BOM)
     try:
         tree = msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -109,8 +111,6 @@ def _fault(data: bytes) -> str:
     """Why it could not be read, and the byte at which that shows, counted from 0."""
     if not data.strip():
         return "it is empty"
-    if data.startswith(b"\xef\xbb\xbf"):
-        return "it begins with a byte order mark; send UTF-8 without one"
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:2]:
         return "it is UTF-16 or UTF-32; send UTF-8"
     if len(data) > LOOK_LIMIT:
@@ -182,7 +182,8 @@ def decode_lenient(data: bytes) -> Any:
             raise
         fault = error
     try:
-        return json.loads(data, parse_constant=lambda _: _refuse_constant(data.decode()))
+        text = data.removeprefix(BOM)
+        return json.loads(text, parse_constant=lambda _: _refuse_constant(text.decode()))
     except (ValueError, RecursionError):
         raise fault from None
 

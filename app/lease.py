@@ -20,22 +20,25 @@ class Lender(Protocol):
     """Whose keys they are."""
 
     def leave(self, lease: Lease) -> None: ...
+    def succeeded(self, lease: Lease) -> None: ...
+    def failed(self, lease: Lease, failure: UpstreamError) -> None: ...
     def refusal(self, seat: Seat | None = None) -> UpstreamError: ...
 
 
 class Lease:
-    """A key for one call. ``keep`` leaves the release to somebody else; releasing twice is nothing.
+    """A key for one call. ``keep`` leaves the release to somebody else, ``pending`` the outcome too; releasing twice is
+    nothing.
 
     ``taken`` is when it was given, by the monotonic clock.
     """
 
-    __slots__ = ("_lender", "kept", "released", "seat", "taken")
+    __slots__ = ("kept", "lender", "pending", "released", "seat", "taken")
 
     def __init__(self, lender: Lender, seat: Seat, taken: float) -> None:
-        self._lender = lender
+        self.lender = lender
         self.seat = seat
         self.taken = taken
-        self.kept = False
+        self.kept = self.pending = False
         self.released = False
 
     @property
@@ -52,12 +55,12 @@ class Lease:
     def check(self) -> None:
         """To be called before the first byte goes out. Raises UpstreamError if the key rests since it was leased."""
         if self.seat.cause and self.seat.since > self.taken:
-            raise self._lender.refusal(self.seat)
+            raise self.lender.refusal(self.seat)
 
     def release(self) -> None:
         if not self.released:
             self.released = True
-            self._lender.leave(self)
+            self.lender.leave(self)
 
 
 @dataclass(slots=True, eq=False)

@@ -154,6 +154,7 @@ def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[
         cache=process.shelf.cache(settings),
         meter=Meter(log, *books, *process.sinks),
         seconds=settings.timeouts.total_seconds,
+        ping_seconds=settings.ping_seconds,
         message=redactor.message,
     )
     return gateway, pools

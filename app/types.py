@@ -9,6 +9,7 @@ each other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
@@ -173,10 +174,10 @@ class Reply(Value, frozen=True):
 class Stream(Protocol):
     """An upstream's answer whose head has come. ``aclose`` ends the connection; any time, any number of times.
 
-    ``pieces`` gives what has come of the body since it was last asked, None at its end.
+    ``pieces`` gives what has come of the body since it was last asked, None at its end, and nothing where the time
+    ``look`` (monotonic clock) is reached first; nothing is lost by that.
     ``headers`` are those that say more of an error, ``event_bytes`` is the most that one event may have.
-    ``progressed`` tells that an event has come, because only who reads the stream knows what is one;
-    until the first, the deadline for a head holds.
+    ``progressed`` tells that an event has come, because only who reads the stream knows what is one.
     """
 
     status: int
@@ -184,7 +185,7 @@ class Stream(Protocol):
     event_bytes: int
 
     def progressed(self) -> None: ...
-    async def pieces(self) -> Iterable[bytes] | None: ...
+    async def pieces(self, look: float = math.inf) -> Iterable[bytes] | None: ...
     async def read(self) -> bytes: ...
     async def aclose(self) -> None: ...
 

@@ -187,6 +187,25 @@ def test_the_stronger_source_wins(monkeypatch: pytest.MonkeyPatch, write: Write,
     assert load(path, port=8003, host=None).port == 8003
 
 
+def test_a_byte_order_mark_before_a_file_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, write: Write, tmp_path: Path
+) -> None:
+    """As editors on Windows put it there; UTF-16 is refused."""
+    path = tmp_path / "marked.yaml"
+    path.write_bytes("port: 8005".encode("utf-8-sig"))
+    for name in ("jina_api_key", "torii_operator_key"):
+        (tmp_path / "secrets" / name).write_bytes(f"{SECRET}\r\n".encode("utf-8-sig"))
+    (tmp_path / "named").write_bytes(f"{SECRET}-caller\n".encode("utf-8-sig"))
+    monkeypatch.setenv("TORII_CALLER_KEY_FILE", str(tmp_path / "named"))
+    settings = load(path)
+    assert settings.port == 8005
+    keys = (settings.upstreams["jina"].api_key, settings.operator_key, settings.caller_key)
+    assert [key.get_secret_value() for key in keys if key] == [SECRET, SECRET, f"{SECRET}-caller"]
+    (tmp_path / "secrets/jina_api_key").write_bytes(SECRET.encode("utf-16"))
+    with pytest.raises(ConfigError, match="jina_api_key: cannot be read: it is not UTF-8 text"):
+        load(path)
+
+
 def test_secret_files_alone_are_enough(tmp_path: Path) -> None:
     (tmp_path / "secrets/aihubmix_api_key").write_text(f"{SECRET}\n")
     (tmp_path / "secrets/jina_api_key").write_text("\n")

@@ -236,7 +236,7 @@ def items(*given: Any) -> bytes:
         (b"", "cannot be read"),
         (b"null", "cannot be read"),
         (b"[]", "cannot be read"),
-        (b"<html>", "cannot be read"),
+        (b"<html>", "jina answered 200 with an HTML page"),
         (b'{"data":[{"index":0,"embe', "cannot be read"),
         (b'{"data":[{"index":0,"embedding":[NaN]},{"index":1,"embedding":[1]}]}', "cannot be read"),
         (b'{"data":' + b"[" * 100_000, "cannot be read"),

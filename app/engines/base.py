@@ -53,7 +53,9 @@ class Answer(Protocol):
         """A header's first value; None where there is none, or none that is text."""
 
     async def chunk(self) -> bytes:
-        """The next piece of the body as soon as it is there, as it came; b"" at its end."""
+        """The next piece of the body as soon as it is there, as it came; b"" at its end.
+
+        Cancelled while it waits it may be asked again, and nothing is lost."""
 
     def at_hand(self) -> bytes | None:
         """What ``chunk`` gives, where nobody has to wait for it; else None."""

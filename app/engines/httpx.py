@@ -68,6 +68,7 @@ class HttpxAnswer:
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
         self._body = response.aiter_raw()
+        self._coming: asyncio.Task[bytes] | None = None
         self.status = response.status_code
 
     def header(self, name: str) -> str | None:
@@ -75,6 +76,13 @@ class HttpxAnswer:
         return values[0] if values else None
 
     async def chunk(self) -> bytes:
+        """By a task of its own, because a read that is cancelled ends the whole answer in httpx."""
+        self._coming = self._coming or asyncio.create_task(self._chunk())
+        await asyncio.wait([self._coming])
+        come, self._coming = self._coming, None
+        return come.result()
+
+    async def _chunk(self) -> bytes:
         """Never asked for in a size: httpx would hold it back until it has that much."""
         try:
             return await anext(self._body, b"")
@@ -85,7 +93,14 @@ class HttpxAnswer:
         return None
 
     async def aclose(self) -> None:
-        await asyncio.shield(self._response.aclose())
+        await asyncio.shield(self._close())
+
+    async def _close(self) -> None:
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+        await self._response.aclose()
 
 
 def _meaning(error: Exception, too_large: str = LARGE_HEAD) -> UpstreamError:

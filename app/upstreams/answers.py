@@ -17,7 +17,7 @@ from ..jsontext import Malformed, check_text, decode, numbers
 from ..types import EmbeddingsCall, Encoding, Json, RerankCall
 from ..usage import counts
 from ..vectors import Vector, read
-from .failures import hidden_failure
+from .failures import hidden_failure, refuse_page
 
 Fields = dict[str, msgspec.Raw]
 T = TypeVar("T")
@@ -205,6 +205,7 @@ def _opened(body: bytes, holds: str, upstream: str) -> Fields:
         answered = bytes(reply.get(holds, b"null")) != b"null"
         failure = None if answered and "error" not in reply else hidden_failure(decode(body), upstream=upstream)
     except Malformed as error:
+        refuse_page(body, upstream=upstream)
         raise UpstreamFailed(f"{upstream} sent an answer that cannot be read: {error}") from None
     if failure is not None:
         raise failure

@@ -32,6 +32,8 @@ from ..conftest import (
     until,
 )
 
+COMMENT = re.compile(rb"^:.*\n", re.MULTILINE)  # one line, without a blank one behind it
+
 # The HTTP engines behind app/client.py, as the setting http_client names them.
 ENGINES = ("httptools", "httpx")
 # Of a test about what is in a whole answer or in an event: whichever engine brought it.
@@ -211,9 +213,9 @@ def chunks_of(response: httpx.Response) -> list[Any]:
 
 
 def read_events(data: bytes) -> list[Any]:
-    parts = data.split(b"\n\n")
+    parts = COMMENT.sub(b"", data).split(b"\n\n")
     assert parts.pop() == b"", data[-200:]
-    lines = [part.removeprefix(b"data: ") for part in parts if not part.startswith(b":")]
+    lines = [part.removeprefix(b"data: ") for part in parts]
     return ["[DONE]" if line == b"[DONE]" else msgspec.json.decode(line) for line in lines]
 
 

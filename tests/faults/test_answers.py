@@ -330,7 +330,7 @@ NONE: dict[str, bytes] = {
     "half JSON": msgspec.json.encode(VECTORS)[:-9],
     "JSON and more": msgspec.json.encode(VECTORS) + b"x",
     "JSON twice": msgspec.json.encode(VECTORS) * 2,
-    "a byte order mark": b"\xef\xbb\xbf" + msgspec.json.encode(VECTORS),
+    "two byte order marks": b"\xef\xbb\xbf" * 2 + msgspec.json.encode(VECTORS),
     "UTF-16": msgspec.json.encode(VECTORS).decode().encode("utf-16"),
     "bad UTF-8": b'{"model":"\xff",' + msgspec.json.encode(VECTORS)[1:],
     "deep": b'{"data":' + b"[" * 100_000,

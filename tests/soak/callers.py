@@ -318,9 +318,9 @@ def _failure(body: bytes) -> str:
 
 
 def _streamed(wish: Wish, told: Told, body: bytes) -> None:
-    *events, rest = body.split(b"\n\n")
+    *events, rest = body.replace(b": ping\n", b"").split(b"\n\n")
     assert rest == b""
-    data = [event.removeprefix(b"data: ") for event in events if not event.startswith(b":")]
+    data = [event.removeprefix(b"data: ") for event in events]
     if data[-1] != b"[DONE]":
         told.code, told.outcome, told.status = _failure(data[-1]), "error event", None
         assert b"[DONE]" not in data
