@@ -93,13 +93,14 @@ each_speech = pytest.mark.parametrize("speech", [DEEPSEARCH, MODEL], ids=["deeps
 
 # 53: before the first event.
 
+# The first two while no connection is kept: on one that is, the request goes out once more.
 EARLY: dict[str, tuple[Script, int, str]] = {
+    "closed": (wire(), 502, "upstream_error"),
+    "reset": (wire(end="reset"), 502, "upstream_error"),
     "500": (replies({"error": "boom"}, 500), 502, "upstream_error"),
     "an error as an answer": (replies({"error": {"message": "boom"}}), 502, "upstream_error"),
     "an error as an event": (streams(sse({"error": {"message": "boom"}})), 502, "upstream_error"),
     "an error event with a name": (streams(b'event: error\ndata: {"message":"boom"}\n\n'), 502, "upstream_error"),
-    "closed": (wire(), 502, "upstream_error"),
-    "reset": (wire(end="reset"), 502, "upstream_error"),
     "closed behind the head": (wire(STREAM_HEAD), 502, "upstream_error"),
     "reset behind the head": (wire(STREAM_HEAD, end="reset"), 502, "upstream_error"),
     "ended behind the head": (streams(), 502, "upstream_stream_truncated"),
