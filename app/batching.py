@@ -234,6 +234,7 @@ class Batch:
         self._asker = asker
         self._targets = targets
         self._held = len(members)
+        self._repeated = False
         self._further = 2 * math.ceil(math.log2(len(members))) + 1  # requests for halves after a fault
         for member in members:
             member.batch = self
@@ -279,7 +280,8 @@ class Batch:
         repeat has met one too."""
         if isinstance(failure, UpstreamRejected):
             return True
-        if not failure.repeated or not _is_of_the_work(failure) or self._asker.broken(failure.upstream or ""):
+        self._repeated = self._repeated or failure.repeated
+        if not self._repeated or not _is_of_the_work(failure) or self._asker.broken(failure.upstream or ""):
             return False
         self._further -= 2
         return self._further >= 0
