@@ -16,7 +16,7 @@ from typing import TypeVar
 import httpx
 
 from .conftest import until
-from .test_cli import LAST_LINE, SECONDS, environment
+from .test_cli import LAST_LINE, ROOT, SECONDS, environment
 
 
 @dataclass
@@ -55,14 +55,16 @@ P = TypeVar("P", bound=Program)
 
 
 @asynccontextmanager
-async def started(kind: type[P], folder: Path, configuration: bytes, *words: str) -> AsyncIterator[P]:
-    """Serving on a free port; killed at the end, if it still runs."""
+async def started(
+    kind: type[P], folder: Path, configuration: bytes, *words: str, root: Path = ROOT
+) -> AsyncIterator[P]:
+    """Serving on a free port; killed at the end, if it still runs. ``root`` is the checkout that is run."""
     (folder / "config.yaml").write_bytes(configuration)
     with (folder / "log").open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "app", "serve", "--port", "0", *words],
             cwd=folder,
-            env=environment({"XDG_RUNTIME_DIR": str(folder)}),
+            env=environment({"XDG_RUNTIME_DIR": str(folder), "PYTHONPATH": str(root)}),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

@@ -1,0 +1,256 @@
+"""Keys that are refused, empty or limited, and upstreams that keep failing: who is asked by many callers, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..conftest import Script, Seen, replies, until
+from ..program import Program
+from .crowd import (
+    Kind,
+    Provider,
+    Told,
+    after,
+    aihubmix_at,
+    asks,
+    crowd,
+    gateway,
+    jina_at,
+    key_of,
+    provider,
+    right,
+    secret,
+    wrongs,
+)
+
+REFUSALS: dict[str, Script] = {
+    "401": replies({"detail": "Invalid API key"}, 401),
+    "402": replies({"detail": "Insufficient balance"}, 402),
+    "403": replies({"detail": "Forbidden"}, 403),
+    "429": replies({"detail": "slow down"}, 429, retry_after="30"),
+}
+refused = pytest.mark.parametrize("refusal", REFUSALS)
+BREAK_SECONDS = 10.0  # docs/keys.md
+WAITING_SECONDS = 0.1  # of an answer, in bursts that are there to wait for something
+
+
+async def burst(program: Program, count: int = 40, kind: Kind = "embeddings") -> list[Told]:
+    return await crowd(program.port, asks(kind, count))
+
+
+def both(jina: Provider, aihubmix: Provider, *keys: str) -> dict[str, Any]:
+    return {"jina": jina_at(jina.url, *keys), "aihubmix": aihubmix_at(aihubmix.url)}
+
+
+# Only calls that are on the wire touch a key that is known not to work.
+
+
+@refused
+@pytest.mark.parametrize("kind", ["embeddings", "rerank", "deepsearch stream", "deepsearch"])
+async def test_a_key_known_to_fail_is_left_alone(kind: Kind, refusal: str, tmp_path: Path) -> None:
+    async with provider() as jina, provider() as aihubmix:
+        jina.always(REFUSALS[refusal])
+        async with gateway(tmp_path, both(jina, aihubmix)) as program:
+            for count in (1, 40, 200):
+                assert wrongs(await burst(program, count, kind)) == []
+    assert len(jina.seen) == 1
+
+
+@refused
+async def test_calls_on_the_wire_meet_the_refusal_and_no_others_do(refusal: str, tmp_path: Path) -> None:
+    """The first of 40 is told; while the others wait, 40 more come: none of those goes to the key."""
+    known = asyncio.Event()
+    async with provider() as jina, provider() as aihubmix:
+        all_came = after(lambda: len(jina.seen) == 40, REFUSALS[refusal])
+        jina.first(all_came, *[after(known.is_set, REFUSALS[refusal])] * 39, *[REFUSALS[refusal]] * 1000)
+        async with gateway(tmp_path, both(jina, aihubmix)) as program:
+            on_the_wire = asyncio.create_task(burst(program))
+            await until(lambda: len(aihubmix.seen) == 1)  # whose call was told
+            assert wrongs(await burst(program)) == []
+            known.set()
+            assert wrongs(await on_the_wire) == []
+            assert wrongs(await burst(program, 200)) == []
+    assert len(jina.seen) == 40
+
+
+# Some keys of one upstream.
+
+
+@refused
+@pytest.mark.parametrize("count", [40, 200])
+async def test_one_of_two_keys_fails_and_nobody_sees_it(count: int, refusal: str, tmp_path: Path) -> None:
+    bad = secret("jina", "bad")
+    async with provider() as jina:
+        jina.faults = lambda request: REFUSALS[refusal] if key_of(request) == bad else None
+        async with gateway(tmp_path, {"jina": jina_at(jina.url, "bad", "good")}) as program:
+            assert wrongs(await burst(program, count)) == []
+            met = times(jina, bad)
+            assert met >= 1
+            for _ in range(2):
+                assert wrongs(await burst(program, count)) == []
+    assert times(jina, bad) == met
+
+
+def times(provider: Provider, key: str) -> int:
+    """How often it was asked with this key."""
+    return sum(key_of(request) == key for request in provider.seen)
+
+
+@refused
+async def test_four_keys_that_fail_cost_nobody_an_answer(refusal: str, tmp_path: Path) -> None:
+    """One caller, whose first call is answered already. No key is asked twice."""
+    names = ("a", "b", "c", "d")
+    async with provider() as jina, provider() as aihubmix:
+        jina.always(REFUSALS[refusal])
+        async with gateway(tmp_path, both(jina, aihubmix, *names)) as program:
+            for _ in range(8):
+                assert wrongs(await burst(program, 1)) == []
+            for _ in range(3):
+                assert wrongs(await burst(program)) == []
+    assert all(times(jina, secret("jina", name)) <= 1 for name in names)
+
+
+# All keys of all upstreams.
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status", "code"), [("401", 502, "upstream_auth"), ("402", 503, "upstream_quota")], ids=["401", "402"]
+)
+async def test_where_every_key_is_refused_each_is_asked_by_one_call_at_a_time(
+    refusal: str, status: int, code: str, tmp_path: Path
+) -> None:
+    async with provider() as jina, provider() as aihubmix:
+        for each in (jina, aihubmix):
+            each.always(REFUSALS[refusal])
+        async with gateway(tmp_path, both(jina, aihubmix, "a", "b")) as program:
+            for _ in range(4):
+                assert_refused(await burst(program, 1), status, code)
+            assert all(times(jina, secret("jina", name)) for name in ("a", "b"))
+            for each in (jina, aihubmix):
+                each.most.clear()
+            for _ in range(3):
+                assert_refused(await burst(program), status, code)
+            assert set((jina.most | aihubmix.most).values()) <= {1}
+            # An account that was topped up works with the next call.
+            jina.always(None)
+            assert wrongs(await burst(program, 1)) == []
+            assert wrongs(await burst(program)) == []
+
+
+def assert_refused(told: list[Told], status: int, code: str) -> None:
+    assert {(each.status, each.code) for each in told} == {(status, code)}
+    assert {each.headers.get("x-should-retry") for each in told} == {"false"}
+
+
+async def test_where_every_key_is_limited_the_time_is_told_and_none_is_asked_before(tmp_path: Path) -> None:
+    async with provider() as jina, provider() as aihubmix:
+        jina.always(replies({"detail": "slow"}, 429, retry_after="90"))
+        aihubmix.always(replies({"error": "slow"}, 429, retry_after="60"))
+        async with gateway(tmp_path, both(jina, aihubmix)) as program:
+            await burst(program, 1)
+            for _ in range(3):
+                told = await burst(program)
+                assert {(each.status, each.code) for each in told} == {(429, "upstream_rate_limited")}
+                assert all(30 <= int(each.headers["retry-after"]) <= 60 for each in told)
+    assert (len(jina.seen), len(aihubmix.seen)) == (1, 1)
+
+
+# A rest that ends.
+
+
+class Limited:
+    """A provider that says 429 ``limits`` times, for a second each. No request comes before its time: ``early``."""
+
+    def __init__(self, limits: int) -> None:
+        self.limits = limits
+        self.until = 0.0
+        self.early = 0
+
+    def __call__(self, request: Seen) -> Script | None:
+        now = time.monotonic()
+        self.early += now < self.until
+        if not self.limits:
+            return None
+        self.limits -= 1
+        self.until = now + 1.0
+        return replies({"detail": "slow down"}, 429, retry_after="1")
+
+
+async def test_a_limited_key_is_waited_for(tmp_path: Path) -> None:
+    """There is no other: all wait until its time has come, and are answered."""
+    async with provider() as jina:
+        jina.faults = limited = Limited(1)
+        async with gateway(tmp_path, {"jina": jina_at(jina.url)}) as program:
+            assert wrongs(await burst(program, 1)) == []
+            limited.limits = 1
+            assert wrongs(await burst(program, 1)) + wrongs(await burst(program)) == []
+    assert limited.early == 0
+
+
+async def test_a_rest_that_ends_is_tried_by_one_call_whose_failure_is_seen_by_nobody(tmp_path: Path) -> None:
+    """The one that tries is held until 40 others are answered elsewhere; then it meets a 429 too."""
+    async with provider() as jina, provider() as aihubmix:
+        limited, before = Limited(3), 0
+        aihubmix.pause = WAITING_SECONDS
+
+        def tried(request: Seen) -> Script | None:
+            script = limited(request)
+            if len(jina.seen) == 1:
+                return script
+            return after(lambda: len(aihubmix.seen) >= before + 39, script or right)
+
+        jina.faults = tried
+        async with gateway(tmp_path, both(jina, aihubmix)) as program:
+            assert wrongs(await burst(program, 1)) == []
+            for trials in (2, 3):
+                async with asyncio.timeout(60):
+                    while len(jina.seen) < trials:
+                        before = len(aihubmix.seen)
+                        assert wrongs(await burst(program)) == []
+                assert len(jina.seen) == trials
+    assert limited.early == 0
+
+
+# An upstream that keeps failing.
+
+
+async def test_a_broken_upstream_is_asked_last_and_then_by_one_call(tmp_path: Path) -> None:
+    failed = [0.0]
+
+    async def fails(request: Seen, writer: asyncio.StreamWriter) -> None:
+        failed.append(time.monotonic())
+        await replies({"detail": "busy"}, 503)(request, writer)
+
+    async with provider() as jina, provider() as aihubmix:
+        jina.always(fails)
+        async with gateway(tmp_path, both(jina, aihubmix)) as program:
+            assert wrongs(await burst(program)) == []
+            met, until_then = len(jina.seen), failed[-1] + BREAK_SECONDS
+            for _ in range(3):
+                assert wrongs(await burst(program)) == []
+            assert len(jina.seen) == met or time.monotonic() > until_then
+            aihubmix.pause = WAITING_SECONDS
+            jina.always(after(lambda: len(aihubmix.seen) >= before + 39, fails))
+            async with asyncio.timeout(60):
+                while len(jina.seen) == met:
+                    before = len(aihubmix.seen)
+                    assert wrongs(await burst(program)) == []
+            assert time.monotonic() > until_then
+    assert len(jina.seen) == met + 1
+
+
+async def test_where_all_are_broken_all_are_asked(tmp_path: Path) -> None:
+    """Nothing is refused for it: the answer is there with the first call for which one is."""
+    async with provider() as jina, provider() as aihubmix:
+        for each in (jina, aihubmix):
+            each.always(replies({"detail": "busy"}, 503))
+        async with gateway(tmp_path, both(jina, aihubmix)) as program:
+            told = await burst(program)
+            assert {(each.status, each.code) for each in told} == {(503, "upstream_error")}
+            aihubmix.always(None)
+            assert wrongs(await burst(program)) == []
