@@ -5,14 +5,14 @@ WORKDIR /src
 RUN python -m venv --without-pip /opt/torii
 
 # The dependencies first: a change of the code alone does not install them again.
-COPY pyproject.toml ./
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*p['dependencies'], *p['optional-dependencies']['tokens'], sep='\n')" > requirements.txt \
- && pip --python /opt/torii/bin/python install --no-compile -r requirements.txt
+COPY requirements/run.txt requirements/
+RUN pip --python /opt/torii/bin/python install --no-compile --require-hashes --only-binary :all: -r requirements/run.txt
 
-COPY LICENSE README.md ./
+# setuptools builds Torii, and no more.
+COPY pyproject.toml LICENSE README.md ./
 COPY app ./app
-RUN pip --python /opt/torii/bin/python install --no-compile --no-deps . \
+RUN pip --python /opt/torii/bin/python install --no-compile --no-deps --no-build-isolation . \
+ && pip --python /opt/torii/bin/python uninstall --yes setuptools \
  && find /opt/torii/lib -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \
  && python -m compileall -q --invalidation-mode unchecked-hash /opt/torii/lib
 

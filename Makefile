@@ -1,5 +1,5 @@
 # Torii's verbs; `make` alone lists them. What they install lies in this folder, and `make clean` removes it; only the
-# peers of the benchmark and the Node clients, which are large, lie in ~/.cache.
+# peers of the benchmark and the Node clients, which are large, lie in ~/.cache. The versions are those of requirements/.
 #
 #   make test PYTHON=python3.13     another interpreter, with a venv of its own beside the usual one
 #   make run ARGS="--port 9000"     options of `torii serve`
@@ -8,13 +8,17 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out file,$(origin PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
+RESOLVER := $(or $(UV),.venv-uv/bin/uv)
 INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
+# The versions and hashes of a lock, and nothing that would first have to be built; then Torii itself, from the checkout.
+LOCKED := $(INSTALL) --require-hashes --only-binary :all: -r
+TORII := $(INSTALL) --no-deps --no-build-isolation --editable .
 
 # What translates must be tested to the last branch.
 PURE := app/types.py,app/errors.py,app/sse.py,app/routing.py,app/models.py,app/jsontext.py,app/redact.py,app/tokens.py,app/usage.py,app/vectors.py,app/endpoints/*,app/upstreams/*
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check coverage faults soak fuzz fuzz-atheris clients clients-node bench bench-peers install clean
+.PHONY: help run test test-newest test-min lock check coverage faults soak fuzz fuzz-atheris clients clients-node bench bench-peers install clean
 .NOTPARALLEL:
 
 help: ## list the verbs
@@ -25,6 +29,20 @@ run: $(VENV)/.run ## start the gateway: with JINA_API_KEY or AIHUBMIX_API_KEY fo
 
 test: $(VENV)/.dev ## run all tests
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+test-newest: $(RESOLVER) ## run all tests with the newest versions that pyproject.toml allows, in a venv of their own
+	@$(call test-with,newest,highest)
+
+test-min: $(RESOLVER) ## run all tests with the oldest versions that pyproject.toml allows, in a venv of their own
+	@$(call test-with,min,lowest-direct)
+
+lock: $(RESOLVER) ## renew requirements/: the newest versions for every Python and system, with their hashes
+	@all=$$(mktemp) && trap 'rm -f "$$all"' EXIT && \
+	$(call pin,--extra test --extra check --extra faults --extra bench,"$$all") && \
+	$(call pin,--extra tokens --constraint "$$all",requirements/run.txt) && \
+	$(call pin,--extra test --extra check --constraint "$$all",requirements/dev.txt) && \
+	$(call pin,--extra faults --constraint "$$all",requirements/faults.txt) && \
+	$(call pin,--extra bench --constraint "$$all",requirements/bench.txt)
 
 check: $(VENV)/.dev ## lint, format, types, architecture, documentation
 	@$(BIN)/ruff check --quiet .
@@ -49,7 +67,7 @@ fuzz: $(VENV)/.dev ## search long for what breaks the readers of JSON, events, a
 	@$(BIN)/python -m pytest -q tests/fuzz --hypothesis-profile=fuzz $(ARGS)
 
 fuzz-atheris: $(VENV)/.dev ## the same guided by coverage, a minute each for JSON and events; needs Atheris, thus CPython on Linux
-	@$(INSTALL) --editable '.[fuzz]'
+	@$(INSTALL) --no-build-isolation --editable '.[fuzz]'
 	@for target in json events; do $(BIN)/python -m tests.fuzz.guided $$target -max_total_time=60 -max_len=512 $(ARGS) || exit 1; done
 
 clients: $(VENV)/.dev ## run the large Python clients, and the OpenAI SDK of older versions, in a venv of their own
@@ -75,25 +93,25 @@ clean: ## remove .venv and everything else that was made here
 	@rm -rf .venv .venv-* .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A stamp is as old as the installation; a changed pyproject.toml makes it anew.
+# A stamp is as old as the installation; a changed lock or pyproject.toml makes it anew.
 
-$(VENV)/.run: pyproject.toml | $(BIN)/python
+$(VENV)/.run: requirements/run.txt pyproject.toml | $(BIN)/python
 	@echo "installing Torii into $(VENV) ..."
-	@$(INSTALL) --editable '.[tokens]'
+	@$(LOCKED) $< && $(TORII)
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(BIN)/python
 	@echo "installing Torii and its tests' needs into $(VENV) ..."
-	@$(INSTALL) --editable '.[test,check]'
+	@$(LOCKED) $< && $(TORII)
 	@touch $@ $(VENV)/.run
 
-$(VENV)/.faults: $(VENV)/.dev
-	@$(INSTALL) --editable '.[faults]'
+$(VENV)/.faults: requirements/faults.txt $(VENV)/.dev
+	@$(LOCKED) $<
 	@touch $@
 
-$(VENV)/.bench: pyproject.toml | $(VENV)/.dev
+$(VENV)/.bench: requirements/bench.txt | $(VENV)/.dev
 	@echo "installing what the benchmark needs into $(VENV) ..."
-	@$(INSTALL) --editable '.[bench]'
+	@$(LOCKED) $<
 	@touch $@
 
 $(BIN)/python:
@@ -102,3 +120,19 @@ $(BIN)/python:
 	  echo "apt-get install python3 python3-venv git make" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV)
 	@echo '*' > $(VENV)/.gitignore
+
+# uv resolves for Pythons and systems other than this one, and to the oldest versions; pip does neither.
+.venv-uv/bin/uv:
+	@$(PYTHON) -m venv .venv-uv
+	@.venv-uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+# $(call pin,options,file): setuptools is in each, since Torii is built with it.
+pin = echo setuptools | $(RESOLVER) pip compile --quiet --upgrade --universal --python-version 3.11 --only-binary :all: \
+	--generate-hashes --no-annotate --no-emit-package torii-gateway --custom-compile-command 'make lock' pyproject.toml - $(1) \
+	--output-file $(2)
+
+# $(call test-with,name,resolution)
+test-with = $(PYTHON) -m venv --clear $(VENV)-$(1) && \
+	$(RESOLVER) pip install --quiet --python $(VENV)-$(1)/bin/python --resolution $(2) --editable '.[test]' && \
+	echo $$($(RESOLVER) pip freeze --quiet --exclude-editable --python $(VENV)-$(1)/bin/python) && \
+	$(VENV)-$(1)/bin/python -m pytest -q $(ARGS)

@@ -133,7 +133,7 @@ def build_client(settings: Settings, *, seconds: float | None = None) -> Client:
         user_agent=f"torii/{__version__}",
         connect=times.connect_seconds,
         connections=settings.max_connections,
-        ca=settings.ca_file.read_bytes() if settings.ca_file else b"",
+        ca=settings.ca_file.pem if settings.ca_file else b"",
     )
     return Client(
         engine(settings.http_client, wire),

@@ -1,26 +1,32 @@
-"""Another key, another target, once more: the one retry loop there is.
+"""Asking upstreams until one answers: the one retry loop there is, for a stream, a whole call, a part or a batch.
 
-A request that is wrong is wrong everywhere, so that ends the loop. A DeepSearch run that an upstream
-may have begun is paid for, so it is not begun again. Everything else is tried at the next key that the
-failure does not touch, then at the next target, and a pure call once more from the first, up to ``most``
-upstream calls in all and within the budget for retries, so that a fault meets no storm. A call that met a 429
-is made once more too where the time that was stated is within its patience. For a caller who has left nothing
-is tried again.
+    Attempts -> failover: the next target -> pool: a key -> client: the request -> pool: the outcome
+
+Which targets and keys a failed call may go on to is decided in ``failover``. Repeats at an upstream that has failed
+by itself have a budget, so that a fault meets no storm. Nothing is asked again for a caller who has left.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from itertools import chain
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Protocol, TypeVar, cast
 
-from .departures import CallerGone, Presence
-from .errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited
-from .joining import Joining
-from .pool import Lease, Pool
-from .quota import MINUTE, Need
-from .types import Route, Target
+from msgspec.structs import replace
+
+from .batching import Answer, Batcher, Member, billed, divided, merged, still_wanted
+from .client import Client
+from .departures import CallerGone
+from .errors import UpstreamError, UpstreamRateLimited
+from .failover import Failover, first_ready
+from .jsontext import Malformed, decode
+from .lease import Lease
+from .meter import Record, Use
+from .pool import Pool
+from .quota import Need
+from .types import Call, Fold, Json, Reply, Stream, Target
+from .usage import answered, counted, counts
 
 T = TypeVar("T")
 Attempt = Callable[[Target, Lease], Awaitable[T]]
@@ -32,131 +38,260 @@ RETRIES_ALWAYS = 3
 PARTS_AT_ONCE = 8  # of one call
 
 
+class Audience(Protocol):
+    """Those who wait for an answer. ``target`` is what is at work for them, None while nothing is."""
+
+    target: Target | None
+
+    @property
+    def deserted(self) -> bool:
+        """Whether all have left."""
+
+
+class Crowd:
+    """The audience of a batch."""
+
+    def __init__(self, members: list[Member]) -> None:
+        self._members = members
+
+    @property
+    def target(self) -> Target | None:
+        return self._members[0].record.presence.target
+
+    @target.setter
+    def target(self, target: Target | None) -> None:
+        for member in self._members:
+            member.record.presence.target = target
+
+    @property
+    def deserted(self) -> bool:
+        return all(member.record.presence.deserted for member in self._members)
+
+
 class Attempts:
-    def __init__(self, pools: Mapping[str, Pool], *, most: int = 3) -> None:
+    """``most``: a call that has met so many faults of upstreams is not repeated."""
+
+    def __init__(self, pools: Mapping[str, Pool], client: Client, *, most: int = 3) -> None:
         self._pools = pools
+        self._client = client
         self._most = most
-        self._joining = Joining()
+        self._batcher = Batcher(self)
         self._under_way = 0
         self._repeats = 0
 
-    async def first(self, route: Route, need: Need, attempt: Attempt[T], presence: Presence) -> T:
-        """What the first attempt that succeeds gives. Raises the UpstreamError that tells the caller most."""
-        failures: list[UpstreamError] = []
-        again: list[Target] = []
-        self._under_way += 1
-        try:
-            for target in chain(self._best_first(route), again):
-                tried: set[str] = set()
-                while len(failures) < self._most and (not failures or self._may_repeat(presence)):
-                    try:
-                        return await self._once(target, need, tried, attempt, repeat=bool(failures))
-                    except UpstreamError as failure:
-                        failures.append(failure)
-                        presence.target = None
-                        if _ends(failure, target):
-                            raise
-                        if _is_of_the_key(failure) and self._pools[target.upstream.name].others(tried):
-                            continue
-                        if target not in again and self._may_help(target, need, failure):
-                            again.append(target)
-                        break
-            raise _telling(failures)
-        finally:
-            self._under_way -= 1
-            failures.clear()  # each knows this frame by its traceback
+    def best(self, targets: Sequence[Target]) -> Target:
+        """The target that is asked first, as things are."""
+        return first_ready(targets, self._pools)
 
-    async def _once(self, target: Target, need: Need, tried: set[str], attempt: Attempt[T], *, repeat: bool) -> T:
-        pool = self._pools[target.upstream.name]
-        self._repeats += repeat
-        try:
-            lease = pool.at_once(need, tried) or await self._joining.lease(pool, target, need, tried)
-            tried.add(lease.key.alias)
-            try:
-                answer = await attempt(target.with_key(lease.key), lease)
-            except UpstreamError as failure:
-                if not self._blame(lease, target, failure):
-                    tried.discard(lease.key.alias)  # another key failed, that of a part
-                raise
-            finally:
-                if not lease.kept:
-                    lease.release()
-            pool.succeeded(lease)
-            return answer
-        except UpstreamError as failure:
-            failure.upstream = target.upstream.name
-            if target.model.deepsearch and not isinstance(failure, UpstreamRateLimited):
-                failure.should_retry = False
-            raise
-        finally:
-            self._repeats -= repeat
+    def way(self, targets: Sequence[Target], need: Need, repeats: bool = True) -> Failover:
+        """Through all of these targets. Without ``repeats`` none is asked again after a fault of its own."""
+        return Failover(targets, self._pools, need, self._most if repeats else 0)
 
-    async def parts(self, target: Target, lease: Lease, asks: Sequence[Callable[[Target], Awaitable[T]]]) -> list[T]:
-        """What all the parts of a call give, in order, each with a key of its own; the first with the call's.
+    def broken(self, upstream: str) -> bool:
+        return self._pools[upstream].breaker.open
 
-        The first that fails ends the others. Once a call has begun, its parts wait for their keys as long as the call
-        may take, and one at a time, so that a large call does not stand in the small ones' way. Parts that nobody
-        wants any more are not asked for; those at work come to their end, and then CallerGone is raised.
+    # ------------------------------------------------------------ whole answers
+
+    async def ask(self, part: Call, way: Failover, record: Record, line: asyncio.Lock | None = None) -> Answer:
+        """The answer to a call or a part of one, alone or in a batch, and the target that gave it.
+
+        With a ``line`` the part waits there, and for its key as long as the call may take.
+        """
+        join = partial(Member, part, record, way.need) if way.need.batch else None
+        return await self.first(way, partial(self._send, part, record), record.presence, join=join, line=line)
+
+    async def parts(self, asks: Sequence[Callable[[asyncio.Lock | None], Coroutine[Any, Any, T]]]) -> list[T]:
+        """The answers to all parts of a call, in order; the first part that fails for good ends the others.
+
+        The later parts wait for their keys as long as the call may take, and one at a time, so that a large call does
+        not stand in the small ones' way. Parts that nobody wants any more are not asked for; those at work come to
+        their end, and then CallerGone is raised.
         """
         if len(asks) == 1:
-            return [await asks[0](target)]
-        line, room = asyncio.Lock(), asyncio.Semaphore(PARTS_AT_ONCE - 1)
-        later = [self._later(target, ask, line, room) for ask in asks[1:]]
-        results = await _together([self._part(target, lease, asks[0]), *later])
+            return [await asks[0](None)]
+        line, room = asyncio.Lock(), asyncio.Semaphore(PARTS_AT_ONCE)
+        lines = [None, *[line] * (len(asks) - 1)]
+        results = await _all([_in(room, ask(line)) for ask, line in zip(asks, lines, strict=True)])
         if any(isinstance(result, CallerGone) for result in results):
             raise CallerGone
         return [result for result in results if not isinstance(result, CallerGone)]
 
-    async def _later(
-        self, target: Target, ask: Callable[[Target], Awaitable[T]], line: asyncio.Lock, room: asyncio.Semaphore
-    ) -> T | CallerGone:
-        pool = self._pools[target.upstream.name]
-        async with room:
-            async with line:
-                lease = await _patiently(pool)
-            result = await self._part(target.with_key(lease.key), lease, ask)
-        if not isinstance(result, CallerGone):
-            pool.succeeded(lease)
-        return result
+    # ------------------------------------------------------------ batches
 
-    async def _part(self, target: Target, lease: Lease, ask: Callable[[Target], Awaitable[T]]) -> T | CallerGone:
+    async def together(self, members: list[Member], targets: Sequence[Target], target: Target, lease: Lease) -> None:
+        need = Need(sum(member.need.tokens for member in members), since=max(member.need.since for member in members))
+        way = self.way(targets, need)
+        way.start(target, lease)
+        await self.first(way, partial(self._send_together, members), Crowd(members))
+
+    async def once(self, members: list[Member], target: Target) -> None:
+        lease = await self._pools[target.upstream.name].lease(Need(sum(member.need.tokens for member in members)))
+        await self._with(lease, target, partial(self._send_together, members))
+
+    # ------------------------------------------------------------ the loop
+
+    async def first(
+        self,
+        way: Failover,
+        attempt: Attempt[T],
+        audience: Audience,
+        *,
+        join: Join | None = None,
+        line: asyncio.Lock | None = None,
+    ) -> T:
+        """The result of the first attempt that succeeds. Raises the UpstreamError that tells the caller most.
+
+        ``join`` makes a member that may wait for a key with others; in the ``line`` parts wait for theirs.
+        """
+        self._under_way += 1
+        target = way.first()
         try:
-            return await ask(target)
-        except CallerGone as gone:
-            return gone
+            while True:
+                repeats = way.repeats
+                self._repeats += repeats
+                key: Lease | Member | None = None
+                try:
+                    key, way.lease = way.lease, None
+                    key = key or await self._key(way, target, join, line)
+                    if not isinstance(key, Member):
+                        return await self._with(key, target, attempt)
+                except UpstreamError as failure:
+                    audience.target = None
+                    way.failed(target, _told_by(failure, target), key.key if isinstance(key, Lease) else None)
+                else:
+                    return cast("T", await key.answered())
+                finally:
+                    self._repeats -= repeats
+                if audience.deserted:
+                    raise way.error()
+                target = way.next(budget=self._repeats < max(RETRIES_ALWAYS, RETRY_SHARE * self._under_way))
+        finally:
+            self._under_way -= 1
+            way.failures.clear()
+
+    async def _key(self, way: Failover, target: Target, join: Join | None, line: asyncio.Lock | None) -> Lease | Member:
+        """A lease, or a member of a batch that has one."""
+        pool, tried, need = self._pools[target.upstream.name], way.tried(target), way.need
+        if (lease := pool.at_once(need, tried)) is not None:
+            return lease
+        if line is not None:
+            return await _patiently(pool, way, target, line)
+        if join is None:
+            return await pool.lease(need, tried)
+        member = join()
+        if not tried and await self._batcher.enter(pool, target, way.targets, member):
+            return member
+        return await pool.lease(replace(need, batch=False), tried)
+
+    async def _with(self, lease: Lease, target: Target, attempt: Attempt[T]) -> T:
+        pool = self._pools[target.upstream.name]
+        try:
+            answer = await attempt(target.with_key(lease.key), lease)
+            pool.succeeded(lease)
+            return answer
         except UpstreamError as failure:
-            self._blame(lease, target, failure)
+            pool.failed(lease, _told_by(failure, target))
             raise
         finally:
-            lease.release()
+            if not lease.kept:
+                lease.release()
 
-    def _blame(self, lease: Lease, target: Target, failure: UpstreamError) -> bool:
-        """Counts a failure against its key, unless that was done: it has the upstream's name from then on."""
-        if failure.upstream is not None:
-            return False
-        failure.upstream = target.upstream.name
-        self._pools[target.upstream.name].failed(lease, failure)
-        return True
+    # ------------------------------------------------------------ one request
 
-    def _best_first(self, route: Route) -> Sequence[Target]:
-        """In order, but those of an upstream that keeps failing last."""
-        if len(route.targets) == 1:
-            return route.targets
-        return sorted(route.targets, key=lambda target: self._pools[target.upstream.name].breaker.last)
+    async def open(self, call: Call, record: Record, target: Target, lease: Lease) -> tuple[Stream, Fold]:
+        """A stream whose head has come. Raises UpstreamError, also for a status that is an error."""
+        use = record.ask(target, call)
+        try:
+            request = target.upstream.request(call, target)
+            stream = await self._client.open(request, record.started, partial(sent, lease, [use]))
+            if stream.status < 300:
+                return stream, target.upstream.fold(call, target)
+            try:
+                raise target.upstream.error(call, target, Reply(stream.status, stream.headers, await stream.read()))
+            finally:
+                await stream.aclose()
+        except UpstreamError as failure:
+            use.fail(call, failure)
+            raise
 
-    def _may_help(self, target: Target, need: Need, failure: UpstreamError) -> bool:
-        """Whether to ask the target once more after all others: not a refused key, nor one whose rest is too long."""
-        if isinstance(failure, UpstreamRateLimited):
-            seconds = failure.retry_after
-            return seconds is not None and self._pools[target.upstream.name].patient(need, seconds)
-        return not _is_of_the_key(failure)
+    async def _send(self, part: Call, record: Record, target: Target, lease: Lease) -> Answer:
+        record.presence.ask()
+        use = record.ask(target, part)
+        try:
+            answer = await self._request(part, target, lease, [use], record.started)
+        except UpstreamError as failure:
+            use.fail(part, failure, failure.usage)
+            raise
+        said = answer.get("usage")
+        use.end(part, said, 0 if counted(said) else answered(answer))
+        return target, answer
 
-    def _may_repeat(self, presence: Presence) -> bool:
-        return not presence.deserted and self._repeats < max(RETRIES_ALWAYS, RETRY_SHARE * self._under_way)
+    async def _send_together(self, members: list[Member], target: Target, lease: Lease) -> None:
+        asked = still_wanted(members)
+        if not asked:
+            raise CallerGone
+        several = len(asked) > 1
+        uses = [member.record.ask(target, member.part) for member in asked]
+        try:
+            answer = await self._request(merged(asked), target, lease, uses, asked[0].record.started)
+        except UpstreamError as failure:
+            for use, member, said in zip(uses, asked, billed(failure.usage, asked), strict=True):
+                use.fail(member.part, failure, said, share=several)
+            raise
+        for use, member, own in zip(uses, asked, divided(answer, asked), strict=True):
+            use.end(member.part, own["usage"], share=several)
+            member.tell((target, own))
+
+    async def _request(self, part: Call, target: Target, lease: Lease, uses: Sequence[Use], started: float) -> Json:
+        reply = await self._client.send(target.upstream.request(part, target), started, partial(sent, lease, uses))
+        if reply.status >= 300:
+            raise target.upstream.error(part, target, reply)
+        try:
+            return target.upstream.reply(part, target, reply.body)
+        except UpstreamError as failure:
+            failure.usage = _billed(reply.body)
+            raise
 
 
-async def _together(parts: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """What they give, in order. The first that fails ends the others.
+Join = Callable[[], Member]
+
+
+def sent(lease: Lease, uses: Sequence[Use]) -> None:
+    """To be called before the first byte of a request goes out. Raises UpstreamError if the key rests by now."""
+    lease.check()
+    for use in uses:
+        use.reached = True
+
+
+def _told_by(failure: UpstreamError, target: Target) -> UpstreamError:
+    failure.upstream = target.upstream.name
+    if target.model.deepsearch and not isinstance(failure, UpstreamRateLimited):
+        failure.should_retry = False
+    return failure
+
+
+def _billed(body: bytes) -> Json | None:
+    """What a 2xx answer that is none was billed: its counts, empty if it has none; None if it is no answer at all."""
+    try:
+        payload = decode(body)
+    except Malformed:
+        return {} if body.lstrip()[:1] == b"{" else None
+    if not isinstance(payload, dict):
+        return None
+    said = counts(payload.get("usage"))
+    return said if said or {"data", "results"} & payload.keys() else None
+
+
+async def _in(room: asyncio.Semaphore, part: Coroutine[Any, Any, T]) -> T | CallerGone:
+    async with room:
+        try:
+            return await part
+        except CallerGone as gone:
+            return gone
+
+
+async def _all(parts: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results, in order. The first part that fails ends the others.
 
     No TaskGroup: Python 3.11's leaves the task in which a part failed marked as one that is being cancelled, and a
     deadline that rings in a later attempt takes its own cancellation for another's.
@@ -171,24 +306,13 @@ async def _together(parts: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         raise
 
 
-async def _patiently(pool: Pool) -> Lease:
-    """Out of the line in between, so that those with less patience go first where the wait is long."""
-    while True:
-        try:
-            return await pool.lease(Need())  # the tokens of all parts were counted with the first
-        except UpstreamRateLimited as full:
-            await asyncio.sleep(full.retry_after or 1.0)
-
-
-def _ends(failure: UpstreamError, target: Target) -> bool:
-    return not failure.elsewhere or (failure.accepted and target.model.deepsearch)
-
-
-def _is_of_the_key(failure: UpstreamError) -> bool:
-    return isinstance(failure, UpstreamRateLimited | UpstreamAuth | UpstreamQuota)
-
-
-def _telling(failures: list[UpstreamError]) -> UpstreamError:
-    """The last failure, unless an earlier one says when to come back."""
-    waits = [failure for failure in failures if isinstance(failure, UpstreamRateLimited)]
-    return min(waits, key=lambda failure: failure.retry_after or MINUTE) if waits else failures[-1]
+async def _patiently(pool: Pool, way: Failover, target: Target, line: asyncio.Lock) -> Lease:
+    """Leaves the pool's line between tries, so that calls with less patience go first."""
+    async with line:
+        while True:
+            try:
+                return await pool.lease(Need(), way.tried(target))  # the first part has counted all tokens
+            except UpstreamRateLimited as full:
+                if way.can_go_elsewhere:
+                    raise
+                await asyncio.sleep(full.retry_after or 1.0)

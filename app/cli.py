@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
-from .command import Wrong, config_option, host_option, load, port_option, reason
+from .command import Commands, Wrong, config_option, host_option, load, port_option, reason
 from .operate import healthcheck, reload, upstreams, usage
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .store import Database
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "-V", "--version", prog_name="torii", message="%(prog)s %(version)s")
 def main() -> None:
     """A local, OpenAI-compatible gateway for Jina AI and AIHubMix: embeddings, rerank and DeepSearch.
@@ -76,7 +76,7 @@ def serve(config: Path | None, host: str | None, port: int | None, workers: int 
 
 def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> int:
     """The exit code, once it has ended."""
-    from . import report, workers
+    from . import report, workers, writer
     from .assembly import with_caller_key
     from .reload import Origin
     from .runfile import opened
@@ -85,6 +85,7 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
     # tiktoken would copy its vocabulary into the folder for temporary files, and fail where none can be written.
     if "TIKTOKEN_CACHE_DIR" not in os.environ:
         os.environ.setdefault("DATA_GYM_CACHE_DIR", "")
+    writer.redirect()
     settings, key = with_caller_key(settings)
     try:
         sockets = listen(settings.host, settings.port)
@@ -99,7 +100,7 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
         port = sockets[0].getsockname()[1]
         runfile = closing.enter_context(opened(port))
         began = report.started(resolved, port, key, ledger) + "\n"
-        return workers.serve(origin, sockets, runfile, database, lambda: click.echo(began, err=True))
+        return workers.serve(origin, sockets, runfile, database, lambda: print(began, file=sys.stderr))
 
 
 def _ledger(settings: Settings, closing: ExitStack) -> tuple[Database | None, str]:

@@ -5,15 +5,16 @@ UpstreamError only where there is no answer. Deadlines are deadlines: none begin
 but ``idle``, which is for streams and stands under two others.
 
     connect            [---]
-    headers                 [------]                    and on to a stream's first event
+    headers                 [------]                    to the head
     reply                           [------------]      the rest of a whole body
     idle                            [--][---][--]       a stream: between two pieces, whatever is in them
-    event                           [--------][--]      a stream: between two events; comments are none
+    event                           [--------][--]      a stream: to its first event, and between two; comments are none
     total              [--------------------------]
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from .unpacking import Inflate, Plain, unpacking
 
 # Of an answer that is an error no more is kept than could be told of it.
 ERROR_BYTES = 64 * 1024
-SAID_OF_ERRORS = ("retry-after", "date")
+SAID_OF_ERRORS = ("retry-after", "date", "content-type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +98,23 @@ class _Stream:
         self._answer = answer
         self._alarm = alarm
         self._client = client
-        self._event_until = alarm.until
+        self._event_until = time.monotonic() + client.deadlines.event
+        self._idle_until = 0.0  # where a piece is waited for already
         self._total_until = ends
         self._body: Plain | Inflate | None = None
         self.status = answer.status
         self.event_bytes = client.sizes.event
         self.headers: Mapping[str, str] = _said(answer) if answer.status >= 300 else {}
 
-    async def pieces(self) -> Iterable[bytes] | None:
-        """What comes next of the body; None at its end."""
+    async def pieces(self, look: float = math.inf) -> Iterable[bytes] | None:
+        """What comes next of the body; None at its end, nothing where the time ``look`` is reached first."""
         if self._body is None:
             self._body = unpacking(self._answer.header("content-encoding"))
-        data = await self._piece(time.monotonic() + self._client.deadlines.idle)
+        until = self._idle_until or time.monotonic() + self._client.deadlines.idle
+        data = await self._piece(until, look)
+        self._idle_until = until if data is None else 0.0
+        if data is None:
+            return ()
         return self._body.feed(data) if data else None
 
     def progressed(self) -> None:
@@ -136,16 +142,18 @@ class _Stream:
     async def aclose(self) -> None:
         await self._answer.aclose()
 
-    async def _piece(self, until: float) -> bytes:
-        """The next piece, unless it comes too late for any of the deadlines."""
+    async def _piece(self, until: float, look: float = math.inf) -> bytes | None:
+        """The next piece, unless it comes too late for any of the deadlines; None where ``look`` is before them."""
         if (at_hand := self._answer.at_hand()) is not None:
             return at_hand
         until = min(until, self._event_until, self._total_until)
-        self._alarm.until = until if self._client.ending is None else 0.0
+        self._alarm.until = min(until, look) if self._client.ending is None else 0.0
         try:
             with self._alarm:
                 return await self._answer.chunk()
         except TimeoutError:
+            if look < until and self._client.ending is None:
+                return None
             raise self._client.late() from None
 
 

@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource
-from pydantic_settings.exceptions import SettingsError
+
+from .files import read
 
 Keys = tuple[str | int, ...]
 Values = dict[str, Any]
@@ -43,14 +45,13 @@ _NOT_SETTINGS = (CONFIG_VARIABLE, SECRETS_VARIABLE, "TORII_CALLER_KEY_FILE", "TO
 _SERVICE_LINK = re.compile(r"TORII_(SERVICE_(HOST|PORT)(_.*)?|PORT_\d+_(TCP|UDP).*|NAME|ENV_.*)")
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
-# What PyYAML quotes of the file, but for its own names of tokens.
-_QUOTED = re.compile(r"""(['"])[^<>\s]{3,}\1""")
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
 _WORDS = {
     "missing": "is missing",
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
     "float_parsing": "must be a number",
@@ -58,17 +59,19 @@ _WORDS = {
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "string_type": "must be text",
+    "path_type": "must be the name of a file",
     "list_type": "must be a list",
     "dict_type": "must be a mapping of names",
     "model_type": "must be a mapping of keys",
     "model_attributes_type": "must be a mapping of keys",
-    "literal_error": "must be {expected}",
     "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
     "too_short": "must have at least {min_length} of its kind",
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
+    "too_long": "must have at most {max_length} characters",
+    "invalid_key": "the key must be text",
 }
 
 
@@ -151,7 +154,7 @@ def file(path: Path) -> Source:
     """The YAML of a configuration file, with ``${VAR}`` and ``${VAR:-default}`` filled in; ``$${`` is ``${``."""
     source = Source(str(path))
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read(path).decode("utf-8-sig")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is not None and _survey(node, source):
             source.values = _filled(_mapping(yaml.safe_load(text), source), source)
@@ -160,18 +163,38 @@ def file(path: Path) -> Source:
     except UnicodeDecodeError as error:
         source.mistakes.append(Mistake(str(path), "", f"is not UTF-8 text, at byte {error.start}"))
     except yaml.YAMLError as error:
-        source.mistakes.append(_unreadable(path, error))
+        source.mistakes.append(_unreadable(path, text, error))
+    except RecursionError:
+        source.mistakes.append(Mistake(str(path), "", "nested too deep"))
     except ValueError:
         source.mistakes.append(Mistake(str(path), "", "a number or a date in it is none; put it in quotes"))
     return source
 
 
-def _unreadable(path: Path, error: yaml.YAMLError) -> Mistake:
-    """PyYAML's own text quotes the file, keys and all; only its position and its reason are said."""
-    mark = getattr(error, "problem_mark", None)
-    reason = getattr(error, "problem", None) or "characters that YAML does not allow"
-    what = f"is not YAML: {_QUOTED.sub('...', reason)}"
-    return Mistake(str(path), "", what, line=mark.line + 1 if mark else 0)
+def _unreadable(path: Path, text: str, error: yaml.YAMLError) -> Mistake:
+    """PyYAML's own text quotes the file, keys and all, and changes with its version; only the place is its."""
+    if isinstance(error, yaml.reader.ReaderError):
+        line, what = text.count("\n", 0, error.position), "a character that YAML does not allow"
+    else:
+        mark = error.problem_mark  # type: ignore[attr-defined]  # every other error of it has one
+        line, what = mark.line, _fault(text[mark.index :], mark.column + 1)
+    return Mistake(str(path), "", f"is not YAML: {what}", line=line + 1)
+
+
+def _fault(rest: str, column: int) -> str:
+    """``rest`` is the text from the place at which it could not be read on."""
+    if not rest.strip():
+        return "it ends where a bracket, a quote or a value is still missing"
+    faults = (what for sign, what in _FAULTS.items() if rest.startswith(sign))
+    return next(faults, f"look at the quotes, brackets, colons and the indentation before column {column}")
+
+
+_FAULTS = {
+    "\t": "a tab, where only spaces are allowed",
+    "*": "an alias (*) for what is named (&) nowhere above; a text that begins so needs quotes",
+    "!": "a tag (!), and none is known here; a text that begins so needs quotes",
+    "---": "a second document begins here, and one is read",
+}
 
 
 def _survey(node: yaml.Node, source: Source, keys: Keys = (), above: frozenset[int] = frozenset()) -> bool:
@@ -242,11 +265,9 @@ def _variable(match: re.Match[str]) -> str:
 def environment(settings: type[BaseSettings]) -> Source:
     """``TORII_PORT``, ``TORII_TIMEOUTS__IDLE_SECONDS`` and so on; an empty variable is none."""
     source = Source("environment", called=lambda keys: PREFIX + "__".join(map(str, keys)).upper())
-    try:
-        source.values = EnvSettingsSource(settings)()
-    except SettingsError as error:
-        name = re.search(r'field "(\w+)"', str(error))
-        source.mistakes.append(source.mistake((name[1],) if name else (), "must be JSON"))
+    variables = _Variables(settings)
+    source.values = variables()
+    source.mistakes += [source.mistake((name,), "must be JSON") for name in variables.wrong]
     if str(source.values.get("port", "")).startswith("tcp://"):
         del source.values["port"]
     known = tuple(settings.model_fields)
@@ -254,6 +275,21 @@ def environment(settings: type[BaseSettings]) -> Source:
         what = unknown_key(variable.removeprefix(PREFIX).partition("__")[0].lower(), known)
         source.mistakes.append(Mistake("environment", variable, what.replace("key", "setting", 1)))
     return source
+
+
+class _Variables(EnvSettingsSource):
+    """Goes on where a variable is not the JSON that it has to be, and notes it in ``wrong``."""
+
+    def __init__(self, settings: type[BaseSettings]) -> None:
+        super().__init__(settings)
+        self.wrong: list[str] = []
+
+    def prepare_field_value(self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool) -> Any:
+        try:
+            return super().prepare_field_value(field_name, field, value, value_is_complex)
+        except ValueError:
+            self.wrong.append(field_name)
+            return None
 
 
 def _foreign(known: Sequence[str]) -> Iterator[str]:
@@ -290,7 +326,7 @@ def _secrets_directory(source: Source) -> Path | None:
 
 def _put_file(source: Source, keys: tuple[str, ...], path: Path, name: str) -> None:
     try:
-        value = path.read_text(encoding="utf-8").strip()
+        value = read(path).decode("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         what = f"cannot be read: {reason}" if name == str(path) else f"{path} cannot be read: {reason}"
@@ -325,21 +361,34 @@ def _words(kind: str, found: Any, keys: Keys, settings: type[BaseModel]) -> str:
     if kind == "value_error":
         return str(context["error"])
     if kind == "missing" and isinstance(found["input"], dict):
-        choices = get_args(_model_at(settings, keys[:-1]).model_fields[str(keys[-1])].annotation)
-        return f"is missing; one of {', '.join(map(str, choices))}" if choices else "is missing"
+        choices = _choices(settings, keys)
+        return f"is missing; one of {', '.join(choices)}" if choices else "is missing"
+    if kind == "literal_error":
+        *most, last = map(repr, _choices(settings, keys))
+        return f"must be {', '.join(most)} or {last}" if most else f"must be {last}"
     if kind == "string_type" and isinstance(found["input"], (int, float, date)):
         return "must be text; put it in quotes"
-    return _WORDS.get(kind, "cannot be used: " + str(found["msg"])).format(**context)
+    return _WORDS.get(kind, "cannot be used").format(**context)
 
 
-def _model_at(annotation: Any, keys: Keys) -> type[BaseModel]:
+def _choices(settings: type[BaseModel], keys: Keys) -> tuple[str, ...]:
+    """The words that the field at the path takes; none where it takes any."""
+    annotation = _annotation_at(settings, keys)
+    return next((get_args(kind) for kind in (annotation, *get_args(annotation)) if get_origin(kind) is Literal), ())
+
+
+def _model_at(settings: type[BaseModel], keys: Keys) -> type[BaseModel]:
     """The model whose field stands at the path."""
+    found: type[BaseModel] = _bare(_annotation_at(settings, keys))
+    return found
+
+
+def _annotation_at(annotation: Any, keys: Keys) -> Any:
     for key in keys:
         annotation = _bare(annotation)
         is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
         annotation = annotation.model_fields[str(key)].annotation if is_model else get_args(annotation)[-1]
-    found: type[BaseModel] = _bare(annotation)
-    return found
+    return annotation
 
 
 def _bare(annotation: Any) -> Any:

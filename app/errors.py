@@ -156,13 +156,22 @@ class Overloaded(Unavailable):
 
 
 class UpstreamError(ToriiError):
-    """``upstream`` is the name of the one that failed, where it is known; ``reason`` is for the log alone."""
+    """``upstream`` is the name of the one that failed, if it is known; ``reason`` is for the log alone.
+
+    ``asked``: a request was made for it; False if the gateway knew without one. ``repeatable``: the same request may
+    end otherwise; ``repeated``: it was made again and has failed again. ``usage`` is what the failed request was
+    billed, if the upstream says so.
+    """
 
     status = 502
     code = "upstream_error"
     elsewhere = True
+    asked: bool = True
+    repeatable: bool = True
+    repeated: bool = False
     upstream: str | None = None
     reason: str | None = None
+    usage: dict[str, Any] | None = None
 
     def headers(self) -> dict[str, str]:
         return {**super().headers(), **({"x-torii-upstream": self.upstream} if self.upstream else {})}
@@ -240,6 +249,25 @@ class UpstreamTooLarge(UpstreamFailed):
 class UpstreamTruncated(UpstreamError):
     code = "upstream_stream_truncated"
     accepted = True
+
+
+def key_refused(upstream: str) -> UpstreamAuth:
+    return UpstreamAuth(
+        f"{upstream} refused the key that this gateway has for it. Your own key is fine; "
+        "the gateway's operator has to look at the upstream's key"
+    )
+
+
+def account_empty(upstream: str) -> UpstreamQuota:
+    return UpstreamQuota(
+        f"the gateway's account at {upstream} has no balance left; its operator has to recharge it or add a key"
+    )
+
+
+def rate_limited(upstream: str, seconds: float) -> UpstreamRateLimited:
+    return UpstreamRateLimited(
+        f"rate limited by {upstream}; retry after {max(1, round(seconds))} s", retry_after=seconds
+    )
 
 
 def told(error: Exception) -> ToriiError:

@@ -14,24 +14,23 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 
-from msgspec.structs import replace
-
 from .alarm import Clock
 from .attempts import Attempts
-from .cache import Cache, Lookup, Outcome
+from .cache import Cache, Found, Lookup, Outcome
 from .client import Client
 from .departures import CallerGone
 from .endpoints import PATHS, Endpoint
 from .endpoints.chat import Chat, collect
-from .errors import InvalidRequest, ToriiError, Unavailable, told
+from .errors import InvalidRequest, ToriiError, Unavailable, UpstreamError, told
+from .failover import Failover
 from .incoming import Incoming, parse
 from .keys import Callers
-from .meter import Meter, Record, reach
-from .pool import Lease
+from .lease import Lease
+from .meter import Meter, Record
 from .quota import Need
-from .relay import Relay, Source, translate
+from .relay import Relay, begin, translate
 from .routing import RouteTable
-from .types import Call, ChatCall, Fold, Json, Reply, Route, Stream, Target, Value
+from .types import Call, ChatCall, Json, Route, Target, Value
 
 
 class Answer(Value, frozen=True):
@@ -43,7 +42,8 @@ class Answer(Value, frozen=True):
 
 
 class Gateway:
-    """``seconds`` bounds a call in all, ``message`` cleans what callers are told."""
+    """``seconds`` bounds a call in all; after ``ping_seconds`` a stream that says nothing is handed on all the same.
+    ``message`` cleans what callers are told."""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Gateway:
         cache: Cache,
         meter: Meter,
         seconds: float = 1800.0,
+        ping_seconds: float = 15.0,
         message: Callable[[str], str] = str,
     ) -> None:
         self.callers = callers
@@ -66,6 +67,7 @@ class Gateway:
         self._meter = meter
         self._clock = Clock()
         self._seconds = seconds
+        self._ping_seconds = ping_seconds
         self._message = message
 
     async def handle(self, endpoint: Endpoint, incoming: Incoming) -> Answer:
@@ -80,7 +82,8 @@ class Gateway:
                 need = Need.of(incoming.body, route)
                 if call.stream:
                     attempt = partial(self._stream, endpoint, call, record)
-                    return await self._attempts.first(route, need, attempt, record.presence)
+                    way = self._attempts.way(route.targets, need)
+                    return await self._attempts.first(way, attempt, record.presence)
                 lookup = self._cache.lookup(record, route, incoming.cache_control)
                 work = partial(self._asked, endpoint, lookup, route, need)
                 outcome = await lookup.hit(partial(endpoint.render, call)) or await lookup.shared(work)
@@ -123,74 +126,60 @@ class Gateway:
         return route
 
     async def _asked(self, endpoint: Endpoint, lookup: Lookup, route: Route, need: Need, record: Record) -> Outcome:
-        attempt = partial(self._whole, endpoint, lookup, record)
-        return await self._attempts.first(route, lookup.left(need), attempt, record.presence)
+        """The answer of the first targets that give one as a whole."""
+        left: Sequence[Target] = route.targets
+        while True:
+            found = await lookup.at(self._attempts.best(left))
+            targets = lookup.beside(found, left)
+            left = () if len(targets) == len(left) else [target for target in left if target not in targets]
+            try:
+                way = self._attempts.way(targets, need, not left)
+                way.start(found.target)
+                return await self._whole(endpoint, lookup, found, way, record)
+            except UpstreamError as failure:
+                if not (left and failure.elsewhere) or record.presence.deserted:
+                    raise
 
-    async def _whole(self, endpoint: Endpoint, lookup: Lookup, record: Record, target: Target, lease: Lease) -> Outcome:
-        record.ask(target)
-        if target.upstream.streams(record.call, target):
-            outcome = Outcome(target, await self._collected(record.call, record, target))
-        else:
-            found = await lookup.at(target)
-            parts = endpoint.split(found.rest, target.model.max_inputs)
-            asks = [partial(self._ask, part, record, lease) for part in parts]
-            reply = endpoint.merge(found.rest, await self._attempts.parts(target, lease, asks))
-            record.answer(reply)
-            outcome = found.filled(reply)
-        # What cannot be written is not kept, and another target is asked.
-        outcome = replace(outcome, body=endpoint.render(record.call, outcome.reply))
-        lookup.keep(target)
+    async def _whole(self, endpoint: Endpoint, lookup: Lookup, found: Found, way: Failover, record: Record) -> Outcome:
+        if found.target.upstream.streams(record.call, found.target):
+            target, reply = await self._attempts.first(
+                way, partial(self._collected, record.call, record), record.presence
+            )
+            return Outcome(target, reply)
+        parts = endpoint.split(found.rest, found.target.model.max_inputs)
+        ways = way.parted(lookup.needs(way.need, len(parts)))
+        asks = [partial(self._attempts.ask, part, way, record) for part, way in zip(parts, ways, strict=True)]
+        answers = await self._attempts.parts(asks)
+        outcome = found.filled(endpoint.merge(found.rest, [reply for _, reply in answers]), answers[0][0])
+        lookup.keep(found, parts, answers)
         return outcome
 
-    async def _ask(self, part: Call, record: Record, lease: Lease, target: Target) -> Json:
-        record.presence.ask()
-        answer = await lease.ask(part, target, self._send, record)
-        record.add(answer.get("usage"))
-        return answer
-
-    async def _send(self, part: Call, target: Target, records: Sequence[Record]) -> Json:
-        reply = await self._client.send(target.upstream.request(part, target), records[0].started, reach(records))
-        if reply.status >= 300:
-            raise target.upstream.error(part, target, reply)
-        return target.upstream.reply(part, target, reply.body)
-
-    async def _collected(self, call: Call, record: Record, target: Target) -> Json:
+    async def _collected(self, call: Call, record: Record, target: Target, lease: Lease) -> tuple[Target, Json]:
         assert isinstance(call, ChatCall)
-        stream, fold = await self._open(call, record, target)
+        stream, fold = await self._attempts.open(call, record, target, lease)
         try:
             async with aclosing(translate(stream, fold, record)) as source:
-                return collect(call, [event async for events in source for event in events])
+                reply = collect(call, [event async for events in source for event in events])
+        except BaseException as failure:
+            record.streamed(fold.usage, failure if isinstance(failure, ToriiError) else None)
+            raise
+        else:
+            record.streamed(fold.usage)
         finally:
-            record.usage = fold.usage
             await stream.aclose()
+        return target, reply
 
     async def _stream(self, endpoint: Endpoint, call: Call, record: Record, target: Target, lease: Lease) -> Answer:
-        """Waits for the first event, so that an early failure has a status of its own and another target its chance."""
+        """Waits for the first event, so that an early failure has a status of its own and another target its chance.
+
+        Not for longer than a caller may be left without a word: then his stream begins, and what fails is told in it.
+        """
         assert isinstance(endpoint, Chat)
         assert isinstance(call, ChatCall)
-        record.ask(target)
-        stream, fold = await self._open(call, record, target)
-        source = translate(stream, fold, record)
-        try:
-            begin = await anext(source)
-        except BaseException:
-            record.usage = fold.usage
-            await source.aclose()
-            await stream.aclose()
-            raise
-        lease.keep()
-        origin = Source(begin, source, stream, fold, lease.release)
+        stream, fold = await self._attempts.open(call, record, target, lease)
+        origin = await begin(stream, fold, record, lease, self._ping_seconds)
         relay = Relay(origin, endpoint.writer(call), record, meter=self._meter, envelope=self.envelope)
         return Answer(provenance(target), events=relay)
-
-    async def _open(self, call: Call, record: Record, target: Target) -> tuple[Stream, Fold]:
-        stream = await self._client.open(target.upstream.request(call, target), record.started, reach([record]))
-        if stream.status < 300:
-            return stream, target.upstream.fold(call, target)
-        try:
-            raise target.upstream.error(call, target, Reply(stream.status, stream.headers, await stream.read()))
-        finally:
-            await stream.aclose()
 
 
 def provenance(target: Target) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json  # noqa: TID251 - only for what msgspec does not tell: lone surrogates, and which key comes twice
+import json  # noqa: TID251 - only for what msgspec does not tell: lone surrogates, which key comes twice, and the place
+import math
 import re
 from collections.abc import Iterable
 from typing import Any, cast
@@ -12,29 +13,43 @@ import msgspec
 DEPTH_LIMIT = 64
 DIGITS_LIMIT = 100
 
+BOM = b"\xef\xbb\xbf"  # before UTF-8 it means nothing, and is skipped
 _TOO_LARGE = 10**DIGITS_LIMIT
 _TOO_DEEP = f"nested deeper than {DEPTH_LIMIT} levels"
 _TOO_LONG = f"a whole number has more than {DIGITS_LIMIT} digits"
+_TOO_GREAT = "a number is larger than any that a 64-bit float holds"
+_HALF = "a string has half of a surrogate pair, which is no character: \\ud800 to \\udfff come in pairs"
 _KEY_END = re.compile(rb'"[ \t\r\n]*:')
-_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
-_NO_NUMBER = re.compile(rb"-?(?:NaN|Infinity)")
-_PLACE = re.compile(r"\(byte (\d+)\)")
+_STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+_WHOLE_STRING = re.compile(_STRING, re.DOTALL)
+_CONSTANT = re.compile(rf"{_STRING}|(-?(?:NaN|Infinity))", re.DOTALL)
+_SURPLUS_COMMA = re.compile(r",\s*(?=[\]}])")
+
+# Bytes in which the fault is looked for: it takes ten times as long as reading does, and nothing else runs meanwhile.
+LOOK_LIMIT = 1_000_000
 
 
 class Malformed(ValueError):
-    """Not JSON, not UTF-8, a number that no float holds, or nested too deep. The text says which."""
+    """Not JSON, not UTF-8, a number that no float holds, or nested too deep. The text says which, in words of ours:
+    those of a library change with its version."""
 
 
 def decode(data: bytes, form: Any = Any) -> Any:
     """The value of ``data``, as msgspec reads it into the type ``form``. Raises Malformed."""
     try:
-        return msgspec.json.decode(data, type=form)
-    except msgspec.MsgspecError as error:
-        raise Malformed(str(error)) from None
-    except UnicodeDecodeError:
-        raise Malformed("the text is not UTF-8") from None
+        return msgspec.json.decode(data.removeprefix(BOM), type=form)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise Malformed(_fault(data.removeprefix(BOM))) from None
     except RecursionError:
         raise Malformed("nested too deep") from None
+
+
+def check_text(data: bytes) -> None:
+    """Raises Malformed for what is not UTF-8: ``decode`` passes over what it leaves as msgspec.Raw."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise Malformed(f"the text is not UTF-8 (byte {error.start})") from None
 
 
 def numbers(texts: Iterable[msgspec.Raw]) -> list[float]:
@@ -48,10 +63,13 @@ def decode_strict(data: bytes) -> Any:
     Refused are also keys that come twice, more than DEPTH_LIMIT levels and integers of more than DIGITS_LIMIT digits.
     Raises Malformed.
     """
+    data = data.removeprefix(BOM)
     try:
         tree = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed(_reason(data, error)) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise Malformed(_fault(data)) from None
+    except RecursionError:
+        raise Malformed(_TOO_DEEP) from None
     # What ends a key is counted in the text at least once for each, so a sum that is right rules doubles out.
     if _members(tree) != len(_KEY_END.findall(data)):
         json.loads(data, object_pairs_hook=_unique)
@@ -89,41 +107,66 @@ def _unique(pairs: list[tuple[str, Any]]) -> None:
         seen.add(key)
 
 
-def _reason(data: bytes, error: Exception) -> str:
-    """Why it could not be read, in the words of whoever sent it."""
+def _fault(data: bytes) -> str:
+    """Why it could not be read, and the byte at which that shows, counted from 0."""
     if not data.strip():
         return "it is empty"
-    if data.startswith(b"\xef\xbb\xbf"):
-        return "it begins with a byte order mark; send UTF-8 without one"
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:2]:
         return "it is UTF-16 or UTF-32; send UTF-8"
-    if isinstance(error, UnicodeDecodeError):
-        return "the text is not UTF-8"
-    if isinstance(error, RecursionError):
-        return _TOO_DEEP
-    if isinstance(error, msgspec.ValidationError):
-        return _TOO_LONG if "Integer" in str(error) else "a number is larger than any that a 64-bit float holds"
-    return _character(data, str(error))
-
-
-def _character(data: bytes, told: str) -> str:
-    at = int(place[1]) if (place := _PLACE.search(told)) else len(data)
-    if b"\0" in data[max(at - 1, 0) : at + 1]:
-        return f"there is a NUL byte (byte {data.index(0)})"
-    for start in (at, max(at - 1, 0)):  # msgspec points behind the minus
-        if number := _NO_NUMBER.match(data, start):
-            return f"{number[0].decode()} is not a number in JSON (byte {at})"
-    if _HALF_PAIR.search(data) and _is_lenient_json(data):
-        return "a string has half of a surrogate pair, which is no character: \\ud800 to \\udfff come in pairs"
-    return told
-
-
-def _is_lenient_json(data: bytes) -> bool:
+    if len(data) > LOOK_LIMIT:
+        return "it is malformed; where is told only of what has at most 1 MB"
     try:
-        json.loads(data)
-    except (ValueError, RecursionError):
-        return False
-    return True
+        check_text(data)
+        return _fault_in(data.decode())
+    except Malformed as error:
+        return str(error)
+
+
+def _fault_in(text: str) -> str:
+    """Only the place is taken from the standard library. Raises Malformed for a number that is none."""
+    try:
+        tree = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=lambda _: _refuse_constant(text))
+        json.dumps(tree, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        return _unexpected(text, error.pos)
+    except UnicodeEncodeError:
+        return _HALF
+    except RecursionError:
+        return _TOO_DEEP
+    return "it is not of the expected form"
+
+
+def _unexpected(text: str, at: int) -> str:
+    if comma := _SURPLUS_COMMA.match(text, at):  # from Python 3.13 on the comma is blamed, before it what follows
+        at = comma.end()
+    if text[at - 1 : at] == "\\":
+        at -= 1
+    place = f"(byte {len(text[:at].encode())})"
+    if at >= len(text):
+        return f"it ends before it is complete {place}"
+    if text[at] == "\0":
+        return f"there is a NUL byte {place}"
+    if text[at] == '"' and not _WHOLE_STRING.match(text, at):
+        return f"a string has no end {place}"
+    return f"unexpected {text[at]!a} {place}"
+
+
+def _whole(digits: str) -> int:
+    if len(digits.lstrip("-")) > DIGITS_LIMIT:
+        raise Malformed(_TOO_LONG)
+    return 0
+
+
+def _finite(number: str) -> float:
+    if math.isinf(value := float(number)):
+        raise Malformed(_TOO_GREAT)
+    return value
+
+
+def _refuse_constant(text: str) -> Any:
+    """Raises Malformed for the first of them that stands in no string."""
+    found = next(match for match in _CONSTANT.finditer(text) if match[1])
+    raise Malformed(f"{found[1]} is not a number in JSON (byte {len(text[: found.start()].encode())})")
 
 
 def decode_lenient(data: bytes) -> Any:
@@ -134,17 +177,15 @@ def decode_lenient(data: bytes) -> Any:
     """
     try:
         return decode(data)
-    except Malformed:
+    except Malformed as error:
         if b"\\u" not in data:
             raise
+        fault = error
     try:
-        return json.loads(data, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise Malformed(str(error)) from None
-
-
-def _refuse(constant: str) -> Any:
-    raise Malformed(f"{constant} is not JSON")
+        text = data.removeprefix(BOM)
+        return json.loads(text, parse_constant=lambda _: _refuse_constant(text.decode()))
+    except (ValueError, RecursionError):
+        raise fault from None
 
 
 def encode(value: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""The books: one row for each call that reached an upstream, and what they add up to.
+"""The books: one row for each upstream that a call reached, and what the rows add up to.
 
     meter.settle -> Ledger -> store.write -> calls             read: totals, calls
 
@@ -15,8 +15,8 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from .errors import Unavailable, UpstreamBroken, UpstreamTimeout, UpstreamTruncated
-from .meter import Record, rounded
+from .errors import ToriiError
+from .meter import Record, Use, rounded
 from .store import Database, Row
 from .types import Json
 from .usage import Tokens, tokens
@@ -43,9 +43,6 @@ COLUMNS = (
 INSERT = f"INSERT INTO calls ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - of our own columns
 TEXT_LIMIT = 256  # characters of a name that a caller or an upstream chose
 
-# The ends of a stream at which the upstream had not said that it failed: what it wrote until then is paid for.
-CUT = (UpstreamBroken, UpstreamTimeout, UpstreamTruncated)
-
 
 class Ledger:
     """A sink of the meter. ``redact`` takes out of names what must not be in a file."""
@@ -59,48 +56,48 @@ class Ledger:
         self._clean = lru_cache(1024)(clean)
 
     def __call__(self, record: Record) -> None:
-        if record.reached and record.target is not None:
-            self._write(INSERT, self._row(record, record.target.upstream.name))
+        for upstream, use in record.uses.items():
+            if use.reached:
+                self._write(INSERT, self._row(record, upstream, use))
 
-    def _row(self, record: Record, upstream: str) -> Row:
-        target, call, seconds = record.target, record.call, record.seconds or 0.0
-        assert target is not None
-        prompt, completion, total, estimated = spent(record)
+    def _row(self, record: Record, upstream: str, use: Use) -> Row:
+        seconds = record.seconds or 0.0
+        status, error = outcome(record, use)
+        prompt, completion, total, estimated = spent(use)
         return (
             int((time.time() - seconds) * 1000),
             record.caller,
-            call.endpoint,
-            self._clean(call.model),
+            record.call.endpoint,
+            self._clean(record.call.model),
             upstream,
-            self._clean(target.name),
-            target.key.alias,
-            record.status,
-            record.error and record.error.code and self._clean(record.error.code),
+            self._clean(use.target.name),
+            use.target.key.alias,
+            status,
+            error and error.code and self._clean(error.code),
             prompt,
             completion,
             total,
             int(estimated),
             rounded(seconds, 1_000_000),
-            None if record.first_event is None else rounded(record.first_event, 1_000_000),
-            record.attempts,
+            None if use.first_event is None else rounded(use.first_event, 1_000_000),
+            use.attempts,
             record.request_id,
         )
 
 
-def spent(record: Record) -> Tokens:
-    """The call's tokens. An upstream that said that it failed took none, unless it counts some."""
-    if record.usage is None and not _worked(record):
-        return Tokens()
-    used = tokens(record.call, record.usage, record.written)
-    return used._replace(estimated=True) if record.estimated else used
+def outcome(record: Record, use: Use) -> tuple[int | None, ToriiError | None]:
+    """What the caller got; of an upstream that was left for another one, why."""
+    if use.error is None or use.answered or use is record.current or record.status == 499:
+        return record.status, record.error
+    return use.error.status, use.error
 
 
-def _worked(record: Record) -> bool:
-    """Whether an upstream that has counted nothing did, or began, what is paid for."""
-    error = record.error
-    if error is None or isinstance(error, Unavailable):
-        return True
-    return record.first_event is not None and isinstance(error, CUT)
+def spent(use: Use) -> Tokens:
+    """The tokens of the requests that have ended, and of those whose end nobody waited for."""
+    total = use.spent
+    for part in use.pending:
+        total = total.plus(tokens(part, use.last, use.written))
+    return total
 
 
 # ---------------------------------------------------------------- reading
@@ -113,13 +110,14 @@ GROUPS = {
     "endpoint": "endpoint",
     "day": "strftime('%Y-%m-%d', time / 1000, 'unixepoch')",
 }
+# A call has a row for each upstream that it reached; it has failed if none of them has an answer.
 _SUMS = {
-    "calls": "count(*)",
-    "failed": "total(status >= 400)",
+    "calls": "count(DISTINCT request_id)",
+    "failed": "count(DISTINCT request_id) - count(DISTINCT CASE WHEN status < 400 THEN request_id END)",
     "prompt_tokens": "total(prompt_tokens)",
     "completion_tokens": "total(completion_tokens)",
     "total_tokens": "total(total_tokens)",
-    "estimated_calls": "total(estimated)",
+    "estimated_calls": "count(DISTINCT CASE WHEN estimated THEN request_id END)",
     "estimated_tokens": "total(total_tokens * estimated)",
     "seconds": "avg(seconds)",
 }

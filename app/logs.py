@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, TextIO
+from typing import Any
 
 import msgspec
+
+from .writer import STDERR, Writer, writer
 
 Redact = Callable[[str], str]
 
@@ -43,9 +44,11 @@ def configure(level: str, redact: Redact, json: bool) -> None:
 
     ``redact`` sees every text that came with a record: message, fields and traceback.
     """
-    handler = Lazy(sys.stderr)
+    handler = next((there for there in logging.root.handlers if isinstance(there, Lazy)), None) or Lazy(writer(STDERR))
     handler.setFormatter(JsonLines(redact) if json else TextLines(redact))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    writer(STDERR).dropped = handler.dropped
+    logging.root.handlers[:] = [handler]
+    logging.root.setLevel(logging.WARNING)
     logging.getLogger(_OWN).setLevel(level.upper())
     logging.getLogger(f"{_SERVER}.error").addFilter(_is_told)
     # That a server has started is said by the command line, with more in it.
@@ -62,11 +65,12 @@ def _is_told(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
-class Lazy(logging.StreamHandler[TextIO]):
+class Lazy(logging.Handler):
     """Puts what a loop has logged into words once in a while, so that many lines cost one write; a warning at once."""
 
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
+    def __init__(self, writer: Writer) -> None:
+        super().__init__()
+        self._writer = writer
         self._records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -82,13 +86,19 @@ class Lazy(logging.StreamHandler[TextIO]):
             self.handleError(record)
 
     def flush(self) -> None:
-        """Also called at the end of the process."""
+        """Also called at the end of the process. What is to be dropped is not put into words."""
         self.acquire()  # other threads log too
         records, self._records = self._records, []
         self.release()
-        if records:
-            self.stream.write("".join(map(self._line, records)))
-        super().flush()
+        if records and self._writer.full:
+            self._writer.drop(len(records))
+        elif records:
+            self._writer.put("".join(map(self._line, records)), len(records))
+
+    def dropped(self, lines: int) -> str:
+        """The line that says so."""
+        said = {"name": "torii.logs", "levelno": logging.WARNING, "levelname": "WARNING", "msg": _DROPPED}
+        return self._line(logging.makeLogRecord({**said, "args": (lines,)}))
 
     def _line(self, record: logging.LogRecord) -> str:
         try:
@@ -96,6 +106,9 @@ class Lazy(logging.StreamHandler[TextIO]):
         except Exception:  # noqa: BLE001 - as logging does: what cannot be logged fails nothing
             self.handleError(record)
             return ""
+
+
+_DROPPED = "%d log lines were dropped: nobody read them, or they could not be written"
 
 
 class Lines(logging.Formatter):

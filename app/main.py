@@ -150,10 +150,11 @@ def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[
         callers=build_callers(settings),
         routes=routes,
         client=client,
-        attempts=Attempts(pools, most=settings.max_attempts),
+        attempts=Attempts(pools, client, most=settings.max_attempts),
         cache=process.shelf.cache(settings),
         meter=Meter(log, *books, *process.sinks),
         seconds=settings.timeouts.total_seconds,
+        ping_seconds=settings.ping_seconds,
         message=redactor.message,
     )
     return gateway, pools

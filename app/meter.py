@@ -1,4 +1,4 @@
-"""What became of each call: one record for each, whichever way it ended."""
+"""One record per call, whatever its outcome, and the sinks that are told of it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,102 @@ from dataclasses import dataclass, field
 from . import usage
 from .departures import Presence
 from .endpoints.fields import total_usage
-from .errors import ToriiError, UpstreamTimeout
+from .errors import ToriiError, Unavailable, UpstreamBroken, UpstreamTimeout, UpstreamTruncated
 from .types import Call, Event, Json, Target
+from .usage import Tokens
 
 logger = logging.getLogger("torii.calls")
+
+# The ends of a stream at which the upstream has not said that it failed.
+CUT = (UpstreamBroken, UpstreamTimeout, UpstreamTruncated)
+
+
+NOTHING = Tokens()
+
+
+@dataclass(slots=True)
+class Use:
+    """What one upstream did for a call; it becomes a row of the ledger.
+
+    ``target`` is the last that was asked there, ``attempts`` counts the requests, ``reached``: a byte of one was sent.
+    ``spent`` are the tokens of the requests that have ended, ``counted`` the upstream's own counts of them, added up.
+    ``pending`` are the requests without an end yet, in full or in part; ``last`` is what a stream has counted so far,
+    ``written`` the bytes of answer that it has sent, ``first_event`` the seconds from the call's start to its first
+    event. ``error`` is why the upstream was left, ``answered``: it gave at least one whole answer.
+    """
+
+    target: Target
+    attempts: int = 0
+    reached: bool = False
+    answered: bool = False
+    error: ToriiError | None = None
+    spent: Tokens = NOTHING
+    counted: Json | None = None
+    pending: list[Call] = field(default_factory=list)
+    last: Json | None = None
+    written: int = 0
+    first_event: float | None = None
+
+    def begin(self, target: Target, part: Call) -> None:
+        self.target = target
+        self.attempts += 1
+        self.pending.append(part)
+        if self.attempts > 1:
+            self.error = self.last = self.first_event = None
+            self.written = 0
+
+    def end(self, part: Call, said: Json | None, written: int = 0, *, share: bool = False) -> None:
+        """An answer has come. ``share``: what it says of tokens is this call's share of what several cost together."""
+        self.answered = True
+        self._book(part, said, written, share=share)
+
+    def fail(self, part: Call, error: ToriiError, said: Json | None = None, *, share: bool = False) -> None:
+        """No answer has come of a request; ``said`` is what it was billed all the same, None if that is not known."""
+        self.error = error
+        if said is not None:
+            self._book(part, said, 0, share=share)
+        else:
+            self._drop(part)
+
+    def cut(self, part: Call, error: ToriiError) -> None:
+        """A stream has failed. What it had written is paid for, unless the upstream has said that it failed."""
+        self.error = error
+        begun = self.first_event is not None and isinstance(error, CUT)
+        if self.last is not None or begun or isinstance(error, Unavailable):
+            said, self.last = self.last, None
+            self._book(part, said, self.written, share=False)
+        else:
+            self._drop(part)
+
+    @property
+    def usage(self) -> Json | None:
+        return self.counted if self.last is None else added(self.counted, self.last)
+
+    def _book(self, part: Call, said: Json | None, written: int, *, share: bool) -> None:
+        self._drop(part)
+        tokens = usage.tokens(part, said, written)
+        tokens = tokens._replace(estimated=True) if share else tokens
+        self.spent = tokens if self.spent is NOTHING else self.spent.plus(tokens)
+        self.counted = added(self.counted, said)
+
+    def _drop(self, part: Call) -> None:
+        if len(self.pending) == 1:
+            self.pending.clear()
+        else:
+            self.pending = [other for other in self.pending if other is not part]
+
+
+def added(before: Json | None, said: Json | None) -> Json | None:
+    return total_usage([before, said]) if before and said else said or before
 
 
 @dataclass(slots=True)
 class Record:
-    """One call. ``status`` is what the caller saw, 499 where he left; ``seconds`` are of the monotonic clock.
+    """One call. ``status`` is what the caller saw, 499 if they left; ``seconds`` are of the monotonic clock.
 
-    ``target`` is the last that was tried, ``attempts`` how many were, ``reached`` whether any of them was sent a byte.
-    ``usage`` is what it said of tokens, ``written`` the bytes of answer that were seen, of a whole
-    one only where it does not count them, ``error`` what went wrong.
-    ``estimated``: the usage is this call's share of what several cost together.
-    ``cache`` is how much of it was at hand: hit, partial, miss, or off; None where nobody looks.
+    ``uses`` are the upstreams that were asked, by their names, ``current`` the one asked last. ``free`` is the usage of
+    an answer that cost nothing here, ``error`` what went wrong. ``cache`` is how much of the answer was at hand: hit,
+    partial, miss, or off; None for a call that the cache does not take.
     """
 
     request_id: str
@@ -32,55 +113,78 @@ class Record:
     call: Call
     presence: Presence = field(default_factory=Presence)
     started: float = field(default_factory=time.monotonic)
-    target: Target | None = None
-    attempts: int = 0
-    reached: bool = False
+    uses: dict[str, Use] = field(default_factory=dict)
+    current: Use | None = None
+    hit: Target | None = None
     status: int | None = None
     error: ToriiError | None = None
-    usage: Json | None = None
-    estimated: bool = False
+    free: Json | None = None
     cache: str | None = None
-    written: int = 0
-    first_event: float | None = None
     seconds: float | None = None
 
     def late(self) -> UpstreamTimeout:
-        """Its time is over. A run that may go on is paid for, so the SDKs are told not to ask for it again."""
+        """The call's time is over. A run that may go on is paid for, so the SDKs are told not to ask for it again."""
         late = UpstreamTimeout("the call took longer than this gateway allows")
         if self.target is not None:
             late.upstream = self.target.upstream.name
             late.should_retry = False if self.target.model.deepsearch else None
         return late
 
-    def ask(self, target: Target) -> None:
-        """An attempt at ``target`` begins; what an earlier one gave counts no more."""
-        self.target = self.presence.target = target
-        self.attempts += 1
-        self.usage, self.written, self.first_event = None, 0, None
-        self.estimated = False
+    def ask(self, target: Target, part: Call) -> Use:
+        """A request for ``part`` of the call to ``target`` begins."""
+        self.presence.target = target
+        use = self.uses.get(target.upstream.name)
+        if use is None:
+            use = self.uses[target.upstream.name] = Use(target)
+        use.begin(target, part)
+        self.current = use
+        return use
 
     def see(self, events: Iterable[Event]) -> None:
         """Events of a stream have come."""
-        if self.first_event is None:
-            self.first_event = time.monotonic() - self.started
-        self.written += usage.seen(events)
+        use = self.current
+        assert use is not None
+        if use.first_event is None:
+            use.first_event = time.monotonic() - self.started
+        use.written += usage.seen(events)
 
-    def answer(self, reply: Json) -> None:
-        """A whole answer has come. What it says of its tokens may be anything."""
-        said = reply.get("usage")
-        self.usage = said if isinstance(said, dict) else None
-        self.written = 0 if usage.counted(self.usage) else usage.answered(reply)
-
-    def add(self, usage: Json | None) -> None:
-        """What a part of a whole answer cost; the parts before it have been paid for, whatever becomes of the rest."""
-        if isinstance(usage, dict):
-            self.usage = total_usage([self.usage, usage]) if self.usage else usage
+    def streamed(self, said: Json | None, error: ToriiError | None = None) -> None:
+        """A stream has ended, which has counted these tokens; ``error`` is why it was no success."""
+        use = self.current
+        if use is not None and self.status is None:
+            use.last = said
+            if error is not None:
+                use.cut(self.call, error)
 
     def take(self, other: Record) -> None:
-        """What was asked of upstreams under ``other``, and what it cost, is this one's, and no longer that one's."""
-        self.target, self.attempts, self.reached = other.target, other.attempts, other.reached
-        self.usage, self.written, self.estimated = other.usage, other.written, other.estimated
-        other.attempts, other.reached, other.usage, other.written = 0, False, None, 0
+        """What was asked of upstreams for ``other`` is this call's, and no longer that one's."""
+        self.uses, self.current = other.uses, other.current
+        other.uses, other.current, other.hit = {}, None, other.target
+
+    @property
+    def target(self) -> Target | None:
+        """The one that was asked last, or whose answer was at hand."""
+        return self.hit if self.current is None else self.current.target
+
+    @property
+    def attempts(self) -> int:
+        return sum(use.attempts for use in self.uses.values())
+
+    @property
+    def reached(self) -> bool:
+        return any(use.reached for use in self.uses.values())
+
+    @property
+    def usage(self) -> Json | None:
+        """The counts of all upstreams, or those of an answer that was at hand."""
+        said = self.free
+        for use in self.uses.values():
+            said = added(said, use.usage)
+        return said
+
+    @property
+    def first_event(self) -> float | None:
+        return None if self.current is None else self.current.first_event
 
 
 class Meter:
@@ -100,16 +204,6 @@ class Meter:
         record.seconds = time.monotonic() - record.started
         for sink in self._sinks:
             sink(record)
-
-
-def reach(records: Iterable[Record]) -> Callable[[], None]:
-    """To be called when a request for these calls begins to go out."""
-
-    def going() -> None:
-        for record in records:
-            record.reached = True
-
-    return going
 
 
 def log(record: Record) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .command import NotAlive, Wrong, config_option, its_host_option, its_port_option, load, reason
+from .command import Command, NotAlive, Wrong, config_option, its_host_option, its_port_option, load, reason
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -23,7 +23,7 @@ OTHER_OPERATOR = {
 }
 
 
-@click.command()
+@click.command(cls=Command)
 @config_option
 @click.option("--since", metavar="TIME", help="From then on: 7d, 24h, 30m, 2026-11-01 or 2026-11-01T12:30 (UTC).")
 @click.option("--until", metavar="TIME", help="Up to then, in the same forms; a date is to its end.")
@@ -102,7 +102,7 @@ def _groups(given: tuple[str, ...]) -> list[str]:
     return names or ["model"]
 
 
-@click.command()
+@click.command(cls=Command)
 @config_option
 @its_port_option
 def reload(config: Path | None, port: int | None) -> None:
@@ -132,7 +132,7 @@ def reload(config: Path | None, port: int | None) -> None:
         click.echo(f"only after a restart: {', '.join(outcome.restart)}")
 
 
-@click.command()
+@click.command(cls=Command)
 @config_option
 @its_host_option
 @its_port_option
@@ -155,7 +155,7 @@ def healthcheck(config: Path | None, host: str | None, port: int | None) -> None
     click.echo(f"{url} is alive")
 
 
-@click.command()
+@click.command(cls=Command)
 @config_option
 @its_host_option
 @its_port_option

@@ -4,9 +4,10 @@
           -> else, within the call's patience, the first that becomes free
           -> else UpstreamRateLimited, with the time to come back
 
-A key that was refused rests: until the time that a 429 states; where the key or its account is refused, until
-a probe succeeds. Where there is nothing to probe with, one call is let through after each rest. The last key
-is never locked out: where all rest, and none of them wakes in time, the one that rests the shortest is tried.
+A key that was refused rests: until the time that a 429 states; if the key or its account is refused, until a probe
+succeeds, or until the end of the rest if there is nothing to probe with. Then one call at a time tries the key. If all
+keys are shut, one call at a time tries one of them all the same, and the others wait for what becomes of it. A limited
+key is never used before its time.
 """
 
 from __future__ import annotations
@@ -14,16 +15,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from .breaker import Breaker
-from .errors import ToriiError, UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited, UpstreamRejected
-from .meter import Record
+from .errors import (
+    ToriiError,
+    UpstreamAuth,
+    UpstreamError,
+    UpstreamQuota,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    account_empty,
+    key_refused,
+    rate_limited,
+)
+from .lease import Lease, Succession, Waiter, given
 from .quota import Need, Quota
 from .seat import SHUT, Cause, Rest, Seat, fingerprint
-from .types import Call, Json, Key, Target
+from .types import Json, Key
 
 logger = logging.getLogger("torii.pool")
 
@@ -33,68 +42,14 @@ PROBE_FIRST_SECONDS = 60.0  # until an empty account is probed; twice as long ea
 PROBE_SECONDS = 30.0  # for a probe to be answered
 HELD = 0.5  # of a call's patience, for which it may be kept back so that others join it
 
-L = TypeVar("L", bound="Lease")
-
 # Raises ToriiError where the upstream does not take the key.
 Probe = Callable[[Key], Awaitable[None]]
-Send = Callable[[Call, Target, Sequence[Record]], Awaitable[Json]]  # for the calls of these records
-
-
-class Lease:
-    """A key for one call. ``keep`` leaves the release to somebody else; releasing twice is nothing."""
-
-    __slots__ = ("_pool", "kept", "released", "seat", "taken")
-
-    def __init__(self, pool: Pool, seat: Seat, taken: float) -> None:
-        self._pool = pool
-        self.seat = seat
-        self.taken = taken
-        self.kept = False
-        self.released = False
-
-    @property
-    def key(self) -> Key:
-        return self.seat.key
-
-    def keep(self) -> None:
-        self.kept = True
-
-    def stretch(self, tokens: int) -> bool:
-        """Takes more tokens along, where the key's limit allows it now."""
-        return self.seat.stretch(time.monotonic(), tokens)
-
-    def ask(self, part: Call, target: Target, send: Send, record: Record) -> Awaitable[Json]:
-        """What the target answers, asked with ``send``."""
-        return send(part, target, [record])
-
-    def release(self) -> None:
-        if not self.released:
-            self.released = True
-            self._pool.leave(self.seat)
-
-
-@dataclass(slots=True, eq=False)
-class Succession:
-    """The pools that have had the same keys: which goes on with them, and those with somebody in line."""
-
-    now: Pool
-    lines: dict[Pool, None] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class Waiter:
-    """Somebody in line. He is given a lease, or None where it would take him too long: ``seconds``."""
-
-    need: Need
-    tried: Collection[str]
-    given: asyncio.Future[Lease | None]
-    seconds: float = 0.0
 
 
 class Pool:
     """``patience`` is how many seconds after it came a call may still wait for a key; clients such as
-    Haystack's give up after five. ``joining`` are those who wait together, of whom one stands in line for all.
-    ``remember`` is told of each rest."""
+    Haystack's give up after five. ``batching`` counts the calls that wait together, of which one stands in line for
+    all. ``remember`` is told of each rest."""
 
     def __init__(
         self,
@@ -108,19 +63,19 @@ class Pool:
         self.name = name
         self.seats = [Seat(key, quota) for key, quota in keys]
         self.breaker = Breaker(name)
-        self.joining = 0
+        self.batching = 0
         self._patience = patience
         self._probe = probe
         self._remember = remember
         self._turn = 0.0
         self._line: dict[Waiter, None] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._succession = Succession(self)
+        self._succession: Succession[Pool] = Succession(self)
 
     # ------------------------------------------------------------ a key for a call
 
     async def lease(self, need: Need, tried: Collection[str] = ()) -> Lease:
-        """A key that is not of the ``tried``. Raises UpstreamRateLimited where none is free in time."""
+        """A key that is not of the ``tried``. Raises UpstreamError if none is free in time; nothing was asked then."""
         return self.at_once(need, tried) or await self._stand(need, tried)
 
     def at_once(self, need: Need, tried: Collection[str] = ()) -> Lease | None:
@@ -131,19 +86,41 @@ class Pool:
         seat = self._free(now, need, tried)[0]
         return None if seat is None else self._take(now, seat, need)
 
-    def full(self, seconds: float = 1.0) -> UpstreamRateLimited:
-        """The refusal of a call that could not go in time."""
-        limit = f"every key of {self.name} is at the limit that this gateway keeps for it"
-        return UpstreamRateLimited(limit, retry_after=max(1.0, seconds))
+    @property
+    def ready(self) -> bool:
+        """Whether the upstream is to be asked before others: it does not keep failing, and has a key that is usable."""
+        if self.breaker.open and self.breaker.last:
+            return False
+        return not self.seats[0].cause or any(seat.usable(time.monotonic()) for seat in self.seats)
+
+    def refusal(self, seat: Seat | None = None, seconds: float = 1.0) -> UpstreamError:
+        """Why a key, or any of the keys, cannot be used now. No upstream was asked for it."""
+        seats = [seat] if seat else self.seats
+        failure = self._reason(seats, seconds)
+        failure.asked = False
+        failure.upstream = self.name
+        return failure
+
+    def _reason(self, seats: list[Seat], seconds: float) -> UpstreamError:
+        if all(seat.shut for seat in seats):
+            refused = any(seat.cause == "refused" for seat in seats)
+            return key_refused(self.name) if refused else account_empty(self.name)
+        if all(seat.cause for seat in seats):
+            now = time.monotonic()
+            left = min(seat.rests_until - now for seat in seats if not seat.shut)
+            return rate_limited(self.name, max(1.0, left, seconds))
+        return UpstreamRateLimited(
+            f"every key of {self.name} is at the limit that this gateway keeps for it", retry_after=max(1.0, seconds)
+        )
 
     def until(self, need: Need) -> float:
         """When the call's patience ends, by the monotonic clock."""
         return need.since + self._patience
 
     def others(self, tried: Collection[str]) -> bool:
-        """Whether there is a key that neither rests nor was tried."""
+        """Whether there is a key that is usable and was not tried."""
         now = time.monotonic()
-        return any(not seat.rests(now) and seat.key.alias not in tried for seat in self.seats)
+        return any(seat.usable(now) and seat.key.alias not in tried for seat in self.seats)
 
     def patient(self, need: Need, seconds: float) -> bool:
         """Whether the call may still wait so long."""
@@ -151,11 +128,13 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        """How many stand in line, also as one with others."""
-        return self.joining + sum(waiter.need.share is None for waiter in self._line)
+        """How many calls stand in line, alone or together."""
+        return self.batching + sum(not waiter.need.batch for waiter in self._line)
 
-    def leave(self, seat: Seat) -> None:
-        seat.leave()
+    def leave(self, lease: Lease) -> None:
+        lease.seat.leave()
+        if lease.seat.trial is lease:
+            lease.seat.trial = None  # the next call tries the key
         for pool in self._succession.lines:
             pool._serve()
 
@@ -173,39 +152,41 @@ class Pool:
 
     def _take(self, now: float, seat: Seat, need: Need) -> Lease:
         self.breaker.called(now)
-        if seat.cause and not seat.rests(now):
-            if seat.shut:
-                seat.rests_until = now + REST_SECONDS  # this call is let through, and no other
-            else:
-                seat.cause = ""
         self._turn = seat.turn = max(self._turn, seat.turn)
         seat.take(now, need)
-        return Lease(self, seat, now)
+        lease = Lease(self, seat, now)
+        if seat.cause:
+            seat.trial = lease
+        return lease
 
     def _free(self, now: float, need: Need, tried: Collection[str]) -> tuple[Seat | None, float | None]:
-        """The best key that is free now; or None, and the seconds until one is, None where a call has to end first."""
+        """``(key, None)`` if a key is free, ``(None, seconds)`` until one is, ``(None, None)`` if only the end of a
+        call can free one."""
         seats = [seat for seat in self.seats if seat.key.alias not in tried] or self.seats if tried else self.seats
-        hold = need.since + self._patience * HELD if need.share else 0.0
+        hold = need.since + self._patience * HELD if need.batch else 0.0
         best: Seat | None = None
         for seat in seats:
-            better = seat.rests_until <= now and (best is None or seat.load < best.load)
+            better = (not seat.cause or seat.usable(now)) and (best is None or seat.load < best.load)
             # For a call that may be kept back, every key with limits is looked at: they tell a burst by that.
             if (better or (hold and seat.windows)) and seat.room(now, need, hold) == 0 and better:
                 best = seat
         return (best, None) if best is not None else self._soonest(now, need, seats, hold)
 
     def _soonest(self, now: float, need: Need, seats: list[Seat], hold: float) -> tuple[Seat | None, float | None]:
-        """The same where none of these keys is free now."""
-        waits = [
-            None if (room := seat.room(now, need, hold)) is None else max(room, seat.rests_until - now)
-            for seat in seats
-            if not (seat.shut and seat.rests(now))
-        ]
+        """The same if none of these keys is free now."""
+        resting = [seat for seat in seats if not (seat.shut and seat.rests(now))]
+        if not resting:
+            return self._last(now, need, seats)
+        waits = [_wait(seat, now, need, hold) for seat in resting]
         soon = min((wait for wait in waits if wait is not None), default=None)
-        if soon is not None and now + soon <= self.until(need):
-            return None, soon
-        if not all(seat.rests(now) for seat in seats):
-            return None, None if None in waits else soon
+        if None in waits and (soon is None or now + soon > self.until(need)):
+            return None, None
+        return None, soon
+
+    def _last(self, now: float, need: Need, seats: list[Seat]) -> tuple[Seat | None, float | None]:
+        """The same if all of these keys are shut: one of them is tried, by one call at a time."""
+        if any(seat.trial for seat in seats):
+            return None, None
         last = min(seats, key=lambda seat: seat.rests_until)
         wait = last.room(now, need)
         return (None if wait != 0 else last), wait
@@ -213,7 +194,7 @@ class Pool:
     # ------------------------------------------------------------ the line
 
     async def _stand(self, need: Need, tried: Collection[str]) -> Lease:
-        """In line, so that nobody is overtaken by who comes later for the same."""
+        """In line, so that no call is overtaken by a later one for the same."""
         waiter = Waiter(need, tried, asyncio.get_running_loop().create_future())
         self._line[waiter] = None
         self._succession.lines[self] = None
@@ -231,12 +212,12 @@ class Pool:
             if lease is None:
                 self._serve()
         if lease is None:
-            raise self.full(waiter.seconds)
+            raise self.refusal(seconds=waiter.seconds)
         return lease
 
     def _serve(self) -> None:
-        """Keys for those in line, in their order. Who waits for a minute to pass holds up only his own kind;
-        who waits for a call to end, everybody."""
+        """Keys for those in line, in their order. A call that waits for a minute to pass holds up only its own kind;
+        one that waits for another call to end, all others."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -259,17 +240,23 @@ class Pool:
         if waits:
             self._timer = asyncio.get_running_loop().call_later(min(waits.values()), self._serve)
 
-    # ------------------------------------------------------------ what became of a call
+    # ------------------------------------------------------------ the outcome of a call
 
     def succeeded(self, lease: Lease) -> None:
+        if lease.pending:
+            return
         self.breaker.succeeded()
-        if lease.seat.shut and lease.taken >= lease.seat.since:
+        if lease.seat.cause and lease.taken >= lease.seat.since:
             self._wake(lease.seat)
 
     def failed(self, lease: Lease, failure: UpstreamError) -> None:
         """Lets the key rest, or counts against the upstream, whichever the failure is about."""
-        if isinstance(failure, UpstreamRejected):
+        if not failure.asked:
+            return
+        if isinstance(failure, UpstreamRejected) or not failure.repeatable:
             self.breaker.succeeded()
+            if lease.seat.cause == "rate limited" and lease.taken >= lease.seat.since:
+                self._wake(lease.seat)
             return
         lease.seat.failures += 1
         if isinstance(failure, UpstreamRateLimited):
@@ -289,11 +276,22 @@ class Pool:
     def _shut(self, seat: Seat, failure: UpstreamError) -> None:
         """An alarm the first time; it is the same one as long as the key does not work."""
         cause: Cause = "refused" if isinstance(failure, UpstreamAuth) else "account empty"
-        if seat.cause == cause:
-            return
-        logger.error("%s: key %s rests: %s", self.name, seat.key.alias, cause)
-        self._rest(seat, cause, time.monotonic(), REST_SECONDS)
-        self._watch(seat)
+        now = time.monotonic()
+        if seat.cause != cause:
+            logger.error("%s: key %s rests: %s", self.name, seat.key.alias, cause)
+            self._rest(seat, cause, now, REST_SECONDS)
+            self._watch(seat)
+        elif seat.probing is None and not seat.rests(now):
+            seat.rests_until = now + REST_SECONDS  # the call that was let through has failed
+            self._tell(seat)
+        if all(other.shut for other in self.seats):
+            self._refuse()
+
+    def _refuse(self) -> None:
+        """What has become of the call that tried a key is the outcome of all that wait for it."""
+        for waiter in self._line:
+            if not waiter.given.done():
+                waiter.given.set_result(None)
 
     def _rest(self, seat: Seat, cause: Cause, now: float, seconds: float) -> None:
         seat.cause, seat.since, seat.rests_until = cause, now, now + seconds
@@ -301,8 +299,9 @@ class Pool:
         self._serve()
 
     def _wake(self, seat: Seat) -> None:
-        logger.warning("%s: key %s works again", self.name, seat.key.alias)
-        seat.cause, seat.rests_until = "", 0.0
+        if seat.shut:
+            logger.warning("%s: key %s works again", self.name, seat.key.alias)
+        seat.cause, seat.rests_until, seat.trial = "", 0.0, None
         if seat.probing is not None:
             seat.probing.cancel()
         seat.probing = None
@@ -387,11 +386,9 @@ class Pool:
         return [{**upstream, **seat.state(now, clock)} for seat in self.seats]
 
 
-async def given(waiter: asyncio.Future[L | None]) -> L | None:
-    """What he is given who waits; given back where he is gone by then."""
-    try:
-        return await waiter
-    except asyncio.CancelledError:
-        if waiter.done() and not waiter.cancelled() and (lease := waiter.result()) is not None:
-            lease.release()
-        raise
+def _wait(seat: Seat, now: float, need: Need, hold: float) -> float | None:
+    """Seconds until the key is free; None if another call has to end first."""
+    room = seat.room(now, need, hold)
+    if room is None or (seat.trial and not seat.rests(now)):
+        return None
+    return max(room, seat.rests_until - now)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
@@ -21,6 +21,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from .cycle import Cycle
+from .descriptors import Descriptors
 from .edge import LEAVE
 from .errors import HeadTooLarge, HeadTooSlow, InvalidRequest, Overloaded, TargetTooLong, ToriiError
 from .exchange import BODY, LINGER_SECONDS, WHOLE
@@ -49,6 +50,7 @@ class Bounds:
     head_seconds: float = 10.0
     write_seconds: float = 60.0
     connections: int = 4000
+    descriptors: Descriptors = field(default_factory=Descriptors)
 
 
 def within(bounds: Bounds) -> type[Protocol]:
@@ -85,10 +87,12 @@ class Protocol(HttpToolsProtocol):
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6) and UNSENT is not None:
             connection.setsockopt(socket.IPPROTO_TCP, UNSENT, UNSENT_BYTES)
-        if len(self.connections) <= self.bounds.connections:
-            self._await_head()
-        else:
+        if len(self.connections) > self.bounds.connections:
             self._one_too_many()
+        elif connection is not None and connection.fileno() >= self.bounds.descriptors.refuse_from:
+            self._one_too_many_files(connection.fileno())
+        else:
+            self._await_head()
 
     def _one_too_many(self) -> None:
         """Nothing has been asked yet, so that not even the key could be looked at."""
@@ -96,6 +100,15 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             self._refuse(Overloaded(_TOO_MANY, retry_after=1))
+
+    def _one_too_many_files(self, number: int) -> None:
+        """Said by who counts them, not for each."""
+        descriptors = self.bounds.descriptors
+        descriptors.refused += 1
+        if number >= descriptors.close_from:
+            self.transport.abort()
+        else:
+            self._refuse(Overloaded(_NO_FILES, retry_after=1), logging.DEBUG)
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._head_timer, self._write_timer, self.timeout_keep_alive_task):
@@ -234,12 +247,12 @@ class Protocol(HttpToolsProtocol):
 
     # Refusals.
 
-    def _refuse(self, error: ToriiError) -> None:
+    def _refuse(self, error: ToriiError, level: int = logging.INFO) -> None:
         """Now, or after the answers to requests that came before on this connection."""
         self._refusal = error
         self._refusal_id = uuid4().hex
         about = {"status": error.status, "error": error.code, "request_id": self._refusal_id}
-        logger.info("a request was refused: %s", error.message, extra=about)
+        logger.log(level, "a request was refused: %s", error.message, extra=about)
         self._have_head()
         if not self._in_head and self.cycle is not None and self.cycle.more_body:
             self._refuse_body()
@@ -351,6 +364,7 @@ class Protocol(HttpToolsProtocol):
 
 _NO_HTTP = "this is not HTTP/1.1 as it should be: look at the request line, the lengths and the chunks"
 _TOO_MANY = "this gateway has as many connections as it takes (max_caller_connections); try again in a second"
+_NO_FILES = "this gateway is about to run out of file descriptors (ulimit -n); try again in a second"
 _NO_UPGRADE = "this gateway speaks HTTP/1.1 only: no WebSocket, no upgrade to HTTP/2, no CONNECT"
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import takewhile
 
 import msgspec
 
-from .types import Route, Target, Value
+from .types import Route, Value
 
 MINUTE = 60.0
 # A provider counts a call when it comes there, which may be this much later than when it was let go; so for this much
@@ -32,26 +31,17 @@ class Quota:
     weight: float = 1.0
 
 
-class Share(Value, frozen=True):
-    """What a call would have of an upstream call that is made for several: so many ``inputs``, beside others of the
-    same ``kind``."""
-
-    kind: bytes
-    caller: str
-    inputs: int
-
-
 class Need(Value, frozen=True):
-    """What a call will use: one request, about ``tokens``, and whether it is a DeepSearch run.
+    """A call's demand: one request, about ``tokens``, and whether it is a DeepSearch run.
 
-    ``since`` is when it came, from which on its patience counts. ``share`` tells how it could be joined with others
-    at a target; None where it cannot.
+    ``since`` is when the call came, by the monotonic clock; its queue timeout counts from then. ``batch``: it may go
+    together with others, and so may be held back for them.
     """
 
     tokens: int = 0
     deepsearch: bool = False
     since: float = msgspec.field(default_factory=time.monotonic)
-    share: Callable[[Target], Awaitable[Share | None]] | None = None
+    batch: bool = False
 
     @classmethod
     def of(cls, body: bytes, route: Route) -> Need:
@@ -60,8 +50,8 @@ class Need(Value, frozen=True):
 
     @property
     def line(self) -> tuple[bool, bool]:
-        """With whom it waits for a minute to pass."""
-        return self.deepsearch, self.share is not None
+        """The kind of calls with which it waits for a minute to pass."""
+        return self.deepsearch, self.batch
 
     def amount(self, window: str) -> int:
         if window == "tokens":

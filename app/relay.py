@@ -7,42 +7,54 @@ stream.pieces -> Decoder -> fold -> Writer -> the caller
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable
+import math
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 
 from .endpoints.chat import Writer
-from .errors import ToriiError, UpstreamBroken, let_go, told
+from .errors import ToriiError, UpstreamBroken, UpstreamError, let_go, told
 from .jsontext import Malformed
+from .lease import Lease
 from .meter import Meter, Record
-from .sse import Decoder, ServerEvent
-from .types import Event, Fold, Head, Json, Stream
+from .sse import PING, Decoder, ServerEvent
+from .types import Chunk, Event, Fold, Head, Json, Stream
 
 logger = logging.getLogger("torii.relay")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A stream whose first events have come, and what has to be closed with it."""
+    """A stream that has begun, or that was silent for so long that its caller is told; and what is closed with it."""
 
     begin: list[Event]
     rest: AsyncGenerator[list[Event], None]
     stream: Stream
     fold: Fold
-    release: Callable[[], None]
+    lease: Lease
+
+    def judge(self, failure: ToriiError | None = None) -> None:
+        """What became of a call that was handed on before anything was said. Failures of our own blame nobody."""
+        lease = self.lease
+        pending, lease.pending = lease.pending, False
+        if pending and failure is None:
+            lease.lender.succeeded(lease)
+        elif pending and isinstance(failure, UpstreamError):
+            lease.lender.failed(lease, failure)
 
     async def aclose(self) -> None:
         try:
             await self.rest.aclose()
             await self.stream.aclose()
         finally:
-            self.release()
+            self.lease.release()
 
 
 class Relay:
     """The caller's stream. Owns the upstream's connection and the settlement, which both end with it, once:
 
     done            status 200, [DONE]
-    upstream cut    the error's status, an error event
+    upstream cut    the error's status, an error event; where nothing had come of it, its key and upstream are blamed
     shutdown        503, an error event
     caller gone     499, nothing more is sent; also where he leaves before the first byte
     left to go on   499 at its end, whatever that is; read for its usage, and no longer written
@@ -59,9 +71,12 @@ class Relay:
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         status, failure, last = 499, None, b""
+        lease = self._source.lease
         try:
-            yield self._writer.write(self._source.begin)
+            yield self._writer.write(self._source.begin) or PING
             async for events in self._source.rest:
+                if lease.pending:
+                    self._source.judge()
                 data = b"" if self._record.presence.left else self._writer.write(events)
                 if self._source.fold.done:
                     last += data  # the end comes next, and goes out with it
@@ -74,6 +89,7 @@ class Relay:
                 logger.exception("a stream failed")
             failure = told(error)
             status = failure.status
+            self._source.judge(failure)
             yield last + self._writer.fail(self._envelope(failure))
             let_go(error)
         finally:
@@ -83,36 +99,86 @@ class Relay:
         await self._close(499)
 
     async def _close(self, status: int, failure: ToriiError | None = None) -> None:
-        self._record.usage = self._source.fold.usage
+        self._record.streamed(self._source.fold.usage, failure)
         self._meter.settle(self._record, status, failure)
         await self._source.aclose()
 
 
-async def translate(stream: Stream, fold: Fold, record: Record) -> AsyncGenerator[list[Event], None]:
-    """What each piece means; raises where the stream fails, stops short or is too large. ``record`` sees it all."""
+async def begin(stream: Stream, fold: Fold, record: Record, lease: Lease, seconds: float) -> Source:
+    """The stream once something is said in it, or after so many seconds. The failures of ``translate`` end it."""
+    source = translate(stream, fold, record, time.monotonic() + seconds)
+    try:
+        events = await anext(source)
+    except BaseException as failure:
+        record.streamed(fold.usage, failure if isinstance(failure, ToriiError) else None)
+        await source.aclose()
+        await stream.aclose()
+        raise
+    lease.keep()
+    lease.pending = not says_something(events)
+    return Source(events, source, stream, fold, lease)
+
+
+async def translate(
+    stream: Stream, fold: Fold, record: Record, look: float = math.inf
+) -> AsyncGenerator[list[Event], None]:
+    """What each piece means; raises where the stream fails, stops short or is too large. ``record`` sees it all.
+
+    Nothing is given before something is said. Where that is not by the time ``look`` (monotonic clock), what has come
+    is given then, be it nothing, and the next when something is said.
+    """
     decoder = Decoder(stream.event_bytes)
+    held: list[Event] = []
     begun = False
-    while not fold.done and (pieces := await stream.pieces()) is not None:
+    while not fold.done and (pieces := await stream.pieces(look)) is not None:
         for piece in pieces:
             events, failure = fold_all(fold, decoder.feed(piece))
-            # What came before a failure is passed on first, unless nothing has been said yet.
-            begun = begun or any(not isinstance(event, Head) for event in events)
             if events:
                 stream.progressed()
-            if events and (begun or failure is None):
                 record.see(events)
-                yield events
+                # What came before a failure is passed on first, unless nothing has been said yet.
+                if begun:
+                    yield events
+                else:
+                    held += events
+                    if begun := says_something(events):
+                        look = math.inf
+                        yield held
             if failure is not None:
                 raise failure
             if fold.done:
                 break
+        if not begun and time.monotonic() >= look:
+            look = math.inf
+            yield held
+            held = []
     events, failure = fold_all(fold, decoder.end())
     # Half an event at the end is a stream that was cut, which fold.end says better.
     if failure is not None and not isinstance(failure, Garbled):
         raise failure
     events += fold.end()
     record.see(events)
-    yield events
+    yield events if begun else held + events
+
+
+def says_something(events: Iterable[Event]) -> bool:
+    """Whether there is more in them than that a stream begins: its own facts, the role of who speaks."""
+    return any(
+        not isinstance(event, Head) and not (isinstance(event, Chunk) and _hollow(event.body)) for event in events
+    )
+
+
+def _hollow(chunk: Json) -> bool:
+    """Of a chunk that is passed on."""
+    choices = chunk.get("choices")
+    return not any(
+        value
+        for choice in (choices if isinstance(choices, list) else [])
+        if isinstance(choice, dict)
+        for name, part in choice.items()
+        if name in ("delta", "message", "text", "finish_reason")
+        for value in ([said for key, said in part.items() if key != "role"] if isinstance(part, dict) else [part])
+    )
 
 
 class Garbled(UpstreamBroken):

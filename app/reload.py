@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, SecretStr
 
@@ -17,6 +19,11 @@ from .runfile import Outcome, RunFile
 from .settings import ConfigError, Settings, load, validate_start
 
 logger = logging.getLogger("torii")
+
+T = TypeVar("T")
+
+# For reading the configuration; `torii reload` waits a little longer.
+READ_SECONDS = 20.0
 
 # What is fixed when the process starts: its sockets and processes, its key for the run, what stands in for providers.
 FIXED = ("host", "port", "workers", "docs", "generate_caller_key", "ledger", "sandbox", "sandbox_pace")
@@ -56,6 +63,18 @@ class Origin:
         return in_sandbox(settings, self.urls) if self.urls else settings
 
 
+class NotRenewed(Exception):
+    """A worker could not put the configuration in force; the text says why."""
+
+
+def unforeseen(error: Exception) -> str:
+    """Where the reason is no mistake in the configuration. An exception's own text may be a library's, and goes into
+    the log with its traceback."""
+    if isinstance(error, NotRenewed):
+        return str(error)
+    return f"it could not be put in force ({type(error).__name__}); the gateway's log says more"
+
+
 class Reload:
     """Reads ``origin`` again when it is asked to, has ``renew`` put it in force, and tells the log and ``runfile``."""
 
@@ -86,14 +105,16 @@ class Reload:
 
     async def _once(self) -> tuple[list[str], list[str], list[str]]:
         try:
-            settings, restart = await asyncio.to_thread(self._origin.read)
+            settings, restart = await aside(self._origin.read, READ_SECONDS)
             changed = sorted(changes(self._now, settings))
             await self._renew(settings)
         except ConfigError as error:
             return [], [], _kept([str(mistake) for mistake in error.mistakes])
+        except TimeoutError:
+            return [], [], _kept([f"the configuration could not be read within {READ_SECONDS:g} seconds"])
         except Exception as error:
             logger.exception("a reload failed")
-            return [], [], _kept([str(error) or type(error).__name__])
+            return [], [], _kept([unforeseen(error)])
         self._now = settings
         logger.info("the configuration was read again; what changed is %s", ", ".join(changed) or "nothing")
         if restart:
@@ -103,6 +124,22 @@ class Reload:
     def _tell(self) -> None:
         if self._runfile is not None:
             self._runfile.tell(self._outcome)
+
+
+async def aside(work: Callable[[], T], seconds: float) -> T:
+    """What ``work`` returns or raises, from a thread of its own. Raises TimeoutError after ``seconds``; the thread is
+    then left alone, and unlike one of asyncio's it holds up no end of the process."""
+    found: Future[T] = Future()
+
+    def run() -> None:
+        found.set_running_or_notify_cancel()  # from here on nobody can cancel it
+        try:
+            found.set_result(work())
+        except Exception as error:  # noqa: BLE001 - it is raised where the result is awaited
+            found.set_exception(error)
+
+    threading.Thread(target=run, name="torii-reload", daemon=True).start()
+    return await asyncio.wait_for(asyncio.wrap_future(found), seconds)
 
 
 def _kept(mistakes: list[str]) -> list[str]:

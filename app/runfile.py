@@ -76,7 +76,7 @@ def opened(port: int) -> Iterator[RunFile | None]:
             raise OSError("there is no SIGHUP on this system")
         file = RunFile(_directory(make=True) / f"{port}.json")
     except OSError as error:
-        logger.debug("torii reload will not find this gateway: %s", error)
+        logger.debug("torii reload will not find this gateway: %s", error.strerror or error)
         yield None
         return
     try:

@@ -4,6 +4,8 @@
     refused          shut: until a probe succeeds, or a call that was let through
     account empty    shut: the same
 
+When the rest ends, one call tries the key; until it has an answer, no other call uses the key.
+
 Times are of the monotonic clock; only a Rest, which outlives the process, is of the wall clock.
 """
 
@@ -41,7 +43,7 @@ def fingerprint(upstream: str, key: Key) -> str:
 @dataclass(slots=True, eq=False)
 class Seat:
     """The one with the lowest ``load`` is next; among equally busy ones that with the lowest ``turn``, which grows with
-    each call by what the weight makes of it."""
+    each call by what the weight makes of it. ``trial`` is the lease of the call that tries the key after its rest."""
 
     key: Key
     quota: Quota
@@ -53,6 +55,7 @@ class Seat:
     cause: Cause = ""
     since: float = 0.0
     rests_until: float = 0.0
+    trial: object = None
     probing: asyncio.Task[None] | None = None
     windows: dict[str, Window] = field(init=False)
 
@@ -76,6 +79,10 @@ class Seat:
 
     def rests(self, now: float) -> bool:
         return now < self.rests_until
+
+    def usable(self, now: float) -> bool:
+        """Whether a call may use it now, its limits aside."""
+        return not self.cause or (self.trial is None and now >= self.rests_until)
 
     def room(self, now: float, need: Need, hold: float = 0.0) -> float | None:
         """Seconds until the limits allow it; None where another call has to end first. Until ``hold`` it is kept back
@@ -119,8 +126,8 @@ class Seat:
         return {
             "key": self.key.alias,
             "tail": self.key.tail,
-            "state": "resting" if rests else "trial" if self.shut else "healthy",
-            "cause": self.cause if rests or self.shut else None,
+            "state": "resting" if rests else "trial" if self.cause else "healthy",
+            "cause": self.cause or None,
             "until": until.replace("+00:00", "Z") if rests else None,
             "at_work": self.at_work,
             "concurrency": self.quota.concurrency,

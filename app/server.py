@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import logging
 import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any
-
-if sys.platform != "win32":
-    import resource
 
 import uvicorn
 from fastapi import FastAPI
 from sse_starlette.sse import AppStatus
 
+from . import writer
 from .generations import Generations
 from .protocol import Bounds, within
 from .settings import Settings
@@ -27,16 +27,15 @@ logger = logging.getLogger("torii")
 
 # Beyond the drain: time for error events to reach the callers before uvicorn cuts what is left.
 GRACE_SECONDS = 5
+# Of an end that waits for nothing: time for the books, and to close what is open.
+LAST_SECONDS = 2.0
 BACKLOG = 2048
-
-
-# Descriptors beyond those of callers and upstreams.
-SPARE_FILES = 200
 
 
 class Server(uvicorn.Server):
     """On SIGTERM it is no longer ready, after ``drain_delay_seconds`` takes no connections any more, lets open calls
-    end for ``drain_seconds``, then ends them with an error. A second signal ends the delay.
+    end for ``drain_seconds``, then ends them with an error. A second signal ends the delay; a second Ctrl+C and the
+    third of any signals end everything.
 
     sse-starlette would end every open stream at the signal; Torii's streams end themselves.
     """
@@ -47,6 +46,8 @@ class Server(uvicorn.Server):
         self._bounds = Bounds()
         self._bind(settings)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._listening: list[socket.socket] = []
+        self._heard = 0
         self.hangup: Callable[[], None] = _nothing
         super().__init__(
             uvicorn.Config(
@@ -77,14 +78,20 @@ class Server(uvicorn.Server):
         self._bounds.head_seconds = settings.timeouts.head_seconds
         self._bounds.write_seconds = settings.timeouts.write_seconds
         self._bounds.connections = settings.max_caller_connections
-        allow_files(settings.max_caller_connections + settings.max_connections + SPARE_FILES)
+        self._bounds.descriptors.allow(settings.max_caller_connections + settings.max_connections)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._listening = sockets or []
         try:
             await super().serve(sockets)
         finally:
             self._loop = None
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second, until it is to end."""
+        self._bounds.descriptors.look(self._listening)
+        return await super().on_tick(counter)
 
     def take_signals(self) -> None:
         """Ctrl+C and SIGTERM end this server from now on, even before it runs; ``run`` then simply returns.
@@ -96,7 +103,10 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Ends with exit code 0. uvicorn would raise the signal once more when all is done."""
-        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self._heard += 1
+        if ends_now(sig, self._heard):
+            self.force_exit = True
+            last_resort()
         if self._loop is None:
             self.should_exit = True
         else:
@@ -113,6 +123,10 @@ class Server(uvicorn.Server):
 
     def _leave(self, cause: str) -> None:
         """From here on not ready; from the end of the delay, or the next signal, on without new calls."""
+        if self.force_exit:
+            logger.info("%s once more: what is still open ends now", cause)
+            self.should_exit = True
+            return
         delay, again = self._generations.now.settings.drain_delay_seconds, self._generations.load.leaving
         self._generations.load.leaving = True
         if again or not delay:
@@ -134,21 +148,21 @@ class Server(uvicorn.Server):
 def _nothing() -> None: ...
 
 
-def allow_files(needed: int) -> None:
-    """Raises the limit of open files to what is needed, as far as the system allows, and says so where it does not."""
-    if sys.platform == "win32":
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
-        if most < needed:
-            logger.warning(
-                "%d open files are allowed here, %d may be needed: raise the limit (ulimit -n), or lower "
-                "max_caller_connections or max_connections",
-                most,
-                needed,
-            )
+def ends_now(sig: int, heard: int) -> bool:
+    """Whether nothing is waited for any more; ``heard`` counts the signals to end, this one included."""
+    return heard > 2 or (heard == 2 and sig == signal.SIGINT)
+
+
+def last_resort() -> None:
+    """Ends this process after ``LAST_SECONDS``, whatever stands still in it by then. Also for a signal's handler,
+    which must not take a lock that the interrupted code may have: `threading` would."""
+    _thread.start_new_thread(_exit, ())
+
+
+def _exit() -> None:
+    time.sleep(LAST_SECONDS)  # noqa: TID251 - there is no event loop in this thread
+    writer.drain()
+    os._exit(0)
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

@@ -15,6 +15,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    InstanceOf,
     ValidationError,
     field_validator,
 )
@@ -34,6 +35,7 @@ from .sections import (
 )
 from .values import (
     AUTO,
+    Authority,
     CallerKey,
     Count,
     Port,
@@ -90,7 +92,7 @@ class Settings(BaseSettings):
     max_reply_megabytes: Count = 64
     max_event_megabytes: Count = 8
     http_client: Annotated[Literal["httptools", "httpx"], BeforeValidator(lower)] = "httptools"
-    ca_file: Annotated[Path | None, AfterValidator(authority)] = None
+    ca_file: Annotated[InstanceOf[Authority] | None, BeforeValidator(authority)] = None
     max_connections: Count = 2000
     max_calls: Count = 1000
     max_caller_connections: Count = 4000

@@ -9,7 +9,6 @@ are tried again; what does not fit there is lost, and counted. Several processes
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -19,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .wal import write_ahead
+from .files import make
+from .sqlite import WORDS, code, words, write_ahead
 
 logger = logging.getLogger("torii.store")
 
@@ -247,7 +247,7 @@ def _opened(path: Path, busy_seconds: float, *, examine: bool = True) -> sqlite3
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Who called what is nobody's business on this machine; SQLite gives its other files the same mode.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        make(path)
     except FileExistsError:
         raise NoFile("its folder is no folder") from None
     except OSError as error:
@@ -288,7 +288,7 @@ def _examine(connection: sqlite3.Connection) -> None:
     finally:
         connection.set_progress_handler(None, 0)
     if found != [("ok",)]:
-        raise StoreError(_WORDS[sqlite3.SQLITE_CORRUPT])
+        raise StoreError(WORDS[sqlite3.SQLITE_CORRUPT])
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
@@ -312,17 +312,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-_WORDS = {
-    sqlite3.SQLITE_BUSY: "another program has locked it",
-    sqlite3.SQLITE_LOCKED: "another program has locked it",
-    sqlite3.SQLITE_FULL: "the disk is full",
-    sqlite3.SQLITE_IOERR: "the disk cannot be written",
-    sqlite3.SQLITE_READONLY: "it can be read only",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
-    sqlite3.SQLITE_PERM: "it cannot be opened",
-    sqlite3.SQLITE_CORRUPT: "it is damaged",
-    sqlite3.SQLITE_NOTADB: "it is damaged, or no database",
-}
 _PASSES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 _UNREACHABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 _OF_THE_ROW = (
@@ -335,26 +324,17 @@ _OF_THE_ROW = (
 )
 
 
-def _code(error: Exception) -> int | None:
-    """SQLite's primary code; None of what it never saw."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
-
-
 def _passes(error: sqlite3.Error) -> bool:
-    return _code(error) in _PASSES
+    return code(error) in _PASSES
 
 
 def _is_of_the_row(error: Exception) -> bool:
     """Whether no other row would fail so: a row that can never be written must not hold up the others."""
-    return _code(error) in (None, *_OF_THE_ROW)
+    return code(error) in (None, *_OF_THE_ROW)
 
 
 def _meaning(error: Exception) -> StoreError:
     """In words that hold no path and nothing of a row."""
     if isinstance(error, StoreError):
         return error
-    code = _code(error)
-    if code in _WORDS:
-        return (NoFile if code in _UNREACHABLE else StoreError)(_WORDS[code])
-    return StoreError(f"it cannot be used ({getattr(error, 'sqlite_errorname', type(error).__name__)})")
+    return (NoFile if code(error) in _UNREACHABLE else StoreError)(words(error))

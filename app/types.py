@@ -9,6 +9,7 @@ each other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
@@ -128,6 +129,11 @@ class Target:
     name: str
     key: Key
 
+    @property
+    def space(self) -> str:
+        """The vector space of its embeddings: a model has one, whichever upstream serves it."""
+        return self.name.removeprefix("jina-ai/").lower()
+
     def with_key(self, key: Key) -> Target:
         return self if key == self.key else Target(self.upstream, self.model, self.name, key)
 
@@ -143,7 +149,8 @@ class Route:
 class Request(Value, frozen=True):
     """What goes on the wire: always a POST of JSON. The key is in ``headers``, so no repr of them.
 
-    ``once``: it will not be sent again, whatever comes of it, so it is not put where it may get lost.
+    ``once``: it will not be sent again, whatever comes of it, so it is not put where it may get lost: it has a new
+    connection. Any other may ride a kept one, and be sent once more over a new one where that was just being closed.
     """
 
     hidden = ("headers", "body")
@@ -167,10 +174,10 @@ class Reply(Value, frozen=True):
 class Stream(Protocol):
     """An upstream's answer whose head has come. ``aclose`` ends the connection; any time, any number of times.
 
-    ``pieces`` gives what has come of the body since it was last asked, None at its end.
+    ``pieces`` gives what has come of the body since it was last asked, None at its end, and nothing where the time
+    ``look`` (monotonic clock) is reached first; nothing is lost by that.
     ``headers`` are those that say more of an error, ``event_bytes`` is the most that one event may have.
-    ``progressed`` tells that an event has come, because only who reads the stream knows what is one;
-    until the first, the deadline for a head holds.
+    ``progressed`` tells that an event has come, because only who reads the stream knows what is one.
     """
 
     status: int
@@ -178,7 +185,7 @@ class Stream(Protocol):
     event_bytes: int
 
     def progressed(self) -> None: ...
-    async def pieces(self) -> Iterable[bytes] | None: ...
+    async def pieces(self, look: float = math.inf) -> Iterable[bytes] | None: ...
     async def read(self) -> bytes: ...
     async def aclose(self) -> None: ...
 

@@ -30,6 +30,14 @@ class Tokens(NamedTuple):
     total: int = 0
     estimated: bool = False
 
+    def plus(self, other: Tokens) -> Tokens:
+        return Tokens(
+            self.prompt + other.prompt,
+            self.completion + other.completion,
+            self.total + other.total,
+            self.estimated or other.estimated,
+        )
+
 
 def tokens(call: Call, usage: Any, written: int) -> Tokens:
     """The upstream's own counts, where they are counts; a 0 is one. ``written`` are bytes of answer that were seen."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
+from .files import read
 from .models import PREFIX
 
 AUTO = "auto"
@@ -93,19 +95,30 @@ def listener(host: str) -> str:
     return host
 
 
-def authority(path: Path | None) -> Path | None:
-    """A file of certificates that can be read and used."""
-    if path is None:
-        return None
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A file of PEM certificates, and what it held when it was read: nobody reads it again while calls are served."""
+
+    path: Path
+    pem: bytes = field(repr=False)
+
+
+def authority(given: Any) -> Any:
+    """A file of certificates that can be read and used, by its name."""
+    if given is None or isinstance(given, Authority):
+        return given
+    if not isinstance(given, str | Path):
+        raise ValueError("must be the name of a file")
     import ssl  # for those who have such a file
 
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
-    except ssl.SSLError:
+        found = Authority(Path(given), read(Path(given)))
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=found.pem.decode("ascii"))
+    except (ssl.SSLError, UnicodeDecodeError):
         raise ValueError("must be a file of PEM certificates, with lines -----BEGIN CERTIFICATE-----") from None
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
-    return path
+    return found
 
 
 def upstream_name(name: str) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -27,18 +28,20 @@ EXPONENTS = 100  # of a vector; one with more of them is read number by number a
 
 FLOATS = msgspec.json.Decoder(list[float])
 
+FLOAT_BYTES = 4
+
 Unwritable = (struct.error, OverflowError, ValueError)
 
 
 class Vector:
-    """``text`` is its JSON. ``size`` are its dimensions, None where it came as a string.
+    """``text`` is its JSON. ``size`` are its dimensions.
 
     ``made`` is the vector in ``encoding``, ready to be written.
     """
 
     __slots__ = ("_encoding", "_made", "size", "text")
 
-    def __init__(self, text: bytes, size: int | None, encoding: Encoding | None = None, made: Any = None) -> None:
+    def __init__(self, text: bytes, size: int, encoding: Encoding | None = None, made: Any = None) -> None:
         self.text = text
         self.size = size
         self._encoding = encoding
@@ -46,6 +49,11 @@ class Vector:
 
     def __bytes__(self) -> bytes:
         return self.text
+
+    @property
+    def writable(self) -> bool:
+        """Whether it can be written in the encoding for which it was read."""
+        return self._encoding is not None
 
     def encoded(self, encoding: Encoding) -> Any:
         return self._made if encoding == self._encoding else encoded(self.text, encoding)
@@ -63,11 +71,27 @@ def read(text: bytes, encoding: Encoding) -> Vector:
     values = _values(text)
     if not values:
         raise Malformed("a vector without numbers")
-    size = None if isinstance(values, bytes) else len(values)
+    size = len(values) // FLOAT_BYTES if isinstance(values, bytes) else len(values)
     try:
         return Vector(text, size, encoding, msgspec.Raw(text) if own == encoding else _made(text, values, encoding))
     except Unwritable:  # which is told when it is to be written
         return Vector(text, size)
+
+
+def checked(text: bytes) -> int | None:
+    """The dimensions of a vector, whatever its form; None for several vectors and for sparse ones, which have no one
+    size.
+
+    Raises Malformed for what is no vector of finite numbers.
+    """
+    if text.startswith(b'"') or (text.startswith(b"[") and text.find(b"[", 1) < 0):
+        values = _values(text)
+        if not values:
+            raise Malformed("a vector without numbers")
+        return len(values) // FLOAT_BYTES if isinstance(values, bytes) else len(values)
+    if not decode(text, list[Any] | dict[str, float]):
+        raise Malformed("a vector without numbers")
+    return None
 
 
 def encoded(vector: bytes, encoding: Encoding) -> Any:
@@ -110,17 +134,29 @@ def _values(vector: bytes) -> list[float] | bytes:
     if not vector.startswith(b'"'):
         try:
             return FLOATS.decode(vector)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise Malformed(str(error)) from None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise Malformed("a vector that is not a list of finite numbers") from None
     try:
-        return a2b_base64(vector[1:-1], strict_mode=True)
-    except ValueError as error:
-        raise Malformed(str(error)) from None
+        packed = a2b_base64(vector[1:-1], strict_mode=True)
+    except ValueError:
+        raise Malformed("a vector that is not base64") from None
+    if len(packed) % FLOAT_BYTES or not _finite(packed):
+        raise Malformed("a vector that is not finite 32-bit floats in base64")
+    return packed
+
+
+def _finite(packed: bytes) -> bool:
+    """Whether none of these little-endian floats is an infinity or no number: their eight bits of exponent are all 1,
+    seven of them in the last byte. Few vectors have such a byte at all, and only these are read."""
+    last = packed[3::4]
+    if b"\x7f" not in last and b"\xff" not in last:
+        return True
+    return all(map(isfinite, struct.unpack(f"<{len(last)}f", packed)))
 
 
 def _made(vector: bytes, values: list[float] | bytes, encoding: Encoding) -> Any:
     if isinstance(values, bytes):
-        return ENCODERS[encoding](struct.unpack(f"<{len(values) // 4}f", values))
+        return ENCODERS[encoding](struct.unpack(f"<{len(values) // FLOAT_BYTES}f", values))
     if (packed := _packed(vector, encoding)) is not None:
         return packed
     return ENCODERS[encoding](values)

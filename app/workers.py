@@ -24,13 +24,13 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from . import logs
+from . import logs, writer
 from .assembly import Share, open_ledger, secrets
 from .main import create_app
 from .redact import Redactor
-from .reload import Origin, Reload
+from .reload import NotRenewed, Origin, Reload, unforeseen
 from .runfile import RunFile
-from .server import Server
+from .server import Server, ends_now, last_resort
 from .settings import Settings
 from .store import Database
 
@@ -119,12 +119,16 @@ class Member(Server):
             self.link.send(None)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Never at once: a signal to a whole group comes twice, from its sender and from the parent, and to wait for
+        nothing is the parent's to decide."""
         if sig == signal.SIGTERM:
+            self._heard = min(self._heard, 1)
             super().handle_exit(sig, frame)
 
 
 def work(job: Job, sockets: list[socket], link: Connection) -> None:
     """The life of a worker."""
+    writer.redirect()
     database, _ = open_ledger(job.settings)
     app = create_app(job.settings, share=job.share, database=database)
     member = _server(Member, job.settings, app, job.json)
@@ -154,7 +158,7 @@ def _obey(member: Member, link: Connection, json: bool) -> None:
             member.do(renew(settings))
         except Exception as error:
             logger.exception("a reload failed")
-            link.send(str(error) or type(error).__name__)
+            link.send(unforeseen(error))
         else:
             link.send(None)
 
@@ -186,12 +190,12 @@ class Worker:
         return await asyncio.shield(self._ready) is None
 
     async def renew(self, settings: Settings) -> None:
-        """Raises RuntimeError where the worker could not; one that has died was replaced."""
+        """Raises NotRenewed where the worker could not; one that has died was replaced."""
         if await self.ready() and not self.ended.done():
             answer = self._answer()
             self._link.send(settings)
             if (said := await answer) not in (None, _GONE):
-                raise RuntimeError(f"a worker kept its configuration: {said}")
+                raise NotRenewed(f"a worker kept its configuration: {said}")
 
     def terminate(self) -> None:
         self._process.terminate()
@@ -233,6 +237,7 @@ class Workers:
         self._json = json
         self._workers: dict[int, Worker] = {}
         self._leaving = False
+        self._heard = 0
         self._code = 0
 
     async def run(self, runfile: RunFile | None, begun: Callable[[], None]) -> int:
@@ -275,8 +280,9 @@ class Workers:
         await asyncio.gather(*(worker.renew(settings) for worker in self._workers.values()))
 
     def _end(self, sig: signal.Signals) -> None:
-        """A second Ctrl+C waits for nothing any more."""
-        if self._leaving and sig == signal.SIGINT:
+        self._heard += 1
+        if ends_now(sig, self._heard):
+            last_resort()
             for worker in self._workers.values():
                 worker.kill()
         else:

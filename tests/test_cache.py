@@ -18,8 +18,10 @@ import pytest
 from app.cache.flights import Flights
 from app.departures import Presence
 from app.meter import Record
+from app.models import unlisted
 from app.store import Database, read
-from app.types import EmbeddingsCall
+from app.types import EmbeddingsCall, Key, Target
+from app.upstreams import KINDS
 
 from .conftest import (
     PATIENCE,
@@ -612,7 +614,7 @@ async def test_a_call_that_was_given_up_is_not_joined() -> None:
     presences[0].leave()
     assert (len(flights), flights.waiting()) == (1, 0)
     async with asyncio.timeout(PATIENCE):
-        assert await flights.join("key", one(Presence()), quick) == ("answer", True, True)
+        assert await flights.join("key", one(Presence()), quick) == ("answer", True)
     ending.set()
     with pytest.raises(asyncio.CancelledError):
         await first
@@ -799,6 +801,9 @@ async def test_parts_are_kept_input_by_input(upstream: ScriptedUpstream) -> None
     assert (told(answer), told(again)) == (("miss", 5500, None), ("partial", 5, 5500))
 
 
+PLACE = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted("m"), "m", Key("k"))
+
+
 def sends_at_the_end(begun: asyncio.Event) -> Callable[[Record], Awaitable[None]]:
     """Work of which something goes out just when it is told to end."""
 
@@ -808,7 +813,7 @@ def sends_at_the_end(begun: asyncio.Event) -> Callable[[Record], Awaitable[None]
             await asyncio.Event().wait()
         finally:
             await asyncio.sleep(0)
-            record.reached = True
+            record.ask(PLACE, record.call).reached = True
 
     return work
 

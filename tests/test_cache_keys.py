@@ -163,14 +163,14 @@ def test_shares_are_whole_and_come_to_the_sum(tokens: int, lengths: list[int]) -
 
 @given(st.binary(max_size=200))
 def test_what_is_no_entry_is_none(value: bytes) -> None:
-    entry = unpacked(value)
-    assert entry is None or isinstance(entry, Entry)
+    assert unpacked(value, embed({"model": "m", "input": "a"})) is None
 
 
 def test_an_entry_comes_back_as_it_was() -> None:
     entry = Entry({"model": b'"m"', "data": b"", "usage": b""}, [{"index": b"0", "embedding": b"[0.10,-1E-7]"}], 5)
-    assert unpacked(entry.pack()) == entry
-    assert unpacked(entry.pack()[:-1]) is None
+    call = embed({"model": "m", "input": "a"})
+    assert unpacked(entry.pack(), call) == entry
+    assert unpacked(entry.pack()[:-1], call) is None
 
 
 def test_a_ranking_that_was_kept_result_by_result_is_read_as_one_that_is_kept_together() -> None:
@@ -182,7 +182,7 @@ def test_a_ranking_that_was_kept_result_by_result_is_read_as_one_that_is_kept_to
     ]
     before = Entry({"results": b"", "usage": b""}, [item_of(result) for result in results], 3)
     found = Found(call, target(), [b"key"], {})
-    found.filled({"results": results, "usage": {"total_tokens": 3}})
+    found.filled({"results": results, "usage": {"total_tokens": 3}}, target())
     told = [Found(call, target(), [b"key"], {b"key": entry}).hit().reply for entry in (before, found.fresh[b"key"])]
     assert found.fresh[b"key"].silent
     assert [msgspec.json.encode(reply) for reply in told] == [
@@ -199,7 +199,7 @@ def test_a_reply_to_the_rest_fills_every_gap_once() -> None:
     )
     assert found.rest.body["input"] == ["a", "c"]
     data = [{"index": place, "embedding": msgspec.Raw(b"[%d]" % (place + 7))} for place in range(2)]
-    outcome = found.filled({"data": data, "usage": {"total_tokens": 10}})
+    outcome = found.filled({"data": data, "usage": {"total_tokens": 10}}, target())
     assert msgspec.json.decode(msgspec.json.encode(outcome.reply)) == {
         "data": [{"index": place, "embedding": [number]} for place, number in enumerate([7, 1, 7, 8])],
         "usage": {"total_tokens": 10, "cached_tokens": 8},

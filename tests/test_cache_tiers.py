@@ -26,11 +26,13 @@ from app.cache.memory import OVERHEAD, Memory
 from app.cache.redis import Redis
 from app.cache.sqlite import AT_ONCE, WAITING, Database
 from app.settings import Settings
+from app.types import EmbeddingsCall
 
 from .conftest import JINA_KEY, PATIENCE, ScriptedUpstream, running_gateway, settings_for, until
 from .test_cache import EMBED, RERANK, ask, embeds, ranks, told
 
 ROOT = Path(__file__).parents[1]
+CALL = EmbeddingsCall(model="m", body={"input": ["a"]})
 DAY = 86_400.0
 
 
@@ -209,7 +211,9 @@ async def test_a_file_that_cannot_be_opened_costs_no_call(
     cache = {"store": "sqlite", "path": tmp_path / "no-such-folder" / "cache.db"}
     async with running_gateway(settings_for(upstream.url, cache=cache)) as gateway:
         assert [told(await ask(gateway))[0] for _ in range(2)] == ["miss", "hit"]
-        assert "cannot be opened" in caplog.text
+        file = tmp_path / "no-such-folder" / "cache.db"
+        told_why = f"the cache's file {file} cannot be opened: No such file or directory; calls go on without it"
+        assert told_why in caplog.messages
         # And it is used as soon as it can be.
         (tmp_path / "no-such-folder").mkdir()
         await ask(gateway, {**EMBED, "input": "new"})
@@ -235,7 +239,8 @@ async def test_trouble_is_told_once_and_costs_nothing_else(tmp_path: Path, caplo
         with sqlite3.connect(path) as other:
             other.execute("DROP TABLE entries")
         store.write({key(1): b"x"}, 0.0, 10.0)
-        await until(lambda: "cannot be written" in caplog.text)
+        why = f"the cache's file {path} cannot be written: it cannot be used (SQLITE_ERROR); calls go on without it"
+        await until(lambda: why in caplog.messages)
         store.write({key(2): b"x"}, 0.0, 10.0)
         assert await at_hand(store, 1, 2) == set()
         with sqlite3.connect(path) as other:
@@ -347,20 +352,20 @@ async def test_time_and_memory_over_a_file(upstream: ScriptedUpstream, tmp_path:
     def fresh() -> Cache:
         return Cache(Tiers(Memory(10**6), Disk(database, 10**9)), seconds=60, clock=lambda: now)
 
-    entry = Entry({"data": b""}, [{"embedding": b"[1]"}], 5)
+    entry = Entry({"data": b"", "usage": b""}, [{"embedding": b"[1]"}], 5)
     fresh().write({key(1): entry})
     async with asyncio.timeout(PATIENCE):
-        while not (await fresh().read([key(1)])):  # noqa: ASYNC110 - as in `until`
+        while not (await fresh().read([key(1)], CALL)):  # noqa: ASYNC110 - as in `until`
             await asyncio.sleep(0.002)
     now = 1030.0
     later = fresh()
-    assert await later.read([key(1), key(2)]) == {key(1): entry}
+    assert await later.read([key(1), key(2)], CALL) == {key(1): entry}
     assert len(entries(later)) == 1
     now = 1059.9
-    assert await later.read([key(1)]) == {key(1): entry}
+    assert await later.read([key(1)], CALL) == {key(1): entry}
     now = 1060.0  # what was read from the file does not hold longer for it
-    assert await later.read([key(1)]) == {}
-    assert await fresh().read([key(1)]) == {}
+    assert await later.read([key(1)], CALL) == {}
+    assert await fresh().read([key(1)], CALL) == {}
     await later.aclose()
 
 

@@ -64,6 +64,8 @@ def test_a_call_is_parsed_and_the_rest_stays() -> None:
 def test_a_whole_answer_is_looked_at_only_for_whether_it_is_one() -> None:
     assert chat_reply(b'{"choices":[{"x":1}],"y":2}', "aihubmix") == {"choices": [{"x": 1}], "y": 2}
     with pytest.raises(UpstreamFailed, match="aihubmix sent an answer that is not JSON"):
+        chat_reply(b"sorry", "aihubmix")
+    with pytest.raises(UpstreamFailed, match="aihubmix answered 200 with an HTML page"):
         chat_reply(b"<html>", "aihubmix")
     with pytest.raises(UpstreamFailed, match="aihubmix sent an answer without choices"):
         chat_reply(b'{"id":"1"}', "aihubmix")

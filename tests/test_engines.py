@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import resource
 import socket
 import ssl
 import struct
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import pytest
 import trustme
 
-from app.engines import Engine, Wire, engine, httptools
+from app.engines import Engine, Going, Wire, engine, nothing, origin
 from app.engines.base import unreachable
 from app.engines.connection import WAITING_BYTES, HttptoolsAnswer
 from app.engines.httptools import HttptoolsEngine
+from app.engines.origin import idle_seconds
 from app.engines.reach import first, reach
 from app.errors import UpstreamBroken, UpstreamUnreachable
 from app.types import Request
 
 from .conftest import PATIENCE, ScriptedUpstream, raw, replies, until
+from .faults.scripts import reset, wire
 
 BOTH = ("httptools", "httpx")
 SOON = 0.5  # seconds of a deadline that is to be met, after something else has happened
@@ -31,8 +39,8 @@ OK = b"HTTP/1.1 200 OK\r\n"
 ANSWER = OK + b"content-length: 2\r\n\r\n{}"
 
 
-def request(url: str, body: bytes = b"{}", **headers: str) -> Request:
-    return Request(f"{url}/v1/x", headers, body)
+def request(url: str, body: bytes = b"{}", *, once: bool = False, **headers: str) -> Request:
+    return Request(f"{url}/v1/x", headers, body, once)
 
 
 @asynccontextmanager
@@ -44,10 +52,12 @@ async def opened(name: str = "httptools", **wire: Any) -> AsyncIterator[Engine]:
         await made.aclose()
 
 
-async def asked(made: Engine, url: str, body: bytes = b"{}") -> tuple[int, bytes]:
+async def asked(
+    made: Engine, url: str, body: bytes = b"{}", *, once: bool = False, going: Going = nothing
+) -> tuple[int, bytes]:
     """The status and the whole body."""
     async with asyncio.timeout(PATIENCE):
-        answer = await made.open(request(url, body))
+        answer = await made.open(request(url, body, once=once), going)
         try:
             whole = b""
             while data := await answer.chunk():
@@ -168,6 +178,62 @@ async def test_it_is_no_answer(name: str, kind: str, upstream: ScriptedUpstream)
     await until(lambda: not upstream.tasks)
 
 
+# How large its head may be.
+
+
+def headed(size: int) -> bytes:
+    """An answer whose status line and headers are so many bytes, with the empty line behind them."""
+    return OK + b"content-length: 2\r\nx: " + b"y" * (size - len(ANSWER) - 3) + b"\r\n\r\n{}"
+
+
+HEAD = 64 * 1024
+BODY = bytes(300_000)
+LARGE_BODY = OK + b"content-length: %d\r\n" % len(BODY)
+
+
+def in_pieces(data: bytes) -> Callable[..., Any]:
+    return wire(*[data[place : place + 1000] for place in range(0, len(data), 1000)])
+
+
+@pytest.mark.parametrize("sent", [raw, in_pieces])
+async def test_a_head_of_64_kb_is_read(name: str, sent: Any, upstream: ScriptedUpstream) -> None:
+    heads = {
+        headed(HEAD): b"{}",
+        LARGE_BODY + b"\r\n" + BODY: BODY,
+        b"HTTP/1.1 103 Early\r\nlink: x\r\n\r\n" + LARGE_BODY + b"\r\n" + BODY: BODY,
+        OK + b"x: y\r\n" * 99 + b"content-length: 2\r\n\r\n{}": b"{}",
+    }
+    async with opened(name) as made:
+        for data, body in heads.items():
+            upstream.plays(sent(data))
+            assert await asked(made, upstream.url) == (200, body)
+
+
+@pytest.mark.parametrize("sent", [raw, in_pieces])
+async def test_a_larger_head_is_not_read(name: str, sent: Any, upstream: ScriptedUpstream) -> None:
+    """In one piece with its body, or in many."""
+    large, many = "the upstream's head is larger than 64 kB", "the upstream's answer has more than 100 headers"
+    heads = {
+        headed(HEAD + 1): large,
+        headed(HEAD + 3) + BODY: large,
+        headed(100_000): large,
+        headed(250_000): large,
+        b"HTTP/1.1 200 " + b"y" * 100_000 + b"\r\ncontent-length: 2\r\n\r\n{}": large,
+        OK + b"x: y\r\n" * 100 + b"content-length: 2\r\n\r\n{}": many,
+        OK + b"x: y\r\n" * 50_000 + b"\r\n{}": large if name == "httpx" else many,
+    }
+    if name == "httptools":  # httpx keeps nothing of what comes before the answer
+        heads[b"HTTP/1.1 103 Early\r\nlink: x\r\n\r\n" + headed(HEAD)] = large
+        heads[b"HTTP/1.1 102 Processing\r\n\r\n" * 5000 + ANSWER] = large
+    async with opened(name) as made:
+        for data, words in heads.items():
+            upstream.plays(sent(data))
+            with pytest.raises(UpstreamBroken) as refusal:
+                await asked(made, upstream.url)
+            assert refusal.value.message == words, len(data)
+    await until(lambda: not upstream.tasks)
+
+
 # Which connection is used again.
 
 
@@ -178,6 +244,10 @@ async def test_a_connection_is_used_again_only_where_both_sides_may(upstream: Sc
         OK + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n": True,
         b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\n{}": True,
         b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\n{}": False,
+        OK + b"connection: keep-alive, close\r\ncontent-length: 2\r\n\r\n{}": False,
+        OK + b"keep-alive: timeout=60\r\ncontent-length: 2\r\n\r\n{}": True,
+        OK + b"keep-alive: timeout=0\r\ncontent-length: 2\r\n\r\n{}": False,
+        OK + b"keep-alive: timeout=soon\r\ncontent-length: 2\r\n\r\n{}": True,
         OK + b"connection: close\r\ncontent-length: 2\r\n\r\n{}": False,
         ANSWER + b"H": False,
         ANSWER + ANSWER: False,
@@ -207,15 +277,208 @@ async def test_what_came_unseen_on_an_idle_connection_spoils_it(evil: bytes) -> 
 async def test_a_connection_that_was_idle_for_long_is_closed(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By a timer, with no other call that would find it."""
+    upstream.plays(replies({}))
+    async with opened() as made:
+        assert isinstance(made, HttptoolsEngine)
+        await asked(made, upstream.url)
+        monkeypatch.setattr(origin, "IDLE_SECONDS", 0.05)
+        await asked(made, upstream.url)
+        assert len(upstream.readers) == 1
+        await upstream.gone()
+        await until(lambda: not made._open)
+        [place] = made._origins.values()
+        assert (place.idle, place.rings, place._timer) == ({}, inf, None)
+        await asked(made, upstream.url)
+        assert len(upstream.readers) == 2
+
+
+async def test_the_timer_of_idle_connections_is_not_set_for_each_call(upstream: ScriptedUpstream) -> None:
+    upstream.plays(replies({}))
+    async with opened() as made:
+        assert isinstance(made, HttptoolsEngine)
+        await asked(made, upstream.url)
+        [place] = made._origins.values()
+        timer = place._timer
+        assert timer is not None
+        assert 10 < place.rings - time.monotonic() <= 20
+        for _ in range(3):
+            await asked(made, upstream.url)
+        assert place._timer is timer
+        upstream.plays(replies({}, keep_alive="timeout=5, max=100"))
+        await asked(made, upstream.url)
+        assert place._timer is not timer
+        assert 0 < place.rings - time.monotonic() <= 4
+        assert len(upstream.readers) == 1
+    assert place.rings == inf
+    assert place._timer is None
+
+
+async def test_a_connection_is_closed_before_its_upstream_does(upstream: ScriptedUpstream) -> None:
+    """By the time that it has stated, of which the half is taken where it is a second; the others stay."""
+    upstream.plays(replies({}, keep_alive="timeout=1"), replies({}))
+    async with opened() as made:
+        assert isinstance(made, HttptoolsEngine)
+        began = time.monotonic()
+        await asyncio.gather(asked(made, upstream.url), asked(made, upstream.url))
+        await upstream.gone()
+        assert time.monotonic() - began > 0.45
+        assert len(upstream.readers) == 2
+        [place] = made._origins.values()
+        assert (len(made._open), len(place.idle)) == (1, 1)
+        assert place.rings - time.monotonic() > 5
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        (None, 20),
+        (b"timeout=5", 4),
+        (b"timeout=5, max=1000", 4),
+        (b"max=1000,timeout=5", 4),
+        (b"Timeout = 5", 4),
+        (b'timeout="5"', 4),
+        (b"timeout=2", 1),
+        (b"timeout=1", 0.5),
+        (b"timeout=0", 0),
+        (b"timeout=600", 20),
+        (b"timeout=999999999", 20),
+        (b"timeout=" + b"9" * 5000, 20),
+        (b"timeout=-1", 20),
+        (b"timeout=1.5", 20),
+        (b"timeout=5s", 20),
+        (b"timeout=", 20),
+        (b"timeout=soon", 20),
+        (b"timeout", 20),
+        (b"notimeout=5", 20),
+        (b"timeout=\xb2", 20),
+        (b"5", 20),
+        (b"", 20),
+    ],
+)
+def test_how_long_a_connection_may_be_idle(said: bytes | None, seconds: float) -> None:
+    assert idle_seconds(said) == seconds
+
+
+@pytest.mark.parametrize("end", ["fin", "reset"])
+async def test_an_idle_connection_that_its_upstream_ends_is_dropped_at_once(
+    end: str, upstream: ScriptedUpstream
+) -> None:
+    closing = asyncio.Event()
+    upstream.plays(wire(ANSWER, closing, end=end))
+    async with opened() as made:
+        assert isinstance(made, HttptoolsEngine)
+        await asked(made, upstream.url)
+        assert len(made._open) == 1
+        closing.set()
+        await until(lambda: not made._open)
+
+
+# A kept connection that ends as it is used again.
+
+
+@dataclass
+class Forgetful:
+    """Answers the first request of each connection, and ends the connection at the second, as ``last`` says:
+
+    fin, reset    without a byte
+    half closed   without a byte, and takes what comes
+    a byte        with the first of an answer
+    """
+
+    last: str
+    connections: int = 0
+    bodies: list[bytes] = field(default_factory=list)
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        for answer in (ANSWER, b"H" if self.last == "a byte" else b""):
+            head = await reader.readuntil(b"\r\n\r\n")
+            size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+            self.bodies.append(await reader.readexactly(size))
+            writer.write(answer)
+        if self.last == "reset":
+            reset(writer)
+        elif self.last == "half closed":
+            writer.write_eof()
+            await reader.read()
+
+
+@pytest.mark.parametrize("end", ["fin", "reset", "half closed"])
+@pytest.mark.parametrize("size", [2, 4_000_000])
+async def test_a_request_that_met_the_end_of_a_kept_connection_is_written_once_more(end: str, size: int) -> None:
+    """On a new connection, though there is another idle one: that may be as stale. It is told each time it goes out."""
+    server = Forgetful(end)
+    told: list[int] = []
+    async with serving(server) as url, opened() as made:
+        for body in (b"1" * size, b"2" * size):
+            ends = await asyncio.gather(*[asked(made, url, body, going=lambda: told.append(1)) for _ in range(2)])
+            assert ends == [(200, b"{}")] * 2
+    assert (len(told), server.connections) == (6, 4)
+    assert server.bodies.count(b"1" * size) == 2
+    assert server.bodies.count(b"2" * size) == 4
+
+
+async def test_nothing_is_written_if_its_caller_says_no_as_it_is_about_to_go(upstream: ScriptedUpstream) -> None:
+    """Neither on a kept connection nor on a new one; and the connection is closed."""
+
+    def refuses() -> None:
+        raise UpstreamBroken("no")
+
+    upstream.plays(replies({}))
+    async with opened() as made:
+        for seen in (0, 1):
+            with pytest.raises(UpstreamBroken, match="no"):
+                await asked(made, upstream.url, going=refuses)
+            assert len(upstream.seen) == seen
+            await until(lambda: all(reader.at_eof() for reader in upstream.readers))
+            await asked(made, upstream.url)
+
+
+async def test_it_is_written_no_third_time(upstream: ScriptedUpstream) -> None:
+    upstream.plays(open_after(ANSWER), wire())
+    async with opened() as made:
+        assert await asked(made, upstream.url) == (200, b"{}")
+        with pytest.raises(UpstreamBroken, match="broke off"):
+            await asked(made, upstream.url)
+    assert (len(upstream.seen), len(upstream.readers)) == (3, 2)
+
+
+async def test_it_is_not_written_again_where_an_answer_had_begun() -> None:
+    server = Forgetful("a byte")
+    async with serving(server) as url, opened() as made:
+        assert await asked(made, url) == (200, b"{}")
+        with pytest.raises(UpstreamBroken, match="broke off"):
+            await asked(made, url)
+    assert (server.connections, len(server.bodies)) == (1, 2)
+
+
+async def test_it_is_not_written_again_where_nobody_is_there_any_more() -> None:
+    """The first time it went out, and that is told: it may have been read."""
+    server = Forgetful("fin")
+    told: list[int] = []
+    async with opened() as made:
+        async with serving(server) as url:
+            assert await asked(made, url) == (200, b"{}")
+            made._connect = gone  # type: ignore[attr-defined]
+            with pytest.raises(UpstreamUnreachable):
+                await asked(made, url, going=lambda: told.append(1))
+    assert (told, len(server.bodies)) == ([1], 2)
+
+
+async def test_what_is_sent_once_rides_no_kept_connection(upstream: ScriptedUpstream) -> None:
+    """However short it was idle; and its own is kept for others."""
     upstream.plays(replies({}))
     async with opened() as made:
         await asked(made, upstream.url)
-        await asked(made, upstream.url)
-        assert len(upstream.readers) == 1
-        monkeypatch.setattr(httptools, "IDLE_SECONDS", 0.0)
-        await asked(made, upstream.url)
-        await upstream.gone()
+        await asked(made, upstream.url, once=True)
         assert len(upstream.readers) == 2
+        await asked(made, upstream.url)
+        assert len(upstream.readers) == 2
+        upstream.plays(wire())
+        with pytest.raises(UpstreamBroken):
+            await asked(made, upstream.url, once=True)
+    assert (len(upstream.seen), len(upstream.readers)) == (4, 3)
 
 
 async def test_a_connection_with_a_request_still_on_it_is_not_used_again() -> None:
@@ -280,6 +543,8 @@ async def test_nothing_goes_out_where_no_connection_is_made(name: str, end: str,
     ("error", "reason"),
     [
         (socket.gaierror(), "its name is not known"),
+        (OSError(errno.EMFILE, ""), "this process is out of file descriptors"),
+        (OSError(errno.ENFILE, ""), "this machine is out of file descriptors"),
         (ssl.SSLCertVerificationError(), "its certificate is not trusted"),
         (ssl.SSLError(), "no TLS came about"),
         (OSError(), "there is no way to it"),
@@ -290,6 +555,36 @@ def test_the_reason_is_found_under_what_the_library_makes_of_it(error: Exception
     outer = RuntimeError()
     outer.__cause__ = error
     assert unreachable(outer).reason == reason
+
+
+async def test_a_process_without_descriptors_says_so(name: str, upstream: ScriptedUpstream) -> None:
+    upstream.plays(replies({}))
+    async with opened(name) as made:
+        assert (await asked(made, upstream.url))[0] == 200
+        upstream.plays(open_after(OK + b"content-length: 9\r\n\r\n{"))
+        busy = await made.open(request(upstream.url))  # so that no connection is idle
+        with no_descriptor_left(), pytest.raises(UpstreamUnreachable) as refusal:
+            await made.open(request(upstream.url))
+        assert refusal.value.reason == "this process is out of file descriptors"
+        await busy.aclose()
+        upstream.plays(replies({}))
+        assert (await asked(made, upstream.url))[0] == 200
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/dev/fd"))) + 1, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(taken[0]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in taken:
+            os.close(number)
 
 
 # How many connections there are.
@@ -538,6 +833,10 @@ def in_bytes(data: bytes) -> Callable[..., Any]:
         return False
 
     return play
+
+
+async def gone(*_: object) -> Any:
+    raise UpstreamUnreachable("nobody is there")
 
 
 def open_after(data: bytes) -> Callable[..., Any]:

@@ -57,12 +57,12 @@ def test_trap_18_deepsearchs_error_is_a_string() -> None:
     assert hidden.message == "u: Internal error"
 
 
-def test_trap_19_html_error_pages_become_one_line_of_text() -> None:
+def test_trap_19_nothing_of_an_html_error_page_is_told() -> None:
     page = (
         b"<html><head><title>x</title></head><body><h1>Bad&nbsp;gateway</h1><!-- a --><p>nginx &lt;b&gt;x&lt;/b&gt;</p>"
     )
     page += b"<script src='"
-    assert _failure(502, page).message == "u: Bad gateway nginx x"
+    assert _failure(502, page).message == "u answered 502 with an HTML page"
 
 
 @pytest.mark.parametrize(

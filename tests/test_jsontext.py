@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.jsontext import Malformed, decode, decode_lenient, decode_strict, encode
+from app.jsontext import Malformed, decode, decode_lenient, encode
+
+HALF = "a string has half of a surrogate pair, which is no character: \\ud800 to \\udfff come in pairs"
 
 
 @pytest.mark.parametrize(
@@ -30,12 +32,34 @@ def test_what_goes_in_comes_out(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "form", "says"),
     [
-        (b'{"a":"\\ud800"}', "a string has half of a surrogate pair"),
-        (b'{"a":"\\ud83d\\ude00",}', "malformed"),  # a whole pair, and a comma too many
+        (b'{"a":"\\ud800"}', Any, HALF),
+        (b'{"a":"\\ud83d\\ude00",}', Any, "unexpected '}' (byte 20)"),  # a whole pair, and a comma too many
+        (b'{"a":NaN}', Any, "NaN is not a number in JSON (byte 5)"),
+        (b'["\\"NaN", -Infinity]', Any, "-Infinity is not a number in JSON (byte 10)"),
+        (b"[1e999]", Any, "a number is larger than any that a 64-bit float holds"),
+        (b"[1" + b"0" * 400 + b"]", list[float], "a whole number has more than 100 digits"),
+        (b"[1, null, 2.5]", list[float], "it is not of the expected form"),
+        (b"[" * 100_000, list[float], "nested deeper than 64 levels"),
+        (b"[" * 100_000, Any, "nested too deep"),
     ],
 )
-def test_half_a_character_is_blamed_only_where_it_is_the_fault(data: bytes, says: str) -> None:
-    with pytest.raises(Malformed, match=says):
-        decode_strict(data)
+def test_the_fault_is_told_in_words_of_ours(data: bytes, form: Any, says: str) -> None:
+    with pytest.raises(Malformed) as told:
+        decode(data, form)
+    assert str(told.value) == says
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"{", "it ends before it is complete (byte 1)"),
+        (b'{"a":"\\ud800","b":NaN}', "NaN is not a number in JSON (byte 18)"),
+        (b'["\\ud800",\xff]', "the text is not UTF-8 (byte 10)"),
+    ],
+)
+def test_leniency_tells_the_fault_as_well(data: bytes, says: str) -> None:
+    with pytest.raises(Malformed) as told:
+        decode_lenient(data)
+    assert str(told.value) == says

@@ -14,8 +14,9 @@ import pytest
 
 from app.errors import UpstreamAuth, UpstreamQuota, UpstreamRateLimited
 from app.keystate import KeyStates
+from app.lease import Lease
 from app.main import create_app
-from app.pool import REST_SECONDS, Lease, Pool
+from app.pool import REST_SECONDS, Pool
 from app.quota import Need, Quota
 from app.seat import Rest, fingerprint
 from app.store import Database

@@ -118,15 +118,17 @@ async def test_a_row_says_who_called_what_where_and_how_it_went(books: Books, up
     }
 
 
-async def test_several_attempts_are_one_row_of_the_last(
+async def test_each_upstream_that_was_asked_has_a_row(
     books: Books, upstream: ScriptedUpstream, other_upstream: ScriptedUpstream
 ) -> None:
     upstream.plays(replies({"detail": "no"}, 500))
     other_upstream.plays(vectors({"total_tokens": 9}))
     await books.gateway.post("/v1/embeddings", {**EMBED, "model": "jina-embeddings-v3"})
-    row = await books.one()
-    assert (row["upstream"], row["key"], row["status"], row["attempts"]) == ("aihubmix", "aihubmix", 200, 2)
-    assert used(row) == (9, 0, 9, 0)
+    left, row = await books.have(2)
+    assert (left["upstream"], left["key"], left["status"], left["error"]) == ("jina", "jina", 502, "upstream_error")
+    assert (row["upstream"], row["key"], row["status"], row["error"]) == ("aihubmix", "aihubmix", 200, None)
+    assert left["request_id"] == row["request_id"]
+    assert [(each["attempts"], used(each)) for each in (left, row)] == [(1, (0, 0, 0, 0)), (1, (9, 0, 9, 0))]
 
 
 async def test_a_call_that_failed_has_its_error_and_no_tokens(
@@ -135,8 +137,9 @@ async def test_a_call_that_failed_has_its_error_and_no_tokens(
     upstream.plays(replies({"detail": "no"}, 500))
     other_upstream.plays(replies({"error": {"message": "no", "code": f"bad {AIHUBMIX_KEY}"}}, 400))
     assert (await books.gateway.post("/v1/embeddings", EMBED)).status_code == 400
-    row = await books.one()
-    assert (row["status"], row["attempts"], used(row)) == (400, 2, (0, 0, 0, 0))
+    left, row = await books.have(2)
+    assert (left["status"], left["error"], used(left)) == (502, "upstream_error", (0, 0, 0, 0))
+    assert (row["status"], row["attempts"], used(row)) == (400, 1, (0, 0, 0, 0))
     assert row["error"]
     assert AIHUBMIX_KEY not in row["error"]
 

@@ -12,6 +12,9 @@ import pytest
 
 from app import logs
 from app.redact import Redactor
+from app.writer import STDERR, writer
+
+from .conftest import PATIENCE
 
 SECRET = "jina_5ecretthatmustnotbeseen"
 WHEN = 1789892130.1234  # 2026-09-20T08:15:30.123Z
@@ -126,16 +129,23 @@ def test_other_scripts_are_written_as_they_are() -> None:
     assert "神の鳥居 🦊" in logs.JsonLines(redact).format(record("神の鳥居 🦊"))
 
 
+def written(capfd: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """Both outputs, once all that was logged is in them."""
+    writer(STDERR).drain(PATIENCE)
+    out, err = capfd.readouterr()
+    return out, err
+
+
 @pytest.mark.usefixtures("restored")
 def test_records_of_torii_go_to_stderr_from_the_level_on_and_warnings_of_everyone(
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     logs.configure("info", redact, json=True)
     for name in ("torii.calls", "uvicorn.error", "httpx"):
         logging.getLogger(name).debug("debug")
         logging.getLogger(name).info("info")
         logging.getLogger(name).warning("warning")
-    out, err = capsys.readouterr()
+    out, err = written(capfd)
     said = [(line["logger"], line["message"]) for line in map(msgspec.json.decode, err.splitlines())]
     assert out == ""
     assert said == [
@@ -147,19 +157,19 @@ def test_records_of_torii_go_to_stderr_from_the_level_on_and_warnings_of_everyon
 
 
 @pytest.mark.usefixtures("restored")
-def test_a_level_above_warning_holds_for_the_server_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_level_above_warning_holds_for_the_server_too(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("error", redact, json=False)
     for name in ("torii", "uvicorn.error"):
         logging.getLogger(name).warning("warning")
         logging.getLogger(name).error("error")
-    assert [line[9:] for line in capsys.readouterr().err.splitlines()] == [
+    assert [line[9:] for line in written(capfd)[1].splitlines()] == [
         "ERROR torii: error",
         "ERROR uvicorn.error: error",
     ]
 
 
 @pytest.mark.usefixtures("restored")
-def test_a_record_that_cannot_be_written_says_nothing_of_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_that_cannot_be_written_says_nothing_of_its_arguments(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", redact, json=True)
     logging.getLogger("torii").info("%d", SECRET)
-    assert capsys.readouterr() == ("", "")
+    assert written(capfd) == ("", "")

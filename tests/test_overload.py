@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from app.server import allow_files
+from app.descriptors import allow_files
 
 from .conftest import (
     PATIENCE,

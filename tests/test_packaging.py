@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -9,14 +10,20 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from app import __version__
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+# The extras of each lock, beside the package's own dependencies.
+LOCKS = {"run": ["tokens"], "dev": ["test", "check"], "faults": ["faults"], "bench": ["bench"]}
+each_lock = pytest.mark.parametrize("lock", LOCKS)
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
@@ -55,6 +62,56 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index")
     run(*pip, "--target", target, wheel, cwd=target)
     return target
+
+
+def locked(lock: str) -> Iterator[tuple[Requirement, list[str]]]:
+    """The pins of a lock and the words after each, which are its hashes."""
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text().replace("\\\n", " ")
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            pin, *hashes = line.split(" --hash=")
+            yield Requirement(pin), [word.strip() for word in hashes]
+
+
+def wanted(extras: list[str]) -> Iterator[Requirement]:
+    """The package's ranges, those of its extras, and those of what builds it."""
+    named = PROJECT["project"]["optional-dependencies"]
+    lists = [PROJECT["project"]["dependencies"], PROJECT["build-system"]["requires"]]
+    for requirement in map(Requirement, itertools.chain(*lists, *(named[extra] for extra in extras))):
+        if requirement.name == PROJECT["project"]["name"]:
+            yield from wanted(sorted(requirement.extras))
+        else:
+            yield requirement
+
+
+@each_lock
+def test_a_lock_pins_each_dependency_within_its_range(lock: str) -> None:
+    for requirement in wanted(LOCKS[lock]):
+        versions = [pin.specifier for pin, _ in locked(lock) if pin.name == canonicalize_name(requirement.name)]
+        assert versions, requirement
+        assert all(requirement.specifier.contains(str(version).removeprefix("==")) for version in versions), requirement
+
+
+@each_lock
+def test_a_lock_is_exact_versions_and_hashes_and_names_no_place(lock: str) -> None:
+    for pin, hashes in locked(lock):
+        assert re.fullmatch(r"==[0-9][0-9a-z.]*", str(pin.specifier)), pin
+        assert pin.url is None
+        assert hashes, pin
+        assert all(re.fullmatch("sha256:[0-9a-f]{64}", word) for word in hashes), pin
+    assert not re.search("://|@|--(?!hash=)", (ROOT / "requirements" / f"{lock}.txt").read_text())
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+def test_a_package_has_one_version_for_each_python_in_all_locks(python: str) -> None:
+    environment = {"python_version": python, "python_full_version": f"{python}.0"}
+    versions: dict[str, set[str]] = {}
+    for lock in LOCKS:
+        pins = [pin for pin, _ in locked(lock) if pin.marker is None or pin.marker.evaluate(environment)]
+        assert len(pins) == len({pin.name for pin in pins}), lock
+        for pin in pins:
+            versions.setdefault(pin.name, set()).add(str(pin.specifier))
+    assert {name: several for name, several in versions.items() if len(several) > 1} == {}
 
 
 def test_the_packages_named_for_setuptools_are_all_the_packages_there_are() -> None:
@@ -96,7 +153,8 @@ def test_the_installed_package_runs_as_a_module(installed: Path) -> None:
 def test_the_image_holds_nothing_of_the_checkout_but_what_it_is_built_of() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
-    assert rules == ["*", "!app", "!pyproject.toml", "!README.md", "!LICENSE", "**/__pycache__"]
+    needed = ["!app", "!pyproject.toml", "!requirements/run.txt", "!README.md", "!LICENSE"]
+    assert rules == ["*", *needed, "**/__pycache__"]
 
 
 def test_the_drain_ends_before_compose_kills() -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from app.breaker import BREAK_AFTER, Breaker
 from app.errors import UpstreamAuth, UpstreamFailed, UpstreamQuota, UpstreamRateLimited, UpstreamRejected
-from app.pool import Lease, Pool
+from app.lease import Lease
+from app.pool import Pool
 from app.quota import KEPT, Need, Quota, Window
 from app.sections import KeyLimits
 from app.settings import Settings
@@ -93,11 +94,56 @@ async def test_a_refused_key_rests_and_is_named_in_the_log(failure: Any, caplog:
     assert "secret" not in caplog.text
 
 
-async def test_the_last_key_is_never_locked_out() -> None:
+async def test_a_limited_key_is_never_used_before_its_time() -> None:
+    """Nor is a refused one beside it, as long as the limited one comes back by itself."""
     keys = pool()
     keys.failed(lease_of(keys, A), UpstreamAuth("no"))
     keys.failed(lease_of(keys, B), UpstreamRateLimited("slow", retry_after=30))
-    assert names(await taken(keys, 2)) == "bb"
+    with pytest.raises(UpstreamRateLimited, match="rate limited by jina; retry after 30 s") as caught:
+        await keys.lease(Need())
+    assert caught.value.retry_after == pytest.approx(30, abs=1)
+    assert not caught.value.asked
+    assert not keys.ready
+
+
+@pytest.mark.parametrize("works", [False, True])
+async def test_of_shut_keys_one_is_tried_by_one_call_at_a_time(works: bool) -> None:
+    """The others wait for what becomes of that call, and share it."""
+    keys = pool(patience=PATIENCE)
+    for key in (A, B):
+        keys.failed(lease_of(keys, key), UpstreamQuota("empty"))
+    [first] = await taken(keys, 1)
+    waiting = [asyncio.create_task(keys.lease(Need())) for _ in range(3)]
+    await until(lambda: keys.waiting == 3)
+    if works:
+        keys.succeeded(first)
+        assert names([await each for each in waiting]) == first.key.alias * 3
+        return
+    keys.failed(first, UpstreamQuota("empty"))
+    first.release()
+    for each in waiting:
+        with pytest.raises(UpstreamQuota, match="the gateway's account at jina has no balance left"):
+            await each
+    assert len(await taken(keys, 1)) == 1
+
+
+async def test_after_a_429_one_call_tries_the_key_and_the_others_follow_it() -> None:
+    keys = Pool("jina", [(A, Quota())], patience=PATIENCE)
+    keys.failed(lease_of(keys, A), UpstreamRateLimited("slow", retry_after=0.01))
+    waiting = [asyncio.create_task(keys.lease(Need())) for _ in range(3)]
+    await until(lambda: any(each.done() for each in waiting))
+    assert [each.done() for each in waiting] == [True, False, False]
+    keys.succeeded(await waiting[0])
+    assert names([await each for each in waiting]) == "aaa"
+
+
+async def test_a_key_that_met_a_429_since_it_was_leased_is_not_used() -> None:
+    keys = pool()
+    early, late = await taken(keys, 1), lease_of(keys, A)
+    keys.failed(late, UpstreamRateLimited("slow", retry_after=30))
+    with pytest.raises(UpstreamRateLimited) as caught:
+        early[0].check()
+    assert (caught.value.asked, caught.value.upstream) == (False, "jina")
 
 
 async def test_a_key_that_was_tried_is_passed_over_unless_there_is_no_other() -> None:

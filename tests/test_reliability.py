@@ -16,6 +16,7 @@ from app.errors import (
     UpstreamAuth,
     UpstreamBroken,
     UpstreamError,
+    UpstreamFailed,
     UpstreamQuota,
     UpstreamRateLimited,
     UpstreamTimeout,
@@ -25,6 +26,7 @@ from app.errors import (
 )
 from app.settings import Settings
 from app.types import Reply
+from app.upstreams.answers import lasting
 from app.upstreams.failures import failure
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -39,6 +41,8 @@ SAID: dict[str, UpstreamError] = {
     "a stream that stops": UpstreamTruncated("x"),
     "more than": UpstreamTooLarge("x"),
 }
+# Of this kind are failures that a repeat would only meet again.
+LASTING = "vectors of another size"
 
 
 def table(page: str, first: str) -> list[list[str]]:
@@ -52,6 +56,9 @@ ROWS = table(PAGE, "the upstream")
 
 
 def meant(row: list[str]) -> Iterator[UpstreamError]:
+    if row[0].startswith(LASTING):
+        yield lasting(UpstreamFailed("x"))
+        return
     for words, error in SAID.items():
         if row[0].startswith(words):
             yield error
@@ -65,7 +72,9 @@ def again(error: UpstreamError) -> str:
         return "another key, another upstream, once more where that is soon"
     if isinstance(error, UpstreamAuth | UpstreamQuota):
         return "another key, another upstream"
-    return "another upstream, once more" if error.elsewhere else "nowhere"
+    if not error.elsewhere:
+        return "nowhere"
+    return "another upstream, once more" if error.repeatable else "another upstream"
 
 
 def rests(error: UpstreamError) -> str:

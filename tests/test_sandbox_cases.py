@@ -282,8 +282,8 @@ def test_lines_can_end_otherwise(chat: Call, case: str, end: str) -> None:
 def test_a_byte_order_mark_and_comments(chat: Call) -> None:
     assert chat("sandbox:bom", "deepsearch").content.startswith(b"\xef\xbb\xbfdata: {")
     text = chat("sandbox:keepalive", "deepsearch").text
-    assert text.startswith(": keep-alive\n\ndata: {")
-    assert text.count(": keep-alive\n\n") == text.count("data: {")
+    assert text.startswith(": keep-alive\ndata: {")
+    assert text.count(": keep-alive\n") == text.count("data: {")
 
 
 def test_usage_can_come_apart(chat: Call) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from app.config import Keys, dotted, explain
 from app.sections import TimeoutSettings
 from app.settings import ConfigError, Settings, load, validate_start
 from app.values import Section
@@ -25,6 +28,8 @@ from app.values import Section
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "config.example.yaml"
 SECRET = "hunter2hunter2hunter2"
+ENDS = "it ends where a bracket, a quote or a value is still missing"
+LOOK = "look at the quotes, brackets, colons and the indentation before column"
 
 Write = Callable[[str], Path]
 
@@ -180,6 +185,25 @@ def test_the_stronger_source_wins(monkeypatch: pytest.MonkeyPatch, write: Write,
     monkeypatch.setenv("TORII_PORT", "8002")
     assert load(path).port == 8002
     assert load(path, port=8003, host=None).port == 8003
+
+
+def test_a_byte_order_mark_before_a_file_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, write: Write, tmp_path: Path
+) -> None:
+    """As editors on Windows put it there; UTF-16 is refused."""
+    path = tmp_path / "marked.yaml"
+    path.write_bytes("port: 8005".encode("utf-8-sig"))
+    for name in ("jina_api_key", "torii_operator_key"):
+        (tmp_path / "secrets" / name).write_bytes(f"{SECRET}\r\n".encode("utf-8-sig"))
+    (tmp_path / "named").write_bytes(f"{SECRET}-caller\n".encode("utf-8-sig"))
+    monkeypatch.setenv("TORII_CALLER_KEY_FILE", str(tmp_path / "named"))
+    settings = load(path)
+    assert settings.port == 8005
+    keys = (settings.upstreams["jina"].api_key, settings.operator_key, settings.caller_key)
+    assert [key.get_secret_value() for key in keys if key] == [SECRET, SECRET, f"{SECRET}-caller"]
+    (tmp_path / "secrets/jina_api_key").write_bytes(SECRET.encode("utf-16"))
+    with pytest.raises(ConfigError, match="jina_api_key: cannot be read: it is not UTF-8 text"):
+        load(path)
 
 
 def test_secret_files_alone_are_enough(tmp_path: Path) -> None:
@@ -516,12 +540,23 @@ def test_a_model_may_have_other_names_at_other_upstreams(write: Write) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("port: [1", "torii.yaml:1: is not YAML: expected ',' or ']', but got '<stream end>'"),
-        (f"caller_key: *{SECRET}", "torii.yaml:1: is not YAML: found undefined alias ..."),
-        (f"caller_key: !{SECRET} x", "torii.yaml:1: is not YAML: could not determine a constructor for the tag ..."),
-        (f'a: "{SECRET}\nb: 1', "torii.yaml:2: is not YAML: found unexpected end of stream"),
-        ("port: 1\n---\nport: 2", "torii.yaml:2: is not YAML: but found another document"),
-        ("port: 1\0", "torii.yaml: is not YAML: characters that YAML does not allow"),
+        ("port: [1", f"torii.yaml:1: is not YAML: {ENDS}"),
+        (f'a: "{SECRET}\nb: 1', f"torii.yaml:2: is not YAML: {ENDS}"),
+        (
+            f"caller_key: *{SECRET}",
+            "torii.yaml:1: is not YAML: an alias (*) for what is named (&) nowhere above; "
+            "a text that begins so needs quotes",
+        ),
+        (
+            f"caller_key: !{SECRET} x",
+            "torii.yaml:1: is not YAML: a tag (!), and none is known here; a text that begins so needs quotes",
+        ),
+        ("a: 1\n\tb: 2", "torii.yaml:2: is not YAML: a tab, where only spaces are allowed"),
+        ("port: 1\n---\nport: 2", "torii.yaml:2: is not YAML: a second document begins here, and one is read"),
+        ("port: 1\nhost: \0", "torii.yaml:2: is not YAML: a character that YAML does not allow"),
+        (f"port: 1\nhost: {SECRET}: {SECRET}", f"torii.yaml:2: is not YAML: {LOOK} 28"),
+        (f"? [{SECRET}]\n: 1", f"torii.yaml:1: is not YAML: {LOOK} 3"),
+        ("models: " + "[" * 5000, "torii.yaml: nested too deep"),
         ("- port", "torii.yaml: must be a mapping of settings, as in config.example.yaml"),
         (SECRET, "torii.yaml: must be a mapping of settings, as in config.example.yaml"),
         ("log_level: 2024-13-45", "torii.yaml: a number or a date in it is none; put it in quotes"),
@@ -586,12 +621,47 @@ def test_mistakes_in_the_environment_name_the_variable(monkeypatch: pytest.Monke
     ]
 
 
+def paths(model: type[BaseModel], above: Keys = ()) -> Iterator[Keys]:
+    """Those of all settings and sections."""
+    for name, field in model.model_fields.items():
+        yield (*above, name)
+        kinds = [field.annotation, *get_args(field.annotation)]
+        kinds += [part for kind in kinds for part in get_args(kind)]
+        for section in {kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)}:
+            ways: dict[Any, Keys] = {list: (0,), dict: ("x",)}
+            within = ways.get(get_origin(field.annotation), ())
+            yield (*above, name, *within)
+            yield from paths(section, (*above, name, *within))
+
+
+WRONG = (None, True, -1, 2.5, 10**30, math.nan, math.inf, "", "x", "x" * 5000, "9" * 5000, b"x", date(2026, 1, 1))
+NESTED: tuple[Any, ...] = ([], ["x"], [None], [[]], [{}], {}, {"x": None}, {"x": []}, {"x": {}}, {"": 1}, {1: 2})
+
+
+@pytest.mark.parametrize("keys", list(paths(Settings)), ids=dotted)
+def test_no_mistake_is_told_in_the_words_of_a_library(keys: Keys) -> None:
+    for wrong in (*WRONG, *NESTED):
+        value: Any = wrong
+        for key in reversed(keys):
+            value = [value] if isinstance(key, int) else {key: value}
+        try:
+            Settings(**value)
+        except ValidationError as error:
+            told = [what for _, what in explain(error, Settings)]
+            theirs = [found["msg"] for found in error.errors()]
+            assert not [what for what in told if what in theirs or what == "cannot be used"], (keys, wrong)
+
+
 def test_a_secrets_directory_that_is_none_and_json_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORII_SECRETS_DIR", "nowhere")
     monkeypatch.setenv("TORII_CALLERS", f"[{SECRET}")
+    monkeypatch.setenv("TORII_CACHE", "{")
+    monkeypatch.setenv("TORII_WORKERS", "few")
     assert mistakes() == [
         "environment: TORII_CALLERS: must be JSON",
+        "environment: TORII_CACHE: must be JSON",
         "environment: TORII_SECRETS_DIR: nowhere is no directory",
+        "environment: TORII_WORKERS: must be a whole number",
     ]
 
 

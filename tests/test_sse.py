@@ -78,6 +78,11 @@ def test_a_body_that_is_no_event_stream_is_one_event(body: bytes) -> None:
     assert events(*(body[place : place + 1] for place in range(len(body)))) == [(body, "")]
 
 
+@pytest.mark.parametrize("body", [b"<html>\n</html>", b'{"error": 1}'])
+def test_a_body_that_is_no_event_stream_may_begin_with_white_space(body: bytes) -> None:
+    assert events(b"\xef\xbb\xbf\r\n\n \n" + body) == [(body, "")]
+
+
 @pytest.mark.parametrize(
     "piece",
     [b"data: " + b"x" * 99, b"data: x\n" * 20, b"data\n" * 20, b"x" * 99, b"{" + b"x" * 99, b"{\n" + b"\n" * 99],

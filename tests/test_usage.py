@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import secrets
 import signal
 import sqlite3
 import time
@@ -47,7 +48,7 @@ def row(**values: Any) -> tuple[Any, ...]:
         "seconds": 0.5,
         "first_event_seconds": None,
         "attempts": 1,
-        "request_id": "0f" * 16,
+        "request_id": secrets.token_hex(16),
     }
     return tuple({**usual, **values}[name] for name in COLUMNS)
 

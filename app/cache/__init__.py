@@ -12,6 +12,6 @@ disk, redis    the tier behind it, where configured; sqlite is disk's file
 from __future__ import annotations
 
 from .cache import Cache, Lookup, Store, Tiers
-from .found import Outcome
+from .found import Found, Outcome
 
-__all__ = ["Cache", "Lookup", "Outcome", "Store", "Tiers"]
+__all__ = ["Cache", "Found", "Lookup", "Outcome", "Store", "Tiers"]

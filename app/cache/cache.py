@@ -11,7 +11,7 @@ keep       what came of it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -19,13 +19,13 @@ from msgspec.structs import replace
 
 from ..errors import UpstreamFailed
 from ..meter import Record
-from ..quota import Need, Share
+from ..quota import Need
 from ..types import Call, EmbeddingsCall, Json, RerankCall, Route, Target
 from ..vectors import encoded
-from .entries import Entry, unpacked
+from .entries import Entry, size_of, unpacked
 from .flights import Begin, Flights
 from .found import Found, Outcome
-from .keys import keys_of, kind_of
+from .keys import keys_of
 from .memory import Memory
 
 
@@ -94,15 +94,20 @@ class Cache:
         lookup.reads = lookup.writes and b"no-cache" not in directives
         return lookup
 
-    async def read(self, keys: list[bytes]) -> dict[bytes, Entry]:
+    async def read(self, keys: list[bytes], call: Call) -> dict[bytes, Entry]:
+        """The entries at hand of an answer to ``call``. What a store has is checked: another version may have written
+        it, or another program."""
         memory, now = self._memory, self._clock()
         assert memory is not None
         found = {key: entry for key in keys if (entry := memory.get(key, now)) is not None}
         if self._store is not None and len(found) < len(keys):
-            for key, (value, expires) in (await self._store.read(set(keys) - found.keys(), now)).items():
-                if (entry := unpacked(value)) is not None:
-                    memory.put(key, entry, expires)
-                    found[key] = entry
+            stored = await self._store.read(set(keys) - found.keys(), now)
+            read = {key: entry for key, (value, _) in stored.items() if (entry := unpacked(value, call)) is not None}
+            if len(set(map(size_of, [*found.values(), *read.values()]))) > 1:
+                read = {}  # vectors of two sizes are no answer
+            for key, entry in read.items():
+                memory.put(key, entry, stored[key][1])
+                found[key] = entry
         return found
 
     def in_base64(self, keys: list[bytes], reply: Json) -> None:
@@ -155,7 +160,7 @@ class Lookup:
                     except UpstreamFailed:  # what cannot be written for this caller is to be asked for
                         found.forget()
                         continue
-                    self._record.target = target
+                    self._record.hit = target
                     return self._free(outcome)
         return None
 
@@ -165,21 +170,19 @@ class Lookup:
             self._cache.in_base64(found.keys, outcome.reply)
         return replace(outcome, body=render(outcome.reply))
 
-    def left(self, need: Need) -> Need:
-        """Of what the whole call needs, what is left to be asked for."""
+    def needs(self, need: Need, parts: int) -> list[Need]:
+        """What is left to be asked for, of what the whole call needs: for its parts, of which the first counts it all.
+
+        Only a call without parts may go together with others.
+        """
         if not isinstance(self._call, EmbeddingsCall):
-            return need
+            return [need] * parts
         tokens = need.tokens
         if self._found:
             found = next(iter(self._found.values()))
-            tokens = tokens * len(found.missing) // len(found.keys)
-        return Need(tokens, need.deepsearch, need.since, self._share)
-
-    async def _share(self, target: Target) -> Share | None:
-        """What is to be asked for at the target, as a part of a call for several."""
-        rest = (await self.at(target)).rest
-        kind = kind_of(rest, target)
-        return Share(kind, self._record.caller, len(rest.body["input"])) if kind else None
+            tokens = tokens * len(found.missing) // len(found.keys) if found.keys else tokens
+        first = Need(tokens, need.deepsearch, need.since, batch=True)
+        return [first, *[Need(0, need.deepsearch, need.since)] * (parts - 1)]
 
     async def shared(self, begin: Begin[Outcome]) -> Outcome:
         """The outcome of ``begin``, or of an identical call that is under way. One of them gets the bill."""
@@ -187,17 +190,16 @@ class Lookup:
             outcome = await begin(self._record)
         else:
             keys = tuple((place, *found.keys) for place, found in self._found.items())
-            outcome, begun, billed = await self._cache.flights.join(keys, self._record, begin)
+            outcome, billed = await self._cache.flights.join(keys, self._record, begin)
             if not billed:
                 return self._free(outcome.free())
-            outcome = outcome if begun else replace(outcome, body=None)
         self._record.cache = outcome.state
         return outcome
 
     def _free(self, outcome: Outcome) -> Outcome:
         """What was not paid for by this call."""
         self._record.cache = outcome.state
-        self._record.answer(outcome.reply)
+        self._record.free = outcome.reply["usage"]
         return outcome
 
     async def at(self, target: Target) -> Found:
@@ -207,17 +209,34 @@ class Lookup:
             found = self._found[place] = await self._look(target)
         return found
 
-    def keep(self, target: Target) -> None:
-        """What the target has answered."""
-        found = self._found.get(_place(target))
-        if found is not None and found.fresh:
+    def beside(self, found: Found, targets: Sequence[Target]) -> Sequence[Target]:
+        """Those of ``targets`` whose vectors may be in one answer: of one space, and of one upstream with what is at
+        hand. Only vectors have a space."""
+        if len(targets) == 1 or not isinstance(self._call, EmbeddingsCall):
+            return targets
+        if found.entries:
+            return [found.target]
+        if len({target.name for target in targets}) == 1:
+            return targets
+        return [target for target in targets if target.space == found.target.space]
+
+    def keep(self, found: Found, parts: Sequence[Call], answers: Sequence[tuple[Target, Json]]) -> None:
+        """What was asked for, each part under the keys of the target that has answered it."""
+        if not found.keys:
+            return
+        if {_place(target) for target, _ in answers} == {_place(found.target)}:
             self._cache.write(found.fresh)
+            return
+        for part, (target, reply) in zip(parts, answers, strict=True):
+            own = Found(part, target, keys_of(part, target, self._owner), {})
+            own.filled(reply, target)
+            self._cache.write(own.fresh)
 
     async def _look(self, target: Target) -> Found:
         if not self.writes:
             return Found(self._call, target, [], {}, "off" if _is_pure(self._call) else None)
         keys = keys_of(self._call, target, self._owner)
-        entries = await self._cache.read(keys) if self.reads else {}
+        entries = await self._cache.read(keys, self._call) if self.reads else {}
         if len(keys) > 1:  # a PDF has a vector for each page, and is no input among others
             entries = {key: entry for key, entry in entries.items() if len(entry.items) == 1}
         return Found(self._call, target, keys, entries)

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..types import EndpointName, Json
-from ..vectors import Vector
+from ..jsontext import decode, numbers
+from ..types import Call, EndpointName, Json, RerankCall
+from ..usage import LARGEST
+from ..vectors import Vector, checked
 
 HOLDS: dict[EndpointName, str] = {"embeddings": "data", "rerank": "results", "chat": "choices"}
 
@@ -59,12 +61,48 @@ _packed = msgspec.msgpack.Decoder(Entry)
 _items = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 
 
-def unpacked(value: bytes) -> Entry | None:
-    """The entry, or None for what is none."""
+def unpacked(value: bytes, call: Call) -> Entry | None:
+    """The entry of an answer to ``call``; None for what is none, whoever has written it."""
     try:
-        return _packed.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        entry = _packed.decode(value)
+        return entry if _sound(entry, call) else None
+    except (msgspec.MsgspecError, LookupError, ValueError, RecursionError):
         return None
+
+
+def size_of(entry: Entry) -> int | None:
+    """The dimensions of its vector; None for a ranking, for several vectors and for sparse ones."""
+    vectors = [item["embedding"] for item in entry.items if item.get("embedding")]
+    return checked(vectors[0]) if len(vectors) == 1 else None
+
+
+def _sound(entry: Entry, call: Call) -> bool:
+    """Whether an answer can be made of it. Raises ValueError or LookupError for most of what is wrong with it."""
+    holds = HOLDS[call.endpoint]
+    if not (entry.silent and entry.items and {holds, "usage"} <= entry.head.keys() and 0 <= entry.tokens <= LARGEST):
+        return False
+    for name, field in entry.head.items():
+        if name not in (holds, "usage"):
+            decode(field)
+    if isinstance(call, RerankCall):
+        results = ranked(entry)
+        places = {result["index"] for result in results}
+        numbers([result["relevance_score"] for result in results])
+        return len(places) == len(results) > 0 and min(places) >= 0 and max(places) < len(call.documents)
+    sizes = {_vector(item) for item in entry.items} - {None}
+    asked = call.body.get("dimensions")
+    return len(sizes) <= 1 and not (sizes and isinstance(asked, int) and not sizes & {asked, asked // 8})
+
+
+def _vector(item: Fields) -> int | None:
+    """The dimensions of an item's vector, all of whose fields are JSON. Raises ValueError."""
+    for name, field in item.items():
+        if name != "embedding":
+            decode(field)
+    if "embedding" in item:
+        return checked(item["embedding"])
+    decode(item.get("embeddings", b""), list[Any])
+    return None
 
 
 def head_of(reply: Json, holds: str) -> Fields:
@@ -80,9 +118,9 @@ def names_of(items: list[Json]) -> Fields:
     return dict.fromkeys(chain.from_iterable(items), b"")
 
 
-def restored(entry: Entry, holds: str) -> list[Json]:
-    """As they came; a ranking's indexes are places in its documents."""
-    if together := entry.head.get(holds):
+def ranked(entry: Entry) -> list[Json]:
+    """The results of a ranking; their indexes are places in its documents."""
+    if together := entry.head.get("results"):
         return [{**item, "index": int(bytes(item["index"]))} for item in _items.decode(together)]
     return [
         {name: int(value) if name == "index" else msgspec.Raw(value) for name, value in item.items()}
@@ -91,7 +129,7 @@ def restored(entry: Entry, holds: str) -> list[Json]:
 
 
 def numbered(items: list[Fields]) -> list[Json]:
-    """With the indexes that they have here."""
+    """Vectors with the indexes that they have in this call: in the call that paid for them they had others."""
     return [
         {name: place if name == "index" else msgspec.Raw(value) for name, value in item.items()}
         for place, item in enumerate(items)

@@ -65,7 +65,7 @@ class Flight(Generic[T]):
             return await landed, self._billed is record
         finally:
             del self._followers[landed]
-            record.target = self.record.target
+            record.hit = self.record.target
             if landed.done() and not landed.cancelled():
                 landed.exception()  # else it is complained of where this one is cancelled at the same moment
             record.presence.unfollow()
@@ -93,15 +93,14 @@ class Flights(Generic[T]):
         """How many wait, for all of them together."""
         return sum(flight.record.presence.awaited for flight in self._open.values())
 
-    async def join(self, key: Hashable, record: Record, begin: Begin[T]) -> tuple[T, bool, bool]:
-        """The result; whether it was begun for this one; whether this one is billed."""
+    async def join(self, key: Hashable, record: Record, begin: Begin[T]) -> tuple[T, bool]:
+        """The result, and whether this call is billed for it."""
         flight = self._open.get(key)
         if flight is not None and flight.open:
-            result, billed = await flight.follow(record)
-            return result, False, billed
+            return await flight.follow(record)
         flight = self._open[key] = Flight(record)
         try:
-            return await flight.lead(begin), True, True
+            return await flight.lead(begin), True
         finally:
             if self._open.get(key) is flight:
                 del self._open[key]

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from ..errors import UpstreamFailed
 from ..types import Call, Json, Target, Value
 from ..usage import shares
-from .entries import HOLDS, Entry, billed, head_of, item_of, names_of, numbered, restored
+from .entries import HOLDS, Entry, billed, head_of, item_of, names_of, numbered, ranked
 
 State = Literal["hit", "partial", "miss", "off"]
 
@@ -79,17 +79,17 @@ class Found:
         entries = [self.entries[key] for key in self.keys]
         return Outcome(self.target, self._answer(entries, _free(sum(entry.tokens for entry in entries))), "hit")
 
-    def filled(self, reply: Json) -> Outcome:
-        """The answer with the ``reply`` to the rest in it, whose entries are ``fresh`` from then on."""
+    def filled(self, reply: Json, target: Target) -> Outcome:
+        """The answer with the ``reply`` of ``target`` to the rest in it, whose entries are ``fresh`` from then on."""
         if not self.keys:
-            return Outcome(self.target, reply, self.state)
+            return Outcome(target, reply, self.state)
         self.fresh = self._entries(reply, self.missing)
         if len(self.missing) == len(self.keys):
-            return Outcome(self.target, reply, "miss")
+            return Outcome(target, reply, "miss")
         asked = set(self.missing)
         entries = [self.fresh.get(key) or self.entries[key] for key in self.keys]
         cached = sum(entry.tokens for place, entry in enumerate(entries) if place not in asked)
-        return Outcome(self.target, self._answer(entries, {**reply["usage"], "cached_tokens": cached}), "partial")
+        return Outcome(target, self._answer(entries, {**reply["usage"], "cached_tokens": cached}), "partial")
 
     def _entries(self, reply: Json, missing: list[int]) -> dict[bytes, Entry]:
         holds = HOLDS[self.call.endpoint]
@@ -111,7 +111,7 @@ class Found:
         if len(entries) > 1 and len(items) != len(entries):
             raise UpstreamFailed(f"{len(entries)} inputs were answered with {len(items)} vectors")
         reply, holds = entries[0].head_with(usage), HOLDS[self.call.endpoint]
-        reply[holds] = restored(entries[0], holds) if len(entries) == 1 else numbered(items)
+        reply[holds] = ranked(entries[0]) if holds == "results" else numbered(items)
         return reply
 
 

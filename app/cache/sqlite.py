@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -11,7 +10,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from ..wal import write_ahead
+from ..files import make
+from ..sqlite import code, words, write_ahead
 
 logger = logging.getLogger("torii.cache")
 
@@ -82,7 +82,7 @@ class Database:
             self._trouble("opened", error)
 
     def _connect(self) -> None:
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+        make(self._path)
         self._writer = self._connection(WRITE_BUSY_SECONDS)
         write_ahead(self._writer, WRITE_BUSY_SECONDS)
         self._writer.execute("PRAGMA synchronous = OFF")  # a power cut may cost the file, never a wrong answer
@@ -163,8 +163,10 @@ class Database:
     def _trouble(self, what: str, error: Exception) -> None:
         if not self._quiet:
             self._quiet = True
-            logger.warning("the cache's file %s cannot be %s: %s; calls go on without it", self._path, what, error)
+            logger.warning(
+                "the cache's file %s cannot be %s: %s; calls go on without it", self._path, what, words(error)
+            )
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE
+    return code(error) in DAMAGE

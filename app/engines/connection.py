@@ -1,6 +1,6 @@
 """One connection to an upstream: requests written, and their answers as llhttp reads them.
 
-What llhttp lets pass and would cost memory is refused here: endless heads, endless chunk lines.
+What llhttp lets pass and would cost memory is refused here: large heads, endless chunk lines.
 """
 
 from __future__ import annotations
@@ -9,39 +9,27 @@ import asyncio
 import select
 import ssl
 import time
-from dataclasses import dataclass, field
 
 import httptools
 
 from ..errors import UpstreamBroken, UpstreamUnreachable
 from ..outgoing import Outgoing
-from .base import Going
+from .base import BROKE_OFF, HEAD_BYTES, HEADERS, LARGE_HEAD, LARGE_REST, MALFORMED, MANY_HEADERS, Going
+from .origin import Origin, idle_seconds
 from .reach import reach
 
-HEAD_BYTES = 64 * 1024
-HEADERS = 100
 # What of a body may wait to be taken before its upstream is held back.
 WAITING_BYTES = 256 * 1024
 # What of it is taken in one turn, so that a stream that is always ahead leaves the others theirs.
 TURN_BYTES = 32 * 1024
 
 
-@dataclass(slots=True)
-class Origin:
-    """Where connections go, and those that are idle, the one that was used last at the end."""
-
-    host: str
-    port: int
-    tls: bool
-    idle: dict[Connection, None] = field(default_factory=dict)
-
-
 class Connection(asyncio.Protocol):
-    """``idle_since`` is of the monotonic clock."""
+    """``idle_until`` is of the monotonic clock."""
 
-    def __init__(self, origin: Origin, opened: set[Connection], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, origin: Origin[Connection], opened: set[Connection], loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.idle_since = 0.0
+        self.idle_until = 0.0
         self._origin = origin
         self._opened = opened
         self._transport: Outgoing | None = None
@@ -50,6 +38,7 @@ class Connection(asyncio.Protocol):
         self._interim = False
         self._unparsed = 0  # bytes since the parser last made something of them
         self._headers = 0
+        self._odd = MALFORMED  # what it is where the parser gives up
         self._sound = False  # whether another answer may follow
 
     async def connect(self, tls: ssl.SSLContext | None) -> None:
@@ -63,21 +52,26 @@ class Connection(asyncio.Protocol):
             raise
 
     async def exchange(self, sent: bytes, going: Going) -> HttptoolsAnswer:
-        """Writes a request; returns when the head of its answer has come."""
+        """Writes a request, unless ``going`` raises; returns when the head of its answer has come."""
         if self._transport is None or self._transport.is_closing():  # it was closed as soon as it was made
             self.abort()
             raise UpstreamUnreachable("the upstream closed the connection before it was asked")
         answer = self._answer = HttptoolsAnswer(self)
         self._unparsed = self._headers = 0
-        going()
-        self._transport.write(sent)
         try:
+            going()
+            self._transport.write(sent)
             while not answer.status:
                 await answer.wait()
         except BaseException:
             self.abort()
             raise
         return answer
+
+    @property
+    def heard(self) -> bool:
+        """Whether anything came in answer to the request whose exchange has failed."""
+        return self._unparsed > 0
 
     def silent(self) -> bool:
         """Whether it is open and nothing has come on it: neither its end nor an answer that nobody asked for,
@@ -108,25 +102,42 @@ class Connection(asyncio.Protocol):
             self._come.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
-        if self._answer is None:
+        answer = self._answer
+        if answer is None:
             self.abort()  # nobody asked
             return
+        room = HEAD_BYTES - self._unparsed
         self._unparsed += len(data)
         try:
-            self._parser.feed_data(data)
+            if answer.status or len(data) <= room:
+                self._parser.feed_data(data)
+            else:
+                self._feed_head(answer, data, room)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._fail()
+            self._fail(self._odd)
         else:
-            if self._answer.ended:
-                self._next()
+            if answer.ended:
+                self._next(answer)
             elif self._unparsed > HEAD_BYTES:
-                self._fail()
+                self._fail(LARGE_REST if answer.status else LARGE_HEAD)
+
+    def _feed_head(self, answer: HttptoolsAnswer, data: bytes, room: int) -> None:
+        """More has come than a head may have: that has to end within ``room``. What is behind it stays in one piece."""
+        end = min(data.find(b"\r\n\r\n", 0, room) + 4, room)
+        self._parser.feed_data(data[:end])
+        if not answer.status:  # that was an interim head, or the end of none
+            self._parser.feed_data(data[end:room])
+            end = room
+        if answer.status:
+            self._parser.feed_data(memoryview(data)[end:])
 
     def eof_received(self) -> bool:
         if self._answer is None:
             self.abort()
         elif not self._answer.framed:
             self._answer.end()  # its end is the end of the connection
+        elif self._answer.coded:
+            self._fail(MALFORMED)
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -143,6 +154,8 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers += 1
+        if self._headers > HEADERS:
+            self._odd = MANY_HEADERS
         if self._answer is None or self._headers > HEADERS:
             raise ValueError
         if not self._answer.status:  # what comes behind the body says nothing of it
@@ -171,23 +184,24 @@ class Connection(asyncio.Protocol):
 
     # The end of an answer.
 
-    def _next(self) -> None:
+    def _next(self, answer: HttptoolsAnswer) -> None:
         """Keeps the connection for another exchange, if it can be trusted with one."""
-        answer, self._answer = self._answer, None
+        self._answer = None
         transport = self._transport
+        seconds = idle_seconds(answer.headers.get(b"keep-alive"))
         # Where not all of the request has gone out yet, the next one would only wait behind it.
-        if self._sound and transport and not transport.is_closing() and not transport.get_write_buffer_size():
-            if answer is not None:
-                answer.let_go()
-            self.idle_since = time.monotonic()
-            self._origin.idle[self] = None
+        sent = transport and not transport.is_closing() and not transport.get_write_buffer_size()
+        if self._sound and sent and seconds:
+            answer.let_go()
+            self.idle_until = time.monotonic() + seconds
+            self._origin.keep(self)
         else:
             self.abort()
 
-    def _fail(self) -> None:
+    def _fail(self, why: str = BROKE_OFF) -> None:
         """An answer that has ended stays one, whatever was glued on to it."""
         if self._answer is not None:
-            self._answer.fail()
+            self._answer.fail(why)
         self._answer = None
         self.abort()
 
@@ -210,7 +224,7 @@ class HttptoolsAnswer:
         self.ended = False
         self._connection: Connection | None = connection
         self._loop = connection.loop
-        self._broken = False
+        self._broken = ""  # what it is to be told of as
         self._held = False
         self._pieces: list[bytes] = []
         self._rest = False  # whether a turn left some of them
@@ -279,10 +293,15 @@ class HttptoolsAnswer:
         self.ended = True
         self._wake()
 
-    def fail(self) -> None:
+    def fail(self, why: str) -> None:
         if not self.ended:
-            self._broken = True
+            self._broken = why
             self._wake()
+
+    @property
+    def coded(self) -> bool:
+        """Whether its body is in a transfer coding that does not say where it ends."""
+        return not self.headers.get(b"transfer-encoding", b"chunked").lower().endswith(b"chunked")
 
     def let_go(self) -> None:
         """The connection is another's from now on."""
@@ -293,7 +312,7 @@ class HttptoolsAnswer:
     async def wait(self) -> None:
         """Until more has come of it. Raises UpstreamBroken."""
         if self._broken:
-            raise UpstreamBroken("the upstream broke off the connection")
+            raise UpstreamBroken(self._broken)
         self._waiter = self._loop.create_future()
         try:
             await self._waiter

@@ -4,49 +4,57 @@
                  ^                                                                              |
                  `--- only where the answer has ended, by its own length, and nothing came after it
 
-A request is written once: whether a call is made again is decided by who knows what it costs.
+An upstream may close an idle connection in the very moment in which it is used again. A request that met that, which
+is seen by its end before any byte of an answer, is written once more, on a new connection (RFC 9112, section 9.3.1);
+but for one that is to be sent once only: that gets a new connection at once. Whether a call is made again after
+any other failure is decided by who knows what it costs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-import time
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import certifi
 
-from ..errors import UpstreamUnreachable
+from ..errors import UpstreamBroken, UpstreamUnreachable
 from ..types import Request
 from .base import Going, Wire, nothing, unreachable
-from .connection import Connection, HttptoolsAnswer, Origin
-
-# Shorter than servers keep a connection, so that few calls meet one that is just being closed.
-IDLE_SECONDS = 20.0
+from .connection import Connection, HttptoolsAnswer
+from .origin import Origin
 
 
 class HttptoolsEngine:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._tls: ssl.SSLContext | None = None
-        self._origins: dict[tuple[str, int, bool], Origin] = {}
-        self._heads: dict[str, tuple[Origin, str]] = {}
+        self._origins: dict[tuple[str, int, bool], Origin[Connection]] = {}
+        self._heads: dict[str, tuple[Origin[Connection], str]] = {}
         self._open: set[Connection] = set()
         self._coming = 0  # connections that are just being made
 
     async def open(self, request: Request, going: Going = nothing) -> HttptoolsAnswer:
         origin, head = self._heads.get(request.url) or self._head(request.url)
         sent = _head(head, request.headers, len(request.body)) + request.body
-        # An idle connection may be closed at the other end at the same moment, which is seen when all has been sent.
-        connection = (None if request.once else self._idle(origin)) or await self._connect(origin)
+        kept = None if request.once else origin.take()
+        if kept is not None:
+            try:
+                return await kept.exchange(sent, going)
+            except UpstreamBroken:
+                if kept.heard:
+                    raise
+        connection = await self._connect(origin)
         return await connection.exchange(sent, going)
 
     async def aclose(self) -> None:
         for connection in [*self._open]:
             connection.abort()
+        for origin in self._origins.values():
+            origin.stop()
 
-    def _head(self, url: str) -> tuple[Origin, str]:
+    def _head(self, url: str) -> tuple[Origin[Connection], str]:
         """What is the same in each request to this address."""
         parts = urlsplit(url)
         tls = parts.scheme == "https"
@@ -59,19 +67,7 @@ class HttptoolsEngine:
         self._heads[url] = found
         return found
 
-    def _idle(self, origin: Origin) -> Connection | None:
-        """One that has not been idle for long and is silent; the others are closed."""
-        now = time.monotonic()
-        while origin.idle and now - (oldest := next(iter(origin.idle))).idle_since > IDLE_SECONDS:
-            oldest.abort()
-        while origin.idle:
-            connection, _ = origin.idle.popitem()
-            if connection.silent():
-                return connection
-            connection.abort()
-        return None
-
-    async def _connect(self, origin: Origin) -> Connection:
+    async def _connect(self, origin: Origin[Connection]) -> Connection:
         self._make_room()
         connection = Connection(origin, self._open, asyncio.get_running_loop())
         self._coming += 1
@@ -94,7 +90,7 @@ class HttptoolsEngine:
         idle = [next(iter(origin.idle)) for origin in self._origins.values() if origin.idle]
         if not idle:
             raise UpstreamUnreachable("every upstream connection is in use")
-        min(idle, key=lambda connection: connection.idle_since).abort()
+        min(idle, key=lambda connection: connection.idle_until).abort()
 
     def _trust(self) -> ssl.SSLContext:
         if self._tls is None:

@@ -118,7 +118,8 @@ CHUNK: Json = {
         "One event of a stream. The first has the role, the last with a choice has the only `finish_reason` and the "
         "fields `visitedURLs`, `readURLs`, `numURLs` and `relatedImages`. With `include_usage` one more comes, with "
         "`usage` and no choices; in all before it `usage` is null. Then comes `[DONE]`. A stream that fails ends with "
-        "an event that holds the error envelope, and has no `[DONE]`. Comments (`: ping`) keep the connection open."
+        "an event that holds the error envelope, and has no `[DONE]`. Comments (the line `: ping`) keep the "
+        "connection open."
     ),
 }
 

@@ -71,7 +71,7 @@ WORDS = {
 ALWAYS = ("x-request-id", "x-torii-sandbox")
 
 NO_PATH = NotFound(f"there is nothing at '/v1/embedding'. This gateway has {', '.join(PATHS)}")
-NO_JSON = InvalidRequest("the body is not JSON: JSON is malformed: expected ',' or '}' (byte 31)")
+NO_JSON = InvalidRequest("the body is not JSON: unexpected '\"' (byte 31)")
 DRAINING = Unavailable("this gateway is shutting down", retry_after=1)
 TRUNCATED = UpstreamTruncated("jina ended the stream before the answer was complete")
 OVERLOADED = Overloaded("this gateway has 1000 calls open and takes no more at once (max_calls)", retry_after=1)

@@ -196,7 +196,7 @@ def _apart(item: Item) -> list[Item]:
 
 
 def comments(scene: Scene, items: list[Item]) -> list[Item]:
-    return [part for item in items for part in ([item] if isinstance(item, Pause) else [b": keep-alive\n\n", item])]
+    return [part for item in items for part in ([item] if isinstance(item, Pause) else [b": keep-alive\n", item])]
 
 
 def mark_first(scene: Scene, items: list[Item]) -> list[Item]:

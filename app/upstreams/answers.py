@@ -13,11 +13,11 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from ..errors import UpstreamFailed
-from ..jsontext import Malformed, decode, numbers
+from ..jsontext import Malformed, check_text, decode, numbers
 from ..types import EmbeddingsCall, Encoding, Json, RerankCall
 from ..usage import counts
 from ..vectors import Vector, read
-from .failures import hidden_failure
+from .failures import hidden_failure, refuse_page
 
 Fields = dict[str, msgspec.Raw]
 T = TypeVar("T")
@@ -201,10 +201,11 @@ def _opened(body: bytes, holds: str, upstream: str) -> Fields:
     try:
         reply: Fields = decode(body, dict[str, msgspec.Raw])
         if not body.isascii():
-            body.decode()  # what is kept as bytes was not read, and may be in another encoding
+            check_text(body)
         answered = bytes(reply.get(holds, b"null")) != b"null"
         failure = None if answered and "error" not in reply else hidden_failure(decode(body), upstream=upstream)
-    except (Malformed, UnicodeDecodeError) as error:
+    except Malformed as error:
+        refuse_page(body, upstream=upstream)
         raise UpstreamFailed(f"{upstream} sent an answer that cannot be read: {error}") from None
     if failure is not None:
         raise failure
@@ -241,21 +242,25 @@ def _is_pdf(inputs: list[Any]) -> bool:
 
 
 def _size(item: Json, encoding: Encoding, upstream: str) -> int | None:
-    """The dimensions of a plain vector, a Vector from now on; None for multivectors, sparse ones and strings, which
-    have no one size."""
+    """The dimensions of a plain vector, a Vector from now on; None for multivectors and sparse ones, which have no one
+    size."""
     if not isinstance(item.get("embedding"), Vector):
         vector = bytes(item.get("embedding", b""))
         plain = vector.startswith(b"[") and vector.find(b"[", 1) < 0
         try:
             item["embedding"] = read(vector, encoding)
         except Malformed:
+            if vector.startswith(b'"') and len(vector) > 2:
+                raise UpstreamFailed(f"{upstream} sent {NO_VECTOR}") from None
             structured = vector.startswith((b"[", b"{")) or (not vector and "embeddings" in item)
             whole = item.get("embedding", item.get("embeddings"))
             if structured and _read(whole, list[float] if plain else list[Any] | dict[str, float], NO_VECTOR, upstream):
                 return None
             raise UpstreamFailed(f"{upstream} sent an item without a vector") from None
-    size: int | None = item["embedding"].size
-    return size
+    read_vector: Vector = item["embedding"]
+    if not read_vector.writable:
+        raise UpstreamFailed(f"{upstream} sent a vector that cannot be written as {encoding}")
+    return read_vector.size
 
 
 def _same_size(sizes: Iterable[int | None], asked: object, upstream: str) -> None:
@@ -263,7 +268,15 @@ def _same_size(sizes: Iterable[int | None], asked: object, upstream: str) -> Non
     if len(plain) > 1:
         raise UpstreamFailed(f"{upstream} sent vectors of different sizes: {sorted(plain)}")
     if plain and isinstance(asked, int) and not plain & {asked, asked // 8}:  # an eighth: packed into bytes
-        raise UpstreamFailed(f"{upstream} sent vectors of {plain.pop()} dimensions where {asked} were asked for")
+        raise lasting(
+            UpstreamFailed(f"{upstream} sent vectors of {plain.pop()} dimensions where {asked} were asked for")
+        )
+
+
+def lasting(failure: UpstreamFailed) -> UpstreamFailed:
+    """A failure that the same request would only meet again."""
+    failure.repeatable = failure.should_retry = False
+    return failure
 
 
 def _usage(raw: msgspec.Raw | None) -> Json:

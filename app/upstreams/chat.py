@@ -7,10 +7,10 @@ the answer, a stream that stops before its end.
 from __future__ import annotations
 
 from ..errors import UpstreamFailed, UpstreamTruncated
-from ..jsontext import Malformed, decode, decode_lenient
+from ..jsontext import Malformed, decode
 from ..types import ChatCall, Chunk, Event, Json
 from ..usage import counts
-from .failures import hidden_failure
+from .failures import event_of, hidden_failure, refuse_page
 
 
 def chat_body(call: ChatCall) -> Json:
@@ -23,6 +23,7 @@ def chat_reply(body: bytes, upstream: str) -> Json:
     try:
         reply = decode(body)
     except Malformed as error:
+        refuse_page(body, upstream=upstream)
         raise UpstreamFailed(f"{upstream} sent an answer that is not JSON: {error}") from None
     if failure := hidden_failure(reply, upstream=upstream):
         raise failure
@@ -56,7 +57,7 @@ class ChatFold:
         if data.strip() == b"[DONE]":
             self.done = True
             return []
-        chunk = decode_lenient(data)
+        chunk = event_of(data, upstream=self._upstream)
         if isinstance(chunk, dict) and chunk.get("usage") is not None:
             chunk = _counted(chunk)
             self.usage = chunk["usage"] or self.usage

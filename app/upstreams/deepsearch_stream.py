@@ -14,11 +14,10 @@ import re
 from typing import Any
 
 from ..errors import UpstreamError, UpstreamFailed, UpstreamTruncated
-from ..jsontext import decode_lenient
 from ..types import Citations, Event, Extras, Finish, Head, Json, Reasoning, Step, Text, Usage
 from ..usage import counts
 from .citations import cite, is_web
-from .failures import hidden_failure
+from .failures import event_of, hidden_failure, told_as_text
 
 OPEN, CLOSE = "<think>", "</think>"
 FINISHES = ("stop", "length", "content_filter")
@@ -52,7 +51,7 @@ class DeepSearchFold:
         if said == b"[DONE]":
             self._closed = True
             return []
-        chunk = decode_lenient(data)
+        chunk = event_of(data, upstream=self._upstream)
         if isinstance(chunk, dict) and chunk.get("usage") is not None:
             self.usage = counts(chunk["usage"]) or self.usage
         if failure := hidden_failure(chunk, upstream=self._upstream):
@@ -95,7 +94,7 @@ class DeepSearchFold:
         if delta.get("type") == "think" or not isinstance(text, str) or text.strip() in ("", CLOSE):
             self._failing = True
             return
-        raise _final(UpstreamFailed(f"{self._upstream}: {text.removeprefix('Error: ')}"))
+        raise _final(told_as_text(text, upstream=self._upstream))
 
     def _delta(self, delta: Json) -> list[Event]:
         events: list[Event] = []

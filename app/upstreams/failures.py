@@ -6,11 +6,12 @@
     {"detail": {"message", "code"}}                 api.jina.ai, errors of the models
     {"detail": "text", "errors": [{"field", "message", "input"}]}, {"detail": [{"loc", "msg"}]}    validation
     {"message", "readableMessage", "code": 402, "status": 40203}                                   Reader, DeepSearch
-    text, HTML, nothing                             proxies in front of them
+    text, HTML, nothing                             proxies in front of them; also inside any of the others
 
 The status decides, except where a code or a known sentence says more: an empty account is told
 with 402, 403 or 400. The upstream's words are passed on only where they help the caller and
-cannot hold a key: never those about keys and accounts, never the input that a validation echoes.
+cannot hold a key: never those about keys and accounts, never the input that a validation echoes, and never those
+of an HTML page, into which proxies write addresses and ray ids.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 from ..errors import (
-    UpstreamAuth,
     UpstreamError,
     UpstreamFailed,
     UpstreamQuota,
@@ -30,8 +31,10 @@ from ..errors import (
     UpstreamRedirected,
     UpstreamRejected,
     UpstreamTimeout,
+    account_empty,
+    key_refused,
 )
-from ..jsontext import Malformed, decode
+from ..jsontext import Malformed, decode, decode_lenient
 from ..types import Reply
 
 TEXT_LIMIT = 500  # characters of an upstream's message that are passed on
@@ -66,6 +69,15 @@ BALANCE = re.compile(
 UNKNOWN_MODEL = re.compile(r"incorrect model id|\bmodel \S+ (?:not found|does not exist)", re.IGNORECASE)
 NO_KEY = re.compile(r"no key provided|invalid token|(?:invalid|incorrect) api key|unauthorized", re.IGNORECASE)
 
+# What a page is made of, also as Go escapes it in a JSON text inside of another. What sets off words in a line (b, i,
+# code) makes no page.
+PAGE = re.compile(
+    r"(?:<|\\u003c)(?:!doctype\b|!--|\?xml\b|/?(?:html|head|body|title|meta|link|base|script|style|noscript|iframe|frameset"
+    r"|center|div|span|main|header|footer|section|article|nav|h[1-6]|p|a|br|hr|pre|img|svg|font|form|input|button"
+    r"|ul|ol|li|dl|table|thead|tbody|tr|t[dh]|blockquote)(?=[\s/>]|\\u003e|$))",
+    re.IGNORECASE,
+)
+HTML_TYPES = ("text/html", "application/xhtml+xml")
 HTML_BLOCK = re.compile(r"<(script|style|head)\b.*?(?:</\1\s*>|$)", re.IGNORECASE | re.DOTALL)
 HTML_TAG = re.compile(r"</?[a-z!][^<>]*(?:>|$)", re.IGNORECASE)
 LINK = re.compile(r"https?://\S+", re.IGNORECASE)  # an upstream's host, or one that the caller named
@@ -74,11 +86,15 @@ BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufffd]+")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An error body, read: its words, every code in it, and the field that it blames."""
+    """An error body, read: its words, every code in it, and the field that it blames.
+
+    ``page``: the words are those of an HTML page. They may say what happened, and are not told.
+    """
 
     text: str = ""
     codes: tuple[str, ...] = ()
     param: str | None = None
+    page: bool = False
 
 
 def failure(reply: Reply, *, upstream: str, deepsearch: bool = False) -> UpstreamError:
@@ -86,11 +102,12 @@ def failure(reply: Reply, *, upstream: str, deepsearch: bool = False) -> Upstrea
     try:
         fault = _fault(decode(reply.body))
     except Malformed:
-        fault = Fault(_plain(reply.body[: 4 * READ_LIMIT].decode("utf-8", "replace")))
+        fault = Fault(_plain(_text(reply.body)), page=_is_page(reply))
     status = _status(reply.status, fault)
     if deepsearch and reply.status in (409, 422) and fault.param is None:
         return _deepsearch(reply.status, upstream)
-    error = _error(status, fault, upstream, _retry_after(reply.headers))
+    says = _says(fault, upstream, status, reply.status)
+    error = _error(status, says, fault, upstream, _retry_after(reply.headers))
     if deepsearch and error.accepted:
         error.should_retry = False
     return error
@@ -101,7 +118,28 @@ def hidden_failure(payload: object, *, upstream: str) -> UpstreamError | None:
     if not isinstance(payload, dict) or not _is_error(payload):
         return None
     fault = _fault(payload)
-    return _error(_hidden_status(fault), fault, upstream, None)
+    status = _hidden_status(fault)
+    return _error(status, _says(fault, upstream, status), fault, upstream)
+
+
+def told_as_text(text: str, *, upstream: str) -> UpstreamFailed:
+    """The failure that a model tells in place of its answer: ``Error: `` and the reason."""
+    return UpstreamFailed(_says(_fault(text.removeprefix("Error: ")), upstream, 502))
+
+
+def refuse_page(body: bytes, *, upstream: str) -> None:
+    """Of what came with status 200 and is no JSON. Raises UpstreamFailed where it is an HTML page."""
+    if _is_markup(_text(body)):
+        raise UpstreamFailed(_says(Fault(page=True), upstream, 502)) from None
+
+
+def event_of(data: bytes, *, upstream: str) -> Any:
+    """The value of a stream's event. Raises Malformed, and UpstreamFailed for an HTML page."""
+    try:
+        return decode_lenient(data)
+    except Malformed:
+        refuse_page(data, upstream=upstream)
+        raise
 
 
 def _is_error(payload: dict[str, object]) -> bool:
@@ -115,7 +153,7 @@ def _is_error(payload: dict[str, object]) -> bool:
 
 def _fault(payload: object, depth: int = DEPTH) -> Fault:
     if isinstance(payload, str):
-        return Fault(_plain(payload))
+        return Fault(_plain(payload), page=_has_page(payload))
     if not depth or not payload:
         return Fault()
     if isinstance(payload, list):
@@ -124,15 +162,17 @@ def _fault(payload: object, depth: int = DEPTH) -> Fault:
         return Fault()
     names = ("errors", "error", "detail", "message", "readableMessage", "msg")
     found = [_fault(payload[name], depth - 1) for name in names if payload.get(name)]
-    inner = next((fault for fault in found if fault.text), Fault())
+    said = [fault for fault in found if fault.text or fault.page]
+    inner = next((fault for fault in said if not fault.page), said[0] if said else Fault())
     codes = [
         str(payload[name]) for name in ("code", "status", "type", "name") if isinstance(payload.get(name), str | int)
     ]
     param = payload.get("param")
     return Fault(
         text=inner.text,
+        page=inner.page,
         codes=(*codes, *(code for fault in found for code in fault.codes)),
-        param=_plain(param, 100) if isinstance(param, str) and param else inner.param,
+        param=_field(param) if isinstance(param, str) and param else inner.param,
     )
 
 
@@ -141,15 +181,42 @@ def _validation(problems: list[object]) -> Fault:
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     problem = problems[0]
     if not isinstance(problem, dict):
-        return Fault(_plain(problem) + more) if isinstance(problem, str) else Fault()
+        return Fault(_plain(problem) + more, page=_has_page(problem)) if isinstance(problem, str) else Fault()
     place = problem.get("field") or problem.get("loc") or ""
     steps = [str(step) for step in place] if isinstance(place, list) else re.split(r"\s*->\s*|\.", str(place))
-    param = _plain(".".join(step for step in steps if step != "body"), 100)
+    param = _field(".".join(step for step in steps if step != "body"))
     text = str(problem.get("message") or problem.get("msg") or "")
     echoed = problem.get("input")
     if isinstance(echoed, str) and len(echoed) > 3:
         text = text.replace(echoed, "(your input)")
-    return Fault(f"{param}: {_plain(text)}{more}" if param else _plain(text) + more, param=param or None)
+    words = f"{param}: {_plain(text)}{more}" if param else _plain(text) + more
+    return Fault(words, param=param, page=_has_page(text))
+
+
+def _field(name: str) -> str | None:
+    """The name of a field, as it is told."""
+    return (None if _has_page(name) else _plain(name, 100)) or None
+
+
+def _text(body: bytes) -> str:
+    """As much of a body as is looked at. Without NUL, so that UTF-16 can be told too."""
+    return body[: 4 * READ_LIMIT].replace(b"\0", b"").decode("utf-8", "replace").lstrip("\ufeff\ufffd \t\r\n\f\v")
+
+
+def _is_page(reply: Reply) -> bool:
+    """By what it says it is, or by what is in it; of what is no JSON."""
+    kind = next((value for name, value in reply.headers.items() if name.lower() == "content-type"), "")
+    text = _text(reply.body)
+    return _is_markup(text) or (bool(text) and kind.partition(";")[0].strip().lower() in HTML_TYPES)
+
+
+def _is_markup(text: str) -> bool:
+    """Of a whole body: that it begins with a tag is enough, be it cut in its middle."""
+    return text.startswith("<") or _has_page(text)
+
+
+def _has_page(text: str) -> bool:
+    return PAGE.search(html.unescape(text[:READ_LIMIT])) is not None
 
 
 def _plain(text: str, limit: int = TEXT_LIMIT) -> str:
@@ -201,18 +268,19 @@ def _worded(text: str) -> int | None:
     return 404 if UNKNOWN_MODEL.search(text) else None
 
 
-def _error(status: int, fault: Fault, upstream: str, retry_after: float | None) -> UpstreamError:
-    says = f"{upstream}: {fault.text}" if fault.text else f"{upstream} answered with status {status} and no reason"
+def _says(fault: Fault, upstream: str, status: int, answered: int = 200) -> str:
+    """What is told of a failure. ``status`` is what was meant, ``answered`` what came."""
+    if fault.page:
+        return f"{upstream} answered {answered} with an HTML page"
+    return f"{upstream}: {fault.text}" if fault.text else f"{upstream} answered with status {status} and no reason"
+
+
+def _error(status: int, says: str, fault: Fault, upstream: str, retry_after: float | None = None) -> UpstreamError:
     match status:
         case 401 | 403:
-            return UpstreamAuth(
-                f"{upstream} refused the key that this gateway has for it. Your own key is fine; "
-                "the gateway's operator has to look at the upstream's key"
-            )
+            return key_refused(upstream)
         case 402:
-            return UpstreamQuota(
-                f"the gateway's account at {upstream} has no balance left; its operator has to recharge it or add a key"
-            )
+            return account_empty(upstream)
         case 429:
             return UpstreamRateLimited(says, retry_after=RETRY_AFTER if retry_after is None else retry_after)
         case 404:

@@ -32,6 +32,8 @@ from ..conftest import (
     until,
 )
 
+COMMENT = re.compile(rb"^:.*\n", re.MULTILINE)  # one line, without a blank one behind it
+
 # The HTTP engines behind app/client.py, as the setting http_client names them.
 ENGINES = ("httptools", "httpx")
 # Of a test about what is in a whole answer or in an event: whichever engine brought it.
@@ -61,6 +63,10 @@ DEADLINES = ("connect_seconds", "headers_seconds", "reply_seconds", "idle_second
 SOON = 1.0
 # Seconds after which a test gives up on a call: longer than any deadline.
 PATIENCE = 2 * LONG
+
+# What a caller is told of an answer that ended too early, and of one that is no HTTP.
+BROKE_OFF = "the upstream broke off the connection"
+MALFORMED = "the upstream sent malformed HTTP"
 
 TYPES = {
     "invalid_request": "invalid_request_error",
@@ -207,9 +213,9 @@ def chunks_of(response: httpx.Response) -> list[Any]:
 
 
 def read_events(data: bytes) -> list[Any]:
-    parts = data.split(b"\n\n")
+    parts = COMMENT.sub(b"", data).split(b"\n\n")
     assert parts.pop() == b"", data[-200:]
-    lines = [part.removeprefix(b"data: ") for part in parts if not part.startswith(b":")]
+    lines = [part.removeprefix(b"data: ") for part in parts]
     return ["[DONE]" if line == b"[DONE]" else msgspec.json.decode(line) for line in lines]
 
 

@@ -28,6 +28,7 @@ CONNECTIONS, ANSWERS = "faults/test_connections.py::", "faults/test_answers.py::
 FRAMING, STREAMS, CROWDS = "faults/test_framing.py::", "faults/test_streams.py::", "faults/test_crowds.py::"
 GATEWAY, UPSTREAMS, PROCESS = "test_gateway.py::", "test_upstreams.py::", "test_process.py::"
 USAGE, STORE = "test_usage.py::", "test_store.py::"
+LOG, ENDINGS = "test_unread_log.py::", "test_endings.py::"
 JSON = STRICT + "test_json_that_is_none_is_a_400_that_says_why"
 TARGET = STRICT + "test_fields_that_would_move_the_target_never_pass"
 
@@ -50,6 +51,7 @@ ROWS: tuple[Row, ...] = (
         "odd model names",
         STRICT + "test_a_models_name_that_none_has",
         "test_routing.py::test_any_name_has_a_route_or_an_error_of_one_printable_line",
+        "faults/test_pages.py::test_a_callers_body_behind_a_byte_order_mark",
     ),
     row(9, "body declared too large", CALLERS + "test_a_body_declared_too_large_is_refused_before_it_comes"),
     row(10, "chunked body too large", CALLERS + "test_a_body_in_chunks_is_refused_at_the_limit"),
@@ -79,6 +81,7 @@ ROWS: tuple[Row, ...] = (
         17,
         "caller leaves in a stream",
         GATEWAY + "test_a_caller_who_leaves_mid_stream_closes_the_upstream_within_a_second",
+        "faults/test_first_event.py::test_a_caller_who_leaves_while_nothing_was_said",
     ),
     row(
         18,
@@ -132,6 +135,12 @@ ROWS: tuple[Row, ...] = (
         CONNECTIONS + "test_a_connection_that_was_closed_while_idle_is_not_used",
         CONNECTIONS + "test_a_connection_that_is_closed_as_it_is_used_again",
         "test_engines.py::test_what_came_unseen_on_an_idle_connection_spoils_it",
+        "faults/test_kept.py::test_no_call_fails_where_the_upstream_closes_what_is_idle",
+        CONNECTIONS + "test_deepsearch_rides_no_kept_connection",
+        "test_engines.py::test_a_request_that_met_the_end_of_a_kept_connection_is_written_once_more",
+        "test_engines.py::test_it_is_written_no_third_time",
+        "test_engines.py::test_a_connection_that_was_idle_for_long_is_closed",
+        "test_engines.py::test_a_connection_is_closed_before_its_upstream_does",
     ),
     row(
         34,
@@ -153,6 +162,16 @@ ROWS: tuple[Row, ...] = (
         ANSWERS + "test_a_failure_of_the_upstream",
         ANSWERS + "test_a_failure_of_deepsearch_is_not_repeated_unless_it_was_refused",
         ANSWERS + "test_the_time_to_come_back_of_a_503_is_kept",
+        CONNECTIONS + "test_a_head_larger_than_64_kb_in_one_piece_with_its_body",
+        CONNECTIONS + "test_more_than_100_headers_with_a_body",
+        "test_engines.py::test_a_larger_head_is_not_read",
+        "faults/test_pages.py::test_a_page_in_place_of_an_error",
+        "faults/test_pages.py::test_what_calls_itself_a_page_is_one",
+        "faults/test_pages.py::test_a_page_in_utf_16",
+        "faults/test_pages.py::test_a_page_inside_of_json",
+        "faults/test_pages.py::test_words_beside_a_page_are_told",
+        "faults/test_pages.py::test_a_text_without_markup_is_told",
+        "faults/test_pages.py::test_what_a_page_says_still_decides",
     ),
     row(41, "redirect", ANSWERS + "test_a_redirect_is_followed_nowhere"),
     row(
@@ -169,6 +188,7 @@ ROWS: tuple[Row, ...] = (
         ANSWERS + "test_an_answer_that_is_none",
         ANSWERS + "test_a_chat_answer_that_is_none",
         ANSWERS + "test_a_success_without_content",
+        "faults/test_pages.py::test_a_page_in_place_of_an_answer",
     ),
     row(44, "half JSON, NaN, deep, 1e999", ANSWERS + "test_an_answer_that_is_none", "fuzz/test_bodies.py"),
     row(
@@ -178,6 +198,11 @@ ROWS: tuple[Row, ...] = (
         ANSWERS + "test_a_ranking_that_is_none",
         UPSTREAMS + "test_a_wrong_answer_is_no_answer",
         UPSTREAMS + "test_vectors_of_another_size_than_asked_for_are_no_answer",
+        "faults/test_pages.py::test_an_answer_behind_a_byte_order_mark",
+        "faults/test_pages.py::test_a_chat_answer_behind_a_byte_order_mark",
+        "faults/test_pages.py::test_an_error_behind_a_byte_order_mark",
+        "test_cache_indexes.py::test_base64_of_no_finite_numbers_is_no_answer",
+        "test_cache_indexes.py::test_base64_has_the_dimensions_that_were_asked_for",
     ),
     row(46, "items out of order", ANSWERS + "test_vectors_out_of_order_are_put_in_order"),
     row(47, "usage missing, negative, 1e30", ANSWERS + "test_usage_that_is_none_spoils_no_answer"),
@@ -220,6 +245,12 @@ ROWS: tuple[Row, ...] = (
         STREAMS + "test_a_failure_before_the_first_event_has_a_status",
         STREAMS + "test_silence_before_the_first_event_has_a_status",
         STREAMS + "test_a_refusal_in_place_of_a_stream",
+        "faults/test_first_event.py::test_what_says_nothing_does_not_begin_a_stream",
+        "faults/test_first_event.py::test_another_answers_where_nothing_was_said",
+        "faults/test_first_event.py::test_a_failure_after_our_own_head_is_told_in_the_stream",
+        "faults/test_first_event.py::test_an_upstream_that_breaks_after_our_own_head_is_asked_last",
+        "faults/test_first_event.py::test_no_head_goes_out_before_the_upstreams",
+        "faults/test_pages.py::test_a_page_in_place_of_a_stream",
     ),
     row(
         54,
@@ -229,6 +260,7 @@ ROWS: tuple[Row, ...] = (
         STREAMS + "test_usage_is_cumulative_and_not_summed",
         "test_stream_shapes.py",
         "fuzz/test_events.py",
+        "faults/test_pages.py::test_a_stream_behind_byte_order_marks",
     ),
     row(55, "comments for long", STREAMS + "test_comments_keep_a_stream_alive"),
     row(
@@ -236,6 +268,12 @@ ROWS: tuple[Row, ...] = (
         "reset, FIN, half an event",
         STREAMS + "test_a_stream_that_breaks_ends_in_an_error",
         STREAMS + "test_a_deepsearch_run_for_a_caller_who_does_not_stream_has_a_status",
+        "faults/test_first_event.py::test_comments_before_the_first_event_keep_a_call_alive",
+        "faults/test_first_event.py::test_comments_keep_a_run_alive_for_a_caller_who_does_not_stream",
+        "faults/test_first_event.py::test_a_caller_is_told_that_his_stream_lives",
+        "faults/test_first_event.py::test_the_wait_is_over_once_something_was_said",
+        "faults/test_first_event.py::test_a_tool_call_is_said_something",
+        "test_keepalive.py",
     ),
     row(
         57,
@@ -246,12 +284,15 @@ ROWS: tuple[Row, ...] = (
         STREAMS + "test_silence_before_the_first_event_has_a_status",
         STREAMS + "test_all_attempts_of_a_call_have_its_total_time_together",
         STREAMS + "test_a_run_whose_time_is_over_is_not_asked_for_again",
+        "faults/test_first_event.py::test_a_silence_after_our_own_head_is_told_in_the_stream",
+        "faults/test_first_event.py::test_the_total_time_ends_the_wait",
     ),
     row(
         58,
         "errors told in a stream",
         STREAMS + "test_an_error_told_in_the_middle",
         STREAMS + "test_deepsearchs_finish_reason_error_in_the_middle",
+        "faults/test_pages.py::test_a_page_in_an_error_of_a_stream",
     ),
     row(59, "malformed events", STREAMS + "test_an_event_that_is_none_is_never_passed_on"),
     row(
@@ -280,6 +321,7 @@ ROWS: tuple[Row, ...] = (
         "SIGTERM, stream longer than the drain",
         GATEWAY + "test_sigterm_with_a_stream_longer_than_the_drain",
         PROCESS + "test_a_stream_longer_than_the_drain_ends_in_an_error",
+        "faults/test_first_event.py::test_a_shutdown_while_nothing_was_said",
     ),
     row(65, "SIGKILL under load", USAGE + "test_a_kill_under_load_costs_at_most_the_last_second"),
     row(
@@ -322,4 +364,44 @@ ROWS: tuple[Row, ...] = (
         PROCESS + "test_workers_share_the_port_and_one_that_dies_is_replaced",
         PROCESS + "test_the_limits_of_a_key_hold_for_all_workers_together",
     ),
+    row(
+        74,
+        "the log: a pipe that nobody reads",
+        LOG + "test_a_pipe_that_nobody_reads_stops_nothing_and_its_reader_is_told_what_was_dropped",
+        LOG + "test_one_that_is_full_at_the_start_holds_up_neither_the_start_nor_the_end",
+    ),
+    row(
+        75,
+        "the log: a closed pipe",
+        LOG + "test_a_pipe_that_is_closed_fails_no_call_and_costs_no_time",
+        LOG + "test_a_reader_who_comes_back_misses_nothing_that_the_queue_could_hold",
+    ),
+    row(
+        76,
+        "the log: a full disk",
+        LOG + "test_a_full_device_fails_no_call_and_costs_no_time",
+        LOG + "test_a_line_that_a_full_disk_cut_off_is_continued_when_there_is_room",
+    ),
+    row(
+        77,
+        "a pipe in the place of the configuration",
+        ENDINGS + "test_a_pipe_in_the_place_of_the_configuration_holds_up_neither_calls_nor_the_end",
+        ENDINGS + "test_a_pipe_in_the_place_of_a_file_that_the_configuration_names_keeps_the_old_one",
+        ENDINGS + "test_at_the_start_each_is_a_mistake",
+    ),
+    row(
+        78,
+        "SIGINT twice, SIGTERM three times",
+        ENDINGS + "test_a_second_interrupt_ends_everything_in_the_delay_too",
+        ENDINGS + "test_a_third_sigterm_ends_everything",
+    ),
+    row(
+        79,
+        "no file descriptor left",
+        "test_descriptors.py::test_callers_beyond_the_limit_are_refused_at_once_and_the_rest_is_served",
+        "test_descriptors.py::test_a_limit_that_was_lowered_is_raised_again",
+        "test_descriptors.py::test_an_upstream_for_which_none_is_left_is_said_to_be_so_in_the_log",
+        "test_engines.py::test_a_process_without_descriptors_says_so",
+    ),
+    row(80, "indexes from the cache, entries of another version", "test_cache_indexes.py"),
 )

@@ -50,9 +50,13 @@ async def ended(writer: asyncio.StreamWriter, end: str) -> bool:
 
 def reset(writer: asyncio.StreamWriter) -> None:
     """Closes with a reset in place of a FIN."""
-    sock = writer.get_extra_info("socket")
+    reset_transport(writer.transport)
+
+
+def reset_transport(transport: asyncio.WriteTransport) -> None:
+    sock = transport.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
+    transport.abort()
 
 
 def endless(begin: bytes, pieces: Callable[[], Iterable[bytes]], *, every: float = 0.0) -> Script:

@@ -12,8 +12,10 @@ import pytest
 from ..conftest import RunningGateway, Script, raw, replies, until
 from .bench import (
     ANSWERED,
+    BROKE_OFF,
     CHATS,
     DEEP,
+    MALFORMED,
     SOON,
     VECTORS,
     Bench,
@@ -60,15 +62,24 @@ CUT: dict[str, Script] = {
 }
 
 
+# Of those: what only ended too early.
+ENDED = {"a length too long", "no last chunk", "half a chunk", "half a size", "half the end"}
+# httpx's parser waits for the end of a chunk's line that has none.
+ENDED_BY_HTTPX = {*ENDED, "chunks that are none"}
+
+
 async def test_an_answer_without_a_right_end(bench: Bench, subtests: pytest.Subtests) -> None:
-    """A pure call is made once more, on a new connection."""
+    """A pure call is made once more, on a new connection; and only what broke off is said to have done so."""
+    ended = ENDED_BY_HTTPX if bench.engine == "httpx" else ENDED
     async with bench.gateway() as gateway:
         for kind, script in CUT.items():
             with subtests.test(kind):
                 bench.jina.seen.clear()
                 bench.jina.plays(script)
                 response = await asked(gateway)
-                assert_failed(response, 502, "upstream_error")
+                told = assert_failed(response, 502, "upstream_error")
+                if kind != "a length too short":  # that is a whole answer, and no JSON
+                    assert told == (BROKE_OFF if kind in ended else MALFORMED)
                 assert len(bench.jina.seen) == 2
                 await assert_booked_as(gateway, response, 502)
                 bench.jina.plays(GOOD)

@@ -64,7 +64,8 @@ def strictly(data: bytes) -> Any:
     def refuse(constant: str) -> Any:
         raise ValueError(constant)
 
-    if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
         raise ValueError("another encoding")
     value = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
     json.dumps(value, ensure_ascii=False).encode()  # half surrogate pairs have no encoding

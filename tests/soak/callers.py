@@ -343,9 +343,9 @@ def _failure(body: bytes) -> str:
 
 
 def _streamed(wish: Wish, told: Told, body: bytes) -> None:
-    assert body.endswith(b"\n\n")
-    assert b"\n:" not in body.replace(b"\n\n:", b"")  # a comment stands between events, in a line of its own
-    data = [line.removeprefix(b"data: ") for line in body.split(b"\n") if line.startswith(b"data: ")]
+    *events, rest = body.replace(b": ping\n", b"").split(b"\n\n")
+    assert rest == b""
+    data = [event.removeprefix(b"data: ") for event in events]
     if data[-1] != b"[DONE]":
         told.code, told.outcome, told.status = _failure(data[-1]), "error event", None
         assert b"[DONE]" not in data

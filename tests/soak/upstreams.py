@@ -20,8 +20,8 @@ _ID_BYTES = 52
 
 @dataclass
 class Witness:
-    """What both upstreams have seen: how often each of the gateway's ids came to which of them, which id a call's number
-    came with, and what was played to each number, in order. ``again`` are the ids of calls without a number.
+    """What both upstreams have seen: how often each of the gateway's ids came to which of them, with which id a number
+    came, and what was played to each number, in order. ``again`` are the ids of calls without a number.
 
     ``billed`` are the tokens of right answers, ``open`` what may have been billed or not, by upstream and id; and
     ``answered``, how often each input was answered.

@@ -1,0 +1,114 @@
+"""File descriptors, and callers who are refused before the last of them is gone.
+
+The system gives the lowest number that is free, so that the number of a new connection says how many are in use. From
+``refuse_from`` on connections are told 503, from ``close_from`` on they are closed at once: what is left is for
+upstreams, the books and the configuration. Where none is left all the same, because the whole system has none or the
+limit was lowered, one that was kept in reserve is given up to take waiting connections, and close them.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from socket import socket
+
+if sys.platform != "win32":
+    import resource
+
+logger = logging.getLogger("torii")
+
+# Beyond those of callers and upstreams; half of them, or a quarter of a low limit, is what callers do not get.
+SPARE_FILES = 200
+OUT = (errno.EMFILE, errno.ENFILE)
+SAY_SECONDS = 10.0
+
+
+class Descriptors:
+    """Of this process. ``look`` is called several times a second, in the event loop."""
+
+    def __init__(self) -> None:
+        self.refuse_from = self.close_from = math.inf
+        self.refused = 0  # connections, or closed
+        self._said = 0  # of them
+        self._quiet_until = 0.0
+        self._needed = 0
+        self._limit = 0
+        self._spare: int | None = None
+
+    def allow(self, needed: int) -> None:
+        """Raises the limit to ``needed`` and ours, as far as the system allows; says so where it does not."""
+        self._needed = needed
+        if sys.platform != "win32":
+            self._limit = allow_files(needed + SPARE_FILES)
+            most = math.inf if self._limit == resource.RLIM_INFINITY else self._limit
+            reserve = min(SPARE_FILES // 2, most // 4)
+            self.refuse_from, self.close_from = most - reserve, most - reserve // 2
+
+    def look(self, listening: Iterable[socket]) -> None:
+        """Takes and closes the connections that wait where no descriptor is left for them, and says once in a while
+        that callers are refused."""
+        if sys.platform != "win32" and resource.getrlimit(resource.RLIMIT_NOFILE)[0] != self._limit:
+            self.allow(self._needed)  # somebody has changed it
+        out = not _one_is_left()
+        if out:
+            self._shed(listening)
+        if self._spare is None:
+            self._spare = _null()
+        if (out or self.refused > self._said) and time.monotonic() >= self._quiet_until:
+            logger.warning(
+                "file descriptors run out: new connections are refused or closed, %d of them so far; "
+                "raise the limit (ulimit -n)",
+                self.refused,
+            )
+            self._said, self._quiet_until = self.refused, time.monotonic() + SAY_SECONDS
+
+    def _shed(self, listening: Iterable[socket]) -> None:
+        if self._spare is None:
+            return
+        os.close(self._spare)
+        self._spare = None
+        for sock in listening:
+            with suppress(OSError):  # nobody waits there any more
+                while True:
+                    sock.accept()[0].close()
+                    self.refused += 1
+
+
+def allow_files(needed: int) -> int:
+    """Raises the limit of open files to what is needed, as far as the system allows, and says so where it does not.
+    Returns the limit that there is now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        soft = max(soft, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if most < needed:
+            logger.warning(
+                "%d open files are allowed here, %d may be needed: raise the limit (ulimit -n), or lower "
+                "max_caller_connections or max_connections",
+                most,
+                needed,
+            )
+    return soft
+
+
+def _one_is_left() -> bool:
+    file = _null()
+    if file is not None:
+        os.close(file)
+    return file is not None
+
+
+def _null() -> int | None:
+    try:
+        return os.open(os.devnull, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        if error.errno not in OUT:
+            raise
+        return None

@@ -1,0 +1,139 @@
+"""The way of one call through targets and keys: which is asked next, and when to give up.
+
+    free       after a failure of the key (401, 402, 403, 429): each other key of the upstream, once
+    free       after any failure that is not the caller's: each other target, once
+    a repeat   after an upstream's own fault (5xx, a timeout, a broken answer): that upstream again
+    a wait     after a 429: that target again, if its time comes within the call's patience
+
+A target whose keys all rest, or whose upstream keeps failing, is passed over as long as another one can be asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+
+from .errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited
+from .lease import Lease
+from .pool import Pool
+from .quota import MINUTE, Need
+from .types import Key, Target
+
+NONE: frozenset[str] = frozenset()
+
+
+class Failover:
+    """``repeats``: the target that is asked now is asked again after a fault of its own. ``lease`` is for the first
+    target, if there is one already. ``failures`` are those so far; each knows the frame that holds this object."""
+
+    __slots__ = (
+        *("_again", "_asked_again", "_faults", "_last", "_left", "_most", "_pools", "_tried"),
+        *("failures", "lease", "need", "repeats", "targets"),
+    )
+
+    def __init__(self, targets: Sequence[Target], pools: Mapping[str, Pool], need: Need, most: int) -> None:
+        self.targets = targets
+        self.need = need
+        self.repeats = False
+        self.lease: Lease | None = None
+        self._pools = pools
+        self._most = most
+        self._left = targets
+        self._again: list[tuple[Target, bool]] = []  # and whether that is a repeat
+        self._asked_again: list[Target] = []
+        self._tried: dict[str, set[str]] = {}
+        self.failures: list[UpstreamError] = []
+        self._faults = 0
+        self._last: Target | None = None
+
+    def parted(self, needs: Sequence[Need]) -> list[Failover]:
+        """One for each part of the call, whose needs these are; it serves as the first of them itself."""
+        self.need = needs[0]
+        if len(needs) == 1:
+            return [self]
+        return [self, *(Failover(self.targets, self._pools, need, self._most) for need in needs[1:])]
+
+    def first(self) -> Target:
+        """The target to begin with."""
+        return self._last or self._take()
+
+    def start(self, target: Target, lease: Lease | None = None) -> None:
+        """Begins at ``target``."""
+        self._last, self.lease = target, lease
+        self._leave(target)
+
+    def next(self, *, budget: bool) -> Target:
+        """The target to ask after a failure. ``budget``: it may be a repeat. Raises UpstreamError to give up."""
+        if self._last is not None:
+            return self._last
+        if self._left:
+            return self._take()
+        for target, repeats in self._again:
+            if not repeats or (budget and self._faults < self._most):
+                self._again.remove((target, repeats))
+                self._asked_again.append(target)
+                self.repeats = repeats
+                return target
+        raise self.error()
+
+    def tried(self, target: Target) -> AbstractSet[str]:
+        """The aliases of the upstream's keys that were used."""
+        return self._tried.get(target.upstream.name, NONE)
+
+    @property
+    def can_go_elsewhere(self) -> bool:
+        return any(self._pools[target.upstream.name].ready for target in self._left)
+
+    def failed(self, target: Target, failure: UpstreamError, key: Key | None) -> None:
+        """``key`` is the one that was used, None if there was none to use. Raises the failure if it is no use to go on:
+        the request is wrong, or a DeepSearch run may have begun."""
+        if not failure.elsewhere or (failure.accepted and target.model.deepsearch):
+            raise failure
+        self.failures.append(failure)
+        pool, of_the_key = self._pools[target.upstream.name], _is_of_the_key(failure)
+        self._faults += not of_the_key
+        self.repeats = False
+        if key is not None:
+            self._tried.setdefault(pool.name, set()).add(key.alias)
+        self._last = target if key and of_the_key and pool.others(self.tried(target)) else None
+        if self._last is None and not any(target is other for other in self._asked_again):
+            self._ask_again(target, pool, failure)
+
+    def error(self) -> UpstreamError:
+        """The last failure, unless an earlier one says when to come back."""
+        waits = [failure for failure in self.failures if isinstance(failure, UpstreamRateLimited)]
+        error = min(waits, key=lambda failure: failure.retry_after or MINUTE) if waits else self.failures[-1]
+        error.repeated = self._faults > 1
+        return error
+
+    def _take(self) -> Target:
+        target = first_ready(self._left, self._pools)
+        self._leave(target)
+        return target
+
+    def _leave(self, target: Target) -> None:
+        if self._left[0] is target:
+            self._left = self._left[1:]
+        else:
+            self._left = [other for other in self._left if other is not target]
+
+    def _ask_again(self, target: Target, pool: Pool, failure: UpstreamError) -> None:
+        if isinstance(failure, UpstreamRateLimited):
+            seconds = failure.retry_after
+            if seconds is not None and pool.patient(self.need, seconds):
+                self._again.append((target, False))
+        elif not _is_of_the_key(failure) and failure.repeatable:
+            self._again.append((target, True))
+
+
+def first_ready(targets: Sequence[Target], pools: Mapping[str, Pool]) -> Target:
+    """The first target that can be asked now, else the first."""
+    if len(targets) > 1:
+        for target in targets:
+            if pools[target.upstream.name].ready:
+                return target
+    return targets[0]
+
+
+def _is_of_the_key(failure: UpstreamError) -> bool:
+    return isinstance(failure, UpstreamRateLimited | UpstreamAuth | UpstreamQuota)

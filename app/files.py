@@ -1,0 +1,53 @@
+"""Files whose paths an operator names, whatever stands there: a pipe that nobody writes to holds up nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import stat
+import time
+from pathlib import Path
+
+PIPE_SECONDS = 10.0  # for all that comes through a pipe, as of `--config <(...)`
+MOST_BYTES = 16 * 2**20
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+def read(path: Path) -> bytes:
+    """All of it. Raises OSError; why is in its ``strerror``."""
+    file = os.open(path, _FLAGS)
+    try:
+        found = _read(file, time.monotonic() + PIPE_SECONDS)
+        if not found and stat.S_ISFIFO(os.fstat(file).st_mode):
+            raise OSError(errno.EPIPE, "it is a pipe that nothing comes out of; name a regular file")
+        return found
+    finally:
+        os.close(file)
+
+
+def _read(file: int, until: float) -> bytes:
+    found = b""
+    while True:
+        try:
+            piece = os.read(file, MOST_BYTES)
+        except BlockingIOError:
+            if not select.select([file], [], [], max(0.0, until - time.monotonic()))[0]:
+                late = f"it is no regular file, and did not come to its end in {PIPE_SECONDS:g} seconds; name one"
+                raise OSError(errno.ETIMEDOUT, late) from None
+            continue
+        found += piece
+        if not piece:
+            return found
+        if len(found) > MOST_BYTES:
+            raise OSError(errno.EFBIG, f"it is larger than {MOST_BYTES // 2**20} MB; name another file")
+
+
+def make(path: Path) -> None:
+    """The file of a database, for its owner alone, where there is none. Raises OSError, also where it is no file."""
+    file = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NONBLOCK", 0), 0o600)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+    finally:
+        os.close(file)

@@ -1,0 +1,50 @@
+"""What the ledger's file and the cache's have in common: SQLite's write-ahead log, and its errors in words of ours."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+
+PAUSE_SECONDS = 0.002
+
+WORDS = {
+    sqlite3.SQLITE_BUSY: "another program has locked it",
+    sqlite3.SQLITE_LOCKED: "another program has locked it",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_IOERR: "the disk cannot be written",
+    sqlite3.SQLITE_READONLY: "it can be read only",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
+    sqlite3.SQLITE_PERM: "it cannot be opened",
+    sqlite3.SQLITE_CORRUPT: "it is damaged",
+    sqlite3.SQLITE_NOTADB: "it is damaged, or no database",
+}
+
+
+def code(error: Exception) -> int | None:
+    """SQLite's primary code; None of what it never saw."""
+    found = getattr(error, "sqlite_errorcode", None)
+    return None if found is None else found & 0xFF
+
+
+def words(error: Exception) -> str:
+    """Why the file cannot be used, in words that hold no path and nothing of a row. An OSError's are the system's."""
+    known = WORDS.get(code(error) or sqlite3.SQLITE_OK) or getattr(error, "strerror", None)
+    return known or f"it cannot be used ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
+
+
+def write_ahead(connection: sqlite3.Connection, busy_seconds: float) -> None:
+    """Turns the write-ahead log on, the one mode in which readers and a writer of a file do not wait for each other.
+    Raises sqlite3.OperationalError where the file stays locked for so long.
+
+    SQLite asks no busy handler where two connections turn it on in the same moment: one of them is told at once
+    that the file is locked, so it is this function that waits.
+    """
+    until = time.monotonic() + busy_seconds
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+        time.sleep(PAUSE_SECONDS)  # noqa: TID251 - as the busy handler itself sleeps, where a file is opened
