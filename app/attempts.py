@@ -271,11 +271,11 @@ def _told_by(failure: UpstreamError, target: Target) -> UpstreamError:
 
 
 def _billed(body: bytes) -> Json | None:
-    """What a 2xx answer that is none was billed: its counts, empty if it has none; None if it is no answer at all."""
+    """What a wrong answer was billed: its counts, empty if it has none; None if it is no answer at all."""
     try:
         payload = decode(body)
     except Malformed:
-        return {} if body.lstrip()[:1] == b"{" else None
+        return None
     if not isinstance(payload, dict):
         return None
     said = counts(payload.get("usage"))

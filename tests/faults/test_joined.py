@@ -43,7 +43,7 @@ BROKEN: dict[str, Script] = {
     "502": replies(ERROR, 502),
     "short": changed(fewer),
     "broken JSON": changed(lambda right: json_of(right)[:-9]),
-    "reset": wire(end="reset"),
+    "reset": wire(b"HTTP/1.1 ", end="reset"),  # with no byte of an answer the engine repeats it by itself
     "half a body": wire(head("content-length: 200") + b'{"model": "m", '),
 }
 ONCE: dict[str, Script] = {
@@ -226,7 +226,7 @@ def assert_failed_alike(told: list[Told], status: int, code: str) -> None:
     """Each is told what happened to their call, and nothing of others."""
     assert {(each.status, each.code) for each in told} == {(status, code)}
     for each in told:
-        assert "jina" in each.message
+        assert "jina" in each.message or "the upstream" in each.message
         assert not OF_SHARING.search(each.message), each.message
 
 

@@ -39,7 +39,7 @@ INPUTS, PARTS = 5000, 10  # of 512 inputs each, and the rest
 FAILURES: dict[str, Script] = {
     "503": replies(ERROR, 503),
     "500": replies(ERROR, 500),
-    "reset": wire(end="reset"),
+    "reset": wire(b"HTTP/1.1 ", end="reset"),  # with no byte of an answer the engine repeats it by itself
     "half JSON": changed(lambda right: json_of(right)[:-9]),
 }
 REFUSALS: dict[str, Script] = {
@@ -75,7 +75,8 @@ async def assert_books(program: Program, calls: int, providers: dict[str, Provid
     assert len({row["request_id"] for row in rows}) == calls
     assert Counter((row["request_id"], row["upstream"]) for row in rows) == Counter(asked)
     for row in rows:
-        assert row["total_tokens"] == providers[row["upstream"]].billed[row["request_id"]], row
+        billed = providers[row["upstream"]].billed[row["request_id"]]
+        assert row["total_tokens"] == billed or (row["estimated"] and row["total_tokens"] > billed), row
         assert row["attempts"] >= 1
     return rows
 
@@ -172,7 +173,8 @@ async def test_large_calls_of_many_with_a_key_refused(tmp_path: Path) -> None:
 
 
 async def test_tokens_of_a_large_call_that_fails_are_booked(tmp_path: Path) -> None:
-    """Five parts are answered and billed; the sixth and all that comes after it fail."""
+    """Five parts are answered and billed; the sixth and all that comes after it fail. What is under way then is cut,
+    and estimated: it may have been billed too."""
     async with provider() as jina, gateway(tmp_path, {"jina": jina_at(jina.url)}) as program:
         came = [0]
 
@@ -185,7 +187,7 @@ async def test_tokens_of_a_large_call_that_fails_are_booked(tmp_path: Path) -> N
         assert (told.status, told.code) == (502, "upstream_error")
         [row] = await assert_books(program, 1, {"jina": jina})
         assert (row["status"], row["error"]) == (502, "upstream_error")
-        assert row["total_tokens"] == 5 * cost([""] * 512)
+        assert jina.billed[row["request_id"]] == 5 * cost([""] * 512)
 
 
 def billed_for(jina: Provider, script: Script) -> Script:
