@@ -75,7 +75,7 @@ class Attempts:
         self._pools = pools
         self._client = client
         self._most = most
-        self._batcher = Batcher(self)
+        self._batcher = Batcher()
         self._under_way = 0
         self._repeats = 0
 
@@ -179,7 +179,7 @@ class Attempts:
         if join is None:
             return await pool.lease(need, tried)
         member = join()
-        if not tried and await self._batcher.enter(pool, target, way.targets, member):
+        if not tried and await self._batcher.enter(self, pool, target, way.targets, member):
             return member
         return await pool.lease(replace(need, batch=False), tried)
 
