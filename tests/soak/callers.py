@@ -9,6 +9,7 @@ import asyncio
 import socket
 import struct
 import time
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,8 +18,8 @@ from typing import Any
 
 import msgspec
 
-from .configurations import CALLERS, TIMEOUTS
-from .plays import Kind, text_of, vector_of
+from .configurations import AGAIN, CALLERS, EVERYONE, TIMEOUTS
+from .plays import PAGE_WORDS, Kind, text_of, vector_of
 from .upstreams import Witness
 
 # What a call may take in all; the rest is for slow callers, and for a machine that has other work to do.
@@ -28,6 +29,9 @@ NONSENSE_SECONDS = TIMEOUTS["head_seconds"] + TIMEOUTS["body_seconds"] + SPARE_S
 REFUSALS = frozenset((400, 404, 429, 502, 503, 504))
 
 MANNERS = {"patient": 64, "leaves": 20, "resets": 5, "slow": 5, "stands still": 1}
+AGAIN_SHARE = 0.15  # of the calls
+# Failures of an upstream that answered a call rightly: none but those of a machine that has other work to do.
+OWN_FAILURES = ("upstream_error", "upstream_timeout", "upstream_unreachable", "upstream_stream_truncated")
 KINDS: dict[Kind, int] = {"embeddings": 40, "rerank": 20, "chat": 20, "deepsearch": 20}
 PATHS: dict[Kind, str] = {
     "embeddings": "/v1/embeddings",
@@ -39,23 +43,27 @@ PATHS: dict[Kind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A call as its caller means it. ``number`` is in all of its inputs."""
+    """A call as its caller means it. ``number`` is in all of its inputs, unless it asks ``again`` for what others have
+    asked for: of that the gateway knows some, all, or nothing."""
 
     number: int
     kind: Kind
     body: dict[str, Any]
     stream: bool = False
     long: bool = False
+    again: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.kind} stream" if self.stream else self.kind
+        return f"{self.kind} stream" if self.stream else f"{self.kind} again" if self.again else self.kind
 
     @classmethod
     def some(cls, number: int, chance: Random, *, long: bool) -> Wish:
         """``long``: whose answer no buffer holds."""
         if long:
             return cls(number, "chat", _asks("gpt-4o-mini", f"soak {number} long", stream=True), True, True)
+        if chance.random() < AGAIN_SHARE:
+            return cls._again(number, chance)
         kind = chance.choices([*KINDS], [*KINDS.values()])[0]
         inputs = [f"soak {number} {place}" for place in range(chance.randint(1, 6))]
         if kind == "embeddings":
@@ -69,9 +77,21 @@ class Wish:
         stream = chance.random() < 0.6
         return cls(number, kind, _asks(model, inputs[0], stream=stream), stream)
 
-    def request(self, caller: str) -> bytes:
+    @classmethod
+    def _again(cls, number: int, chance: Random) -> Wish:
+        """Of a few texts, in any order, some of them twice."""
+        texts = [f"again {chance.randrange(40)} {chance.randrange(3)}" for _ in range(chance.randint(1, 6))]
+        if chance.random() < 0.3:
+            query = {"model": "jina-reranker-m0", "query": "again", "documents": texts}
+            return cls(number, "rerank", query, again=True)
+        encoding = chance.choice(({}, {}, {"encoding_format": "base64"}))
+        body = {"model": chance.choice(("jina-embeddings-v3", "in-parts")), "input": texts, **encoding}
+        return cls(number, "embeddings", body, again=True)
+
+    def request(self, chance: Random) -> bytes:
+        caller = AGAIN if self.again else chance.choice([*CALLERS])
         body = msgspec.json.encode(self.body)
-        head = f"POST {PATHS[self.kind]} HTTP/1.1\r\nhost: soak\r\nauthorization: Bearer {CALLERS[caller]}\r\n"
+        head = f"POST {PATHS[self.kind]} HTTP/1.1\r\nhost: soak\r\nauthorization: Bearer {EVERYONE[caller]}\r\n"
         return f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -102,6 +122,7 @@ class Journal:
     told: dict[int, Told] = field(default_factory=dict)
     nonsense: Counter[str] = field(default_factory=Counter)
     wrongs: list[str] = field(default_factory=list)
+    needless: list[str] = field(default_factory=list)  # failures where nothing but right answers was played
     leaving: bool = False  # the gateway has been told to end, and may close what is idle
 
     def wrong(self, what: str) -> None:
@@ -158,7 +179,7 @@ class Caller:
             if not kept:
                 await self._connect(small=wish.long)
             assert self.writer is not None
-            self.writer.write(wish.request(chance.choice([*CALLERS])))
+            self.writer.write(wish.request(chance))
             await self._listened(wish, told, chance)
         except (OSError, Cut) as error:
             self._hang_up()
@@ -289,6 +310,8 @@ NONSENSE: dict[str, Callable[[Random], bytes]] = {
 def judged(wish: Wish, told: Told, status: int, headers: dict[str, str], body: bytes, journal: Journal) -> None:
     """Notes what was told; wrong is all that a client could take for something else than it is."""
     told.status, told.outcome = status, str(status)
+    played = journal.witness.played[wish.number] if not wish.again else []
+    names = [fault.name for fault in played]
     try:
         if status != 200:
             told.code = _failure(body)
@@ -298,14 +321,15 @@ def judged(wish: Wish, told: Told, status: int, headers: dict[str, str], body: b
             _streamed(wish, told, body)
         else:
             _answered(wish, body)
-        if told.outcome in ("200", "done") and not journal.witness.finished(wish.number):
-            names = [fault.name for fault in journal.witness.played[wish.number]]
+        if told.outcome in ("200", "done") and not wish.again and not journal.witness.finished(wish.number):
             journal.wrong(f"call {wish.number} ({wish.name}) looks complete, and was played {names}")
     except (AssertionError, msgspec.DecodeError, KeyError, TypeError, IndexError) as error:
-        names = [fault.name for fault in journal.witness.played[wish.number]]
         journal.wrong(
             f"call {wish.number} ({wish.name}) was told nonsense: {error!r} in {body[:300]!r}; played: {names}"
         )
+    own = told.code in OWN_FAILURES and told.manner == "patient" and wish.kind != "deepsearch"
+    if own and played and all(fault.finishes for fault in played):
+        journal.needless.append(f"call {wish.number} ({wish.name}) got {told.code}, and was played {names}")
 
 
 def _failure(body: bytes) -> str:
@@ -314,6 +338,7 @@ def _failure(body: bytes) -> str:
     assert envelope["detail"] == envelope["error"]["message"]
     code = envelope["error"]["code"]
     assert isinstance(code, str)
+    assert not any(word in envelope["detail"] for word in PAGE_WORDS)
     return code
 
 
@@ -336,10 +361,19 @@ def _streamed(wish: Wish, told: Told, body: bytes) -> None:
 def _answered(wish: Wish, body: bytes) -> None:
     reply = msgspec.json.decode(body)
     if wish.kind == "embeddings":
-        assert [item["embedding"] for item in reply["data"]] == [vector_of(text) for text in wish.body["input"]]
+        texts = wish.body["input"]
+        assert [item["index"] for item in reply["data"]] == [*range(len(texts))]
+        assert [_floats(item["embedding"]) for item in reply["data"]] == [vector_of(text) for text in texts]
     elif wish.kind == "rerank":
-        assert {item["index"] for item in reply["results"]} == set(range(len(wish.body["documents"])))
-        assert {item["relevance_score"] for item in reply["results"]} == {float(wish.number)}
+        scores = dict(enumerate(vector_of(text)[0] for text in wish.body["documents"]))
+        assert {item["index"]: item["relevance_score"] for item in reply["results"]} == scores
     else:
         assert reply["choices"][0]["message"]["content"] == text_of(wish.number)
         assert reply["choices"][0]["finish_reason"] == "stop"
+
+
+def _floats(vector: Any) -> list[float]:
+    if not isinstance(vector, str):
+        return [float(number) for number in vector]
+    packed = b64decode(vector)
+    return [*struct.unpack(f"<{len(packed) // 4}f", packed)]

@@ -13,14 +13,17 @@ TIMEOUTS = {
     "headers_seconds": 2.0,
     "reply_seconds": 1.0,
     "idle_seconds": 1.0,
-    "event_seconds": 2.0,
-    "total_seconds": 6.0,
+    "event_seconds": 3.0,
+    "total_seconds": 7.0,
     "head_seconds": 1.5,
     "body_seconds": 1.5,
     "write_seconds": 2.0,
 }
 PACE, DRAIN, ATTEMPTS = 1.0, 8.0, 3
 CALLERS = {"team": "soak-key-of-the-team-0123456789", "notebook": "soak-key-of-the-notebook-0123456"}
+# Who asks for what was asked before: of those calls that reach an upstream some are joined, or shared.
+AGAIN = "again"
+EVERYONE = {**CALLERS, AGAIN: "soak-key-of-those-who-ask-again-01"}
 OPERATOR = "soak-key-of-the-operator-0123456"
 JINA_KEYS = [f"jina_soak{number}0123456789abcdef0123456789" for number in range(4)]
 AIHUBMIX_KEYS = [f"sk-soak{number}0123456789abcdef" for number in range(3)]
@@ -38,13 +41,13 @@ class Places:
     def configuration(self, number: int, chance: Random, *, clients: int) -> dict[str, Any]:
         """The ``number``-th: it knows the model ``soak-<number>``, by which it is known to be in force."""
         policies: tuple[str | None, ...] = ("cancel", "drain", "detach", None)
-        said = {name: chance.choice(policies) for name in CALLERS}
+        said = {name: chance.choice(policies) for name in EVERYONE}
         path = chance.choice(("", "", "", "/moved"))  # another address: nothing is known of its keys
         jina = f"{self.jina}{path}"
         return {
             "callers": [
                 {"name": name, "key": key, **({"on_disconnect": said[name]} if said[name] else {})}
-                for name, key in CALLERS.items()
+                for name, key in EVERYONE.items()
             ],
             "upstreams": {
                 "jina": {
@@ -83,7 +86,7 @@ class Places:
         }
 
     def _cache(self, chance: Random) -> dict[str, Any]:
-        """Small, so that it is full soon. No two calls are the same, so that each reaches an upstream."""
+        """Small, so that it is full soon. No two calls with a number are the same, so that each reaches an upstream."""
         stores = ("off", "memory", "sqlite") if self.ledger else ("off", "memory")
         files = {"path": str(self.ledger.with_name("cache.db")), "megabytes": 4} if self.ledger else {}
         return {"store": chance.choice(stores), "memory_megabytes": 1, **files}

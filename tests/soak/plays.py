@@ -5,12 +5,15 @@ Which one a call meets follows from the seed, its number and how often it was as
 
 from __future__ import annotations
 
-import asyncio
 import gzip
+import math
 import re
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle
 from random import Random
+from struct import pack
 from typing import Any, Literal
 
 import msgspec
@@ -39,28 +42,32 @@ Kind = Literal["embeddings", "rerank", "chat", "deepsearch"]
 
 # Larger than the gateway lets an answer or an event be.
 TOO_LARGE = 3 * 1024 * 1024
+TOKENS, STREAM_TOKENS = 9, 7
 LONG = 600_000  # characters of an answer that no socket's buffer holds
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as an upstream reads it. ``number`` is the call's, None of a probe; ``inputs`` each bear it."""
+    """A request as an upstream reads it. ``number`` is the call's, and ``inputs`` each bear it; None is that of a
+    probe, and of calls ``again`` for what was asked before."""
 
     kind: Kind
     number: int | None
     inputs: list[str]
     stream: bool
     long: bool = False
+    again: bool = False
 
     @classmethod
     def read(cls, request: Seen) -> Asked:
         body = request.body
         found = re.search(rb"soak (\d+)", request.raw)
         number = int(found[1]) if found else None
+        again = number is None and b'"again ' in request.raw
         if request.path.endswith("/embeddings"):
-            return cls("embeddings", number, body["input"], stream=False)
+            return cls("embeddings", number, body["input"], stream=False, again=again)
         if request.path.endswith("/rerank"):
-            return cls("rerank", number, body["documents"], stream=False)
+            return cls("rerank", number, body["documents"], stream=False, again=again)
         kind: Kind = "deepsearch" if "deepsearch" in body["model"] else "chat"
         return cls(kind, number, [], stream=body["stream"], long=b" long" in request.raw)
 
@@ -89,7 +96,13 @@ def body_of(asked: Asked) -> bytes:
         message = {"role": "assistant", "content": text_of(asked.number, long=asked.long)}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         reply = {"id": "u", "object": "chat.completion", "model": "m", "choices": [choice]}
-    return msgspec.json.encode({**reply, "usage": {"total_tokens": 9, "prompt_tokens": 9, "completion_tokens": 0}})
+    usage = {"total_tokens": TOKENS, "prompt_tokens": TOKENS, "completion_tokens": 0}
+    return msgspec.json.encode({**reply, "usage": usage})
+
+
+def tokens_of(asked: Asked) -> int:
+    """What a right answer says that it cost."""
+    return STREAM_TOKENS if asked.stream and asked.kind == "chat" else TOKENS
 
 
 def events_of(asked: Asked) -> list[bytes]:
@@ -119,13 +132,16 @@ def _pause(chance: Random) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """``of``: any, whole, stream or deepsearch. ``finishes``: what it sends is a right answer, if an odd one."""
+    """``of``: any, whole, stream or a kind. ``finishes``: what it sends is a right answer, if an odd one. ``bills``:
+    whether for its tokens; None where that is open. ``closes``: the connection, between so many seconds later."""
 
     name: str
     make: Callable[[Asked, Random], Script]
     of: str = "any"
     weight: float = 1.0
     finishes: bool = False
+    bills: bool | None = None
+    closes: tuple[float, float] | None = None
 
 
 def fixed(script: Callable[[], Script]) -> Callable[[Asked, Random], Script]:
@@ -165,20 +181,6 @@ def as_chunks(*pieces: bytes) -> Callable[[Asked, Random], Script]:
     return lambda asked, chance: wire(head(CHUNKED), chunk(body_of(asked)[:20]), *pieces)
 
 
-def closed_later(asked: Asked, chance: Random) -> Script:
-    """A right answer; then the connection is closed while it is idle, or just as it is used again. What comes
-    on it until the other side has closed too is read, and so is witnessed."""
-    seconds = chance.uniform(0.0, 0.3)
-
-    async def play(request: Any, writer: asyncio.StreamWriter) -> Any:
-        await right(asked, chance)(request, writer)
-        await asyncio.sleep(seconds)
-        writer.write_eof()
-        return await asyncio.Event().wait()
-
-    return play
-
-
 def glued(asked: Asked, chance: Random) -> Script:
     """Behind the answer one that nobody asked for, with another call's number."""
     stranger = Asked(asked.kind, 0, ["soak 0 0"] * len(asked.inputs), asked.stream)
@@ -189,6 +191,14 @@ def commented(asked: Asked, chance: Random) -> Script:
     comments: list[bytes | float] = [piece for _ in range(chance.randint(1, 8)) for piece in (chunk(b": x\n\n"), 0.15)]
     first, *events = map(chunk, events_of(asked))
     return wire(STREAM_HEAD, first, *comments, *events, LAST, end="open")
+
+
+def comments_first(asked: Asked, chance: Random) -> Script:
+    """For longer than a head may take: they are signs of life."""
+    comments: list[bytes | float] = [
+        piece for _ in range(chance.randint(14, 16)) for piece in (chunk(b": x\n\n"), 0.15)
+    ]
+    return wire(STREAM_HEAD, *comments, *map(chunk, events_of(asked)), LAST, end="open")
 
 
 def written_in_one(asked: Asked, chance: Random) -> Script:
@@ -208,26 +218,59 @@ def wrong_count(asked: Asked, chance: Random) -> Script:
     return wire(whole(body_of(Asked(asked.kind, asked.number, inputs, stream=False))), end="open")
 
 
+def as_base64(*vectors: bytes) -> Callable[[Asked, Random], Script]:
+    """Vectors as text in base64, these in turn."""
+
+    def make(asked: Asked, chance: Random) -> Script:
+        texts = [b64encode(vector).decode() for vector, _ in zip(cycle(vectors), asked.inputs, strict=False)]
+        data = [{"object": "embedding", "index": place, "embedding": text} for place, text in enumerate(texts)]
+        return wire(whole(msgspec.json.encode({"model": "m", "object": "list", "data": data, "usage": {}})), end="open")
+
+    return make
+
+
+# Of a page of a provider's proxy: nobody is told what is in it.
+PAGE_WORDS = ("203.0.113.7", "8a1b2c3d4e5f")
+PAGE = b"<html><h1>Bad gateway</h1><p>Your IP: 203.0.113.7; Ray ID: 8a1b2c3d4e5f</p></html>"
 BOMB = gzip.compress(b" " * 20 * 1024 * 1024)
 ERROR = {"error": {"message": "the model is overloaded", "type": "server_error", "code": None}}
 FAILING = {"choices": [{"index": 0, "delta": {"content": "Error: no", "type": "error"}, "finish_reason": "error"}]}
 
-RIGHT = Fault("right", right, weight=60, finishes=True)
+RIGHT = Fault("right", right, weight=60, finishes=True, bills=True)
+# What a call again may meet, beside the right answer.
+AGAIN = (
+    "429",
+    "429 without a time",
+    "500",
+    "503",
+    "closed",
+    "reset",
+    "HTML with 200",
+    "half JSON",
+    "NaN",
+    "closed soon",
+)
+AGAIN_SHARE = 0.2
 FAULTS: tuple[Fault, ...] = (
     RIGHT,
     # In place of an answer.
-    Fault("400", says("400 Bad Request", {"detail": "no such task"})),
-    Fault("404", says("404 Not Found", {"detail": "Incorrect model id"}), weight=0.5),
-    Fault("422", says("422 Unprocessable", {"detail": [{"loc": ["body", "input"], "msg": "too long"}]}), weight=0.5),
-    Fault("401", says("401 Unauthorized", {"detail": "Invalid API key"}), weight=0.1),
-    Fault("402", says("402 Payment Required", {"detail": "Insufficient balance"}), weight=0.1),
-    Fault("429", says("429 Too Many", {"detail": "slow down"}, "retry-after: 0.3")),
-    Fault("429 without a time", says("429 Too Many", {"detail": "slow down"}), weight=0.3),
-    Fault("500", says("500 Oops", ERROR)),
-    Fault("502 of a proxy", says("502 Bad Gateway", b"<html><h1>502</h1></html>", kind="text/html")),
-    Fault("503", says("503 Unavailable", ERROR, "retry-after: 1")),
-    Fault("529", says("529 Overloaded", b"")),
-    Fault("redirect", says("302 Found", b"", "location: http://127.0.0.1:9/elsewhere"), weight=0.5),
+    Fault("400", says("400 Bad Request", {"detail": "no such task"}), bills=False),
+    Fault("404", says("404 Not Found", {"detail": "Incorrect model id"}), weight=0.5, bills=False),
+    Fault(
+        "422",
+        says("422 Unprocessable", {"detail": [{"loc": ["body", "input"], "msg": "too long"}]}),
+        weight=0.5,
+        bills=False,
+    ),
+    Fault("401", says("401 Unauthorized", {"detail": "Invalid API key"}), weight=0.1, bills=False),
+    Fault("402", says("402 Payment Required", {"detail": "Insufficient balance"}), weight=0.1, bills=False),
+    Fault("429", says("429 Too Many", {"detail": "slow down"}, "retry-after: 0.3"), bills=False),
+    Fault("429 without a time", says("429 Too Many", {"detail": "slow down"}), weight=0.3, bills=False),
+    Fault("500", says("500 Oops", ERROR), bills=False),
+    Fault("502 of a proxy", says("502 Bad Gateway", PAGE, kind="text/html"), bills=False),
+    Fault("503", says("503 Unavailable", ERROR, "retry-after: 1"), bills=False),
+    Fault("529", says("529 Overloaded", b""), bills=False),
+    Fault("redirect", says("302 Found", b"", "location: http://127.0.0.1:9/elsewhere"), weight=0.5, bills=False),
     Fault("no answer", fixed(lambda: hang)),
     Fault("closed", fixed(wire)),
     Fault("reset", fixed(lambda: wire(end="reset"))),
@@ -238,12 +281,14 @@ FAULTS: tuple[Fault, ...] = (
     Fault("dripping head", fixed(lambda: dripping(head("content-length: 2")))),
     Fault("half a head", fixed(lambda: wire(head("content-length: 2")[:30], end="hang"))),
     Fault("endless 102", fixed(lambda: endless(b"", forever(b"HTTP/1.1 102 Processing\r\n\r\n"), every=0.05))),
-    Fault("closed later", closed_later, weight=5, finishes=True),
+    # A right answer; then the connection is closed while it is idle, or just as it is used again.
+    Fault("closed later", right, weight=5, finishes=True, bills=True, closes=(0.0, 0.3)),
+    Fault("closed soon", right, weight=5, finishes=True, bills=True, closes=(0.002, 0.004)),
     # An answer that is none.
     Fault("error as an answer", says("200 OK", ERROR)),
     Fault("empty 200", says("200 OK", b""), of="whole"),
     Fault("null", says("200 OK", None), of="whole"),
-    Fault("HTML with 200", says("200 OK", b"<html>Hello</html>", kind="text/html")),
+    Fault("HTML with 200", says("200 OK", PAGE, kind="text/html")),
     Fault("half JSON", body(lambda right: right[:-9]), of="whole"),
     Fault("NaN", body(lambda right: right.replace(b'"usage":', b'"x":NaN,"usage":')), of="whole"),
     Fault(
@@ -258,8 +303,14 @@ FAULTS: tuple[Fault, ...] = (
     Fault("bad chunk", as_chunks(b"zz\r\nabc\r\n"), of="whole"),
     Fault("chunks cut short", as_chunks(), of="whole"),
     Fault("dripping body", lambda asked, chance: dripping(body_of(asked), head=head()), of="whole"),
-    Fault("glued on", glued, of="whole", weight=2, finishes=True),
-    Fault("packed", body(gzip.compress, "content-encoding: gzip"), of="whole", finishes=True),
+    Fault("glued on", glued, of="whole", weight=2, finishes=True, bills=True),
+    Fault(
+        "byte-order mark", body(lambda right: b"\xef\xbb\xbf" + right), of="whole", weight=2, finishes=True, bills=True
+    ),
+    Fault("base64 with NaN", as_base64(pack("<2f", math.nan, 1.0)), of="embeddings"),
+    Fault("base64 of three bytes", as_base64(b"abc"), of="embeddings", weight=0.5),
+    Fault("base64 with an infinity", as_base64(pack("<2f", 1.0, math.inf)), of="embeddings", weight=0.5),
+    Fault("packed", body(gzip.compress, "content-encoding: gzip"), of="whole", finishes=True, bills=True),
     Fault(
         "packed, corrupt", body(lambda right: gzip.compress(right)[:-12] + b"!", "content-encoding: gzip"), of="whole"
     ),
@@ -282,8 +333,9 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault("comments for ever", lambda a, c: endless(STREAM_HEAD, forever(chunk(b": x\n\n")), every=0.1), of="stream"),
     Fault("events for ever", dripped_thoughts, of="stream", weight=0.5),
-    Fault("comments, then the answer", commented, of="stream", weight=2, finishes=True),
-    Fault("written in one", written_in_one, of="stream", weight=2, finishes=True),
+    Fault("comments, then the answer", commented, of="stream", weight=2, finishes=True, bills=True),
+    Fault("comments first", comments_first, of="stream", weight=0.5, finishes=True, bills=True),
+    Fault("written in one", written_in_one, of="stream", weight=2, finishes=True, bills=True),
 )
 COUNTED = Fault("wrong count", wrong_count, weight=2)
 
@@ -291,7 +343,8 @@ COUNTED = Fault("wrong count", wrong_count, weight=2)
 def fault(asked: Asked, chance: Random) -> Fault:
     """What this request is to meet. A probe is always answered."""
     if asked.number is None:
-        return RIGHT
+        few = [*(fault for fault in FAULTS if fault.name in AGAIN), COUNTED]
+        return chance.choice(few) if asked.again and chance.random() < AGAIN_SHARE else RIGHT
     own = ("any", "stream" if asked.stream else "whole", asked.kind)
     faults = [fault for fault in FAULTS if fault.of in own]
     faults += [COUNTED] if asked.inputs else []

@@ -1,6 +1,7 @@
 """The soak itself: load, faults and reloads together, then rest; and what must be true of all that.
 
     a little load -> rest: the base -> load, reloads, measured each second -> rest: the base again -> SIGTERM under load
+    then the phases, in which one fault is alone
 
 At rest the configuration is read once more, so that no connection is left for later, and every one must be gone.
 """
@@ -28,6 +29,7 @@ from ..program import started
 from .books import QUERY, Audit, audit
 from .callers import PATIENCE, Caller, Journal
 from .configurations import BROKEN, DRAIN, Places
+from .phases import phases
 from .program import Measure, Soaked
 from .upstreams import Witness, upstream
 
@@ -80,7 +82,7 @@ async def soak(plan: Plan, folder: Path, show: Callable[[str], None]) -> Soak:
     """Plays it all. What was wrong is in its ``wrongs``."""
     witness = Witness(plan.seed)
     run = Soak(plan, Journal(witness))
-    async with upstream(witness) as jina, upstream(witness) as aihubmix:
+    async with upstream(witness, "jina") as jina, upstream(witness, "aihubmix") as aihubmix:
         places = Places(jina, aihubmix, folder / "torii.db")
         first = msgspec.json.encode(places.configuration(0, Random(plan.seed), clients=plan.clients))
         async with started(Soaked, folder, first) as running:
@@ -99,6 +101,7 @@ async def soak(plan: Plan, folder: Path, show: Callable[[str], None]) -> Soak:
             await _ended(run, running)
             run.journal.wrongs += running.misspoken()
     run.books = audit(read(folder / "torii.db", QUERY), run.journal)
+    run.journal.wrongs += await phases(folder, plan.seconds, plan.seed, show)
     _held(run)
     return run
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from ..conftest import read_request
-from .plays import Asked, Fault, fault
+from ..conftest import Seen, read_request
+from .plays import Asked, Fault, fault, tokens_of
 
 _ID = re.compile(rb"\r\nx-request-id: ([0-9a-f]{32})\r\n")
 _ID_BYTES = 52
@@ -20,14 +20,22 @@ _ID_BYTES = 52
 
 @dataclass
 class Witness:
-    """What both upstreams have seen: how often each of the gateway's ids, which of them a call's number came with,
-    and what was played to each number, in order."""
+    """What both upstreams have seen: how often each of the gateway's ids came to which of them, with which id a number
+    came, and what was played to each number, in order. ``again`` are the ids of calls without a number.
+
+    ``billed`` are the tokens of right answers, ``open`` what may have been billed or not, by upstream and id; and
+    ``answered``, how often each input was answered.
+    """
 
     seed: int
-    ids: Counter[str] = field(default_factory=Counter)
+    met: Counter[tuple[str, str]] = field(default_factory=Counter)
     id_of: dict[int, str] = field(default_factory=dict)
+    again: set[str] = field(default_factory=set)
     played: defaultdict[int, list[Fault]] = field(default_factory=lambda: defaultdict(list))
     faults: Counter[str] = field(default_factory=Counter)
+    billed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    open: set[tuple[str, str]] = field(default_factory=set)
+    answered: Counter[str] = field(default_factory=Counter)
     probes: int = 0
     lines: set[Line] = field(default_factory=set)
 
@@ -37,8 +45,7 @@ class Witness:
 
     def choose(self, asked: Asked, request_id: str) -> Fault:
         if asked.number is None:
-            self.probes += 1
-            return fault(asked, Random())
+            return self._unnumbered(asked, request_id)
         self.id_of[asked.number] = request_id
         played = self.played[asked.number]
         chosen = fault(asked, Random(f"{self.seed}/{asked.number}/{len(played)}"))
@@ -46,14 +53,33 @@ class Witness:
         self.faults[chosen.name] += 1
         return chosen
 
+    def _unnumbered(self, asked: Asked, request_id: str) -> Fault:
+        self.probes += not asked.again
+        chosen = fault(asked, Random(f"{self.seed}/again/{len(self.again)}"))
+        self.faults[chosen.name] += asked.again
+        if asked.again:
+            self.again.add(request_id)
+        return chosen
+
+    def settle(self, chosen: Fault, asked: Asked, upstream: str, request_id: str, *, whole: bool) -> None:
+        """It has been played, ``whole`` or until the connection was gone."""
+        if asked.number is None or chosen.bills is False:
+            return
+        if not (whole and chosen.bills):
+            self.open.add((upstream, request_id))
+            return
+        self.billed[upstream, request_id] += tokens_of(asked)
+        self.answered.update(asked.inputs if asked.kind == "embeddings" else ())
+
 
 class Line(asyncio.StreamReaderProtocol):
     """A connection. Ids are witnessed as their bytes come, whatever becomes of the request; and what is played
     on it ends with it."""
 
-    def __init__(self, witness: Witness) -> None:
+    def __init__(self, witness: Witness, upstream: str) -> None:
         super().__init__(asyncio.StreamReader(limit=2**24), self._serve)
         self._witness = witness
+        self._upstream = upstream
         self._tail = b""
         self._playing: asyncio.Task[Any] | None = None
 
@@ -66,7 +92,7 @@ class Line(asyncio.StreamReaderProtocol):
         text = self._tail + data
         end = 0
         for found in _ID.finditer(text):
-            self._witness.ids[found[1].decode()] += 1
+            self._witness.met[self._upstream, found[1].decode()] += 1
             end = found.end()
         self._tail = text[max(end, len(text) - _ID_BYTES) :]
         super().data_received(data)
@@ -85,10 +111,7 @@ class Line(asyncio.StreamReaderProtocol):
         self._playing = asyncio.current_task()
         try:
             while request := await read_request(reader):
-                asked = Asked.read(request)
-                chosen = self._witness.choose(asked, request.headers["x-request-id"])
-                script = chosen.make(asked, Random(f"{self._witness.seed}/{asked.number}"))
-                if await script(request, writer) is False:
+                if not await self._play(request, writer):
                     break
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
@@ -96,11 +119,30 @@ class Line(asyncio.StreamReaderProtocol):
             self._playing = None
             writer.close()
 
+    async def _play(self, request: Seen, writer: asyncio.StreamWriter) -> bool:
+        """Whether the connection may be used again. What comes on one that is being closed is read until the other side
+        has closed it too, and so is witnessed."""
+        asked, request_id = Asked.read(request), request.headers["x-request-id"]
+        chosen = self._witness.choose(asked, request_id)
+        chance = Random(f"{self._witness.seed}/{asked.number}")
+        played = False
+        try:
+            goes_on = await chosen.make(asked, chance)(request, writer) is not False
+            played = True
+        finally:
+            self._witness.settle(chosen, asked, self._upstream, request_id, whole=played)
+        if chosen.closes is not None:
+            await asyncio.sleep(chance.uniform(*chosen.closes))
+            writer.write_eof()
+            await asyncio.Event().wait()
+        return goes_on
+
 
 @asynccontextmanager
-async def upstream(witness: Witness) -> AsyncIterator[str]:
-    """One of them; its URL."""
-    server = await asyncio.get_running_loop().create_server(lambda: Line(witness), "127.0.0.1", 0, backlog=2048)
+async def upstream(witness: Witness, name: str) -> AsyncIterator[str]:
+    """The one of this name; its URL."""
+    made = asyncio.get_running_loop().create_server(lambda: Line(witness, name), "127.0.0.1", 0, backlog=2048)
+    server = await made
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
