@@ -75,7 +75,7 @@ class Attempts:
         self._pools = pools
         self._client = client
         self._most = most
-        self._batcher = Batcher(self)
+        self._batcher = Batcher()
         self._under_way = 0
         self._repeats = 0
 
@@ -179,7 +179,7 @@ class Attempts:
         if join is None:
             return await pool.lease(need, tried)
         member = join()
-        if not tried and await self._batcher.enter(pool, target, way.targets, member):
+        if not tried and await self._batcher.enter(self, pool, target, way.targets, member):
             return member
         return await pool.lease(replace(need, batch=False), tried)
 
@@ -271,11 +271,11 @@ def _told_by(failure: UpstreamError, target: Target) -> UpstreamError:
 
 
 def _billed(body: bytes) -> Json | None:
-    """What a 2xx answer that is none was billed: its counts, empty if it has none; None if it is no answer at all."""
+    """What a wrong answer was billed: its counts, empty if it has none; None if it is no answer at all."""
     try:
         payload = decode(body)
     except Malformed:
-        return {} if body.lstrip()[:1] == b"{" else None
+        return None
     if not isinstance(payload, dict):
         return None
     said = counts(payload.get("usage"))

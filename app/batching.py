@@ -111,11 +111,10 @@ class Asker(Protocol):
 class Batcher:
     """The calls that wait, by what they have in common."""
 
-    def __init__(self, asker: Asker) -> None:
-        self._asker = asker
+    def __init__(self) -> None:
         self._queues: dict[Hashable, Queue] = {}
 
-    async def enter(self, pool: Pool, target: Target, targets: Sequence[Target], member: Member) -> bool:
+    async def enter(self, asker: Asker, pool: Pool, target: Target, targets: Sequence[Target], member: Member) -> bool:
         """Whether the member is in a batch that has a key of ``pool``; False for a part that has to go alone.
 
         Raises UpstreamError if no key is free within the call's patience.
@@ -126,7 +125,7 @@ class Batcher:
             return False
         key = (kind, pool.name, *((other.upstream.name, other.name) for other in targets))
         if key not in self._queues:
-            begin = partial(Batch, self._asker, target, targets)
+            begin = partial(Batch, asker, target, targets)
             self._queues[key] = Queue(pool, most, begin, partial(self._queues.pop, key))
         await self._queues[key].wait(member)
         return True

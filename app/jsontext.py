@@ -23,6 +23,7 @@ _KEY_END = re.compile(rb'"[ \t\r\n]*:')
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 _WHOLE_STRING = re.compile(_STRING, re.DOTALL)
 _CONSTANT = re.compile(rf"{_STRING}|(-?(?:NaN|Infinity))", re.DOTALL)
+_MARKUP = re.compile(rb"\s*<")
 _SURPLUS_COMMA = re.compile(r",\s*(?=[\]}])")
 
 # Bytes in which the fault is looked for: it takes ten times as long as reading does, and nothing else runs meanwhile.
@@ -113,6 +114,8 @@ def _fault(data: bytes) -> str:
         return "it is empty"
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:2]:
         return "it is UTF-16 or UTF-32; send UTF-8"
+    if _MARKUP.match(data):
+        return "it is HTML or XML"
     if len(data) > LOOK_LIMIT:
         return "it is malformed; where is told only of what has at most 1 MB"
     try:

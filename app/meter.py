@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass, field
 
 from . import usage
@@ -61,7 +62,7 @@ class Use:
 
     def fail(self, part: Call, error: ToriiError, said: Json | None = None, *, share: bool = False) -> None:
         """No answer has come of a request; ``said`` is what it was billed all the same, None if that is not known."""
-        self.error = error
+        self.error = copy(error)  # without its traceback, in which this record is
         if said is not None:
             self._book(part, said, 0, share=share)
         else:
@@ -69,7 +70,7 @@ class Use:
 
     def cut(self, part: Call, error: ToriiError) -> None:
         """A stream has failed. What it had written is paid for, unless the upstream has said that it failed."""
-        self.error = error
+        self.error = copy(error)  # as above
         begun = self.first_event is not None and isinstance(error, CUT)
         if self.last is not None or begun or isinstance(error, Unavailable):
             said, self.last = self.last, None

@@ -167,6 +167,11 @@ def test_the_help_of_each_command_has_an_example(command: str, tmp_path: Path) -
     assert re.search(r"^  Example.*:\n    \S", text, re.M)
 
 
+def test_without_a_command_the_help_is_shown(tmp_path: Path) -> None:
+    done = torii(cwd=tmp_path)
+    assert (done.stdout + done.stderr).rstrip() == torii("--help", cwd=tmp_path).stdout.rstrip()
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [

@@ -36,6 +36,7 @@ def test_what_goes_in_comes_out(value: Any) -> None:
     [
         (b'{"a":"\\ud800"}', Any, HALF),
         (b'{"a":"\\ud83d\\ude00",}', Any, "unexpected '}' (byte 20)"),  # a whole pair, and a comma too many
+        (b"[1,, ]", Any, "unexpected ']' (byte 5)"),
         (b'{"a":NaN}', Any, "NaN is not a number in JSON (byte 5)"),
         (b'["\\"NaN", -Infinity]', Any, "-Infinity is not a number in JSON (byte 10)"),
         (b"[1e999]", Any, "a number is larger than any that a 64-bit float holds"),

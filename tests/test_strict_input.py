@@ -165,6 +165,8 @@ BAD_JSON: list[tuple[bytes, str]] = [
     (b'{"\xc3\xbc":\xc3\xbc}', "unexpected '\\xfc' (byte 6)"),
     (b'{"a":1, }', "unexpected '}' (byte 8)"),
     (b'{"a":[1,]}', "unexpected ']' (byte 8)"),
+    (b" <!doctype html>", "it is HTML or XML"),
+    (b'{"a":[1,,]}', "unexpected ']' (byte 9)"),
     (b'{"a":"b\nc"}', "unexpected '\\n' (byte 7)"),
     (b'{"a":"\\x"}', "unexpected '\\\\' (byte 6)"),
     (b'{"a":"\\u12g4"}', "unexpected '\\\\' (byte 6)"),

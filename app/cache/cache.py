@@ -44,11 +44,15 @@ class Store(Protocol):
 
 
 class Tiers:
-    """What is kept, for one cache or several at the same time: closed with the last of them."""
+    """What is kept, for one cache or several at the same time: closed with the last of them.
+
+    ``places`` are those of which anything was kept in memory, by upstream and model.
+    """
 
     def __init__(self, memory: Memory, store: Store | None = None) -> None:
         self.memory = memory
         self.store = store
+        self.places: set[tuple[str, str]] = set()
         self.closed = False
         self._caches = 0
 
@@ -121,8 +125,15 @@ class Cache:
                     self._memory.add_form(key, form)
                 item["embedding"] = msgspec.Raw(form)
 
-    def write(self, entries: Mapping[bytes, Entry]) -> None:
+    def may_have(self, target: Target) -> bool:
+        """Whether it is worth a look: digests cost more than all else here, and most upstreams are never asked."""
+        return self._store is not None or (self._tiers is not None and _place(target) in self._tiers.places)
+
+    def write(self, entries: Mapping[bytes, Entry], target: Target | None = None) -> None:
+        """``target`` has answered these."""
         now = self._clock()
+        if self._tiers is not None and target is not None:
+            self._tiers.places.add(_place(target))
         silent = {key: entry for key, entry in entries.items() if entry.silent}
         if self._memory is not None:
             for key, entry in silent.items():
@@ -153,8 +164,10 @@ class Lookup:
     async def hit(self, render: Callable[[Json], bytes]) -> Outcome | None:
         """The answer, where one target's entries are enough for it; ``render`` writes it for the caller."""
         if self.reads:
+            first = self._route.targets[0]
             for target in self._route.targets:
-                if (found := await self.at(target)).complete:
+                # The first is always looked at: by its keys identical calls know each other.
+                if (target is first or self._cache.may_have(target)) and (found := await self.at(target)).complete:
                     try:
                         outcome = self._rendered(found, render)
                     except UpstreamFailed:  # what cannot be written for this caller is to be asked for
@@ -225,12 +238,12 @@ class Lookup:
         if not found.keys:
             return
         if {_place(target) for target, _ in answers} == {_place(found.target)}:
-            self._cache.write(found.fresh)
+            self._cache.write(found.fresh, found.target)
             return
         for part, (target, reply) in zip(parts, answers, strict=True):
             own = Found(part, target, keys_of(part, target, self._owner), {})
             own.filled(reply, target)
-            self._cache.write(own.fresh)
+            self._cache.write(own.fresh, target)
 
     async def _look(self, target: Target) -> Found:
         if not self.writes:

@@ -45,8 +45,10 @@ class HttpxEngine:
 
     async def open(self, request: Request, going: Going = nothing) -> HttpxAnswer:
         async def trace(event: str, about: object) -> None:
+            nonlocal going
             if event == "http11.send_request_headers.started":
-                going()
+                told, going = going, nothing  # the library keeps this function, and what it knows, in cycles
+                told()
 
         try:
             outgoing = self._client.build_request(

@@ -174,7 +174,8 @@ async def test_large_calls_of_many_with_a_key_refused(tmp_path: Path) -> None:
 
 
 async def test_tokens_of_a_large_call_that_fails_are_booked(tmp_path: Path) -> None:
-    """Five parts are answered and billed; the sixth and all that comes after it fail."""
+    """Five parts are answered and billed; the sixth and all that comes after it fail. What is under way then is cut,
+    and estimated: it may have been billed too."""
     async with provider() as jina, gateway(tmp_path, {"jina": jina_at(jina.url)}) as program:
         came = [0]
 
@@ -187,6 +188,7 @@ async def test_tokens_of_a_large_call_that_fails_are_booked(tmp_path: Path) -> N
         assert (told.status, told.code) == (502, "upstream_error")
         [row] = await assert_books(program, 1, {"jina": jina})
         assert (row["status"], row["error"]) == (502, "upstream_error")
+        assert jina.billed[row["request_id"]] == 5 * cost([""] * 512)
         assert row["total_tokens"] >= 5 * cost([""] * 512)
 
 
