@@ -60,7 +60,7 @@ def audit(rows: list[tuple[Any, ...]], journal: Journal) -> Audit:
     everything = [Booked(*row) for row in rows]
     booked = [row for row in everything if row.caller != AGAIN]
     met = {place for place in journal.witness.met if place[1] not in journal.witness.again}
-    wrongs, unmet = _met(booked, met, journal)
+    wrongs, unmet = _met(everything, met, journal)
     wrongs += _told_as_booked(booked, journal)
     wrongs += few(_billed(booked, journal), len(booked), "rows with other tokens than were billed")
     wrongs += few(_answered_twice(journal), len(booked), "inputs that were answered twice")
@@ -75,10 +75,12 @@ def few(found: list[str], of: int, what: str) -> list[str]:
     return [] if len(found) <= most else [f"{len(found)} {what}; for instance:", *found[:10]]
 
 
-def _met(booked: list[Booked], met: set[tuple[str, str]], journal: Journal) -> tuple[list[str], int]:
+def _met(everything: list[Booked], met: set[tuple[str, str]], journal: Journal) -> tuple[list[str], int]:
+    booked = [row for row in everything if row.caller != AGAIN]
     times = Counter(row.place for row in booked)
     wrongs = [f"{place} has {count} rows" for place, count in times.items() if count > 1]
-    missing = [place for place in met if place not in times]
+    rows = {row.place for row in everything}
+    missing = [place for place in met if place not in rows]
     numbered = set(journal.witness.id_of.values())
     wrongs += [f"{place} was met and has no row" for place in missing if place[1] in numbered]
     # Who asked is not known of a request that was cut off before its number came.
