@@ -157,7 +157,8 @@ class Queue:
             if member.batch is None:
                 raise self._pool.refusal() from None
         except asyncio.CancelledError:
-            if member.batch is not None:
+            if member.batch is not None:  # admitted at the same moment
+                member.answer.cancel()
                 member.batch.leave()
             raise
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import sqlite3
 import struct
 from collections.abc import Callable, Sequence
@@ -15,12 +16,17 @@ from typing import Any
 import httpx
 import pytest
 
+from app.batching import Batcher, Member, still_wanted
+from app.departures import Presence
+from app.lease import Lease
 from app.meter import Record
+from app.models import unlisted
 from app.pool import Pool
 from app.quota import MINUTE, ON_THE_WAY, Need, Quota, Window
 from app.settings import Settings
 from app.store import Database
-from app.types import Key
+from app.types import EmbeddingsCall, Key, Target
+from app.upstreams import KINDS
 
 from .conftest import PATIENCE, RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, until
 
@@ -237,6 +243,60 @@ async def test_who_leaves_before_is_not_asked_for(upstream: ScriptedUpstream) ->
         assert (await first).status_code == 200
         await gateway.ended(3)
     assert [seen.body["input"] for seen in upstream.seen] == [["first"], ["stays"]]
+
+
+class Rest:
+    """The rest of the way: answers whoever is still there."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[Any]] = []
+
+    async def together(self, members: list[Member], targets: Any, target: Target, lease: Lease) -> None:
+        await asyncio.sleep(0)  # those who leave have left by then
+        wanted = still_wanted(members)
+        self.asked.append([member.inputs for member in wanted])
+        for member in wanted:
+            member.tell((target, {}))
+
+    async def once(self, members: list[Member], target: Target) -> None:
+        raise AssertionError("nothing has failed")
+
+    def broken(self, upstream: str) -> bool:
+        return False
+
+
+async def test_who_leaves_at_the_moment_of_admission_is_not_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    """And leaves no failure behind that nobody has looked at."""
+    pool, rest, batcher = (
+        Pool("jina", [(Key("secret", "a"), Quota(concurrency=1))], patience=PATIENCE),
+        Rest(),
+        Batcher(),
+    )
+    place = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
+    held = await pool.lease(Need())
+
+    async def enter(text: str) -> Any:
+        call = EmbeddingsCall(model=MODEL, body={"input": [text]})
+        presence = Presence(task=asyncio.current_task())
+        member = Member(call, Record("id", "ann", call, presence), Need(batch=True))
+        present[text] = presence
+        assert await batcher.enter(rest, pool, place, [place], member)
+        return await member.answered()
+
+    present: dict[str, Presence] = {}
+    stays, goes = [asyncio.create_task(enter(text)) for text in ("stays", "goes")]
+    await until(lambda: pool.waiting == 2)
+    held.release()
+    while not pool.seats[0].at_work:  # noqa: ASYNC110 - it is the next turn of the loop that matters
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    present["goes"].leave()
+    assert await stays == (place, {})
+    with pytest.raises(asyncio.CancelledError):
+        await goes
+    assert rest.asked == [[["stays"]]]
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_who_leaves_while_it_is_asked_takes_nothing_from_the_others(upstream: ScriptedUpstream) -> None:

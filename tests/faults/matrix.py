@@ -404,4 +404,15 @@ ROWS: tuple[Row, ...] = (
         "test_engines.py::test_a_process_without_descriptors_says_so",
     ),
     row(80, "indexes from the cache, entries of another version", "test_cache_indexes.py"),
+    row(81, "one of two upstreams fails, 40 and 200 callers", "faults/test_failover.py"),
+    row(82, "keys refused, empty or limited, 40 and 200 callers", "faults/test_rests.py"),
+    row(83, "a joined or shared call fails", "faults/test_joined.py", "test_batching.py"),
+    row(84, "a part of a large call fails; the books of it", "faults/test_large.py"),
+    row(
+        85,
+        "a cache file that cannot be opened, a reload that fails by itself",
+        "test_cache_tiers.py::test_a_file_that_cannot_be_opened_costs_no_call",
+        "test_cache_tiers.py::test_trouble_is_told_once_and_costs_nothing_else",
+        "test_reload.py::test_an_unforeseen_failure_is_told_in_words_of_ours",
+    ),
 )
