@@ -59,7 +59,8 @@ def audit(rows: list[tuple[Any, ...]], journal: Journal) -> Audit:
     """One row for each upstream that was asked for a call, and in it what the upstream has billed."""
     everything = [Booked(*row) for row in rows]
     booked = [row for row in everything if row.caller != AGAIN]
-    met = {place for place in journal.witness.met if place[1] not in journal.witness.again}
+    again = {row.place for row in everything if row.caller == AGAIN}  # their number is not known, nor needed
+    met = {place for place in journal.witness.met if place[1] not in journal.witness.again} - again
     wrongs, unmet = _met(everything, met, journal)
     wrongs += _told_as_booked(booked, journal)
     wrongs += few(_billed(booked, journal), len(booked), "rows with other tokens than were billed")
