@@ -30,6 +30,7 @@ from .usage import answered, counted, counts
 
 T = TypeVar("T")
 Attempt = Callable[[Target, Lease], Awaitable[T]]
+Ask = Callable[[asyncio.Lock | None], Awaitable[T]]  # for a part of a call
 
 # Of all calls under way, how many may be repeats: a fifth, and always a few (Envoy's default).
 RETRY_SHARE = 0.2
@@ -100,7 +101,7 @@ class Attempts:
         join = partial(Member, part, record, way.need) if way.need.batch else None
         return await self.first(way, partial(self._send, part, record), record.presence, join=join, line=line)
 
-    async def parts(self, asks: Sequence[Callable[[asyncio.Lock | None], Coroutine[Any, Any, T]]]) -> list[T]:
+    async def parts(self, asks: Sequence[Ask[T]]) -> list[T]:
         """The answers to all parts of a call, in order; the first part that fails for good ends the others.
 
         The later parts wait for their keys as long as the call may take, and one at a time, so that a large call does
@@ -111,7 +112,7 @@ class Attempts:
             return [await asks[0](None)]
         line, room = asyncio.Lock(), asyncio.Semaphore(PARTS_AT_ONCE)
         lines = [None, *[line] * (len(asks) - 1)]
-        results = await _all([_in(room, ask(line)) for ask, line in zip(asks, lines, strict=True)])
+        results = await _all([_in(room, ask, line) for ask, line in zip(asks, lines, strict=True)])
         if any(isinstance(result, CallerGone) for result in results):
             raise CallerGone
         return [result for result in results if not isinstance(result, CallerGone)]
@@ -282,10 +283,10 @@ def _billed(body: bytes) -> Json | None:
     return said if said or {"data", "results"} & payload.keys() else None
 
 
-async def _in(room: asyncio.Semaphore, part: Coroutine[Any, Any, T]) -> T | CallerGone:
+async def _in(room: asyncio.Semaphore, ask: Ask[T], line: asyncio.Lock | None) -> T | CallerGone:
     async with room:
         try:
-            return await part
+            return await ask(line)
         except CallerGone as gone:
             return gone
 

@@ -87,7 +87,7 @@ class Ledger:
 
 def outcome(record: Record, use: Use) -> tuple[int | None, ToriiError | None]:
     """What the caller got; of an upstream that was left for another one, why."""
-    if use.error is None or use.answered or use is record.current or record.status == 499:
+    if use.error is None or use.answered or use is record.last_reached or record.status == 499:
         return record.status, record.error
     return use.error.status, use.error
 

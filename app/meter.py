@@ -168,6 +168,13 @@ class Record:
         return self.hit if self.current is None else self.current.target
 
     @property
+    def last_reached(self) -> Use | None:
+        """The upstream whose row has the call's own end; None if none was reached."""
+        if self.current is not None and self.current.reached:
+            return self.current
+        return next((use for use in reversed(self.uses.values()) if use.reached), None)
+
+    @property
     def attempts(self) -> int:
         return sum(use.attempts for use in self.uses.values())
 

@@ -131,6 +131,17 @@ async def test_each_upstream_that_was_asked_has_a_row(
     assert [(each["attempts"], used(each)) for each in (left, row)] == [(1, (0, 0, 0, 0)), (1, (9, 0, 9, 0))]
 
 
+async def test_the_last_upstream_that_was_reached_has_the_calls_end(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """Though another was tried after it, to which no connection could be made."""
+    upstream.plays(replies({"detail": "busy"}, 503))
+    with closed_port() as url, closing(Database(tmp_path / "torii.db")) as database:
+        async with running_gateway(settings_for(upstream.url, url, max_attempts=1), database) as gateway:
+            answer = await gateway.post("/v1/embeddings", EMBED)
+    [row] = Books(gateway, tmp_path / "torii.db").rows()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_unreachable")
+    assert (row["upstream"], row["status"], row["error"]) == ("jina", 502, "upstream_unreachable")
+
+
 async def test_a_call_that_failed_has_its_error_and_no_tokens(
     books: Books, upstream: ScriptedUpstream, other_upstream: ScriptedUpstream
 ) -> None:
