@@ -57,6 +57,11 @@ class HttpxEngine:
             response = await self._client.send(outgoing, stream=True)
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, UnicodeError) as error:
             raise _meaning(error) from None
+        except AttributeError as error:
+            if error.obj is not None:
+                raise
+            # anyio asks for the address of a socket that is not there: the connection was reset as it was made.
+            raise UpstreamUnreachable("the upstream closed the connection before it was asked") from None
         if refused := _too_much(response):
             await response.aclose()
             raise UpstreamBroken(refused)
