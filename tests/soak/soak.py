@@ -39,7 +39,6 @@ ENDING_SECONDS = 1.0
 # What may come between the first and the last third after the warm-up: a heap that is not quite at its size yet, and
 # a load that is never the same twice. A leak of a kilobyte a call, or a descriptor in a hundred calls, is far more.
 MEMORY_GROWTH, MEMORY_SPARE = 1.05, 8 * MEGABYTE
-SHORT_SPARE = 24 * MEGABYTE  # of less than three minutes, in which the heap still grows to its size
 FILES_GROWTH, FILES_SPARE = 1.25, 15
 THREADS_SPARE = 2
 
@@ -225,7 +224,7 @@ def _held(run: Soak) -> None:
     third = max(1, len(warm) // 3)
     early, late = warm[:third], warm[-third:]
     bounds = {
-        "memory": (MEMORY_GROWTH, MEMORY_SPARE if run.plan.seconds >= 180 else SHORT_SPARE),
+        "memory": (MEMORY_GROWTH, MEMORY_SPARE),
         "files": (FILES_GROWTH, FILES_SPARE),
         "threads": (1.0, THREADS_SPARE),
     }
