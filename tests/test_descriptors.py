@@ -7,17 +7,12 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-
-from app import engines
-from app.engines.base import Wire
-from app.errors import UpstreamUnreachable
-from app.types import Request
 
 from .conftest import ScriptedUpstream, replies, until
 from .test_cli import ROOT, SECONDS, environment
@@ -123,28 +118,3 @@ def test_where_none_is_left_those_who_wait_are_taken_and_closed() -> None:
         [sys.executable, "-c", SHEDS], cwd=ROOT, env=environment({}), capture_output=True, text=True, timeout=SECONDS
     )
     assert (done.returncode, done.stderr.count("file descriptors run out")) == (0, 1), done.stderr
-
-
-@contextmanager
-def none_left() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.dup(0)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-@pytest.mark.parametrize("name", ["httptools", "httpx"])
-async def test_an_upstream_for_which_none_is_left_is_said_to_be_so_in_the_log(
-    name: str, upstream: ScriptedUpstream
-) -> None:
-    upstream.plays(replies(VECTORS))
-    engine = engines.engine(name, Wire("test"))
-    request = Request(upstream.url, {}, b"{}")
-    with pytest.raises(UpstreamUnreachable) as raised, none_left():
-        await engine.open(request)
-    await engine.aclose()
-    assert raised.value.reason == "this process is out of file descriptors"

@@ -400,7 +400,6 @@ ROWS: tuple[Row, ...] = (
         "no file descriptor left",
         "test_descriptors.py::test_callers_beyond_the_limit_are_refused_at_once_and_the_rest_is_served",
         "test_descriptors.py::test_a_limit_that_was_lowered_is_raised_again",
-        "test_descriptors.py::test_an_upstream_for_which_none_is_left_is_said_to_be_so_in_the_log",
         "test_engines.py::test_a_process_without_descriptors_says_so",
     ),
     row(80, "indexes from the cache, entries of another version", "test_cache_indexes.py"),
