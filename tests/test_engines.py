@@ -566,7 +566,7 @@ from app.errors import UpstreamUnreachable
 from app.types import Request
 
 def sockets():
-    numbers = [number for number in os.listdir("/dev/fd") if os.path.exists("/dev/fd/" + number)]
+    numbers = [number for number in os.listdir("/dev/fd") if os.path.lexists("/dev/fd/" + number)]
     return sum(os.readlink("/dev/fd/" + number).startswith("socket:") for number in numbers)
 
 async def main(name, url):
