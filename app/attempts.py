@@ -24,7 +24,7 @@ from .jsontext import Malformed, decode
 from .lease import Lease
 from .meter import Record, Use
 from .pool import Pool
-from .quota import Need
+from .quota import KEPT, Need
 from .types import Call, Fold, Json, Reply, Stream, Target
 from .usage import answered, counted, counts
 
@@ -99,6 +99,7 @@ class Attempts:
         With a ``line`` the part waits there, and for its key as long as the call may take.
         """
         join = partial(Member, part, record, way.need) if way.need.batch else None
+        way.waits = line is not None
         return await self.first(way, partial(self._send, part, record), record.presence, join=join, line=line)
 
     async def parts(self, asks: Sequence[Ask[T]]) -> list[T]:
@@ -125,9 +126,10 @@ class Attempts:
         way.start(target, lease)
         await self.first(way, partial(self._send_together, members), Crowd(members))
 
-    async def once(self, members: list[Member], target: Target) -> None:
-        lease = await self._pools[target.upstream.name].lease(Need(sum(member.need.tokens for member in members)))
-        await self._with(lease, target, partial(self._send_together, members))
+    async def half(self, members: list[Member], targets: Sequence[Target], target: Target) -> None:
+        way = self.way(targets, Need(sum(member.need.tokens for member in members)), repeats=False)
+        way.start(target)
+        await self.first(way, partial(self._send_together, members), Crowd(members))
 
     # ------------------------------------------------------------ the loop
 
@@ -206,6 +208,8 @@ class Attempts:
             request = target.upstream.request(call, target)
             stream = await self._client.open(request, record.started, partial(sent, lease, [use]))
             if stream.status < 300:
+                if lease.seat.cause == "rate limited":  # a run may take minutes, and its head tells enough of the key
+                    lease.lender.succeeded(lease)
                 return stream, target.upstream.fold(call, target)
             try:
                 raise target.upstream.error(call, target, Reply(stream.status, stream.headers, await stream.read()))
@@ -265,7 +269,7 @@ def sent(lease: Lease, uses: Sequence[Use]) -> None:
 
 
 def _told_by(failure: UpstreamError, target: Target) -> UpstreamError:
-    failure.upstream = target.upstream.name
+    failure.upstream, failure.target = target.upstream.name, target
     if target.model.deepsearch and not isinstance(failure, UpstreamRateLimited):
         failure.should_retry = False
     return failure
@@ -311,9 +315,11 @@ async def _patiently(pool: Pool, way: Failover, target: Target, line: asyncio.Lo
     """Leaves the pool's line between tries, so that calls with less patience go first."""
     async with line:
         while True:
+            if not pool.ready and way.can_go_elsewhere:
+                raise pool.refusal()
             try:
                 return await pool.lease(Need(), way.tried(target))  # the first part has counted all tokens
             except UpstreamRateLimited as full:
-                if way.can_go_elsewhere:
+                if way.can_go_elsewhere or (full.retry_after or 0.0) > KEPT:
                     raise
                 await asyncio.sleep(full.retry_after or 1.0)

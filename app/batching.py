@@ -101,8 +101,8 @@ class Asker(Protocol):
     async def together(self, members: list[Member], targets: Sequence[Target], target: Target, lease: Lease) -> None:
         """Tells the members their answers, with ``lease`` at ``target`` first. Raises UpstreamError."""
 
-    async def once(self, members: list[Member], target: Target) -> None:
-        """The same with one request to ``target``."""
+    async def half(self, members: list[Member], targets: Sequence[Target], target: Target) -> None:
+        """The same, beginning at ``target``, without repeats."""
 
     def broken(self, upstream: str) -> bool:
         """Whether the upstream keeps failing."""
@@ -233,18 +233,20 @@ class Batch:
     ) -> None:
         self._asker = asker
         self._targets = targets
+        self._lease = lease
         self._held = len(members)
         self._repeated = False
         self._further = 2 * math.ceil(math.log2(len(members))) + 1  # requests for halves after a fault
         for member in members:
             member.batch = self
             member.admitted.set_result(None)
-        self._task = asyncio.create_task(self._run(members, target.with_key(lease.key), lease))
+        self._task = asyncio.create_task(self._run(members, target, lease))
 
     def leave(self) -> None:
         self._held -= 1
         if not self._held:
             self._task.cancel()
+            self._lease.release()  # the task may not have begun, and then does not release it
 
     async def _run(self, members: list[Member], target: Target, lease: Lease) -> None:
         try:
@@ -267,9 +269,11 @@ class Batch:
         await asyncio.gather(*(self._half(half, failure) for half in halves))
 
     async def _half(self, members: list[Member], why: UpstreamError) -> None:
-        target = next(target for target in self._targets if target.upstream.name == why.upstream)
+        assert why.target is not None
+        # What was found wrong says nothing of the half; of a fault all other targets were asked with the whole.
+        targets = self._targets if isinstance(why, UpstreamRejected) else [why.target]
         try:
-            await self._asker.once(members, target)
+            await self._asker.half(members, targets, why.target)
         except UpstreamError as failure:
             await self._halve(members, failure)
         except Exception as error:  # noqa: BLE001 - as above

@@ -156,7 +156,8 @@ class Overloaded(Unavailable):
 
 
 class UpstreamError(ToriiError):
-    """``upstream`` is the name of the one that failed, if it is known; ``reason`` is for the log alone.
+    """``upstream`` is the name of the one that failed, ``target`` the place there, if they are known; ``reason`` is for
+    the log alone.
 
     ``asked``: a request was made for it; False if the gateway knew without one. ``repeatable``: the same request may
     end otherwise; ``repeated``: it was made again and has failed again. ``usage`` is what the failed request was
@@ -170,6 +171,7 @@ class UpstreamError(ToriiError):
     repeatable: bool = True
     repeated: bool = False
     upstream: str | None = None
+    target: Any = None
     reason: str | None = None
     usage: dict[str, Any] | None = None
 

@@ -16,7 +16,7 @@ from collections.abc import Set as AbstractSet
 from .errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited
 from .lease import Lease
 from .pool import Pool
-from .quota import MINUTE, Need
+from .quota import KEPT, MINUTE, Need
 from .types import Key, Target
 
 NONE: frozenset[str] = frozenset()
@@ -24,17 +24,19 @@ NONE: frozenset[str] = frozenset()
 
 class Failover:
     """``repeats``: the target that is asked now is asked again after a fault of its own. ``lease`` is for the first
-    target, if there is one already. ``failures`` are those so far; each knows the frame that holds this object."""
+    target, if there is one already. ``waits``: a part of a large call, which has time. ``failures`` are those so far;
+    each knows the frame that holds this object."""
 
     __slots__ = (
         *("_again", "_asked_again", "_faults", "_last", "_left", "_most", "_pools", "_tried"),
-        *("failures", "lease", "need", "repeats", "targets"),
+        *("failures", "lease", "need", "repeats", "targets", "waits"),
     )
 
     def __init__(self, targets: Sequence[Target], pools: Mapping[str, Pool], need: Need, most: int) -> None:
         self.targets = targets
         self.need = need
         self.repeats = False
+        self.waits = False
         self.lease: Lease | None = None
         self._pools = pools
         self._most = most
@@ -120,7 +122,8 @@ class Failover:
     def _ask_again(self, target: Target, pool: Pool, failure: UpstreamError) -> None:
         if isinstance(failure, UpstreamRateLimited):
             seconds = failure.retry_after
-            if seconds is not None and pool.patient(self.need, seconds):
+            patient = pool.patient(self.need, seconds or 0.0) or (self.waits and (seconds or 0.0) <= KEPT)
+            if seconds is not None and patient and self._most:
                 self._again.append((target, False))
         elif not _is_of_the_key(failure) and failure.repeatable:
             self._again.append((target, True))

@@ -258,7 +258,7 @@ class Rest:
         for member in wanted:
             member.tell((target, {}))
 
-    async def once(self, members: list[Member], target: Target) -> None:
+    async def half(self, members: list[Member], targets: Any, target: Target) -> None:
         raise AssertionError("nothing has failed")
 
     def broken(self, upstream: str) -> bool:
@@ -297,6 +297,26 @@ async def test_who_leaves_at_the_moment_of_admission_is_not_asked_for(caplog: py
     assert rest.asked == [[["stays"]]]
     gc.collect()
     assert "never retrieved" not in caplog.text
+
+
+async def test_a_batch_that_all_leave_as_it_begins_gives_its_key_back() -> None:
+    """Its task has not begun then, and never does."""
+    pool, batcher = Pool("jina", [(Key("secret", "a"), Quota(concurrency=1))], patience=PATIENCE), Batcher()
+    place = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
+    held = await pool.lease(Need())
+    call = EmbeddingsCall(model=MODEL, body={"input": ["a"]})
+    member = Member(call, Record("id", "ann", call), Need(batch=True))
+    entering = asyncio.create_task(batcher.enter(Rest(), pool, place, [place], member))
+    await until(lambda: pool.waiting == 1)
+    held.release()
+    while member.batch is None:  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0)
+    entering.cancel()
+    if await asyncio.wait([entering]) and not entering.cancelled():
+        member.batch.leave()
+    await asyncio.sleep(0)
+    assert pool.seats[0].at_work == 0
+    assert (await pool.lease(Need())).key.alias == "a"
 
 
 async def test_who_leaves_while_it_is_asked_takes_nothing_from_the_others(upstream: ScriptedUpstream) -> None:

@@ -242,6 +242,8 @@ class Lookup:
             return
         for part, (target, reply) in zip(parts, answers, strict=True):
             own = Found(part, target, keys_of(part, target, self._owner), {})
+            if len(own.missing) < len(own.keys):
+                continue  # inputs that are the same there alone: their vectors are not told apart
             own.filled(reply, target)
             self._cache.write(own.fresh, target)
 
