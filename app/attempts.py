@@ -88,6 +88,11 @@ class Attempts:
         """Through all of these targets. Without ``repeats`` none is asked again after a fault of its own."""
         return Failover(targets, self._pools, need, self._most if repeats else 0)
 
+    def elsewhere(self, targets: Sequence[Target], upstream: str) -> bool:
+        """Whether another upstream than this one is ready for one of the targets."""
+        names = {target.upstream.name for target in targets} - {upstream}
+        return any(self._pools[name].ready for name in names)
+
     def broken(self, upstream: str) -> bool:
         return self._pools[upstream].breaker.open
 
@@ -180,11 +185,11 @@ class Attempts:
         if line is not None:
             return await _patiently(pool, way, target, line)
         if join is None:
-            return await pool.lease(need, tried)
+            return await pool.lease(need, tried, way.can_go_elsewhere)
         member = join()
         if not tried and await self._batcher.enter(self, pool, target, way.targets, member):
             return member
-        return await pool.lease(replace(need, batch=False), tried)
+        return await pool.lease(replace(need, batch=False), tried, way.can_go_elsewhere)
 
     async def _with(self, lease: Lease, target: Target, attempt: Attempt[T]) -> T:
         pool = self._pools[target.upstream.name]
@@ -315,11 +320,11 @@ async def _patiently(pool: Pool, way: Failover, target: Target, line: asyncio.Lo
     """Leaves the pool's line between tries, so that calls with less patience go first."""
     async with line:
         while True:
-            if not pool.ready and way.can_go_elsewhere:
+            if not pool.ready and way.can_go_elsewhere():
                 raise pool.refusal()
             try:
                 return await pool.lease(Need(), way.tried(target))  # the first part has counted all tokens
             except UpstreamRateLimited as full:
-                if way.can_go_elsewhere or (full.retry_after or 0.0) > KEPT:
+                if way.can_go_elsewhere() or (full.retry_after or 0.0) > KEPT:
                     raise
                 await asyncio.sleep(full.retry_after or 1.0)

@@ -104,6 +104,9 @@ class Asker(Protocol):
     async def half(self, members: list[Member], targets: Sequence[Target], target: Target) -> None:
         """The same, beginning at ``target``, without repeats."""
 
+    def elsewhere(self, targets: Sequence[Target], upstream: str) -> bool:
+        """Whether another upstream than this one is ready for one of the targets."""
+
     def broken(self, upstream: str) -> bool:
         """Whether the upstream keeps failing."""
 
@@ -126,7 +129,8 @@ class Batcher:
         key = (kind, pool.name, *((other.upstream.name, other.name) for other in targets))
         if key not in self._queues:
             begin = partial(Batch, asker, target, targets)
-            self._queues[key] = Queue(pool, most, begin, partial(self._queues.pop, key))
+            elsewhere = partial(asker.elsewhere, targets, pool.name)
+            self._queues[key] = Queue(pool, most, begin, partial(self._queues.pop, key), elsewhere)
         await self._queues[key].wait(member)
         return True
 
@@ -135,12 +139,18 @@ class Queue:
     """Calls of a kind that wait for a key of ``pool``; ``end`` is called when none waits any more."""
 
     def __init__(
-        self, pool: Pool, most: int, begin: Callable[[Lease, list[Member]], Batch], end: Callable[[], object]
+        self,
+        pool: Pool,
+        most: int,
+        begin: Callable[[Lease, list[Member]], Batch],
+        end: Callable[[], object],
+        elsewhere: Callable[[], bool],
     ) -> None:
         self._pool = pool
         self._most = most
         self._begin = begin
         self._end = end
+        self._elsewhere = elsewhere
         self._lines: dict[str, deque[Member]] = {}  # by caller; the one whose turn it is comes first
         self._task: asyncio.Task[None] | None = None
 
@@ -170,9 +180,9 @@ class Queue:
             first = next(iter(self._lines.values()))[0].need
             need = Need(first.tokens, batch=True)
             try:
-                lease = await self._pool.lease(need)
+                lease = await self._pool.lease(need, elsewhere=self._elsewhere)
             except UpstreamError as failure:
-                self._refuse(need.since, failure)
+                self._refuse(math.inf if self._elsewhere() else need.since, failure)
                 continue
             members = self._taken(lease)
             if members:
@@ -203,7 +213,7 @@ class Queue:
         return [member for member in taken if not member.admitted.done()]
 
     def _refuse(self, since: float, failure: UpstreamError) -> None:
-        """Tells the members that came before ``since``: later ones have patience left."""
+        """Tells the members that came before ``since``: later ones have patience left, unless all can go elsewhere."""
         for member in [member for line in self._lines.values() for member in line]:
             if member.need.since <= since:
                 self._remove(member)

@@ -82,7 +82,6 @@ class Failover:
         """The aliases of the upstream's keys that were used."""
         return self._tried.get(target.upstream.name, NONE)
 
-    @property
     def can_go_elsewhere(self) -> bool:
         return any(self._pools[target.upstream.name].ready for target in self._left)
 
@@ -93,7 +92,7 @@ class Failover:
             raise failure
         self.failures.append(failure)
         pool, of_the_key = self._pools[target.upstream.name], _is_of_the_key(failure)
-        self._faults += not of_the_key
+        self._faults += failure.asked and not of_the_key
         self.repeats = False
         if key is not None:
             self._tried.setdefault(pool.name, set()).add(key.alias)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -73,11 +73,13 @@ class Succession(Generic[P]):
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """A call in line. It is given a lease, or None if it would take too long: ``seconds``."""
+    """A call in line. It is given a lease, or None if it would take too long (``seconds``), or if it can go
+    ``elsewhere`` while these keys rest."""
 
     need: Need
     tried: Collection[str]
     given: asyncio.Future[Lease | None]
+    elsewhere: Callable[[], bool]
     seconds: float = 0.0
 
 

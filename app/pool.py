@@ -22,6 +22,7 @@ from .errors import (
     ToriiError,
     UpstreamAuth,
     UpstreamError,
+    UpstreamFailed,
     UpstreamQuota,
     UpstreamRateLimited,
     UpstreamRejected,
@@ -74,9 +75,15 @@ class Pool:
 
     # ------------------------------------------------------------ a key for a call
 
-    async def lease(self, need: Need, tried: Collection[str] = ()) -> Lease:
-        """A key that is not of the ``tried``. Raises UpstreamError if none is free in time; nothing was asked then."""
-        return self.at_once(need, tried) or await self._stand(need, tried)
+    async def lease(
+        self, need: Need, tried: Collection[str] = (), elsewhere: Callable[[], bool] = lambda: False
+    ) -> Lease:
+        """A key that is not of the ``tried``. ``elsewhere``: whether the call can go to another upstream now.
+
+        Raises UpstreamError if no key is free in time, or if none is ready and the call can go elsewhere; nothing was
+        asked then.
+        """
+        return self.at_once(need, tried) or await self._stand(need, tried, elsewhere)
 
     def at_once(self, need: Need, tried: Collection[str] = ()) -> Lease | None:
         """The same where nobody has to wait for it."""
@@ -109,6 +116,8 @@ class Pool:
             now = time.monotonic()
             left = min(seat.rests_until - now for seat in seats if not seat.shut)
             return rate_limited(self.name, max(1.0, left, seconds))
+        if self.breaker.last:
+            return UpstreamFailed(f"{self.name} keeps failing", status=503)
         return UpstreamRateLimited(
             f"every key of {self.name} is at the limit that this gateway keeps for it", retry_after=max(1.0, seconds)
         )
@@ -177,7 +186,7 @@ class Pool:
         resting = [seat for seat in seats if not (seat.shut and seat.rests(now))]
         if not resting:
             return self._last(now, need, seats)
-        waits = [_wait(seat, now, need, hold) for seat in resting]
+        waits = [seat.wait(now, need, hold) for seat in resting]
         soon = min((wait for wait in waits if wait is not None), default=None)
         if None in waits and (soon is None or now + soon > self.until(need)):
             return None, None
@@ -193,9 +202,9 @@ class Pool:
 
     # ------------------------------------------------------------ the line
 
-    async def _stand(self, need: Need, tried: Collection[str]) -> Lease:
+    async def _stand(self, need: Need, tried: Collection[str], elsewhere: Callable[[], bool]) -> Lease:
         """In line, so that no call is overtaken by a later one for the same."""
-        waiter = Waiter(need, tried, asyncio.get_running_loop().create_future())
+        waiter = Waiter(need, tried, asyncio.get_running_loop().create_future(), elsewhere)
         self._line[waiter] = None
         self._succession.lines[self] = None
         self._serve()
@@ -221,9 +230,11 @@ class Pool:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        now = time.monotonic()
+        now, ready = time.monotonic(), self.ready
         waits: dict[tuple[bool, bool], float] = {}
         for waiter in self._line:
+            if not ready and not waiter.given.done() and waiter.elsewhere():
+                waiter.given.set_result(None)
             if waiter.given.done() or waiter.need.line in waits:
                 continue
             seat, wait = self._free(now, waiter.need, waiter.tried)
@@ -265,6 +276,8 @@ class Pool:
             self._shut(lease.seat, failure)
         elif failure.elsewhere:
             self.breaker.failed()
+            if self._line and self.breaker.last:
+                self._serve()
 
     # ------------------------------------------------------------ rests
 
@@ -384,11 +397,3 @@ class Pool:
         now, clock = time.monotonic(), time.time()
         upstream = {"upstream": self.name, "broken": self.breaker.open, "waiting": self.waiting}
         return [{**upstream, **seat.state(now, clock)} for seat in self.seats]
-
-
-def _wait(seat: Seat, now: float, need: Need, hold: float) -> float | None:
-    """Seconds until the key is free; None if another call has to end first."""
-    room = seat.room(now, need, hold)
-    if room is None or (seat.trial and not seat.rests(now)):
-        return None
-    return max(room, seat.rests_until - now)

@@ -96,6 +96,13 @@ class Seat:
             return min(requests.pace(now), hold - now)
         return wait
 
+    def wait(self, now: float, need: Need, hold: float) -> float | None:
+        """Seconds until it is free, with its rest; None if another call has to end first."""
+        room = self.room(now, need, hold)
+        if room is None or (self.trial and not self.rests(now)):
+            return None
+        return max(room, self.rests_until - now)
+
     def take(self, now: float, need: Need) -> None:
         self.at_work += 1
         self.calls += 1

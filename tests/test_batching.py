@@ -261,6 +261,9 @@ class Rest:
     async def half(self, members: list[Member], targets: Any, target: Target) -> None:
         raise AssertionError("nothing has failed")
 
+    def elsewhere(self, targets: Any, upstream: str) -> bool:
+        return False
+
     def broken(self, upstream: str) -> bool:
         return False
 

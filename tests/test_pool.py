@@ -633,3 +633,31 @@ async def test_where_all_are_broken_all_are_asked_in_their_order(
         assert (len(upstream.seen) - before[0], len(other_upstream.seen) - before[1]) == (2, 1)
         upstream.plays(replies(VECTORS))
         assert (await gateway.post("/v1/embeddings", EMBED)).headers["x-torii-upstream"] == "jina"
+
+
+async def test_a_call_in_line_goes_elsewhere_as_soon_as_no_key_is_ready() -> None:
+    """It does not wait for the end of a rest, or for its patience, while another upstream could answer."""
+    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=60)
+    [first] = await taken(keys, 1)
+    waiting = [asyncio.create_task(keys.lease(Need(), elsewhere=lambda: other)) for other in (True, False)]
+    await until(lambda: keys.waiting == 2)
+    keys.failed(first, UpstreamRateLimited("slow", retry_after=0.05))
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(UpstreamRateLimited, match="rate limited by jina") as caught:
+            await waiting[0]
+        assert not caught.value.asked
+        first.release()
+        assert (await waiting[1]).key is A
+
+
+async def test_a_call_in_line_goes_elsewhere_as_soon_as_its_upstream_keeps_failing() -> None:
+    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=60)
+    [first] = await taken(keys, 1)
+    waiting = asyncio.create_task(keys.lease(Need(), elsewhere=lambda: True))
+    await until(lambda: keys.waiting == 1)
+    for _ in range(BREAK_AFTER):
+        keys.failed(first, UpstreamFailed("no"))
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(UpstreamFailed, match="jina keeps failing") as caught:
+            await waiting
+    assert (caught.value.status, caught.value.asked) == (503, False)
