@@ -639,7 +639,8 @@ async def test_a_call_in_line_goes_elsewhere_as_soon_as_no_key_is_ready() -> Non
     """It does not wait for the end of a rest, or for its patience, while another upstream could answer."""
     keys = Pool("jina", [(A, Quota(concurrency=1))], patience=60)
     [first] = await taken(keys, 1)
-    waiting = [asyncio.create_task(keys.lease(Need(), elsewhere=lambda: other)) for other in (True, False)]
+    ways: list[Any] = [lambda: True, lambda: False]
+    waiting = [asyncio.create_task(keys.lease(Need(), elsewhere=way)) for way in ways]
     await until(lambda: keys.waiting == 2)
     keys.failed(first, UpstreamRateLimited("slow", retry_after=0.05))
     async with asyncio.timeout(PATIENCE):
