@@ -118,3 +118,19 @@ async def test_a_deadline_is_one_after_a_part_has_failed(upstream: ScriptedUpstr
     async with running_gateway(settings) as gateway:
         response = await gateway.post("/v1/embeddings", body_of(3))
     assert (response.status_code, response.json()["error"]["code"]) == (504, "upstream_timeout")
+
+
+async def test_parts_of_two_sizes_are_no_answer(upstream: ScriptedUpstream) -> None:
+    async def play(request: Seen, writer: asyncio.StreamWriter) -> None:
+        text = request.body["input"][0]
+        data = [{"object": "embedding", "index": 0, "embedding": [0.5] * (1 + int(text))}]
+        await replies({"object": "list", "model": "m", "data": data, "usage": {"total_tokens": 1}})(request, writer)
+
+    upstream.plays(play)
+    settings = settings_for(upstream.url, models={"jina-embeddings-v3": {"max_inputs": 1}})
+    async with running_gateway(settings) as gateway:
+        response = await gateway.post("/v1/embeddings", body_of(2))
+    assert (response.status_code, response.json()["detail"]) == (
+        502,
+        "the parts of the call were answered with vectors of different sizes: [1, 2]",
+    )

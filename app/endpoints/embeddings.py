@@ -70,6 +70,8 @@ class Embeddings:
         inputs = call.body["input"]
         if len(replies) > 1 and len(data) != len(inputs):
             raise UpstreamFailed(f"{len(inputs)} inputs were answered with {len(data)} vectors")
+        if len(replies) > 1:
+            _same_size(data)
         data = [{**item, "index": place} for place, item in enumerate(data)]
         return {**replies[0], "data": data, "usage": total_usage([reply["usage"] for reply in replies])}
 
@@ -121,6 +123,13 @@ class Embeddings:
 
 
 FORMS = "a string, an object such as {'text': ...} or {'image': ...}, a list of these, or lists of token ids"
+
+
+def _same_size(data: list[Json]) -> None:
+    """Parts may have been answered by two upstreams. Raises UpstreamFailed."""
+    sizes = {item["embedding"].size for item in data if type(item.get("embedding")) is Vector}
+    if len(sizes) > 1:
+        raise UpstreamFailed(f"the parts of the call were answered with vectors of different sizes: {sorted(sizes)}")
 
 
 def _is_tokens(item: Any) -> bool:
