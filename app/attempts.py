@@ -46,7 +46,7 @@ class Audience(Protocol):
 
     @property
     def deserted(self) -> bool:
-        """Whether all have left."""
+        """All have left."""
 
 
 class Crowd:
@@ -89,7 +89,7 @@ class Attempts:
         return Failover(targets, self._pools, need, self._most if repeats else 0)
 
     def elsewhere(self, targets: Sequence[Target], upstream: str) -> bool:
-        """Whether another upstream than this one is ready for one of the targets."""
+        """True if another upstream than this one is ready for one of the targets."""
         names = {target.upstream.name for target in targets} - {upstream}
         return any(self._pools[name].ready for name in names)
 
@@ -104,8 +104,8 @@ class Attempts:
         With a ``line`` the part waits there, and for its key as long as the call may take.
         """
         join = partial(Member, part, record, way.need) if way.need.batch else None
-        way.waits = line is not None
-        return await self.first(way, partial(self._send, part, record), record.presence, join=join, line=line)
+        way.line = line
+        return await self.first(way, partial(self._send, part, record), record.presence, join=join)
 
     async def parts(self, asks: Sequence[Ask[T]]) -> list[T]:
         """The answers to all parts of a call, in order; the first part that fails for good ends the others.
@@ -145,11 +145,10 @@ class Attempts:
         audience: Audience,
         *,
         join: Join | None = None,
-        line: asyncio.Lock | None = None,
     ) -> T:
         """The result of the first attempt that succeeds. Raises the UpstreamError that tells the caller most.
 
-        ``join`` makes a member that may wait for a key with others; in the ``line`` parts wait for theirs.
+        ``join`` makes a member that may wait for a key with others.
         """
         self._under_way += 1
         target = way.first()
@@ -160,7 +159,7 @@ class Attempts:
                 key: Lease | Member | None = None
                 try:
                     key, way.lease = way.lease, None
-                    key = key or await self._key(way, target, join, line)
+                    key = key or await self._key(way, target, join)
                     if not isinstance(key, Member):
                         return await self._with(key, target, attempt)
                 except UpstreamError as failure:
@@ -177,13 +176,13 @@ class Attempts:
             self._under_way -= 1
             way.failures.clear()
 
-    async def _key(self, way: Failover, target: Target, join: Join | None, line: asyncio.Lock | None) -> Lease | Member:
+    async def _key(self, way: Failover, target: Target, join: Join | None) -> Lease | Member:
         """A lease, or a member of a batch that has one."""
         pool, tried, need = self._pools[target.upstream.name], way.tried(target), way.need
         if (lease := pool.at_once(need, tried)) is not None:
             return lease
-        if line is not None:
-            return await _patiently(pool, way, target, line)
+        if way.line is not None:
+            return await _patiently(pool, way, target, way.line)
         if join is None:
             return await pool.lease(need, tried, way.can_go_elsewhere)
         member = join()
@@ -198,7 +197,7 @@ class Attempts:
             pool.succeeded(lease)
             return answer
         except UpstreamError as failure:
-            pool.failed(lease, _told_by(failure, target))
+            pool.failed(lease, failure)
             raise
         finally:
             if not lease.kept:
@@ -281,7 +280,7 @@ def _told_by(failure: UpstreamError, target: Target) -> UpstreamError:
 
 
 def _billed(body: bytes) -> Json | None:
-    """What a wrong answer was billed: its counts, empty if it has none; None if it is no answer at all."""
+    """The bill of a wrong answer: its counts, empty if it has none; None if it is no answer at all."""
     try:
         payload = decode(body)
     except Malformed:

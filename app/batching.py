@@ -74,7 +74,7 @@ class Member:
 
     @property
     def wanted(self) -> bool:
-        """Whether anything more may be asked for it."""
+        """Something more may be asked for it."""
         return not self.answer.done() and self.record.presence.wants
 
     async def answered(self) -> Answer:
@@ -105,10 +105,10 @@ class Asker(Protocol):
         """The same, beginning at ``target``, without repeats."""
 
     def elsewhere(self, targets: Sequence[Target], upstream: str) -> bool:
-        """Whether another upstream than this one is ready for one of the targets."""
+        """True if another upstream than this one is ready for one of the targets."""
 
     def broken(self, upstream: str) -> bool:
-        """Whether the upstream keeps failing."""
+        """True if the upstream keeps failing."""
 
 
 class Batcher:
@@ -118,7 +118,7 @@ class Batcher:
         self._queues: dict[Hashable, Queue] = {}
 
     async def enter(self, asker: Asker, pool: Pool, target: Target, targets: Sequence[Target], member: Member) -> bool:
-        """Whether the member is in a batch that has a key of ``pool``; False for a part that has to go alone.
+        """True once the member is in a batch that has a key of ``pool``; False for a part that has to go alone.
 
         Raises UpstreamError if no key is free within the call's patience.
         """
@@ -265,8 +265,6 @@ class Batch:
             await self._halve(members, failure)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait have to know
             _fail(members, error)
-        finally:
-            lease.release()
 
     async def _halve(self, members: list[Member], failure: UpstreamError) -> None:
         """Asks the halves of what has failed, each once, if one input may be the reason."""

@@ -10,6 +10,7 @@ A target whose keys all rest, or whose upstream keeps failing, is passed over as
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
@@ -24,19 +25,19 @@ NONE: frozenset[str] = frozenset()
 
 class Failover:
     """``repeats``: the target that is asked now is asked again after a fault of its own. ``lease`` is for the first
-    target, if there is one already. ``waits``: a part of a large call, which has time. ``failures`` are those so far;
-    each knows the frame that holds this object."""
+    target, if there is one already. In the ``line`` the parts of a large call, which have time, wait for their keys.
+    ``failures`` are those so far; each knows the frame that holds this object."""
 
     __slots__ = (
         *("_again", "_asked_again", "_faults", "_last", "_left", "_most", "_pools", "_tried"),
-        *("failures", "lease", "need", "repeats", "targets", "waits"),
+        *("failures", "lease", "line", "need", "repeats", "targets"),
     )
 
     def __init__(self, targets: Sequence[Target], pools: Mapping[str, Pool], need: Need, most: int) -> None:
         self.targets = targets
         self.need = need
         self.repeats = False
-        self.waits = False
+        self.line: asyncio.Lock | None = None
         self.lease: Lease | None = None
         self._pools = pools
         self._most = most
@@ -121,7 +122,7 @@ class Failover:
     def _ask_again(self, target: Target, pool: Pool, failure: UpstreamError) -> None:
         if isinstance(failure, UpstreamRateLimited):
             seconds = failure.retry_after
-            patient = pool.patient(self.need, seconds or 0.0) or (self.waits and (seconds or 0.0) <= KEPT)
+            patient = pool.patient(self.need, seconds or 0.0) or (self.line is not None and (seconds or 0.0) <= KEPT)
             if seconds is not None and patient and self._most:
                 self._again.append((target, False))
         elif not _is_of_the_key(failure) and failure.repeatable:

@@ -172,7 +172,7 @@ class Gateway:
     async def _stream(self, endpoint: Endpoint, call: Call, record: Record, target: Target, lease: Lease) -> Answer:
         """Waits for the first event, so that an early failure has a status of its own and another target its chance.
 
-        Not for longer than a caller may be left without a word: then his stream begins, and what fails is told in it.
+        Not for longer than a caller may be left without a word: then their stream begins, and what fails is told in it.
         """
         assert isinstance(endpoint, Chat)
         assert isinstance(call, ChatCall)

@@ -68,10 +68,7 @@ def read(text: bytes, encoding: Encoding) -> Vector:
     own = _own(text)
     if own == encoding == "float" and (counted := _counted(text)):
         return Vector(text, counted, encoding, msgspec.Raw(text))
-    values = _values(text)
-    if not values:
-        raise Malformed("a vector without numbers")
-    size = len(values) // FLOAT_BYTES if isinstance(values, bytes) else len(values)
+    values, size = _sized(text)
     try:
         return Vector(text, size, encoding, msgspec.Raw(text) if own == encoding else _made(text, values, encoding))
     except Unwritable:  # which is told when it is to be written
@@ -85,10 +82,7 @@ def checked(text: bytes) -> int | None:
     Raises Malformed for what is no vector of finite numbers.
     """
     if text.startswith(b'"') or (text.startswith(b"[") and text.find(b"[", 1) < 0):
-        values = _values(text)
-        if not values:
-            raise Malformed("a vector without numbers")
-        return len(values) // FLOAT_BYTES if isinstance(values, bytes) else len(values)
+        return _sized(text)[1]
     if not decode(text, list[Any] | dict[str, float]):
         raise Malformed("a vector without numbers")
     return None
@@ -127,6 +121,14 @@ def _counted(vector: bytes) -> int:
         if vector[place + 1 : place + 2] != b"-":
             return 0
     return 0
+
+
+def _sized(vector: bytes) -> tuple[list[float] | bytes, int]:
+    """The values of a plain vector and how many numbers they are. Raises Malformed, also for none."""
+    values = _values(vector)
+    if not values:
+        raise Malformed("a vector without numbers")
+    return values, len(values) // FLOAT_BYTES if isinstance(values, bytes) else len(values)
 
 
 def _values(vector: bytes) -> list[float] | bytes:

@@ -107,7 +107,7 @@ class Cache:
         if self._store is not None and len(found) < len(keys):
             stored = await self._store.read(set(keys) - found.keys(), now)
             read = {key: entry for key, (value, _) in stored.items() if (entry := unpacked(value, call)) is not None}
-            if len(set(map(size_of, [*found.values(), *read.values()]))) > 1:
+            if read and len(set(map(size_of, [*found.values(), *read.values()]))) > 1:
                 read = {}  # vectors of two sizes are no answer
             for key, entry in read.items():
                 memory.put(key, entry, stored[key][1])
@@ -126,7 +126,7 @@ class Cache:
                 item["embedding"] = msgspec.Raw(form)
 
     def may_have(self, target: Target) -> bool:
-        """Whether it is worth a look: digests cost more than all else here, and most upstreams are never asked."""
+        """True if it is worth a look: digests cost more than all else here, and most upstreams are never asked."""
         return self._store is not None or (self._tiers is not None and _place(target) in self._tiers.places)
 
     def write(self, entries: Mapping[bytes, Entry], target: Target | None = None) -> None:
@@ -184,7 +184,7 @@ class Lookup:
         return replace(outcome, body=render(outcome.reply))
 
     def needs(self, need: Need, parts: int) -> list[Need]:
-        """What is left to be asked for, of what the whole call needs: for its parts, of which the first counts it all.
+        """The rest of what the call needs, still to be asked for: for its parts, of which the first counts it all.
 
         Only a call without parts may go together with others.
         """
@@ -234,7 +234,7 @@ class Lookup:
         return [target for target in targets if target.space == found.target.space]
 
     def keep(self, found: Found, parts: Sequence[Call], answers: Sequence[tuple[Target, Json]]) -> None:
-        """What was asked for, each part under the keys of the target that has answered it."""
+        """Keeps the answers, each part under the keys of the target that has answered it."""
         if not found.keys:
             return
         if {_place(target) for target, _ in answers} == {_place(found.target)}:

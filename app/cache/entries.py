@@ -77,7 +77,7 @@ def size_of(entry: Entry) -> int | None:
 
 
 def _sound(entry: Entry, call: Call) -> bool:
-    """Whether an answer can be made of it. Raises ValueError or LookupError for most of what is wrong with it."""
+    """True if an answer can be made of it. Raises ValueError or LookupError for most of what is wrong with it."""
     holds = HOLDS[call.endpoint]
     if not (entry.silent and entry.items and {holds, "usage"} <= entry.head.keys() and 0 <= entry.tokens <= LARGEST):
         return False
