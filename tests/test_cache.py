@@ -234,6 +234,30 @@ async def test_a_pdf_has_a_vector_for_each_page_and_is_alone(provider: str, upst
     assert told(beside)[0] == "miss"
 
 
+@pytest.mark.parametrize("provider", ["jina", "aihubmix"])
+@pytest.mark.parametrize("inputs", [[{"pdf": "cA=="}, "text"], [{"pdf": "cA=="}, {"pdf": "cA=="}]])
+async def test_a_pdf_among_other_inputs_is_asked_for_with_them(
+    inputs: Any, provider: str, upstream: ScriptedUpstream
+) -> None:
+    """Alone it has a vector for each page; the others may be at hand."""
+
+    async def play(request: Seen, writer: asyncio.StreamWriter) -> None:
+        given = request.body["input"]
+        alone = isinstance(given, dict) or given == [{"pdf": "cA=="}]
+        data = [{"index": place, "embedding": vector(place)} for place in range(3 if alone else len(given))]
+        await replies({"data": data, "usage": {"total_tokens": 1}})(request, writer)
+
+    upstream.plays(play)
+    body = {"model": f"{provider}/jina-embeddings-v4", "input": inputs}
+    async with running_gateway(settings_for(upstream.url, upstream.url, cache={"store": "memory"})) as gateway:
+        for alone in ([{"pdf": "cA=="}], ["text"]):
+            await ask(gateway, {**body, "input": alone})
+        first, second = await ask(gateway, body), await ask(gateway, body)
+        plain = await ask(gateway, body, cache_control="no-store")
+    assert (told(first), told(second)) == (("miss", 1, None), ("hit", 0, 1))
+    assert without_usage(first) == without_usage(second) == without_usage(plain)
+
+
 async def test_several_vectors_for_one_input(upstream: ScriptedUpstream) -> None:
     async def play(request: Seen, writer: asyncio.StreamWriter) -> None:
         data = [

@@ -40,7 +40,7 @@ def keys_of(call: Call, target: Target, owner: str = "") -> list[bytes]:
     body = target.upstream.body(call, target)
     inputs = body["input"] if isinstance(call, EmbeddingsCall) else None
     options = {name: value for name, value in body.items() if name != "input"}
-    apart = isinstance(inputs, list) and _apart(options)
+    apart = isinstance(inputs, list) and _apart(options) and (len(inputs) == 1 or not _has_pdf(inputs))
     shared = options if apart else body
     # JSON has no bare line ends, so nothing of one part can be taken for the other.
     scope = _json.encode([owner, call.endpoint, target.upstream.url(call, target), target.name, apart, shared])
@@ -53,7 +53,7 @@ def kind_of(call: Call, target: Target) -> bytes | None:
     for one with a PDF, which has to be sent alone."""
     body = target.upstream.body(call, target)
     inputs = body.pop("input")
-    if not isinstance(inputs, list) or any(isinstance(item, dict) and "pdf" in item for item in inputs):
+    if not isinstance(inputs, list) or _has_pdf(inputs):
         return None
     if not _apart(body):
         return None
@@ -64,6 +64,11 @@ def _key(base: blake2b, item: Any) -> bytes:
     digest = base.copy()
     digest.update(_json.encode(item))
     return digest.digest()
+
+
+def _has_pdf(inputs: list[Any]) -> bool:
+    """True if one of them has a vector for each of its pages if it is sent alone, and one vector if it is not."""
+    return dict in map(type, inputs) and any(isinstance(item, dict) and "pdf" in item for item in inputs)
 
 
 def _apart(options: Json) -> bool:
