@@ -5,6 +5,8 @@ base64    the same as little-endian float32, in one string
 ubinary   one bit a dimension, 1 where it is above 0, packed into bytes from the highest bit down: 0 .. 255
 binary    the same less 128: -128 .. 127 (measured at api.jina.ai; an offset, not two's complement)
 
+An input may also have several vectors, a list of lists, or a sparse one, an object: these have no such encodings.
+
 To read a thousand numbers costs more than all else that is done with them. So they are looked at where they go on as
 they came, and else read once: to see that they are numbers, and to write them for the caller.
 """
@@ -27,23 +29,32 @@ WIDEST = 32  # characters that a number of a vector takes on average, at most; b
 EXPONENTS = 100  # of a vector; one with more of them is read number by number as well
 
 FLOATS = msgspec.json.Decoder(list[float])
+STRUCTURED = msgspec.json.Decoder(list[list[float]] | dict[str, float])
 
 FLOAT_BYTES = 4
 
 Unwritable = (struct.error, OverflowError, ValueError)
+Unreadable = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+# Vectors of one answer have one shape: their dimensions; in words where an input has several vectors or a sparse one.
+Shape = int | str
+SPARSE = "sparse"
+
+NO_VECTOR = "an item without a vector"
+NOT_FINITE = "a vector that is not one of finite numbers"
 
 
 class Vector:
-    """``text`` is its JSON. ``size`` are its dimensions.
+    """``text`` is its JSON.
 
     ``made`` is the vector in ``encoding``, ready to be written.
     """
 
-    __slots__ = ("_encoding", "_made", "size", "text")
+    __slots__ = ("_encoding", "_made", "shape", "text")
 
-    def __init__(self, text: bytes, size: int, encoding: Encoding | None = None, made: Any = None) -> None:
+    def __init__(self, text: bytes, shape: Shape, encoding: Encoding | None = None, made: Any = None) -> None:
         self.text = text
-        self.size = size
+        self.shape = shape
         self._encoding = encoding
         self._made = made
 
@@ -59,42 +70,54 @@ class Vector:
         return self._made if encoding == self._encoding else encoded(self.text, encoding)
 
 
-def read(text: bytes, encoding: Encoding) -> Vector:
-    """A plain vector, made ready for the encoding in which it will be wanted; any other is possible. Where that is
-    float, ``text`` has to be JSON.
+def field_of(item: Any) -> str:
+    """The name under which an item of an answer has its vector; several for one input may have a name of their own."""
+    return "embedding" if "embedding" in item else "embeddings"
 
-    Raises Malformed for what is neither finite numbers nor base64, and for what is empty.
+
+def read(text: bytes, encoding: Encoding) -> Vector:
+    """A vector, made ready for the encoding in which it will be wanted; any other is possible. Where that is float,
+    ``text`` has to be JSON.
+
+    Raises Malformed for what has none but finite numbers in none of the forms, and for what is empty.
     """
     own = _own(text)
     if own == encoding == "float" and (counted := _counted(text)):
         return Vector(text, counted, encoding, msgspec.Raw(text))
-    values, size = _sized(text)
+    if _is_structured(text):
+        return read_structured(text, encoding)
+    values = _values(text)
+    if not values:
+        raise Malformed(NO_VECTOR)
+    size = len(values) // FLOAT_BYTES if isinstance(values, bytes) else len(values)
     try:
         return Vector(text, size, encoding, msgspec.Raw(text) if own == encoding else _made(text, values, encoding))
     except Unwritable:  # which is told when it is to be written
         return Vector(text, size)
 
 
-def checked(text: bytes) -> int | None:
-    """The dimensions of a vector, whatever its form; None for several vectors and for sparse ones, which have no one
-    size.
-
-    Raises Malformed for what is no vector of finite numbers.
-    """
-    if text.startswith(b'"') or (text.startswith(b"[") and text.find(b"[", 1) < 0):
-        return _sized(text)[1]
-    if not decode(text, list[Any] | dict[str, float]):
-        raise Malformed("a vector without numbers")
-    return None
+def read_structured(text: bytes, encoding: Encoding) -> Vector:
+    """Several vectors of one size, or a sparse one; it stays as it is. Raises Malformed."""
+    try:
+        found = STRUCTURED.decode(text)
+    except Unreadable:
+        raise Malformed(NOT_FINITE if text.startswith((b"[", b"{")) else NO_VECTOR) from None
+    if isinstance(found, dict) and found:
+        return Vector(text, SPARSE, encoding, msgspec.Raw(text))
+    widths = set(map(len, found))
+    if widths <= {0}:
+        raise Malformed(NO_VECTOR)
+    if len(widths) > 1:
+        raise Malformed(f"several vectors for one input, of different sizes: {sorted(widths)}")
+    return Vector(text, f"several of {widths.pop()}", encoding, msgspec.Raw(text))
 
 
 def encoded(vector: bytes, encoding: Encoding) -> Any:
     """``vector`` in ``encoding``, ready to be written as JSON; as its own bytes where nothing has to change.
 
-    Multivectors (lists of lists) and sparse vectors (objects) have no such encodings, and stay.
     Raises UpstreamFailed for what is no vector.
     """
-    if encoding == _own(vector) or vector.startswith(b"{") or vector.find(b"[", 1) >= 0:
+    if encoding == _own(vector) or _is_structured(vector):
         return msgspec.Raw(vector)
     try:
         return _made(vector, _values(vector), encoding)
@@ -104,6 +127,10 @@ def encoded(vector: bytes, encoding: Encoding) -> Any:
 
 def _own(vector: bytes) -> Encoding:
     return "base64" if vector.startswith(b'"') else "float"
+
+
+def _is_structured(vector: bytes) -> bool:
+    return vector.startswith(b"{") or vector.find(b"[", 1) >= 0
 
 
 def _counted(vector: bytes) -> int:
@@ -123,28 +150,33 @@ def _counted(vector: bytes) -> int:
     return 0
 
 
-def _sized(vector: bytes) -> tuple[list[float] | bytes, int]:
-    """The values of a plain vector and how many numbers they are. Raises Malformed, also for none."""
-    values = _values(vector)
-    if not values:
-        raise Malformed("a vector without numbers")
-    return values, len(values) // FLOAT_BYTES if isinstance(values, bytes) else len(values)
-
-
 def _values(vector: bytes) -> list[float] | bytes:
     """The numbers, or the bytes that they are packed into. Raises Malformed."""
-    if not vector.startswith(b'"'):
-        try:
-            return FLOATS.decode(vector)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise Malformed("a vector that is not a list of finite numbers") from None
+    if vector.startswith(b'"'):
+        return _unpacked(vector)
+    try:
+        return FLOATS.decode(vector)
+    except Unreadable:
+        raise Malformed(NOT_FINITE if vector.startswith(b"[") else NO_VECTOR) from None
+
+
+def _unpacked(vector: bytes) -> bytes:
+    """The little-endian floats of base64 in a JSON string. Raises Malformed."""
     try:
         packed = a2b_base64(vector[1:-1], strict_mode=True)
     except ValueError:
-        raise Malformed("a vector that is not base64") from None
-    if len(packed) % FLOAT_BYTES or not _finite(packed):
-        raise Malformed("a vector that is not finite 32-bit floats in base64")
+        packed = _unescaped(vector)
+    if not vector.endswith(b'"') or len(packed) % FLOAT_BYTES or not _finite(packed):
+        raise Malformed(NOT_FINITE)
     return packed
+
+
+def _unescaped(vector: bytes) -> bytes:
+    """The bytes of base64 in which a sign is written as JSON allows too, such as a slash with a backslash before it."""
+    try:
+        return a2b_base64(decode(vector, str), strict_mode=True)
+    except ValueError:
+        raise Malformed(NOT_FINITE) from None
 
 
 def _finite(packed: bytes) -> bool:
@@ -184,15 +216,28 @@ def _binary(vector: Sequence[float]) -> list[int]:
 
 
 def _packed(vector: bytes, encoding: Encoding) -> list[int] | None:
-    """The bytes of a vector that the upstream has packed already: whole numbers, and more than signs."""
-    if encoding not in ("binary", "ubinary") or b"." in vector or b"e" in vector:
+    """The bytes of a vector that the upstream has packed already: more than signs."""
+    if encoding not in ("binary", "ubinary") or not (numbers := _whole_bytes(vector)):
         return None
-    numbers = decode(vector, list[int])
-    if all(abs(number) <= 1 for number in numbers) or not all(-128 <= number <= 255 for number in numbers):
+    least, most = min(numbers), max(numbers)
+    if least >= -1 and most <= 1:
         return None
-    signed = any(number < 0 for number in numbers)
-    shift = {(True, "ubinary"): 128, (False, "binary"): -128}.get((signed, encoding), 0)
+    shift = {(True, "ubinary"): 128, (False, "binary"): -128}.get((least < 0, encoding), 0)
     return [number + shift for number in numbers]
+
+
+def is_packed(vector: bytes) -> bool:
+    """True if its numbers may be bytes, each of them eight dimensions."""
+    return vector.startswith(b"[") and bool(_whole_bytes(vector))
+
+
+def _whole_bytes(vector: bytes) -> list[int]:
+    """The numbers if all of them are whole and in the range of signed bytes, or of unsigned ones; else none."""
+    if b"." in vector or b"e" in vector or b"E" in vector:
+        return []
+    numbers: list[int] = decode(vector, list[int])
+    least, most = min(numbers), max(numbers)
+    return numbers if 0 <= least <= most <= 255 or -128 <= least <= most <= 127 else []
 
 
 ENCODERS: dict[Encoding, Callable[[Sequence[float]], Any]] = {

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.cache.entries import Entry, item_of, unpacked
+from app.cache.entries import Entry, unpacked
 from app.cache.found import Found
 from app.cache.keys import OF_ONE_INPUT, keys_of
 from app.endpoints.embeddings import Embeddings
@@ -19,6 +19,7 @@ from app.models import unlisted
 from app.types import Call, Json, Key, Target
 from app.upstreams import KINDS
 from app.usage import shares
+from app.vectors import read
 
 URL = "https://host.example/v1"
 EMBED: Json = {"model": "m", "input": ["a", "b"], "task": "x", "dimensions": 8, "a_new_field": {"x": [1, None]}}
@@ -163,14 +164,15 @@ def test_shares_are_whole_and_come_to_the_sum(tokens: int, lengths: list[int]) -
 
 @given(st.binary(max_size=200))
 def test_what_is_no_entry_is_none(value: bytes) -> None:
-    assert unpacked(value, embed({"model": "m", "input": "a"})) is None
+    assert unpacked(value, embed({"model": "m", "input": "a"}), target()) is None
 
 
 def test_an_entry_comes_back_as_it_was() -> None:
-    entry = Entry({"model": b'"m"', "data": b"", "usage": b""}, [{"index": b"0", "embedding": b"[0.10,-1E-7]"}], 5)
-    call = embed({"model": "m", "input": "a"})
-    assert unpacked(entry.pack(), call) == entry
-    assert unpacked(entry.pack()[:-1], call) is None
+    call, there = embed({"model": "m", "input": ["a"]}), target()
+    head = {"object": b'"list"', "data": b"", "model": b'"m"', "usage": b""}
+    entry = Entry(head, [{"object": b'"embedding"', "index": b"0", "embedding": b"[0.10,-1E-7]"}], 5, 2)
+    assert unpacked(entry.pack(), call, there) == entry
+    assert unpacked(entry.pack()[:-1], call, there) is None
 
 
 def test_a_ranking_that_was_kept_result_by_result_is_read_as_one_that_is_kept_together() -> None:
@@ -180,25 +182,31 @@ def test_a_ranking_that_was_kept_result_by_result_is_read_as_one_that_is_kept_to
         {"index": 1, "relevance_score": msgspec.Raw(b"0.10")},
         {"index": 0, "relevance_score": msgspec.Raw(b"-1")},
     ]
-    before = Entry({"results": b"", "usage": b""}, [item_of(result) for result in results], 3)
+    items = [{name: msgspec.json.encode(value) for name, value in result.items()} for result in results]
     found = Found(call, target(), [b"key"], {})
-    found.filled({"results": results, "usage": {"total_tokens": 3}}, target())
-    told = [Found(call, target(), [b"key"], {b"key": entry}).hit().reply for entry in (before, found.fresh[b"key"])]
+    found.filled({"object": "list", "results": results, "model": "m", "usage": {"total_tokens": 3}}, target())
+    head = {"object": b'"list"', "results": b"", "model": b'"m"', "usage": b""}
+    before = unpacked(Entry(head, items, 3).pack(), call, target())
+    after = unpacked(found.fresh[b"key"].pack(), call, target())
+    assert before == after == found.fresh[b"key"]
     assert found.fresh[b"key"].silent
-    assert [msgspec.json.encode(reply) for reply in told] == [
-        b'{"results":[{"index":1,"relevance_score":0.10},{"index":0,"relevance_score":-1}],'
-        b'"usage":{"total_tokens":0,"cached_tokens":3}}'
-    ] * 2
+    assert msgspec.json.encode(Found(call, target(), [b"key"], {b"key": found.fresh[b"key"]}).hit().reply) == (
+        b'{"object":"list","results":[{"index":1,"relevance_score":0.10},{"index":0,"relevance_score":-1}],'
+        b'"model":"m","usage":{"total_tokens":0,"cached_tokens":3}}'
+    )
 
 
 def test_a_reply_to_the_rest_fills_every_gap_once() -> None:
     call = embed({"model": "m", "input": ["a", "b", "a", "c"]})
     keys = keys_of(call, target())
     found = Found(
-        call, target(), keys, {keys[1]: Entry({"data": b"", "usage": b""}, [{"index": b"0", "embedding": b"[1]"}], 3)}
+        call,
+        target(),
+        keys,
+        {keys[1]: Entry({"data": b"", "usage": b""}, [{"index": b"0", "embedding": b"[1]"}], 3, 1)},
     )
     assert found.rest.body["input"] == ["a", "c"]
-    data = [{"index": place, "embedding": msgspec.Raw(b"[%d]" % (place + 7))} for place in range(2)]
+    data = [{"index": place, "embedding": read(b"[%d]" % (place + 7), "float")} for place in range(2)]
     outcome = found.filled({"data": data, "usage": {"total_tokens": 10}}, target())
     assert msgspec.json.decode(msgspec.json.encode(outcome.reply)) == {
         "data": [{"index": place, "embedding": [number]} for place, number in enumerate([7, 1, 7, 8])],

@@ -25,14 +25,18 @@ from app.cache.entries import Entry
 from app.cache.memory import OVERHEAD, Memory
 from app.cache.redis import Redis
 from app.cache.sqlite import AT_ONCE, WAITING, Database
+from app.models import unlisted
 from app.settings import Settings
-from app.types import EmbeddingsCall
+from app.types import EmbeddingsCall, Key, Target
+from app.upstreams import Jina
 
 from .conftest import JINA_KEY, PATIENCE, ScriptedUpstream, running_gateway, settings_for, until
 from .test_cache import EMBED, RERANK, ask, embeds, ranks, told
 
 ROOT = Path(__file__).parents[1]
 CALL = EmbeddingsCall(model="m", body={"input": ["a"]})
+BOTH = EmbeddingsCall(model="m", body={"input": ["a", "b"]})
+TARGET = Target(Jina(), unlisted("m"), "m", Key("k"))
 DAY = 86_400.0
 
 
@@ -352,20 +356,21 @@ async def test_time_and_memory_over_a_file(upstream: ScriptedUpstream, tmp_path:
     def fresh() -> Cache:
         return Cache(Tiers(Memory(10**6), Disk(database, 10**9)), seconds=60, clock=lambda: now)
 
-    entry = Entry({"data": b"", "usage": b""}, [{"embedding": b"[1]"}], 5)
+    head = {"object": b'"list"', "data": b"", "model": b'"m"', "usage": b""}
+    entry = Entry(head, [{"object": b'"embedding"', "index": b"0", "embedding": b"[1]"}], 5, 1)
     fresh().write({key(1): entry})
     async with asyncio.timeout(PATIENCE):
-        while not (await fresh().read([key(1)], CALL)):  # noqa: ASYNC110 - as in `until`
+        while not (await fresh().read([key(1)], CALL, TARGET)):  # noqa: ASYNC110 - as in `until`
             await asyncio.sleep(0.002)
     now = 1030.0
     later = fresh()
-    assert await later.read([key(1), key(2)], CALL) == {key(1): entry}
+    assert await later.read([key(1), key(2)], BOTH, TARGET) == {key(1): entry}
     assert len(entries(later)) == 1
     now = 1059.9
-    assert await later.read([key(1)], CALL) == {key(1): entry}
+    assert await later.read([key(1)], CALL, TARGET) == {key(1): entry}
     now = 1060.0  # what was read from the file does not hold longer for it
-    assert await later.read([key(1)], CALL) == {}
-    assert await fresh().read([key(1)], CALL) == {}
+    assert await later.read([key(1)], CALL, TARGET) == {}
+    assert await fresh().read([key(1)], CALL, TARGET) == {}
     await later.aclose()
 
 

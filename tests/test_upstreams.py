@@ -295,6 +295,28 @@ def test_vectors_of_another_size_than_asked_for_are_no_answer() -> None:
         assert read(call, items({"index": 0, "embedding": [1] * size}))["data"][0]["index"] == 0
 
 
+@pytest.mark.parametrize("encoding", ["float", "base64", "binary", "ubinary"])
+@pytest.mark.parametrize(
+    ("vector", "right"),
+    [
+        ("AAAAPwAAAD8=", False),  # two numbers
+        ([0.5, 0.5], False),
+        ([256, 0], False),
+        ([-129, 0], False),
+        ([-1, 128], False),
+        ([255, 0], True),
+        ([-128, 127], True),
+    ],
+)
+def test_an_eighth_of_the_dimensions_is_right_in_whole_bytes_alone(vector: Any, right: bool, encoding: str) -> None:
+    call = embeddings(input="a", dimensions=16, encoding_format=encoding)
+    if right:
+        assert read(call, items({"index": 0, "embedding": vector}))["data"]
+    else:
+        with pytest.raises(UpstreamFailed, match="jina sent vectors of 2 dimensions where 16 were asked for"):
+            read(call, items({"index": 0, "embedding": vector}))
+
+
 def test_an_exponent_of_any_spelling_is_read_right() -> None:
     for numbers in ([b"1e-5"] * 200, [b"1e-5", b"1E2"], [b"1e+2"], [b"1e2"], [b"1E-5"], [b"0." + b"1" * 90]):
         vector = b"[" + b",".join(numbers) + b"]"

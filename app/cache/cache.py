@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -22,10 +23,10 @@ from ..meter import Record
 from ..quota import Need
 from ..types import Call, EmbeddingsCall, Json, RerankCall, Route, Target
 from ..vectors import encoded
-from .entries import Entry, size_of, unpacked
+from .entries import Entry, unpacked
 from .flights import Begin, Flights
-from .found import Found, Outcome
-from .keys import keys_of
+from .found import Found, Outcome, Stale
+from .keys import keys_of, part_of
 from .memory import Memory
 
 
@@ -98,20 +99,19 @@ class Cache:
         lookup.reads = lookup.writes and b"no-cache" not in directives
         return lookup
 
-    async def read(self, keys: list[bytes], call: Call) -> dict[bytes, Entry]:
-        """The entries at hand of an answer to ``call``. What a store has is checked: another version may have written
-        it, or another program."""
+    async def read(self, keys: list[bytes], call: Call, target: Target) -> dict[bytes, Entry]:
+        """The entries at hand of an answer of ``target`` to ``call``. An entry of the store that would be no right one
+        is none."""
         memory, now = self._memory, self._clock()
         assert memory is not None
         found = {key: entry for key in keys if (entry := memory.get(key, now)) is not None}
         if self._store is not None and len(found) < len(keys):
             stored = await self._store.read(set(keys) - found.keys(), now)
-            read = {key: entry for key, (value, _) in stored.items() if (entry := unpacked(value, call)) is not None}
-            if read and len(set(map(size_of, [*found.values(), *read.values()]))) > 1:
-                read = {}  # vectors of two sizes are no answer
-            for key, entry in read.items():
-                memory.put(key, entry, stored[key][1])
-                found[key] = entry
+            places = {key: place for place, key in enumerate(keys)} if stored else {}
+            for key, (value, expires) in stored.items():
+                if (entry := unpacked(value, part_of(call, places[key], keys), target)) is not None:
+                    memory.put(key, entry, expires)
+                    found[key] = entry
         return found
 
     def in_base64(self, keys: list[bytes], reply: Json) -> None:
@@ -170,7 +170,7 @@ class Lookup:
                 if (target is first or self._cache.may_have(target)) and (found := await self.at(target)).complete:
                     try:
                         outcome = self._rendered(found, render)
-                    except UpstreamFailed:  # what cannot be written for this caller is to be asked for
+                    except UpstreamFailed:  # no one answer, or none that can be written for this caller
                         found.forget()
                         continue
                     self._record.hit = target
@@ -203,7 +203,7 @@ class Lookup:
             outcome = await begin(self._record)
         else:
             keys = tuple((place, *found.keys) for place, found in self._found.items())
-            outcome, billed = await self._cache.flights.join(keys, self._record, begin)
+            outcome, billed = await self._cache.flights.join(keys, self._record, partial(_begun, begin))
             if not billed:
                 return self._free(outcome.free())
         self._record.cache = outcome.state
@@ -251,10 +251,17 @@ class Lookup:
         if not self.writes:
             return Found(self._call, target, [], {}, "off" if _is_pure(self._call) else None)
         keys = keys_of(self._call, target, self._owner)
-        entries = await self._cache.read(keys, self._call) if self.reads else {}
-        if len(keys) > 1:  # a PDF has a vector for each page, and is no input among others
-            entries = {key: entry for key, entry in entries.items() if len(entry.items) == 1}
+        entries = await self._cache.read(keys, self._call, target) if self.reads else {}
         return Found(self._call, target, keys, entries)
+
+
+async def _begun(begin: Begin[Outcome], record: Record) -> Outcome:
+    """What is stale is found so once at each target: then nothing is at hand there any more."""
+    while True:
+        try:
+            return await begin(record)
+        except Stale:
+            continue
 
 
 def _place(target: Target) -> tuple[str, str]:

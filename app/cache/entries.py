@@ -1,20 +1,21 @@
 """What is kept under a key: a canonical answer of its own, as bytes, with nothing of what was asked in it.
 
 An answer's values stay the bytes that the upstream wrote, so what is made of them, in any encoding, is what would
-have been made of a new answer.
+have been made of a new answer. What a store gives back may have been written by another version or another program,
+or be damaged: it is read as an answer of the upstream is.
 """
 
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from ..jsontext import decode, numbers
-from ..types import Call, EndpointName, Json, RerankCall
+from ..errors import ToriiError
+from ..types import Call, EndpointName, Json, RerankCall, Target
 from ..usage import LARGEST
-from ..vectors import Vector, checked
+from ..vectors import Shape, Vector, field_of
 
 HOLDS: dict[EndpointName, str] = {"embeddings": "data", "rerank": "results", "chat": "choices"}
 
@@ -32,15 +33,16 @@ HEAD_SIZE, ITEM_SIZE = 400, 300
 class Entry(NamedTuple):
     """``head`` is the top level of the answer, empty where the items and the usage were; but a ranking is one piece
     of JSON in it, and ``items`` tell only the names of its fields. ``tokens`` is what the entry was billed; where
-    several inputs were billed together, its share by length."""
+    several inputs were billed together, its share by length. ``shape`` is of its vectors, None for a ranking."""
 
     head: Fields
     items: list[Fields]
     tokens: int
+    shape: Shape | None = None
 
     @property
     def silent(self) -> bool:
-        """Whether nothing in it can be what was asked."""
+        """True if nothing in it can be what was asked."""
         return self.head.keys() <= HEAD and ITEM.issuperset(chain.from_iterable(self.items))
 
     @property
@@ -50,82 +52,60 @@ class Entry(NamedTuple):
         return sum(map(len, values)) + HEAD_SIZE + ITEM_SIZE * len(self.items)
 
     def pack(self) -> bytes:
-        return msgspec.msgpack.encode(self)
+        """Without the shape, which is seen again when it is read."""
+        return msgspec.msgpack.encode(self[:3])
 
     def head_with(self, usage: Json) -> Json:
         """The top level, its fields in the order in which they came, without the items."""
         return {name: usage if name == "usage" else msgspec.Raw(value) for name, value in self.head.items()}
 
 
-_packed = msgspec.msgpack.Decoder(Entry)
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
+
+_packed = msgspec.msgpack.Decoder(tuple[Fields, list[Fields], Tokens])
 _items = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 
 
-def unpacked(value: bytes, call: Call) -> Entry | None:
-    """The entry of an answer to ``call``; None for what is none, whoever has written it."""
-    try:
-        entry = _packed.decode(value)
-        return entry if _sound(entry, call) else None
-    except (msgspec.MsgspecError, LookupError, ValueError, RecursionError):
-        return None
-
-
-def size_of(entry: Entry) -> int | None:
-    """The dimensions of its vector; None for a ranking, for several vectors and for sparse ones."""
-    vectors = [item["embedding"] for item in entry.items if item.get("embedding")]
-    return checked(vectors[0]) if len(vectors) == 1 else None
-
-
-def _sound(entry: Entry, call: Call) -> bool:
-    """True if an answer can be made of it. Raises ValueError or LookupError for most of what is wrong with it."""
+def unpacked(value: bytes, call: Call, target: Target) -> Entry | None:
+    """The entry; None for what is none, and for what would be no right answer of ``target`` to ``call``."""
     holds = HOLDS[call.endpoint]
-    if not (entry.silent and entry.items and {holds, "usage"} <= entry.head.keys() and 0 <= entry.tokens <= LARGEST):
-        return False
-    for name, field in entry.head.items():
-        if name not in (holds, "usage"):
-            decode(field)
-    if isinstance(call, RerankCall):
-        results = ranked(entry)
-        places = {result["index"] for result in results}
-        numbers([result["relevance_score"] for result in results])
-        return len(places) == len(results) > 0 and min(places) >= 0 and max(places) < len(call.documents)
-    sizes = {_vector(item) for item in entry.items} - {None}
-    asked = call.body.get("dimensions")
-    return len(sizes) <= 1 and not (sizes and isinstance(asked, int) and not sizes & {asked, asked // 8})
+    try:
+        head, items, tokens = _packed.decode(value)
+        if not {holds, "usage"} <= head.keys():
+            return None
+        reply = target.upstream.reply(call, target, _answer(head, items, tokens, holds))
+    except (msgspec.MsgspecError, UnicodeDecodeError, ToriiError):
+        return None
+    if isinstance(call, RerankCall) and len(reply[holds]) > (call.top_n or len(call.documents)):
+        return None
+    entry = entry_of(reply, holds)
+    return entry if entry.silent else None
 
 
-def _vector(item: Fields) -> int | None:
-    """The dimensions of an item's vector, all of whose fields are JSON. Raises ValueError."""
-    for name, field in item.items():
-        if name != "embedding":
-            decode(field)
-    if "embedding" in item:
-        return checked(item["embedding"])
-    decode(item.get("embeddings", b""), list[Any])
-    return None
+def _answer(head: Fields, items: list[Fields], tokens: int, holds: str) -> bytes:
+    """The upstream's answer, as far as it was kept. In files of earlier versions a ranking is among the items."""
+    if holds == "results" and head[holds]:
+        held: Any = msgspec.Raw(head[holds])
+    else:
+        held = numbered(items) if holds == "data" else list(map(_raw, items))
+    return msgspec.json.encode({**_raw(head), holds: held, "usage": {"total_tokens": tokens}})
 
 
-def head_of(reply: Json, holds: str) -> Fields:
-    return {name: b"" if name in (holds, "usage") else _bytes(value) for name, value in reply.items()}
+def entry_of(reply: Json, holds: str) -> Entry:
+    """The whole of a canonical answer."""
+    head = {name: b"" if name in (holds, "usage") else _bytes(value) for name, value in reply.items()}
+    tokens = billed(reply["usage"])
+    if holds == "results":
+        head[holds] = msgspec.json.encode(reply[holds])
+        return Entry(head, [dict.fromkeys(chain.from_iterable(reply[holds]), b"")], tokens)
+    items = [{name: _bytes(value) for name, value in item.items()} for item in reply[holds]]
+    first = reply[holds][0]  # all have one shape
+    return Entry(head, items, tokens, first[field_of(first)].shape)
 
 
-def item_of(item: Json) -> Fields:
-    return {name: _bytes(value) for name, value in item.items()}
-
-
-def names_of(items: list[Json]) -> Fields:
-    """An item in place of them all."""
-    return dict.fromkeys(chain.from_iterable(items), b"")
-
-
-def ranked(entry: Entry) -> list[Json]:
+def ranked(results: bytes) -> list[Json]:
     """The results of a ranking; their indexes are places in its documents."""
-    if together := entry.head.get("results"):
-        return [{**item, "index": int(bytes(item["index"]))} for item in _items.decode(together)]
-    return [
-        {name: int(value) if name == "index" else msgspec.Raw(value) for name, value in item.items()}
-        for item in entry.items
-    ]
+    return [{**item, "index": int(bytes(item["index"]))} for item in _items.decode(results)]
 
 
 def numbered(items: list[Fields]) -> list[Json]:
@@ -140,6 +120,10 @@ def billed(usage: Json) -> int:
     """The tokens of an answer, however the upstream counts them."""
     tokens = usage.get("total_tokens", usage.get("prompt_tokens", 0))
     return tokens if isinstance(tokens, int) else 0
+
+
+def _raw(fields: Fields) -> Json:
+    return {name: msgspec.Raw(value) for name, value in fields.items()}
 
 
 def _bytes(value: Any) -> bytes:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
 
 from ..errors import UpstreamFailed
-from ..types import Call, Json, Target, Value
+from ..types import Call, EmbeddingsCall, Json, Target, Value
 from ..usage import shares
-from .entries import HOLDS, Entry, billed, head_of, item_of, names_of, numbered, ranked
+from ..vectors import encoded, field_of
+from .entries import HOLDS, Entry, billed, entry_of, numbered, ranked
 
 State = Literal["hit", "partial", "miss", "off"]
 
@@ -37,6 +39,11 @@ class Outcome(Value, frozen=True):
         usage = self.reply["usage"]
         tokens = billed(usage) + usage.get("cached_tokens", 0)
         return Outcome(self.target, {**self.reply, "usage": _free(tokens)}, "hit")
+
+
+class Stale(Exception):
+    """What is at hand does not go with what has come for the rest, and was forgotten: all of the call is to be asked
+    for."""
 
 
 class Found:
@@ -80,39 +87,58 @@ class Found:
         return Outcome(self.target, self._answer(entries, _free(sum(entry.tokens for entry in entries))), "hit")
 
     def filled(self, reply: Json, target: Target) -> Outcome:
-        """The answer with the ``reply`` of ``target`` to the rest in it, whose entries are ``fresh`` from then on."""
+        """The answer with the ``reply`` of ``target`` to the rest in it, whose entries are ``fresh`` from then on.
+
+        Raises Stale.
+        """
         if not self.keys:
             return Outcome(target, reply, self.state)
-        self.fresh = self._entries(reply, self.missing)
+        self.fresh = self._entries(reply)
         if len(self.missing) == len(self.keys):
             return Outcome(target, reply, "miss")
         asked = set(self.missing)
         entries = [self.fresh.get(key) or self.entries[key] for key in self.keys]
         cached = sum(entry.tokens for place, entry in enumerate(entries) if place not in asked)
-        return Outcome(target, self._answer(entries, {**reply["usage"], "cached_tokens": cached}), "partial")
+        try:
+            answer = self._answer(entries, {**reply["usage"], "cached_tokens": cached})
+            if isinstance(self.call, EmbeddingsCall) and self.call.encoding == "base64":
+                _write_base64(answer["data"])
+        except UpstreamFailed:
+            if not self.entries:
+                raise
+            self.forget()
+            raise Stale from None
+        return Outcome(target, answer, "partial")
 
-    def _entries(self, reply: Json, missing: list[int]) -> dict[bytes, Entry]:
-        holds = HOLDS[self.call.endpoint]
-        head, tokens = head_of(reply, holds), billed(reply["usage"])
-        if holds == "results":
-            head[holds] = msgspec.json.encode(reply[holds])
-            items = [names_of(reply[holds])]
-        else:
-            items = [item_of(item) for item in reply[holds]]
+    def _entries(self, reply: Json) -> dict[bytes, Entry]:
+        whole, missing = entry_of(reply, HOLDS[self.call.endpoint]), self.missing
         if len(missing) == 1:  # one input, or the call as a whole, has all that came
-            return {self.keys[missing[0]]: Entry(head, items, tokens)}
+            return {self.keys[missing[0]]: whole}
         lengths = [len(msgspec.json.encode(self.call.body["input"][place])) for place in missing]
-        parts = zip(missing, items, shares(tokens, lengths), strict=True)
-        return {self.keys[place]: Entry(head, [item], share) for place, item, share in parts}
+        parts = zip(missing, whole.items, shares(whole.tokens, lengths), strict=True)
+        return {self.keys[place]: Entry(whole.head, [item], share, whole.shape) for place, item, share in parts}
 
     def _answer(self, entries: list[Entry], usage: Json) -> Json:
-        """One answer of all entries, in order."""
-        items = [item for entry in entries for item in entry.items]
-        if len(entries) > 1 and len(items) != len(entries):
-            raise UpstreamFailed(f"{len(entries)} inputs were answered with {len(items)} vectors")
+        """One answer of all entries, in order. Raises UpstreamFailed for those that are not of one shape."""
         reply, holds = entries[0].head_with(usage), HOLDS[self.call.endpoint]
-        reply[holds] = ranked(entries[0]) if holds == "results" else numbered(items)
+        if holds == "results":
+            reply[holds] = ranked(entries[0].head[holds])
+            return reply
+        items = [item for entry in entries for item in entry.items]
+        if len(entries) > 1 and len(set(map(_shape, entries))) > 1:  # a model may have got other dimensions meanwhile
+            raise UpstreamFailed("the inputs were answered with vectors of different sizes")
+        reply[holds] = numbered(items)
         return reply
+
+
+_shape = attrgetter("shape")
+
+
+def _write_base64(items: list[Json]) -> None:
+    """Raises UpstreamFailed for a number that is too large for it; all other encodings have every number."""
+    for item in items:
+        field = field_of(item)
+        item[field] = encoded(bytes(item[field]), "base64")
 
 
 def _missing(keys: list[bytes], entries: dict[bytes, Entry]) -> list[int]:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from ..errors import InvalidRequest, UpstreamFailed
 from ..types import Call, EmbeddingsCall, Encoding, EndpointName, Json
-from ..vectors import Vector, encoded
+from ..vectors import Vector, encoded, field_of
 from .fields import model_of, total_usage, usage_shown, without_forbidden
 
 # The option is spelled in four ways. OpenAI's comes last: its SDKs add encoding_format "base64" to what they are
@@ -71,7 +71,7 @@ class Embeddings:
         if len(replies) > 1 and len(data) != len(inputs):
             raise UpstreamFailed(f"{len(inputs)} inputs were answered with {len(data)} vectors")
         if len(replies) > 1:
-            _same_size(data)
+            _same_shape(data)
         data = [{**item, "index": place} for place, item in enumerate(data)]
         return {**replies[0], "data": data, "usage": total_usage([reply["usage"] for reply in replies])}
 
@@ -125,11 +125,12 @@ class Embeddings:
 FORMS = "a string, an object such as {'text': ...} or {'image': ...}, a list of these, or lists of token ids"
 
 
-def _same_size(data: list[Json]) -> None:
+def _same_shape(data: list[Json]) -> None:
     """Parts may have been answered by two upstreams. Raises UpstreamFailed."""
-    sizes = {item["embedding"].size for item in data if type(item.get("embedding")) is Vector}
-    if len(sizes) > 1:
-        raise UpstreamFailed(f"the parts of the call were answered with vectors of different sizes: {sorted(sizes)}")
+    shapes = {item[field_of(item)].shape for item in data}
+    if len(shapes) > 1:
+        told = sorted(shapes, key=str)
+        raise UpstreamFailed(f"the parts of the call were answered with vectors of different sizes: {told}")
 
 
 def _is_tokens(item: Any) -> bool:
@@ -159,9 +160,7 @@ def _one_encoding(field: str, value: Any) -> Encoding:
 
 
 def _item(item: Json, encoding: Encoding) -> Json:
-    """Several vectors for one input are under ``embeddings``, and are given back as they are."""
     item = {"object": "embedding", **item}
-    if "embedding" in item:
-        vector = item["embedding"]
-        item["embedding"] = vector.encoded(encoding) if type(vector) is Vector else encoded(bytes(vector), encoding)
+    vector = item[field := field_of(item)]
+    item[field] = vector.encoded(encoding) if type(vector) is Vector else encoded(bytes(vector), encoding)
     return item

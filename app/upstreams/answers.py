@@ -6,7 +6,7 @@ written anew, so that no digit changes and a large answer costs little.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any, Literal, TypeVar
 
@@ -16,13 +16,11 @@ from ..errors import UpstreamFailed
 from ..jsontext import Malformed, check_text, decode, numbers
 from ..types import EmbeddingsCall, Encoding, Json, RerankCall
 from ..usage import counts
-from ..vectors import Vector, read
+from ..vectors import Vector, field_of, is_packed, read, read_structured
 from .failures import hidden_failure, refuse_page
 
 Fields = dict[str, msgspec.Raw]
 T = TypeVar("T")
-
-NO_VECTOR = "a vector that is not one of finite numbers"
 
 
 def embeddings(call: EmbeddingsCall, body: bytes, upstream: str) -> Json:
@@ -36,7 +34,7 @@ def embeddings(call: EmbeddingsCall, body: bytes, upstream: str) -> Json:
     # A PDF is sent alone and is read page by page (Jina's OpenAPI: "rasterized to N per-page image prompts").
     if len(items) != len(inputs) and not (items and _is_pdf(inputs)):
         raise UpstreamFailed(f"{upstream} answered {len(inputs)} inputs with {len(items)} vectors")
-    _same_size([_size(item, call.encoding, upstream) for item in items], call.body.get("dimensions"), upstream)
+    _same_shape([_vector(item, call.encoding, upstream) for item in items], call.body.get("dimensions"), upstream)
     data: list[Any] = sorted(items, key=_place)
     if [item["index"] for item in data] != list(range(len(items))):
         raise UpstreamFailed(f"{upstream} answered with vectors whose indexes are not those of the inputs")
@@ -124,7 +122,7 @@ def _otherwise(body: bytes, upstream: str) -> tuple[Json, list[Json]]:
     places = _indexes(items, upstream) if any("index" in item for item in items) else range(len(items))
     _readable(reply, ("data", "usage"), upstream)
     for item in items:
-        _readable(item, ("embedding",) if "embedding" in item else ("embeddings",), upstream)
+        _readable(item, (field_of(item),), upstream)
     return dict(reply), [{**item, "index": place} for place, item in zip(places, items, strict=True)]
 
 
@@ -241,36 +239,30 @@ def _is_pdf(inputs: list[Any]) -> bool:
     return len(inputs) == 1 and isinstance(inputs[0], dict) and "pdf" in inputs[0]
 
 
-def _size(item: Json, encoding: Encoding, upstream: str) -> int | None:
-    """The dimensions of a plain vector, a Vector from now on; None for multivectors and sparse ones, which have no one
-    size."""
-    if not isinstance(item.get("embedding"), Vector):
-        vector = bytes(item.get("embedding", b""))
-        plain = vector.startswith(b"[") and vector.find(b"[", 1) < 0
+def _vector(item: Json, encoding: Encoding, upstream: str) -> Vector:
+    """The item's vector; from now on the item has it as this."""
+    found = item.get("embedding")
+    if type(found) is not Vector:
+        name = field_of(item)
+        form = read if name == "embedding" else read_structured
         try:
-            item["embedding"] = read(vector, encoding)
-        except Malformed:
-            if vector.startswith(b'"') and len(vector) > 2:
-                raise UpstreamFailed(f"{upstream} sent {NO_VECTOR}") from None
-            structured = vector.startswith((b"[", b"{")) or (not vector and "embeddings" in item)
-            whole = item.get("embedding", item.get("embeddings"))
-            if structured and _read(whole, list[float] if plain else list[Any] | dict[str, float], NO_VECTOR, upstream):
-                return None
-            raise UpstreamFailed(f"{upstream} sent an item without a vector") from None
-    read_vector: Vector = item["embedding"]
-    if not read_vector.writable:
+            found = item[name] = form(bytes(item.get(name, b"")), encoding)
+        except Malformed as wrong:
+            raise UpstreamFailed(f"{upstream} sent {wrong}") from None
+    if not found.writable:
         raise UpstreamFailed(f"{upstream} sent a vector that cannot be written as {encoding}")
-    return read_vector.size
+    return found
 
 
-def _same_size(sizes: Iterable[int | None], asked: object, upstream: str) -> None:
-    plain = {size for size in sizes if size is not None}
-    if len(plain) > 1:
-        raise UpstreamFailed(f"{upstream} sent vectors of different sizes: {sorted(plain)}")
-    if plain and isinstance(asked, int) and not plain & {asked, asked // 8}:  # an eighth: packed into bytes
-        raise lasting(
-            UpstreamFailed(f"{upstream} sent vectors of {plain.pop()} dimensions where {asked} were asked for")
-        )
+def _same_shape(vectors: Sequence[Vector], asked: object, upstream: str) -> None:
+    shapes = {vector.shape for vector in vectors}
+    if len(shapes) > 1:
+        raise UpstreamFailed(f"{upstream} sent vectors of different sizes: {sorted(shapes, key=str)}")
+    [shape] = shapes
+    if shape == asked or not isinstance(asked, int) or not isinstance(shape, int):
+        return
+    if shape != asked // 8 or not all(is_packed(vector.text) for vector in vectors):
+        raise lasting(UpstreamFailed(f"{upstream} sent vectors of {shape} dimensions where {asked} were asked for"))
 
 
 def lasting(failure: UpstreamFailed) -> UpstreamFailed:
