@@ -237,6 +237,25 @@ async def test_a_locked_file_costs_no_call(upstream: ScriptedUpstream, tmp_path:
         await until(lambda: count(path) == 3)  # what waited was written
 
 
+async def test_a_file_that_is_locked_at_the_start_is_opened_later(
+    upstream: ScriptedUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.cache.sqlite.WRITE_BUSY_SECONDS", 0.05)
+    upstream.plays(embeds)
+    path = tmp_path / "cache.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TABLE of_another_program (x)")
+    other.execute("BEGIN EXCLUSIVE")
+    settings = settings_for(upstream.url, cache={"store": "sqlite", "path": path})
+    async with running_gateway(settings) as gateway:
+        assert [told(await ask(gateway))[0] for _ in range(2)] == ["miss", "hit"]
+        other.execute("COMMIT")
+        assert told(await ask(gateway, {**EMBED, "input": "new"}))[0] == "miss"
+    other.close()
+    async with running_gateway(settings) as gateway:
+        assert told(await ask(gateway, {**EMBED, "input": "new"}))[0] == "hit"
+
+
 async def test_trouble_is_told_once_and_costs_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "cache.db"
     with disk(path) as store:

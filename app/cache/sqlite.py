@@ -67,10 +67,10 @@ class Database:
         self._closing.set()
         self._queue.put(None)
         self._thread.join()
-        with self._lock:
-            self._shut()
+        self._shut()
 
     def _open(self) -> None:
+        """Whatever goes wrong, it is tried again with what is written next."""
         try:
             self._connect()
         except sqlite3.Error as error:
@@ -82,21 +82,29 @@ class Database:
             self._trouble("opened", error)
 
     def _connect(self) -> None:
+        """Without the lock, since a locked file is waited for. Nothing stays open where it raises."""
         make(self._path)
-        self._writer = self._connection(WRITE_BUSY_SECONDS)
-        write_ahead(self._writer, WRITE_BUSY_SECONDS)
-        self._writer.execute("PRAGMA synchronous = OFF")  # a power cut may cost the file, never a wrong answer
-        self._writer.executescript(self._schema)
-        self._reader = self._connection(READ_BUSY_SECONDS)
+        writer = self._connection(WRITE_BUSY_SECONDS)
+        try:
+            write_ahead(writer, WRITE_BUSY_SECONDS)
+            writer.execute("PRAGMA synchronous = OFF")  # a power cut may cost the file, never a wrong answer
+            writer.executescript(self._schema)
+            reader = self._connection(READ_BUSY_SECONDS)
+        except sqlite3.Error:
+            writer.close()
+            raise
+        with self._lock:
+            self._reader, self._writer = reader, writer
 
     def _connection(self, busy: float) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=busy, isolation_level=None, check_same_thread=False)
 
     def _shut(self) -> None:
-        for connection in (self._reader, self._writer):
-            if connection is not None:
-                connection.close()
-        self._reader = self._writer = None
+        with self._lock:
+            for connection in (self._reader, self._writer):
+                if connection is not None:
+                    connection.close()
+            self._reader = self._writer = None
 
     def _renew(self) -> None:
         """Sets a damaged file aside, the one from the last time making room, and begins a new one."""
@@ -109,7 +117,6 @@ class Database:
             self._connect()
             logger.warning("the cache's file %s was damaged; it is %s now, and a new one was begun", self._path, aside)
         except (sqlite3.Error, OSError) as error:
-            self._shut()
             self._trouble("made anew", error)
 
     def _work(self) -> None:
@@ -134,12 +141,11 @@ class Database:
         return batch
 
     def _commit(self, batch: list[Statement]) -> None:
-        with self._lock:
-            if RENEW in batch:
-                self._renew()
-                batch = [statement for statement in batch if statement is not RENEW]
-            elif self._writer is None:
-                self._open()
+        if RENEW in batch:
+            self._renew()
+            batch = [statement for statement in batch if statement is not RENEW]
+        elif self._writer is None:
+            self._open()
         if self._writer is None:
             return
         try:
@@ -153,8 +159,7 @@ class Database:
 
     def _undo(self, writer: sqlite3.Connection, error: sqlite3.Error) -> None:
         if _is_damage(error):
-            with self._lock:
-                self._renew()
+            self._renew()
             return
         if writer.in_transaction:
             writer.rollback()
