@@ -410,6 +410,20 @@ async def test_nothing_is_joined_while_no_limit_binds(upstream: ScriptedUpstream
     assert not any(map(estimated, gateway.records))
 
 
+async def test_no_part_of_a_large_call_is_held_back_so_that_others_join_it(upstream: ScriptedUpstream) -> None:
+    """Of four requests a minute two were made at once: the third is held back now, if others may join it."""
+    upstream.plays(embeds)
+    models = {MODEL: {"max_inputs": 2}}
+    settings = capped(upstream, {"requests_per_minute": 4}, pace_seconds=600, models=models)
+    async with running_gateway(settings) as gateway:
+        for text in ("one", "two"):
+            vectors(await ask(gateway, [text]))
+        large = asyncio.create_task(ask(gateway, ["a", "b", "c"]))
+        await until(large.done)
+        assert vectors(await large) == [vector(text) for text in ("a", "b", "c")]
+    assert [len(seen.body["input"]) for seen in upstream.seen] in ([1, 1, 2, 1], [1, 1, 1, 2])
+
+
 async def test_others_are_not_held_back_with_those_who_may_be_joined() -> None:
     keys = Pool("jina", [(Key("secret", "a"), Quota(requests=4))], patience=30)
     for _ in range(2):

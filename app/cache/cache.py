@@ -186,7 +186,7 @@ class Lookup:
     def needs(self, need: Need, parts: int) -> list[Need]:
         """The rest of what the call needs, still to be asked for: for its parts, of which the first counts it all.
 
-        Only a call without parts may go together with others.
+        Only a call without parts may go together with others, or be held back for them.
         """
         if not isinstance(self._call, EmbeddingsCall):
             return [need] * parts
@@ -194,7 +194,7 @@ class Lookup:
         if self._found:
             found = next(iter(self._found.values()))
             tokens = tokens * len(found.missing) // len(found.keys) if found.keys else tokens
-        first = Need(tokens, need.deepsearch, need.since, batch=True)
+        first = Need(tokens, need.deepsearch, need.since, batch=parts == 1)
         return [first, *[Need(0, need.deepsearch, need.since)] * (parts - 1)]
 
     async def shared(self, begin: Begin[Outcome]) -> Outcome:
