@@ -1,6 +1,7 @@
 """The way of one call through targets and keys: which is asked next, and when to give up.
 
-    free       after a failure of the key (401, 402, 403, 429): each other key of the upstream, once
+    free       after a failure of the key (401, 402, 403, 429): each other key of the upstream, once; before the other
+               targets if it is free now, else after them
     free       after any failure that is not the caller's: each other target, once
     a repeat   after an upstream's own fault (5xx, a timeout, a broken answer): that upstream again
     a wait     after a 429: that target again, if its time comes within the call's patience
@@ -97,8 +98,10 @@ class Failover:
         self.repeats = False
         if key is not None:
             self._tried.setdefault(pool.name, set()).add(key.alias)
-        self._last = target if key and of_the_key and pool.others(self.tried(target)) else None
-        if self._last is None and not any(target is other for other in self._asked_again):
+        self._last = None
+        if key and of_the_key and pool.others(self.tried(target)):
+            self._ask_another_key(target, pool, failure, key)
+        elif not self._was_asked_again(target):
             self._ask_again(target, pool, failure)
 
     def error(self) -> UpstreamError:
@@ -118,6 +121,23 @@ class Failover:
             self._left = self._left[1:]
         else:
             self._left = [other for other in self._left if other is not target]
+
+    def _ask_another_key(self, target: Target, pool: Pool, failure: UpstreamError, key: Key) -> None:
+        """Now, if one is free; else after the targets that are ready, with the limited ``key`` too if its time has come
+        by then."""
+        if pool.others(self.tried(target), self.need):
+            self._last = target
+            return
+        if isinstance(failure, UpstreamRateLimited) and not self._was_asked_again(target):
+            self._asked_again.append(target)
+            self._tried[pool.name].discard(key.alias)
+        if self.can_go_elsewhere():
+            self._again.append((target, False))
+        else:
+            self._last = target
+
+    def _was_asked_again(self, target: Target) -> bool:
+        return any(target is other for other in self._asked_again)
 
     def _ask_again(self, target: Target, pool: Pool, failure: UpstreamError) -> None:
         if isinstance(failure, UpstreamRateLimited):

@@ -22,17 +22,13 @@ from .errors import (
     ToriiError,
     UpstreamAuth,
     UpstreamError,
-    UpstreamFailed,
     UpstreamQuota,
     UpstreamRateLimited,
     UpstreamRejected,
-    account_empty,
-    key_refused,
-    rate_limited,
 )
 from .lease import Lease, Succession, Waiter, given
 from .quota import Need, Quota
-from .seat import SHUT, Cause, Rest, Seat, fingerprint
+from .seat import SHUT, Cause, Rest, Seat, fingerprint, refused
 from .types import Json, Key
 
 logger = logging.getLogger("torii.pool")
@@ -102,34 +98,20 @@ class Pool:
 
     def refusal(self, seat: Seat | None = None, seconds: float = 1.0) -> UpstreamError:
         """Why a key, or any of the keys, cannot be used now. No upstream was asked for it."""
-        seats = [seat] if seat else self.seats
-        failure = self._reason(seats, seconds)
+        failure = refused([seat] if seat else self.seats, self.name, self.breaker.last, max(1.0, seconds))
         failure.asked = False
         failure.upstream = self.name
         return failure
-
-    def _reason(self, seats: list[Seat], seconds: float) -> UpstreamError:
-        if all(seat.shut for seat in seats):
-            refused = any(seat.cause == "refused" for seat in seats)
-            return key_refused(self.name) if refused else account_empty(self.name)
-        if all(seat.cause for seat in seats):
-            now = time.monotonic()
-            left = min(seat.rests_until - now for seat in seats if not seat.shut)
-            return rate_limited(self.name, max(1.0, left, seconds))
-        if self.breaker.last:
-            return UpstreamFailed(f"{self.name} keeps failing", status=503)
-        return UpstreamRateLimited(
-            f"every key of {self.name} is at the limit that this gateway keeps for it", retry_after=max(1.0, seconds)
-        )
 
     def until(self, need: Need) -> float:
         """When the call's patience ends, by the monotonic clock."""
         return need.since + self._patience
 
-    def others(self, tried: Collection[str]) -> bool:
-        """Whether there is a key that is usable and was not tried."""
+    def others(self, tried: Collection[str], need: Need | None = None) -> bool:
+        """Whether there is a key that is usable and was not tried; for a ``need``, one whose limits allow it now."""
         now = time.monotonic()
-        return any(seat.usable(now) and seat.key.alias not in tried for seat in self.seats)
+        seats = [seat for seat in self.seats if seat.usable(now) and seat.key.alias not in tried]
+        return any(need is None or seat.room(now, need) == 0 for seat in seats)
 
     def patient(self, need: Need, seconds: float) -> bool:
         """Whether the call may still wait so long."""
@@ -144,8 +126,7 @@ class Pool:
         lease.seat.leave()
         if lease.seat.trial is lease:
             lease.seat.trial = None  # the next call tries the key
-        for pool in self._succession.lines:
-            pool._serve()
+        self._changed()
 
     def take_over(self, before: Pool) -> None:
         """Goes on with those of its keys that ``before`` has too, whose open calls still count against their limits."""
@@ -251,6 +232,11 @@ class Pool:
         if waits:
             self._timer = asyncio.get_running_loop().call_later(min(waits.values()), self._serve)
 
+    def _changed(self) -> None:
+        """Serves all who wait for these keys, also in the pools before and after a reload."""
+        for pool in self._succession.lines:
+            pool._serve()
+
     # ------------------------------------------------------------ the outcome of a call
 
     def succeeded(self, lease: Lease) -> None:
@@ -276,8 +262,8 @@ class Pool:
             self._shut(lease.seat, failure)
         elif failure.elsewhere:
             self.breaker.failed()
-            if self._line and self.breaker.last:
-                self._serve()
+            if self.breaker.last:
+                self._changed()
 
     # ------------------------------------------------------------ rests
 
@@ -297,11 +283,12 @@ class Pool:
         elif seat.probing is None and not seat.rests(now):
             seat.rests_until = now + REST_SECONDS  # the call that was let through has failed
             self._tell(seat)
-        if all(other.shut for other in self.seats):
-            self._refuse()
+        # What has become of the call that tried a key is the outcome of all that wait for it.
+        for pool in self._succession.lines:
+            if seat in pool.seats and all(other.shut for other in pool.seats):
+                pool._refuse()
 
     def _refuse(self) -> None:
-        """What has become of the call that tried a key is the outcome of all that wait for it."""
         for waiter in self._line:
             if not waiter.given.done():
                 waiter.given.set_result(None)
@@ -309,7 +296,7 @@ class Pool:
     def _rest(self, seat: Seat, cause: Cause, now: float, seconds: float) -> None:
         seat.cause, seat.since, seat.rests_until = cause, now, now + seconds
         self._tell(seat)
-        self._serve()
+        self._changed()
 
     def _wake(self, seat: Seat) -> None:
         if seat.shut:
@@ -319,7 +306,7 @@ class Pool:
             seat.probing.cancel()
         seat.probing = None
         self._tell(seat)
-        self._serve()
+        self._changed()
 
     def _tell(self, seat: Seat) -> None:
         if self._remember is not None:

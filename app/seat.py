@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
+from .errors import UpstreamError, UpstreamFailed, UpstreamRateLimited, account_empty, key_refused, rate_limited
 from .quota import Need, Quota, Window
 from .types import Json, Key
 
@@ -143,3 +146,18 @@ class Seat:
             "calls": self.calls,
             "failures": self.failures,
         }
+
+
+def refused(seats: Sequence[Seat], upstream: str, failing: bool, seconds: float) -> UpstreamError:
+    """Why none of these keys can be used now. ``failing``: the upstream itself is; ``seconds`` are those to come back
+    after, at least."""
+    if all(seat.shut for seat in seats):
+        return key_refused(upstream) if any(seat.cause == "refused" for seat in seats) else account_empty(upstream)
+    if all(seat.cause for seat in seats):
+        left = min(seat.rests_until for seat in seats if not seat.shut) - time.monotonic()
+        return rate_limited(upstream, max(left, seconds))
+    if failing:
+        return UpstreamFailed(f"{upstream} keeps failing", status=503)
+    return UpstreamRateLimited(
+        f"every key of {upstream} is at the limit that this gateway keeps for it", retry_after=seconds
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.generations import Generations
+from app.pool import Pool
 
 from .conftest import RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, streams, until
 
@@ -74,3 +75,59 @@ async def test_an_open_call_keeps_its_own_configuration_and_none_that_came_after
             more.set()
             assert b"[DONE]" in b"".join([piece async for piece in body])
         await gone(first)
+
+
+def held(until_then: asyncio.Event, script: Any) -> Any:
+    """Nothing is answered before that has happened."""
+
+    async def play(request: Any, writer: asyncio.StreamWriter) -> Any:
+        await until_then.wait()
+        return await script(request, writer)
+
+    return play
+
+
+def renewed(gateway: RunningGateway, upstream: ScriptedUpstream, **values: Any) -> Pool:
+    """Another configuration with the same keys; its pool."""
+    generations(gateway).renew(settings_for(upstream.url, **values))
+    return generations(gateway).now.pools["jina"]
+
+
+async def test_a_key_that_works_again_serves_those_in_line_in_each_configuration(upstream: ScriptedUpstream) -> None:
+    """The call that tries it began before a reload, goes on for long, and has its head."""
+    tried, more = asyncio.Event(), asyncio.Event()
+    runs = held(tried, streams(CHUNK, more, END))
+    upstream.plays(replies({"detail": "slow down"}, 429, retry_after="1"), runs, replies(VECTORS))
+    deep = {**CHAT, "model": "jina-deepsearch-v1"}
+    async with running_gateway(settings_for(upstream.url, pace_seconds=600)) as gateway:
+        run = asyncio.create_task(gateway.post("/v1/chat/completions", deep))
+        await until(lambda: len(upstream.seen) == 2)
+        pool = renewed(gateway, upstream, pace_seconds=500)
+        waits = asyncio.create_task(gateway.post("/v1/embeddings", EMBED))
+        await until(lambda: pool.waiting == 1)
+        tried.set()
+        await until(waits.done)
+        assert (await waits).status_code == 200
+        assert not run.done()
+        more.set()
+        assert (await run).status_code == 200
+
+
+async def test_a_key_that_is_refused_once_more_is_so_for_those_in_line_in_each_configuration(
+    upstream: ScriptedUpstream,
+) -> None:
+    """What has become of the call that tried it is told to them; none of them tries it too."""
+    tried = asyncio.Event()
+    refuses = replies({"detail": "Invalid API key"}, 401)
+    upstream.plays(refuses, held(tried, refuses))
+    async with running_gateway(settings_for(upstream.url, pace_seconds=600)) as gateway:
+        assert (await gateway.post("/v1/embeddings", EMBED)).status_code == 502
+        tries = asyncio.create_task(gateway.post("/v1/embeddings", EMBED))
+        await until(lambda: len(upstream.seen) == 2)
+        pool = renewed(gateway, upstream, pace_seconds=500)
+        waits = asyncio.create_task(gateway.post("/v1/embeddings", EMBED))
+        await until(lambda: pool.waiting == 1)
+        tried.set()
+        for each in (tries, waits):
+            assert (await each).json()["error"]["code"] == "upstream_auth"
+    assert len(upstream.seen) == 2

@@ -115,6 +115,45 @@ async def test_four_keys_that_fail_cost_nobody_an_answer(refusal: str, tmp_path:
     assert all(times(jina, secret("jina", name)) <= 1 for name in names)
 
 
+def with_a_busy_key(url: str) -> dict[str, Any]:
+    """Of two keys the second takes one call at a time."""
+    free, busy = secret("jina", "free"), secret("jina", "busy")
+    return jina_at(
+        url, api_keys=[{"key": free, "name": "free"}, {"key": busy, "name": "busy", "limits": {"concurrency": 1}}]
+    )
+
+
+@refused
+async def test_a_busy_key_is_not_waited_for_while_another_target_answers(refusal: str, tmp_path: Path) -> None:
+    done = asyncio.Event()
+    async with provider() as jina, provider() as aihubmix:
+        first = after(lambda: times(jina, secret("jina", "busy")) == 1)  # so that the second call takes the other key
+        jina.first(first, after(done.is_set), REFUSALS[refusal])
+        upstreams = {"jina": with_a_busy_key(jina.url), "aihubmix": aihubmix_at(aihubmix.url)}
+        async with gateway(tmp_path, upstreams, pace_seconds=600) as program:
+            busy = asyncio.create_task(burst(program, 2))
+            await until(lambda: len(jina.seen) == 2)
+            assert wrongs(await burst(program, 1)) == []
+            assert (len(jina.seen), len(aihubmix.seen)) == (3, 1)
+            done.set()
+            assert wrongs(await busy) == []
+
+
+async def test_a_limited_key_is_used_again_before_a_busy_one_is_free(tmp_path: Path) -> None:
+    """There is no other upstream: whichever of the keys is free first serves the call, and those behind it in line."""
+    done = asyncio.Event()
+    async with provider() as jina:
+        first = after(lambda: times(jina, secret("jina", "busy")) == 1)
+        jina.first(first, after(done.is_set), replies({"detail": "slow down"}, 429, retry_after="1"))
+        async with gateway(tmp_path, {"jina": with_a_busy_key(jina.url)}, pace_seconds=600) as program:
+            busy = asyncio.create_task(burst(program, 2))
+            await until(lambda: len(jina.seen) == 2)
+            assert wrongs(await burst(program, 40)) == []
+            done.set()
+            assert wrongs(await busy) == []
+    assert times(jina, secret("jina", "busy")) == 1
+
+
 # All keys of all upstreams.
 
 
