@@ -40,9 +40,7 @@ PARTS_AT_ONCE = 8  # of one call
 
 
 class Audience(Protocol):
-    """Those who wait for an answer. ``target`` is what is at work for them, None while nothing is."""
-
-    target: Target | None
+    """Those who wait for an answer."""
 
     @property
     def deserted(self) -> bool:
@@ -54,15 +52,6 @@ class Crowd:
 
     def __init__(self, members: list[Member]) -> None:
         self._members = members
-
-    @property
-    def target(self) -> Target | None:
-        return self._members[0].record.presence.target
-
-    @target.setter
-    def target(self, target: Target | None) -> None:
-        for member in self._members:
-            member.record.presence.target = target
 
     @property
     def deserted(self) -> bool:
@@ -163,7 +152,6 @@ class Attempts:
                     if not isinstance(key, Member):
                         return await self._with(key, target, attempt)
                 except UpstreamError as failure:
-                    audience.target = None
                     way.failed(target, _told_by(failure, target), key.key if isinstance(key, Lease) else None)
                 else:
                     return cast("T", await key.answered())
@@ -207,10 +195,10 @@ class Attempts:
 
     async def open(self, call: Call, record: Record, target: Target, lease: Lease) -> tuple[Stream, Fold]:
         """A stream whose head has come. Raises UpstreamError, also for a status that is an error."""
-        use = record.ask(target, call)
+        use = record.ask(target)
         try:
             request = target.upstream.request(call, target)
-            stream = await self._client.open(request, record.started, partial(sent, lease, [use]))
+            stream = await self._client.open(request, record.started, partial(sent, lease, [(use, call)]))
             if stream.status < 300:
                 if lease.seat.cause == "rate limited":  # a run may take minutes, and its head tells enough of the key
                     lease.lender.succeeded(lease)
@@ -225,9 +213,9 @@ class Attempts:
 
     async def _send(self, part: Call, record: Record, target: Target, lease: Lease) -> Answer:
         record.presence.ask()
-        use = record.ask(target, part)
+        use = record.ask(target)
         try:
-            answer = await self._request(part, target, lease, [use], record.started)
+            answer = await self._request(part, target, lease, [(use, part)], record.started)
         except UpstreamError as failure:
             use.fail(part, failure, failure.usage)
             raise
@@ -240,19 +228,19 @@ class Attempts:
         if not asked:
             raise CallerGone
         several = len(asked) > 1
-        uses = [member.record.ask(target, member.part) for member in asked]
+        begun = [(member.record.ask(target), member.part) for member in asked]
         try:
-            answer = await self._request(merged(asked), target, lease, uses, asked[0].record.started)
+            answer = await self._request(merged(asked), target, lease, begun, asked[0].record.started)
         except UpstreamError as failure:
-            for use, member, said in zip(uses, asked, billed(failure.usage, asked), strict=True):
-                use.fail(member.part, failure, said, share=several)
+            for (use, part), said in zip(begun, billed(failure.usage, asked), strict=True):
+                use.fail(part, failure, said, share=several)
             raise
-        for use, member, own in zip(uses, asked, divided(answer, asked), strict=True):
-            use.end(member.part, own["usage"], share=several)
+        for (use, part), member, own in zip(begun, asked, divided(answer, asked), strict=True):
+            use.end(part, own["usage"], share=several)
             member.tell((target, own))
 
-    async def _request(self, part: Call, target: Target, lease: Lease, uses: Sequence[Use], started: float) -> Json:
-        reply = await self._client.send(target.upstream.request(part, target), started, partial(sent, lease, uses))
+    async def _request(self, part: Call, target: Target, lease: Lease, begun: Begun, started: float) -> Json:
+        reply = await self._client.send(target.upstream.request(part, target), started, partial(sent, lease, begun))
         if reply.status >= 300:
             raise target.upstream.error(part, target, reply)
         try:
@@ -263,13 +251,14 @@ class Attempts:
 
 
 Join = Callable[[], Member]
+Begun = Sequence[tuple[Use, Call]]  # what a request is booked under, and as
 
 
-def sent(lease: Lease, uses: Sequence[Use]) -> None:
+def sent(lease: Lease, begun: Begun) -> None:
     """To be called before the first byte of a request goes out. Raises UpstreamError if the key rests by now."""
     lease.check()
-    for use in uses:
-        use.reached = True
+    for use, part in begun:
+        use.send(part)
 
 
 def _told_by(failure: UpstreamError, target: Target) -> UpstreamError:

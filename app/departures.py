@@ -17,7 +17,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from .types import OnDisconnect, Target
 
@@ -36,6 +36,14 @@ class Policies:
 
     def of(self, caller: str, model: str) -> OnDisconnect:
         return self.callers.get(caller) or self.models.get(model) or self.general
+
+
+class Work(Protocol):
+    """What is done for a call."""
+
+    @property
+    def at_work(self) -> Target | None:
+        """Who has a request of it, None while nobody has."""
 
 
 class Departures:
@@ -65,14 +73,14 @@ class Departures:
 class Presence:
     """Whether the caller of one call is still there, or another who waits for the same answer.
 
-    ``target`` is who is at work for them, None while nobody is; ``task`` what is cancelled when the call has to end.
+    ``work`` is what is done for the call; ``task`` what is cancelled when the call has to end.
     ``left``: he has; ``gone``: and nothing is done for him any more. ``over``: nobody wanted the answer when more was
     to be asked for, so that it will not come.
     """
 
     __slots__ = (
-        *("_ahead", "_company", "_cut", "_departures", "_policy", "_target", "_task", "_timer"),
-        *("begun", "caller", "gone", "left", "over"),
+        *("_ahead", "_company", "_cut", "_departures", "_policy", "_task", "_timer"),
+        *("begun", "caller", "gone", "left", "over", "work"),
     )
 
     def __init__(
@@ -81,7 +89,7 @@ class Presence:
         self.caller = caller
         self.begun = time.monotonic()
         self.left = self.gone = self.over = False
-        self._target: Target | None = None
+        self.work: Work | None = None
         self._departures = departures
         self._policy: OnDisconnect = "cancel"
         self._task = task
@@ -92,11 +100,10 @@ class Presence:
 
     @property
     def target(self) -> Target | None:
-        return self._ahead.target if self._ahead is not None else self._target
-
-    @target.setter
-    def target(self, target: Target | None) -> None:
-        self._target = target
+        """Who is at work for the caller, None while nobody is."""
+        if self._ahead is not None:
+            return self._ahead.target
+        return self.work.at_work if self.work is not None else None
 
     # Others who wait for the same.
 
@@ -163,7 +170,7 @@ class Presence:
 
     def end(self) -> None:
         """The call has ended; another one may go on without its caller in its place."""
-        self._task = None
+        self._task = self.work = None
         if self.left:
             self._go()
 

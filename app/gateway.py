@@ -76,6 +76,7 @@ class Gateway:
             raise Unavailable("this gateway is shutting down", retry_after=1)
         call = parse(endpoint, incoming)
         record = Record(incoming.id, incoming.caller, call, incoming.presence)
+        record.presence.work = record
         try:
             route = self._route(call)
             with self._clock.within(self._seconds):

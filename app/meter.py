@@ -28,16 +28,15 @@ NOTHING = Tokens()
 class Use:
     """What one upstream did for a call; it becomes a row of the ledger.
 
-    ``target`` is the last that was asked there, ``attempts`` counts the requests, ``reached``: a byte of one was sent.
-    ``spent`` are the tokens of the requests that have ended, ``counted`` the upstream's own counts of them, added up.
-    ``pending`` are the requests without an end yet, in full or in part; ``last`` is what a stream has counted so far,
+    ``target`` is the last that was asked there, ``attempts`` counts the requests of which a byte went out.
+    ``spent`` are the tokens of those that have ended, ``counted`` the upstream's own counts of them, added up.
+    ``pending`` are those without an end yet, in full or in part; ``last`` is what a stream has counted so far,
     ``written`` the bytes of answer that it has sent, ``first_event`` the seconds from the call's start to its first
     event. ``error`` is why the upstream was left, ``answered``: it gave at least one whole answer.
     """
 
     target: Target
     attempts: int = 0
-    reached: bool = False
     answered: bool = False
     error: ToriiError | None = None
     spent: Tokens = NOTHING
@@ -47,13 +46,21 @@ class Use:
     written: int = 0
     first_event: float | None = None
 
-    def begin(self, target: Target, part: Call) -> None:
+    def begin(self, target: Target) -> None:
+        """A connection is looked for."""
         self.target = target
-        self.attempts += 1
-        self.pending.append(part)
-        if self.attempts > 1:
-            self.error = self.last = self.first_event = None
-            self.written = 0
+        self.error = self.last = self.first_event = None
+        self.written = 0
+
+    def send(self, part: Call) -> None:
+        """The request for ``part`` goes out; once more, where a kept connection was just being closed."""
+        if not self.pending or all(other is not part for other in self.pending):
+            self.attempts += 1
+            self.pending.append(part)
+
+    @property
+    def reached(self) -> bool:
+        return self.attempts > 0
 
     def end(self, part: Call, said: Json | None, written: int = 0, *, share: bool = False) -> None:
         """An answer has come. ``share``: what it says of tokens is this call's share of what several cost together."""
@@ -61,7 +68,8 @@ class Use:
         self._book(part, said, written, share=share)
 
     def fail(self, part: Call, error: ToriiError, said: Json | None = None, *, share: bool = False) -> None:
-        """No answer has come of a request; ``said`` is what it was billed all the same, None if that is not known."""
+        """No answer has come of a request, perhaps because it did not go out; ``said`` is what it was billed all the
+        same, None if that is not known."""
         self.error = copy(error)  # without its traceback, in which this record is
         if said is not None:
             self._book(part, said, 0, share=share)
@@ -90,7 +98,7 @@ class Use:
         self.counted = added(self.counted, said)
 
     def _drop(self, part: Call) -> None:
-        if len(self.pending) == 1:
+        if len(self.pending) == 1 and self.pending[0] is part:
             self.pending.clear()
         else:
             self.pending = [other for other in self.pending if other is not part]
@@ -131,13 +139,12 @@ class Record:
             late.should_retry = False if self.target.model.deepsearch else None
         return late
 
-    def ask(self, target: Target, part: Call) -> Use:
-        """A request for ``part`` of the call to ``target`` begins."""
-        self.presence.target = target
+    def ask(self, target: Target) -> Use:
+        """A request to ``target`` begins, for the call or a part of it."""
         use = self.uses.get(target.upstream.name)
         if use is None:
             use = self.uses[target.upstream.name] = Use(target)
-        use.begin(target, part)
+        use.begin(target)
         self.current = use
         return use
 
@@ -161,6 +168,11 @@ class Record:
         """What was asked of upstreams for ``other`` is this call's, and no longer that one's."""
         self.uses, self.current = other.uses, other.current
         other.uses, other.current, other.hit = {}, None, other.target
+
+    @property
+    def at_work(self) -> Target | None:
+        """Who has a request of this call that has no end yet."""
+        return next((use.target for use in self.uses.values() if use.pending), None)
 
     @property
     def target(self) -> Target | None:

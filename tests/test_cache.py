@@ -837,7 +837,7 @@ def sends_at_the_end(begun: asyncio.Event) -> Callable[[Record], Awaitable[None]
             await asyncio.Event().wait()
         finally:
             await asyncio.sleep(0)
-            record.ask(PLACE, record.call).reached = True
+            record.ask(PLACE).send(record.call)
 
     return work
 

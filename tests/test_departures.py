@@ -274,6 +274,31 @@ async def test_no_more_than_so_many_go_on(policy: str, upstream: ScriptedUpstrea
         assert (await booked(gateway, 22))[-1] == (499, 69650)
 
 
+async def test_a_part_that_has_failed_hides_no_other_that_is_at_work(upstream: ScriptedUpstream) -> None:
+    """The second of two parts meets a limit and waits for its end; the first is at work when the caller leaves."""
+    hold = Hold()
+
+    async def play(request: Seen, writer: asyncio.StreamWriter) -> None:
+        if request.body["input"] == ["a"]:
+            await hold.more.wait()
+            vector = {"object": "embedding", "index": 0, "embedding": [0.5]}
+            await replies({**VECTORS, "data": [vector]})(request, writer)
+        else:
+            await until(lambda: len(upstream.seen) == 2)  # or the first would wait for the same
+            await replies({"detail": "slow down"}, 429, retry_after="3")(request, writer)
+
+    upstream.plays(play)
+    models = {EMBED["model"]: {"max_inputs": 1}}
+    async with gateway_with(upstream, "drain", models=models, pace_seconds=600) as gateway:
+        caller = await Caller.asks(gateway, "/v1/embeddings", {**EMBED, "input": ["a", "b"]})
+        [seat] = gateway.server.config.app.state.generations.now.pools["jina"].seats  # type: ignore[union-attr]
+        await until(lambda: seat.cause == "rate limited")
+        await caller.leaves()
+        await until(lambda: going_on(gateway) == 1)
+        hold.more.set()
+        assert await booked(gateway) == [(499, 4)]
+
+
 # Whose word it is.
 
 

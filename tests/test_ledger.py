@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import sqlite3
 import time
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from .conftest import (
     RunningGateway,
     Script,
     ScriptedUpstream,
+    read_request,
     replies,
     running_gateway,
     scripted_upstream,
@@ -200,10 +202,72 @@ async def test_a_call_that_met_nobody_has_no_row(
                 await until(lambda: seat.at_work == 1)
                 call.cancel()
             [record] = await gateway.ended(1)
-            assert (record.status, record.attempts) == (status, 1)
+            assert (record.status, record.attempts) == (status, 0)
             await asyncio.wait([call])
             await gateway.post("/v1/embeddings", {**EMBED, "model": "aihubmix/jina-embeddings-v3"})
     assert [row["upstream"] for row in Books(gateway, tmp_path / "torii.db").rows()] == ["aihubmix"]
+
+
+async def test_attempts_are_the_requests_that_went_out(tmp_path: Path) -> None:
+    """The second call's goes out on a kept connection that is just being closed, and again on a new one, and is one.
+    The third's is refused with a 503, and its repeat finds nobody."""
+    answers = vectors({"total_tokens": 9})
+    refuses = replies({"detail": "busy"}, 503, connection="close")
+    connections: list[list[Script]] = [[answers], [answers, refuses]]
+    calls = 0
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        scripts = connections.pop(0)
+        while (request := await read_request(reader)) and scripts:
+            calls += 1
+            if calls == 3:
+                server.close()
+            await scripts.pop(0)(request, writer)
+        writer.close()
+
+    server = await asyncio.start_server(play, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    with closing(Database(tmp_path / "torii.db")) as database:
+        async with running_gateway(settings_for(url), database) as gateway:
+            statuses = [(await gateway.post("/v1/embeddings", EMBED)).status_code for _ in range(3)]
+    rows = Books(gateway, tmp_path / "torii.db").rows()
+    assert statuses == [200, 200, 502]
+    assert [(row["status"], row["error"], row["attempts"]) for row in rows] == [
+        (200, None, 1),
+        (200, None, 1),
+        (502, "upstream_unreachable", 1),
+    ]
+
+
+async def test_what_did_not_go_out_is_estimated_nowhere(tmp_path: Path) -> None:
+    """The caller leaves while the repeat of a refused request waits for a connection that nobody takes."""
+    loop = asyncio.get_running_loop()
+    waiting = [socket.socket() for _ in range(4)]
+    with socket.socket() as port, closing(Database(tmp_path / "torii.db")) as database:
+        port.bind(("127.0.0.1", 0))
+        port.listen(0)
+        port.setblocking(False)
+        url = f"http://127.0.0.1:{port.getsockname()[1]}"
+        async with running_gateway(settings_for(url), database) as gateway:
+            call = asyncio.create_task(gateway.post("/v1/embeddings", EMBED))
+            taken, _ = await loop.sock_accept(port)
+            for each in waiting:
+                each.setblocking(False)
+                each.connect_ex(port.getsockname())
+            reader, writer = await asyncio.open_connection(sock=taken)
+            request = await read_request(reader)
+            assert request is not None
+            await replies({"detail": "busy"}, 503, connection="close")(request, writer)
+            [seat] = gateway.server.config.app.state.generations.now.pools["jina"].seats  # type: ignore[union-attr]
+            await until(lambda: (seat.calls, seat.at_work) == (2, 1))
+            call.cancel()
+            await gateway.ended(1)
+            writer.close()
+    for each in waiting:
+        each.close()
+    [row] = Books(gateway, tmp_path / "torii.db").rows()
+    assert (row["status"], row["attempts"], used(row)) == (499, 1, (0, 0, 0, 0))
 
 
 # ---------------------------------------------------------------- tokens
