@@ -45,10 +45,7 @@ NOT_FINITE = "a vector that is not one of finite numbers"
 
 
 class Vector:
-    """``text`` is its JSON.
-
-    ``made`` is the vector in ``encoding``, ready to be written.
-    """
+    """``text`` is its JSON. ``made`` is the vector in ``encoding``, ready to be written."""
 
     __slots__ = ("_encoding", "_made", "shape", "text")
 
@@ -79,7 +76,7 @@ def read(text: bytes, encoding: Encoding) -> Vector:
     """A vector, made ready for the encoding in which it will be wanted; any other is possible. Where that is float,
     ``text`` has to be JSON.
 
-    Raises Malformed for what has none but finite numbers in none of the forms, and for what is empty.
+    Raises Malformed for what is in none of the forms, for what is empty, and for a number that is not finite.
     """
     own = _own(text)
     if own == encoding == "float" and (counted := _counted(text)):
@@ -180,7 +177,7 @@ def _unescaped(vector: bytes) -> bytes:
 
 
 def _finite(packed: bytes) -> bool:
-    """Whether none of these little-endian floats is an infinity or no number: their eight bits of exponent are all 1,
+    """True if none of these little-endian floats is an infinity or no number: their eight bits of exponent are all 1,
     seven of them in the last byte. Few vectors have such a byte at all, and only these are read."""
     last = packed[3::4]
     if b"\x7f" not in last and b"\xff" not in last:

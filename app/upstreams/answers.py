@@ -1,4 +1,4 @@
-"""Whether a 2xx body is an answer to the call: a wrong answer is worse than none.
+"""A 2xx body is an answer to the call, or a failure: a wrong answer is worse than none.
 
 Vectors and scores stay the bytes that the upstream wrote: they are looked at, not parsed and
 written anew, so that no digit changes and a large answer costs little.
