@@ -202,7 +202,7 @@ class Attempts:
             if stream.status < 300:
                 if lease.seat.cause == "rate limited":  # a run may take minutes, and its head tells enough of the key
                     lease.lender.succeeded(lease)
-                return stream, target.upstream.fold(call, target)
+                return stream, target.upstream.fold(call, target, stream.status)
             try:
                 raise target.upstream.error(call, target, Reply(stream.status, stream.headers, await stream.read()))
             finally:
@@ -244,7 +244,7 @@ class Attempts:
         if reply.status >= 300:
             raise target.upstream.error(part, target, reply)
         try:
-            return target.upstream.reply(part, target, reply.body)
+            return target.upstream.reply(part, target, reply.body, reply.status)
         except UpstreamError as failure:
             failure.usage = _billed(reply.body)
             raise

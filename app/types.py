@@ -283,10 +283,11 @@ class Upstream(Protocol):
     def streams(self, call: Call, target: Target) -> bool:
         """Whether the upstream is asked to stream; DeepSearch is, even for a caller who does not."""
 
-    def reply(self, call: Call, target: Target, body: bytes) -> Json:
-        """The canonical answer out of a 2xx body. Raises UpstreamError for an error sent as success."""
+    def reply(self, call: Call, target: Target, body: bytes, status: int = 200) -> Json:
+        """The canonical answer out of a body that came with a ``status`` of success. Raises UpstreamError for an error
+        sent as one."""
 
-    def fold(self, call: Call, target: Target) -> Fold: ...
+    def fold(self, call: Call, target: Target, status: int = 200) -> Fold: ...
 
     def error(self, call: Call, target: Target, reply: Reply) -> Exception:
         """What a status of 300 or more means, as one of ``errors``; not raised here."""

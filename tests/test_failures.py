@@ -150,7 +150,8 @@ def test_retry_after_is_read_as_seconds_or_as_a_date(given_: dict[str, str], sec
 
 
 def test_a_message_of_4_mb_is_cut() -> None:
-    for body in ({"error": {"message": "x" * 4_000_000}}, b"x" * 4_000_000, b"<" * 4_000_000, b"<a" * 2_000_000):
+    long = (b"x", b"<", b"<a", b"\\", b"\\u00", b"&amp;", b"%25", b"<a =", b"<p ", b"<a/")
+    for body in ({"error": {"message": "x" * 4_000_000}}, *(piece * (4_000_000 // len(piece)) for piece in long)):
         assert len(_failure(500, body).message) < 600
 
 

@@ -23,13 +23,13 @@ Fields = dict[str, msgspec.Raw]
 T = TypeVar("T")
 
 
-def embeddings(call: EmbeddingsCall, body: bytes, upstream: str) -> Json:
+def embeddings(call: EmbeddingsCall, body: bytes, upstream: str, status: int = 200) -> Json:
     """The answer with ``data`` in the order of the inputs, each ``index`` its place, each vector as its bytes.
 
     Raises UpstreamError for an error sent as an answer, for missing, doubled or surplus vectors and for
     vectors that are none or not as large as asked for.
     """
-    reply, items = _documented(body, call.encoding) or _otherwise(body, upstream)
+    reply, items = _documented(body, call.encoding) or _otherwise(body, upstream, status)
     inputs = call.body["input"]
     # A PDF is sent alone and is read page by page (Jina's OpenAPI: "rasterized to N per-page image prompts").
     if len(items) != len(inputs) and not (items and _is_pdf(inputs)):
@@ -115,9 +115,9 @@ def _in_one(decoder: msgspec.json.Decoder[T], body: bytes) -> T | None:
         return None
 
 
-def _otherwise(body: bytes, upstream: str) -> tuple[Json, list[Json]]:
+def _otherwise(body: bytes, upstream: str, status: int) -> tuple[Json, list[Json]]:
     """The same of any answer, with whatever fields it has."""
-    reply = _opened(body, "data", upstream)
+    reply = _opened(body, "data", upstream, status)
     items = _items(reply["data"], "data", upstream)
     places = _indexes(items, upstream) if any("index" in item for item in items) else range(len(items))
     _readable(reply, ("data", "usage"), upstream)
@@ -126,14 +126,14 @@ def _otherwise(body: bytes, upstream: str) -> tuple[Json, list[Json]]:
     return dict(reply), [{**item, "index": place} for place, item in zip(places, items, strict=True)]
 
 
-def ranking(call: RerankCall, body: bytes, upstream: str, least: int = 1) -> Json:
+def ranking(call: RerankCall, body: bytes, upstream: str, least: int = 1, status: int = 200) -> Json:
     """The answer with ``results``, the best first, each ``index`` a place in the documents. What the upstream says of
     the documents is left out.
 
     Raises UpstreamError for an error sent as an answer, for fewer results than ``least``, for an index that is
     not a document's or comes twice, and for a score that is no number. More results than asked for are right.
     """
-    reply, results = _documented_ranking(body) or _other_ranking(body, upstream)
+    reply, results = _documented_ranking(body) or _other_ranking(body, upstream, status)
     places = {result["index"] for result in results}
     if not results or len(places) != len(results) or min(places) < 0 or max(places) >= len(call.documents):
         raise UpstreamFailed(f"{upstream} ranked {len(call.documents)} documents with results that are not theirs")
@@ -175,9 +175,9 @@ def _documented_ranking(body: bytes) -> tuple[Json, list[Json]] | None:
     return {"object": "list", "results": None, "model": found.model, "usage": found.usage}, best
 
 
-def _other_ranking(body: bytes, upstream: str) -> tuple[Json, list[Json]]:
+def _other_ranking(body: bytes, upstream: str, status: int) -> tuple[Json, list[Json]]:
     """The same of any answer, with whatever fields it has."""
-    reply = _opened(body, "results", upstream)
+    reply = _opened(body, "results", upstream, status)
     items = _items(reply["results"], "results", upstream)
     places = _indexes(items, upstream)
     _readable(reply, ("results", "usage"), upstream)
@@ -194,16 +194,18 @@ def _best_first(results: list[Json]) -> list[Json]:
     return [results[place] for place in sorted(range(len(scores)), key=scores.__getitem__, reverse=True)]
 
 
-def _opened(body: bytes, holds: str, upstream: str) -> Fields:
+def _opened(body: bytes, holds: str, upstream: str, status: int) -> Fields:
     """The top level of the answer. AIHubMix's own client expects errors with status 200, so they are looked for."""
     try:
         reply: Fields = decode(body, dict[str, msgspec.Raw])
         if not body.isascii():
             check_text(body)
         answered = bytes(reply.get(holds, b"null")) != b"null"
-        failure = None if answered and "error" not in reply else hidden_failure(decode(body), upstream=upstream)
+        failure = None
+        if not answered or "error" in reply:
+            failure = hidden_failure(decode(body), upstream=upstream, answered=status)
     except Malformed as error:
-        refuse_page(body, upstream=upstream)
+        refuse_page(body, upstream=upstream, answered=status)
         raise UpstreamFailed(f"{upstream} sent an answer that cannot be read: {error}") from None
     if failure is not None:
         raise failure

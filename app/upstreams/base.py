@@ -60,15 +60,15 @@ class OpenAICompatible:
     def streams(self, call: Call, target: Target) -> bool:
         return call.stream or target.model.deepsearch
 
-    def reply(self, call: Call, target: Target, body: bytes) -> Json:
+    def reply(self, call: Call, target: Target, body: bytes, status: int = 200) -> Json:
         if isinstance(call, EmbeddingsCall):
-            return answers.embeddings(call, body, self.name)
+            return answers.embeddings(call, body, self.name, status)
         if isinstance(call, RerankCall):
-            return answers.ranking(call, body, self.name, self.least_results(call))
-        return chat_reply(body, self.name)
+            return answers.ranking(call, body, self.name, self.least_results(call), status)
+        return chat_reply(body, self.name, status)
 
-    def fold(self, call: Call, target: Target) -> Fold:
-        return DeepSearchFold(self.name) if target.model.deepsearch else ChatFold(self.name)
+    def fold(self, call: Call, target: Target, status: int = 200) -> Fold:
+        return DeepSearchFold(self.name, status) if target.model.deepsearch else ChatFold(self.name, status)
 
     def error(self, call: Call, target: Target, reply: Reply) -> Exception:
         return failure(reply, upstream=self.name, deepsearch=target.model.deepsearch)

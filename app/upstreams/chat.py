@@ -18,19 +18,19 @@ def chat_body(call: ChatCall) -> Json:
     return {**call.body, "stream": call.stream}
 
 
-def chat_reply(body: bytes, upstream: str) -> Json:
-    """A whole chat.completion. Raises UpstreamError for an error sent with status 200."""
+def chat_reply(body: bytes, upstream: str, status: int = 200) -> Json:
+    """A whole chat.completion. Raises UpstreamError for an error sent with ``status``, which is one of success."""
     try:
         reply = decode(body)
     except Malformed as error:
-        refuse_page(body, upstream=upstream)
+        refuse_page(body, upstream=upstream, answered=status)
         raise UpstreamFailed(f"{upstream} sent an answer that is not JSON: {error}") from None
-    if failure := hidden_failure(reply, upstream=upstream):
+    if failure := hidden_failure(reply, upstream=upstream, answered=status):
         raise failure
     choices = reply.get("choices") if isinstance(reply, dict) else None
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
         raise UpstreamFailed(f"{upstream} sent an answer without choices")
-    _refuse_failed(choices, upstream)
+    _refuse_failed(choices, upstream, status)
     return _counted(reply)
 
 
@@ -44,8 +44,9 @@ class ChatFold:
     (False, [])
     """
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, status: int = 200) -> None:
         self._upstream = upstream
+        self._status = status
         self._open: set[str] = set()
         self._finished: set[str] = set()
         self.done = False
@@ -57,18 +58,18 @@ class ChatFold:
         if data.strip() == b"[DONE]":
             self.done = True
             return []
-        chunk = event_of(data, upstream=self._upstream)
+        chunk = event_of(data, upstream=self._upstream, answered=self._status)
         if isinstance(chunk, dict) and chunk.get("usage") is not None:
             chunk = _counted(chunk)
             self.usage = chunk["usage"] or self.usage
-        if failure := hidden_failure(chunk, upstream=self._upstream):
+        if failure := hidden_failure(chunk, upstream=self._upstream, answered=self._status):
             raise failure
         if not isinstance(chunk, dict):
             raise UpstreamFailed(f"{self._upstream} sent an event that is not an object")
         if chunk.get("object") == "chat.completion":
             chunk = _as_chunk(chunk)
         choices = _choices(chunk)
-        _refuse_failed(choices, self._upstream)
+        _refuse_failed(choices, self._upstream, self._status)
         for choice in choices:
             index = str(choice.get("index", 0))
             self._open.add(index)
@@ -91,14 +92,14 @@ def _as_chunk(reply: Json) -> Json:
     return {**reply, "object": "chat.completion.chunk", "choices": choices}
 
 
-def _refuse_failed(choices: list[Json], upstream: str) -> None:
+def _refuse_failed(choices: list[Json], upstream: str, status: int) -> None:
     """Relays tell of failures as DeepSearch does: finish_reason ``error``, and what happened as the text."""
     for choice in choices:
         if choice.get("finish_reason") == "error":
             part = choice.get("delta") or choice.get("message")
             text = part.get("content") if isinstance(part, dict) else None
             said = text.removeprefix("Error: ") if isinstance(text, str) else ""
-            failure = hidden_failure({"error": said}, upstream=upstream)
+            failure = hidden_failure({"error": said}, upstream=upstream, answered=status)
             raise failure or UpstreamFailed(f"{upstream} gave up on the answer")
 
 

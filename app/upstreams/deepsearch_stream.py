@@ -27,8 +27,9 @@ URL_LISTS = ("visitedURLs", "readURLs", "relatedImages")
 class DeepSearchFold:
     """One upstream event in, what it means out. Raises UpstreamError for a failure told in the stream."""
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, status: int = 200) -> None:
         self._upstream = upstream
+        self._status = status
         self._thoughts = Thoughts()
         self._answer = ""
         self._half = ""
@@ -51,10 +52,10 @@ class DeepSearchFold:
         if said == b"[DONE]":
             self._closed = True
             return []
-        chunk = event_of(data, upstream=self._upstream)
+        chunk = event_of(data, upstream=self._upstream, answered=self._status)
         if isinstance(chunk, dict) and chunk.get("usage") is not None:
             self.usage = counts(chunk["usage"]) or self.usage
-        if failure := hidden_failure(chunk, upstream=self._upstream):
+        if failure := hidden_failure(chunk, upstream=self._upstream, answered=self._status):
             raise _final(failure)
         if event == "error" or not isinstance(chunk, dict):
             raise _final(UpstreamFailed(f"{self._upstream} reported an error in its stream"))
@@ -94,7 +95,7 @@ class DeepSearchFold:
         if delta.get("type") == "think" or not isinstance(text, str) or text.strip() in ("", CLOSE):
             self._failing = True
             return
-        raise _final(told_as_text(text, upstream=self._upstream))
+        raise _final(told_as_text(text, upstream=self._upstream, answered=self._status))
 
     def _delta(self, delta: Json) -> list[Event]:
         events: list[Event] = []

@@ -12,6 +12,10 @@ The status decides, except where a code or a known sentence says more: an empty 
 with 402, 403 or 400. The upstream's words are passed on only where they help the caller and
 cannot hold a key: never those about keys and accounts, never the input that a validation echoes, and never those
 of an HTML page, into which proxies write addresses and ray ids.
+
+A text is a page if there is any markup in it, however often that was escaped: ``<!`` or ``<?``, a closing tag, a tag
+with an attribute or closed in itself, or an opening tag by one of HTML's common names. Another word in angle brackets
+is a placeholder, and is told: ``expected <string>``, ``value <model> unknown``.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -69,17 +73,19 @@ BALANCE = re.compile(
 UNKNOWN_MODEL = re.compile(r"incorrect model id|\bmodel \S+ (?:not found|does not exist)", re.IGNORECASE)
 NO_KEY = re.compile(r"no key provided|invalid token|(?:invalid|incorrect) api key|unauthorized", re.IGNORECASE)
 
-# What a page is made of, also as Go escapes it in a JSON text inside of another. What sets off words in a line (b, i,
-# code) makes no page.
-PAGE = re.compile(
-    r"(?:<|\\u003c)(?:!doctype\b|!--|\?xml\b|/?(?:html|head|body|title|meta|link|base|script|style|noscript|iframe|frameset"
-    r"|center|div|span|main|header|footer|section|article|nav|h[1-6]|p|a|br|hr|pre|img|svg|font|form|input|button"
-    r"|ul|ol|li|dl|table|thead|tbody|tr|t[dh]|blockquote)(?=[\s/>]|\\u003e|$))",
+# As the head of this file has it. A tag may be cut off by the end of the text.
+MARKUP = re.compile(
+    r"<(?:[!?](?=[a-z\[-])|/[a-z]|[a-z][^<>]*?=\s*\\*[\"']|[a-z][^<>=]*=[^<>]*>|[a-z][^<>]*/>"
+    r"|(?:html|head|body|title|script|style|noscript|center|div|span|small|strong|em|h[1-6]|p|br|hr|pre|ul|ol|li|dl|dt|dd"
+    r"|table|thead|tbody|tr|td|th|blockquote|svg|iframe|frameset)(?:\s[^<>]*)?(?:>|$))",
     re.IGNORECASE,
 )
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 HTML_BLOCK = re.compile(r"<(script|style|head)\b.*?(?:</\1\s*>|$)", re.IGNORECASE | re.DOTALL)
 HTML_TAG = re.compile(r"</?[a-z!][^<>]*(?:>|$)", re.IGNORECASE)
+# The signs of markup as JSON, JavaScript and URLs escape them, also in a text inside of another.
+ESCAPED = re.compile(r"(?<!\\)\\+(?:u00|x)(?:26|22|27|3c|3e)|%(?:25)*(?:3c|3e)", re.IGNORECASE)
+ESCAPES = 10  # inside of each other, at most
 LINK = re.compile(r"https?://\S+", re.IGNORECASE)  # an upstream's host, or one that the caller named
 BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufffd]+")
 
@@ -113,32 +119,32 @@ def failure(reply: Reply, *, upstream: str, deepsearch: bool = False) -> Upstrea
     return error
 
 
-def hidden_failure(payload: object, *, upstream: str) -> UpstreamError | None:
-    """The error inside a body or a stream event that came with status 200; None where there is none."""
+def hidden_failure(payload: object, *, upstream: str, answered: int = 200) -> UpstreamError | None:
+    """The error inside a body or a stream event that came with a status of success; None where there is none."""
     if not isinstance(payload, dict) or not _is_error(payload):
         return None
     fault = _fault(payload)
     status = _hidden_status(fault)
-    return _error(status, _says(fault, upstream, status), fault, upstream)
+    return _error(status, _says(fault, upstream, status, answered), fault, upstream)
 
 
-def told_as_text(text: str, *, upstream: str) -> UpstreamFailed:
+def told_as_text(text: str, *, upstream: str, answered: int = 200) -> UpstreamFailed:
     """The failure that a model tells in place of its answer: ``Error: `` and the reason."""
-    return UpstreamFailed(_says(_fault(text.removeprefix("Error: ")), upstream, 502))
+    return UpstreamFailed(_says(_fault(text.removeprefix("Error: ")), upstream, 502, answered))
 
 
-def refuse_page(body: bytes, *, upstream: str) -> None:
-    """Of what came with status 200 and is no JSON. Raises UpstreamFailed where it is an HTML page."""
+def refuse_page(body: bytes, *, upstream: str, answered: int = 200) -> None:
+    """Of what came with a status of success and is no JSON. Raises UpstreamFailed where it is an HTML page."""
     if _is_markup(_text(body)):
-        raise UpstreamFailed(_says(Fault(page=True), upstream, 502)) from None
+        raise UpstreamFailed(_says(Fault(page=True), upstream, 502, answered)) from None
 
 
-def event_of(data: bytes, *, upstream: str) -> Any:
+def event_of(data: bytes, *, upstream: str, answered: int = 200) -> Any:
     """The value of a stream's event. Raises Malformed, and UpstreamFailed for an HTML page."""
     try:
         return decode_lenient(data)
     except Malformed:
-        refuse_page(data, upstream=upstream)
+        refuse_page(data, upstream=upstream, answered=answered)
         raise
 
 
@@ -153,7 +159,7 @@ def _is_error(payload: dict[str, object]) -> bool:
 
 def _fault(payload: object, depth: int = DEPTH) -> Fault:
     if isinstance(payload, str):
-        return Fault(_plain(payload), page=_has_page(payload))
+        return _words(payload)
     if not depth or not payload:
         return Fault()
     if isinstance(payload, list):
@@ -181,7 +187,7 @@ def _validation(problems: list[object]) -> Fault:
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     problem = problems[0]
     if not isinstance(problem, dict):
-        return Fault(_plain(problem) + more, page=_has_page(problem)) if isinstance(problem, str) else Fault()
+        return _words(problem, "", more) if isinstance(problem, str) else Fault()
     place = problem.get("field") or problem.get("loc") or ""
     steps = [str(step) for step in place] if isinstance(place, list) else re.split(r"\s*->\s*|\.", str(place))
     param = _field(".".join(step for step in steps if step != "body"))
@@ -189,18 +195,35 @@ def _validation(problems: list[object]) -> Fault:
     echoed = problem.get("input")
     if isinstance(echoed, str) and len(echoed) > 3:
         text = text.replace(echoed, "(your input)")
-    words = f"{param}: {_plain(text)}{more}" if param else _plain(text) + more
-    return Fault(words, param=param, page=_has_page(text))
+    return replace(_words(text, f"{param}: " if param else "", more), param=param)
+
+
+def _words(text: str, before: str = "", after: str = "") -> Fault:
+    text = _unescaped(text)
+    return Fault(before + _plain(text) + after, page=_has_markup(text))
 
 
 def _field(name: str) -> str | None:
     """The name of a field, as it is told."""
-    return (None if _has_page(name) else _plain(name, 100)) or None
+    name = _unescaped(name)
+    return (None if _has_markup(name) else _plain(name, 100)) or None
 
 
 def _text(body: bytes) -> str:
     """As much of a body as is looked at. Without NUL, so that UTF-16 can be told too."""
-    return body[: 4 * READ_LIMIT].replace(b"\0", b"").decode("utf-8", "replace").lstrip("\ufeff\ufffd \t\r\n\f\v")
+    text = body[: 4 * READ_LIMIT].replace(b"\0", b"").decode("utf-8", "replace")
+    return _unescaped(text.lstrip("\ufeff\ufffd \t\r\n\f\v"))
+
+
+def _unescaped(text: str) -> str:
+    """The text as it was before it was put into others. What is escaped too often to be honest is a page."""
+    text = text[:READ_LIMIT]
+    for _ in range(ESCAPES):
+        plain = html.unescape(ESCAPED.sub(lambda found: chr(int(found[0][-2:], 16)), text))
+        if plain == text:
+            return text
+        text = plain
+    return "<!-- -->"
 
 
 def _is_page(reply: Reply) -> bool:
@@ -212,17 +235,16 @@ def _is_page(reply: Reply) -> bool:
 
 def _is_markup(text: str) -> bool:
     """Of a whole body: that it begins with a tag is enough, be it cut in its middle."""
-    return text.startswith("<") or _has_page(text)
+    return text.startswith("<") or _has_markup(text)
 
 
-def _has_page(text: str) -> bool:
-    return PAGE.search(html.unescape(text[:READ_LIMIT])) is not None
+def _has_markup(text: str) -> bool:
+    return "<" in text and MARKUP.search(text) is not None
 
 
 def _plain(text: str, limit: int = TEXT_LIMIT) -> str:
-    """One line without markup, links and control characters, cut."""
-    text = html.unescape(text[:READ_LIMIT])
-    text = HTML_TAG.sub(" ", HTML_BLOCK.sub(" ", text)) if "<" in text else text
+    """One line without links and control characters, cut; of a page what it says."""
+    text = HTML_TAG.sub(" ", HTML_BLOCK.sub(" ", text)) if _has_markup(text) else text
     text = LINK.sub("(link)", text)
     text = BLANK.sub(" ", text).strip()
     return text if len(text) <= limit else text[:limit] + " ..."
@@ -268,7 +290,7 @@ def _worded(text: str) -> int | None:
     return 404 if UNKNOWN_MODEL.search(text) else None
 
 
-def _says(fault: Fault, upstream: str, status: int, answered: int = 200) -> str:
+def _says(fault: Fault, upstream: str, status: int, answered: int) -> str:
     """What is told of a failure. ``status`` is what was meant, ``answered`` what came."""
     if fault.page:
         return f"{upstream} answered {answered} with an HTML page"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -103,13 +104,107 @@ async def test_a_page_in_utf_16(bench: Bench) -> None:
     [
         (b"error code: 1020", "jina: error code: 1020"),
         (b"no upstream for 10.0.0.7, ray 8ab1cdef", "jina: no upstream for 10.0.0.7, ray 8ab1cdef"),
-        (b"the <model> is <b>not</b> there", "jina: the is not there"),
+        (b"the limit is 100%, not 3", "jina: the limit is 100%, not 3"),
     ],
 )
 async def test_a_text_without_markup_is_told(text: bytes, says: str, bench: Bench) -> None:
     bench.jina.plays(replies(text, 502, content_type="text/plain"))
     async with bench.gateway(max_attempts=1) as gateway:
         assert assert_failed(await asked(gateway), 502, "upstream_error") == says
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "expected <string>",
+        "value <model> unknown",
+        "the lengths must be a < b, and c <d",
+        "got <class 'int'>, not list<string>",
+        "send Bearer <your-api-key>",
+        "input is longer than <max_tokens> <= 8192",
+        "<|endoftext|> is not allowed",
+    ],
+)
+async def test_a_word_in_angle_brackets_is_told(text: str, bench: Bench) -> None:
+    """However often it was escaped."""
+    async with bench.gateway(max_attempts=1) as gateway:
+        for escape in (str, escaped, twice, as_json, as_javascript):
+            bench.jina.plays(replies({"detail": f"no: {escape(text)}"}, 500))
+            response = await asked(gateway)
+            assert (response.status_code, response.json()["detail"]) == (502, f"jina: no: {text}")
+
+
+def escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def twice(text: str) -> str:
+    return escaped(escaped(text))
+
+
+def as_json(text: str) -> str:
+    return text.replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def as_javascript(text: str) -> str:
+    return text.replace("<", "\\x3C").replace(">", "\\x3E")
+
+
+# What none of a page's usual tags is in.
+FRAGMENTS = {
+    "an unknown tag": f"<cf-error>{WORDS}</cf-error>",
+    "an unknown tag, cut": f"502 <cf-error code='1020'>{WORDS}",
+    "an attribute without quotes": f"<cf-error code=1020>{WORDS}",
+    "closed in itself": f"{WORDS} <cf-ray/>",
+    "small": f"<b>Bad</b> <small>{WORDS}</small>",
+    "small, cut": f"Bad <small>{WORDS}",
+    "cut before its end": f"{WORDS}</cf-err",
+    "a section of XML": f"<![CDATA[{WORDS}]]>",
+}
+ESCAPES: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "escaped": escaped,
+    "twice": twice,
+    "five times": lambda text: escaped(twice(twice(text))),
+    "too often": lambda text: twice(twice(twice(twice(twice(twice(text)))))),
+    "as numbers": lambda text: text.replace("<", "&#60;").replace(">", "&#x3e;"),
+    "as JSON": as_json,
+    "as JSON in JSON": lambda text: as_json(text).replace("\\", "\\\\"),
+    "as JavaScript": as_javascript,
+    "as an URL": lambda text: text.replace("<", "%3C").replace(">", "%3E"),
+    "as JavaScript, escaped": lambda text: as_javascript(twice(text)).replace("&", "\\x26"),
+}
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+async def test_a_page_is_one_however_it_is_escaped(escape: str, bench: Bench, subtests: pytest.Subtests) -> None:
+    async with bench.gateway(max_attempts=1) as gateway:
+        for kind, page in {**FRAGMENTS, "a page": WHOLE}.items():
+            with subtests.test(kind):
+                text = ESCAPES[escape](page)
+                for status, body in ((500, {"detail": f"no: {text}"}), (500, text.encode()), (200, {"error": text})):
+                    bench.jina.plays(replies(body, status, content_type="text/plain"))
+                    response = await asked(gateway)
+                    assert_page(response, 502, "upstream_error", f"jina answered {status} with an HTML page")
+
+
+@pytest.mark.parametrize("status", [201, 202, 203, 207])
+async def test_the_status_that_came_is_told(status: int, bench: Bench) -> None:
+    """Of those that say that all is well."""
+    says = f"{{}} answered {status} with an HTML page"
+    async with bench.gateway(max_attempts=1) as gateway:
+        for body in (WHOLE.encode(), {"error": WHOLE}):
+            bench.jina.plays(replies(body, status))
+            assert_page(await asked(gateway), 502, "upstream_error", says.format("jina"))
+            assert_page(await asked(gateway, RERANKS, RERANK), 502, "upstream_error", says.format("jina"))
+            bench.jina.plays(replies(sse(WHOLE.encode()), status))
+            response = await asked(gateway, CHATS, DEEP)
+            assert_page(response, 502, "upstream_error", says.format("jina"), should_retry=False)
+    async with bench.mixed(max_attempts=1) as gateway:
+        for stream in (False, True):
+            bench.aihubmix.plays(replies(WHOLE.encode(), status))
+            response = await asked(gateway, CHATS, {**CHAT, "stream": stream})
+            assert_page(response, 502, "upstream_error", says.format("aihubmix"), upstream="aihubmix")
 
 
 def shapes(page: str) -> dict[str, Any]:
