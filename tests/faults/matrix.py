@@ -28,6 +28,7 @@ CONNECTIONS, ANSWERS = "faults/test_connections.py::", "faults/test_answers.py::
 FRAMING, STREAMS, CROWDS = "faults/test_framing.py::", "faults/test_streams.py::", "faults/test_crowds.py::"
 GATEWAY, UPSTREAMS, PROCESS = "test_gateway.py::", "test_upstreams.py::", "test_process.py::"
 USAGE, STORE = "test_usage.py::", "test_store.py::"
+VECTORS, ENTRIES = "test_vector_answers.py::", "test_cache_entries.py::"
 LOG, ENDINGS = "test_unread_log.py::", "test_endings.py::"
 JSON = STRICT + "test_json_that_is_none_is_a_400_that_says_why"
 TARGET = STRICT + "test_fields_that_would_move_the_target_never_pass"
@@ -413,5 +414,36 @@ ROWS: tuple[Row, ...] = (
         "test_cache_tiers.py::test_a_file_that_cannot_be_opened_costs_no_call",
         "test_cache_tiers.py::test_trouble_is_told_once_and_costs_nothing_else",
         "test_reload.py::test_an_unforeseen_failure_is_told_in_words_of_ours",
+    ),
+    row(
+        86,
+        "several vectors for an input: no numbers, uneven, of other shapes than the rest",
+        VECTORS + "test_several_vectors_are_checked_to_their_numbers",
+        VECTORS + "test_all_vectors_of_an_answer_have_one_shape",
+    ),
+    row(
+        87,
+        "base64 with JSON's escapes, numbers with exponents",
+        VECTORS + "test_base64_may_have_the_escapes_of_json",
+        VECTORS + "test_what_is_no_base64_without_its_escapes_is_refused",
+        VECTORS + "test_signs_are_taken_of_numbers_however_they_are_written",
+    ),
+    row(
+        88,
+        "a stored entry that is damaged, foreign or of another form",
+        ENTRIES + "test_an_unsound_vector_is_asked_for_again",
+        ENTRIES + "test_a_vector_of_another_size_than_asked_for_is_asked_for_again",
+        ENTRIES + "test_an_item_without_its_index_has_it_again",
+        ENTRIES + "test_a_ranking_of_something_else_is_asked_for_again",
+        ENTRIES + "test_a_ranking_is_put_in_order",
+    ),
+    row(
+        89,
+        "vectors at hand that do not go with those that come",
+        ENTRIES + "test_what_is_at_hand_has_the_shape_of_what_comes",
+        ENTRIES + "test_all_that_is_at_hand_has_one_shape",
+        ENTRIES + "test_a_model_that_has_another_size_from_today_on",
+        ENTRIES + "test_a_number_that_base64_does_not_hold_is_asked_for_again",
+        "test_cache.py::test_a_pdf_among_other_inputs_is_asked_for_with_them",
     ),
 )
