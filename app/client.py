@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from .alarm import Alarm, Clock
 from .engines import Answer, Engine, Going, nothing
-from .errors import ToriiError, UpstreamTimeout, UpstreamTooLarge
+from .errors import ToriiError, UpstreamTimeout, UpstreamTooLarge, shutting_down
 from .types import Reply, Request, Stream
 from .unpacking import Inflate, Plain, unpacking
 
@@ -53,7 +53,7 @@ class Client:
     def __init__(self, engine: Engine, deadlines: Deadlines, sizes: Sizes | None = None) -> None:
         self.deadlines = deadlines
         self.sizes = sizes or Sizes()
-        self.ending: ToriiError | None = None
+        self.ending = False
         self._engine = engine
         self._clock = Clock()
 
@@ -73,7 +73,7 @@ class Client:
         """
         now = time.monotonic()
         ends = (now if since is None else since) + self.deadlines.total
-        alarm = Alarm(self._clock, min(now + self.deadlines.headers, ends) if self.ending is None else now)
+        alarm = Alarm(self._clock, now if self.ending else min(now + self.deadlines.headers, ends))
         try:
             with alarm:
                 answer = await self._engine.open(request, going)
@@ -81,13 +81,13 @@ class Client:
             raise self.late() from None
         return _Stream(answer, alarm, self, ends)
 
-    def cut(self, error: ToriiError) -> None:
-        """Ends every wait, now and from now on, with ``error``: the process has to go."""
-        self.ending = error
+    def cut(self) -> None:
+        """Ends every wait, now and from now on, with Unavailable: the process has to go."""
+        self.ending = True
         self._clock.ring()
 
     def late(self) -> ToriiError:
-        return self.ending or UpstreamTimeout("the upstream did not answer in time")
+        return shutting_down() if self.ending else UpstreamTimeout("the upstream did not answer in time")
 
     async def aclose(self) -> None:
         await self._engine.aclose()
@@ -147,12 +147,12 @@ class _Stream:
         if (at_hand := self._answer.at_hand()) is not None:
             return at_hand
         until = min(until, self._event_until, self._total_until)
-        self._alarm.until = min(until, look) if self._client.ending is None else 0.0
+        self._alarm.until = 0.0 if self._client.ending else min(until, look)
         try:
             with self._alarm:
                 return await self._answer.chunk()
         except TimeoutError:
-            if look < until and self._client.ending is None:
+            if look < until and not self._client.ending:
                 return None
             raise self._client.late() from None
 

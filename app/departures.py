@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from .errors import shutting_down
 from .types import OnDisconnect, Target
 
 
@@ -158,15 +159,14 @@ class Presence:
         else:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._cancel)
 
-    def ended(self, error: asyncio.CancelledError) -> BaseException:
-        """What a cancellation means: CallerGone where it came from here; that of the server as it is. One that was
-        not of this task is a failure of something that it waited for, and is none of the caller's."""
-        if self._cut and self._task is not None:
+    def ended(self) -> Exception:
+        """What a cancellation means: CallerGone where it came from here, Unavailable where it is the server's. One that
+        was not of this task is a failure of something that it waited for, and is none of the caller's."""
+        if self._task is not None:
+            if not self._task.cancelling():
+                return RuntimeError("what the call waited for was cancelled")
             self._task.uncancel()
-            return CallerGone()
-        if self._task is not None and not self._task.cancelling():
-            return RuntimeError("what the call waited for was cancelled")
-        return error
+        return CallerGone() if self._cut else shutting_down()
 
     def end(self) -> None:
         """The call has ended; another one may go on without its caller in its place."""

@@ -117,15 +117,15 @@ class Edge:
         async def work(exchange: Exchange) -> None:
             caller = self._caller(exchange)
             with self.open:
-                body = await exchange.body(self._limits.body_megabytes, self._limits.body_seconds)
                 presence = Presence(self.departures, caller.name, asyncio.current_task())
-                exchange.scope[LEAVE] = presence.leave
                 try:
+                    body = await exchange.body(self._limits.body_megabytes, self._limits.body_seconds)
+                    exchange.scope[LEAVE] = presence.leave
                     control = b",".join(exchange.header(b"cache-control"))
                     incoming = Incoming(exchange.path, body, caller.name, exchange.id, presence, control)
                     await self._answer(exchange, await self._gateway.handle(endpoint, incoming))
                 except asyncio.CancelledError as error:
-                    raise presence.ended(error) from error
+                    raise presence.ended() from error
                 finally:
                     exchange.scope[LEAVE] = None
                     presence.end()

@@ -266,6 +266,10 @@ def account_empty(upstream: str) -> UpstreamQuota:
     )
 
 
+def shutting_down() -> Unavailable:
+    return Unavailable("this gateway is shutting down and could not finish the call", retry_after=1)
+
+
 def rate_limited(upstream: str, seconds: float) -> UpstreamRateLimited:
     return UpstreamRateLimited(
         f"rate limited by {upstream}; retry after {max(1, round(seconds))} s", retry_after=seconds

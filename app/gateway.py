@@ -95,12 +95,23 @@ class Gateway:
             late = record.late()
             self._meter.settle(record, late.status, late)
             raise late from None
-        except (asyncio.CancelledError, CallerGone):
-            self._meter.settle(record, 499 if record.presence.left else 500)
-            raise
+        except asyncio.CancelledError as error:
+            ended = record.presence.ended()
+            self._fail(record, ended)
+            raise ended from error
         except Exception as error:
-            self._meter.settle(record, told(error).status, told(error))
+            self._fail(record, error)
             raise
+
+    def _fail(self, record: Record, error: Exception) -> None:
+        """Settles a call that has no answer."""
+        if isinstance(error, CallerGone):
+            self._meter.settle(record, 500)
+            return
+        failure = told(error)
+        if isinstance(failure, Unavailable) and record.paid:
+            failure.should_retry = False
+        self._meter.settle(record, failure.status, failure)
 
     def envelope(self, error: ToriiError) -> Json:
         """What a caller is told of an error: no key and no upstream host, in none of its fields."""
@@ -109,11 +120,10 @@ class Gateway:
         return {**envelope, "error": parts, "detail": parts["message"]}
 
     def drain(self, seconds: float) -> None:
-        """No new work from now on; what is open after ``seconds`` ends with an error."""
-        if not self.draining:
-            self.draining = True
-            ending = Unavailable("this gateway is shutting down and could not finish the call", retry_after=1)
-            asyncio.get_running_loop().call_later(seconds, self._client.cut, ending)
+        """No new work from now on; what waits for an upstream after ``seconds`` ends with an error. Said again, the
+        sooner time holds."""
+        self.draining = True
+        asyncio.get_running_loop().call_later(seconds, self._client.cut)
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from .errors import Unavailable
 from .writer import STDERR, Writer, writer
 
 Redact = Callable[[str], str]
@@ -62,7 +63,7 @@ def configure(level: str, redact: Redact, json: bool) -> None:
 
 def _is_told(record: logging.LogRecord) -> bool:
     """That a second Ctrl+C ended what was open is no failure of the application, as uvicorn has it."""
-    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError | Unavailable))
 
 
 class Lazy(logging.Handler):

@@ -139,6 +139,11 @@ class Record:
             late.should_retry = False if self.target.model.deepsearch else None
         return late
 
+    @property
+    def paid(self) -> bool:
+        """A DeepSearch run may have begun."""
+        return self.reached and self.target is not None and self.target.model.deepsearch
+
     def ask(self, target: Target) -> Use:
         """A request to ``target`` begins, for the call or a part of it."""
         use = self.uses.get(target.upstream.name)

@@ -27,8 +27,10 @@ logger = logging.getLogger("torii")
 
 # Beyond the drain: time for error events to reach the callers before uvicorn cuts what is left.
 GRACE_SECONDS = 5
-# Of an end that waits for nothing: time for the books, and to close what is open.
+# Of an end that waits for nothing: time for the books, and to close what is open; and until calls are cancelled that
+# did not end by themselves when they were cut off from their upstreams, such as those in line for a key.
 LAST_SECONDS = 2.0
+CANCEL_SECONDS = 0.3
 BACKLOG = 2048
 
 
@@ -104,13 +106,22 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Ends with exit code 0. uvicorn would raise the signal once more when all is done."""
         self._heard += 1
+        cause = signal.Signals(sig).name
         if ends_now(sig, self._heard):
-            self.force_exit = True
-            last_resort()
+            self.end_now(cause)
+        else:
+            self._soon(self._leave, cause)
+
+    def end_now(self, cause: str) -> None:
+        """Waits for no call any more: all that are open are told so. For any thread, and for a signal's handler."""
+        last_resort()
+        self._soon(self._cut, cause)
+
+    def _soon(self, work: Callable[[str], None], cause: str) -> None:
         if self._loop is None:
             self.should_exit = True
         else:
-            self._loop.call_soon_threadsafe(self._leave, signal.Signals(sig).name)
+            self._loop.call_soon_threadsafe(work, cause)
 
     def do(self, work: Coroutine[Any, Any, None]) -> None:
         """Has it done in the loop of this server, while it runs; for other threads. Raises what it raises."""
@@ -123,10 +134,6 @@ class Server(uvicorn.Server):
 
     def _leave(self, cause: str) -> None:
         """From here on not ready; from the end of the delay, or the next signal, on without new calls."""
-        if self.force_exit:
-            logger.info("%s once more: what is still open ends now", cause)
-            self.should_exit = True
-            return
         delay, again = self._generations.now.settings.drain_delay_seconds, self._generations.load.leaving
         self._generations.load.leaving = True
         if again or not delay:
@@ -143,6 +150,19 @@ class Server(uvicorn.Server):
         self._generations.drain(seconds)
         self.config.timeout_graceful_shutdown = int(seconds) + GRACE_SECONDS
         self.should_exit = True
+
+    def _cut(self, cause: str) -> None:
+        logger.info("%s once more: what is still open ends now", cause)
+        self._generations.load.leaving = True
+        self._generations.drain(0)
+        self.should_exit = True
+        asyncio.get_running_loop().call_later(CANCEL_SECONDS, self._cancel)
+
+    def _cancel(self) -> None:
+        """What a call makes of it is said by ``Presence.ended``."""
+        for task in self.server_state.tasks:
+            task.cancel()
+        self.force_exit = True
 
 
 def _nothing() -> None: ...

@@ -30,7 +30,7 @@ from .main import create_app
 from .redact import Redactor
 from .reload import NotRenewed, Origin, Reload, unforeseen
 from .runfile import RunFile
-from .server import Server, ends_now, last_resort
+from .server import LAST_SECONDS, Server, ends_now, last_resort
 from .settings import Settings
 from .store import Database
 
@@ -40,6 +40,7 @@ logger = logging.getLogger("torii.workers")
 SPAWN = get_context("spawn")
 COLLECT_AFTER = 10_000, 5, 5  # objects; a call makes some hundred, and leaves none that would not go by themselves
 AGAIN_SECONDS = 1.0  # before a worker that did not come up is started again
+KILL_SECONDS = 0.75 * LAST_SECONDS  # until a worker is killed that is to wait for nothing and has not ended
 HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -143,19 +144,23 @@ def work(job: Job, sockets: list[socket], link: Connection) -> None:
 
 
 def _obey(member: Member, link: Connection, json: bool) -> None:
-    """Takes settings from the parent and says how it went: None, or what was wrong. Ends when the parent does."""
+    """Takes settings from the parent and says how it went: None, or what was wrong; or the name of the signal at which
+    it is to wait for nothing. Ends when the parent does."""
 
     async def renew(settings: Settings) -> None:
         _renew(member, settings, json)
 
     while True:
         try:
-            settings = link.recv()
+            said = link.recv()
         except (EOFError, OSError):
             member.handle_exit(signal.SIGTERM, None)
             return
+        if isinstance(said, str):
+            member.end_now(said)
+            continue
         try:
-            member.do(renew(settings))
+            member.do(renew(said))
         except Exception as error:
             logger.exception("a reload failed")
             link.send(unforeseen(error))
@@ -199,6 +204,14 @@ class Worker:
 
     def terminate(self) -> None:
         self._process.terminate()
+
+    def end_now(self, cause: str) -> None:
+        """``cause`` is the signal that it tells. One that has not come up yet has no calls."""
+        if not self._ready.done():
+            self.kill()
+            return
+        with suppress(OSError):  # it has ended
+            self._link.send(cause)
 
     def kill(self) -> None:
         self._process.kill()
@@ -284,9 +297,14 @@ class Workers:
         if ends_now(sig, self._heard):
             last_resort()
             for worker in self._workers.values():
-                worker.kill()
+                worker.end_now(sig.name)
+            asyncio.get_running_loop().call_later(KILL_SECONDS, self._kill)
         else:
             self._leave()
+
+    def _kill(self) -> None:
+        for worker in self._workers.values():
+            worker.kill()
 
     def _leave(self) -> None:
         self._leaving = True

@@ -5,16 +5,36 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
-import httpx
+import msgspec
 import pytest
 
-from .conftest import JINA_KEY, ScriptedUpstream, replies, streams
+from .conftest import JINA_KEY, ScriptedUpstream, Seen, replies, streams, until
+from .faults.crowd import OPERATOR, waiting
 from .test_cli import ROOT, SECONDS, environment, torii
-from .test_process import CHUNK, EMBED, VECTORS, Gateway, configuration, program, rest, streaming
+from .test_departures import Caller
+from .test_process import (
+    ASK,
+    CHUNK,
+    EMBED,
+    ENDED,
+    RANK,
+    VECTORS,
+    Gateway,
+    assert_told,
+    configuration,
+    program,
+    rest,
+    streaming,
+)
+from .test_strict_input import posted
 
 both = pytest.mark.parametrize("workers", [1, 2])
 NOTHING = "it is a pipe that nothing comes out of; name a regular file"
@@ -29,10 +49,106 @@ def pipe_at(path: Path) -> None:
 # ---------------------------------------------------------------- at once
 
 
-async def _is_cut(running: Gateway, body: object) -> None:
-    with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):  # and not for want of patience
-        await rest(body)  # type: ignore[arg-type]  # as `streaming` gives it
+async def _is_told(running: Gateway, body: AsyncIterator[bytes]) -> None:
+    assert_told(await rest(body))
     assert await running.ends() == 0
+
+
+async def _interrupt(running: Gateway) -> None:
+    """Twice. The second once the first is heard, or they would be taken for one."""
+    running.signal(signal.SIGINT)
+    await running.says("SIG.*: no new calls; open ones have 600 seconds to end.*")
+    running.signal(signal.SIGINT)
+
+
+async def _asks(running: Gateway, path: str, body: Any) -> Caller:
+    """A caller whose request is on its way."""
+    caller = Caller(*await asyncio.open_connection("127.0.0.1", running.port))
+    data = msgspec.json.encode(body)
+    caller.writer.write(posted(b"content-length: %d" % len(data), body=data, path=path.encode()))
+    return caller
+
+
+async def assert_unfinished(caller: Caller, *, should_retry: str | None = None) -> str:
+    """All that comes until the connection is closed. The request id."""
+    head, _, body = (await caller.reader.read()).partition(b"\r\n\r\n")
+    caller.writer.close()
+    status, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    assert (status, msgspec.json.decode(body)) == ("HTTP/1.1 503 Service Unavailable", ENDED)
+    assert headers["content-type"] == "application/json"
+    assert headers["retry-after"] == "1"
+    assert headers.get("x-should-retry") == should_retry
+    return headers["x-request-id"]
+
+
+async def held(request: Seen, writer: asyncio.StreamWriter) -> None:
+    """An upstream that says nothing."""
+    await asyncio.Event().wait()
+
+
+@both
+async def test_calls_that_wait_for_an_upstream_are_told_and_booked(
+    workers: int, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """A DeepSearch run that was begun is paid for, and not to be begun again."""
+    upstream.plays(held)
+    deep = {"model": "jina-deepsearch-v1", "messages": ASK["messages"]}
+    calls: list[tuple[str, Any]] = [
+        ("/v1/embeddings", EMBED),
+        ("/v1/rerank", RANK),
+        ("/v1/chat/completions", ASK),
+        ("/v1/chat/completions", deep),
+        ("/v1/chat/completions", {**deep, "stream": True}),
+    ]
+    ledger = {"path": str(tmp_path / "torii.db")}
+    jina = {"deepsearch_base_url": f"{upstream.url}/deepsearch/v1"}
+    values = {"workers": workers, "ledger": ledger, "jina": jina, "drain_seconds": 600}
+    async with program(tmp_path, upstream.url, **values) as running:
+        callers = [await _asks(running, path, body) for path, body in calls]
+        await until(lambda: len(upstream.seen) == len(calls), SECONDS)
+        await _interrupt(running)
+        ids = [
+            await assert_unfinished(caller, should_retry="false" if "deepsearch" in body["model"] else None)
+            for caller, (_, body) in zip(callers, calls, strict=True)
+        ]
+        assert await running.ends() == 0
+    with closing(sqlite3.connect(tmp_path / "torii.db")) as books:
+        rows = books.execute("SELECT request_id, status, error FROM calls").fetchall()
+    assert sorted(rows) == sorted((each, 503, "unavailable") for each in ids)
+
+
+async def test_calls_that_wait_for_anything_else_are_told(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """For a key alone, with others, or for an identical call; for the later parts of a large one; for the body."""
+    upstream.plays(held)
+    calls: list[tuple[str, Any]] = [
+        ("/v1/rerank", RANK),
+        ("/v1/embeddings", {**EMBED, "input": ["one"]}),
+        ("/v1/embeddings", {**EMBED, "input": ["two"]}),
+        ("/v1/embeddings", {**EMBED, "input": ["shared"]}),
+        ("/v1/embeddings", {**EMBED, "input": ["shared"]}),
+        ("/v1/embeddings", {**EMBED, "input": [f"text {number}" for number in range(2000)]}),
+    ]
+    values = {
+        "drain_seconds": 600,
+        "pace_seconds": 600,
+        "operator_key": OPERATOR,
+        "jina": {"limits": {"concurrency": 1}},
+        "cache": {"store": "memory"},
+    }
+    async with program(tmp_path, upstream.url, **values) as running:
+        callers = [await _asks(running, "/v1/rerank", {**RANK, "query": "first"})]
+        await until(lambda: len(upstream.seen) == 1, SECONDS)
+        callers += [await _asks(running, path, body) for path, body in calls]
+        half = Caller(*await asyncio.open_connection("127.0.0.1", running.port))
+        half.writer.write(posted(b"content-length: 9", b"expect: 100-continue", body=b"{", path=b"/v1/rerank"))
+        assert await half.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await waiting(running, 6)  # of the large call its first part and one other, of the two identical ones the first
+        await _interrupt(running)
+        for caller in (*callers, half):
+            await assert_unfinished(caller)
+        assert await running.ends() == 0
+    assert len(upstream.seen) == 1
 
 
 @both
@@ -45,7 +161,7 @@ async def test_a_second_interrupt_ends_everything_in_the_delay_too(
         running.signal(signal.SIGINT)
         await running.says("SIG.*: not ready any more; new calls are taken for another 600 seconds")
         running.signal(signal.SIGINT)
-        await _is_cut(running, body)
+        await _is_told(running, body)
 
 
 @both
@@ -58,7 +174,7 @@ async def test_a_third_sigterm_ends_everything(workers: int, upstream: ScriptedU
         running.signal(signal.SIGTERM)
         await running.says("SIGTERM: no new calls; open ones have 600 seconds to end")
         running.signal(signal.SIGTERM)
-        await _is_cut(running, body)
+        await _is_told(running, body)
 
 
 def test_what_stands_still_is_ended_all_the_same() -> None:
