@@ -108,6 +108,12 @@ async def test_a_header_stays_in_its_line(name: str, value: str, upstream: Scrip
 
 READ: dict[str, tuple[bytes, int, bytes]] = {
     "an interim one before it": (b"HTTP/1.1 103 Early\r\ncontent-encoding: gzip\r\n\r\n" + ANSWER, 200, b"{}"),
+    "interim ones with 100 headers each": (
+        3 * (b"HTTP/1.1 103 Early\r\n" + 100 * b"content-encoding: gzip\r\n" + b"\r\n")
+        + (OK + b"content-length: 2\r\n" + 99 * b"x: y\r\n" + b"\r\n{}"),
+        200,
+        b"{}",
+    ),
     "no reason": (b"HTTP/1.1 200\r\ncontent-length: 2\r\n\r\n{}", 200, b"{}"),
     "an empty header": (OK + b"x-empty:\r\ncontent-length: 2\r\n\r\n{}", 200, b"{}"),
     "names in capitals": (OK + b"CONTENT-LENGTH: 2\r\n\r\n{}", 200, b"{}"),
@@ -377,6 +383,21 @@ async def test_an_idle_connection_that_its_upstream_ends_is_dropped_at_once(
 # A kept connection that ends as it is used again.
 
 
+# How servers say that a connection was idle for too long.
+IDLE: dict[str, bytes] = {
+    "408, as Apache says it": b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 4\r\nConnection: close\r\n\r\nlate",
+    "408, as Node says it": b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n",
+    "408, as HAProxy says it": b"HTTP/1.0 408 Request Time-out\r\nConnection: close\r\n\r\n<html>late</html>\n",
+    "408 in HTTP/1.0": b"HTTP/1.0 408 Request Timeout\r\nContent-Length: 4\r\n\r\nlate",
+    "408, of which the half": b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 4\r\nConnection: close\r\n\r\nla",
+}
+# What is the request's own: said of a connection that stays, or after a word that the request was read.
+OWN_408: dict[str, bytes] = {
+    "that stays": b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 4\r\n\r\nlate",
+    "after an interim head": b"HTTP/1.1 102 Processing\r\n\r\n" + IDLE["408, as Apache says it"],
+}
+
+
 @dataclass
 class Forgetful:
     """Answers the first request of each connection, and ends the connection at the second, as ``last`` says:
@@ -384,6 +405,7 @@ class Forgetful:
     fin, reset    without a byte
     half closed   without a byte, and takes what comes
     a byte        with the first of an answer
+    one of IDLE   with that, in two pieces
     """
 
     last: str
@@ -392,11 +414,13 @@ class Forgetful:
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        for answer in (ANSWER, b"H" if self.last == "a byte" else b""):
+        for answer in (ANSWER, b"H" if self.last == "a byte" else IDLE.get(self.last, b"")):
             head = await reader.readuntil(b"\r\n\r\n")
             size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
             self.bodies.append(await reader.readexactly(size))
-            writer.write(answer)
+            writer.write(answer[:20])
+            await asyncio.sleep(0)
+            writer.write(answer[20:])
         if self.last == "reset":
             reset(writer)
         elif self.last == "half closed":
@@ -404,7 +428,7 @@ class Forgetful:
             await reader.read()
 
 
-@pytest.mark.parametrize("end", ["fin", "reset", "half closed"])
+@pytest.mark.parametrize("end", ["fin", "reset", "half closed", *IDLE])
 @pytest.mark.parametrize("size", [2, 4_000_000])
 async def test_a_request_that_met_the_end_of_a_kept_connection_is_written_once_more(end: str, size: int) -> None:
     """On a new connection, though there is another idle one: that may be as stale. It is told each time it goes out."""
@@ -417,6 +441,25 @@ async def test_a_request_that_met_the_end_of_a_kept_connection_is_written_once_m
     assert (len(told), server.connections) == (6, 4)
     assert server.bodies.count(b"1" * size) == 2
     assert server.bodies.count(b"2" * size) == 4
+
+
+@pytest.mark.parametrize("said", OWN_408.values(), ids=OWN_408)
+async def test_a_408_of_the_request_itself_is_its_answer(said: bytes, upstream: ScriptedUpstream) -> None:
+    upstream.plays(open_after(ANSWER), open_after(said))
+    async with opened() as made:
+        assert await asked(made, upstream.url) == (200, b"{}")
+        assert await asked(made, upstream.url) == (408, b"late")
+    assert (len(upstream.seen), len(upstream.readers)) == (2, 1)
+
+
+async def test_a_408_on_a_new_connection_is_an_answer(name: str, upstream: ScriptedUpstream) -> None:
+    """Also where the request goes out again for one on a kept connection."""
+    said = IDLE["408, as Apache says it"]
+    upstream.plays(raw(said), open_after(ANSWER), raw(said), raw(said))
+    async with opened(name) as made:
+        ends = [await asked(made, upstream.url) for _ in range(3)]
+    assert ends == [(408, b"late"), (200, b"{}"), (408, b"late")]
+    assert len(upstream.seen) == (4 if name == "httptools" else 3)
 
 
 async def test_nothing_is_written_if_its_caller_says_no_as_it_is_about_to_go(upstream: ScriptedUpstream) -> None:

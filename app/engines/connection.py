@@ -25,7 +25,7 @@ TURN_BYTES = 32 * 1024
 
 
 class Connection(asyncio.Protocol):
-    """``idle_until`` is of the monotonic clock."""
+    """``idle_until`` is of the monotonic clock, 0 before it was kept."""
 
     def __init__(self, origin: Origin[Connection], opened: set[Connection], loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -36,6 +36,7 @@ class Connection(asyncio.Protocol):
         self._come: select.poll | None = None  # tells whether something has come; there is none on Windows
         self._answer: HttptoolsAnswer | None = None
         self._interim = False
+        self._interims = 0
         self._unparsed = 0  # bytes since the parser last made something of them
         self._headers = 0
         self._odd = MALFORMED  # what it is where the parser gives up
@@ -57,7 +58,7 @@ class Connection(asyncio.Protocol):
             self.abort()
             raise UpstreamUnreachable("the upstream closed the connection before it was asked")
         answer = self._answer = HttptoolsAnswer(self)
-        self._unparsed = self._headers = 0
+        self._unparsed = self._headers = self._interims = 0
         try:
             going()
             self._transport.write(sent)
@@ -70,7 +71,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def heard(self) -> bool:
-        """Whether anything came in answer to the request whose exchange has failed."""
+        """Whether anything came in answer to the request whose exchange has failed; a 408 of before is none."""
         return self._unparsed > 0
 
     def silent(self) -> bool:
@@ -167,7 +168,12 @@ class Connection(asyncio.Protocol):
         if self._answer is None or self._answer.ended or status < 100 or status == 101:
             raise ValueError
         if self._interim:
+            self._interims += 1
+            self._headers = 0
             self._answer.headers.clear()
+        elif status == 408 and self._is_of_before():
+            self._unparsed = 0
+            raise ValueError
         else:
             self._unparsed = 0
             self._answer.begin(status)
@@ -181,6 +187,11 @@ class Connection(asyncio.Protocol):
         if self._answer is not None and not self._interim and not self._answer.ended:
             self._sound = self._parser.should_keep_alive()
             self._answer.end()
+
+    def _is_of_before(self) -> bool:
+        """Whether a 408 says that the connection was idle for too long: it has crossed our request, which was not read.
+        RFC 9110, section 15.5.9; some servers say it in HTTP/1.0, without ``Connection: close``."""
+        return self.idle_until > 0 and not self._interims and not self._parser.should_keep_alive()
 
     # The end of an answer.
 

@@ -5,9 +5,9 @@
                  `--- only where the answer has ended, by its own length, and nothing came after it
 
 An upstream may close an idle connection in the very moment in which it is used again. A request that met that, which
-is seen by its end before any byte of an answer, is written once more, on a new connection (RFC 9112, section 9.3.1);
-but for one that is to be sent once only: that gets a new connection at once. Whether a call is made again after
-any other failure is decided by who knows what it costs.
+is seen by its end before any byte of an answer (RFC 9112, section 9.3.1), or by a 408 that ends it (RFC 9110, section
+15.5.9), is written once more, on a new connection; but for one that is to be sent once only: that gets a new connection
+at once. Whether a call is made again after any other failure is decided by who knows what it costs.
 """
 
 from __future__ import annotations

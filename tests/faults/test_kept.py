@@ -25,6 +25,9 @@ CALLERS = 8
 CALLS = 600
 
 
+LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
 class Impatient(asyncio.Protocol):
     """Answers each request with the number in its input, and ends an idle connection ``after`` so many milliseconds;
     None is only at the next request. A request that comes then may be read, but is never answered."""
@@ -69,6 +72,8 @@ class Impatient(asyncio.Protocol):
         elif self._end == "half closed":
             self._transport.write_eof()
         else:
+            if self._end == "408":
+                self._transport.write(LATE)
             self._transport.close()
 
 
@@ -97,6 +102,8 @@ ENDS: dict[str, tuple[str, tuple[float | None, ...]]] = {
     "reset at once": ("reset", (0.0,)),
     "closed as it is used again": ("fin", (None,)),
     "reset as it is used again": ("reset", (None,)),
+    "ended with 408 after 2 to 4 ms": ("408", (2.0, 2.5, 3.0, 3.5, 4.0)),
+    "ended with 408 as it is used again": ("408", (None,)),
     "half closed as it is used again": ("half closed", (None,)),
     "half closed after 2 to 4 ms": ("half closed", (2.0, 2.5, 3.0, 3.5, 4.0)),
 }
