@@ -66,7 +66,8 @@ class Client:
             await stream.aclose()
 
     async def open(self, request: Request, since: float | None = None, going: Going = nothing) -> Stream:
-        """The answer once its head has come. Raises UpstreamTimeout, UpstreamUnreachable, UpstreamBroken.
+        """The answer once its head has come. Raises UpstreamTimeout, UpstreamUnreachable, UpstreamBroken,
+        and Overloaded where this gateway has no connection left for it.
 
         ``since`` is when the call began, by the monotonic clock, from which its total time counts; ``going`` is
         called when a connection is there and the request begins to go out.

@@ -2,8 +2,10 @@
 
 The system gives the lowest number that is free, so that the number of a new connection says how many are in use. From
 ``refuse_from`` on connections are told 503, from ``close_from`` on they are closed at once: what is left is for
-upstreams, the books and the configuration. Where none is left all the same, because the whole system has none or the
-limit was lowered, one that was kept in reserve is given up to take waiting connections, and close them.
+upstreams, the books and the configuration. A call takes one for its caller and one for its upstream, so that callers
+get no more than half where the limit is below the need: beyond ``callers`` connections of theirs the next are told 503,
+beyond ``told`` they are closed at once. Where none is left all the same, because the whole system has none or the limit
+was lowered, one that was kept in reserve is given up to take waiting connections, and close them.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class Descriptors:
     """Of this process. ``look`` is called several times a second, in the event loop."""
 
     def __init__(self) -> None:
-        self.refuse_from = self.close_from = math.inf
+        self.refuse_from = self.close_from = self.callers = self.told = math.inf
         self.refused = 0  # connections, or closed
         self._said = 0  # of them
         self._quiet_until = 0.0
@@ -49,6 +51,16 @@ class Descriptors:
             most = math.inf if self._limit == resource.RLIM_INFINITY else self._limit
             reserve = min(SPARE_FILES // 2, most // 4)
             self.refuse_from, self.close_from = most - reserve, most - reserve // 2
+            self.callers = math.inf if most >= needed + SPARE_FILES else (most - reserve) // 2
+            self.told = self.callers + reserve // 2
+
+    def refuses(self, callers: int, number: int) -> bool:
+        """Whether the last of so many connections of callers, a descriptor of this number, is one too many."""
+        return callers > self.callers or number >= self.refuse_from
+
+    def closes(self, callers: int, number: int) -> bool:
+        """Whether it is closed without a word: those who are told are held for a while."""
+        return callers > self.told or number >= self.close_from
 
     def look(self, listening: Iterable[socket]) -> None:
         """Takes and closes the connections that wait where no descriptor is left for them, and says once in a while

@@ -13,7 +13,7 @@
     |  |- UnsupportedMedia       415
     |  `- HeadTooLarge           431
     |- Unavailable               503  this gateway cannot take the call now
-    |  `- Overloaded             503  it has as many as it takes at once
+    |  `- Overloaded             503  it has as many calls, connections or files as it takes at once
     `- UpstreamError
        |- UpstreamRejected       400  the upstream found the caller's mistake (400, 404, 413, 415, 422)
        |- UpstreamAuth           502  the upstream refused our key; the caller's own key is fine
@@ -151,8 +151,11 @@ class Unavailable(ToriiError):
 
 
 class Overloaded(Unavailable):
+    """``reason`` is for the log alone."""
+
     code = "overloaded"
     should_retry = True
+    reason: str | None = None
 
 
 class UpstreamError(ToriiError):

@@ -12,6 +12,7 @@ from .assembly import build_client, build_keys, hosts, secrets
 from .client import Client
 from .config import CREDENTIALS
 from .errors import (
+    Overloaded,
     ToriiError,
     UpstreamAuth,
     UpstreamFailed,
@@ -30,6 +31,7 @@ from .types import Key
 SECONDS = 30.0
 
 ADVICE: dict[type[ToriiError], str] = {
+    Overloaded: "Raise the limit of open files (ulimit -n).",
     UpstreamAuth: "Set the right key: {key}.",
     UpstreamQuota: "Top up the account, or set the key of another one: {key}.",
     UpstreamRateLimited: "The address and the key are right; try again in a while.",

@@ -89,7 +89,7 @@ class Protocol(HttpToolsProtocol):
             connection.setsockopt(socket.IPPROTO_TCP, UNSENT, UNSENT_BYTES)
         if len(self.connections) > self.bounds.connections:
             self._one_too_many()
-        elif connection is not None and connection.fileno() >= self.bounds.descriptors.refuse_from:
+        elif connection is not None and self.bounds.descriptors.refuses(len(self.connections), connection.fileno()):
             self._one_too_many_files(connection.fileno())
         else:
             self._await_head()
@@ -105,7 +105,7 @@ class Protocol(HttpToolsProtocol):
         """Said by who counts them, not for each."""
         descriptors = self.bounds.descriptors
         descriptors.refused += 1
-        if number >= descriptors.close_from:
+        if descriptors.closes(len(self.connections), number):
             self.transport.abort()
         else:
             self._refuse(Overloaded(_NO_FILES, retry_after=1), logging.DEBUG)

@@ -15,6 +15,8 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from math import inf
 from typing import Any
 
@@ -27,10 +29,11 @@ from app.engines.connection import WAITING_BYTES, HttptoolsAnswer
 from app.engines.httptools import HttptoolsEngine
 from app.engines.origin import idle_seconds
 from app.engines.reach import first, reach
-from app.errors import UpstreamBroken, UpstreamUnreachable
+from app.errors import Overloaded, UpstreamBroken, UpstreamUnreachable
 from app.types import Request
 
 from .conftest import PATIENCE, ScriptedUpstream, raw, replies, until
+from .faults.bench import descriptors
 from .faults.scripts import reset, wire
 
 BOTH = ("httptools", "httpx")
@@ -586,8 +589,6 @@ async def test_nothing_goes_out_where_no_connection_is_made(name: str, end: str,
     ("error", "reason"),
     [
         (socket.gaierror(), "its name is not known"),
-        (OSError(errno.EMFILE, ""), "this process is out of file descriptors"),
-        (OSError(errno.ENFILE, ""), "this machine is out of file descriptors"),
         (ssl.SSLCertVerificationError(), "its certificate is not trusted"),
         (ssl.SSLError(), "no TLS came about"),
         (OSError(), "there is no way to it"),
@@ -597,15 +598,26 @@ async def test_nothing_goes_out_where_no_connection_is_made(name: str, end: str,
 def test_the_reason_is_found_under_what_the_library_makes_of_it(error: Exception, reason: str | None) -> None:
     outer = RuntimeError()
     outer.__cause__ = error
-    assert unreachable(outer).reason == reason
+    failure = unreachable(outer)
+    assert (type(failure), failure.reason) == (UpstreamUnreachable, reason)
+
+
+@pytest.mark.parametrize(("number", "whose"), [(errno.EMFILE, "process"), (errno.ENFILE, "machine")])
+def test_a_want_of_descriptors_is_the_gateways_own(number: int, whose: str) -> None:
+    """Also where it is one of several causes, as of a host with several addresses."""
+    outer = RuntimeError()
+    outer.__cause__ = ExceptionGroup("all of them", [OSError(errno.ECONNREFUSED, ""), OSError(number, "")])
+    failure = unreachable(outer)
+    assert (type(failure), failure.reason) == (Overloaded, f"this {whose} is out of file descriptors")
+    assert failure.headers() == {"retry-after": "1", "x-should-retry": "true"}
 
 
 # In a process of its own: in this one something may give a descriptor back at any time.
 WITHOUT_DESCRIPTORS = """
-import asyncio, contextlib, os, resource, sys
+import asyncio, contextlib, os, resource, socket, sys
 from app import engines
-from app.engines.base import Wire
-from app.errors import UpstreamUnreachable
+from app.engines.base import Wire, unreachable
+from app.errors import Overloaded
 from app.types import Request
 
 def sockets():
@@ -634,8 +646,9 @@ async def main(name, url):
             taken.append(os.dup(0))
     try:
         await ask()
-    except UpstreamUnreachable as failure:
+    except Overloaded as failure:
         print(failure.reason)
+    print(unreachable(socket.gaierror(socket.EAI_AGAIN, "as the resolver says it")).reason)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     for number in taken:
         os.close(number)
@@ -645,17 +658,23 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-async def test_a_process_without_descriptors_says_so(name: str, upstream: ScriptedUpstream) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_process_without_descriptors_says_so(name: str, host: str, upstream: ScriptedUpstream) -> None:
+    """Whether it cannot connect, or not even find the address."""
     upstream.plays(raw(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}"))
-    words = [sys.executable, "-c", WITHOUT_DESCRIPTORS, name, upstream.url]
+    words = [sys.executable, "-c", WITHOUT_DESCRIPTORS, name, upstream.url.replace("127.0.0.1", host)]
     done = await asyncio.to_thread(subprocess.run, words, capture_output=True, text=True, timeout=PATIENCE)
-    assert (done.stdout.split("\n"), done.stderr) == (["200", "this process is out of file descriptors", "200", ""], "")
+    assert (done.stdout.split("\n"), done.stderr) == (
+        ["200", *["this process is out of file descriptors"] * 2, "200", ""],
+        "",
+    )
 
 
 # How many connections there are.
 
 
-async def test_the_limit_counts_connections_that_are_being_made(upstream: ScriptedUpstream) -> None:
+async def test_the_limit_counts_connections_that_are_being_made(name: str, upstream: ScriptedUpstream) -> None:
+    """Beyond it calls are refused as by the gateway itself: it says nothing of the upstream."""
     go = asyncio.Event()
 
     async def wait(request: Any, writer: asyncio.StreamWriter) -> None:
@@ -663,12 +682,12 @@ async def test_the_limit_counts_connections_that_are_being_made(upstream: Script
         await replies({})(request, writer)
 
     upstream.plays(wait)
-    async with opened(connections=3) as made:
+    async with opened(name, connections=3) as made:
         calls = [asyncio.ensure_future(asked(made, upstream.url)) for _ in range(10)]
         await until(lambda: sum(call.done() for call in calls) == 7 and len(upstream.seen) == 3)
         go.set()
         ends = await asyncio.gather(*calls, return_exceptions=True)
-    assert sum(isinstance(end, UpstreamUnreachable) for end in ends) == 7
+    assert [(end.status, end.code) for end in ends if isinstance(end, Overloaded)] == [(503, "overloaded")] * 7
     assert len(upstream.readers) == 3
 
 
@@ -683,7 +702,7 @@ async def test_idle_connections_make_room_for_another_place(
             assert (await asked(made, other_upstream.url))[0] == 200
         upstream.plays(open_after(OK + b"content-length: 9\r\n\r\n{"))
         answer = await made.open(request(upstream.url))  # in use
-        with pytest.raises(UpstreamUnreachable):
+        with pytest.raises(Overloaded):
             await made.open(request(other_upstream.url))
         await answer.aclose()
 
@@ -693,7 +712,7 @@ async def test_idle_connections_make_room_for_another_place(
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_who_gives_up_leaves_no_connection(name: str, scheme: str) -> None:
-    """While TLS is agreed on, or while the head is waited for."""
+    """While TLS is agreed on, or while the head is waited for. With httpx TLS has its whole time before its end."""
     ended = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -705,22 +724,70 @@ async def test_who_gives_up_leaves_no_connection(name: str, scheme: str) -> None
     for give_up in (False, True):
         came = asyncio.Event()
         ended.clear()
-        async with (
-            serving(silent) as url,
-            opened(name, connect=PATIENCE if give_up or scheme == "http" else SOON) as made,
-        ):
+        short = scheme == "https" and (name == "httpx" or not give_up)
+        async with serving(silent) as url, opened(name, connect=SOON if short else PATIENCE) as made:
             call = asyncio.ensure_future(made.open(request(url.replace("http", scheme, 1))))
             await came.wait()
             if give_up or scheme == "http":
                 call.cancel()
-                with pytest.raises(asyncio.CancelledError):
+                with pytest.raises((asyncio.CancelledError, UpstreamUnreachable) if short else asyncio.CancelledError):
                     await call
             else:
                 with pytest.raises(UpstreamUnreachable):
                     await call
             await asyncio.wait_for(ended.wait(), PATIENCE)
-            if isinstance(made, HttptoolsEngine):
-                assert (made._open, made._coming) == (set(), 0)
+            await until(partial(nothing_open, made))
+
+
+@pytest.mark.parametrize("end", [b"", OK + b"content-length: 2\r\n\r\n{", ANSWER], ids=["broken", "half", "whole"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_who_leaves_at_any_moment_leaves_no_connection(name: str, scheme: str, end: bytes) -> None:
+    """After each turn of the loop there is, from the first to that in which the exchange has ended. There may be one
+    connection, so that the next call is served only where nothing is left of it."""
+    server = Ending()
+    authority = trustme.CA()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if scheme == "https" else None
+    if tls:
+        authority.issue_cert("127.0.0.1").configure_cert(tls)
+    async with (
+        serving(server, tls=tls) as url,
+        opened(name, connections=1, ca=authority.cert_pem.bytes()) as made,
+    ):
+        before = descriptors()
+        for turns in count():
+            server.said = end
+            call = asyncio.ensure_future(asked(made, url))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            ended = call.done()
+            call.cancel()
+            await asyncio.wait([call])
+            if ended:
+                break
+            assert call.cancelled()
+            await until(partial(nothing_open, made))
+            server.said = ANSWER
+            assert await asked(made, url) == (200, b"{}")
+        assert isinstance(call.exception(), UpstreamBroken) is (end != ANSWER)
+        await until(lambda: descriptors() == before)
+
+
+@dataclass
+class Ending:
+    """Says so much to each request, and ends the connection."""
+
+    said: bytes = b""
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        head, between, body = self.said.partition(b"\r\n\r\n")
+        writer.write(head + between)
+        await asyncio.sleep(0)
+        writer.write(body)
+
+
+def nothing_open(made: Engine) -> bool:
+    return not getattr(made, "_open", ()) and not getattr(made, "_coming", 0)
 
 
 async def test_who_gives_up_in_a_body_leaves_no_connection(name: str, upstream: ScriptedUpstream) -> None:

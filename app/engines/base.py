@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..errors import UpstreamUnreachable
+from ..errors import Overloaded, UpstreamUnreachable
 from ..types import Request
 
 Going = Callable[[], None]
@@ -68,7 +68,8 @@ class Engine(Protocol):
     async def open(self, request: Request, going: Going = nothing) -> Answer:
         """``going`` is called before the first byte goes out, on each connection; if it raises, nothing is sent.
 
-        Raises UpstreamUnreachable if no connection came about, UpstreamBroken if no answer came of it.
+        Raises UpstreamUnreachable if no connection came about, UpstreamBroken if no answer came of it, and Overloaded
+        if this gateway has no connection or file descriptor left for it, which says nothing of the upstream.
         """
 
     async def aclose(self) -> None: ...
@@ -82,26 +83,59 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (TimeoutError, "it took no connection in time"),
     (OSError, "there is no way to it"),
 )
-_BY_NUMBER = {
+_OUT = {
     errno.EMFILE: "this process is out of file descriptors",
     errno.ENFILE: "this machine is out of file descriptors",
 }
 
 
-def unreachable(error: BaseException) -> UpstreamUnreachable:
+def in_use() -> Overloaded:
+    """There are as many connections as may be."""
+    return Overloaded(
+        "this gateway has as many connections to upstreams as it takes (max_connections); try again in a second",
+        retry_after=1,
+    )
+
+
+def unreachable(error: BaseException) -> Overloaded | UpstreamUnreachable:
     """No connection came about. Why is for the log alone, in our words: the library's may hold hosts."""
-    failure = UpstreamUnreachable("the upstream cannot be reached")
-    causes = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in causes:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    failure.reason = _reason(causes)
+    failure: Overloaded | UpstreamUnreachable
+    causes = [*_causes(error)]
+    if (reason := _out(causes)) is not None:
+        failure = Overloaded(
+            "this gateway is out of file descriptors (ulimit -n); try again in a second", retry_after=1
+        )
+    else:
+        failure = UpstreamUnreachable("the upstream cannot be reached")
+        reason = next((why for kind, why in _REASONS for cause in causes if isinstance(cause, kind)), None)
+    failure.reason = reason
     return failure
 
 
-def _reason(causes: list[BaseException]) -> str | None:
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """What it came of, be it in groups, with itself."""
+    left: list[BaseException | None] = [error]
+    seen = []
+    while left:
+        cause = left.pop(0)
+        if cause is not None and cause not in seen:
+            seen.append(cause)
+            left += [cause.__cause__ or cause.__context__, *getattr(cause, "exceptions", ())]
+            yield cause
+
+
+def _out(causes: list[BaseException]) -> str | None:
+    """Of what there are no descriptors, if that is why. A name that cannot be looked up for it is just not known."""
     for cause in causes:
-        if isinstance(cause, OSError) and cause.errno in _BY_NUMBER:
-            return _BY_NUMBER[cause.errno]
-    return next((why for kind, why in _REASONS for cause in causes if isinstance(cause, kind)), None)
+        found = _none_is_left() if isinstance(cause, socket.gaierror) else cause
+        if isinstance(found, OSError) and found.errno in _OUT:
+            return _OUT[found.errno]
+    return None
+
+
+def _none_is_left() -> OSError | None:
+    try:
+        socket.socket().close()
+    except OSError as error:
+        return error
+    return None

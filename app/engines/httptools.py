@@ -21,7 +21,7 @@ import certifi
 
 from ..errors import UpstreamBroken, UpstreamUnreachable
 from ..types import Request
-from .base import Going, Wire, nothing, unreachable
+from .base import Going, Wire, in_use, nothing, unreachable
 from .connection import Connection, HttptoolsAnswer
 from .origin import Origin
 
@@ -84,12 +84,12 @@ class HttptoolsEngine:
         return connection
 
     def _make_room(self) -> None:
-        """Closes an idle connection to another place where there are as many as may be. Raises UpstreamUnreachable."""
+        """Closes an idle connection to another place where there are as many as may be. Raises Overloaded."""
         if len(self._open) + self._coming < self._wire.connections:
             return
         idle = [next(iter(origin.idle)) for origin in self._origins.values() if origin.idle]
         if not idle:
-            raise UpstreamUnreachable("every upstream connection is in use")
+            raise in_use()
         min(idle, key=lambda connection: connection.idle_until).abort()
 
     def _trust(self) -> ssl.SSLContext:

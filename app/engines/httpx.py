@@ -1,13 +1,23 @@
-"""Stock httpx. Each call has a connection of its own: httpx gives what is glued on to an answer to the next call."""
+"""Stock httpx. Each call has a connection of its own: httpx gives what is glued on to an answer to the next call.
+
+It loses a connection that is cancelled as it is made or closed: the connection stays, and its place in the pool stays
+taken. So each request goes out in a task of its own, which is cancelled only in between if its caller leaves:
+
+    connecting      comes to its end by itself, within the time for that
+    on the wire     is cancelled
+    closing         comes to its end by itself, at once
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
+from functools import partial
 
 import httpx
 
-from ..errors import UpstreamBroken, UpstreamError, UpstreamUnreachable
+from ..errors import ToriiError, UpstreamBroken, UpstreamUnreachable
 from ..types import Request
 from .base import (
     BROKE_OFF,
@@ -19,6 +29,7 @@ from .base import (
     MANY_HEADERS,
     Going,
     Wire,
+    in_use,
     nothing,
     unreachable,
 )
@@ -34,46 +45,100 @@ class HttpxEngine:
         trusted = httpx.create_ssl_context(trust_env=False)
         if wire.ca:
             trusted.load_verify_locations(cadata=wire.ca.decode("ascii"))
+        self._most = wire.connections
+        self._open: set[Exchange] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
         self._client = httpx.AsyncClient(
             headers={**wire.headers, "connection": "close"},
             timeout=httpx.Timeout(None, connect=wire.connect),
-            limits=httpx.Limits(max_connections=wire.connections, max_keepalive_connections=0),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
             verify=trusted,
             follow_redirects=False,
             trust_env=False,
         )
 
     async def open(self, request: Request, going: Going = nothing) -> HttpxAnswer:
-        async def trace(event: str, about: object) -> None:
-            nonlocal going
-            if event == "http11.send_request_headers.started":
-                told, going = going, nothing  # the library keeps this function, and what it knows, in cycles
-                told()
-
+        if len(self._open) >= self._most:
+            raise in_use()
+        exchange = Exchange(going)
+        self._open.add(exchange)
+        sending = asyncio.create_task(self._send(request, exchange))
         try:
-            outgoing = self._client.build_request(
-                "POST", request.url, content=request.body, headers=request.headers, extensions={"trace": trace}
-            )
-            response = await self._client.send(outgoing, stream=True)
-        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, UnicodeError) as error:
-            raise _meaning(error) from None
-        except AttributeError as error:
-            if error.obj is not None:
-                raise
-            # anyio asks for the address of a socket that is not there: the connection was reset as it was made.
-            raise UpstreamUnreachable("the upstream closed the connection before it was asked") from None
-        if refused := _too_much(response):
-            await response.aclose()
-            raise UpstreamBroken(refused)
-        return HttpxAnswer(response)
+            await asyncio.wait([sending])
+        except BaseException:
+            leaving = asyncio.create_task(_leave(sending, exchange))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+            raise
+        try:
+            return sending.result()
+        finally:
+            del sending  # its failure knows this frame
 
     async def aclose(self) -> None:
         await self._client.aclose()
 
+    async def _send(self, request: Request, exchange: Exchange) -> HttpxAnswer:
+        closed = partial(self._open.discard, exchange)
+        try:
+            outgoing = self._client.build_request(
+                "POST", request.url, content=request.body, headers=request.headers, extensions={"trace": exchange.trace}
+            )
+            response = await self._client.send(outgoing, stream=True)
+        except BaseException as error:
+            closed()
+            if (failure := _meaning(error)) is None:
+                raise
+            raise failure from None
+        answer = HttpxAnswer(response, exchange, closed)
+        if refused := _too_much(response):
+            await answer.aclose()
+            raise UpstreamBroken(refused)
+        return answer
+
+
+class Exchange:
+    """How far a request is, as the library tells; it keeps this, and what it knows, in cycles.
+
+    ``left``: nobody waits for it. ``on_wire``: it may be cancelled.
+    """
+
+    __slots__ = ("_going", "left", "on_wire")
+
+    def __init__(self, going: Going) -> None:
+        self._going = going
+        self.left = self.on_wire = False
+
+    async def trace(self, event: str, _: object) -> None:
+        if event in ("connection.connect_tcp.started", "http11.send_request_headers.started") and self.left:
+            raise asyncio.CancelledError
+        if event == "http11.send_request_headers.started":
+            self.on_wire = True
+            going, self._going = self._going, nothing
+            going()
+        elif event == "http11.response_closed.started":
+            self.on_wire = False
+
+
+async def _leave(sending: asyncio.Task[HttpxAnswer], exchange: Exchange) -> None:
+    """Ends what nobody waits for any more."""
+    exchange.left = True
+    await _end(sending, exchange)
+    if not sending.cancelled() and not sending.exception():
+        await sending.result().aclose()
+
+
+async def _end(task: asyncio.Task[HttpxAnswer] | asyncio.Task[bytes], exchange: Exchange) -> None:
+    if exchange.on_wire:
+        task.cancel()
+    await asyncio.wait([task])
+
 
 class HttpxAnswer:
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: httpx.Response, exchange: Exchange, closed: Callable[[], None]) -> None:
         self._response = response
+        self._exchange = exchange
+        self._closed = closed
         self._body = response.aiter_raw()
         self._coming: asyncio.Task[bytes] | None = None
         self.status = response.status_code
@@ -94,7 +159,7 @@ class HttpxAnswer:
         try:
             return await anext(self._body, b"")
         except (httpx.HTTPError, ssl.SSLError) as error:
-            raise _meaning(error, LARGE_REST) from None
+            raise _meaning(error, LARGE_REST) or error from None
 
     def at_hand(self) -> bytes | None:
         return None
@@ -105,20 +170,31 @@ class HttpxAnswer:
     async def _close(self) -> None:
         coming, self._coming = self._coming, None
         if coming is not None:
-            coming.cancel()
+            await _end(coming, self._exchange)
             await asyncio.gather(coming, return_exceptions=True)
         await self._response.aclose()
+        self._closed()
 
 
-def _meaning(error: Exception, too_large: str = LARGE_HEAD) -> UpstreamError:
-    """The library's exception as ours. Its text may hold hosts, so it is not passed on."""
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.InvalidURL | httpx.UnsupportedProtocol):
-        return unreachable(error)
-    if isinstance(error, httpx.LocalProtocolError | UnicodeError):
-        return UpstreamUnreachable("the address or the key of the upstream cannot be sent over HTTP")
-    if not isinstance(error, httpx.RemoteProtocolError) or str(error).startswith(ENDED):
-        return UpstreamBroken(BROKE_OFF)
-    return UpstreamBroken(too_large if str(error) == ENDLESS else MALFORMED)
+def _meaning(error: BaseException, too_large: str = LARGE_HEAD) -> ToriiError | None:
+    """The library's exception as ours, None if it is none of these. Its text may hold hosts, so it is not passed on."""
+    match error:
+        case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.InvalidURL() | httpx.UnsupportedProtocol():
+            return unreachable(error)
+        case OSError() if not isinstance(error, ssl.SSLError):
+            return unreachable(
+                error
+            )  # it imports the rest of itself with the first request, and may have no descriptor
+        case httpx.LocalProtocolError() | UnicodeError():
+            return UpstreamUnreachable("the address or the key of the upstream cannot be sent over HTTP")
+        case AttributeError(obj=None):
+            # anyio asks for the address of a socket that is not there: the connection was reset as it was made.
+            return UpstreamUnreachable("the upstream closed the connection before it was asked")
+        case httpx.RemoteProtocolError() if not str(error).startswith(ENDED):
+            return UpstreamBroken(too_large if str(error) == ENDLESS else MALFORMED)
+        case httpx.HTTPError() | ssl.SSLError():
+            return UpstreamBroken(BROKE_OFF)
+    return None
 
 
 def _too_much(response: httpx.Response) -> str | None:
