@@ -82,7 +82,7 @@ def test_a_whole_answer_is_looked_at_only_for_whether_it_is_one() -> None:
         (None, UpstreamFailed, "aihubmix gave up on the answer"),
         ({"content": ""}, UpstreamFailed, "aihubmix gave up on the answer"),
         ({"content": ["x"]}, UpstreamFailed, "aihubmix gave up on the answer"),
-        ({"content": "Error: boom <b>"}, UpstreamFailed, "aihubmix: boom"),
+        ({"content": "Error: boom <b>"}, UpstreamFailed, "aihubmix answered 200 with an HTML page"),
         ({"content": "Your account balance is insufficient."}, UpstreamQuota, "has no balance left"),
     ],
 )

@@ -76,8 +76,8 @@ NO_KEY = re.compile(r"no key provided|invalid token|(?:invalid|incorrect) api ke
 # As the head of this file has it. A tag may be cut off by the end of the text.
 MARKUP = re.compile(
     r"<(?:[!?](?=[a-z\[-])|/[a-z]|[a-z][^<>]*?=\s*\\*[\"']|[a-z][^<>=]*=[^<>]*>|[a-z][^<>]*/>"
-    r"|(?:html|head|body|title|script|style|noscript|center|div|span|small|strong|em|h[1-6]|p|br|hr|pre|ul|ol|li|dl|dt|dd"
-    r"|table|thead|tbody|tr|td|th|blockquote|svg|iframe|frameset)(?:\s[^<>]*)?(?:>|$))",
+    r"|(?:html|head|body|title|script|style|noscript|center|div|span|small|strong|em|h[1-6]|br|hr|pre|ul|ol|li|dl|dt|dd"
+    r"|table|thead|tbody|tr|td|th|blockquote|svg|iframe|frameset)(?:\s[^<>]*)?(?:>|$)|[abipu]>)",
     re.IGNORECASE,
 )
 HTML_TYPES = ("text/html", "application/xhtml+xml")

@@ -380,7 +380,8 @@ async def test_a_shutdown_while_nothing_was_said(speech: Speech, bench: Bench, s
                     call = asyncio.ensure_future(asked(gateway, CHATS, speech.asks))
                     await upstream.head_out.wait()
                     gateway.server.handle_exit(signal.SIGTERM, None)
-                    assert_failed(await call, 503, "unavailable", retry_after="1", upstream=None)
+                    answer, retry = await call, speech.retry
+                    assert_failed(answer, 503, "unavailable", retry_after="1", should_retry=retry, upstream=None)
                 await assert_booked(gateway, 503)
                 upstream.more.set()
 

@@ -118,7 +118,7 @@ async def test_a_text_without_markup_is_told(text: bytes, says: str, bench: Benc
     [
         "expected <string>",
         "value <model> unknown",
-        "the lengths must be a < b, and c <d",
+        "the lengths must be a < b, a <b, and c <d",
         "got <class 'int'>, not list<string>",
         "send Bearer <your-api-key>",
         "input is longer than <max_tokens> <= 8192",
@@ -158,6 +158,7 @@ FRAGMENTS = {
     "closed in itself": f"{WORDS} <cf-ray/>",
     "small": f"<b>Bad</b> <small>{WORDS}</small>",
     "small, cut": f"Bad <small>{WORDS}",
+    "b, cut": f"the <b>{WORDS}",
     "cut before its end": f"{WORDS}</cf-err",
     "a section of XML": f"<![CDATA[{WORDS}]]>",
 }
