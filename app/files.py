@@ -32,7 +32,7 @@ def _read(file: int, until: float) -> bytes:
         try:
             piece = os.read(file, MOST_BYTES)
         except BlockingIOError:
-            if not select.select([file], [], [], max(0.0, until - time.monotonic()))[0]:
+            if not _more(file, max(0.0, until - time.monotonic())):
                 late = f"it is no regular file, and did not come to its end in {PIPE_SECONDS:g} seconds; name one"
                 raise OSError(errno.ETIMEDOUT, late) from None
             continue
@@ -41,6 +41,13 @@ def _read(file: int, until: float) -> bytes:
             return found
         if len(found) > MOST_BYTES:
             raise OSError(errno.EFBIG, f"it is larger than {MOST_BYTES // 2**20} MB; name another file")
+
+
+def _more(file: int, seconds: float) -> bool:
+    """Whether more, or the end, has come in time. By poll, since select takes no descriptor from 1024 on."""
+    coming = select.poll()
+    coming.register(file, select.POLLIN)
+    return bool(coming.poll(seconds * 1000))
 
 
 def make(path: Path) -> None:
