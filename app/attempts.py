@@ -174,7 +174,7 @@ class Attempts:
         if join is None:
             return await pool.lease(need, tried, way.can_go_elsewhere)
         member = join()
-        if not tried and await self._batcher.enter(self, pool, target, way.targets, member):
+        if not tried and not way.repeats and await self._batcher.enter(self, pool, target, way.targets, member):
             return member
         return await pool.lease(replace(need, batch=False), tried, way.can_go_elsewhere)
 

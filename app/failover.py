@@ -81,7 +81,7 @@ class Failover:
         raise self.error()
 
     def tried(self, target: Target) -> AbstractSet[str]:
-        """The aliases of the upstream's keys that were used."""
+        """The aliases of the upstream's keys that have failed; a fault of the upstream is none of the key's."""
         return self._tried.get(target.upstream.name, NONE)
 
     def can_go_elsewhere(self) -> bool:
@@ -96,9 +96,9 @@ class Failover:
         pool, of_the_key = self._pools[target.upstream.name], _is_of_the_key(failure)
         self._faults += failure.asked and not of_the_key
         self.repeats = False
-        if key is not None:
-            self._tried.setdefault(pool.name, set()).add(key.alias)
         self._last = None
+        if key and of_the_key:
+            self._tried.setdefault(pool.name, set()).add(key.alias)
         if key and of_the_key and pool.others(self.tried(target)):
             self._ask_another_key(target, pool, failure, key)
         elif not self._was_asked_again(target):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 
@@ -207,30 +208,33 @@ class Pool:
 
     def _serve(self) -> None:
         """Keys for those in line, in their order. A call that waits for a minute to pass holds up only its own kind;
-        one that waits for another call to end, all others."""
+        one that waits for another call to end, all others; one that cannot have every key, none."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         now, ready = time.monotonic(), self.ready
-        waits: dict[tuple[bool, bool], float] = {}
+        soonest, held = math.inf, set[tuple[bool, bool]]()
         for waiter in self._line:
             if not ready and not waiter.given.done() and waiter.elsewhere():
                 waiter.given.set_result(None)
-            if waiter.given.done() or waiter.need.line in waits:
+            if waiter.given.done() or waiter.need.line in held:
                 continue
             seat, wait = self._free(now, waiter.need, waiter.tried)
             if seat is not None:
                 waiter.given.set_result(self._take(now, seat, waiter.need))
             elif wait is None:
-                break
+                if not waiter.tried:
+                    break
             else:
                 waiter.seconds = wait
                 if now + wait > self.until(waiter.need):
                     waiter.given.set_result(None)
-                else:
-                    waits[waiter.need.line] = wait
-        if waits:
-            self._timer = asyncio.get_running_loop().call_later(min(waits.values()), self._serve)
+                    continue
+                soonest = min(soonest, wait)
+                if not waiter.tried:
+                    held.add(waiter.need.line)
+        if soonest < math.inf:
+            self._timer = asyncio.get_running_loop().call_later(soonest, self._serve)
 
     def _changed(self) -> None:
         """Serves all who wait for these keys, also in the pools before and after a reload."""

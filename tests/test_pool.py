@@ -333,6 +333,21 @@ async def test_the_end_of_a_call_is_waited_for_though_another_key_is_at_its_minu
     assert (await waiting).key is A
 
 
+async def test_a_call_that_cannot_have_every_key_holds_up_nobody() -> None:
+    """It has failed with one key and waits for the other, be it for the end of a call or of a minute."""
+    for limit in (Quota(concurrency=1), Quota(requests=1)):
+        keys = pool(Quota(concurrency=1), limit, patience=100)
+        first, _ = await taken(keys, 2)
+        elsewhere = asyncio.create_task(keys.lease(Need(), {"a"}))
+        anywhere = asyncio.create_task(keys.lease(Need()))
+        await asyncio.sleep(0)
+        first.release()
+        async with asyncio.timeout(PATIENCE):
+            assert (await anywhere).key is A
+        assert not elsewhere.done()
+        elsewhere.cancel()
+
+
 async def test_patience_counts_from_when_the_call_came() -> None:
     """So that all waits of a call together are bounded, at however many keys and upstreams."""
     keys = Pool("jina", [(A, Quota(concurrency=1))], patience=60)

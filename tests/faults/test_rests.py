@@ -154,6 +154,27 @@ async def test_a_limited_key_is_used_again_before_a_busy_one_is_free(tmp_path: P
     assert times(jina, secret("jina", "busy")) == 1
 
 
+@pytest.mark.parametrize("limits", [{"concurrency": 1}, {"requests_per_minute": 1}], ids=["busy", "spent"])
+async def test_a_repeat_takes_the_key_that_is_free(limits: dict[str, int], tmp_path: Path) -> None:
+    """The fault was the upstream's: nobody waits for the other key, neither the call nor those that came after it."""
+    done = asyncio.Event()
+    free, other = secret("jina", "free"), secret("jina", "other")
+    keys = [
+        {"key": free, "name": "free", "limits": {"concurrency": 1}},
+        {"key": other, "name": "other", "limits": limits},
+    ]
+    async with provider() as jina:
+        jina.first(None, after(done.is_set), replies({"detail": "oops"}, 500))
+        async with gateway(tmp_path, {"jina": jina_at(jina.url, api_keys=keys)}, pace_seconds=600) as program:
+            assert wrongs(await burst(program, 1)) == []
+            held = asyncio.create_task(burst(program, 1))
+            await until(lambda: len(jina.seen) == 2)
+            assert wrongs(await burst(program, 40)) == []
+            done.set()
+            assert wrongs(await held) == []
+    assert times(jina, other) == 1
+
+
 # All keys of all upstreams.
 
 
