@@ -59,13 +59,15 @@ class Crowd:
 
 
 class Attempts:
-    """``most``: a call that has met so many faults of upstreams is not repeated."""
+    """``most``: a call that has met so many faults of upstreams is not repeated. ``parts``: so many later parts of
+    large calls are at work at once, so that they leave connections to the other calls."""
 
-    def __init__(self, pools: Mapping[str, Pool], client: Client, *, most: int = 3) -> None:
+    def __init__(self, pools: Mapping[str, Pool], client: Client, *, most: int = 3, parts: int = 1000) -> None:
         self._pools = pools
         self._client = client
         self._most = most
         self._batcher = Batcher()
+        self._later = asyncio.Semaphore(parts)
         self._under_way = 0
         self._repeats = 0
 
@@ -106,11 +108,15 @@ class Attempts:
         if len(asks) == 1:
             return [await asks[0](None)]
         line, room = asyncio.Lock(), asyncio.Semaphore(PARTS_AT_ONCE)
-        lines = [None, *[line] * (len(asks) - 1)]
-        results = await _all([_in(room, ask, line) for ask, line in zip(asks, lines, strict=True)])
+        first, *later = asks
+        results = await _all([_in(room, first, None), *[_in(room, partial(self._late, ask), line) for ask in later]])
         if any(isinstance(result, CallerGone) for result in results):
             raise CallerGone
         return [result for result in results if not isinstance(result, CallerGone)]
+
+    async def _late(self, ask: Ask[T], line: asyncio.Lock | None) -> T:
+        async with self._later:
+            return await ask(line)
 
     # ------------------------------------------------------------ batches
 

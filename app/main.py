@@ -150,7 +150,7 @@ def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[
         callers=build_callers(settings),
         routes=routes,
         client=client,
-        attempts=Attempts(pools, client, most=settings.max_attempts),
+        attempts=Attempts(pools, client, most=settings.max_attempts, parts=max(1, settings.max_connections // 2)),
         cache=process.shelf.cache(settings),
         meter=Meter(log, *books, *process.sinks),
         seconds=settings.timeouts.total_seconds,

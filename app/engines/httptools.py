@@ -33,7 +33,7 @@ class HttptoolsEngine:
         self._origins: dict[tuple[str, int, bool], Origin[Connection]] = {}
         self._heads: dict[str, tuple[Origin[Connection], str]] = {}
         self._open: set[Connection] = set()
-        self._coming = 0  # connections that are just being made
+        self._coming: set[Connection] = set()  # those that are just being made
 
     async def open(self, request: Request, going: Going = nothing) -> HttptoolsAnswer:
         origin, head = self._heads.get(request.url) or self._head(request.url)
@@ -70,7 +70,7 @@ class HttptoolsEngine:
     async def _connect(self, origin: Origin[Connection]) -> Connection:
         self._make_room()
         connection = Connection(origin, self._open, asyncio.get_running_loop())
-        self._coming += 1
+        self._coming.add(connection)
         try:
             async with asyncio.timeout(self._wire.connect):
                 await connection.connect(self._trust() if origin.tls else None)
@@ -80,12 +80,12 @@ class HttptoolsEngine:
                 raise unreachable(error) from None
             raise
         finally:
-            self._coming -= 1
+            self._coming.discard(connection)
         return connection
 
     def _make_room(self) -> None:
         """Closes an idle connection to another place where there are as many as may be. Raises Overloaded."""
-        if len(self._open) + self._coming < self._wire.connections:
+        if len(self._open) + len(self._coming - self._open) < self._wire.connections:
             return
         idle = [next(iter(origin.idle)) for origin in self._origins.values() if origin.idle]
         if not idle:

@@ -515,4 +515,15 @@ ROWS: tuple[Row, ...] = (
         "test_departures.py::test_a_part_that_has_failed_hides_no_other_that_is_at_work",
         "test_batching.py::test_no_part_of_a_large_call_is_held_back_so_that_others_join_it",
     ),
+    row(
+        101,
+        "an upstream's fault with one key while the other is at its limit",
+        "faults/test_rests.py::test_a_repeat_takes_the_key_that_is_free",
+        "test_pool.py::test_a_call_that_cannot_have_every_key_holds_up_nobody",
+    ),
+    row(
+        102,
+        "more parts of large calls than connections",
+        "faults/test_large.py::test_large_calls_leave_connections_for_each_other",
+    ),
 )

@@ -28,6 +28,7 @@ from .crowd import (
     key_of,
     provider,
     reply,
+    right,
     secret,
     texts_of,
     wrongs,
@@ -287,3 +288,19 @@ async def test_where_one_target_ignores_dimensions_the_other_answers(tmp_path: P
         async with gateway(tmp_path, upstreams) as program:
             told = await crowd(program.port, asks("embeddings", 40, dimensions=2))
             assert wrongs(told) == []
+
+
+async def test_large_calls_leave_connections_for_each_other(tmp_path: Path) -> None:
+    """Six calls of ten parts each, and twelve connections: the first parts have one each, the later ones the rest."""
+    async with (
+        provider() as jina,
+        gateway(
+            tmp_path,
+            {"jina": jina_at(jina.url)},
+            max_connections=12,
+            models={"jina-embeddings-v3": {"max_inputs": 2}},
+        ) as program,
+    ):
+        jina.faults = lambda request: after(lambda: len(jina.seen) >= 12, right)
+        assert wrongs(await crowd(program.port, asks("embeddings", 6, inputs=20))) == []
+        assert len(jina.seen) == 60
