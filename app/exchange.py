@@ -13,10 +13,10 @@ from starlette.types import Receive, Scope, Send
 from .alarm import Deadline
 from .departures import CallerGone
 from .errors import BodyTooSlow, TooLarge, UnsupportedMedia
+from .unpacking import Inflate, packed
 
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 256 * 1024 * 1024
-NOT_PACKED: tuple[list[bytes], ...] = ([], [b"identity"])
 
 # What the gateway's own server has beside what ASGI has, by its name in the scope. WHOLE: it takes an answer in one
 # message, or, of the type BEGIN, a stream's head with its first piece. BODY: gives the request's body, or None where
@@ -60,32 +60,50 @@ class Exchange:
 
     async def body(self, megabytes: int, seconds: float) -> bytes:
         """The whole body. Refused before it is read where its head says enough. Raises CallerGone."""
-        if self.header(b"content-encoding") not in NOT_PACKED:
-            raise UnsupportedMedia("send the body uncompressed, without content-encoding")
+        encoding = self.header(b"content-encoding")
+        inflate = packed(b",".join(encoding).decode("latin-1")) if encoding else None
         for kind in self.header(b"content-type"):
             if kind.startswith(b"multipart/"):
                 raise UnsupportedMedia("send JSON, not a multipart form: content-type application/json")
         declared = self.header(b"content-length")
         if declared and declared[0].isdigit() and int(declared[0]) > megabytes << 20:
             raise _too_large(megabytes)
-        if self._at_hand is not None and (body := self._at_hand()) is not None:
+        if inflate is None and self._at_hand is not None and (body := self._at_hand()) is not None:
             return _bounded(body, megabytes)
         try:
             with Deadline(seconds):
-                return await self._read(megabytes)
+                return await (self._unpacked(inflate, megabytes) if inflate else self._read(megabytes))
         except TimeoutError:
             raise BodyTooSlow(f"the body did not arrive within {seconds:g} seconds") from None
 
     async def _read(self, megabytes: int) -> bytes:
-        body = b""
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise CallerGone
+        body, more = b"", True
+        while more:
+            data, more = await self._received()
             # Appended to, not collected: most bodies come in one piece.
-            body = _bounded(body + message["body"] if body else message.get("body", b""), megabytes)
-            if not message.get("more_body"):
-                return body
+            body = _bounded(body + data if body else data, megabytes)
+        return body
+
+    async def _unpacked(self, inflate: Inflate, megabytes: int) -> bytes:
+        """Bounded as it comes and as it is meant. Between two steps others have their turn."""
+        body, size, more = bytearray(), 0, True
+        while more:
+            data, more = await self._received()
+            size += len(data)
+            for piece in inflate.steps(data):
+                body += piece
+                if max(size, len(body)) > megabytes << 20:
+                    raise _too_large(megabytes)
+                await asyncio.sleep(0)
+        inflate.end()
+        return bytes(body)
+
+    async def _received(self) -> tuple[bytes, bool]:
+        """What has come of the body, and whether there is more of it."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise CallerGone
+        return message.get("body", b""), message.get("more_body", False)
 
     async def answer(self, status: int, body: bytes, head: Head, *, more: bool = False) -> None:
         """A whole answer in JSON; with ``more`` its end is still to be said."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Callable
 
 import pytest
 
-from app.errors import UpstreamFailed
-from app.unpacking import PIECE, unpacking
+from app.errors import InvalidRequest, UnsupportedMedia, UpstreamFailed
+from app.unpacking import PIECE, TAKEN, packed, unpacking
 
 TEXT = b"torii " * 50_000
 
@@ -42,7 +43,7 @@ def test_what_is_not_packed_stays(encoding: str | None) -> None:
         ("deflate", bare(TEXT)),
     ],
 )
-@pytest.mark.parametrize("size", [7, 1000, 10**6])
+@pytest.mark.parametrize("size", [1, 7, 1000, 10**6])
 def test_packed_in_any_form_and_cut_anywhere(encoding: str, packed: bytes, size: int) -> None:
     body = unpacking(encoding)
     pieces = [piece for at in range(0, len(packed), size) for piece in body.feed(packed[at : at + size])]
@@ -57,13 +58,52 @@ def test_a_bomb_comes_out_in_small_pieces() -> None:
     assert len(next(iter(pieces))) == PIECE
 
 
-@pytest.mark.parametrize("packed", [b"no gzip at all", gzip.compress(TEXT)[:50] + b"x" * 50, zlib.compress(TEXT)[:-9]])
-def test_what_is_damaged_or_cut_is_no_answer(packed: bytes) -> None:
+def test_a_step_takes_little_where_nothing_comes_out() -> None:
+    """Blocks that are empty, a megabyte of them."""
+    body = packed("deflate")
+    assert body is not None
+    steps = list(body.steps(b"\0\0\0\xff\xff" * 200_000))
+    assert steps == [b""] * (1_000_000 // TAKEN + 1)
+    with pytest.raises(InvalidRequest, match="the body is packed and its end is missing"):
+        body.end()
+
+
+@pytest.mark.parametrize("more", [0, 1, 100, 257, 258, 259, 1000])
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, bare])
+def test_what_zlib_holds_back_at_the_end_of_a_full_piece_comes_too(more: int, pack: Callable[[bytes], bytes]) -> None:
+    for size in (PIECE, 2 * PIECE):
+        text = bytes(size + more)
+        assert unpacked("deflate", pack(text)) == text
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"no gzip at all",
+        gzip.compress(TEXT)[:50] + b"x" * 50,
+        zlib.compress(TEXT)[:-9],
+        b"\x1f",
+        gzip.compress(TEXT) + b"x",
+        gzip.compress(TEXT) * 2,
+    ],
+)
+def test_what_is_damaged_or_cut_is_no_answer(damaged: bytes) -> None:
     with pytest.raises(UpstreamFailed):
-        unpacked("gzip", packed)
+        unpacked("gzip", damaged)
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "compress"])
 def test_other_packings_are_refused(encoding: str) -> None:
     with pytest.raises(UpstreamFailed, match="packed in a way that it was not asked for"):
         unpacking(encoding)
+
+
+@pytest.mark.parametrize("encoding", ["", " ", "identity", ",", "IDENTITY, identity"])
+def test_a_callers_body_that_is_not_packed(encoding: str) -> None:
+    assert packed(encoding) is None
+
+
+@pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "gzip, deflate", "zstd", "gzip;q=1", "*", "gz\xefp"])
+def test_a_callers_packings_that_are_refused(encoding: str) -> None:
+    with pytest.raises(UnsupportedMedia, match="may be gzip or deflate, once"):
+        packed(encoding)

@@ -56,7 +56,14 @@ ROWS: tuple[Row, ...] = (
     ),
     row(9, "body declared too large", CALLERS + "test_a_body_declared_too_large_is_refused_before_it_comes"),
     row(10, "chunked body too large", CALLERS + "test_a_body_in_chunks_is_refused_at_the_limit"),
-    row(11, "gzip bomb as a request", CALLERS + "test_a_packed_body_is_refused_before_it_comes"),
+    row(
+        11,
+        "gzip bomb as a request",
+        CALLERS + "test_a_bomb_is_refused_at_the_limit",
+        CALLERS + "test_a_bomb_holds_up_nobody",
+        CALLERS + "test_what_is_packed_is_bounded_too",
+        CALLERS + "test_a_body_packed_in_another_way_is_refused_before_it_comes",
+    ),
     row(12, "huge body without a key", CALLERS + "test_a_stranger_is_refused_before_his_body_comes"),
     row(
         13,
