@@ -37,10 +37,10 @@ class Cycle(RequestResponseCycle):
 
     def _head(self, status: int, headers: Head) -> list[bytes]:
         lines = [STATUS_LINE[status]]
+        if not self.keep_alive:  # sse-starlette says otherwise
+            headers = [*(header for header in headers if header[0] != b"connection"), (b"connection", b"close")]
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
         self.waiting_for_100_continue = False
         self.response_started = True
         return lines
@@ -48,8 +48,11 @@ class Cycle(RequestResponseCycle):
     def _whole(self, lines: list[bytes], body: bytes) -> None:
         """One write, where uvicorn makes two of it."""
         lines += (b"\r\n", body)
-        self.response_complete = True
         self.transport.write(b"".join(lines))
+        self._end()
+
+    def _end(self) -> None:
+        self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
@@ -59,4 +62,27 @@ class Cycle(RequestResponseCycle):
         """One write here too; the rest of the stream goes uvicorn's way."""
         lines += (b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(first), first, b"\r\n")
         self.chunked_encoding = True
+        self.transport.write(b"".join(lines))
+
+
+class OldCycle(Cycle):
+    """For HTTP/1.0, which has no chunks: a stream ends where its connection does, and none is kept."""
+
+    _streaming = False
+
+    async def send(self, message: Any) -> None:
+        if not self._streaming or self.response_complete:
+            await super().send(message)
+            return
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        self.transport.write(message["body"])
+        if not message["more_body"]:
+            self._end()
+
+    def _begin(self, lines: list[bytes], first: bytes) -> None:
+        self._streaming = True
+        lines += (b"\r\n", first)
         self.transport.write(b"".join(lines))

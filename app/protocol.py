@@ -18,13 +18,14 @@ from uuid import uuid4
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from .cycle import Cycle
+from .cycle import Cycle, OldCycle
 from .descriptors import Descriptors
 from .edge import LEAVE
 from .errors import HeadTooLarge, HeadTooSlow, InvalidRequest, Overloaded, TargetTooLong, ToriiError
 from .exchange import BODY, LINGER_SECONDS, WHOLE
+from .offers import Offers
 from .outgoing import Outgoing
 
 logger = logging.getLogger("torii.protocol")
@@ -58,7 +59,7 @@ def within(bounds: Bounds) -> type[Protocol]:
     return type("Protocol", (Protocol,), {"bounds": bounds})
 
 
-class Protocol(HttpToolsProtocol):
+class Protocol(Offers):
     """One connection. Requests that come in one go are answered in their order.
 
     A timer runs while a head is awaited, and one while the caller takes nothing of what is written.
@@ -69,7 +70,6 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.access_log = False  # it would have the query, and with it what callers put there by mistake
-        self._in_head = False  # from the first byte of a request to the empty line
         self._head_size = 0
         self._unparsed = 0  # bytes since the parser last made something of them
         self._refusal: ToriiError | None = None
@@ -128,9 +128,7 @@ class Protocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._unparsed += len(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(InvalidRequest(_NO_UPGRADE))
+            self._feed(data)
         except httptools.HttpParserError as error:
             self._refuse(error.__context__ if isinstance(error.__context__, ToriiError) else InvalidRequest(_NO_HTTP))
         else:
@@ -172,6 +170,8 @@ class Protocol(HttpToolsProtocol):
             raise HeadTooLarge(f"there are more than {HEADERS} headers")
 
     def on_headers_complete(self) -> None:
+        if self._has_offer:
+            return
         version = self._checked()
         self._in_head = False
         self._unparsed = 0
@@ -193,7 +193,7 @@ class Protocol(HttpToolsProtocol):
         scope["path"] = unquote(path) if "%" in path else path
         scope["raw_path"] = target.path
         scope["query_string"] = target.query or b""
-        cycle = Cycle(
+        cycle = (Cycle if version == "1.1" else OldCycle)(
             scope=self.scope,
             transport=self.transport,
             flow=self.flow,
@@ -212,8 +212,6 @@ class Protocol(HttpToolsProtocol):
 
     def _checked(self) -> str:
         """The version of HTTP, where the head is sound."""
-        if self.parser.should_upgrade():
-            raise InvalidRequest(_NO_UPGRADE)
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
             raise InvalidRequest(_NO_HTTP)
@@ -365,7 +363,6 @@ class Protocol(HttpToolsProtocol):
 _NO_HTTP = "this is not HTTP/1.1 as it should be: look at the request line, the lengths and the chunks"
 _TOO_MANY = "this gateway has as many connections as it takes (max_caller_connections); try again in a second"
 _NO_FILES = "this gateway is about to run out of file descriptors (ulimit -n); try again in a second"
-_NO_UPGRADE = "this gateway speaks HTTP/1.1 only: no WebSocket, no upgrade to HTTP/2, no CONNECT"
 
 
 def _too_large() -> HeadTooLarge:

@@ -23,7 +23,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("jsontext", "models", "redact", "sse", "tokens", "unpacking", "usage"),
     ("vectors",),
     ("endpoints", "routing", "upstreams"),
-    ("outgoing", "files", "sqlite", "writer"),
+    ("files", "offers", "outgoing", "sqlite", "writer"),
     ("alarm", "breaker", "config", "departures", "descriptors", "engines", "logs", "quota", "runfile", "store"),
     ("client", "keys", "meter", "seat"),
     ("lease",),

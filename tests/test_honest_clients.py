@@ -1,0 +1,289 @@
+"""Honest clients that do more than the plain: offers of protocols, packed bodies, slashes too many, HEAD, HTTP/1.0."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import zlib
+from urllib.parse import urlsplit
+
+import msgspec
+import pytest
+
+from .conftest import PATIENCE, RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, streams
+from .test_strict_input import (
+    BODY,
+    CALLER_KEY,
+    CHUNKED,
+    HIDDEN,
+    LENGTH,
+    NO_CODING,
+    NO_HTTP,
+    SMUGGLING,
+    VECTORS,
+    Got,
+    answers,
+    assert_refused,
+    envelope,
+    posted,
+    sent,
+)
+from .test_unpacking import bare
+
+LAST = b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+CHUNKS = b"2b\r\n" + BODY + b"\r\n0\r\n\r\n"
+
+# As java.net.http.HttpClient makes it with each request over plain HTTP.
+H2C = (
+    b"Connection: Upgrade, HTTP2-Settings",
+    b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+    b"Upgrade: h2c",
+)
+WEBSOCKET = (
+    b"connection: keep-alive, Upgrade",
+    b"upgrade: websocket",
+    b"sec-websocket-version: 13",
+    b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+OFFERS = {"h2c": H2C, "WebSocket": WEBSOCKET, "several": (b"connection: upgrade", b"upgrade: a/1, b", b"upgrade: h2c")}
+FRAMES = {"length": ((LENGTH,), BODY), "chunks": ((CHUNKED,), CHUNKS)}
+
+
+def line(got: Got) -> str:
+    assert got.line.startswith("HTTP/1.1 ")
+    return got.line[9:]
+
+
+# Offers.
+
+
+@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+async def test_an_offer_is_ignored_and_the_connection_goes_on_in_http(
+    offer: tuple[bytes, ...],
+    frame: tuple[tuple[bytes, ...], bytes],
+    gateway: RunningGateway,
+    upstream: ScriptedUpstream,
+) -> None:
+    """In one go, or byte for byte, or one after the other."""
+    upstream.plays(replies(VECTORS))
+    headers, body = frame
+    offered = posted(*offer, *headers, body=body)
+    data = offered + HIDDEN + offered + offered + LAST
+    for pieces in ([data], [data[at : at + 1] for at in range(len(data))]):
+        upstream.seen.clear()
+        got = answers(await sent(gateway, *pieces))
+        assert [line(each) for each in got] == ["200 OK"] * 5
+        assert {each.json["object"] for each in got[:4]} == {"list"}
+        assert not [each for each in got if {"upgrade", "connection"} & each.headers.keys() and each is not got[-1]]
+        assert [seen.raw for seen in upstream.seen] == [b'{"model":"jina-embeddings-v3","input":["hi"]}'] * 4
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(gateway.url).port)
+    async with asyncio.timeout(PATIENCE):
+        for _ in range(3):  # each waits for the answer to the one before it
+            writer.write(offered)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b'"embedding":[0.5]' in await reader.readuntil(b"}}")
+    writer.close()
+
+
+async def test_offers_are_ignored_of_requests_without_a_body(gateway: RunningGateway) -> None:
+    """More of them in one go than there are nested calls in Python."""
+    for offer in OFFERS.values():
+        get = b"\r\n".join([b"GET /healthz HTTP/1.1", b"host: a", *offer, b"", b""])
+        got = answers(await sent(gateway, get * 1200 + LAST))
+        assert [line(each) for each in got] == ["200 OK"] * 1201
+        assert {each.json["status"] for each in got} == {"ok", "ready"}
+
+
+async def test_an_offer_beside_close_or_in_http_1_0(gateway: RunningGateway, upstream: ScriptedUpstream) -> None:
+    """What comes behind is no request any more."""
+    upstream.plays(replies(VECTORS))
+    closing = posted(b"connection: close, upgrade", b"upgrade: h2c", LENGTH)
+    old = posted(b"connection: upgrade", b"upgrade: h2c", LENGTH, version=b"1.0")
+    for request in (closing, old):
+        [got] = answers(await sent(gateway, request))
+        assert (line(got), got.headers["connection"]) == ("200 OK", "close")
+        [got] = answers(await sent(gateway, request + HIDDEN))
+        assert line(got) == "200 OK"
+
+
+async def test_an_offer_and_100_continue(gateway: RunningGateway, upstream: ScriptedUpstream) -> None:
+    upstream.plays(replies(VECTORS))
+    head = posted(*H2C, LENGTH, b"expect: 100-continue", body=b"")
+    data = await sent(gateway, head, BODY + LAST)
+    assert data.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+
+
+REFUSED = {name: case for name, case in SMUGGLING.items() if b" HTTP/1.1\r\nhost: a\r\n" in case[0]}
+
+
+@pytest.mark.parametrize(("request_", "message"), REFUSED.values(), ids=REFUSED)
+async def test_an_offer_hides_no_request(
+    request_: bytes, message: str, gateway: RunningGateway, upstream: ScriptedUpstream
+) -> None:
+    """What is refused without an offer is refused with one."""
+    upstream.plays(replies(VECTORS))
+    offered = request_.replace(b"host: a\r\n", b"host: a\r\n" + b"\r\n".join(H2C) + b"\r\n", 1)
+    assert_refused(await sent(gateway, offered + HIDDEN, HIDDEN), "400 Bad Request", "invalid_request", message)
+    assert upstream.seen == []
+
+
+async def test_what_follows_an_offer_must_be_http(gateway: RunningGateway, upstream: ScriptedUpstream) -> None:
+    """The preface of HTTP/2 by who did not wait for the answer, or a frame of a WebSocket."""
+    upstream.plays(replies(VECTORS))
+    for behind in (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"):
+        one, two = answers(await sent(gateway, posted(*H2C, LENGTH) + behind))
+        assert (line(one), line(two)) == ("200 OK", "400 Bad Request")
+        assert two.json == envelope("invalid_request", NO_HTTP)
+
+
+async def test_the_rest_of_a_head_counts_beside_an_offer(upstream: ScriptedUpstream) -> None:
+    """The key, and the coding of the body."""
+    upstream.plays(replies(VECTORS))
+    callers = [{"name": "team", "key": CALLER_KEY}]
+    right = b"Authorization: Bearer " + CALLER_KEY.encode()
+    async with running_gateway(settings_for(upstream.url, callers=callers)) as keyed:
+        [got] = answers(await sent(keyed, posted(*H2C, LENGTH)))
+        assert (line(got), got.json["error"]["code"]) == ("401 Unauthorized", "invalid_api_key")
+        assert_refused(
+            await sent(keyed, posted(*H2C, right, b"transfer-encoding: gzip, chunked", body=CHUNKS)),
+            "400 Bad Request",
+            "invalid_request",
+            NO_CODING,
+        )
+        assert upstream.seen == []
+        got, _ = answers(await sent(keyed, posted(*H2C, right, LENGTH) + LAST))
+        assert line(got) == "200 OK"
+
+
+# Packed bodies.
+
+PACKED = {
+    "gzip": gzip.compress(BODY),
+    "GZip": gzip.compress(BODY),
+    "x-gzip": gzip.compress(BODY),
+    "gzip, identity": gzip.compress(BODY),
+    "deflate": zlib.compress(BODY),
+    " deflate\t": bare(BODY),
+    "": BODY,
+    "identity": BODY,
+    "Identity, identity": BODY,
+    " , ": BODY,
+}
+
+
+@pytest.mark.parametrize(("coding", "body"), PACKED.items(), ids=map(repr, PACKED))
+async def test_a_packed_body_is_unpacked(
+    coding: str, body: bytes, gateway: RunningGateway, upstream: ScriptedUpstream
+) -> None:
+    upstream.plays(replies(VECTORS))
+    header = b"content-encoding:" + coding.encode()
+    whole = posted(header, b"content-length: %d" % len(body), body=body)
+    in_bytes = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    chunked = posted(header, CHUNKED, body=in_bytes)
+    one, two, last = answers(await sent(gateway, whole + chunked + LAST))
+    assert [line(one), line(two), line(last)] == ["200 OK"] * 3
+    assert [seen.raw for seen in upstream.seen] == [b'{"model":"jina-embeddings-v3","input":["hi"]}'] * 2
+    assert "content-encoding" not in upstream.seen[0].headers
+
+
+async def test_codings_that_nobody_unpacks_are_refused_by_name(
+    gateway: RunningGateway, upstream: ScriptedUpstream
+) -> None:
+    """Before it has come."""
+    message = "content-encoding may be gzip or deflate, once; or send the body as it is"
+    refused = (["br"], ["zstd"], ["compress"], ["gzip, gzip"], ["gzip", "gzip"], ["deflate", "x-gzip"], ["gzip;q=1"])
+    heads = [
+        posted(*(b"content-encoding: " + coding.encode() for coding in codings), b"content-length: 1000", body=b"")
+        for codings in refused
+    ]
+    for data in await asyncio.gather(*(sent(gateway, head) for head in heads)):
+        [got] = answers(data)
+        assert (line(got), got.headers["connection"]) == ("415 Unsupported Media Type", "close")
+        assert got.json == envelope("unsupported_media_type", message)
+    assert upstream.seen == []
+
+
+DAMAGED = {
+    "cut": (gzip.compress(BODY)[:-1], "the body is packed and its end is missing"),
+    "a byte": (b"\x1f", "the body is packed and its end is missing"),
+    "two bodies": (gzip.compress(BODY) * 2, "the body is packed and something follows its end"),
+    "changed": (gzip.compress(BODY)[:-8] + bytes(8), "the body is not packed as content-encoding says, or damaged"),
+    "not packed": (BODY, "the body is not packed as content-encoding says, or damaged"),
+    "empty": (b"", "the body is not JSON: it is empty"),
+    "nothing in it": (gzip.compress(b""), "the body is not JSON: it is empty"),
+    "no JSON in it": (gzip.compress(b"hi"), "the body is not JSON: unexpected 'h' (byte 0)"),
+}
+
+
+@pytest.mark.parametrize(("body", "message"), DAMAGED.values(), ids=DAMAGED)
+async def test_a_body_that_cannot_be_unpacked_is_a_400_that_says_why(
+    body: bytes, message: str, gateway: RunningGateway, upstream: ScriptedUpstream
+) -> None:
+    """The connection goes on."""
+    request = posted(b"content-encoding: gzip", b"content-length: %d" % len(body), body=body)
+    one, two = answers(await sent(gateway, request + LAST))
+    assert (line(one), one.json) == ("400 Bad Request", envelope("invalid_request", message))
+    assert line(two) == "200 OK"
+    assert upstream.seen == []
+
+
+# HTTP/1.0.
+
+EVENTS = [
+    b'data: {"id":"u","choices":[{"index":0,"delta":{"content":"a"}}]}\n\n',
+    b'data: {"id":"u","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n',
+    b"data: [DONE]\n\n",
+]
+
+
+async def streamed(gateway: RunningGateway, *headers: bytes) -> tuple[list[str], bytes]:
+    """The head's lines and the body of a streamed chat in HTTP/1.0."""
+    ask = {"model": "aihubmix/gpt-4o-mini", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    body = msgspec.json.encode(ask)
+    length = b"content-length: %d" % len(body)
+    request = posted(length, *headers, body=body, path=b"/v1/chat/completions", version=b"1.0")
+    head, _, rest = (await sent(gateway, request)).partition(b"\r\n\r\n")
+    return head.decode().split("\r\n"), rest
+
+
+@pytest.mark.parametrize("header", [b"x: y", b"connection: keep-alive"])
+async def test_a_stream_in_http_1_0_has_no_chunks_and_ends_with_the_connection(
+    header: bytes, gateway: RunningGateway, other_upstream: ScriptedUpstream
+) -> None:
+    other_upstream.plays(streams(*EVENTS))
+    lines, body = await streamed(gateway, header)
+    assert lines[0] == "HTTP/1.1 200 OK"
+    assert [each for each in lines if each.startswith(("connection", "transfer-encoding", "content-length"))] == [
+        "connection: close"
+    ]
+    assert body == b"".join(EVENTS).replace(b"]}\n", b'],"model":"aihubmix/gpt-4o-mini"}\n')
+
+
+async def test_a_stream_in_http_1_0_that_breaks_says_so(
+    gateway: RunningGateway, other_upstream: ScriptedUpstream
+) -> None:
+    other_upstream.plays(streams(EVENTS[0], end="cut"))
+    _, body = await streamed(gateway)
+    assert b'"delta":{"content":"a"}' in body
+    assert b'data: {"error":' in body
+    assert b"[DONE]" not in body
+    assert not body.startswith(b"6")
+
+
+async def test_who_leaves_a_stream_in_http_1_0_ends_it(
+    gateway: RunningGateway, other_upstream: ScriptedUpstream
+) -> None:
+    never = asyncio.Event()
+    other_upstream.plays(streams(EVENTS[0], never))
+    ask = b'{"model":"aihubmix/gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"hi"}]}'
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(gateway.url).port)
+    writer.write(posted(b"content-length: %d" % len(ask), body=ask, path=b"/v1/chat/completions", version=b"1.0"))
+    async with asyncio.timeout(PATIENCE):
+        await reader.readuntil(b"\n\n")
+    writer.close()
+    await other_upstream.gone()
+    [record] = await gateway.ended(1)
+    assert record.status == 499
