@@ -109,9 +109,11 @@ class Torii(FastAPI):
     generations: Generations
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            door = self.generations.now.posted.get(scope["path"])
-            if door is not None:
+        if scope["type"] == "http":
+            now = self.generations.now
+            if scope["path"] not in now.doors:
+                scope["path"] = meant(scope["path"], scope["raw_path"])
+            if scope["method"] == "POST" and (door := now.posted.get(scope["path"])) is not None:
                 await door(scope, receive, send)
                 return
         await super().__call__(scope, receive, send)
@@ -179,6 +181,13 @@ class RawRoute(APIRoute):
         super().__init__(path, lambda: None, methods=[document.method], include_in_schema=False)
         self.app = asgi
 
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """HEAD is a GET whose answer has no body, which is left out where it is sent."""
+        if scope["method"] == "HEAD" and "GET" in (self.methods or ()):
+            await self.app(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
+
 
 _DOCUMENTS: dict[str, openapi.Document] = {
     "/v1/embeddings": openapi.EMBEDDINGS,
@@ -199,6 +208,20 @@ def _bare(paths: Mapping[str, T]) -> dict[str, T]:
 
 
 DOCUMENTS = {**_DOCUMENTS, **_bare(_DOCUMENTS), **admin.DOCUMENTS}
+# The operator's are not among them: a rule of a proxy that closes their path must not be gone round.
+FIXED = frozenset(path for path in DOCUMENTS if "{" not in path) - admin.DOCUMENTS.keys()
+
+
+def meant(path: str, raw: bytes) -> str:
+    """The fixed path that a client means whose base URL and path were joined with slashes too many, or with a version
+    before the version. Any other path as it is: what it holds may be a URL, or a name with slashes."""
+    if b"%" in raw:
+        return path
+    parts = [part for part in path.split("/") if part]
+    while parts[:1] == ["v1"] and parts[1:2] in (["v1"], ["v2"]):
+        del parts[0]
+    plain = "/" + "/".join(parts)
+    return plain if plain in FIXED else path
 
 
 def doors(edge: Edge, own: Own, settings: Settings) -> dict[str, ASGIApp]:

@@ -215,7 +215,7 @@ class Protocol(Offers):
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
             raise InvalidRequest(_NO_HTTP)
-        if not self.url.startswith(b"/") or self.url.startswith(b"//"):
+        if not self.url.startswith(b"/"):
             raise InvalidRequest("the request's target must be a path such as /v1/embeddings; this is no proxy")
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if codings and (version == "1.0" or [coding.lower() for coding in codings] != [b"chunked"]):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import logging
 import zlib
+from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+
+from app.main import FIXED, meant
 
 from .conftest import PATIENCE, RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, streams
 from .test_strict_input import (
@@ -32,6 +36,7 @@ from .test_unpacking import bare
 
 LAST = b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
 CHUNKS = b"2b\r\n" + BODY + b"\r\n0\r\n\r\n"
+OPERATOR_KEY = "a-key-of-the-operator-0123456789"
 
 # As java.net.http.HttpClient makes it with each request over plain HTTP.
 H2C = (
@@ -52,6 +57,14 @@ FRAMES = {"length": ((LENGTH,), BODY), "chunks": ((CHUNKED,), CHUNKS)}
 def line(got: Got) -> str:
     assert got.line.startswith("HTTP/1.1 ")
     return got.line[9:]
+
+
+@pytest.fixture
+async def operated(upstream: ScriptedUpstream, other_upstream: ScriptedUpstream) -> AsyncIterator[RunningGateway]:
+    """A gateway with an operator."""
+    settings = settings_for(upstream.url, other_upstream.url, operator_key=OPERATOR_KEY)
+    async with running_gateway(settings) as running:
+        yield running
 
 
 # Offers.
@@ -228,6 +241,127 @@ async def test_a_body_that_cannot_be_unpacked_is_a_400_that_says_why(
     assert (line(one), one.json) == ("400 Bad Request", envelope("invalid_request", message))
     assert line(two) == "200 OK"
     assert upstream.seen == []
+
+
+# Paths.
+
+FORGIVEN = [
+    ("/v1/embeddings/", "/v1/embeddings"),
+    ("/v1//embeddings", "/v1/embeddings"),
+    ("//v1/embeddings", "/v1/embeddings"),
+    ("///v1//embeddings///", "/v1/embeddings"),
+    ("/v1/v1/embeddings", "/v1/embeddings"),
+    ("/v1/v1/v1/embeddings/", "/v1/embeddings"),
+    ("/embeddings/", "/embeddings"),
+    ("/v1/v2/rerank", "/v2/rerank"),
+    ("/v2//rerank", "/v2/rerank"),
+    ("/v1/v1/chat/completions", "/v1/chat/completions"),
+    ("/v1/chat//completions/", "/v1/chat/completions"),
+    ("/v1/models/", "/v1/models"),
+    ("/healthz/", "/healthz"),
+]
+AS_THEY_ARE = [
+    "/r/https://example.com//a/",
+    "/r//v1/embeddings",
+    "/v1/r/https://example.com/v1//embeddings",
+    "/https://example.com//v1/embeddings",
+    "/v1/models/a//b",
+    "/v1/models/https://example.com//",
+    "/v2/v1/embeddings",
+    "/v1/embeddings/v1",
+    "/v1/./embeddings",
+    "/admin//upstreams",
+    "/admin/upstreams/",
+    "/v1",
+    "/",
+    "//",
+    "",
+]
+
+
+@pytest.mark.parametrize(("path", "plain"), FORGIVEN)
+def test_slashes_and_versions_too_many_are_no_matter(path: str, plain: str) -> None:
+    assert meant(path, path.encode()) == plain
+    assert plain in FIXED
+
+
+@pytest.mark.parametrize("path", AS_THEY_ARE)
+def test_every_other_path_stays_as_it_is(path: str) -> None:
+    assert meant(path, path.encode()) == path
+
+
+def test_a_path_with_anything_encoded_stays_as_it_is() -> None:
+    assert meant("/v1//embeddings", b"/v1%2F/embeddings") == "/v1//embeddings"
+
+
+async def test_a_call_by_such_a_path_is_the_call_that_was_meant(
+    gateway: RunningGateway, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "torii")
+    upstream.plays(replies(VECTORS))
+    paths = [path for path, plain in FORGIVEN if plain.endswith("/embeddings")]
+    for path in paths:
+        [got] = answers(await sent(gateway, posted(LENGTH, b"connection: close", path=path.encode())))
+        assert (line(got), got.json["object"]) == ("200 OK", "list")
+        [got] = answers(await sent(gateway, posted(b"connection: close", path=path.encode(), body=b"")))
+        assert line(got) == "400 Bad Request"
+    assert len(upstream.seen) == len(paths)
+    written = " ".join(record.getMessage() for record in caplog.records)
+    assert "//" not in written
+    assert "/v1/v1" not in written
+
+    rerank = {"model": "jina-reranker-m0", "query": "q", "documents": ["a"]}
+    ranked = {"model": "m", "results": [{"index": 0, "relevance_score": 0.5}], "usage": {"total_tokens": 1}}
+    upstream.plays(replies(ranked))
+    for path, told in (("/v1/rerank/", True), ("/v1/v2/rerank", False)):  # Cohere's second version gives none back
+        [result] = (await gateway.post(path, rerank)).json()["results"]
+        assert ("document" in result) is told
+
+
+async def test_an_error_names_the_path_that_was_meant(
+    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "torii")
+    for path in ("/v1/v1/embeddings", "/v1/embeddings/"):
+        answer = await gateway.client.get(path)
+        assert answer.json()["detail"] == "GET is not for /v1/embeddings; use POST"
+    lines = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert lines == ["GET /v1/embeddings was refused: GET is not for /v1/embeddings; use POST"] * 2
+
+
+async def test_the_operators_path_has_one_spelling(operated: RunningGateway) -> None:
+    """A proxy may close it by its name."""
+    key = {"authorization": f"Bearer {OPERATOR_KEY}"}
+    assert (await operated.client.get("/admin/upstreams", headers=key)).status_code == 200
+    for path in ("/admin/upstreams/", "/admin//upstreams", "//admin/upstreams", "/v1/admin/upstreams"):
+        request = f"GET {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {OPERATOR_KEY}\r\nconnection: close\r\n\r\n"
+        [got] = answers(await sent(operated, request.encode()))
+        assert line(got) == "404 Not Found"
+
+
+# HEAD.
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz/", "/v1/models", "/v1/models/jina-embeddings-v3", "/models"])
+async def test_head_is_a_get_without_a_body(path: str, gateway: RunningGateway) -> None:
+    """And the next answer on the connection is the next."""
+    head = f"HEAD {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode()
+    data = await sent(gateway, head + head + LAST)
+    get = await gateway.client.get(path)
+    for _ in range(2):
+        lines, _, data = data.partition(b"\r\n\r\n")
+        first, *headers = lines.decode().split("\r\n")
+        assert first == "HTTP/1.1 200 OK"
+        assert dict(header.split(": ") for header in headers).keys() == get.headers.keys()
+        assert f"content-length: {len(get.content)}" in headers
+    assert [line(got) for got in answers(data)] == ["200 OK"]
+
+
+async def test_head_needs_the_key_that_a_get_needs(upstream: ScriptedUpstream) -> None:
+    callers = [{"name": "team", "key": CALLER_KEY}]
+    async with running_gateway(settings_for(upstream.url, callers=callers)) as keyed:
+        answer = await keyed.client.head("/v1/models")
+        assert (answer.status_code, answer.content) == (401, b"")
 
 
 # HTTP/1.0.

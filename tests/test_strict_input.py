@@ -410,7 +410,6 @@ SMUGGLING = {
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", NO_HTTP),
     "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", NO_HTTP),
     "a proxy's form": (posted(LENGTH, path=b"http://evil.example/v1/embeddings"), NO_PATH),
-    "two slashes": (posted(LENGTH, path=b"//evil.example/v1/embeddings"), NO_PATH),
     "a star": (b"OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n", NO_PATH),
     "CONNECT": (b"CONNECT evil.example:443 HTTP/1.1\r\nhost: a\r\n\r\n", NO_PATH),
     "a CRLF in the path": (posted(LENGTH, path=b"/v1/a\r\nb"), NO_HTTP),
@@ -515,8 +514,7 @@ async def test_what_comes_with_the_chunks_is_bounded_too(gateway: RunningGateway
         "/v1/embeddings%00",
         "/v1/%ff",
         "/V1/embeddings",
-        "/v1//embeddings",
-        "/v1/embeddings/",
+        "//evil.example/v1/embeddings",
         "/@evil.example/v1/embeddings",
     ],
 )
