@@ -18,7 +18,7 @@ TORII := $(INSTALL) --no-deps --no-build-isolation --editable .
 PURE := app/types.py,app/errors.py,app/sse.py,app/routing.py,app/models.py,app/jsontext.py,app/redact.py,app/tokens.py,app/usage.py,app/vectors.py,app/endpoints/*,app/upstreams/*
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newest test-min lock check coverage faults soak fuzz fuzz-atheris clients clients-node bench bench-peers install clean
+.PHONY: help run test test-newest test-min lock check coverage faults soak fuzz fuzz-atheris clients clients-node clients-java bench bench-peers install clean
 .NOTPARALLEL:
 
 help: ## list the verbs
@@ -80,6 +80,9 @@ clients: $(VENV)/.dev ## run the large Python clients, and the OpenAI SDK of old
 
 clients-node: $(VENV)/.run ## run the Node clients against the sandbox; npm fetches them once
 	@$(BIN)/python tests/clients/node/check.py $(ARGS)
+
+clients-java: $(VENV)/.run ## run Java's own HTTP client against the sandbox; needs a JDK
+	@$(BIN)/python -m tests.clients.java.check
 
 bench: $(VENV)/.bench ## measure Torii beside nginx and its peers; ARGS="--help" says what can be chosen
 	@$(BIN)/python -m bench $(ARGS)

@@ -147,13 +147,13 @@ def run(folder: Path, script: str, root: str) -> Iterator[Finding]:
         yield Finding(script, "the script ends", f"it did not within {SCRIPT_SECONDS} seconds")
         return
     findings = [line for line in ended.stdout.splitlines() if line.startswith('{"library":')]
-    yield from map(_finding, findings)
+    yield from map(finding, findings)
     fault = None if ended.returncode == 0 and ended.stdout.strip() else ended.stderr[-2000:] or "it printed nothing"
     if own or fault:
         yield Finding("README.md" if own else script, f"{script} runs to its end", fault)
 
 
-def _finding(line: str) -> Finding:
+def finding(line: str) -> Finding:
     told = msgspec.json.decode(line)
     return Finding(told["library"], told["what"], told["fault"])
 
