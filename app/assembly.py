@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,10 +18,12 @@ from .cache.memory import Memory
 from .cache.redis import Redis
 from .cache.sqlite import Database as CacheFile
 from .client import Client, Deadlines, Sizes
+from .cors import Cors
 from .departures import Departures, Policies
 from .engines import Wire, engine
 from .keys import Callers, digest, new_key
 from .models import known, unlisted
+from .origins import Guard, Hosts
 from .pool import Pool
 from .probe import probe
 from .quota import Quota
@@ -177,6 +180,20 @@ def build_callers(settings: Settings) -> Callers:
         (name, digest(key.get_secret_value()) if key else bytes.fromhex(sha256 or ""))
         for name, key, sha256 in [*named, *([("default", settings.caller_key, None)] if settings.caller_key else [])]
     )
+
+
+def build_cors(settings: Settings) -> Cors:
+    return Cors([origin.encode() for origin in settings.cors.allowed_origins])
+
+
+def build_guard(settings: Settings, pages: Collection[str]) -> Guard | None:
+    """What keeps web pages away from an open gateway; None where there are callers. Links may lead to ``pages``."""
+    if not settings.open:
+        return None
+    machine = socket.gethostname().lower()
+    names = [machine, machine.partition(".")[0], *settings.allowed_hosts]
+    origins = frozenset(origin.encode() for origin in settings.cors.allowed_origins)
+    return Guard(Hosts(filter(None, names)), origins, pages)
 
 
 def build_departures(settings: Settings) -> Departures:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .config import Keys
 from .models import CATALOGUE, known
+from .origins import ANYONE, NULL
 from .routing import nearest
 
 if TYPE_CHECKING:
@@ -139,6 +140,19 @@ def _open_to_all(settings: Settings) -> Found:
         )
 
 
+def _open_to_all_pages(settings: Settings) -> Found:
+    if not settings.open or (settings.generate_caller_key and not settings.loopback):
+        return
+    for index, origin in enumerate(settings.cors.allowed_origins):
+        if origin in (ANYONE, NULL):
+            which = "any page" if origin == ANYONE else "null is the origin of any page in a sandboxed frame, which"
+            yield (
+                ("cors", "allowed_origins", index),
+                f"{which} could spend your upstream keys, because the gateway has no callers. "
+                "Name the origins that are meant, or set TORII_CALLER_KEY or callers",
+            )
+
+
 def _nothing_to_ask(settings: Settings) -> Found:
     if not settings.active:
         yield (
@@ -186,6 +200,7 @@ _ALWAYS: tuple[_Check, ...] = (
 )
 _AT_START: tuple[_Check, ...] = (
     (frozenset({"host", "callers", "caller_key", "generate_caller_key"}), _open_to_all),
+    (frozenset({"cors", "host", "callers", "caller_key", "generate_caller_key"}), _open_to_all_pages),
     (frozenset({"upstreams", "sandbox"}), _nothing_to_ask),
     (frozenset({"cache"}), _redis_here),
     (frozenset({"cache"}), _cache_folder),

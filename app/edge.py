@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -20,6 +20,7 @@ from .downstream import Downstream
 from .endpoints import Endpoint
 from .errors import (
     BodyTooSlow,
+    Forbidden,
     MethodNotAllowed,
     NotFound,
     Overloaded,
@@ -91,8 +92,8 @@ class Open:
 
 class Edge:
     """Makes doors: ASGI applications, one for each endpoint. ``always`` are headers of every answer,
-    ``paths`` what a caller who is lost is told that there is, ``departures`` what becomes of calls
-    whose caller leaves."""
+    ``paths`` what a caller who is lost is told that there is, ``hints`` what is said of a path at which there
+    could be something, ``departures`` what becomes of calls whose caller leaves."""
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class Edge:
         load: Load,
         *,
         paths: tuple[str, ...] = (),
+        hints: Mapping[str, str] | None = None,
         always: Mapping[str, str] | None = None,
         departures: Departures | None = None,
     ) -> None:
@@ -109,6 +111,7 @@ class Edge:
         self._gateway = gateway
         self._limits = limits
         self._paths = paths
+        self._hints = hints or {}
         self._always = encoded(tuple((always or {}).items()))
 
     def posted(self, endpoint: Endpoint) -> ASGIApp:
@@ -151,6 +154,23 @@ class Edge:
 
         return self._door(work)
 
+    def refusing(self, error: ToriiError) -> ASGIApp:
+        """A door that is shut."""
+
+        async def work(exchange: Exchange) -> None:
+            raise error
+
+        return self._door(work)
+
+    def empty(self, headers: Iterable[tuple[bytes, bytes]]) -> ASGIApp:
+        """A door that answers 204, with these headers and no body."""
+
+        async def work(exchange: Exchange) -> None:
+            await exchange.begin(204, [*headers, *self._head(exchange.id)])
+            await exchange.end()
+
+        return self._door(work)
+
     async def no_such_route(self, request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 404)
         path = request.scope["path"]
@@ -187,7 +207,7 @@ class Edge:
         query = exchange.query()
         if query and any(field.partition(b"=")[0].lower() in IN_QUERY for field in query):
             raise Unauthorized("There is a key in the query. Send it in one header 'Authorization: Bearer <key>' only.")
-        return (callers or self._gateway.callers).check(exchange.header(b"authorization"))
+        return (callers or self._gateway.callers).check(exchange.headers)
 
     async def _answer(self, exchange: Exchange, answer: Answer) -> None:
         head = self._head(exchange.id, answer.headers)
@@ -220,7 +240,8 @@ class Edge:
         return [*given, *self._always, (b"x-request-id", request_id.encode())]
 
     def _not_found(self, path: str) -> NotFound:
-        return NotFound(f"there is nothing at {path[:200]!r}. This gateway has {', '.join(self._paths)}")
+        has = f"This gateway has {', '.join(self._paths)}"
+        return NotFound(self._hints.get(path) or f"there is nothing at {path[:200]!r}. {has}")
 
 
 def note(scope: Scope, request_id: str, error: ToriiError) -> None:
@@ -240,4 +261,4 @@ def encoded(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[bytes, bytes], 
 IN_QUERY = frozenset((b"key", b"api_key", b"api-key", b"apikey", b"access_token", b"token", b"authorization"))
 
 # Refusals that are told before the body has been read.
-UNREAD = (Unauthorized, Overloaded, BodyTooSlow, TooLarge, UnsupportedMedia)
+UNREAD = (Unauthorized, Forbidden, Overloaded, BodyTooSlow, TooLarge, UnsupportedMedia)

@@ -3,6 +3,7 @@
     ToriiError
     |- InvalidRequest            400  the caller's mistake; names the field and what would be right
     |  |- Unauthorized           401  the caller's key, not the upstream's
+    |  |- Forbidden              403  a web page, or a host name, that this gateway does not answer to
     |  |- NotFound               404  no such path
     |  |- ModelNotFound          404
     |  |- MethodNotAllowed       405
@@ -91,6 +92,11 @@ class InvalidRequest(ToriiError):
 class Unauthorized(InvalidRequest):
     status = 401
     code = "invalid_api_key"
+
+
+class Forbidden(InvalidRequest):
+    status = 403
+    code = "forbidden"
 
 
 class NotFound(InvalidRequest):

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from .alarm import Deadline
 from .departures import CallerGone
 from .errors import BodyTooSlow, TooLarge, UnsupportedMedia
+from .origins import Headers
 from .unpacking import Inflate, packed
 
 LINGER_SECONDS = 2.0
@@ -24,14 +25,26 @@ LINGER_BYTES = 256 * 1024 * 1024
 WHOLE = "torii.whole"
 BEGIN = "torii.begin"
 BODY = "torii.body"
+# All values of each header, by its name in lower case: put there by who looks at them first.
+HEADERS = "torii.headers"
 
 Head = list[tuple[bytes, bytes]]
+
+
+def headers_of(scope: Scope) -> Headers:
+    """A request's headers."""
+    found: dict[bytes, list[bytes]] | None = scope.get(HEADERS)
+    if found is None:
+        found = scope[HEADERS] = {}
+        for name, value in scope["headers"]:
+            found.setdefault(name, []).append(value)
+    return found
 
 
 class Exchange:
     """``begun``: something of an answer was sent, so that there can be no other."""
 
-    __slots__ = ("_at_hand", "_headers", "_receive", "_send", "begun", "id", "scope")
+    __slots__ = ("_at_hand", "_receive", "_send", "begun", "headers", "id", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -40,9 +53,7 @@ class Exchange:
         self._at_hand: Callable[[], bytes | None] | None = scope.pop(BODY, None)  # it knows the scope
         self._receive = receive
         self._send = send
-        self._headers: dict[bytes, list[bytes]] = {}
-        for name, value in scope["headers"]:
-            self._headers.setdefault(name, []).append(value)
+        self.headers = headers_of(scope)
 
     @property
     def path(self) -> str:
@@ -51,7 +62,7 @@ class Exchange:
 
     def header(self, name: bytes) -> list[bytes]:
         """All values of a header, whose name is in lower case."""
-        return self._headers.get(name, [])
+        return self.headers.get(name, [])
 
     def query(self) -> list[bytes]:
         """The fields of the query, as they are meant."""

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .access import Access
 from .assembly import go_on
 from .edge import Edge, Load, nothing
 from .gateway import Gateway
@@ -30,6 +31,7 @@ class Generation:
     settings: Settings = field(repr=False)
     gateway: Gateway = field(repr=False)
     edge: Edge = field(repr=False)
+    access: Access = field(repr=False)
     pools: Mapping[str, Pool] = field(repr=False)
     doors: Mapping[str, ASGIApp] = field(repr=False)
     posted: Mapping[str, ASGIApp] = field(repr=False)

@@ -12,13 +12,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .errors import Unauthorized
+from .origins import Headers
 
-_RIGHT = "Send one header 'Authorization: Bearer <key>' with a key of this gateway"
+# LiteLLM, as a client, takes a 401 without these words of OpenAI's for a request that is malformed.
+INCORRECT = "Incorrect API key provided"
+# Headers that hold a key as it is: Azure's clients send the first, Anthropic's the second.
+PLAIN = (b"api-key", b"x-api-key")
+
+_RIGHT = (
+    "Send one header 'Authorization: Bearer <key>', 'api-key: <key>' or 'x-api-key: <key>' with a key of this gateway"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose call it is, as the configuration names him."""
+    """Whose call it is, as the configuration names them."""
 
     name: str
 
@@ -46,28 +54,34 @@ class Callers:
     def open(self) -> bool:
         return not self._callers
 
-    def check(self, authorization: list[bytes]) -> Caller:
-        """The caller, by the values of all his Authorization headers.
+    def check(self, headers: Headers) -> Caller:
+        """The caller, by all headers of a request that hold a key; several of them must hold the same.
 
         Raises Unauthorized, in whose message no part of a key is ever found. An open gateway
         takes any key and none, because the SDKs insist on sending one.
         """
         if self.open:
             return OPEN
-        presented = digest(_bearer(authorization))
+        presented = digest(_presented(headers))
         # The look-up's time tells at most something of a SHA-256, which leads to no key.
         known, caller = self._callers.get(presented, (b"", OPEN))
         if hmac.compare_digest(known, presented):
             return caller
-        raise Unauthorized(f"This key is not known here. {_RIGHT}; a key of Jina or AIHubMix is not one.")
+        raise Unauthorized(f"{INCORRECT}: it is not known here. {_RIGHT}; a key of Jina or AIHubMix is not one.")
 
 
-def _bearer(authorization: list[bytes]) -> bytes:
-    if not authorization:
+def _presented(headers: Headers) -> bytes:
+    keys = [_bearer(value) for value in headers.get(b"authorization", ())]
+    keys += [key for name in PLAIN for value in headers.get(name, ()) if (key := value.strip())]
+    if not keys:
         raise Unauthorized(f"There is no key in this request. {_RIGHT}.")
-    if len(authorization) > 1:
-        raise Unauthorized(f"There are {len(authorization)} Authorization headers. {_RIGHT}.")
-    words = authorization[0].split()
+    if len(set(keys)) > 1:
+        raise Unauthorized(f"{INCORRECT}: the headers of this request hold different keys. {_RIGHT}.")
+    return keys[0]
+
+
+def _bearer(authorization: bytes) -> bytes:
+    words = authorization.split()
     if len(words) != 2 or words[0].lower() != b"bearer":
-        raise Unauthorized(f"The Authorization header has not the form 'Bearer <key>'. {_RIGHT}.")
+        raise Unauthorized(f"{INCORRECT}: the Authorization header has not the form 'Bearer <key>'. {_RIGHT}.")
     return words[1]

@@ -14,14 +14,17 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from . import __version__, admin, openapi
+from . import __version__, admin, docs, openapi
+from .access import Access
 from .assembly import (
     WHOLE,
     Share,
     Shelf,
     build_callers,
     build_client,
+    build_cors,
     build_departures,
+    build_guard,
     build_operator,
     build_pools,
     build_routes,
@@ -29,7 +32,6 @@ from .assembly import (
     secrets,
 )
 from .attempts import Attempts
-from .docs import add_docs
 from .edge import Edge, Limits, Load
 from .endpoints.chat import Chat
 from .endpoints.embeddings import Embeddings
@@ -87,36 +89,38 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
         lifespan=_lifespan(generations),
         docs_url=None,
         redoc_url=None,
-        openapi_url="/openapi.json" if settings.docs_open else None,
+        openapi_url=None,
         redirect_slashes=False,
     )
-    # FastAPI's own would leave out every null, also from the examples. This one is built when it is first asked for.
-    app.openapi = partial(openapi.document, __version__)  # type: ignore[method-assign]  # as FastAPI has it done
     app.generations = generations
     app.state.generations = generations
     app.state.settings = settings
     app.router.routes += [RawRoute(path, generations.door(path), DOCUMENTS[path]) for path in generations.now.doors]
     if settings.docs_open:
-        add_docs(app)
+        docs.add(app)
+    docs.add_icon(app)
     app.add_exception_handler(HTTPException, generations.no_such_route)
     return app
 
 
 class Torii(FastAPI):
-    """Posted calls, which is all that costs anything, go straight to their doors; the rest through FastAPI's router,
-    in which all of them are as well."""
+    """Looks first whether a web page may ask. Posted calls, which is all that costs anything, then go straight to their
+    doors; the rest through FastAPI's router, in which all of them are as well."""
 
     generations: Generations
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            now = self.generations.now
-            if scope["path"] not in now.doors:
-                scope["path"] = meant(scope["path"], scope["raw_path"])
-            if scope["method"] == "POST" and (door := now.posted.get(scope["path"])) is not None:
-                await door(scope, receive, send)
-                return
-        await super().__call__(scope, receive, send)
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        now = self.generations.now
+        if scope["path"] not in now.doors:
+            scope["path"] = meant(scope["path"], scope["raw_path"])
+        send = now.access.sender(scope, send)
+        door = now.access.door(scope)
+        if door is None and scope["method"] == "POST":
+            door = now.posted.get(scope["path"])
+        await (door or super().__call__)(scope, receive, send)
 
 
 def _generation(process: Process, settings: Settings, load: Load, others: Collection[str]) -> Generation:
@@ -128,13 +132,22 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
         settings.max_body_megabytes, settings.timeouts.body_seconds, settings.ping_seconds, settings.max_calls
     )
     always = {"x-torii-sandbox": "true"} if settings.sandbox == "on" else {}
-    edge = Edge(gateway, limits, load, paths=openapi.PATHS, always=always, departures=build_departures(settings))
+    edge = Edge(
+        gateway,
+        limits,
+        load,
+        paths=openapi.PATHS,
+        hints={} if settings.docs_open else docs.SWITCHED_OFF,
+        always=always,
+        departures=build_departures(settings),
+    )
     table = doors(edge, Own(gateway, load, process.database), settings)
     table |= admin.doors(edge, build_operator(settings), pools, redactor)
     return Generation(
         settings=settings,
         gateway=gateway,
         edge=edge,
+        access=Access(edge, build_cors(settings), build_guard(settings, PAGES)),
         pools=pools,
         doors=table,
         posted={path: door for path, door in table.items() if DOCUMENTS[path].method == "POST"},
@@ -222,6 +235,10 @@ def meant(path: str, raw: bytes) -> str:
         del parts[0]
     plain = "/" + "/".join(parts)
     return plain if plain in FIXED else path
+
+
+# Where a link on a page elsewhere may lead to, also of an open gateway. Nothing here asks a provider.
+PAGES = frozenset(("/", "/healthz", "/readyz", "/v1/models", "/models", *docs.PATHS))
 
 
 def doors(edge: Edge, own: Own, settings: Settings) -> dict[str, ASGIApp]:

@@ -15,6 +15,7 @@ from .values import (
     CallerKey,
     Count,
     LedgerPath,
+    PageOrigins,
     RedisUrl,
     Seconds,
     Section,
@@ -203,6 +204,12 @@ class LedgerSettings(Section):
     """``path``: a file, ``off``, or ``auto``: in the user's folder for state, and none in the sandbox."""
 
     path: LedgerPath = AUTO
+
+
+class CorsSettings(Section):
+    """Which web pages may read the answers. ``*`` and ``null``: those of anyone, which an open gateway never allows."""
+
+    allowed_origins: PageOrigins = Field(default_factory=list)
 
 
 class CacheSettings(Section):

@@ -26,6 +26,7 @@ from .config import ConfigError, Keys, Mistake, Source, Values
 from .sections import (
     CacheSettings,
     CallerSettings,
+    CorsSettings,
     DeepSearchSettings,
     DisconnectSettings,
     LedgerSettings,
@@ -38,6 +39,7 @@ from .values import (
     Authority,
     CallerKey,
     Count,
+    HostNames,
     Port,
     Seconds,
     Switch,
@@ -77,6 +79,8 @@ class Settings(BaseSettings):
     caller_key: CallerKey = None
     generate_caller_key: bool = False
     operator_key: CallerKey = None
+    allowed_hosts: HostNames = []
+    cors: CorsSettings = CorsSettings()
     sandbox: Switch = "off"
     sandbox_pace: Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)] = 1.0
     upstreams: Annotated[dict[UpstreamName, UpstreamSettings], Field(validate_default=True)] = {}

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+import msgspec
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic_settings import NoDecode
 
 from .files import read
 from .models import PREFIX
+from .origins import host_name, page_origin
 
 AUTO = "auto"
 NONE = "none"
@@ -127,6 +130,20 @@ def upstream_name(name: str) -> str:
     return name
 
 
+def listed(value: Any) -> Any:
+    """A list, which in a variable may be written as JSON or with commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            raise ValueError("must be a list; with [ before it, of JSON") from None
+    return [text for part in value.split(",") if (text := part.strip())]
+
+
+HostNames = Annotated[list[Annotated[str, AfterValidator(host_name)]], NoDecode, BeforeValidator(listed)]
+PageOrigins = Annotated[list[Annotated[str, AfterValidator(page_origin)]], NoDecode, BeforeValidator(listed)]
 UpstreamName = Annotated[str, AfterValidator(upstream_name)]
 UpstreamKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(sendable)]
 CallerKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(strong)]

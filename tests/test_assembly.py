@@ -142,9 +142,9 @@ def test_callers_by_key_by_hash_and_the_default_one() -> None:
         )
     )
     for letter, name in (("a", "a"), ("b", "b"), ("c", "default")):
-        assert callers.check([f"Bearer 0123456789abcdef-{letter}".encode()]) == Caller(name)
+        assert callers.check({b"api-key": [f"0123456789abcdef-{letter}".encode()]}) == Caller(name)
     with pytest.raises(Unauthorized):
-        callers.check([b"Bearer "])
+        callers.check({b"authorization": [b"Bearer "]})
     assert build_callers(settings()).open
 
 
@@ -214,4 +214,4 @@ def test_a_random_key_is_made_only_where_it_is_asked_for_and_needed() -> None:
     made, key = with_caller_key(settings(host="0.0.0.0", generate_caller_key=True))
     assert key is not None
     assert key not in repr(made)
-    assert build_callers(made).check([f"Bearer {key}".encode()]) == Caller("default")
+    assert build_callers(made).check({b"x-api-key": [key.encode()]}) == Caller("default")

@@ -124,7 +124,7 @@ async def _call(port: int) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         head = f"content-type: application/json\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
-        writer.write(f"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\n{head}".encode() + body)
+        writer.write(f"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\n{head}".encode() + body)
         return await _end(reader)
     finally:
         writer.close()

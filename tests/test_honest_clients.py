@@ -34,7 +34,7 @@ from .test_strict_input import (
 )
 from .test_unpacking import bare
 
-LAST = b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+LAST = b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
 CHUNKS = b"2b\r\n" + BODY + b"\r\n0\r\n\r\n"
 OPERATOR_KEY = "a-key-of-the-operator-0123456789"
 
@@ -104,7 +104,7 @@ async def test_an_offer_is_ignored_and_the_connection_goes_on_in_http(
 async def test_offers_are_ignored_of_requests_without_a_body(gateway: RunningGateway) -> None:
     """More of them in one go than there are nested calls in Python."""
     for offer in OFFERS.values():
-        get = b"\r\n".join([b"GET /healthz HTTP/1.1", b"host: a", *offer, b"", b""])
+        get = b"\r\n".join([b"GET /healthz HTTP/1.1", b"host: localhost", *offer, b"", b""])
         got = answers(await sent(gateway, get * 1200 + LAST))
         assert [line(each) for each in got] == ["200 OK"] * 1201
         assert {each.json["status"] for each in got} == {"ok", "ready"}
@@ -129,7 +129,7 @@ async def test_an_offer_and_100_continue(gateway: RunningGateway, upstream: Scri
     assert data.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
 
 
-REFUSED = {name: case for name, case in SMUGGLING.items() if b" HTTP/1.1\r\nhost: a\r\n" in case[0]}
+REFUSED = {name: case for name, case in SMUGGLING.items() if b" HTTP/1.1\r\nhost: localhost\r\n" in case[0]}
 
 
 @pytest.mark.parametrize(("request_", "message"), REFUSED.values(), ids=REFUSED)
@@ -138,7 +138,7 @@ async def test_an_offer_hides_no_request(
 ) -> None:
     """What is refused without an offer is refused with one."""
     upstream.plays(replies(VECTORS))
-    offered = request_.replace(b"host: a\r\n", b"host: a\r\n" + b"\r\n".join(H2C) + b"\r\n", 1)
+    offered = request_.replace(b"host: localhost\r\n", b"host: localhost\r\n" + b"\r\n".join(H2C) + b"\r\n", 1)
     assert_refused(await sent(gateway, offered + HIDDEN, HIDDEN), "400 Bad Request", "invalid_request", message)
     assert upstream.seen == []
 
@@ -334,7 +334,7 @@ async def test_the_operators_path_has_one_spelling(operated: RunningGateway) -> 
     key = {"authorization": f"Bearer {OPERATOR_KEY}"}
     assert (await operated.client.get("/admin/upstreams", headers=key)).status_code == 200
     for path in ("/admin/upstreams/", "/admin//upstreams", "//admin/upstreams", "/v1/admin/upstreams"):
-        request = f"GET {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {OPERATOR_KEY}\r\nconnection: close\r\n\r\n"
+        request = f"GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {OPERATOR_KEY}\r\nconnection: close\r\n\r\n"
         [got] = answers(await sent(operated, request.encode()))
         assert line(got) == "404 Not Found"
 
@@ -345,7 +345,7 @@ async def test_the_operators_path_has_one_spelling(operated: RunningGateway) -> 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz/", "/v1/models", "/v1/models/jina-embeddings-v3", "/models"])
 async def test_head_is_a_get_without_a_body(path: str, gateway: RunningGateway) -> None:
     """And the next answer on the connection is the next."""
-    head = f"HEAD {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode()
+    head = f"HEAD {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
     data = await sent(gateway, head + head + LAST)
     get = await gateway.client.get(path)
     for _ in range(2):

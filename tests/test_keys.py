@@ -13,9 +13,20 @@ KEY = "correct-horse-battery"
 CALLERS = Callers([("team", digest(KEY)), ("other", digest("another-key-of-theirs"))])
 
 
-def refused(*authorization: bytes) -> str:
+RIGHT = (
+    "Send one header 'Authorization: Bearer <key>', 'api-key: <key>' or 'x-api-key: <key>' with a key of this gateway"
+)
+
+
+def sent(*authorization: bytes, **plain: bytes) -> dict[bytes, list[bytes]]:
+    """The headers of a request; ``x_api_key`` is x-api-key."""
+    headers = {name.replace("_", "-").encode(): [value] for name, value in plain.items()}
+    return {**headers, b"authorization": list(authorization)} if authorization else headers
+
+
+def refused(*authorization: bytes, **plain: bytes) -> str:
     with pytest.raises(Unauthorized) as refusal:
-        CALLERS.check(list(authorization))
+        CALLERS.check(sent(*authorization, **plain))
     assert refusal.value.status == 401
     assert refusal.value.code == "invalid_api_key"
     return refusal.value.message
@@ -25,26 +36,45 @@ def refused(*authorization: bytes) -> str:
     "header", [b"Bearer correct-horse-battery", b"bearer correct-horse-battery", b" BEARER \t correct-horse-battery "]
 )
 def test_a_known_key_is_its_caller(header: bytes) -> None:
-    assert CALLERS.check([header]) == Caller("team")
-    assert CALLERS.check([b"Bearer another-key-of-theirs"]) == Caller("other")
+    assert CALLERS.check(sent(header)) == Caller("team")
+    assert CALLERS.check(sent(b"Bearer another-key-of-theirs")) == Caller("other")
 
 
 def test_no_header() -> None:
-    assert refused() == (
-        "There is no key in this request. Send one header 'Authorization: Bearer <key>' with a key of this gateway."
-    )
+    assert refused() == refused(api_key=b"", x_api_key=b" ") == f"There is no key in this request. {RIGHT}."
 
 
-def test_two_headers_even_where_both_are_right() -> None:
-    header = b"Bearer correct-horse-battery"
-    assert refused(header, header).startswith("There are 2 Authorization headers.")
+@pytest.mark.parametrize("name", ["api_key", "x_api_key"])
+def test_a_key_may_stand_by_itself(name: str) -> None:
+    assert CALLERS.check(sent(**{name: b" correct-horse-battery "})) == Caller("team")
+    assert refused(**{name: b"sk-0"}).startswith("Incorrect API key provided: it is not known here.")
+    assert refused(**{name: b"Bearer correct-horse-battery"}).startswith("Incorrect API key provided")
+
+
+def test_several_headers_pass_only_if_they_hold_the_same_key() -> None:
+    right, other = b"correct-horse-battery", b"another-key-of-theirs"
+    bearer = b"Bearer " + right
+    for same in (
+        sent(bearer, bearer),
+        sent(bearer, api_key=right),
+        sent(b"bearer  " + right, api_key=right, x_api_key=right),
+        sent(bearer, api_key=b""),
+        {b"api-key": [right, right]},
+    ):
+        assert CALLERS.check(same) == Caller("team")
+    message = f"Incorrect API key provided: the headers of this request hold different keys. {RIGHT}."
+    assert refused(bearer, b"Bearer " + other) == message
+    assert refused(bearer, api_key=other) == refused(api_key=right, x_api_key=other) == message
+    assert refused(bearer, api_key=b"sk-0") == refused(b"Bearer sk-0", x_api_key=right) == message
+    assert "has not the form 'Bearer <key>'" in refused(b"Basic dTpw", api_key=right)
 
 
 @pytest.mark.parametrize(
     "header", [b"", b"Bearer", b"Bearer ", b"correct-horse-battery", b"Basic dTpw", b"Bearer correct-horse-battery x"]
 )
 def test_a_header_of_another_form(header: bytes) -> None:
-    assert "has not the form 'Bearer <key>'" in refused(header)
+    message = "Incorrect API key provided: the Authorization header has not the form 'Bearer <key>'. "
+    assert refused(header) == f"{message}{RIGHT}."
 
 
 @pytest.mark.parametrize(
@@ -61,21 +91,21 @@ def test_a_header_of_another_form(header: bytes) -> None:
 )
 def test_a_wrong_key_is_refused_and_not_repeated(key: bytes) -> None:
     message = refused(b"Bearer " + key)
-    assert message.startswith("This key is not known here.")
+    assert message.startswith("Incorrect API key provided: it is not known here.")
     assert key.decode("latin-1")[:20] not in message
 
 
 def test_a_key_may_hold_any_bytes() -> None:
     callers = Callers([("zh", digest("ключ-и-鍵-0123456789"))])
-    assert callers.check(["Bearer ключ-и-鍵-0123456789".encode()]) == Caller("zh")
-    assert Callers([("raw", digest(b"\xff\x80"))]).check([b"Bearer \xff\x80"]) == Caller("raw")
+    assert callers.check(sent("Bearer ключ-и-鍵-0123456789".encode())) == Caller("zh")
+    assert Callers([("raw", digest(b"\xff\x80"))]).check(sent(b"Bearer \xff\x80")) == Caller("raw")
 
 
 def test_without_callers_everyone_may_call() -> None:
     callers = Callers()
     assert callers.open
     for headers in ([], [b"Bearer anything"], [b"nonsense"], [b"a", b"b"]):
-        assert callers.check(headers) == Caller("open")
+        assert callers.check(sent(*headers, api_key=b"c")) == callers.check(sent(*headers)) == Caller("open")
     assert not CALLERS.open
 
 
@@ -89,4 +119,4 @@ def test_new_keys_are_long_and_differ() -> None:
     assert len(keys) == 100
     assert all(key.startswith("torii-") and len(key) == 49 for key in keys)
     key = keys.pop()
-    assert Callers([("new", digest(key))]).check([b"Bearer " + key.encode()]) == Caller("new")
+    assert Callers([("new", digest(key))]).check(sent(b"Bearer " + key.encode())) == Caller("new")

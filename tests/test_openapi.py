@@ -137,10 +137,12 @@ def test_the_path_of_a_model_has_its_parameter() -> None:
 
 
 def test_a_key_may_be_given_except_where_none_is_looked_at() -> None:
-    (scheme,) = DOCUMENT["components"]["securitySchemes"].values()
-    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    bearer, *plain = DOCUMENT["components"]["securitySchemes"].items()
+    assert (bearer[0], bearer[1]["type"], bearer[1]["scheme"]) == ("bearer", "http", "bearer")
+    assert plain == [(name, {"type": "apiKey", "in": "header", "name": name}) for name in ("api-key", "x-api-key")]
+    wanted: Any = [{"bearer": []}, {"api-key": []}, {"x-api-key": []}, {}]
     for path, _, operation in operations():
-        assert operation["security"] == ([{}] if path in ("/healthz", "/readyz") else [{"bearer": []}, {}])
+        assert operation["security"] == ([{}] if path in ("/healthz", "/readyz") else wanted)
 
 
 def test_importing_it_does_not_build_it() -> None:
@@ -328,7 +330,7 @@ def test_every_model_of_the_catalogue_fits_the_schema_whose_fields_are_all_there
 
 
 def test_every_call_of_a_model_shows_every_status_that_it_may_have() -> None:
-    expected = ["200", "400", "401", "404", "405", "408", "413", "415", "429", "500", "502", "503", "504"]
+    expected = ["200", "400", "401", "403", "404", "405", "408", "413", "415", "429", "500", "502", "503", "504"]
     for _, method, operation in operations():
         if method == "post":
             assert list(operation["responses"]) == expected

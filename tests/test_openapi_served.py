@@ -8,11 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
-from app import __version__
+from app import __version__, openapi
 from app.main import create_app
 from app.openapi.models import ALIAS
 
-from .conftest import settings_for
+from .conftest import running_gateway, settings_for
 from .test_openapi import DOCUMENT, envelopes, posted, response
 
 KEY = "torii-key-of-the-tests"
@@ -37,7 +37,51 @@ AUTHORIZED = {"authorization": f"Bearer {KEY}"}
 
 
 async def test_it_is_what_the_gateway_serves(caller: httpx.AsyncClient) -> None:
-    assert (await caller.get("/openapi.json")).json() == DOCUMENT
+    """With the address at which it was asked for."""
+    found = (await caller.get("/openapi.json")).json()
+    assert found == openapi.document(__version__, "http://torii")
+    assert found["servers"] == [{"url": "http://torii"}]
+    assert "`http://torii/v1`" in found["info"]["description"]
+    same = ("openapi", "tags", "paths", "components")
+    assert {name: found[name] for name in same} == {name: DOCUMENT[name] for name in same}
+
+
+@pytest.mark.parametrize(
+    ("headers", "address"),
+    [
+        ({"host": "127.0.0.1:9000"}, "http://127.0.0.1:9000"),
+        ({"host": "[::1]:9000"}, "http://[::1]:9000"),
+        ({"host": "torii.example", "x-forwarded-proto": "https"}, "https://torii.example"),
+        ({"host": "<script>"}, "http://localhost:8000"),
+    ],
+)
+async def test_it_names_the_address_at_which_it_is_served(
+    caller: httpx.AsyncClient, headers: dict[str, str], address: str
+) -> None:
+    assert (await caller.get("/openapi.json", headers=headers)).json() == openapi.document(__version__, address)
+
+
+async def test_where_it_is_switched_off_the_refusal_says_how_to_switch_it_on() -> None:
+    """As it is by itself where other machines reach the gateway."""
+    message = (
+        "the API's description is not shown here: docs is off, or auto, which is on only where this machine alone "
+        "reaches the gateway. docs: on (TORII_DOCS=on) shows it to everyone, from the next start on"
+    )
+    for given in ({"host": "0.0.0.0", "caller_key": KEY}, {"docs": "off"}):
+        async with running_gateway(settings_for("http://127.0.0.1:1", **given)) as gateway:
+            for path in ("/docs", "/openapi.json"):
+                answer = await gateway.client.get(path)
+                assert (answer.status_code, answer.json()["detail"]) == (404, message)
+            assert (await gateway.client.get("/docs/swagger-ui.css")).json()["detail"].startswith("there is nothing at")
+
+
+@pytest.mark.parametrize("docs", ["on", "off"])
+async def test_a_browsers_wish_for_an_icon_is_no_line_of_the_log(docs: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "torii")
+    async with running_gateway(settings_for("http://127.0.0.1:1", docs=docs)) as gateway:
+        answer = await gateway.client.get("/favicon.ico", headers={"sec-fetch-site": "same-origin"})
+        assert (answer.status_code, answer.content) == (204, b"")
+    assert [text for text in caplog.messages if "favicon" in text] == []
 
 
 async def test_the_docs_page_reads_it(caller: httpx.AsyncClient) -> None:
@@ -86,6 +130,13 @@ async def test_an_example_of_a_failure_is_what_the_gateway_answers(
     assert answer.json() == envelopes(operation, status)[name]
     documented = response(operation, status)["headers"].keys()
     assert {header for header in answer.headers if header in DOCUMENT["components"]["headers"]} <= documented
+
+
+async def test_the_example_of_a_refused_page_is_what_an_open_gateway_answers() -> None:
+    transport = httpx.ASGITransport(create_app(settings_for(None, "http://api.test")))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
+        answer = await client.post("/v1/embeddings", headers={"origin": "https://page.example"})
+    assert (answer.status_code, answer.json()) == (403, envelopes(posted("/v1/embeddings"), "403")["page"])
 
 
 async def test_the_processs_own_answers_are_as_described(caller: httpx.AsyncClient) -> None:

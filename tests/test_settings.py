@@ -667,8 +667,8 @@ def test_a_secrets_directory_that_is_none_and_json_that_is_none(monkeypatch: pyt
 
 
 def test_mistakes_on_the_command_line() -> None:
-    assert mistakes(port=-1, colour="red") == [
-        f"command line: colour: unknown key; Allowed: {', '.join(Settings.model_fields)}",
+    assert mistakes(port=-1, zzz="red") == [
+        f"command line: zzz: unknown key; Allowed: {', '.join(Settings.model_fields)}",
         "command line: port: must be at least 0",
     ]
 

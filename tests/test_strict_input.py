@@ -44,7 +44,7 @@ CALLER_KEY = "a-key-of-the-caller-0123456789"
 NO_HTTP = "this is not HTTP/1.1 as it should be: look at the request line, the lengths and the chunks"
 NO_PATH = "the request's target must be a path such as /v1/embeddings; this is no proxy"
 NO_CODING = "the only transfer-encoding is chunked, and HTTP/1.0 has none"
-HIDDEN = b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: 43\r\n\r\n" + BODY
+HIDDEN = b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-length: 43\r\n\r\n" + BODY
 
 
 @dataclass
@@ -101,7 +101,7 @@ def envelope(code: str, message: str, param: str | None = None) -> Any:
 
 
 def posted(*headers: bytes, body: bytes = BODY, path: bytes = b"/v1/embeddings", version: bytes = b"1.1") -> bytes:
-    lines = [b"POST " + path + b" HTTP/" + version, b"host: a", *headers, b"", b""]
+    lines = [b"POST " + path + b" HTTP/" + version, b"host: localhost", *headers, b"", b""]
     return b"\r\n".join(lines) + body
 
 
@@ -339,13 +339,35 @@ async def test_a_models_name_that_none_has(
 
 async def test_two_keys_are_none(keyed: RunningGateway, upstream: ScriptedUpstream) -> None:
     right = b"authorization: Bearer " + CALLER_KEY.encode()
-    [got] = answers(await sent(keyed, posted(right, b"authorization: Bearer other", LENGTH)))
     message = (
-        "There are 2 Authorization headers. Send one header 'Authorization: Bearer <key>' with a key of this gateway."
+        "Incorrect API key provided: the headers of this request hold different keys. Send one header "
+        "'Authorization: Bearer <key>', 'api-key: <key>' or 'x-api-key: <key>' with a key of this gateway."
     )
-    assert (got.line, got.json) == ("HTTP/1.1 401 Unauthorized", envelope("invalid_api_key", message))
-    assert got.headers["connection"] == "close"
+    for other in (b"authorization: Bearer other", b"api-key: other", b"X-Api-Key: other"):
+        [got] = answers(await sent(keyed, posted(right, other, LENGTH)))
+        assert (got.line, got.json) == ("HTTP/1.1 401 Unauthorized", envelope("invalid_api_key", message))
+        assert got.headers["connection"] == "close"
     assert upstream.seen == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [b"api-key: " + CALLER_KEY.encode()],
+        [b"X-API-Key:" + CALLER_KEY.encode()],
+        [b"authorization: Bearer " + CALLER_KEY.encode(), b"Api-Key: " + CALLER_KEY.encode()],
+    ],
+)
+async def test_a_key_as_azures_and_anthropics_clients_send_it(
+    headers: list[bytes], keyed: RunningGateway, upstream: ScriptedUpstream
+) -> None:
+    """It goes no further than a Bearer's does."""
+    upstream.plays(replies(VECTORS))
+    [got] = answers(await sent(keyed, posted(*headers, LENGTH, b"connection: close")))
+    assert got.line == "HTTP/1.1 200 OK"
+    [seen] = upstream.seen
+    assert not seen.headers.keys() & {"api-key", "x-api-key"}
+    assert CALLER_KEY not in str(seen.headers)
 
 
 @pytest.mark.parametrize(
@@ -410,8 +432,8 @@ SMUGGLING = {
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", NO_HTTP),
     "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", NO_HTTP),
     "a proxy's form": (posted(LENGTH, path=b"http://evil.example/v1/embeddings"), NO_PATH),
-    "a star": (b"OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n", NO_PATH),
-    "CONNECT": (b"CONNECT evil.example:443 HTTP/1.1\r\nhost: a\r\n\r\n", NO_PATH),
+    "a star": (b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\n\r\n", NO_PATH),
+    "CONNECT": (b"CONNECT evil.example:443 HTTP/1.1\r\nhost: localhost\r\n\r\n", NO_PATH),
     "a CRLF in the path": (posted(LENGTH, path=b"/v1/a\r\nb"), NO_HTTP),
     "a NUL in the path": (posted(LENGTH, path=b"/v1/a\0b"), NO_HTTP),
     "a byte in the path": (posted(LENGTH, path=b"/v1/\xff"), NO_HTTP),
@@ -459,7 +481,7 @@ async def test_a_refusal_waits_for_the_answers_before_it(gateway: RunningGateway
 
 async def test_a_head_has_at_most_64_kilobytes_and_100_headers(gateway: RunningGateway) -> None:
     many = [b"x-%d: y" % number for number in range(HEADERS - 3)]
-    get = b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n"
+    get = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
     [got] = answers(await sent(gateway, get + b"\r\n".join([*many, b"x: y", b"", b""])))
     assert got.line == "HTTP/1.1 200 OK"
     message = f"there are more than {HEADERS} headers"
@@ -482,7 +504,7 @@ async def test_a_head_has_at_most_64_kilobytes_and_100_headers(gateway: RunningG
 
 async def test_a_target_has_at_most_8_kilobytes(gateway: RunningGateway) -> None:
     target = b"/healthz?" + b"a" * (TARGET_BYTES - 9)
-    head = b" HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+    head = b" HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
     [got] = answers(await sent(gateway, b"GET " + target + head))
     assert got.line == "HTTP/1.1 200 OK"
     for longer in (target + b"a" + head, target + b"a" * 200_000):
@@ -530,7 +552,7 @@ async def test_a_path_leads_to_an_endpoint_or_nowhere(
 
 @pytest.mark.parametrize("model", ["../../../etc/passwd", "..%2f..%2fhealthz", "a%0d%0ax-evil:1", "%00"])
 async def test_a_models_path_leads_to_a_model_or_nowhere(model: str, gateway: RunningGateway) -> None:
-    request = f"GET /v1/models/{model} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+    request = f"GET /v1/models/{model} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
     [got] = answers(await sent(gateway, request.encode()))
     assert got.line == "HTTP/1.1 404 Not Found"
     assert got.json["error"]["code"] in ("model_not_found", "not_found")
@@ -552,8 +574,8 @@ async def test_expect_100_continue(keyed: RunningGateway, upstream: ScriptedUpst
 
 async def test_pipelined_requests_are_answered_in_order(gateway: RunningGateway, upstream: ScriptedUpstream) -> None:
     upstream.plays(replies(VECTORS))
-    last = b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
-    got = answers(await sent(gateway, HIDDEN + b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n" + HIDDEN + last))
+    last = b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    got = answers(await sent(gateway, HIDDEN + b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n" + HIDDEN + last))
     assert [answer.line for answer in got] == ["HTTP/1.1 200 OK"] * 4
     assert [sorted(answer.json) for answer in got] == [
         ["data", "model", "object", "usage"],
@@ -572,8 +594,8 @@ async def test_http_1_0(gateway: RunningGateway, upstream: ScriptedUpstream) -> 
 
 
 async def test_head_has_no_body_and_the_next_answer_is_the_next(gateway: RunningGateway) -> None:
-    after = b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
-    data = await sent(gateway, b"HEAD /v1/embeddings HTTP/1.1\r\nhost: a\r\n\r\n" + after)
+    after = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    data = await sent(gateway, b"HEAD /v1/embeddings HTTP/1.1\r\nhost: localhost\r\n\r\n" + after)
     head, _, rest = data.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 405 Method Not Allowed\r\n")
     assert [got.line for got in answers(rest)] == ["HTTP/1.1 200 OK"]

@@ -43,9 +43,15 @@ __all__ = [
 ]
 
 
+def document(version: str, address: str = "http://localhost:8000") -> Json:
+    """The OpenAPI 3.1 document of this ``version`` of the gateway, which is at ``address``."""
+    info = {"title": "Torii", "version": version, "description": DESCRIPTION.replace("{address}", address)}
+    return {"openapi": "3.1.0", "info": info, "servers": [{"url": address}], **_contents()}
+
+
 @cache
-def document(version: str) -> Json:
-    """The OpenAPI 3.1 document of this ``version`` of the gateway."""
+def _contents() -> Json:
+    """All of it that is the same wherever the gateway is."""
     # Not at the top: the examples are made by the endpoints' own code, which is work for who wants to read them.
     from .operations import components, operations
 
@@ -56,8 +62,6 @@ def document(version: str) -> Json:
         operation = {"operationId": page.operation, **head, **contents[page.operation]}
         paths.setdefault(page.path, {})[page.method.lower()] = operation
     return {
-        "openapi": "3.1.0",
-        "info": {"title": "Torii", "version": version, "description": DESCRIPTION},
         "tags": [{"name": name, "description": words} for name, words in TAGS.items()],
         "paths": paths,
         "components": components(),

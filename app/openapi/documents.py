@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# ``address`` is where the gateway is: scheme, host and port.
 DESCRIPTION = """\
 A local, OpenAI-compatible gateway for Jina AI and AIHubMix: embeddings, rerank and DeepSearch.
 
-Point an OpenAI SDK at `http://localhost:8000/v1`. Every path under `/v1` answers without it too. The model
+Point an OpenAI SDK at `{address}/v1`. Every path under `/v1` answers without it too. The model
 decides which provider serves a call; `jina/<model>` and `aihubmix/<model>` force one. `GET /v1/models` lists the
 models and what each can do.
 
@@ -15,7 +16,8 @@ Fields that no schema names go through to the provider, except those that would 
 (`api_base`, `base_url`, `api_key`, `extra_headers` and the like), which are left out, and `user` of embeddings, rerank
 and DeepSearch. There is no Responses API: `POST /v1/responses` answers 404 and says what to use.
 
-A gateway with callers' keys wants one of them as `Authorization: Bearer <key>`; one without takes any key and none.
+A gateway with callers' keys wants one of them as `Authorization: Bearer <key>`, `api-key: <key>` or `x-api-key: <key>`;
+one without takes any key and none.
 The provider's key never comes from a caller.
 """
 

@@ -23,6 +23,7 @@ from ..errors import (
     UpstreamUnreachable,
 )
 from ..keys import Callers, digest
+from ..origins import Guard, Hosts
 from ..types import Json, Reply
 from ..upstreams.failures import failure
 from . import models
@@ -55,6 +56,7 @@ SCHEMAS: Json = {"Error": ENVELOPE}
 WORDS = {
     400: "The request is wrong; the message says which field, and what would be right.",
     401: "The caller's key is missing or not known. Never the provider's key.",
+    403: "A web page, or a name, that a gateway without callers' keys does not answer to.",
     404: "There is no such model, or nothing at this path.",
     405: "The path is for another method, which the header `allow` names.",
     408: "The body did not come in time.",
@@ -78,6 +80,10 @@ OVERLOADED = Overloaded("this gateway has 1000 calls open and takes no more at o
 NOT_READY = Unavailable("shutting down", retry_after=1)
 
 
+_GUARD = Guard(Hosts(()), (), ())
+_OF_A_PAGE = {b"host": [b"localhost:8000"], b"origin": [b"https://page.example"]}
+
+
 def _upstream(status: int, body: Json, headers: dict[str, str] | None = None, deepsearch: bool = False) -> ToriiError:
     """What a provider's error becomes."""
     return failure(Reply(status, headers or {}, msgspec.json.encode(body)), upstream="jina", deepsearch=deepsearch)
@@ -88,9 +94,13 @@ def examples() -> dict[int, dict[str, Example]]:
     callers = Callers([("team", digest("a key of this gateway"))])
     return {
         401: {
-            "missing": ("No key", refused(lambda: callers.check([]))),
-            "unknown": ("A key of somewhere else", refused(lambda: callers.check([b"Bearer sk-0"]))),
+            "missing": ("No key", refused(lambda: callers.check({}))),
+            "unknown": (
+                "A key of somewhere else",
+                refused(lambda: callers.check({b"authorization": [b"Bearer sk-0"]})),
+            ),
         },
+        403: {"page": ("A web page", refused(lambda: _GUARD.check("POST", "/v1/embeddings", _OF_A_PAGE)))},
         404: {
             "model": ("A model that is not known", models.unknown()),
             "path": ("A path that there is not", NO_PATH),

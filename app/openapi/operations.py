@@ -9,7 +9,8 @@ from ..types import Json
 from . import chat, completions, embeddings, failures, models, rerank
 from .exchanges import Exchange, Refusal, broken, collected, embedded, ranked, streamed
 
-SECURITY: list[Json] = [{"bearer": []}, {}]
+# Where a key may stand; none of them at a gateway without callers.
+SECURITY: list[Json] = [{"bearer": []}, {"api-key": []}, {"x-api-key": []}, {}]
 
 HEADERS: Json = {
     "x-request-id": {"description": "The gateway's id of this call; its log has it.", "schema": {"type": "string"}},
@@ -45,7 +46,7 @@ CACHE_CONTROL: Json = {
 
 CALLED = (*failures.ALWAYS, "x-torii-upstream", "x-torii-upstream-model")
 
-SHARED = (401, 404, 405, 408, 413, 415, 429, 500, 502, 503, 504)
+SHARED = (401, 403, 404, 405, 408, 413, 415, 429, 500, 502, 503, 504)
 
 
 def components() -> Json:
@@ -59,7 +60,8 @@ def components() -> Json:
                 "type": "http",
                 "scheme": "bearer",
                 "description": "A key of this gateway, not a provider's. Not needed where the gateway has none.",
-            }
+            },
+            **{name: {"type": "apiKey", "in": "header", "name": name} for name in ("api-key", "x-api-key")},
         },
     }
 
@@ -86,13 +88,13 @@ def operations() -> dict[str, Json]:
             rerank.REFUSALS,
         ),
         "chat": _posted("ChatRequest", _chat_requests(), _chat_answers(), chat.REFUSALS),
-        "models": _got("ModelList", models.model_list(), (401, 405, 500)),
+        "models": _got("ModelList", models.model_list(), (401, 403, 405, 500)),
         "model": {
             "parameters": [MODEL_PARAMETER],
-            **_got("Model", models.routes().describe("jina-clip-v2"), (401, 404, 405, 500)),
+            **_got("Model", models.routes().describe("jina-clip-v2"), (401, 403, 404, 405, 500)),
         },
-        "healthz": {"security": [{}], "responses": {"200": _healthy(), **_refs(405)}},
-        "readyz": {"security": [{}], "responses": {"200": _alive("ready"), **_refs(405), "503": _not_ready()}},
+        "healthz": {"security": [{}], "responses": {"200": _healthy(), **_refs(403, 405)}},
+        "readyz": {"security": [{}], "responses": {"200": _alive("ready"), **_refs(403, 405), "503": _not_ready()}},
     }
 
 

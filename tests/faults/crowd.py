@@ -69,7 +69,7 @@ class Ask:
 
     def request(self) -> bytes:
         body = msgspec.json.encode(self.body)
-        head = f"POST {PATHS[self.kind]} HTTP/1.1\r\nhost: crowd\r\ncontent-type: application/json\r\n"
+        head = f"POST {PATHS[self.kind]} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
