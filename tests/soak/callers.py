@@ -91,7 +91,7 @@ class Wish:
     def request(self, chance: Random) -> bytes:
         caller = AGAIN if self.again else chance.choice([*CALLERS])
         body = msgspec.json.encode(self.body)
-        head = f"POST {PATHS[self.kind]} HTTP/1.1\r\nhost: soak\r\nauthorization: Bearer {EVERYONE[caller]}\r\n"
+        head = f"POST {PATHS[self.kind]} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {EVERYONE[caller]}\r\n"
         return f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -282,7 +282,7 @@ class Caller:
 
 
 NONSENSE_ENDS = ("closed", "no end", "200", "400", "401", "404", "405", "408", "413", "415", "431", "503")
-_HEAD = b"POST /v1/embeddings HTTP/1.1\r\nhost: soak\r\n"
+_HEAD = b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\n"
 _KEY = b"authorization: Bearer " + CALLERS["team"].encode() + b"\r\n"
 
 
@@ -298,9 +298,9 @@ NONSENSE: dict[str, Callable[[Random], bytes]] = {
     "no key": _stranger,
     "too large": lambda chance: _HEAD + _KEY + b"content-length: 99999999999\r\n\r\n",
     "a giant head": lambda chance: _HEAD + b"x: " + b"x" * 70_000 + b"\r\n\r\n",
-    "nothing there": lambda chance: b"GET /nowhere HTTP/1.1\r\nhost: soak\r\n\r\n",
-    "health": lambda chance: b"GET /healthz HTTP/1.1\r\nhost: soak\r\n\r\n",
-    "models": lambda chance: b"GET /v1/models HTTP/1.1\r\nhost: soak\r\n" + _KEY + b"\r\n",
+    "nothing there": lambda chance: b"GET /nowhere HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    "health": lambda chance: b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    "models": lambda chance: b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n" + _KEY + b"\r\n",
 }
 
 

@@ -176,7 +176,7 @@ async def healthy(port: int) -> bool:
     """Whether /healthz says so."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(b"GET /healthz HTTP/1.1\r\nhost: soak\r\nconnection: close\r\n\r\n")
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         return (await reader.read()).startswith(b"HTTP/1.1 200 ")
     finally:
         writer.close()
