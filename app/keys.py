@@ -72,10 +72,12 @@ class Callers:
 
 def _presented(headers: Headers) -> bytes:
     keys = [_bearer(value) for value in headers.get(b"authorization", ())]
-    keys += [key for name in PLAIN for value in headers.get(name, ()) if (key := value.strip())]
+    for name in PLAIN:
+        if name in headers:
+            keys += filter(None, map(bytes.strip, headers[name]))
     if not keys:
         raise Unauthorized(f"There is no key in this request. {_RIGHT}.")
-    if len(set(keys)) > 1:
+    if len(keys) > 1 and len(set(keys)) > 1:
         raise Unauthorized(f"{INCORRECT}: the headers of this request hold different keys. {_RIGHT}.")
     return keys[0]
 
