@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from . import config, contradictions
+from . import config, configfile, contradictions
 from .config import ConfigError, Keys, Mistake, Source, Values
 from .sections import (
     CacheSettings,
@@ -205,7 +205,7 @@ def found(path: Path | None) -> Path | None:
 
 def _file(path: Path | None) -> Iterator[Source]:
     if file := found(path):
-        yield config.file(file)
+        yield configfile.file(file)
 
 
 def _order(files: list[Source]) -> Source:

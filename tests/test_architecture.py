@@ -37,7 +37,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "runfile",
         "store",
     ),
-    ("client", "cors", "keys", "meter", "seat"),
+    ("client", "configfile", "cors", "keys", "meter", "seat"),
     ("lease",),
     ("pool",),
     ("cache", "failover", "keystate", "ledger", "probe"),
