@@ -43,6 +43,12 @@ _NOT_SETTINGS = (CONFIG_VARIABLE, SECRETS_VARIABLE, "TORII_CALLER_KEY_FILE", "TO
 # Kubernetes and Docker links set these for every container that sees a service named "torii".
 _SERVICE_LINK = re.compile(r"TORII_(SERVICE_(HOST|PORT)(_.*)?|PORT_\d+_(TCP|UDP).*|NAME|ENV_.*)")
 
+QUOTED = (
+    "has quotes around it, which belong to the value here (docker run --env-file keeps them); write it without them"
+)
+# Of more allowed keys than MANY only the NEAREST are named.
+MANY, NEAREST = 16, 6
+
 _WORDS = {
     "missing": "is missing",
     "int_type": "must be a whole number",
@@ -87,10 +93,13 @@ class Mistake:
 
 
 class ConfigError(Exception):
-    """All mistakes of a configuration at once, those of the file in its order; as text, one line each."""
+    """All mistakes of a configuration at once, those of the file in its order, last what is missing from all of it.
+
+    As text, one line each.
+    """
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
-        self.mistakes = tuple(sorted(mistakes, key=lambda mistake: mistake.line))
+        self.mistakes = tuple(sorted(mistakes, key=lambda mistake: (not (mistake.where or mistake.key), mistake.line)))
         super().__init__("\n".join(map(str, self.mistakes)))
 
 
@@ -136,11 +145,23 @@ def blame(sources: Sequence[Source], keys: Keys, what: str) -> Mistake:
     return source.mistake(keys, what) if source.depth(keys) else Mistake("", dotted(keys), what, keys)
 
 
+def meant(name: object, allowed: Iterable[str]) -> str | None:
+    """The allowed key of which ``name`` may be a misspelling."""
+    return next(iter(difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)), None)
+
+
 def unknown_key(name: object, allowed: Iterable[str]) -> str:
-    allowed = list(allowed)
-    near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"unknown key; {hint}Allowed: {', '.join(allowed)}"
+    """Names the allowed keys, the nearest first; of many only those."""
+    near = meant(name, allowed := list(allowed))
+    ranked = difflib.get_close_matches(str(name), allowed, n=len(allowed), cutoff=0.0)
+    shown = ranked if len(ranked) <= MANY else ranked[:NEAREST]
+    rest = f" and {len(ranked) - NEAREST} more, see docs/configuration.md" if len(ranked) > MANY else ""
+    return f"unknown key; {f'did you mean {near}? ' if near else ''}Allowed: {', '.join(shown)}{rest}"
+
+
+def quoted(text: str) -> bool:
+    """Whether a pair of quotes is part of it, as where `docker run --env-file` reads NAME="value"."""
+    return len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
 
 
 # ---------------------------------------------------------------- environment and secret files
@@ -151,6 +172,7 @@ def environment(settings: type[BaseSettings]) -> Source:
     source = Source("environment", called=lambda keys: PREFIX + "__".join(map(str, keys)).upper())
     variables = _Variables(settings)
     source.values = variables()
+    source.mistakes += _quoted()
     source.mistakes += [source.mistake((name,), "must be JSON") for name in variables.wrong]
     if str(source.values.get("port", "")).startswith("tcp://"):
         del source.values["port"]
@@ -167,6 +189,7 @@ class _Variables(EnvSettingsSource):
     def __init__(self, settings: type[BaseSettings]) -> None:
         super().__init__(settings)
         self.wrong: list[str] = []
+        self.env_vars = {name: value for name, value in self.env_vars.items() if not quoted(value or "")}
 
     def prepare_field_value(self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool) -> Any:
         try:
@@ -174,6 +197,14 @@ class _Variables(EnvSettingsSource):
         except ValueError:
             self.wrong.append(field_name)
             return None
+
+
+def _quoted() -> Iterator[Mistake]:
+    for variable in sorted(os.environ):
+        ours = variable.startswith(PREFIX) or variable.removesuffix("_FILE") in CREDENTIALS
+        if ours and quoted(os.environ[variable].strip()):
+            keys = CREDENTIALS.get(variable) or tuple(variable.removeprefix(PREFIX).lower().split("__"))
+            yield Mistake("environment", variable, QUOTED, keys)
 
 
 def _foreign(known: Sequence[str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,8 @@ from .config import Values
 from .types import EndpointName, OnDisconnect, ReasoningMode
 from .values import (
     AUTO,
+    KNOWN,
+    PLACEHOLDER,
     SHA256,
     CallerKey,
     Count,
@@ -47,6 +50,8 @@ class CallerSettings(Section):
             raise ValueError("must have either a key or a sha256")
         if self.sha256 is not None and not SHA256.fullmatch(self.sha256):
             raise ValueError("sha256 must be 64 hexadecimal digits; `printf %s KEY | sha256sum` makes them")
+        if self.sha256 == hashlib.sha256(PLACEHOLDER.encode()).hexdigest():
+            raise ValueError(f"sha256 {KNOWN}")
         return self
 
 

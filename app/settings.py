@@ -18,6 +18,7 @@ from pydantic import (
     InstanceOf,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -50,6 +51,7 @@ from .values import (
     lower,
     none,
     number,
+    spoken,
 )
 
 __all__ = ["ConfigError", "Settings", "load", "validate_start"]
@@ -115,13 +117,18 @@ class Settings(BaseSettings):
         """``load`` reads the other sources itself, so that it can say where a mistake was made."""
         return (init_settings,)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _spoken(cls, given: Any) -> Any:
+        return spoken(given, cls.model_fields)
+
     @field_validator("upstreams", mode="before")
     @classmethod
     def _over_the_defaults(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
         merged = {
-            name: {**DEFAULT_UPSTREAMS.get(name, {}), **values} if isinstance(values, dict) else values
+            name: {**DEFAULT_UPSTREAMS.get(name, {}), **(values or {})} if isinstance(values, dict | None) else values
             for name, values in given.items()
         }
         return merged | {name: values for name, values in DEFAULT_UPSTREAMS.items() if name not in given}
@@ -226,6 +233,7 @@ def _validated(sources: list[Source], serving: bool) -> tuple[Settings, list[Mis
         found += config.explain(error, Settings)
     told = {mistake.keys for mistake in mistakes}
     bad = {str(keys[0]) for keys in told | {keys for keys, _ in found} if keys}
+    bad |= {near for name in unknown if (near := config.meant(name, Settings.model_fields))}  # what it may have said
     settings = Settings(**{name: value for name, value in values.items() if name not in bad})
     if () not in told:
         found += contradictions.of(settings, bad, serving)

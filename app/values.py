@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import NoDecode
 
+from .config import QUOTED, quoted
 from .files import read
 from .models import PREFIX
 from .origins import host_name, page_origin
@@ -20,6 +23,9 @@ AUTO = "auto"
 NONE = "none"
 OFF = "off"
 KEY_MINIMUM = 16
+# The key that stands in .env.example: whoever copies that and no more has a gateway whose key everybody knows.
+PLACEHOLDER = "change-me-this-is-only-an-example"
+KNOWN = "is the example's key, which everybody knows; `openssl rand -hex 24` makes a good one"
 
 _UPSTREAM_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _ENDPOINT_PATH = re.compile(r"/(embeddings|rerank|chat(/completions)?)$")
@@ -67,12 +73,18 @@ def secret(value: Any) -> Any:
 
 
 def sendable(secret: SecretStr | None) -> SecretStr | None:
+    if secret and quoted(secret.get_secret_value()):
+        raise ValueError(QUOTED)
     if secret and not re.fullmatch(r"[\x21-\x7e]+", secret.get_secret_value()):
         raise ValueError("must be one word of printable ASCII characters, as it goes in an HTTP header")
     return secret
 
 
 def strong(secret: SecretStr | None) -> SecretStr | None:
+    if secret and quoted(secret.get_secret_value()):
+        raise ValueError(QUOTED)
+    if secret and secret.get_secret_value() == PLACEHOLDER:
+        raise ValueError(KNOWN)
     if secret and len(secret.get_secret_value()) < KEY_MINIMUM:
         raise ValueError(f"must have at least {KEY_MINIMUM} characters; `openssl rand -hex 24` makes a good one")
     return sendable(secret)
@@ -157,5 +169,25 @@ Seconds = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=Fa
 Port = Annotated[int, BeforeValidator(number), Field(ge=0, le=65535)]
 
 
+def spoken(given: Any, fields: Mapping[str, FieldInfo]) -> Any:
+    """Without the lists, mappings and sections that are null: those of which a file has all lines commented out."""
+    if not isinstance(given, dict):
+        return given
+    return {
+        name: value
+        for name, value in given.items()
+        if value is not None or name not in fields or not _holds(fields[name].annotation)
+    }
+
+
+def _holds(annotation: Any) -> bool:
+    return get_origin(annotation) in (list, dict) or (isinstance(annotation, type) and issubclass(annotation, Section))
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spoken(cls, given: Any) -> Any:
+        return spoken(given, cls.model_fields)

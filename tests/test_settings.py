@@ -20,10 +20,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from app.config import Keys, dotted, explain
-from app.sections import TimeoutSettings
+from app.config import NEAREST, QUOTED, Keys, dotted, explain
 from app.settings import ConfigError, Settings, load, validate_start
-from app.values import Section
+from app.values import KNOWN, PLACEHOLDER, Section
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "config.example.yaml"
@@ -65,6 +64,13 @@ def mistakes(path: Path | None = None, **overrides: Any) -> list[str]:
     return [line.replace(f"{Path.cwd()}/", "") for line in str(error.value).splitlines()]
 
 
+def short(lines: list[str]) -> list[str]:
+    """Where only the nearest of many settings are named, the first of them stands for all; the rest has to add up."""
+    more = len(Settings.model_fields) - NEAREST
+    cut = re.compile(rf"Allowed: (\w+)(, \w+){{{NEAREST - 1}}} and {more} more, see docs/configuration\.md$")
+    return [cut.sub(r"Allowed: \1, ...", line) for line in lines]
+
+
 # ---------------------------------------------------------------- sources
 
 
@@ -93,13 +99,48 @@ def test_the_example_is_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(EXAMPLE) == load()
 
 
+def blocks() -> list[list[int]]:
+    """The numbers of the lines of config.example.yaml that are settings commented out: blocks, and each entry of one
+    that is a whole by itself. Prose has one space behind its #, settings have more."""
+    lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
+    found: list[list[int]] = []
+    for number, line in enumerate(lines):
+        if re.match("#  +", line):
+            above = found[-1] if found and found[-1][-1] == number - 1 else []
+            found += [] if above else [above]
+            above.append(number)
+    entries = []
+    for block in found:
+        least = min(len(lines[number]) - len(lines[number][1:].lstrip()) for number in block)
+        for number in block:
+            if len(lines[number]) - len(lines[number][1:].lstrip()) == least:
+                entries.append([number])
+            else:
+                entries[-1].append(number)
+    whole = [entry for entry in entries if not lines[entry[0]][1:].lstrip().startswith("#")]
+    return found + [entry for entry in whole if entry not in found]
+
+
+def uncommented(numbers: list[int]) -> str:
+    lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line[1:] if number in numbers else line for number, line in enumerate(lines))
+
+
+@pytest.mark.parametrize("block", blocks(), ids=lambda block: f"{block[0] + 1}-{block[-1] + 1}")
+def test_each_block_that_is_commented_out_can_be_used_as_it_stands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, block: list[int]
+) -> None:
+    path = tmp_path / "torii.yaml"
+    path.write_text(text := uncommented(block), encoding="utf-8")
+    for variable in re.findall(r"\$\{(\w+)\}", "\n".join(text.splitlines()[number] for number in block)):
+        monkeypatch.setenv(variable, "0123456789abcdef")
+    assert load(path, sandbox="on") != load(EXAMPLE, sandbox="on")
+
+
 def test_the_examples_that_are_commented_out_are_right(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
     monkeypatch.setenv("SEARCH_TEAM_KEY", "0123456789abcdef")
-    text = re.sub(r"^#( +)", r"\1", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    text = re.sub(r"^ (?! )", "# ", text, flags=re.MULTILINE)
-    text = text.replace("callers: []", "callers:").replace("models: {}", "models:")
-    settings = load(write(text), sandbox="on")
-    assert [caller.name for caller in settings.callers] == ["search-team", "notebook"]
+    settings = load(write(uncommented([number for block in blocks() for number in block])), sandbox="on")
+    assert [caller.name for caller in settings.callers] == ["notebook", "search-team"]
     assert list(settings.upstreams) == ["jina", "aihubmix", "local"]
     assert set(settings.models) == {
         "text-embedding-3-small",
@@ -384,22 +425,23 @@ models:
   both: {{alias_of: a, dimensions: 3}}
   list: [{SECRET}]
 """
-FIELDS = "kind, base_url, deepsearch_base_url, api_key, api_keys, tier, limits"
+FIELDS = "api_key, api_keys, tier, base_url, kind, limits, deepsearch_base_url"
 
 
 def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:
-    assert mistakes(write(BROKEN)) == [
-        f"torii.yaml:1: prot: unknown key; did you mean port? Allowed: {', '.join(Settings.model_fields)}",
+    assert short(mistakes(write(BROKEN))) == [
+        "torii.yaml:1: prot: unknown key; did you mean port? Allowed: port, ...",
         "torii.yaml:2: port: must be a whole number",
         "torii.yaml:3: ping_seconds: must be a number, and is a switch (YAML reads on, off, yes and no as one)",
         "torii.yaml:4: host: must be an address or a host name, such as 127.0.0.1 or 0.0.0.0",
         "torii.yaml:5: docs: must be 'off', 'on' or 'auto'",
-        "torii.yaml:7: timeouts.conect_seconds: unknown key; did you mean connect_seconds? Allowed: "
-        f"{', '.join(TimeoutSettings.model_fields)}",
+        "torii.yaml:7: timeouts.conect_seconds: unknown key; did you mean connect_seconds? Allowed: connect_seconds, "
+        "event_seconds, idle_seconds, head_seconds, body_seconds, write_seconds, total_seconds, reply_seconds, "
+        "headers_seconds",
         "torii.yaml:8: timeouts.idle_seconds: must be more than 0",
         "torii.yaml:11: callers[0].key: must have at least 16 characters; `openssl rand -hex 24` makes a good one",
         "torii.yaml:12: callers[1].name: is missing",
-        "torii.yaml:12: callers[1].nam: unknown key; did you mean name? Allowed: name, key, sha256, on_disconnect",
+        "torii.yaml:12: callers[1].nam: unknown key; did you mean name? Allowed: name, sha256, on_disconnect, key",
         "torii.yaml:13: callers[1].key: must be text; put it in quotes",
         "torii.yaml:14: callers[2]: must have either a key or a sha256",
         "torii.yaml:15: callers[3]: sha256 must be 64 hexadecimal digits; `printf %s KEY | sha256sum` makes them",
@@ -417,9 +459,9 @@ def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:
         "torii.yaml:21: upstreams.aihubmix.base_url: must be the part before /embeddings, "
         "such as https://host.example/v1",
         "torii.yaml:23: models.mine.endpoints[0]: must be 'embeddings', 'rerank' or 'chat'",
-        "torii.yaml:23: models.mine.contxt: unknown key; did you mean context? Allowed: alias_of, targets, endpoints, "
-        "inputs, dimensions, dimensions_allowed, context, tasks, max_inputs, features, deepsearch, on_disconnect, "
-        "cached",
+        "torii.yaml:23: models.mine.contxt: unknown key; did you mean context? Allowed: context, "
+        "on_disconnect, endpoints, inputs, targets, max_inputs, dimensions, tasks, dimensions_allowed, cached, "
+        "features, alias_of, deepsearch",
         "torii.yaml:24: models.both: an alias is what it stands for; it has no other keys than alias_of",
         "torii.yaml:25: models.list: must be a mapping of keys",
     ]
@@ -577,12 +619,12 @@ def test_a_model_may_have_other_names_at_other_upstreams(write: Write) -> None:
         ),
         (
             "_env_file: x",
-            f"torii.yaml:1: _env_file: unknown key; did you mean ca_file? Allowed: {', '.join(Settings.model_fields)}",
+            "torii.yaml:1: _env_file: unknown key; did you mean ca_file? Allowed: ca_file, ...",
         ),
     ],
 )
 def test_a_file_that_cannot_be_read_as_settings(write: Write, text: str, expected: str) -> None:
-    assert mistakes(write(text)) == [expected]
+    assert short(mistakes(write(text))) == [expected]
 
 
 def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
@@ -607,8 +649,8 @@ def test_mistakes_in_the_environment_name_the_variable(monkeypatch: pytest.Monke
     }.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "secrets/jina_api_key").write_bytes(b"\xff")
-    assert mistakes() == [
-        f"environment: TORII_PROT: unknown setting; did you mean port? Allowed: {', '.join(Settings.model_fields)}",
+    assert short(mistakes()) == [
+        "environment: TORII_PROT: unknown setting; did you mean port? Allowed: port, ...",
         "environment: AIHUBMIX_API_KEY_FILE: none cannot be read: No such file or directory",
         "secret file: secrets/jina_api_key: cannot be read: it is not UTF-8 text",
         "environment: TORII_PORT: must be at most 65535",
@@ -616,8 +658,9 @@ def test_mistakes_in_the_environment_name_the_variable(monkeypatch: pytest.Monke
         "environment: TORII_UPSTREAMS__MINE__KIND: is missing; one of jina, aihubmix, openai",
         "environment: TORII_UPSTREAMS__MINE__BASE_URL: must be a plain URL: no user, password, query or fragment; "
         "a key belongs in api_key",
-        "environment: TORII_TIMEOUTS__IDLE: unknown key; did you mean idle_seconds? Allowed: "
-        f"{', '.join(TimeoutSettings.model_fields)}",
+        "environment: TORII_TIMEOUTS__IDLE: unknown key; did you mean idle_seconds? Allowed: idle_seconds, "
+        "body_seconds, write_seconds, total_seconds, head_seconds, reply_seconds, event_seconds, headers_seconds, "
+        "connect_seconds",
     ]
 
 
@@ -667,9 +710,75 @@ def test_a_secrets_directory_that_is_none_and_json_that_is_none(monkeypatch: pyt
 
 
 def test_mistakes_on_the_command_line() -> None:
-    assert mistakes(port=-1, zzz="red") == [
-        f"command line: zzz: unknown key; Allowed: {', '.join(Settings.model_fields)}",
+    assert short(mistakes(port=-1, zzz="red")) == [
+        "command line: zzz: unknown key; Allowed: callers, ...",
         "command line: port: must be at least 0",
+    ]
+
+
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_quotes_that_were_kept_around_a_value_are_a_mistake(
+    monkeypatch: pytest.MonkeyPatch, write: Write, tmp_path: Path, quote: str
+) -> None:
+    for name in ("JINA_API_KEY", "TORII_CALLER_KEY", "TORII_PORT", "TORII_TIMEOUTS__IDLE_SECONDS", "TORII_CACHE"):
+        monkeypatch.setenv(name, f"{quote}{SECRET}{quote}")
+    (tmp_path / "secrets/torii_operator_key").write_text(f"{quote}{SECRET}{quote}\n")
+    (tmp_path / "secrets/aihubmix_api_key").write_text(f"{quote}x{quote}\n")
+    other = "'" if quote == '"' else '"'
+    path = write(f"callers: [{{name: a, key: {other}{quote}{SECRET}{quote}{other}}}]")
+    assert sorted(mistakes(path, sandbox="off")) == [
+        f"environment: JINA_API_KEY: {QUOTED}",
+        f"environment: TORII_CACHE: {QUOTED}",
+        f"environment: TORII_CALLER_KEY: {QUOTED}",
+        f"environment: TORII_PORT: {QUOTED}",
+        f"environment: TORII_TIMEOUTS__IDLE_SECONDS: {QUOTED}",
+        f"secret file: secrets/aihubmix_api_key: {QUOTED}",
+        f"secret file: secrets/torii_operator_key: {QUOTED}",
+        f"torii.yaml:1: callers[0].key: {QUOTED}",
+    ]
+    assert "without them" in QUOTED
+
+
+def test_the_examples_key_opens_nothing(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
+    assert f"\nTORII_CALLER_KEY={PLACEHOLDER}\n" in (ROOT / ".env.example").read_text()
+    monkeypatch.setenv("TORII_CALLER_KEY", PLACEHOLDER)
+    digest = hashlib.sha256(PLACEHOLDER.encode()).hexdigest()
+    assert mistakes(write(f"operator_key: {PLACEHOLDER}\ncallers: [{{name: a, sha256: {digest}}}]")) == [
+        f"environment: TORII_CALLER_KEY: {KNOWN}",
+        f"torii.yaml:1: operator_key: {KNOWN}",
+        f"torii.yaml:2: callers[0]: sha256 {KNOWN}",
+    ]
+
+
+def test_a_mistake_is_told_before_what_is_missing(write: Write) -> None:
+    first, second = mistakes(write("timeouts: {idle_seconds: soon}"), sandbox="off")
+    assert first == "torii.yaml:1: timeouts.idle_seconds: must be a number"
+    assert second.startswith("No upstream has a key.")
+
+
+def test_keys_under_a_misspelt_name_are_not_missed_besides(write: Write) -> None:
+    (only,) = mistakes(write(f"upstream: {{jina: {{api_key: {SECRET}}}}}"), sandbox="off")
+    assert only.startswith("torii.yaml:1: upstream: unknown key; did you mean upstreams? Allowed: upstreams, ")
+
+
+EMPTY = """
+callers:
+models:
+upstreams:
+  jina:
+timeouts:
+#  idle_seconds: 5
+cache:
+"""
+
+
+def test_a_section_with_nothing_in_it_says_nothing(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
+    monkeypatch.setenv("JINA_API_KEY", SECRET)
+    assert load(write(EMPTY)) == load()
+    assert load(write("upstreams: {jina: {limits: , api_keys: }}")) == load()
+    assert mistakes(write("upstreams: {mine: }")) == [
+        "torii.yaml:1: upstreams.mine.kind: is missing; one of jina, aihubmix, openai",
+        "torii.yaml:1: upstreams.mine.base_url: is missing",
     ]
 
 
