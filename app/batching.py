@@ -32,6 +32,7 @@ from .errors import (
     UpstreamAuth,
     UpstreamError,
     UpstreamFailed,
+    UpstreamMisplaced,
     UpstreamQuota,
     UpstreamRateLimited,
     UpstreamRejected,
@@ -326,7 +327,7 @@ def _of_all(failure: UpstreamError) -> UpstreamError:
 
 def _in_our_words(failure: UpstreamError, upstream: str) -> str:
     match failure:
-        case UpstreamAuth() | UpstreamQuota():
+        case UpstreamAuth() | UpstreamQuota() | UpstreamMisplaced():
             return failure.message  # in our words already
         case UpstreamRateLimited():
             return rate_limited(upstream, failure.retry_after or 1.0).message

@@ -25,6 +25,7 @@
        |- UpstreamFailed         502  anything else that is not an answer (503 where it said so)
        |  |- UpstreamBroken      502  the answer broke off, or became nonsense
        |  |- UpstreamRedirected  502  a redirect: none is followed, here or elsewhere
+       |  |- UpstreamMisplaced   502  nothing is where a model that it serves should be: its address may be wrong
        |  `- UpstreamTooLarge    502  more than is read of an answer: once more would be as much
        `- UpstreamTruncated      502  a stream that stopped before its end
 
@@ -248,6 +249,13 @@ class UpstreamRedirected(UpstreamFailed):
     code = "upstream_redirect"
     elsewhere = False
     accepted = False
+    should_retry = False
+
+
+class UpstreamMisplaced(UpstreamFailed):
+    code = "upstream_misplaced"
+    accepted = False
+    repeatable = False
     should_retry = False
 
 

@@ -23,6 +23,7 @@ from .errors import (
     ToriiError,
     UpstreamAuth,
     UpstreamError,
+    UpstreamMisplaced,
     UpstreamQuota,
     UpstreamRateLimited,
     UpstreamRejected,
@@ -373,7 +374,7 @@ class Pool:
             return True
         except (UpstreamAuth, UpstreamQuota) as failure:
             self._shut(seat, failure)
-        except UpstreamRejected:
+        except (UpstreamRejected, UpstreamMisplaced):
             return None
         except (ToriiError, TimeoutError):
             logger.info("%s: key %s was probed without an answer", self.name, seat.key.alias)

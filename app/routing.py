@@ -33,15 +33,15 @@ class Account:
     kind: str
     key: Key
 
-    def target(self, model: Model, name: str | None = None) -> Target:
+    def target(self, model: Model, name: str | None = None, *, listed: bool = True) -> Target:
         """``name`` is the upstream's own name of the model, the model's id where it is the same."""
-        return Target(self.upstream, model, name or model.id, self.key)
+        return Target(self.upstream, model, name or model.id, self.key, listed)
 
     def route(self, name: str) -> Route:
         """Here and nowhere else, whatever is known of the model."""
         entry = known(name)
         model = entry.model if entry else unlisted(name, owned_by=self.upstream.name)
-        return Route(model, (self.target(model),))
+        return Route(model, (self.target(model, listed=entry is not None and self.kind in entry.kinds),))
 
 
 class RouteTable:

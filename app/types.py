@@ -122,12 +122,16 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One place where a model can be had: the upstream, its own name of the model, a key."""
+    """One place where a model can be had: the upstream, its own name of the model, a key.
+
+    ``listed``: the catalogue or the configuration says that the upstream serves it.
+    """
 
     upstream: Upstream
     model: Model
     name: str
     key: Key
+    listed: bool = False
 
     @property
     def space(self) -> str:
@@ -135,7 +139,7 @@ class Target:
         return self.name.removeprefix("jina-ai/").lower()
 
     def with_key(self, key: Key) -> Target:
-        return self if key == self.key else Target(self.upstream, self.model, self.name, key)
+        return self if key == self.key else Target(self.upstream, self.model, self.name, key, self.listed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -556,7 +556,9 @@ async def test_a_live_check_calls_every_key(upstream: ScriptedUpstream, tmp_path
         (402, "Top up the account, or set the key of another one: JINA_API_KEY or upstreams.jina.api_key."),
         (429, "The address and the key are right; try again in a while."),
         (302, "Set upstreams.jina.base_url to the address that the server itself has."),
-        (404, "See whether upstreams.jina.base_url is the part of the address before /embeddings."),
+        (404, "Set upstreams.jina.base_url to the part of the address before /embeddings, mostly with /v1."),
+        (405, "Set upstreams.jina.base_url to the part of the address before /embeddings, mostly with /v1."),
+        (400, "See whether upstreams.jina.base_url is the part of the address before /embeddings."),
         (500, "See whether {url}/v1 is the right address; if it is, the fault is at the provider."),
     ],
 )

@@ -17,6 +17,7 @@ from app.errors import (
     UpstreamBroken,
     UpstreamError,
     UpstreamFailed,
+    UpstreamMisplaced,
     UpstreamQuota,
     UpstreamRateLimited,
     UpstreamTimeout,
@@ -40,6 +41,7 @@ SAID: dict[str, UpstreamError] = {
     "broken off": UpstreamBroken("x"),
     "a stream that stops": UpstreamTruncated("x"),
     "more than": UpstreamTooLarge("x"),
+    "nothing there": UpstreamMisplaced("x"),
 }
 # Of this kind are failures that a repeat would only meet again.
 LASTING = "vectors of another size"

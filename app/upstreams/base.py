@@ -11,7 +11,7 @@ from . import answers
 from .chat import ChatFold, chat_body, chat_reply
 from .deepsearch import deepsearch_body
 from .deepsearch_stream import DeepSearchFold
-from .failures import failure
+from .failures import failure, not_there
 
 PATHS = {"embeddings": "/embeddings", "rerank": "/rerank", "chat": "/chat/completions"}
 
@@ -71,7 +71,15 @@ class OpenAICompatible:
         return DeepSearchFold(self.name, status) if target.model.deepsearch else ChatFold(self.name, status)
 
     def error(self, call: Call, target: Target, reply: Reply) -> Exception:
-        return failure(reply, upstream=self.name, deepsearch=target.model.deepsearch)
+        error = failure(reply, upstream=self.name, deepsearch=target.model.deepsearch)
+        if target.listed and (error.status == 404 or reply.status == 405):
+            setting = f"upstreams.{self.name}.{self.setting(target)}"
+            return not_there(reply.status, upstream=self.name, model=target.name, setting=setting)
+        return error
+
+    def setting(self, target: Target) -> str:
+        """The setting that says where the target is."""
+        return "base_url"
 
 
 def cohere_rerank(call: RerankCall, doc_limit: str) -> Json:

@@ -30,6 +30,7 @@ from typing import Any
 from ..errors import (
     UpstreamError,
     UpstreamFailed,
+    UpstreamMisplaced,
     UpstreamQuota,
     UpstreamRateLimited,
     UpstreamRedirected,
@@ -117,6 +118,14 @@ def failure(reply: Reply, *, upstream: str, deepsearch: bool = False) -> Upstrea
     if deepsearch and error.accepted:
         error.should_retry = False
     return error
+
+
+def not_there(status: int, *, upstream: str, model: str, setting: str) -> UpstreamMisplaced:
+    """What is told where nothing is there for a model that is known to be: the address may be wrong."""
+    return UpstreamMisplaced(
+        f"{upstream} answered {status} for {model}, which it serves; {setting} in the gateway's configuration "
+        "may be wrong, such as without its /v1"
+    )
 
 
 def hidden_failure(payload: object, *, upstream: str, answered: int = 200) -> UpstreamError | None:

@@ -34,6 +34,9 @@ class Jina(OpenAICompatible):
         base = self.deepsearch_url if target.model.deepsearch else self.base_url
         return base.rstrip("/") + PATHS[call.endpoint]
 
+    def setting(self, target: Target) -> str:
+        return "deepsearch_base_url" if target.model.deepsearch else "base_url"
+
     def embeddings(self, call: EmbeddingsCall, target: Target) -> Json:
         body = jina_embeddings(call)
         inputs = body["input"]

@@ -64,12 +64,46 @@ async def test_the_callers_mistake_in_any_shape(shape: str, bench: Bench) -> Non
     async with bench.gateway(both=True) as gateway:
         for status, (told, code) in REJECTED.items():
             bench.jina.plays(replies(SAID[shape], status))
-            message = assert_failed(await asked(gateway), told, code, should_retry=False)
+            body = {**EMBED, "model": "jina/a-model-of-theirs"}
+            message = assert_failed(await asked(gateway, body=body), told, code, should_retry=False)
             assert len(message) < 600
             assert "my words" not in message
             assert "alert" not in message
         await assert_booked(gateway, *(told for told, _ in REJECTED.values()))
     assert (len(bench.jina.seen), len(bench.aihubmix.seen)) == (len(REJECTED), 0)
+
+
+# A wrong address: nothing is there for models that the upstream serves.
+
+HERE = f"for {EMBED['model']}, which it serves; upstreams.jina.base_url in the gateway's configuration may be wrong"
+
+
+@above_the_wire
+@pytest.mark.parametrize("shape", SAID)
+@pytest.mark.parametrize("status", [404, 405])
+async def test_nothing_is_there_for_a_model_that_it_serves(status: int, shape: str, bench: Bench) -> None:
+    """The next upstream is asked; where there is none, the setting is named, and nothing of what came."""
+    bench.jina.plays(replies(SAID[shape], status))
+    bench.aihubmix.plays(GOOD)
+    async with bench.gateway() as gateway:
+        message = assert_failed(await asked(gateway), 502, "upstream_misplaced", should_retry=False)
+        assert message == f"jina answered {status} {HERE}, such as without its /v1"
+    async with bench.gateway(both=True) as gateway:
+        for _ in range(6):  # it is no reason to ask the upstream last
+            response = await asked(gateway)
+            assert (response.json(), response.headers["x-torii-upstream"]) == (ANSWERED, "aihubmix")
+    assert len(bench.jina.seen) == 7
+
+
+async def test_a_base_url_without_its_version_is_named_to_the_operator(bench: Bench) -> None:
+    """DeepSearch's address is another setting; what the table does not say of an upstream is no mistake of it."""
+    bench.jina.plays(replies({"detail": "Not Found"}, 404))
+    async with bench.gateway() as gateway:
+        failed = await asked(gateway, CHATS, {**DEEP, "stream": False})
+        message = assert_failed(failed, 502, "upstream_misplaced", should_retry=False)
+        assert "; upstreams.jina.deepsearch_base_url in the gateway's configuration" in message
+        unknown = {**EMBED, "model": "jina/x"}
+        assert_failed(await asked(gateway, body=unknown), 404, "model_not_found", should_retry=False)
 
 
 # 37, 38: the gateway's own key and account.
