@@ -25,7 +25,7 @@ help: ## list the verbs
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run ## start the gateway: with JINA_API_KEY or AIHUBMIX_API_KEY for real, else its sandbox
-	@TORII_SANDBOX=$${TORII_SANDBOX:-auto} exec $(BIN)/torii serve $(ARGS)
+	@TORII_SANDBOX=$${TORII_SANDBOX:-auto} TORII_STARTED_BY=make exec $(BIN)/torii serve $(ARGS)
 
 test: $(VENV)/.dev ## run all tests
 	@$(BIN)/python -m pytest -q $(ARGS)

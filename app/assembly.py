@@ -26,6 +26,7 @@ from .models import known, unlisted
 from .origins import Guard, Hosts
 from .pool import Pool
 from .probe import probe
+from .proxies import Place, Proxy, loopback, parse, place, variable
 from .quota import Quota
 from .routing import Account, RouteTable
 from .seat import Rest
@@ -137,12 +138,26 @@ def build_client(settings: Settings, *, seconds: float | None = None) -> Client:
         connect=times.connect_seconds,
         connections=settings.max_connections,
         ca=settings.ca_file.pem if settings.ca_file else b"",
+        proxies=build_proxies(settings),
     )
     return Client(
         engine(settings.http_client, wire),
         Deadlines(*(min(wait, seconds or wait) for wait in waits)),
         Sizes(settings.max_reply_megabytes * MEGABYTE, settings.max_event_megabytes * MEGABYTE),
     )
+
+
+def build_proxies(settings: Settings) -> dict[Place, Proxy]:
+    """The proxies on the way to the upstreams; none to this machine."""
+    found = {}
+    for upstream in settings.upstreams.values():
+        for there in map(place, upstream.urls):
+            url = upstream.proxy_url.get_secret_value() if upstream.proxy_url else None
+            if url is None and settings.proxy_from_environment and (name := variable(there, os.environ)):
+                url = os.environ[name]
+            if url and not loopback(there[0]):
+                found[there] = parse(url)
+    return found
 
 
 class Shelf:
@@ -246,22 +261,22 @@ def build_operator(settings: Settings) -> Callers | None:
 
 
 def secrets(settings: Settings) -> list[str]:
-    """Every upstream's, every caller's and the operator's key and Redis's password, to be kept out of logs and
-    messages."""
+    """Every upstream's, every caller's and the operator's key, and the passwords of Redis and the proxies, to be kept
+    out of logs and messages."""
     keys = [key.key for upstream in settings.upstreams.values() for key in upstream.keys]
     keys += [caller.key for caller in settings.callers]
     keys += [settings.caller_key, settings.operator_key, settings.cache.redis_url]
     found = [key.get_secret_value() for key in keys if key]
     password = urlsplit(found[-1]).password if settings.cache.redis_url else None
+    found += [secret for proxy in build_proxies(settings).values() for secret in proxy.secrets]
+    found += [url.get_secret_value() for upstream in settings.upstreams.values() if (url := upstream.proxy_url)]
     return [*found, password] if password else found
 
 
 def hosts(settings: Settings) -> list[str]:
-    """The host names of the upstreams, to be kept out of what callers are told."""
-    urls = [
-        url for upstream in settings.upstreams.values() for url in (upstream.base_url, upstream.deepsearch_base_url)
-    ]
-    return sorted({host for url in urls if url and (host := urlsplit(url).hostname)})
+    """The host names of the upstreams and of their proxies, to be kept out of what callers are told."""
+    names = {place(url)[0] for upstream in settings.upstreams.values() for url in upstream.urls}
+    return sorted(names | {proxy.host for proxy in build_proxies(settings).values()})
 
 
 def in_sandbox(settings: Settings, urls: Mapping[str, str]) -> Settings:
@@ -273,6 +288,13 @@ def in_sandbox(settings: Settings, urls: Mapping[str, str]) -> Settings:
     return settings.model_copy(update={"upstreams": upstreams, "sandbox": "on"})
 
 
+def as_if_keyed(settings: Settings) -> Settings:
+    """The same settings with a key for each upstream, to show what would be there. Nothing is asked with them."""
+    update = {"api_key": SecretStr(SANDBOX_KEY)}
+    upstreams = {name: upstream.model_copy(update=update) for name, upstream in settings.upstreams.items()}
+    return settings.model_copy(update={"upstreams": upstreams})
+
+
 def with_caller_key(settings: Settings) -> tuple[Settings, str | None]:
     """The settings with a random caller's key, and that key, where generate_caller_key asks for one."""
     if not settings.generate_caller_key or settings.loopback or not settings.open:
@@ -282,8 +304,7 @@ def with_caller_key(settings: Settings) -> tuple[Settings, str | None]:
 
 
 def _upstream(name: str, settings: UpstreamSettings) -> Upstream:
-    urls = [url for url in (settings.base_url, settings.deepsearch_base_url) if url]
-    return KINDS[settings.kind](name, *urls)
+    return KINDS[settings.kind](name, *settings.urls)
 
 
 def _account(settings: Settings, name: str, upstream: Upstream | None) -> Account | None:

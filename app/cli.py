@@ -19,6 +19,7 @@ import click
 
 from . import __version__
 from .command import Commands, Wrong, config_option, host_option, load, port_option, reason
+from .config import STARTED_BY_VARIABLE
 from .operate import healthcheck, reload, upstreams, usage
 
 if TYPE_CHECKING:
@@ -133,12 +134,18 @@ def _cannot_listen(host: str, port: int, error: OSError) -> str:
         return f"{place}: {host} is no known address or host name. --host 127.0.0.1 is this machine alone."
     if error.errno == errno.EADDRINUSE:
         other = port + 1 if port < 65535 else port - 1
-        return f"{place}: another program uses it. End that one, or take another port: torii serve --port {other}"
+        return f"{place}: another program uses it. End that one, or take another port: {_again(f'--port {other}')}"
     if error.errno == errno.EACCES:
-        return f"{place}: that is not allowed here. Ports from 1024 on mostly are: torii serve --port 8000"
+        return f"{place}: that is not allowed here. Ports from 1024 on mostly are: {_again('--port 8000')}"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{place}: this machine has no such address. --host 127.0.0.1 is this machine alone, 0.0.0.0 all it has."
     return f"{place}: {reason(error)}."
+
+
+def _again(options: str) -> str:
+    """The command that starts it with these options, for who started it as they did."""
+    by_make = os.environ.get(STARTED_BY_VARIABLE) == "make"
+    return f'make run ARGS="{options}"' if by_make else f"torii serve {options}"
 
 
 @contextmanager
@@ -160,7 +167,8 @@ def check(config: Path | None, live: bool) -> None:
     """Show what the configuration comes to.
 
     Prints where the settings come from, the upstreams and the route table; or every mistake with its
-    file and key (exit code 2). With --live a key that fails makes the exit code 1. No secret is shown.
+    file and key (exit code 2). With --live a key that fails, or none at all, makes the exit code 1. No secret
+    is shown. Without any key it shows what would be there.
 
     \b
     Examples:
@@ -170,30 +178,58 @@ def check(config: Path | None, live: bool) -> None:
     from . import report
     from .assembly import build_routes
 
-    settings = load(config)
+    settings = load(config, keyless=True)
     with _stand_ins(settings) as resolved:
-        routes = build_routes(resolved)
+        shown, without = _shown(resolved)
+        routes = build_routes(shown)
         parts = [
             report.origin(config),
             report.upstreams(resolved),
+            *without,
             report.routes(routes),
-            f"{report.unknown_models(resolved)}\nCallers: {report.callers(resolved)}.",
+            f"{report.unknown_models(shown)}\nCallers: {report.callers(resolved)}.",
+            *(f"Note: {note}" for note in [*_port_taken(settings), *report.notes(resolved)]),
         ]
         click.echo("\n\n".join(parts))
         if live and not _all_answer(resolved, routes):
             sys.exit(1)
 
 
+def _shown(settings: Settings) -> tuple[Settings, list[str]]:
+    """The settings of which models and routes are shown: without any key as if all were there, and that is said."""
+    from .assembly import as_if_keyed
+
+    if settings.active:
+        return settings, []
+    said = "No upstream has a key, so nothing could be asked. With a key for each, this would be there:"
+    return as_if_keyed(settings), [said]
+
+
+def _port_taken(settings: Settings) -> Iterator[str]:
+    """In words, if serve could not listen now."""
+    from .runfile import runs
+    from .server import listen
+
+    try:
+        for sock in listen(settings.host, settings.port):
+            sock.close()
+    except OSError as error:
+        if runs(settings.port):
+            yield f"a gateway of yours runs on port {settings.port}."
+        else:
+            yield _cannot_listen(settings.host, settings.port, error)
+
+
 def _all_answer(settings: Settings, routes: RouteTable) -> bool:
     """Prints what one call with each key came to."""
     import asyncio
 
-    from . import live, report
+    from . import live, table
 
     outcomes = asyncio.run(live.run(settings, routes))
     rows = [(outcome.upstream, outcome.key, outcome.words) for outcome in outcomes]
-    click.echo("\n" + report.table(("UPSTREAM", "KEY", "LIVE CALL"), rows))
-    return all(outcome.ok for outcome in outcomes)
+    click.echo("\n" + table.table(("UPSTREAM", "KEY", "LIVE CALL"), rows))
+    return bool(outcomes) and all(outcome.ok for outcome in outcomes)
 
 
 @main.command()
@@ -212,13 +248,14 @@ def models(config: Path | None, as_json: bool) -> None:
     from . import report
     from .assembly import build_routes
 
-    with _stand_ins(load(config)) as resolved:
-        listed = build_routes(resolved).models()
+    with _stand_ins(load(config, keyless=True)) as resolved:
+        shown, without = _shown(resolved)
+        listed = build_routes(shown).models()
     if as_json:
+        click.echo("".join(without), err=True, nl=bool(without))
         click.echo(msgspec.json.format(msgspec.json.encode({"object": "list", "data": listed}), indent=2))
     else:
-        click.echo(report.models(listed))
-        click.echo(f"\n{report.unknown_models(resolved)}")
+        click.echo("\n\n".join([*without, report.models(listed), report.unknown_models(shown)]))
 
 
 @contextmanager

@@ -90,11 +90,11 @@ def _meant(given: str, allowed: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else "."
 
 
-def load(config: Path | None, *, serving: bool = True, **overrides: Any) -> Settings:
+def load(config: Path | None, *, serving: bool = True, keyless: bool = False, **overrides: Any) -> Settings:
     from . import settings
 
     try:
-        return settings.load(config, serving=serving, **overrides)
+        return settings.load(config, serving=serving, keyless=keyless, **overrides)
     except settings.ConfigError as error:
         count = len(error.mistakes)
         head = "the configuration has a mistake" if count == 1 else f"the configuration has {count} mistakes"

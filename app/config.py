@@ -30,6 +30,7 @@ Values = dict[str, Any]
 PREFIX = "TORII_"
 CONFIG_VARIABLE = "TORII_CONFIG"
 SECRETS_VARIABLE = "TORII_SECRETS_DIR"
+STARTED_BY_VARIABLE = "TORII_STARTED_BY"  # `make run` says that it was make, so that what it is told works there
 SECRETS_DIRECTORY = Path("/run/secrets")
 
 # A variable, the same with _FILE at its end, or a secret file of the same name in lower case.
@@ -39,7 +40,10 @@ CREDENTIALS: Mapping[str, tuple[str, ...]] = {
     "TORII_CALLER_KEY": ("caller_key",),
     "TORII_OPERATOR_KEY": ("operator_key",),
 }
-_NOT_SETTINGS = (CONFIG_VARIABLE, SECRETS_VARIABLE, "TORII_CALLER_KEY_FILE", "TORII_OPERATOR_KEY_FILE")
+_NOT_SETTINGS = (
+    *(CONFIG_VARIABLE, SECRETS_VARIABLE, STARTED_BY_VARIABLE),
+    *(f"{variable}_FILE" for variable in CREDENTIALS if variable.startswith(PREFIX)),
+)
 # Kubernetes and Docker links set these for every container that sees a service named "torii".
 _SERVICE_LINK = re.compile(r"TORII_(SERVICE_(HOST|PORT)(_.*)?|PORT_\d+_(TCP|UDP).*|NAME|ENV_.*)")
 
@@ -223,11 +227,23 @@ def credentials() -> list[Source]:
     for variable, keys in CREDENTIALS.items():
         if value := os.environ.get(variable, "").strip():
             _put(variables, keys, variable, value)
-        elif named := os.environ.get(f"{variable}_FILE"):
-            _put_file(variables, keys, Path(named), f"{variable}_FILE")
-        elif directory and (secret := directory / variable.lower()).exists():
-            _put_file(files, keys, secret, str(secret))
+        elif secret := _secret_file(variable, directory):
+            named = os.environ.get(f"{variable}_FILE")
+            _put_file(variables if named else files, keys, secret, f"{variable}_FILE" if named else str(secret))
     return [variables, files]
+
+
+def secret_files() -> list[Path]:
+    """Those that ``credentials`` reads."""
+    directory = _secrets_directory(Source(""))
+    unset = [variable for variable in CREDENTIALS if not os.environ.get(variable, "").strip()]
+    return [secret for variable in unset if (secret := _secret_file(variable, directory))]
+
+
+def _secret_file(variable: str, directory: Path | None) -> Path | None:
+    if named := os.environ.get(f"{variable}_FILE"):
+        return Path(named)
+    return secret if directory and (secret := directory / variable.lower()).exists() else None
 
 
 def _secrets_directory(source: Source) -> Path | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .config import Keys
 from .models import CATALOGUE, known
 from .origins import ANYONE, NULL
+from .proxies import Place, parse, place, variable
 from .routing import nearest
 
 if TYPE_CHECKING:
@@ -21,14 +22,9 @@ if TYPE_CHECKING:
 Found = Iterator[tuple[Keys, str]]
 
 
-def of(settings: Settings, bad: set[str], serving: bool) -> list[tuple[Keys, str]]:
-    """All of them; without those that touch ``bad`` sections, of which nothing is known."""
-    checks = _ALWAYS + (_AT_START if serving else ())
+def of(settings: Settings, bad: set[str], checks: Checks) -> list[tuple[Keys, str]]:
+    """All that the checks find; without those that touch ``bad`` sections, of which nothing is known."""
     return [found for needs, check in checks if not bad & needs for found in check(settings)]
-
-
-def of_start(settings: Settings) -> list[tuple[Keys, str]]:
-    return [found for _, check in _AT_START for found in check(settings)]
 
 
 def _callers(settings: Settings) -> Found:
@@ -103,15 +99,35 @@ def _targets(name: str, model: ModelSettings, settings: Settings) -> Found:
     if not model.targets and not known(name):
         yield (), f"needs targets, because nothing is known of it; one or more of {', '.join(settings.upstreams)}"
     places = [(target.upstream, target.model or name) for target in model.targets]
-    for index, place in enumerate(places):
-        if place[0] not in settings.upstreams:
-            yield ("targets", index), _no_upstream(place[0], settings)
-        if place in places[:index]:
+    for index, target in enumerate(places):
+        if target[0] not in settings.upstreams:
+            yield ("targets", index), _no_upstream(target[0], settings)
+        if target in places[:index]:
             yield ("targets", index), "is there twice"
     spaces = dict.fromkeys(entry.model.id for _, there in places if (entry := known(there)))
     if len(spaces) > 1:
         different = f"name different models, {' and '.join(spaces)}"
         yield ("targets",), f"{different}: their vectors and scores do not compare, so none can stand in for another"
+
+
+def _proxies(settings: Settings) -> Found:
+    """One place is reached in one way."""
+    given: dict[Place, str | None] = {}
+    for name, upstream in settings.upstreams.items():
+        url = upstream.proxy_url.get_secret_value() if upstream.proxy_url else None
+        if any(given.setdefault(place(there), url) != url for there in upstream.urls):
+            yield ("upstreams", name, "proxy_url"), "another upstream at the same address is reached in another way"
+
+
+def _proxies_of_the_environment(settings: Settings) -> Found:
+    if not settings.proxy_from_environment:
+        return
+    places = [place(url) for upstream in settings.upstreams.values() if not upstream.proxy_url for url in upstream.urls]
+    for name in sorted({name for there in places if (name := variable(there, os.environ))}):
+        try:
+            parse(os.environ[name])
+        except ValueError as error:
+            yield ("proxy_from_environment",), f"the variable {name} {error}"
 
 
 def _redis(settings: Settings) -> Found:
@@ -188,20 +204,22 @@ def _names(settings: Settings) -> list[str]:
     return [*CATALOGUE, *(name for name, model in settings.models.items() if model)]
 
 
-_Check = tuple[frozenset[str], Callable[["Settings"], Found]]
-_ALWAYS: tuple[_Check, ...] = (
+Checks = tuple[tuple[frozenset[str], Callable[["Settings"], Found]], ...]
+ALWAYS: Checks = (
     (frozenset({"callers", "caller_key"}), _callers),
     (frozenset({"upstreams"}), _keys),
     (frozenset({"callers", "caller_key", "operator_key"}), _operator),
     (frozenset({"upstreams", "unknown_models_upstream"}), _unknown_models),
     (frozenset({"models", "upstreams", "unknown_models_upstream", "sandbox"}), _models),
     (frozenset({"upstreams", "workers"}), _workers),
+    (frozenset({"upstreams"}), _proxies),
+    (frozenset({"upstreams", "proxy_from_environment"}), _proxies_of_the_environment),
     (frozenset({"cache"}), _redis),
 )
-_AT_START: tuple[_Check, ...] = (
+AT_START: Checks = (
     (frozenset({"host", "callers", "caller_key", "generate_caller_key"}), _open_to_all),
     (frozenset({"cors", "host", "callers", "caller_key", "generate_caller_key"}), _open_to_all_pages),
-    (frozenset({"upstreams", "sandbox"}), _nothing_to_ask),
     (frozenset({"cache"}), _redis_here),
     (frozenset({"cache"}), _cache_folder),
 )
+KEYED: Checks = ((frozenset({"upstreams", "sandbox"}), _nothing_to_ask),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import stat
 import time
@@ -48,6 +49,21 @@ def _more(file: int, seconds: float) -> bool:
     coming = select.poll()
     coming.register(file, select.POLLIN)
     return bool(coming.poll(seconds * 1000))
+
+
+def mounted(path: Path, table: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether the file is itself the place of a mount, as where it alone was put into a container. Another file that
+    takes its place outside is then never seen. False where there is no such table, as on no Linux."""
+    try:
+        lines = table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        places = {re.sub(r"\\(\d{3})", _octal, line.split(" ")[4]) for line in lines}  # proc_pid_mountinfo(5)
+        return os.path.realpath(path) in places and not path.is_dir()
+    except OSError:
+        return False
+
+
+def _octal(match: re.Match[str]) -> str:
+    return chr(int(match[1], 8))
 
 
 def make(path: Path) -> None:

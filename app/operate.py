@@ -128,6 +128,8 @@ def reload(config: Path | None, port: int | None) -> None:
     if outcome.mistakes:
         raise NotAlive("the gateway kept its configuration:\n" + "\n".join(f"  {line}" for line in outcome.mistakes))
     click.echo(f"in force; changed: {', '.join(outcome.changed)}" if outcome.changed else "nothing changed")
+    for note in outcome.notes:
+        click.echo(note)
     if outcome.restart:
         click.echo(f"only after a restart: {', '.join(outcome.restart)}")
 

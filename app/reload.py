@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, SecretStr
 
 from .assembly import in_sandbox
+from .config import secret_files
+from .files import mounted
 from .runfile import Outcome, RunFile
 from .settings import ConfigError, Settings, load, validate_start
 
@@ -58,6 +60,18 @@ class Origin:
         validate_start(settings)
         return self.resolve(settings), restart
 
+    def notes(self) -> list[str]:
+        """Why something may have been changed and not be seen."""
+        ca = self.settings.ca_file
+        files = [*([self.path] if self.path else []), *secret_files(), *([ca.path] if ca else [])]
+        if not (single := [str(file) for file in files if mounted(file)]):
+            return []
+        which = f"{single[0]} is" if len(single) == 1 else f"{', '.join(single[:-1])} and {single[-1]} are"
+        return [
+            f"{which} mounted as a single file: where it was replaced outside, as editors do, only a restart sees "
+            "the new one; mount its folder instead (docs/deployment.md)"
+        ]
+
     def resolve(self, settings: Settings) -> Settings:
         """The settings against the sandbox, where it runs."""
         return in_sandbox(settings, self.urls) if self.urls else settings
@@ -100,7 +114,10 @@ class Reload:
         while self._wanted:
             self._wanted = False
             changed, restart, mistakes = await self._once()
-            self._outcome = Outcome(os.getpid(), self._outcome.reloads + 1, changed, restart, mistakes)
+            notes = [] if changed or restart or mistakes else self._origin.notes()
+            for note in notes:
+                logger.warning("%s", note)
+            self._outcome = Outcome(os.getpid(), self._outcome.reloads + 1, changed, restart, mistakes, notes)
             self._tell()
 
     async def _once(self) -> tuple[list[str], list[str], list[str]]:

@@ -9,26 +9,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from . import __version__
+from .assembly import build_proxies
 from .config import CONFIG_VARIABLE, CREDENTIALS, PREFIX
 from .logs import escape
+from .proxies import loopback, place, variable
 from .routing import RouteTable
 from .settings import DEFAULT_FILE, Settings
+from .table import WIDTH, table
 from .types import Json, Key
 
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as what is in them. A column with nothing in it is left out."""
-    body = [list(row) for row in rows]
-    used = [index for index in range(len(head)) if not body or any(row[index] for row in body)]
-    lines = [[row[index] for index in used] for row in [list(head), *body]]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+INDENT = "  "
 
 
-def indented(text: str, by: str = "  ") -> str:
-    return "\n".join(f"{by}{line}".rstrip() for line in text.split("\n"))
+def indented(text: str) -> str:
+    return "\n".join(f"{INDENT}{line}".rstrip() for line in text.split("\n"))
 
 
 # ---------------------------------------------------------------- the gateway that has started
@@ -56,7 +50,7 @@ def started(settings: Settings, port: int, key: str | None, ledger: str = "") ->
     parts = [
         f"Torii {__version__}",
         indented("\n".join(f"{name:10}{fact}" for name, fact in facts)),
-        indented(upstreams(settings)),
+        indented(upstreams(settings, WIDTH - len(INDENT))),
         "Try it:",
         indented(trial_lines(settings, url, key)),
         "Ctrl+C ends it.",
@@ -94,13 +88,14 @@ def _elsewhere(settings: Settings) -> str:
 # ---------------------------------------------------------------- upstreams, routes, models
 
 
-def upstreams(settings: Settings) -> str:
-    """Every upstream, the best first, with its addresses and the end of its key."""
+def upstreams(settings: Settings, width: int = WIDTH) -> str:
+    """Every upstream, the best first, with its addresses, the end of its key, and the proxy on the way."""
     rows = []
+    proxies = build_proxies(settings)
     for name, upstream in settings.upstreams.items():
-        urls = [upstream.base_url, upstream.deepsearch_base_url]
-        rows.append((name, " and ".join(url for url in urls if url), _key(settings, name)))
-    return table(("UPSTREAM", "BASE URL", "KEY"), rows)
+        ways = dict.fromkeys(proxies[there].name for url in upstream.urls if (there := place(url)) in proxies)
+        rows.append((name, " and ".join(upstream.urls), _key(settings, name), _words(ways)))
+    return table(("UPSTREAM", "BASE URL", "KEY", "PROXY"), rows, width=width)
 
 
 def _key(settings: Settings, name: str) -> str:
@@ -125,56 +120,60 @@ def routes(found: RouteTable) -> str:
 
 
 def _targets(found: RouteTable, name: str) -> str:
-    return ", ".join(f"{target.upstream.name}/{target.name}" for target in found.find(name).targets)
+    """Their upstreams, with the model's name there where it is another one."""
+    targets = found.find(name).targets
+    return _words(t.upstream.name if t.name == name else f"{t.upstream.name}/{t.name}" for t in targets)
 
 
 def models(listed: Iterable[Json]) -> str:
-    """What each model can do."""
-    head = ("MODEL", "ENDPOINTS", "INPUTS", "DIMENSIONS", "UPSTREAMS", "ALIAS OF")
-    return table(
-        head,
+    """What each model can do, and which other names they have."""
+    listed = list(listed)
+    known = {model["id"] for model in listed}
+    aliases = [(model["id"], model["alias_of"]) for model in listed if model["alias_of"] in known]
+    rows = [
         (
-            (
-                model["id"],
-                _words(model["endpoints"]),
-                _words(model["inputs"]),
-                str(model["dimensions"] or ""),
-                _words(model["upstreams"]),
-                model["alias_of"] or "",
-            )
-            for model in listed
-        ),
-    )
+            model["id"],
+            _words(model["endpoints"]),
+            _words(model["inputs"]),
+            str(model["dimensions"] or ""),
+            _words(model["upstreams"]),
+            model["alias_of"] or "",
+        )
+        for model in listed
+        if model["alias_of"] not in known
+    ]
+    tables = [table(("MODEL", "ENDPOINTS", "INPUTS", "DIMENSIONS", "UPSTREAMS", "ALIAS OF"), rows)]
+    return "\n\n".join(tables + ([table(("ALIAS", "OF"), aliases)] if aliases else []))
 
 
 def keys(states: Iterable[Json]) -> str:
-    """How each key of a running gateway is; what none of them has is left out."""
-    head = ("UPSTREAM", "KEY", "STATE", "AT WORK", "REQUESTS", "TOKENS", "DEEPSEARCH", "CALLS", "FAILED")
-    rows = []
+    """How each key of a running gateway is, and under it what is spent of its limits."""
+    head = ("UPSTREAM", "KEY", "STATE", "AT WORK", "CALLS", "FAILED")
+    rows, more = [], []
     for state in states:
-        limits = [state["minute"].get(name) for name in ("requests", "tokens", "deepsearch")]
+        minute = [f"{_share(spent['used'], spent['limit'])} {name}" for name, spent in state["minute"].items()]
         rows.append(
             (
                 state["upstream"] + (" (keeps failing, asked last)" if state["broken"] else ""),
                 " ".join(part for part in (state["key"], state["tail"] and f"...{state['tail']}") if part),
                 _state(state),
                 _share(state["at_work"], state["concurrency"]),
-                *(_share(limit["used"], limit["limit"]) if limit else "" for limit in limits),
                 str(state["calls"]),
                 str(state["failures"]),
             )
         )
-    return table(head, rows)
+        more.append(indented(f"this minute {_words(minute)}") if minute else "")
+    return table(head, rows, below=more)
 
 
 def _state(key: Json) -> str:
     if key["state"] == "resting":
-        return f"{key['cause']}, rests until {key['until']}"
+        return f"{key['cause']}, rests until {key['until'].replace('T', ' ')}"
     return f"{key['cause']}, tried with the next call" if key["state"] == "trial" else key["state"]
 
 
 def _share(used: int, limit: int | None) -> str:
-    return str(used) if limit is None else f"{used} of {limit}"
+    return f"{used:,}" if limit is None else f"{used:,} of {limit:,}"
 
 
 def _words(words: Iterable[str]) -> str:
@@ -193,6 +192,17 @@ def origin(config: Path | None) -> str:
     return f"Configuration: {named or 'no file'}; environment: {variables or 'nothing'}"
 
 
+def notes(settings: Settings) -> list[str]:
+    """What of the machine the settings leave unused, though it may have been meant."""
+    places = {place(url) for upstream in settings.upstreams.values() if not upstream.proxy_url for url in upstream.urls}
+    used = settings.proxy_from_environment
+    names = {name for there in places if not loopback(there[0]) and (name := variable(there, os.environ))}
+    if used or not names:
+        return []
+    verb = "is" if len(names) == 1 else "are"
+    return [f"{_words(sorted(names))} {verb} set and not used; proxy_from_environment: true uses it."]
+
+
 def _is_setting(variable: str) -> bool:
     section = variable.removeprefix(PREFIX).partition("__")[0].lower()
     named = variable.startswith(PREFIX) and section in Settings.model_fields
@@ -207,35 +217,29 @@ def usage(groups: Sequence[Json], total: Json, by: Sequence[str]) -> str:
     if not groups:
         return ""
     names = ("calls", "failed", "prompt_tokens", "completion_tokens", "total_tokens", "seconds")
-    heads = ("CALLS", "FAILED", "PROMPT", "COMPLETION", "TOKENS", "SECONDS")
+    heads = ("CALLS", "FAILED", "PROMPT", "OUTPUT", "TOKENS", "SECONDS")
     sums = [*groups, total]
-    columns = [_right([head, *(_amount(row, name) for row in sums)]) for head, name in zip(heads, names, strict=True)]
     keys = [[escape(str(row[name])) for name in by] for row in groups]
     keys.append(["all", *[""] * (len(by) - 1)])
-    rows = [(*key, *line) for key, line in zip(keys, [*zip(*columns, strict=True)][1:], strict=True)]
-    head = (*(name.upper() for name in by), *(column[0] for column in columns))
-    return "\n\n".join([table(head, rows), *_estimated(total)])
+    rows = [(*key, *(_amount(row, name) for name in names)) for key, row in zip(keys, sums, strict=True)]
+    head = (*(name.upper() for name in by), *heads)
+    return "\n\n".join([table(head, rows, right=heads), *_estimated(total)])
 
 
 def calls(listed: Iterable[Json]) -> str:
-    """One line for each call; empty where there are none."""
-    head = ("TIME (UTC)", "CALLER", "MODEL", "UPSTREAM", "KEY", "STATUS", "TOKENS", "SECONDS", "ERROR", "REQUEST")
-    rows = [
-        (
-            call["time"].replace("T", " ").removesuffix("Z"),
-            call["caller"],
-            call["model"],
-            call["upstream"],
-            call["key"],
-            str(call["status"]),
-            ("~" if call["estimated"] else "") + f"{call['total_tokens']:,}",
-            f"{call['seconds']:.3f}",
-            call["error"] or "",
-            call["request_id"],
-        )
-        for call in listed
-    ]
-    return table(head, [[escape(cell) for cell in row] for row in rows]) if rows else ""
+    """Two lines for each call: in the second the caller, the request's id and its error. Empty where there are none."""
+    heads = ("STATUS", "TOKENS", "SECONDS")
+    rows, more = [], []
+    for call in listed:
+        tokens = ("~" if call["estimated"] else "") + f"{call['total_tokens']:,}"
+        key = call["key"] if call["key"].startswith(call["upstream"]) else f"{call['upstream']} {call['key']}"
+        names = [call["time"].replace("T", " ")[:19], call["model"], key]
+        rows.append([*map(escape, names), str(call["status"]), tokens, f"{call['seconds']:.3f}"])
+        about = (call["caller"], call["request_id"], call["error"])
+        more.append(indented("  ".join(escape(text) for text in about if text)))
+    if not rows:
+        return ""
+    return table(("TIME (UTC)", "MODEL", "KEY", *heads), rows, right=heads, below=more)
 
 
 def no_calls(first: str | None) -> str:
@@ -255,8 +259,3 @@ def _estimated(total: Json) -> Iterable[str]:
     if total["estimated_calls"]:
         share = 100 * total["estimated_tokens"] / max(total["total_tokens"], 1)
         yield f"~ with estimates in it: {total['estimated_calls']:,} of the calls, {share:.1f} % of the tokens."
-
-
-def _right(column: Sequence[str]) -> list[str]:
-    width = max(map(len, column))
-    return [cell.rjust(width) for cell in column]

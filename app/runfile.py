@@ -31,13 +31,17 @@ LOOK_SECONDS = 0.05
 
 
 class Outcome(msgspec.Struct):
-    """Of the last reload, the ``reloads``-th; the settings by name. With ``mistakes`` nothing has changed."""
+    """Of the last reload, the ``reloads``-th; the settings by name. With ``mistakes`` nothing has changed.
+
+    ``notes`` say why nothing may have changed where there are none.
+    """
 
     pid: int
     reloads: int = 0
     changed: list[str] = []
     restart: list[str] = []
     mistakes: list[str] = []
+    notes: list[str] = []
 
 
 class NotReloaded(Exception):
@@ -100,6 +104,11 @@ def reloaded(port: int) -> Outcome:
             return after
         time.sleep(LOOK_SECONDS)  # noqa: TID251 - there is no event loop in this command
     raise NotReloaded(f"the gateway on port {port} did not answer within {SECONDS:g} seconds; its log may say why")
+
+
+def runs(port: int) -> bool:
+    """Whether a gateway of this user has that port."""
+    return _running(port) is not None
 
 
 def _running(port: int) -> Outcome | None:

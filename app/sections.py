@@ -19,6 +19,7 @@ from .values import (
     Count,
     LedgerPath,
     PageOrigins,
+    ProxyUrl,
     RedisUrl,
     Seconds,
     Section,
@@ -97,11 +98,16 @@ class UpstreamSettings(Section):
     api_keys: list[KeySettings] = Field(default_factory=list)
     tier: Tier | None = None
     limits: KeyLimits = KeyLimits()
+    proxy_url: ProxyUrl = None
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, given: Any) -> Any:
         return {**BASE_URLS.get(str(given.get("kind")), {}), **given} if isinstance(given, dict) else given
+
+    @property
+    def urls(self) -> list[str]:
+        return [url for url in (self.base_url, self.deepsearch_base_url) if url]
 
     @property
     def keys(self) -> list[KeySettings]:

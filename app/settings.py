@@ -99,6 +99,7 @@ class Settings(BaseSettings):
     max_event_megabytes: Count = 8
     http_client: Annotated[Literal["httptools", "httpx"], BeforeValidator(lower)] = "httptools"
     ca_file: Annotated[InstanceOf[Authority] | None, BeforeValidator(authority)] = None
+    proxy_from_environment: bool = False
     max_connections: Count = 2000
     max_calls: Count = 1000
     max_caller_connections: Count = 4000
@@ -182,17 +183,21 @@ class Settings(BaseSettings):
         return self.docs == "on" or (self.docs == AUTO and self.loopback)
 
 
-def load(path: Path | None = None, *, serving: bool = True, **overrides: Any) -> Settings:
+def load(path: Path | None = None, *, serving: bool = True, keyless: bool = False, **overrides: Any) -> Settings:
     """The settings of ``path``, else of TORII_CONFIG, else of ./config.yaml if it exists, under all other sources.
 
     ``overrides`` come from the command line; those that are None say nothing. Raises ConfigError
-    with every mistake there is; with ``serving`` also with what would keep the gateway from starting.
+    with every mistake there is; with ``serving`` also with what would keep the gateway from starting, but for the
+    lack of any key if it may be ``keyless``.
     """
     given = Source("command line", {name: value for name, value in overrides.items() if value is not None})
     sources = [given, config.environment(Settings), *config.credentials()]
     files = list(_file(path))
     sources += [*files, _order(files)]
-    settings, mistakes = _validated(sources, serving)
+    checks = contradictions.ALWAYS
+    if serving:
+        checks += contradictions.AT_START + (() if keyless else contradictions.KEYED)
+    settings, mistakes = _validated(sources, checks)
     if mistakes:
         raise ConfigError(mistakes)
     return settings
@@ -200,7 +205,8 @@ def load(path: Path | None = None, *, serving: bool = True, **overrides: Any) ->
 
 def validate_start(settings: Settings) -> None:
     """Raises ConfigError where a gateway with these settings must not or cannot serve."""
-    if mistakes := [Mistake("", config.dotted(keys), what, keys) for keys, what in contradictions.of_start(settings)]:
+    found = contradictions.of(settings, set(), contradictions.AT_START + contradictions.KEYED)
+    if mistakes := [Mistake("", config.dotted(keys), what, keys) for keys, what in found]:
         raise ConfigError(mistakes)
 
 
@@ -222,7 +228,7 @@ def _order(files: list[Source]) -> Source:
     return Source("built-in values", {"upstreams": {name: {} for name in names}})
 
 
-def _validated(sources: list[Source], serving: bool) -> tuple[Settings, list[Mistake]]:
+def _validated(sources: list[Source], checks: contradictions.Checks) -> tuple[Settings, list[Mistake]]:
     """The settings and all mistakes. What is wrong is left out, so that the rest is still looked at."""
     mistakes = [mistake for source in sources for mistake in source.mistakes]
     values, unknown = _merged(sources)
@@ -236,7 +242,7 @@ def _validated(sources: list[Source], serving: bool) -> tuple[Settings, list[Mis
     bad |= {near for name in unknown if (near := config.meant(name, Settings.model_fields))}  # what it may have said
     settings = Settings(**{name: value for name, value in values.items() if name not in bad})
     if () not in told:
-        found += contradictions.of(settings, bad, serving)
+        found += contradictions.of(settings, bad, checks)
     return settings, mistakes + [config.blame(sources, keys, what) for keys, what in found if keys not in told]
 
 

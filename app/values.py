@@ -18,6 +18,7 @@ from .config import QUOTED, quoted
 from .files import read
 from .models import PREFIX
 from .origins import host_name, page_origin
+from .proxies import parse
 
 AUTO = "auto"
 NONE = "none"
@@ -104,6 +105,14 @@ def redis(url: SecretStr | None) -> SecretStr | None:
     return url
 
 
+def proxied(url: SecretStr | None) -> SecretStr | None:
+    if url:
+        if quoted(url.get_secret_value()):
+            raise ValueError(QUOTED)
+        parse(url.get_secret_value())
+    return url
+
+
 def listener(host: str) -> str:
     if not re.fullmatch(r"[\w.:-]+", host):
         raise ValueError("must be an address or a host name, such as 127.0.0.1 or 0.0.0.0")
@@ -159,6 +168,7 @@ PageOrigins = Annotated[list[Annotated[str, AfterValidator(page_origin)]], NoDec
 UpstreamName = Annotated[str, AfterValidator(upstream_name)]
 UpstreamKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(sendable)]
 CallerKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(strong)]
+ProxyUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(proxied)]
 RedisUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(redis)]
 Url = Annotated[str, AfterValidator(url)]
 Switch = Annotated[Literal["off", "on", "auto"], BeforeValidator(switch)]

@@ -23,7 +23,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("jsontext", "models", "redact", "sse", "tokens", "unpacking", "usage"),
     ("vectors",),
     ("endpoints", "routing", "upstreams"),
-    ("files", "offers", "outgoing", "sqlite", "writer"),
+    ("files", "offers", "outgoing", "proxies", "sqlite", "table", "writer"),
     (
         "alarm",
         "breaker",

@@ -204,7 +204,8 @@ def test_the_banner_says_what_a_person_wants_to_know_and_its_curl_line_works(tmp
             f"curl http://127.0.0.1:{running.port}/v1/embeddings -H 'Content-Type: application/json' "
             '-d \'{"model": "jina-embeddings-v3", "input": "Hello, gate"}\''
         )
-        urls = f"{sandbox[0]}/jina/v1 and {sandbox[0]}/deepsearch/v1"
+        urls = [f"{sandbox[0]}/jina/v1 and", f"{sandbox[0]}/deepsearch/v1", f"{sandbox[0]}/aihubmix/v1"]
+        wide = 78 - len("jina      " + "  none needed in the sandbox")
         assert running.banner == "\n".join(
             [
                 f"Torii {__version__}",
@@ -214,9 +215,10 @@ def test_the_banner_says_what_a_person_wants_to_know_and_its_curl_line_works(tmp
                 f"  Docs      http://127.0.0.1:{running.port}/docs",
                 "  Sandbox   built-in stand-ins answer, from made-up data: no network, no cost, no real results",
                 "",
-                f"  {'UPSTREAM':8}  {'BASE URL':{len(urls)}}  KEY",
-                f"  jina      {urls}  none needed in the sandbox",
-                f"  aihubmix  {sandbox[0] + '/aihubmix/v1':{len(urls)}}  none needed in the sandbox",
+                f"  {'UPSTREAM':8}  {'BASE URL':{wide}}  KEY",
+                f"  jina      {urls[0]:{wide}}  none needed in the sandbox",
+                f"            {urls[1]}",
+                f"  aihubmix  {urls[2]:{wide}}  none needed in the sandbox",
                 "",
                 "Try it:",
                 "",
@@ -378,6 +380,71 @@ def test_without_callers_it_refuses_to_be_reached_by_others(tmp_path: Path) -> N
     assert all(way in mistake for way in ("TORII_CALLER_KEY", "generate_caller_key: true", "host: 127.0.0.1"))
 
 
+def test_after_make_run_another_port_is_named_in_words_for_make(tmp_path: Path) -> None:
+    """The recipe itself is run, with this checkout's command in place of the installed one."""
+    (tmp_path / "torii").write_text(f'#!/bin/sh\nexec {sys.executable} -m app "$@"\n')
+    (tmp_path / "torii").chmod(0o755)
+    (tmp_path / ".run").touch()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        make = ["make", "-C", str(ROOT), "run", f"BIN={tmp_path}", f"VENV={tmp_path}", "-o", f"{tmp_path}/.run"]
+        done = subprocess.run(
+            [*make, f"ARGS=--port {port}"], env=environment({}), capture_output=True, text=True, timeout=SECONDS
+        )
+    assert f'take another port: make run ARGS="--port {port + 1}"\n' in done.stderr
+
+
+def test_check_says_that_the_port_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        done = torii("check", cwd=tmp_path, JINA_API_KEY=JINA_KEY, TORII_PORT=port)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(
+        f"\n\nNote: cannot listen on 127.0.0.1 port {port}: another program uses it. "
+        f"End that one, or take another port: torii serve --port {int(port) + 1}\n"
+    )
+    free = torii("check", cwd=tmp_path, JINA_API_KEY=JINA_KEY, TORII_PORT=str(free_port()))
+    assert "Note:" not in free.stdout
+    with serving("--sandbox", cwd=tmp_path, XDG_RUNTIME_DIR=str(tmp_path)) as running:
+        own = {"TORII_PORT": str(running.port), "XDG_RUNTIME_DIR": str(tmp_path)}
+        done = torii("check", cwd=tmp_path, JINA_API_KEY=JINA_KEY, **own)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (
+        *(0, f"Note: a gateway of yours runs on port {running.port}."),
+    )
+
+
+NO_KEY = "No upstream has a key, so nothing could be asked. With a key for each, this would be there:"
+
+
+def test_without_any_key_check_and_models_show_what_would_be_there(tmp_path: Path) -> None:
+    with_keys = {"JINA_API_KEY": JINA_KEY, "AIHUBMIX_API_KEY": AIHUBMIX_KEY}
+    done, keyed = torii("check", cwd=tmp_path), torii("check", cwd=tmp_path, **with_keys)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("none, so it is not used") == 2
+    assert f"\n\n{NO_KEY}\n\nMODEL " in done.stdout
+    assert done.stdout.partition(NO_KEY)[2].strip() == keyed.stdout[keyed.stdout.index("MODEL ") :].strip()
+    live = torii("check", "--live", cwd=tmp_path)
+    assert (live.returncode, live.stdout[: len(done.stdout)]) == (1, done.stdout)
+    models = torii("models", cwd=tmp_path)
+    assert (models.returncode, models.stderr) == (0, "")
+    assert models.stdout == f"{NO_KEY}\n\n{torii('models', cwd=tmp_path, **with_keys).stdout}"
+    listed = torii("models", "--json", cwd=tmp_path)
+    assert (listed.returncode, listed.stderr) == (0, f"{NO_KEY}\n")
+    assert listed.stdout == torii("models", "--json", cwd=tmp_path, **with_keys).stdout
+
+
+@pytest.mark.parametrize("words", [("models",), ("check",), ("check", "--live")], ids=" ".join)
+def test_tables_fit_a_terminal(words: tuple[str, ...], tmp_path: Path) -> None:
+    keys = {"TORII_UPSTREAMS__JINA__API_KEYS": msgspec.json.encode([{"key": f"key-{n}"} for n in range(9)]).decode()}
+    own = {
+        "TORII_MODELS": '{"a-name-that-is-longer-than-any-other-in-this-place": "jina-reranker-v2-base-multilingual"}'
+    }
+    dead = {"TORII_UPSTREAMS__JINA__BASE_URL": f"http://127.0.0.1:{free_port()}/v1", "TORII_SANDBOX": "off"}
+    done = torii(*words, cwd=tmp_path, **keys, **own, **dead)
+    lines = [line for line in done.stdout.splitlines() if not line.startswith(("Configuration:", "Note:"))]
+    assert (len(lines) > 30, max(map(len, lines)) <= 80) == (True, True)
+
+
 def test_without_any_key_it_says_what_to_do(tmp_path: Path) -> None:
     done = torii("serve", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (
@@ -448,10 +515,10 @@ def test_check_prints_where_the_settings_come_from_the_upstreams_and_the_route_t
         jina      https://api.jina.ai/v1 and https://deepsearch.jina.ai/v1  ...{JINA_KEY[-4:]}
         aihubmix  https://aihubmix.com/v1                                   ...{AIHUBMIX_KEY[-4:]}
 
-        MODEL               ENDPOINTS           TARGETS, IN ORDER                                     ALIASES
-        jina-embeddings-v3  embeddings          jina/jina-embeddings-v3, aihubmix/jina-embeddings-v3  text-embed, embed
-        jina-colbert-v2     embeddings, rerank  aihubmix/jina-colbert-v2, jina/jina-colbert-v2
-        jina-reranker-m0    rerank              jina/jina-reranker-m0, aihubmix/jina-reranker-m0
+        MODEL               ENDPOINTS           TARGETS, IN ORDER  ALIASES
+        jina-embeddings-v3  embeddings          jina, aihubmix     text-embed, embed
+        jina-colbert-v2     embeddings, rerank  aihubmix, jina
+        jina-reranker-m0    rerank              jina, aihubmix
         house               embeddings          own/bge-m3
 
         Any other model is asked for at own.
@@ -465,13 +532,15 @@ def test_models_prints_what_each_model_can_do(configured: dict[str, Any]) -> Non
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == dedent(
         """\
-        MODEL               ENDPOINTS           INPUTS       DIMENSIONS  UPSTREAMS       ALIAS OF
+        MODEL               ENDPOINTS           INPUTS       DIMENSIONS  UPSTREAMS
         jina-embeddings-v3  embeddings          text         1024        jina, aihubmix
         jina-colbert-v2     embeddings, rerank  text         128         aihubmix, jina
         jina-reranker-m0    rerank              text, image              jina, aihubmix
         house               embeddings          text         64          own
-        text-embed          embeddings          text         1024        jina, aihubmix  jina-embeddings-v3
-        embed               embeddings          text         1024        jina, aihubmix  jina-embeddings-v3
+
+        ALIAS       OF
+        text-embed  jina-embeddings-v3
+        embed       jina-embeddings-v3
 
         Any other model is asked for at own.
         """
@@ -505,7 +574,19 @@ async def live(tmp_path: Path, jina: str, aihubmix: str) -> tuple[int, list[str]
     keys = {"JINA_API_KEY": JINA_KEY, "AIHUBMIX_API_KEY": AIHUBMIX_KEY}
     done = await asyncio.to_thread(torii, "check", "--live", cwd=tmp_path, **urls, **keys)
     assert done.stderr == ""
-    return done.returncode, done.stdout.splitlines()[-2:]
+    return done.returncode, unwrapped(done.stdout)[-2:]
+
+
+def unwrapped(text: str) -> list[str]:
+    """The lines, with those that only go on with a cell put to the one before. None is wider than a terminal."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        assert len(line) <= 80 or not re.match(r"[a-z ]+  ", line)
+        if line.startswith(" ") and lines:
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line)
+    return lines
 
 
 GOOD = {
@@ -541,7 +622,7 @@ async def test_a_live_check_calls_every_key(upstream: ScriptedUpstream, tmp_path
         "{key: the-key-number-one, name: first}, {key: the-key-number-two}]}}"
     )
     done = await asyncio.to_thread(torii, "check", "--live", cwd=tmp_path, JINA_API_KEY=JINA_KEY)
-    head, single, first, second = done.stdout.splitlines()[-4:]
+    head, single, first, second = unwrapped(done.stdout)[-4:]
     assert (done.returncode, head) == (1, "UPSTREAM  KEY         LIVE CALL")
     assert re.fullmatch(r"jina      jina-1      ok in \d+ ms \(jina-embeddings-v3\)", single)
     assert re.fullmatch(r"jina      jina-first  ok in \d+ ms \(jina-embeddings-v3\)", first)
@@ -603,9 +684,10 @@ def test_upstreams_prints_how_each_key_is(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == dedent(
         """\
-        UPSTREAM  KEY               STATE    AT WORK  REQUESTS  TOKENS         DEEPSEARCH  CALLS  FAILED
-        jina      jina ...hing      healthy  0 of 5   1 of 500  13 of 1000000  0 of 50     1      0
-        aihubmix  aihubmix ...hing  healthy  0                                             0      0
+        UPSTREAM  KEY               STATE    AT WORK  CALLS  FAILED
+        jina      jina ...hing      healthy  0 of 5   1      0
+          this minute 1 of 500 requests, 13 of 1,000,000 tokens, 0 of 50 deepsearch
+        aihubmix  aihubmix ...hing  healthy  0        0      0
         """
     )
 
@@ -618,8 +700,10 @@ def test_the_keys_of_a_running_gateway_in_each_state() -> None:
         {**row, "key": "b", "broken": True, "state": "trial", "cause": "refused"},
     ]
     assert report.keys(rows).splitlines()[1:] == [
-        "jina (keeps failing, asked last)  a    rate limited, rests until 2026-11-21T10:00:00Z  0        2      1",
-        "jina (keeps failing, asked last)  b    refused, tried with the next call               0        2      1",
+        "jina (keeps failing,      a    rate limited, rests until  0        2      1",
+        "asked last)                    2026-11-21 10:00:00Z",
+        "jina (keeps failing,      b    refused, tried with the    0        2      1",
+        "asked last)                    next call",
     ]
 
 

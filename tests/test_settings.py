@@ -425,7 +425,7 @@ models:
   both: {{alias_of: a, dimensions: 3}}
   list: [{SECRET}]
 """
-FIELDS = "api_key, api_keys, tier, base_url, kind, limits, deepsearch_base_url"
+FIELDS = "api_key, api_keys, tier, base_url, proxy_url, kind, limits, deepsearch_base_url"
 
 
 def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..errors import Overloaded, UpstreamUnreachable
+from ..proxies import Place, Proxy
 from ..types import Request
 
 Going = Callable[[], None]
@@ -31,12 +32,14 @@ def nothing() -> None: ...
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """``connect`` is in seconds, TLS included; ``ca`` is the PEM of an authority to trust beside the usual ones."""
+    """``connect`` is in seconds, a proxy and TLS included; ``ca`` is the PEM of an authority to trust beside the usual
+    ones; ``proxies`` are on the way to these places, and none to others."""
 
     user_agent: str
     connect: float = 5.0
     connections: int = 2000
     ca: bytes = field(default=b"", repr=False)
+    proxies: Mapping[Place, Proxy] = field(default_factory=dict)
 
     @property
     def headers(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from ..errors import UpstreamBroken, UpstreamUnreachable
 from ..outgoing import Outgoing
 from .base import BROKE_OFF, HEAD_BYTES, HEADERS, LARGE_HEAD, LARGE_REST, MALFORMED, MANY_HEADERS, Going
 from .origin import Origin, idle_seconds
-from .reach import reach
+from .proxy import way
 
 # What of a body may wait to be taken before its upstream is held back.
 WAITING_BYTES = 256 * 1024
@@ -44,7 +44,7 @@ class Connection(asyncio.Protocol):
 
     async def connect(self, tls: ssl.SSLContext | None) -> None:
         """Raises OSError or UnicodeError."""
-        sock = await reach(self.loop, self._origin.host, self._origin.port)
+        sock = await way(self.loop, self._origin)
         try:
             name = self._origin.host if tls else None
             await self.loop.create_connection(lambda: self, sock=sock, ssl=tls, server_hostname=name)

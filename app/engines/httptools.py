@@ -21,9 +21,10 @@ import certifi
 
 from ..errors import UpstreamBroken, UpstreamUnreachable
 from ..types import Request
-from .base import Going, Wire, in_use, nothing, unreachable
+from .base import Going, Wire, in_use, nothing
 from .connection import Connection, HttptoolsAnswer
 from .origin import Origin
+from .proxy import unreached
 
 
 class HttptoolsEngine:
@@ -61,9 +62,13 @@ class HttptoolsEngine:
         if not parts.hostname or not (url.isascii() and url.isprintable()):
             raise _unsendable()
         place = (parts.hostname, parts.port or (443 if tls else 80), tls)
-        lines = [f"POST {parts.path or '/'} HTTP/1.1", f"host: {parts.netloc}"]
+        proxy = self._wire.proxies.get(place)
+        forwarded = proxy is not None and not tls
+        lines = [f"POST {url if forwarded else parts.path or '/'} HTTP/1.1", f"host: {parts.netloc}"]
         lines += [f"{name}: {value}" for name, value in self._wire.headers.items()]
-        found = (self._origins.setdefault(place, Origin(*place)), "\r\n".join(lines))
+        if proxy and forwarded and proxy.authorization:
+            lines.append(f"proxy-authorization: {proxy.authorization}")
+        found = (self._origins.setdefault(place, Origin(*place, proxy=proxy)), "\r\n".join(lines))
         self._heads[url] = found
         return found
 
@@ -77,7 +82,7 @@ class HttptoolsEngine:
         except BaseException as error:
             connection.abort()
             if isinstance(error, OSError | UnicodeError):  # no such name, refused, a wrong certificate, out of time
-                raise unreachable(error) from None
+                raise unreached(error, origin.proxy) from None
             raise
         finally:
             self._coming.discard(connection)

@@ -18,6 +18,7 @@ from functools import partial
 import httpx
 
 from ..errors import ToriiError, UpstreamBroken, UpstreamUnreachable
+from ..proxies import Proxy, authority, place
 from ..types import Request
 from .base import (
     BROKE_OFF,
@@ -31,8 +32,8 @@ from .base import (
     Wire,
     in_use,
     nothing,
-    unreachable,
 )
+from .proxy import refused, unreached
 
 # Of the library's words for an answer that is none, those for one that only ended too early: httpcore's and h11's.
 ENDED = ("Server disconnected", "peer closed connection", "peer unexpectedly closed connection")
@@ -48,13 +49,21 @@ class HttpxEngine:
         self._most = wire.connections
         self._open: set[Exchange] = set()
         self._leaving: set[asyncio.Task[None]] = set()
+        self._proxies = wire.proxies
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._client = httpx.AsyncClient(
             headers={**wire.headers, "connection": "close"},
             timeout=httpx.Timeout(None, connect=wire.connect),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+            limits=limits,
             verify=trusted,
             follow_redirects=False,
             trust_env=False,
+            mounts={
+                f"{'https' if tls else 'http'}://{authority(host, port)}": httpx.AsyncHTTPTransport(
+                    proxy=_proxy(proxy), verify=trusted, limits=limits, trust_env=False
+                )
+                for (host, port, tls), proxy in wire.proxies.items()
+            },
         )
 
     async def open(self, request: Request, going: Going = nothing) -> HttpxAnswer:
@@ -87,13 +96,13 @@ class HttpxEngine:
             response = await self._client.send(outgoing, stream=True)
         except BaseException as error:
             closed()
-            if (failure := _meaning(error)) is None:
+            if (failure := _meaning(error, proxy=self._proxies.get(place(request.url)))) is None:
                 raise
             raise failure from None
         answer = HttpxAnswer(response, exchange, closed)
-        if refused := _too_much(response):
+        if wrong := _too_much(response):
             await answer.aclose()
-            raise UpstreamBroken(refused)
+            raise UpstreamBroken(wrong)
         return answer
 
 
@@ -109,10 +118,10 @@ class Exchange:
         self._going = going
         self.left = self.on_wire = False
 
-    async def trace(self, event: str, _: object) -> None:
+    async def trace(self, event: str, about: object) -> None:
         if event in ("connection.connect_tcp.started", "http11.send_request_headers.started") and self.left:
             raise asyncio.CancelledError
-        if event == "http11.send_request_headers.started":
+        if event == "http11.send_request_headers.started" and not _is_for_the_proxy(about):
             self.on_wire = True
             going, self._going = self._going, nothing
             going()
@@ -176,15 +185,27 @@ class HttpxAnswer:
         self._closed()
 
 
-def _meaning(error: BaseException, too_large: str = LARGE_HEAD) -> ToriiError | None:
+def _proxy(proxy: Proxy) -> httpx.Proxy:
+    auth = (proxy.user, proxy.password) if proxy.authorization else None
+    return httpx.Proxy(f"http://{proxy.name}", auth=auth)
+
+
+def _is_for_the_proxy(about: object) -> bool:
+    """Of what the library traces: a tunnel is asked for before the upstream is."""
+    request = about.get("request") if isinstance(about, dict) else None
+    return getattr(request, "method", None) == b"CONNECT"
+
+
+def _meaning(error: BaseException, too_large: str = LARGE_HEAD, proxy: Proxy | None = None) -> ToriiError | None:
     """The library's exception as ours, None if it is none of these. Its text may hold hosts, so it is not passed on."""
     match error:
+        case httpx.ProxyError():  # its text begins with the status that the proxy answered
+            status = str(error)[:3]
+            return unreached(refused(int(status)) if status.isdecimal() else error, proxy)
         case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.InvalidURL() | httpx.UnsupportedProtocol():
-            return unreachable(error)
+            return unreached(error, proxy)
         case OSError() if not isinstance(error, ssl.SSLError):
-            return unreachable(
-                error
-            )  # it imports the rest of itself with the first request, and may have no descriptor
+            return unreached(error, proxy)  # of the rest of the library, imported with the first request, for one
         case httpx.LocalProtocolError() | UnicodeError():
             return UpstreamUnreachable("the address or the key of the upstream cannot be sent over HTTP")
         case AttributeError(obj=None):

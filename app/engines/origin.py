@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from ..proxies import Proxy
+
 # Shorter than servers keep a connection, so that few calls meet one that is just being closed.
 IDLE_SECONDS = 20.0
 # By which we are ahead of an upstream that says how long it keeps one: its word may have been under way for so long.
@@ -61,6 +63,7 @@ class Origin(Generic[Kept]):
     tls: bool
     idle: dict[Kept, None] = field(default_factory=dict)
     rings: float = math.inf
+    proxy: Proxy | None = None
     _timer: asyncio.TimerHandle | None = None
 
     def keep(self, connection: Kept) -> None:

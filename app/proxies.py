@@ -1,0 +1,103 @@
+"""Proxies between the gateway and its upstreams: how one is named, and which one is on the way to an address.
+
+http://user:password@proxy.example:3128       the proxy itself is spoken to in plain HTTP
+HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY   as curl and Go read them; the names in lower case go first
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+Place = tuple[str, int, bool]  # host, port, and whether it is TLS
+
+FORM = "must be a URL such as http://proxy.example:3128 or http://user:password@proxy.example:3128"
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """``authorization`` is the value of Proxy-Authorization, or none; no secret is in a repr."""
+
+    host: str
+    port: int
+    user: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+
+    @property
+    def name(self) -> str:
+        """Host and port, for people."""
+        return authority(self.host, self.port)
+
+    @property
+    def authorization(self) -> str | None:
+        if not (self.user or self.password):
+            return None
+        return "Basic " + b64encode(f"{self.user}:{self.password}".encode()).decode("ascii")
+
+    @property
+    def secrets(self) -> list[str]:
+        """All forms of the password that something could show."""
+        given = self.authorization
+        return [self.password, given.removeprefix("Basic ")] if given else []
+
+
+def authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse(url: str) -> Proxy:
+    """The port is 80 by default. Raises ValueError, in words without the value."""
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        port = parts.port or 80
+    except ValueError:
+        raise ValueError(FORM) from None
+    if parts.scheme in ("https", "socks", "socks4", "socks4a", "socks5", "socks5h"):
+        raise ValueError(f"{FORM}; a proxy that is itself spoken to over {parts.scheme} is not known here")
+    more = parts.path.strip("/") or parts.query or parts.fragment or not re.fullmatch(r"[\x21-\x7e]+", url)
+    if parts.scheme != "http" or not parts.hostname or more:
+        raise ValueError(FORM)
+    return Proxy(parts.hostname, port, unquote(parts.username or ""), unquote(parts.password or ""))
+
+
+def place(url: str) -> Place:
+    """Of an upstream's address, which is a sound one."""
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    return parts.hostname or "", parts.port or (443 if tls else 80), tls
+
+
+def loopback(host: str) -> bool:
+    """Whether it is this machine, to which no proxy is the way."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def variable(there: Place, environ: Mapping[str, str]) -> str | None:
+    """The variable that names the proxy for the place; None where there is none, or where NO_PROXY spares it."""
+    host, port, tls = there
+    names = ("https_proxy" if tls else "http_proxy", "all_proxy")
+    found = next((spelt for name in names for spelt in (name, name.upper()) if environ.get(spelt)), None)
+    spared = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    return None if found and any(_spares(entry, host, port) for entry in re.split(r"[,\s]+", spared)) else found
+
+
+def _spares(entry: str, host: str, port: int) -> bool:
+    """``*``, a domain with all below it, an address, a network; each but a network may have a port."""
+    if entry == "*":
+        return True
+    name, colon, number = entry.lower().rpartition(":")
+    if colon and number.isdecimal() and (":" not in name or name.endswith("]")):
+        return int(number) == port and _spares(name, host, port)
+    name = entry.lower().strip("[]")
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False)
+    except ValueError:
+        domain = name.removeprefix("*").removeprefix(".").rstrip(".")
+        return bool(domain) and (host == domain or host.endswith(f".{domain}"))

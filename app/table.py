@@ -1,0 +1,69 @@
+"""Tables for a terminal of 80 columns: what is too wide goes on in the next line of its column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+
+WIDTH = 80
+GAP = "  "
+NARROW = 10  # characters that a column keeps, however wide the others are
+BREAKS = "-/_.,"  # behind which a word is cut that is wider than its column
+
+
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    width: int = WIDTH,
+    right: Iterable[str] = (),
+    below: Sequence[str] = (),
+) -> str:
+    """Columns as wide as what is in them, as far as there is room. One with nothing in it is left out; those named
+    ``right`` hold numbers, and are never narrowed. ``below`` are lines to stand under each row as they are."""
+    body = [list(row) for row in rows]
+    used = [index for index in range(len(head)) if not body or any(row[index] for row in body)]
+    cells = [[row[index] for index in used] for row in [list(head), *body]]
+    numbers = {at for at, index in enumerate(used) if head[index] in right}
+    widths = _widths(cells, numbers, width - len(GAP) * (len(used) - 1))
+    lines = []
+    for row, under in zip_longest(cells, ["", *below]):
+        columns = [_wrapped(cell, wide) for cell, wide in zip(row, widths, strict=True)]
+        for line in zip_longest(*columns, fillvalue=""):
+            padded = [
+                cell.rjust(wide) if at in numbers else cell.ljust(wide)
+                for at, (cell, wide) in enumerate(zip(line, widths, strict=True))
+            ]
+            lines.append(GAP.join(padded).rstrip())
+        lines += [under] if under else []
+    return "\n".join(lines)
+
+
+def _widths(cells: list[list[str]], numbers: set[int], room: int) -> list[int]:
+    """The widest column gives way first: to its longest word, and if need be to a part of it."""
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    words = [max(len(word) for cell in column for word in cell.split(" ")) for column in columns]
+    for least in (words, [min(NARROW, word) for word in words]):
+        while sum(widths) > room:
+            wide = [at for at in range(len(widths)) if widths[at] > least[at] and at not in numbers]
+            if not wide:
+                break
+            widths[max(wide, key=lambda at: widths[at])] -= 1
+    return widths
+
+
+def _wrapped(cell: str, width: int) -> list[str]:
+    lines = [""]
+    for word in cell.split(" "):
+        if lines[-1] and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += f" {word}"
+            continue
+        if lines[-1]:
+            lines.append("")
+        while len(word) > width:
+            cut = max(word.rfind(sign, 0, width) for sign in BREAKS) + 1 or width
+            lines[-1], word = word[:cut], word[cut:]
+            lines.append("")
+        lines[-1] = word
+    return lines
