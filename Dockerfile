@@ -19,10 +19,6 @@ RUN pip --python /opt/torii/bin/python install --no-compile --no-deps --no-build
 
 FROM python:3.12-slim-bookworm
 
-LABEL org.opencontainers.image.title="Torii" \
-      org.opencontainers.image.description="A local, OpenAI-compatible gateway for Jina AI and AIHubMix" \
-      org.opencontainers.image.licenses="MIT"
-
 COPY --from=build /opt/torii /opt/torii
 
 # A new volume that is mounted here takes over its owner, so that the ledger can be written.
@@ -40,6 +36,17 @@ ENV PATH=/opt/torii/bin:$PATH \
 
 # The base image brings Python's own modules uncompiled; this compiles those that Torii uses, and shows that it starts.
 RUN PYTHONDONTWRITEBYTECODE='' torii check > /dev/null
+
+# Last, as they change with every commit: docker build --build-arg REVISION="$(git rev-parse HEAD)" --build-arg SOURCE=URL
+ARG VERSION=0.1.0
+ARG SOURCE=""
+ARG REVISION=""
+LABEL org.opencontainers.image.title="Torii" \
+      org.opencontainers.image.description="A local, OpenAI-compatible gateway for Jina AI and AIHubMix" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.source="$SOURCE" \
+      org.opencontainers.image.revision="$REVISION"
 
 USER 10001:10001
 EXPOSE 8000

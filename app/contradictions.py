@@ -137,7 +137,7 @@ def _redis(settings: Settings) -> Found:
 
 def _redis_here(settings: Settings) -> Found:
     if settings.cache.store == "redis" and find_spec("redis") is None:
-        cure = "pip install 'torii-gateway[redis]', in a checkout '.[redis]'"
+        cure = "in the checkout, pip install '.[redis]'"
         yield ("cache", "store"), f"redis needs a package that is not installed: {cure}"
 
 

@@ -52,7 +52,7 @@ from .types import Json
 T = TypeVar("T")
 
 RESPONSES_HINT = (
-    "Torii has no Responses API, because neither provider has one. Use chat completions: "
+    "Torii does not pass the Responses API on yet, which AIHubMix has. Use chat completions: "
     'in @ai-sdk/openai openai.chat("model"), in openai-agents OpenAIChatCompletionsModel, '
     "in the OpenAI SDKs client.chat.completions.create()"
 )

@@ -66,9 +66,11 @@ class Origin:
         files = [*([self.path] if self.path else []), *secret_files(), *([ca.path] if ca else [])]
         if not (single := [str(file) for file in files if mounted(file)]):
             return []
-        which = f"{single[0]} is" if len(single) == 1 else f"{', '.join(single[:-1])} and {single[-1]} are"
+        which = f"{single[0]} is mounted as a single file"
+        if len(single) > 1:
+            which = f"{', '.join(single[:-1])} and {single[-1]} are mounted as single files"
         return [
-            f"{which} mounted as a single file: where it was replaced outside, as editors do, only a restart sees "
+            f"{which}: where one was replaced outside, as editors do, only a restart sees "
             "the new one; mount its folder instead (docs/deployment.md)"
         ]
 

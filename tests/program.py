@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +56,14 @@ P = TypeVar("P", bound=Program)
 
 @asynccontextmanager
 async def started(
-    kind: type[P], folder: Path, configuration: bytes, *words: str, root: Path = ROOT
+    kind: type[P], folder: Path, configuration: bytes, *words: str, root: Path = ROOT, before: Sequence[str] = ()
 ) -> AsyncIterator[P]:
-    """Serving on a free port; killed at the end, if it still runs. ``root`` is the checkout that is run."""
+    """Serving on a free port; killed at the end, if it still runs. ``root`` is the checkout that is run, ``before`` a
+    command that becomes it."""
     (folder / "config.yaml").write_bytes(configuration)
     with (folder / "log").open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app", "serve", "--port", "0", *words],
+            [*before, sys.executable, "-m", "app", "serve", "--port", "0", *words],
             cwd=folder,
             env=environment({"XDG_RUNTIME_DIR": str(folder), "PYTHONPATH": str(root)}),
             stdin=subprocess.DEVNULL,

@@ -172,7 +172,7 @@ def test_trap_04_without_a_decoder_token_ids_are_told_what_to_install() -> None:
     message, param = refusal(input=[[1, 2], [3]])
     assert param == "input"
     assert message.startswith("input[0] holds token ids")
-    assert "pip install 'torii-gateway[tokens]'" in message
+    assert "in the checkout, pip install '.[tokens]'" in message
     assert "check_embedding_ctx_length=False" in message
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -164,3 +165,45 @@ def test_the_drain_ends_before_compose_kills() -> None:
     period = re.search(r"stop_grace_period: (\d+)s", (ROOT / "compose.yaml").read_text())
     assert period is not None
     assert int(period[1]) > Settings().drain_seconds + GRACE_SECONDS
+
+
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["torii"]
+
+
+def test_compose_bounds_what_it_runs_and_mounts_a_folder() -> None:
+    assert COMPOSE["ports"] == ["127.0.0.1:${HOST_PORT:-8000}:8000"]
+    assert (COMPOSE["mem_limit"], COMPOSE["pids_limit"]) == ("512m", 256)
+    assert COMPOSE["logging"] == {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}}
+    assert COMPOSE["volumes"][1:] == ["./config:/etc/torii:ro"]
+    assert COMPOSE["working_dir"] == "/etc/torii"
+    assert (ROOT / "config").is_dir()
+
+
+def test_the_image_says_what_it_is_made_of() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert f"\nARG VERSION={__version__}\n" in text
+    for name in ("version", "source", "revision"):
+        assert f'org.opencontainers.image.{name}="${name.upper()}"' in text
+    assert set(COMPOSE["build"]["args"]) == {"SOURCE", "REVISION"}
+    assert not re.search(r"https?://", text)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/deployment.md", ".env.example", "compose.yaml"])
+def test_the_command_that_makes_the_callers_key(page: str, tmp_path: Path) -> None:
+    """As it stands there, in a shell."""
+    command = re.search(r"sed .*> \.env", (ROOT / page).read_text())
+    assert command is not None
+    shutil.copy(ROOT / ".env.example", tmp_path)
+    subprocess.run(["sh", "-c", command[0]], cwd=tmp_path, check=True)
+    found = re.findall(r"^(\w+)=(.*)$", (tmp_path / ".env").read_text(), re.M)
+    assert [name for name, _ in found] == ["TORII_CALLER_KEY", "JINA_API_KEY", "AIHUBMIX_API_KEY", "HOST_PORT"]
+    assert re.fullmatch("[0-9a-f]{48}", dict(found)["TORII_CALLER_KEY"])
+
+
+def test_the_page_says_how_to_install_what_is_on_no_index() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert "`pipx install .`" in text
+    assert re.search(r"^- macOS: .*xcode-select --install", text, re.M)
+    assert re.search(r"^- Windows: in WSL", text, re.M)
+    assert "AIHubMix has the Responses API, and Torii does not pass it on yet" in text
+    assert not re.search(r"pip install '?torii-gateway", text)

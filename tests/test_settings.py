@@ -570,8 +570,7 @@ def test_redis_needs_its_package(write: Write, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "redis", None)  # as Python itself marks a package that is not to be had
     [mistake] = mistakes(write("sandbox: on\ncache: {store: redis, redis_url: 'redis://host'}"))
     assert mistake.endswith(
-        "cache.store: redis needs a package that is not installed: pip install 'torii-gateway[redis]', "
-        "in a checkout '.[redis]'"
+        "cache.store: redis needs a package that is not installed: in the checkout, pip install '.[redis]'"
     )
 
 

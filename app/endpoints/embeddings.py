@@ -113,7 +113,7 @@ class Embeddings:
             raise InvalidRequest(
                 f"{place} holds token ids, which Jina's models do not read. Send the text (with LangChain: "
                 "OpenAIEmbeddings(check_embedding_ctx_length=False)), or have the gateway turn them back into text: "
-                "pip install 'torii-gateway[tokens]', in a checkout '.[tokens]'",
+                "in the checkout, pip install '.[tokens]'",
                 param="input",
             )
         try:
