@@ -334,7 +334,8 @@ async def test_the_operators_path_has_one_spelling(operated: RunningGateway) -> 
     key = {"authorization": f"Bearer {OPERATOR_KEY}"}
     assert (await operated.client.get("/admin/upstreams", headers=key)).status_code == 200
     for path in ("/admin/upstreams/", "/admin//upstreams", "//admin/upstreams", "/v1/admin/upstreams"):
-        request = f"GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {OPERATOR_KEY}\r\nconnection: close\r\n\r\n"
+        said = f"host: localhost\r\nauthorization: Bearer {OPERATOR_KEY}\r\nconnection: close"
+        request = f"GET {path} HTTP/1.1\r\n{said}\r\n\r\n"
         [got] = answers(await sent(operated, request.encode()))
         assert line(got) == "404 Not Found"
 
