@@ -710,7 +710,7 @@ def test_a_secrets_directory_that_is_none_and_json_that_is_none(monkeypatch: pyt
 
 def test_mistakes_on_the_command_line() -> None:
     assert short(mistakes(port=-1, zzz="red")) == [
-        "command line: zzz: unknown key; Allowed: callers, ...",
+        "command line: zzz: unknown key; Allowed: workers, ...",
         "command line: port: must be at least 0",
     ]
 
