@@ -221,9 +221,12 @@ def usage(groups: Sequence[Json], total: Json, by: Sequence[str]) -> str:
     sums = [*groups, total]
     keys = [[escape(str(row[name])) for name in by] for row in groups]
     keys.append(["all", *[""] * (len(by) - 1)])
-    rows = [(*key, *(_amount(row, name) for name in names)) for key, row in zip(keys, sums, strict=True)]
-    head = (*(name.upper() for name in by), *heads)
-    return "\n\n".join([table(head, rows, right=heads), *_estimated(total)])
+    amounts = [[_amount(row, name) for name in names] for row in sums]
+    rows = [(*key, *line) for key, line in zip(keys, amounts, strict=True)]
+    text = table((*(name.upper() for name in by), *heads), rows, right=heads)
+    if max(map(len, text.splitlines())) > WIDTH:  # many words beside large numbers: they stand below these
+        text = table(heads, amounts, right=heads, below=[indented("  ".join(filter(None, key))) for key in keys])
+    return "\n\n".join([text, *_estimated(total)])
 
 
 def calls(listed: Iterable[Json]) -> str:

@@ -385,3 +385,16 @@ async def _health(client: httpx.AsyncClient, status: str) -> dict[str, Any]:
             if health["status"] == status:
                 return health
             await asyncio.sleep(0.02)
+
+
+def test_its_tables_fit_a_terminal(tmp_path: Path) -> None:
+    """Whatever the names and however large the numbers."""
+    model, key = "jina-reranker-v2-base-multilingual", "aihubmix-the-key-of-the-search-team"
+    big = {"prompt_tokens": 123_456_789, "total_tokens": 123_456_789, "completion_tokens": 1_234_567}
+    path = kept(tmp_path / "torii.db", row(model=model, upstream="aihubmix", key=key, caller="c" * 64, **big))
+    for words in (["--by", "day,caller,model,key"], ["--by", "model"], ["--calls", "5"]):
+        done = torii("usage", *words, cwd=tmp_path, TORII_LEDGER__PATH=str(path))
+        lines = done.stdout.splitlines()
+        assert done.returncode == 0
+        assert max(len(line) for line in lines if "c" * 64 not in line) <= 80
+        assert "123,456,789" in done.stdout
