@@ -530,3 +530,45 @@ def test_aihubmix_lists_in_openais_form(sandbox: Sandbox) -> None:
         "created": 1626777600,
         "owned_by": "openai",
     }
+
+
+EXTRA = ("Extra inputs are not permitted", "extra_forbidden")
+EMBED = {"model": "jina-embeddings-v2-base-en", "input": ["Hi"]}
+RANK = {"model": "jina-reranker-m0", "query": "a", "documents": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("embeddings", {**EMBED, "return_multivector": False}),
+        ("embeddings", {**EMBED, "dimensions": None}),
+        ("embeddings", {**EMBED, "task": "retrieval.passage"}),
+        ("embeddings", {**EMBED, "metadata": {"a": "b"}}),
+        ("embeddings", {**EMBED, "model": "jina-embeddings-v4", "normalized": True}),
+        ("embeddings", {**EMBED, "model": "jina-colbert-v2", "truncate": False}),
+        ("rerank", {**RANK, "max_doc_length": 9}),
+        ("rerank", {**RANK, "user": "ann"}),
+    ],
+)
+def test_jina_refuses_a_field_that_the_model_has_not(jina: Provider, path: str, body: dict[str, Any]) -> None:
+    answer = jina.http.post(f"{jina.url}/{path}", json=body)
+    [told] = answer.json()["errors"]
+    name = list(body)[-1]
+    assert answer.status_code == 422
+    assert told["field"] == f"body -> {body['model']} -> {name}"
+    assert (told["message"], told["type"], told["input"]) == (*EXTRA, body[name])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("embeddings", {**EMBED, "normalized": True, "truncate": False, "encoding_format": "float"}),
+        ("embeddings", {"model": "jina-embeddings-v3", "input": ["Hi"], "dimensions": None, "late_chunking": None}),
+        ("embeddings", {"model": "jina-embeddings-v4", "input": ["Hi"], "return_multivector": False}),
+        ("embeddings", {"model": "jina-colbert-v2", "input": ["Hi"], "dimensions": 64, "input_type": "query"}),
+        ("rerank", {**RANK, "top_k": 1, "return_documents": False, "truncation": True}),
+        ("rerank", {**RANK, "model": "jina-reranker-v3", "max_doc_length": 9, "return_embeddings": True}),
+    ],
+)
+def test_jina_takes_the_fields_that_the_model_has(jina: Provider, path: str, body: dict[str, Any]) -> None:
+    assert jina.http.post(f"{jina.url}/{path}", json=body).status_code == 200

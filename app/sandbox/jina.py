@@ -88,7 +88,7 @@ def embeddings(body: Json, quirk: str) -> Answer:
     if isinstance(encoding, list):
         # Typed in Jina's OpenAPI, and answered so when it was measured.
         raise Refused(errors.jina_nested(500, "Internal server error", "INTERNAL_ERROR"))
-    refuse_if([*_wrong_options(model, body, encoding), *_wrong_inputs(model, body)])
+    refuse_if([*_wrong_options(model, body, encoding), *_wrong_inputs(model, body)] or _extra(model, body))
     pieces = _pieces(model, body)
     options = Options(
         size=_size(model, body),
@@ -102,11 +102,19 @@ def embeddings(body: Json, quirk: str) -> Answer:
 
 
 def _size(model: Embedder, body: Json) -> int:
-    """The v2 and clip-v1 models have no such field, and overlook it."""
     if body.get("return_multivector") is True and model.multivector_option:
         return _TOKEN_VECTOR
     size = body.get("dimensions") if model.takes_dimensions else None
     return size if isinstance(size, int) else model.size
+
+
+def _extra(model: Embedder | Reranker, body: Json) -> list[Json]:
+    """What the model has no field for, ``false`` and null among it, told as in public reports of api.jina.ai."""
+    return [
+        problem(f"body -> {model.id} -> {name}", "Extra inputs are not permitted", "extra_forbidden", body[name])
+        for name in body
+        if name not in model.fields
+    ]
 
 
 def refuse_if(problems: list[Json]) -> None:
@@ -211,7 +219,7 @@ def rerank(body: Json, quirk: str) -> Answer:
     model = JINA_RERANKERS.get(name) if isinstance(name, str) else None
     if model is None:
         raise Refused(_no_model(name))
-    refuse_if(_wrong_rerank(model, body))
+    refuse_if(_wrong_rerank(model, body) or _extra(model, body))
     documents = [embedding.read(document) for document in body["documents"]]
     limit = (body.get("max_doc_length") if model.listwise else None) or model.document_tokens
     documents = reranking.shortened(documents, limit)

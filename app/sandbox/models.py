@@ -13,7 +13,11 @@ _CODE_TASKS = tuple(
 )
 _V3_TASKS = (*_RETRIEVAL, "text-matching", "classification", "separation")
 _V4_TASKS = ("text-matching", *_RETRIEVAL, "code.query", "code.passage")
-_V5_TASKS = (*_V3_TASKS, "clustering")
+_V5_TASKS = (*_RETRIEVAL, "text-matching", "clustering", "classification")
+
+# Fields of every request (Jina's OpenAPI description, 2026-07), with the aliases that its own server knows too.
+_EMBED_FIELDS = ("model", "input", "embedding_type", "encoding_format")
+_RERANK_FIELDS = ("model", "query", "documents", "top_n", "top_k", "return_documents", "truncation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +38,25 @@ class Embedder:
     sizes: tuple[int, ...] = ()
     late_chunking: bool = False
     multivector_option: bool = False
+    truncates: bool = True
+    normalizes: bool = True
     prompt_tokens: Literal["always", "sometimes", "never"] = "always"
     kind: Literal["vector", "multivector", "sparse"] = "vector"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What a request may have; Jina takes nothing else."""
+        options = {
+            "dimensions": self.takes_dimensions,
+            "task": bool(self.tasks),
+            "late_chunking": self.late_chunking,
+            "truncate": self.truncates,
+            "normalized": self.normalizes,
+            "return_multivector": self.multivector_option,
+            "return_tokenized_input": self.multivector_option,
+            "input_type": self.kind == "multivector",
+        }
+        return (*_EMBED_FIELDS, *(name for name, there in options.items() if there))
 
 
 _OMNI = ("text", "image", "audio", "video", "pdf")
@@ -56,19 +77,39 @@ JINA_EMBEDDERS = {
             tasks=_V4_TASKS,
             late_chunking=True,
             multivector_option=True,
+            normalizes=False,
             prompt_tokens="never",
         ),
         Embedder(id="jina-embeddings-v5-text-nano", size=768, tasks=_V5_TASKS),
         Embedder(id="jina-embeddings-v5-text-small", size=1024, context=32768, tasks=_V5_TASKS),
         Embedder(id="jina-embeddings-v5-omni-nano", size=768, inputs=_OMNI, tasks=_V5_TASKS),
         Embedder(id="jina-embeddings-v5-omni-small", size=1024, context=32768, inputs=_OMNI, tasks=_V5_TASKS),
-        Embedder(id="jina-code-embeddings-0.5b", size=896, context=32768, tasks=_CODE_TASKS),
-        Embedder(id="jina-code-embeddings-1.5b", size=1536, context=32768, tasks=_CODE_TASKS),
+        Embedder(id="jina-code-embeddings-0.5b", size=896, context=32768, tasks=_CODE_TASKS, normalizes=False),
+        Embedder(id="jina-code-embeddings-1.5b", size=1536, context=32768, tasks=_CODE_TASKS, normalizes=False),
         Embedder(id="jina-clip-v1", size=768, inputs=("text", "image"), takes_dimensions=False),
         Embedder(id="jina-clip-v2", size=1024, inputs=("text", "image"), tasks=("retrieval.query",)),
-        Embedder(id="jina-colbert-v1-en", size=128, takes_dimensions=False, kind="multivector"),
-        Embedder(id="jina-colbert-v2", size=128, sizes=(64, 96, 128), kind="multivector"),
-        Embedder(id="elser-v2", size=1024, context=512, takes_dimensions=False, kind="sparse"),
+        *(
+            Embedder(
+                id=name,
+                size=128,
+                sizes=sizes,
+                takes_dimensions=bool(sizes),
+                truncates=False,
+                normalizes=False,
+                kind="multivector",
+            )
+            for name, sizes in (("jina-colbert-v1-en", ()), ("jina-colbert-v2", (64, 96, 128)))
+        ),
+        Embedder(
+            id="elser-v2",
+            size=1024,
+            context=512,
+            tasks=_RETRIEVAL,
+            takes_dimensions=False,
+            truncates=False,
+            normalizes=False,
+            kind="sparse",
+        ),
     )
 }
 
@@ -95,6 +136,11 @@ class Reranker:
     images: bool = False
     echoes: bool = True
     document_tokens: int = 8192
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What a request may have; Jina takes nothing else."""
+        return (*_RERANK_FIELDS, *(("max_doc_length", "return_embeddings") if self.listwise else ()))
 
 
 JINA_RERANKERS = {

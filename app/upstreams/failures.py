@@ -40,6 +40,7 @@ from ..errors import (
     key_refused,
 )
 from ..jsontext import Malformed, decode, decode_lenient
+from ..models import known
 from ..types import Reply
 
 TEXT_LIMIT = 500  # characters of an upstream's message that are passed on
@@ -199,7 +200,7 @@ def _validation(problems: list[object]) -> Fault:
         return _words(problem, "", more) if isinstance(problem, str) else Fault()
     place = problem.get("field") or problem.get("loc") or ""
     steps = [str(step) for step in place] if isinstance(place, list) else re.split(r"\s*->\s*|\.", str(place))
-    param = _field(".".join(step for step in steps if step != "body"))
+    param = _field(".".join(step for step in steps if step != "body" and not known(step)))
     text = str(problem.get("message") or problem.get("msg") or "")
     echoed = problem.get("input")
     if isinstance(echoed, str) and len(echoed) > 3:
