@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import msgspec
@@ -10,6 +11,7 @@ from .departures import Presence
 from .endpoints import Endpoint
 from .errors import InvalidRequest
 from .jsontext import Malformed, decode_strict
+from .names import shown
 from .types import Call, Value
 
 
@@ -32,7 +34,9 @@ def parse(endpoint: Endpoint, incoming: Incoming) -> Call:
     try:
         body = decode_strict(incoming.body)
     except Malformed as error:
-        raise InvalidRequest(f"the body is not JSON: {error}") from None
+        place = f"{shown(error.place)}: " if error.place else ""
+        field = re.split(r"[.\[]", error.place)[0]
+        raise InvalidRequest(f"the body is not JSON: {place}{error}", param=field or None) from None
     if not isinstance(body, dict):
         raise InvalidRequest("the body must be a JSON object")
     call = endpoint.parse(body, incoming.path)

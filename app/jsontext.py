@@ -22,6 +22,7 @@ _HALF = "a string has half of a surrogate pair, which is no character: \\ud800 t
 _KEY_END = re.compile(rb'"[ \t\r\n]*:')
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 _WHOLE_STRING = re.compile(_STRING, re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _CONSTANT = re.compile(rf"{_STRING}|(-?(?:NaN|Infinity))", re.DOTALL)
 _MARKUP = re.compile(rb"\s*<")
 _SURPLUS_COMMA = re.compile(r",\s*(?=[\]}])")
@@ -32,7 +33,11 @@ LOOK_LIMIT = 1_000_000
 
 class Malformed(ValueError):
     """Not JSON, not UTF-8, a number that no float holds, or nested too deep. The text says which, in words of ours:
-    those of a library change with its version."""
+    those of a library change with its version. ``place``: where in the value, as ``input[1]``; empty if not known."""
+
+    def __init__(self, message: str, place: str = "") -> None:
+        super().__init__(message)
+        self.place = place
 
 
 def decode(data: bytes, form: Any = Any) -> Any:
@@ -40,7 +45,7 @@ def decode(data: bytes, form: Any = Any) -> Any:
     try:
         return msgspec.json.decode(data.removeprefix(BOM), type=form)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise Malformed(_fault(data.removeprefix(BOM))) from None
+        raise _fault(data.removeprefix(BOM)) from None
     except RecursionError:
         raise Malformed("nested too deep") from None
 
@@ -68,7 +73,7 @@ def decode_strict(data: bytes) -> Any:
     try:
         tree = msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise Malformed(_fault(data)) from None
+        raise _fault(data) from None
     except RecursionError:
         raise Malformed(_TOO_DEEP) from None
     # What ends a key is counted in the text at least once for each, so a sum that is right rules doubles out.
@@ -108,35 +113,58 @@ def _unique(pairs: list[tuple[str, Any]]) -> None:
         seen.add(key)
 
 
-def _fault(data: bytes) -> str:
+def _fault(data: bytes) -> Malformed:
     """Why it could not be read, and the byte at which that shows, counted from 0."""
     if not data.strip():
-        return "it is empty"
+        return Malformed("it is empty")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:2]:
-        return "it is UTF-16 or UTF-32; send UTF-8"
+        return Malformed("it is UTF-16 or UTF-32; send UTF-8")
     if _MARKUP.match(data):
-        return "it is HTML or XML"
+        return Malformed("it is HTML or XML")
     if len(data) > LOOK_LIMIT:
-        return "it is malformed; where is told only of what has at most 1 MB"
+        return Malformed("it is malformed; where is told only of what has at most 1 MB")
     try:
         check_text(data)
         return _fault_in(data.decode())
     except Malformed as error:
-        return str(error)
+        return error
 
 
-def _fault_in(text: str) -> str:
+def _fault_in(text: str) -> Malformed:
     """Only the place is taken from the standard library. Raises Malformed for a number that is none."""
     try:
         tree = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=lambda _: _refuse_constant(text))
         json.dumps(tree, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        return _unexpected(text, error.pos)
+        return Malformed(_unexpected(text, error.pos))
     except UnicodeEncodeError:
-        return _HALF
+        return Malformed(_HALF, _half(tree))
     except RecursionError:
-        return _TOO_DEEP
-    return "it is not of the expected form"
+        return Malformed(_TOO_DEEP)
+    return Malformed("it is not of the expected form")
+
+
+def _half(tree: Any) -> str:
+    """The place of the first text with half of a surrogate pair; empty where there is none."""
+    left: list[tuple[Any, Any]] = [((), tree)]
+    while left:
+        trail, value = left.pop()
+        if isinstance(value, dict):
+            left += [((trail, f".{name[:64]}"), item) for name, item in reversed(value.items())]
+        elif isinstance(value, list):
+            left += [((trail, place), value[place]) for place in reversed(range(len(value)))]
+        elif isinstance(value, str) and _SURROGATE.search(value):
+            return _told(trail)
+    return ""
+
+
+def _told(trail: Any) -> str:
+    """Steps into a tree, each with those before it, as ``messages[0].content``."""
+    steps = []
+    while trail:
+        trail, step = trail
+        steps.append(step if isinstance(step, str) else f"[{step}]")
+    return "".join(reversed(steps)).removeprefix(".")
 
 
 def _unexpected(text: str, at: int) -> str:

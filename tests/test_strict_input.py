@@ -141,9 +141,8 @@ BAD_JSON: list[tuple[bytes, str]] = [
     (b'{"a":1' + b"0" * 100 + b"}", LONG),
     (b'{"a":["b",-1' + b"0" * 100 + b"]}", LONG),
     (b'{"a":' + b"9" * 20_000 + b"}", LONG),
-    (b'{"a":"\\ud800"}', HALF),
-    (b'{"a":"\\ud800 and more"}', HALF),
-    (b'{"a":"\\udc00\\ud800"}', HALF),
+    (b'{"\\ud800":1}', HALF),
+    (b'["\\ud800"]', f"[0]: {HALF}"),
     (b'{"a":"b\0"}', "there is a NUL byte (byte 7)"),
     (b"{}\0", "there is a NUL byte (byte 2)"),
     (b'{"a":"\xff"}', "the text is not UTF-8 (byte 6)"),
@@ -192,6 +191,23 @@ async def test_json_that_is_none_is_a_400_that_says_why(
             envelope("invalid_request", "the body must be a JSON object"),
         )
     assert upstream.seen == other_upstream.seen == []
+
+
+@pytest.mark.parametrize(
+    ("body", "place", "param"),
+    [
+        (b'{"input":"\\ud800 and more"}', "input", "input"),
+        (b'{"input":["whole \\ud83d\\ude00","\\ud83d"]}', "input[1]", "input"),
+        (b'{"input":["a",{"text":"\\udc00\\ud800"},"\\ud800"]}', "input[1].text", "input"),
+        (b'{"messages":[{"content":[{"text":"\\ude00"}]}]}', "messages[0].content[0].text", "messages"),
+    ],
+)
+async def test_half_an_emoji_is_told_with_its_place(
+    body: bytes, place: str, param: str, gateway: RunningGateway
+) -> None:
+    response = await gateway.post("/v1/embeddings", body)
+    says = f"the body is not JSON: {place}: {HALF}"
+    assert (response.status_code, response.json()) == (400, envelope("invalid_request", says, param))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,33 @@
+"""What a caller named: how it is shown, which known names are nearest, which values would have been right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from .errors import InvalidRequest
+
+_SHOWN = 64
+
+
+def nearest(name: str, names: Iterable[str]) -> list[str]:
+    """One to three of the names, the most alike first; none only where there are none."""
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    wanted = name[:_SHOWN].lower()
+    alike = difflib.get_close_matches(wanted, by_lower, n=3) or difflib.get_close_matches(wanted, by_lower, 1, 0.0)
+    return [by_lower[candidate] for candidate in alike]
+
+
+def shown(name: str) -> str:
+    """A caller's text as it may stand in a message: one line, printable, at most 64 characters of it."""
+    cut = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name[:_SHOWN])
+    return cut if len(name) <= _SHOWN else f"{cut}..."
+
+
+def not_one_of(field: str, value: Any, allowed: Iterable[str], model: str = "") -> InvalidRequest:
+    """The error for a value that is none of those allowed: it lists them all, and the nearest to a text."""
+    allowed = list(allowed)
+    place = f" for {model}" if model else ""
+    near = f". Nearest: {nearest(value, allowed)[0]}" if isinstance(value, str) and value else ""
+    return InvalidRequest(f"{field} must be one of {', '.join(allowed)}{place}{near}", param=field)
