@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from .config import Keys
 from .models import CATALOGUE, known
+from .names import nearest
 from .origins import ANYONE, NULL
 from .proxies import Place, parse, place, variable
-from .routing import nearest
 
 if TYPE_CHECKING:
     from .sections import KeyLimits, ModelSettings

@@ -100,6 +100,7 @@ class Gateway:
             self._fail(record, ended)
             raise ended from error
         except Exception as error:
+            self.routes.advise(call.model, error)
             self._fail(record, error)
             raise
 

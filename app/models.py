@@ -5,9 +5,9 @@ endpoints, sizes, tasks and days; AIHubMix's Jina page for what AIHubMix serves.
 adds to it; it is never the reason to refuse a name.
 
 ``features`` holds the names of request options that not every model takes (``dimensions``,
-``late_chunking``, ``normalized``, ``return_multivector``, ``input_type``, ``max_doc_length``,
-``return_embeddings``) and of answers of another form (``multivector``, ``sparse``,
-``reasoning``, ``citations``).
+``late_chunking``, ``normalized``, ``truncate``, ``return_multivector``, ``return_tokenized_input``,
+``input_type``, ``max_doc_length``, ``return_embeddings``) and of answers of another form
+(``multivector``, ``sparse``, ``reasoning``, ``citations``). ``task`` is known by ``tasks``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ MAX_INPUTS = 512
 
 # The public list of models at api.jina.ai gives every id with this in front.
 PREFIX = "jina-ai/"
+# Hugging Face's name of Jina's models, and LiteLLM's.
+PREFIXES = (PREFIX, "jinaai/", "jina_ai/")
 
 QUERY_PASSAGE = ("retrieval.query", "retrieval.passage")
 V3_TASKS = (*QUERY_PASSAGE, "text-matching", "classification", "separation")
@@ -53,8 +55,14 @@ class Entry:
 
 
 def known(name: str) -> Entry | None:
-    """The catalogue's entry, found under its id with or without ``jina-ai/`` in front."""
-    return CATALOGUE.get(name.removeprefix(PREFIX))
+    """The catalogue's entry, found under its id with or without one of PREFIXES in front."""
+    return CATALOGUE.get(name) or CATALOGUE.get(bare(name))
+
+
+def bare(name: str) -> str:
+    """The name without one of PREFIXES, in whichever letters that is written."""
+    prefix, slash, rest = name.partition("/")
+    return rest if slash and f"{prefix.lower()}/" in PREFIXES else name
 
 
 def unlisted(name: str, owned_by: str = "unknown") -> Model:
@@ -80,14 +88,15 @@ def _embeddings(name: str, **facts: Any) -> Entry:
 
 
 def _v2(language: str, released: str, **facts: Any) -> Entry:
-    name = f"jina-embeddings-v2-base-{language}"
-    return _embeddings(name, released=released, dimensions=768, context=8192, features=("normalized",), **facts)
+    name, size = f"jina-embeddings-v2-base-{language}", {"dimensions": 768, "context": 8192}
+    return _embeddings(name, released=released, features=("normalized", "truncate"), **size, **facts)
 
 
 def _v5(name: str, released: str, **facts: Any) -> Entry:
     size = {"dimensions": 1024, "context": 32768} if name.endswith("-small") else {"dimensions": 768, "context": 8192}
-    features = ("dimensions", "normalized")
-    return _embeddings(name, released=released, tasks=V5_TASKS, features=features, **size, **facts)
+    features = ("dimensions", "normalized", "truncate")
+    # Jina's description lets all of them ask for 1024 dimensions, also the one of 768.
+    return _embeddings(name, released=released, tasks=V5_TASKS, features=features, largest=1024, **size, **facts)
 
 
 def _code(size: str, dimensions: int) -> Entry:
@@ -97,7 +106,7 @@ def _code(size: str, dimensions: int) -> Entry:
         dimensions=dimensions,
         context=32768,
         tasks=CODE_TASKS,
-        features=("dimensions",),
+        features=("dimensions", "truncate"),
     )
 
 
@@ -131,7 +140,7 @@ _ENTRIES = (
         dimensions=2048,
         context=32768,
         tasks=V4_TASKS,
-        features=("dimensions", "late_chunking", "return_multivector"),
+        features=("dimensions", "late_chunking", "return_multivector", "return_tokenized_input", "truncate"),
     ),
     _embeddings(
         "jina-embeddings-v3",
@@ -139,7 +148,7 @@ _ENTRIES = (
         dimensions=1024,
         context=8192,
         tasks=V3_TASKS,
-        features=("dimensions", "late_chunking", "normalized"),
+        features=("dimensions", "late_chunking", "normalized", "truncate"),
         kinds=BOTH,
     ),
     _v2("en", "2023-10-28"),
@@ -156,7 +165,7 @@ _ENTRIES = (
         dimensions=1024,
         context=8192,
         tasks=("retrieval.query",),
-        features=("dimensions", "normalized"),
+        features=("dimensions", "normalized", "truncate"),
         kinds=BOTH,
     ),
     _embeddings(
@@ -165,11 +174,11 @@ _ENTRIES = (
         inputs=("text", "image"),
         dimensions=768,
         context=8192,
-        features=("normalized",),
+        features=("normalized", "truncate"),
     ),
     _colbert("v2", "dimensions", released="2024-08-31", dimensions_allowed=(64, 96, 128), kinds=BOTH),
     _colbert("v1-en", released="2024-02-17"),
-    _embeddings("elser-v2", features=("sparse",), owned_by="elastic"),
+    _embeddings("elser-v2", tasks=QUERY_PASSAGE, features=("sparse",), owned_by="elastic"),
     _entry("jina-reranker-v3.5", "rerank", features=V3_RERANKING),
     _entry("jina-reranker-v3", "rerank", released="2025-10-01", context=131072, features=V3_RERANKING),
     _entry("jina-reranker-m0", "rerank", released="2025-04-08", inputs=("text", "image"), context=10240, kinds=BOTH),

@@ -2,6 +2,8 @@
 
 jina-embeddings-v3            every upstream that serves it, in the order of the configuration
 jina-ai/jina-embeddings-v3    the same; Jina's own list gives its ids like this
+jinaai/..., jina_ai/...       the same; Hugging Face's name and LiteLLM's
+JINA-EMBEDDINGS-V3            the same, unless the table has a name that is written so
 aihubmix/jina-embeddings-v3   that upstream and no other
 aihubmix/anything             that upstream, which is asked for "anything"
 text-embedding-3-small        whatever the configuration says it stands for
@@ -10,17 +12,16 @@ gpt-4o                        the upstream for unknown models, if there is one
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from .errors import InvalidRequest, ModelNotFound
-from .models import CATALOGUE, PREFIX, known, unlisted
+from .errors import InvalidRequest, ModelNotFound, UpstreamRejected
+from .models import BOTH, CATALOGUE, PREFIXES, bare, known, unlisted
+from .names import nearest, shown
 from .types import Json, Key, Model, Route, Target, Upstream
 
 NAME_LIMIT = 256
-_SHOWN = 64
 # What is passed on as an unknown model's name: words joined by slashes, no spaces, no "..".
 _PLAIN = re.compile(r"[\w@~][\w.:@+~-]*(?:/\w[\w.:@+~-]*)*")
 
@@ -38,10 +39,12 @@ class Account:
         return Target(self.upstream, model, name or model.id, self.key, listed)
 
     def route(self, name: str) -> Route:
-        """Here and nowhere else, whatever is known of the model."""
+        """Here and nowhere else, whatever is known of the model. Servers of one's own are asked for the name as it is
+        written: theirs may be Hugging Face's."""
         entry = known(name)
         model = entry.model if entry else unlisted(name, owned_by=self.upstream.name)
-        return Route(model, (self.target(model, listed=entry is not None and self.kind in entry.kinds),))
+        listed = entry is not None and self.kind in entry.kinds
+        return Route(model, (self.target(model, None if self.kind in BOTH else name, listed=listed),))
 
 
 class RouteTable:
@@ -64,11 +67,13 @@ class RouteTable:
         models = models or {}
         own = {name: route for name, route in models.items() if isinstance(route, Route)}
         self._removed = frozenset(name for name, route in models.items() if route is None)
+        self._gone_names = frozenset(name.lower() for name in self._removed)
         self._served = _served(accounts) | own
         self._alias_of = _ends({name: end for name, end in models.items() if isinstance(end, str)})
         aliases = {name: route for name, end in self._alias_of.items() if (route := self._resolve(end))}
         self._listed = {name: r for name, r in (self._served | aliases).items() if name not in self._removed}
         self._routes = self._prefixed() | self._forced() | self._listed
+        self._spelled = {name.lower(): route for name, route in reversed(self._routes.items())}
 
     def find(self, name: str) -> Route:
         """The targets of a model, by any of its names.
@@ -117,8 +122,7 @@ class RouteTable:
         if rest and upstream in self._accounts:
             account = self._accounts[upstream]
             return account.route(rest) if account else None
-        bare = name.removeprefix(PREFIX)
-        return self._served.get(bare) or (self._unknown.route(name) if self._unknown else None)
+        return self._served.get(bare(name)) or (self._unknown.route(bare(name)) if self._unknown else None)
 
     def _forced(self) -> dict[str, Route]:
         """``upstream/model`` for all that is known: the catalogue at every upstream, a model's own targets."""
@@ -135,16 +139,21 @@ class RouteTable:
         return routes
 
     def _prefixed(self) -> dict[str, Route]:
-        return {f"{PREFIX}{name}": route for name, route in self._listed.items() if name in CATALOGUE}
+        return {
+            f"{prefix}{name}": route for prefix in PREFIXES for name, route in self._listed.items() if name in CATALOGUE
+        }
 
     def _beyond(self, name: str) -> Route:
-        """A name that is in no table: at the upstream it names, or at the one for unknown models."""
+        """A name that is in no table as it is written: what it means there, else at the upstream that it names or at
+        the one for unknown models."""
         if not name:
             raise InvalidRequest("The model's name is empty.", param="model")
         if len(name) > NAME_LIMIT or not _PLAIN.fullmatch(name):
             raise self._not_found(name, "has a name that no model can have")
         upstream, _, rest = name.partition("/")
-        if self._gone(name, rest if upstream in self._accounts else ""):
+        if meant := self._spelled.get((name if upstream in self._accounts else bare(name)).lower()):
+            return meant
+        if self._gone_names and self._gone(name, rest if upstream in self._accounts else ""):
             raise self._not_found(name, "is not to be had here")
         if rest and upstream in self._accounts:
             account = self._accounts[upstream]
@@ -157,29 +166,25 @@ class RouteTable:
             if not entry and self._keyless:
                 serving = f"is not known, and {self._keyless}, which is asked for such models, has no key"
             raise self._not_found(name, serving)
-        return self._unknown.route(name)
+        return self._unknown.route(bare(name))
+
+    def advise(self, name: str, error: Exception) -> None:
+        """Adds the nearest names to an upstream's word that it does not know a model which nobody here knows either."""
+        if not isinstance(error, UpstreamRejected) or error.code != ModelNotFound.code:
+            return
+        if name.lower() in self._spelled or bare(name).lower() in self._spelled or not self._listed:
+            return
+        near = f" Nearest: {', '.join(nearest(name, self._listed))}. GET /v1/models lists all."
+        if not error.message.endswith(near):  # callers of equal calls share one
+            error.message = f"{error.message.rstrip('.')}.{near}"
 
     def _gone(self, *names: str) -> bool:
-        return any(name in self._removed or name.removeprefix(PREFIX) in self._removed for name in names)
+        return any(name.lower() in self._gone_names or bare(name).lower() in self._gone_names for name in names)
 
     def _not_found(self, name: str, why: str) -> ModelNotFound:
         near = nearest(name, self._listed)
         hint = f" Nearest: {', '.join(near)}." if near else ""
         return ModelNotFound(f"The model '{shown(name)}' {why}.{hint} GET /v1/models lists all.", param="model")
-
-
-def nearest(name: str, names: Iterable[str]) -> list[str]:
-    """One to three of the names, the most alike first; none only where there are none."""
-    by_lower = {candidate.lower(): candidate for candidate in names}
-    wanted = name[:_SHOWN].lower()
-    alike = difflib.get_close_matches(wanted, by_lower, n=3) or difflib.get_close_matches(wanted, by_lower, 1, 0.0)
-    return [by_lower[candidate] for candidate in alike]
-
-
-def shown(name: str) -> str:
-    """A caller's text as it may stand in a message: one line, printable, at most 64 characters of it."""
-    cut = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in name[:_SHOWN])
-    return cut if len(name) <= _SHOWN else f"{cut}..."
 
 
 def _served(accounts: Mapping[str, Account | None]) -> dict[str, Route]:

@@ -87,8 +87,9 @@ class Model:
 
     ``dimensions`` is the size of a full vector, ``dimensions_allowed`` the values that
     the ``dimensions`` option may take where only certain ones are possible,
-    ``context`` tokens, ``max_inputs`` the most inputs of one upstream call,
-    ``created`` the day it came out as a Unix time, 0 where that is not known, ``cached``
+    ``largest`` the most that it may be where that is not ``dimensions``, ``context`` tokens,
+    ``max_inputs`` the most inputs of one upstream call, ``created`` the day it came out as a
+    Unix time, 0 where that is not known, ``cached``
     whether its answers may be kept for the next caller.
     """
 
@@ -97,6 +98,7 @@ class Model:
     inputs: tuple[str, ...] = ("text",)
     dimensions: int | None = None
     dimensions_allowed: tuple[int, ...] = ()
+    largest: int | None = None
     context: int | None = None
     tasks: tuple[str, ...] = ()
     max_inputs: int | None = None

@@ -20,7 +20,7 @@ APP = Path(__file__).parents[1] / "app"
 # A new module gets its place here.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("", "types", "errors"),
-    ("jsontext", "models", "names", "redact", "sse", "tokens", "unpacking", "usage"),
+    ("jsontext", "models", "names", "parameters", "redact", "sse", "tokens", "unpacking", "usage"),
     ("vectors",),
     ("endpoints", "routing", "upstreams"),
     ("files", "offers", "outgoing", "proxies", "sqlite", "table", "writer"),

@@ -157,8 +157,8 @@ async def test_bit_for_bit_what_an_uncached_run_gives(sent: str, upstream: Scrip
 
     upstream.plays(play)
     async with cached(upstream) as gateway:
-        for encoding in ("float", "base64", "binary", "ubinary"):
-            body = {**EMBED, "encoding_format": encoding, "task": encoding}
+        for number, encoding in enumerate(("float", "base64", "binary", "ubinary")):
+            body = {"model": f"jina/new-{number}", "input": EMBED["input"], "encoding_format": encoding}
             plain = await ask(gateway, body, cache_control="no-store")
             await ask(gateway, {**body, "input": ["two"], "encoding_format": "float"})
             partial = await ask(gateway, body)
@@ -211,7 +211,7 @@ async def test_under_an_option_that_nobody_knows_inputs_may_depend_on_each_other
 
 async def test_a_list_among_the_options_may_have_a_value_for_each_input(upstream: ScriptedUpstream) -> None:
     upstream.plays(embeds)
-    body = {**EMBED, "task": ["a", "b", "c"]}
+    body = {**EMBED, "model": "jina/a-new-one", "task": ["a", "b", "c"]}
     async with cached(upstream) as gateway:
         states = [
             told(await ask(gateway, given))[0] for given in (body, body, {**body, "input": ["one", "two", "six"]})
@@ -267,7 +267,7 @@ async def test_several_vectors_for_one_input(upstream: ScriptedUpstream) -> None
         await replies({"data": data, "usage": {"total_tokens": 4, "image_tokens": 1}})(request, writer)
 
     upstream.plays(play)
-    body = {**EMBED, "return_multivector": True}
+    body = {**EMBED, "model": "jina-embeddings-v4", "return_multivector": True}
     async with cached(upstream) as gateway:
         plain = await ask(gateway, body, cache_control="no-store")
         await ask(gateway, {**body, "input": ["three"]})

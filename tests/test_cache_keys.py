@@ -22,7 +22,14 @@ from app.usage import shares
 from app.vectors import read
 
 URL = "https://host.example/v1"
-EMBED: Json = {"model": "m", "input": ["a", "b"], "task": "x", "dimensions": 8, "a_new_field": {"x": [1, None]}}
+UNKNOWN = "jina-embeddings-v9"  # it is sent every option
+EMBED: Json = {
+    "model": "m",
+    "input": ["a", "b"],
+    "task": "text-matching",
+    "dimensions": 8,
+    "a_new_field": {"x": [1, None]},
+}
 RERANK: Json = {"model": "m", "query": "q", "documents": ["a", {"text": "b"}], "top_n": 1, "max_doc_length": 9}
 
 values = st.recursive(
@@ -52,21 +59,59 @@ def differs(one: Any, other: Any) -> bool:
     return msgspec.json.encode(one, order="deterministic") != msgspec.json.encode(other, order="deterministic")
 
 
+def may_be(name: str, value: Any) -> bool:
+    """Null is as if it was not there, and a size is a number."""
+    return value is not None and (name != "dimensions" or (type(value) is int and value > 0))
+
+
 @kinds
 @given(name=names, value=values)
 def test_any_option_that_changes_makes_it_another_call(kind: str, name: str, value: Any) -> None:
     changed = {**EMBED, name: value}
-    assume(differs(changed, EMBED))
-    before, after = keys_of(embed(EMBED), target(kind)), keys_of(embed(changed), target(kind))
-    assert not set(before) & set(after)
+    assume(differs(changed, EMBED) and may_be(name, value))
+    there = target(kind, UNKNOWN)
+    assert not set(keys_of(embed(EMBED), there)) & set(keys_of(embed(changed), there))
 
 
 @kinds
 @given(name=names, value=values)
 def test_an_option_that_is_left_out_is_not_one_that_is_given(kind: str, name: str, value: Any) -> None:
+    assume(may_be(name, value))
     without = {field: given for field, given in EMBED.items() if field != name}
-    before, after = keys_of(embed(without), target(kind)), keys_of(embed({**without, name: value}), target(kind))
-    assert not set(before) & set(after)
+    there = target(kind, UNKNOWN)
+    assert not set(keys_of(embed(without), there)) & set(keys_of(embed({**without, name: value}), there))
+
+
+@kinds
+@pytest.mark.parametrize("name", ["dimensions", "task", "late_chunking", "a_new_field", "user"])
+def test_null_is_the_same_as_nothing(kind: str, name: str) -> None:
+    without = {field: given for field, given in EMBED.items() if field != name}
+    assert keys_of(embed({**without, name: None}), target(kind)) == keys_of(embed(without), target(kind))
+
+
+options = st.fixed_dictionaries(
+    {},
+    optional={
+        "dimensions": st.sampled_from([64, 768]),
+        "return_multivector": st.just(False),
+        "late_chunking": st.just(False),
+        "normalized": st.booleans(),
+        "truncate": st.booleans(),
+        "input_type": st.just("document"),
+        "user": st.text(max_size=1),
+    },
+)
+
+
+@kinds
+@pytest.mark.parametrize("model", ["jina-embeddings-v3", "jina-clip-v2", "a-new-one"])
+@given(one=options, other=options)
+def test_keys_are_equal_exactly_where_the_bodies_are(kind: str, model: str, one: Json, other: Json) -> None:
+    """Whatever the translation leaves out."""
+    there = target(kind, model)
+    calls = [embed({"model": "m", "input": "a", **dict(sorted(given.items()))}) for given in (one, other)]
+    sent = [there.upstream.request(call, there).body for call in calls]
+    assert (keys_of(calls[0], there) == keys_of(calls[1], there)) is (sent[0] == sent[1])
 
 
 @given(inputs=st.lists(texts, min_size=1, max_size=5), others=st.lists(texts, min_size=1, max_size=5))
@@ -97,6 +142,9 @@ def test_forms_of_unicode_are_different_texts() -> None:
         ({"image": "data:image/png;base64,aGk="}, {"image": "aGk="}, True),
         ({"image": "aGk="}, {"text": "aGk="}, False),
         ({"text": "a"}, "a", False),  # are not sent alike
+        ({"type": "text", "text": "a"}, {"text": "a"}, True),
+        ({"type": "image_url", "image_url": {"url": "u"}}, {"image": "u"}, True),
+        ({"type": "image_url", "image_url": {"url": "u"}}, {"text": "u"}, False),
         ({"text": "a", "id": 1}, {"id": 1, "text": "a"}, True),
     ],
 )
@@ -122,8 +170,8 @@ def test_another_model_or_place_is_another_call(other: Target) -> None:
 
 def test_what_changes_nothing_of_the_answer_changes_no_key() -> None:
     """The caller's encoding is made here, `user` is not sent, and the key that is used does not matter."""
-    body: Json = {"input": ["a", "b"], "model": "another-name-of-it", "dimensions": 8, "task": "x"}
-    here = keys_of(embed({"model": "m", "task": "x", "dimensions": 8, "input": ["a", "b"]}), target())
+    body: Json = {"input": ["a", "b"], "model": "another-name-of-it", "dimensions": 8, "task": "text-matching"}
+    here = keys_of(embed({"model": "m", "task": "text-matching", "dimensions": 8, "input": ["a", "b"]}), target())
     for more in ({"encoding_format": "base64"}, {"embedding_type": "ubinary", "user": "ann"}, {}):
         assert keys_of(embed({**body, **more}), replace(target(), key=Key("another"))) == here
 

@@ -99,7 +99,11 @@ def test_an_integer_as_string_as_in_jinas_own_example() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("reasoning_effort", "huge", "reasoning_effort must be one of low, medium, high"),
+        (
+            "reasoning_effort",
+            "huge",
+            "reasoning_effort must be one of none, minimal, low, medium, auto, high, xhigh, max. Nearest: high",
+        ),
         ("budget_tokens", 0, "budget_tokens must be an integer of 1 or more"),
         ("budget_tokens", True, "budget_tokens must be an integer of 1 or more"),
         ("team_size", 1.5, "team_size must be an integer of 1 or more"),
@@ -107,7 +111,8 @@ def test_an_integer_as_string_as_in_jinas_own_example() -> None:
         ("no_direct_answer", "yes", "no_direct_answer must be true or false"),
         ("only_hostnames", "jina.ai", 'only_hostnames must be a list of host names, such as ["jina.ai"]'),
         ("bad_hostnames", [1], 'bad_hostnames must be a list of host names, such as ["jina.ai"]'),
-        ("search_provider", 1, "search_provider must be a string"),
+        ("search_provider", 1, "search_provider must be one of jina, arxiv, duck, brave, serper"),
+        ("language_code", 1, "language_code must be a string"),
         ("min_annotation_relevance", 2, "min_annotation_relevance must be a number from 0 to 1"),
         ("n", 2, "DeepSearch gives one answer: n must be 1"),
         (
@@ -610,8 +615,16 @@ def test_an_answer_may_be_passed_on_whole() -> None:
     assert list(pieces("", 10)) == []
 
 
-def test_a_json_object_without_a_schema_is_ignored_there_and_not_sent() -> None:
-    assert "response_format" not in body(response_format={"type": "json_object"})
+@pytest.mark.parametrize("schema", [{}, {"json_schema": None}, {"json_schema": "a"}])
+def test_a_json_object_without_a_schema_is_refused(schema: dict[str, Any]) -> None:
+    error = refused(response_format={"type": "json_object", **schema})
+    assert error.param == "response_format"
+    assert "json_schema" in error.message
+
+
+def test_a_json_object_with_a_schema_is_that_schema() -> None:
+    given = {"type": "json_object", "json_schema": {"type": "object"}}
+    assert body(response_format=given)["response_format"] == {**given, "type": "json_schema"}
 
 
 def test_a_part_too_large_to_be_decoded_is_refused_by_its_length() -> None:

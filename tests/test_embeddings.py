@@ -147,12 +147,15 @@ def test_trap_02_a_list_of_encodings_and_an_unknown_one_are_refused() -> None:
         "embedding_type",
     )
     allowed = "float, base64, binary, ubinary, binary_int8, binary_uint8, int8, uint8"
-    wrongs: list[Any] = ["half", 7, {}, [[]]]
+    wrongs: list[Any] = [7, {}, [[]], ""]
     for wrong in wrongs:
         assert refusal(input="a", encoding_format=wrong) == (
             f"encoding_format must be one of {allowed}",
             "encoding_format",
         )
+    assert (
+        refusal(input="a", encoding_format="floats")[0] == f"encoding_format must be one of {allowed}. Nearest: float"
+    )
 
 
 def test_trap_02_what_the_sdk_adds_unasked_does_not_beat_what_the_caller_wrote() -> None:

@@ -432,7 +432,7 @@ async def test_the_books_equal_the_calls(books: Books, upstream: ScriptedUpstrea
     }
 
     async def play(request: Any, writer: asyncio.StreamWriter) -> Any:
-        name = request.body.get("task") or request.body["messages"][0]["content"]
+        name = request.body.get("play") or request.body["messages"][0]["content"]
         return await scripts[name](request, writer)
 
     upstream.plays(play)
@@ -446,11 +446,11 @@ async def test_the_books_equal_the_calls(books: Books, upstream: ScriptedUpstrea
             await books.gateway.post("/v1/chat/completions", {**DEEP, "messages": messages})
         elif kind == "left":
             sent = len(upstream.seen)
-            task = asyncio.create_task(books.gateway.post("/v1/embeddings", {**EMBED, "task": kind}))
-            await until(lambda: sum(seen.body.get("task") == "left" for seen in upstream.seen[sent:]) > 0)
+            task = asyncio.create_task(books.gateway.post("/v1/embeddings", {**EMBED, "play": kind}))
+            await until(lambda: sum(seen.body.get("play") == "left" for seen in upstream.seen[sent:]) > 0)
             task.cancel()
         else:
-            await books.gateway.post("/v1/embeddings", {**EMBED, "task": kind})
+            await books.gateway.post("/v1/embeddings", {**EMBED, "play": kind})
 
     kinds = ["ok", "failed", "stream", "refused", "cut", "ok", "stream", "ok", "refused", "left"]
     for _ in range(20):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from app.errors import InvalidRequest, ModelNotFound, ToriiError
 from app.models import CATALOGUE, unlisted
-from app.routing import Account, RouteTable, nearest, shown
+from app.names import nearest, shown
+from app.routing import Account, RouteTable
 from app.types import Json, Key, Model, Route
 from app.upstreams import AIHubMix, Jina, OpenAICompatible
 

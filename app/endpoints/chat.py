@@ -11,6 +11,7 @@ import msgspec
 
 from .. import jsontext
 from ..errors import InvalidRequest, UpstreamFailed
+from ..names import not_one_of
 from ..sse import DONE, encode
 from ..types import (
     Call,
@@ -29,8 +30,9 @@ from ..types import (
     Text,
     Usage,
 )
-from .fields import model_of, without_forbidden
+from .fields import copied, model_of, unsent
 
+UNSENT = unsent("chat")
 MODES: tuple[ReasoningMode, ...] = ("reasoning_content", "reasoning", "think_tags", "drop")
 
 
@@ -48,7 +50,7 @@ class Chat:
     paths: tuple[str, ...] = ("/chat/completions",)
 
     def parse(self, body: Json, path: str) -> ChatCall:
-        body = without_forbidden(body)
+        body = copied(body, UNSENT)
         model = model_of(body)
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages:
@@ -83,7 +85,7 @@ class Chat:
         if mode is None:
             return self.reasoning
         if mode not in MODES:
-            raise InvalidRequest(f"x_reasoning must be one of {', '.join(MODES)}", param="x_reasoning")
+            raise not_one_of("x_reasoning", mode, MODES)
         return mode  # type: ignore[no-any-return] # it is one of MODES
 
 

@@ -10,9 +10,10 @@ import msgspec
 from msgspec.structs import replace
 
 from ..errors import InvalidRequest, UpstreamFailed
+from ..names import not_one_of
 from ..types import Call, EmbeddingsCall, Encoding, EndpointName, Json
 from ..vectors import Vector, encoded, field_of
-from .fields import model_of, total_usage, usage_shown, without_forbidden
+from .fields import given, model_of, total_usage, unsent, usage_shown, whole_number
 
 # The option is spelled in four ways. OpenAI's comes last: its SDKs add encoding_format "base64" to what they are
 # told to send. LlamaIndex always sends encoding_type; Jina takes embedding_type, AIHubMix's page has embedding_format.
@@ -28,8 +29,7 @@ ENCODINGS: dict[str, Encoding] = {
     "uint8": "ubinary",
 }
 
-# ``user`` names a person of the caller's, which is nobody's business upstream.
-NOT_PASSED = ("user", "stream", *SPELLINGS)
+UNSENT = unsent("embeddings").union(SPELLINGS)
 
 Decode = Callable[[list[int]], str]
 
@@ -43,13 +43,13 @@ class Embeddings:
     paths: tuple[str, ...] = ("/embeddings",)
 
     def parse(self, body: Json, path: str) -> EmbeddingsCall:
-        body = without_forbidden(body)
-        model = model_of(body)
-        inputs = self._inputs(body)
         encoding = _encoding(body)
-        for field in NOT_PASSED:
-            body.pop(field, None)
-        return EmbeddingsCall(model=model, body={**body, "input": inputs}, encoding=encoding)
+        body = given(body, UNSENT)
+        model = model_of(body)
+        body["input"] = self._inputs(body)
+        if "dimensions" in body:
+            whole_number("dimensions", body["dimensions"])
+        return EmbeddingsCall(model=model, body=body, encoding=encoding)
 
     def split(self, call: Call, cap: int | None) -> list[Call]:
         inputs = call.body["input"]
@@ -155,7 +155,7 @@ def _one_encoding(field: str, value: Any) -> Encoding:
             raise InvalidRequest(f"{field} must be one encoding: an answer cannot be in {len(value)}", param=field)
         value = value[0]
     if not isinstance(value, str) or value not in ENCODINGS:
-        raise InvalidRequest(f"{field} must be one of {', '.join(ENCODINGS)}", param=field)
+        raise not_one_of(field, value, ENCODINGS)
     return ENCODINGS[value]
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..errors import InvalidRequest
-from ..types import Json
+from ..parameters import LITELLM, dropped
+from ..types import EndpointName, Json
 
 # Fields that other gateways and SDKs obey: they would send the call, or the provider's key, to a place that
 # the caller chose (LiteLLM's CVE-2024-6587), or bring credentials of his own. No model has a parameter of such a name.
@@ -39,11 +42,28 @@ FORBIDDEN = frozenset(
 )
 
 
-def without_forbidden(body: Json) -> Json:
-    """A copy of ``body``, to be taken apart, without what would move the target or carry credentials."""
-    if FORBIDDEN.isdisjoint(body):
-        return {**body}
-    return {name: value for name, value in body.items() if name not in FORBIDDEN}
+def unsent(endpoint: EndpointName) -> frozenset[str]:
+    """The fields that go nowhere: what would move the target or carry credentials, and what is for nobody upstream."""
+    return FORBIDDEN | dropped(endpoint)
+
+
+def copied(body: Json, unsent: frozenset[str]) -> Json:
+    """A copy of ``body``, to be taken apart, without the fields that go nowhere."""
+    return {name: value for name, value in body.items() if name not in unsent and name[:8] != LITELLM}
+
+
+def given(body: Json, unsent: frozenset[str]) -> Json:
+    """As ``copied``, and without those that are null: nothing is asked for with them."""
+    return {
+        name: value for name, value in body.items() if value is not None and name not in unsent and name[:8] != LITELLM
+    }
+
+
+def whole_number(name: str, value: Any) -> int:
+    """A value of 1 or more. Raises InvalidRequest for anything else, a text of digits among it."""
+    if type(value) is not int or value < 1:
+        raise InvalidRequest(f"{name} must be a whole number of at least 1", param=name)
+    return value
 
 
 def model_of(body: Json) -> str:

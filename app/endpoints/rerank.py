@@ -9,11 +9,13 @@ import msgspec
 
 from ..errors import InvalidRequest
 from ..types import Call, EndpointName, Json, RerankCall
-from .fields import model_of, total_usage, usage_shown, without_forbidden
+from .fields import given, model_of, total_usage, unsent, usage_shown, whole_number
 
 # Tokens of a document that are read: Jina's name, Cohere's, and AIHubMix's, whose page describes it as tokens.
 # Cohere's max_chunks_per_doc counts chunks instead; it is left in the body for the models that know it.
 DOC_LIMITS = ("max_doc_length", "max_tokens_per_doc", "max_chunk_per_doc")
+
+UNSENT = unsent("rerank")
 
 COHERE_META = {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
 
@@ -26,7 +28,7 @@ class Rerank:
     def parse(self, body: Json, path: str) -> RerankCall:
         """``path`` decides what is not said: Cohere's second version gives no documents back."""
         cohere = path.startswith("/v2")
-        body = without_forbidden(body)
+        body = given(body, UNSENT)
         model = model_of(body)
         if body.get("documents") is None:
             raise InvalidRequest(_missing("documents", body), param="documents")
@@ -35,8 +37,6 @@ class Rerank:
         texts = _texts(documents, body.pop("rank_fields", None))
         top_n, doc_limit = _count(body, ("top_n", "top_k")), _count(body, DOC_LIMITS)
         return_documents = _flag(body, "return_documents", default=not cohere)
-        for field in ("user", "stream"):
-            body.pop(field, None)
         return RerankCall(
             model=model,
             body={**body, "query": query, "documents": texts},
@@ -85,7 +85,7 @@ def _query(body: Json) -> Any:
     query = body.pop("query", None)
     if query is None:
         raise InvalidRequest(_missing("query", body), param="query")
-    if isinstance(query, dict) and set(query) == {"text"}:
+    if isinstance(query, dict) and "text" in query and query.keys() <= {"text", "type"}:
         query = query["text"]
     if not isinstance(query, str | dict) or not query:
         raise InvalidRequest("query must be a text or {'image': ...}, and not empty", param="query")
@@ -125,11 +125,8 @@ def _text(document: Any, rank_fields: list[str] | None, place: int) -> Any:
 
 def _count(body: Json, names: tuple[str, ...]) -> int | None:
     """Takes the option out of ``body`` under all its names; the first that is given counts."""
-    given = [(name, value) for name in names if (value := body.pop(name, None)) is not None]
-    for name, value in given:
-        if type(value) is not int or value < 1:
-            raise InvalidRequest(f"{name} must be a whole number of at least 1", param=name)
-    return given[0][1] if given else None
+    counts = [whole_number(name, body.pop(name)) for name in names if name in body]
+    return counts[0] if counts else None
 
 
 def _flag(body: Json, name: str, *, default: bool) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..endpoints.chat import MODES, Chat
 from ..types import Json
-from ..upstreams.deepsearch import EFFORTS, IGNORED, deepsearch_body
+from ..upstreams.deepsearch import EFFORTS, IGNORED, PLACES, deepsearch_body
 from .exchanges import Refusal
 from .schema import option
 
@@ -87,7 +87,7 @@ RESPONSE_FORMAT: Json = {
     "type": ["object", "null"],
     "description": (
         "`json_schema` makes DeepSearch answer in JSON: OpenAI's envelope or the schema alone under `json_schema`. "
-        "Without a schema `json_object` has no effect there."
+        "`json_object` without a schema is a 400 there."
     ),
     "required": ["type"],
     "additionalProperties": True,
@@ -131,8 +131,8 @@ DEEPSEARCH: Json = {
     "reasoning_effort": {
         "description": (
             "How much DeepSearch may do: low is a budget of 100,000 tokens and one attempt, medium 500,000 and two, "
-            "high 1,000,000 and four. The default is medium. `none` and `minimal` mean low, `xhigh` means high. "
-            "Other models may know other values."
+            "high 1,000,000 and four. The default is medium, also called `auto`. `none` and `minimal` mean low, "
+            "`xhigh` and `max` mean high, in any letter case. Other models may know other values."
         ),
         "anyOf": [{"type": "string", "enum": list(EFFORTS)}, {"type": ["string", "null"]}],
     },
@@ -173,7 +173,9 @@ DEEPSEARCH: Json = {
     "only_hostnames": _hostnames(
         "The only hosts whose pages are read. Where the search finds none of them, nothing is read."
     ),
-    "search_provider": option("string", "`arxiv` searches and reads there alone.", examples=["arxiv"]),
+    "search_provider": option(
+        "string", f"Where to search: {', '.join(PLACES)}. `arxiv` reads there alone.", examples=["arxiv"]
+    ),
     "search_language_code": option(
         "string", "The language of the searches. Otherwise DeepSearch chooses.", examples=["en"]
     ),
@@ -182,7 +184,10 @@ DEEPSEARCH: Json = {
 
 REFUSED: Json = {
     "tools": option("array", "For models that call tools. DeepSearch does not: a 400."),
+    "functions": option("array", "The same, in OpenAI's older form."),
     "n": option("integer", "For models that give several answers. At DeepSearch only 1: else a 400.", minimum=1),
+    "modalities": option("array", "For models that speak. At DeepSearch only `text`: else a 400.", items=STRING),
+    "moderation": option("object", "For OpenAI's models. At DeepSearch a 400."),
 }
 
 REQUEST: Json = {

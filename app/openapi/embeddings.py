@@ -64,6 +64,14 @@ THING: Json = {
         "video": {"type": "string", "description": f"A film {MEDIUM}."},
         "url": {"type": "string", "description": "A picture's URL, as older Jina clients name it."},
         "bytes": {"type": "string", "description": "A picture in base64, as older Jina clients name it."},
+        "type": {
+            "type": "string",
+            "description": "`text` or `image_url`: OpenAI's parts of messages are taken as `text` and `image`.",
+        },
+        "image_url": {
+            "description": "A picture in OpenAI's form, as `url` in it.",
+            "anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": True}],
+        },
         "content": {
             "type": "array",
             "description": "Several things that share one vector (`jina-embeddings-v5-omni-*`).",
@@ -101,7 +109,12 @@ REQUEST: Json = {
         "model": {"type": "string", "description": "A name of `GET /v1/models`.", "examples": ["jina-embeddings-v3"]},
         "input": INPUT,
         **{name: {"$ref": "#/components/schemas/Encoding", "description": words} for name, words in SPELLED_BY.items()},
-        "dimensions": option("integer", "The size of the vectors, where the model can make smaller ones.", minimum=1),
+        "dimensions": option(
+            "integer",
+            "The size of the vectors, where the model can make smaller ones. Of this and the other options of Jina's "
+            "models, what the model has not is a 400, but for its default.",
+            minimum=1,
+        ),
         "task": option(
             "string",
             f"What the vectors are for; the model is tuned to it. Known:\n{_tasks()}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..types import EmbeddingsCall, Json, RerankCall, Target
-from .base import OpenAICompatible, cohere_rerank
+from .base import OpenAICompatible, cohere_rerank, openai_embeddings
 from .jina import jina_embeddings, jina_rerank
 
 
@@ -19,11 +19,11 @@ class AIHubMix(OpenAICompatible):
 
     def embeddings(self, call: EmbeddingsCall, target: Target) -> Json:
         """Other models get OpenAI's option, of which the page does not speak for Jina's."""
-        return jina_embeddings(call) if _is_jina(target) else {**call.body, "encoding_format": "float"}
+        return jina_embeddings(call, target) if _is_jina(target) else openai_embeddings(call)
 
     def rerank(self, call: RerankCall, target: Target) -> Json:
         """The limit of a document is named as on the page: "applicable only to Cohere (not supported by Jina)"."""
-        return jina_rerank(call) if _is_jina(target) else cohere_rerank(call, "max_chunk_per_doc")
+        return jina_rerank(call, target) if _is_jina(target) else cohere_rerank(call, "max_chunk_per_doc")
 
     def least_results(self, call: RerankCall) -> int:
         """Where ``top_n`` was not asked for, its page prints three results for eight documents."""

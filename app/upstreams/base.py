@@ -12,6 +12,7 @@ from .chat import ChatFold, chat_body, chat_reply
 from .deepsearch import deepsearch_body
 from .deepsearch_stream import DeepSearchFold
 from .failures import failure, not_there
+from .parts import text_of
 
 PATHS = {"embeddings": "/embeddings", "rerank": "/rerank", "chat": "/chat/completions"}
 
@@ -47,8 +48,7 @@ class OpenAICompatible:
         raise TypeError(f"no upstream takes a {type(call).__name__}")
 
     def embeddings(self, call: EmbeddingsCall, target: Target) -> Json:
-        """Floats are asked for, whatever the caller wants: the values of the option differ, and are made here."""
-        return {**call.body, "encoding_format": "float"}
+        return openai_embeddings(call)
 
     def rerank(self, call: RerankCall, target: Target) -> Json:
         return cohere_rerank(call, "max_tokens_per_doc")
@@ -80,6 +80,15 @@ class OpenAICompatible:
     def setting(self, target: Target) -> str:
         """The setting that says where the target is."""
         return "base_url"
+
+
+def openai_embeddings(call: EmbeddingsCall) -> Json:
+    """OpenAI's form. Floats are asked for, whatever the caller wants: the values of the option differ, and are made
+    here."""
+    inputs = call.body["input"]
+    if dict in map(type, inputs):
+        inputs = [text_of(item) for item in inputs]
+    return {**call.body, "input": inputs, "encoding_format": "float"}
 
 
 def cohere_rerank(call: RerankCall, doc_limit: str) -> Json:

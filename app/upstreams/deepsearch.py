@@ -13,47 +13,29 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import InvalidRequest, TooLarge
+from ..names import not_one_of
+from ..parameters import with_fate
 from ..types import ChatCall, Json
 
 PART_LIMIT = 10 * 1024 * 1024
-EFFORTS = {"none": "low", "minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high"}
+EFFORTS = {
+    "none": "low",
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "auto": "medium",
+    "high": "high",
+    "xhigh": "high",
+    "max": "high",
+}
+# Where the server searches. It takes any other name for a place where nothing is found, and answers without a source.
+PLACES = ("jina", "arxiv", "duck", "brave", "serper")
 FILE_TYPES = ("application/pdf", "text/plain")
 IMAGE_TYPES = ("image/png", "image/webp", "image/jpeg")
 
 # Read by no version of the server, and some of them would only mislead: it takes
 # max_completion_tokens for the budget of the whole research run, and then makes one attempt.
-IGNORED = frozenset(
-    [
-        "stream_options",
-        "user",
-        "n",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "functions",
-        "function_call",
-        "temperature",
-        "top_p",
-        "top_k",
-        "stop",
-        "seed",
-        "logprobs",
-        "top_logprobs",
-        "logit_bias",
-        "presence_penalty",
-        "frequency_penalty",
-        "max_tokens",
-        "max_completion_tokens",
-        "store",
-        "metadata",
-        "service_tier",
-        "prediction",
-        "modalities",
-        "verbosity",
-        "safety_identifier",
-        "prompt_cache_key",
-    ]
-)
+IGNORED = with_fate("chat", "dropped", "refused") | {"stream_options"}
 
 
 def deepsearch_body(call: ChatCall) -> Json:
@@ -62,12 +44,10 @@ def deepsearch_body(call: ChatCall) -> Json:
     Raises InvalidRequest naming the field, TooLarge for a part over 10 MB.
     """
     _refuse_impossible(call.body)
-    body = {name: value for name, value in call.body.items() if name not in IGNORED}
-    for name, check in PARAMETERS.items():
-        if body.get(name) is None:
-            body.pop(name, None)
-        else:
-            body[name] = check(name, body[name])
+    body = {name: value for name, value in call.body.items() if value is not None and name not in IGNORED}
+    for name, value in body.items():
+        if check := PARAMETERS.get(name):
+            body[name] = check(name, value)
     body["messages"] = _messages(body["messages"])
     _response_format(body)
     # Always streamed: a DeepSearch run outlasts the 100 seconds after which proxies give up on a silent answer (524).
@@ -84,6 +64,10 @@ def _refuse_impossible(body: Json) -> None:
             )
     if body.get("n") not in (None, 1):
         raise InvalidRequest("DeepSearch gives one answer: n must be 1", param="n")
+    if body.get("modalities") not in (None, [], ["text"]):
+        raise InvalidRequest('DeepSearch answers in text: modalities must be ["text"]', param="modalities")
+    if body.get("moderation"):
+        raise InvalidRequest("DeepSearch has no moderation of a call: leave 'moderation' out", param="moderation")
 
 
 # The parameters, each with the check that gives the value as the provider wants it.
@@ -127,9 +111,16 @@ def _hostnames(name: str, value: Any) -> list[str]:
 
 
 def _effort(name: str, value: Any) -> str:
-    if not isinstance(value, str) or value not in EFFORTS:
-        raise InvalidRequest(f"{name} must be one of low, medium, high", param=name)
-    return EFFORTS[value]
+    effort = EFFORTS.get(value.strip().lower()) if isinstance(value, str) else None
+    if effort is None:
+        raise not_one_of(name, value, EFFORTS)
+    return effort
+
+
+def _place(name: str, value: Any) -> str:
+    if value not in PLACES:
+        raise not_one_of(name, value, PLACES)
+    return str(value)
 
 
 PARAMETERS: dict[str, Callable[[str, Any], Any]] = {
@@ -145,7 +136,7 @@ PARAMETERS: dict[str, Callable[[str, Any], Any]] = {
     "boost_hostnames": _hostnames,
     "bad_hostnames": _hostnames,
     "only_hostnames": _hostnames,
-    "search_provider": _string,
+    "search_provider": _place,
     "search_language_code": _string,
     "language_code": _string,
 }
@@ -158,16 +149,19 @@ def _response_format(body: Json) -> None:
         body.pop("response_format", None)
         return
     if not isinstance(form, dict) or form.get("type") not in ("json_schema", "json_object"):
-        raise InvalidRequest("response_format.type must be text, json_schema or json_object", param="response_format")
+        raise InvalidRequest("response_format.type must be one of text, json_schema", param="response_format")
     schema = form.get("json_schema")
     if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
         schema = schema["schema"]
     if form["type"] == "json_schema" and not isinstance(schema, dict):
         raise InvalidRequest("response_format.json_schema.schema must be an object", param="response_format")
-    if schema is None:  # the server does nothing with a bare json_object
-        del body["response_format"]
-    else:
-        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if not isinstance(schema, dict):  # the server does nothing with a bare json_object, and answers in prose
+        raise InvalidRequest(
+            "DeepSearch answers in JSON by a schema only: in place of json_object send response_format "
+            '{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}',
+            param="response_format",
+        )
+    body["response_format"] = {"type": "json_schema", "json_schema": schema}
 
 
 # Messages and their parts.
@@ -187,7 +181,8 @@ def _message(message: Any, where: str) -> Json:
         role = "system"
     if role not in ("system", "user", "assistant"):
         raise InvalidRequest(
-            f"{where}.role must be system, user or assistant: DeepSearch has no tools", param=f"{where}.role"
+            f"{where}.role must be one of system, developer, user, assistant: DeepSearch has no tools",
+            param=f"{where}.role",
         )
     content = message.get("content")
     if isinstance(content, list):
@@ -245,7 +240,8 @@ def _file(part: Json, where: str) -> Json:
     mime = declared or mime
     if mime not in FILE_TYPES + IMAGE_TYPES:
         raise InvalidRequest(
-            f"{where} is {mime or 'of no known type'}; DeepSearch takes pdf and txt files", param=where
+            f"{where} is {mime or 'of no known type'}; DeepSearch takes pdf, txt, png, webp and jpeg",
+            param=where,
         )
     return {"type": "file", "data": f"data:{mime};base64,{data}", "mimeType": mime}
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from ..types import Call, EmbeddingsCall, Json, RerankCall, Target
 from .base import PATHS, OpenAICompatible
+from .options import fitting
+from .parts import thing
 
 MEDIA = ("image", "pdf", "audio", "video")  # each "as a URL or base64-encoded string"
 DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
@@ -38,35 +40,40 @@ class Jina(OpenAICompatible):
         return "deepsearch_base_url" if target.model.deepsearch else "base_url"
 
     def embeddings(self, call: EmbeddingsCall, target: Target) -> Json:
-        body = jina_embeddings(call)
+        body = jina_embeddings(call, target)
         inputs = body["input"]
         # "PDFs must be sent as single inputs, not in a list."
         alone = len(inputs) == 1 and isinstance(inputs[0], dict) and "pdf" in inputs[0]
         return {**body, "input": inputs[0]} if alone else body
 
     def rerank(self, call: RerankCall, target: Target) -> Json:
-        body = jina_rerank(call)
+        body = jina_rerank(call, target)
         if call.max_doc_length is not None and target.name.removeprefix("jina-ai/").startswith("jina-reranker-v3"):
             body["max_doc_length"] = min(call.max_doc_length, MAX_DOC_LENGTH)
         return body
 
 
-def jina_embeddings(call: EmbeddingsCall) -> Json:
-    """Without an encoding option: float is Jina's default, and the only value that all its spellings share."""
-    return {**call.body, "input": _inputs(call.body["input"])}
+def jina_embeddings(call: EmbeddingsCall, target: Target) -> Json:
+    """Without an encoding option: float is Jina's default, and the only value that all its spellings share.
+
+    Raises InvalidRequest for an option that the model has not.
+    """
+    body = call.body if len(call.body) == 1 else fitting(call.body, target, "embeddings")
+    return {**body, "input": _inputs(body["input"])}
 
 
-def jina_rerank(call: RerankCall) -> Json:
+def jina_rerank(call: RerankCall, target: Target) -> Json:
     """Without the documents in the answer: the gateway has them, and gives them back in one form.
 
-    Cohere's ``max_chunks_per_doc`` is left out: it counts chunks, and Jina knows no such limit.
+    Raises InvalidRequest for an option that the model has not.
     """
-    body = {name: value for name, value in call.body.items() if name != "max_chunks_per_doc"}
+    body = {**call.body} if len(call.body) == 2 else fitting(call.body, target, "rerank")
     body["query"] = _input(body["query"])
     body["documents"] = _inputs(body["documents"])
     if call.top_n is not None:
         body["top_n"] = call.top_n
-    return {**body, "return_documents": False}
+    body["return_documents"] = False
+    return body
 
 
 def _inputs(items: list[Any]) -> list[Any]:
@@ -78,6 +85,8 @@ def _input(item: Any) -> Any:
     """An input as Jina takes it. What is in a form not known here goes on as it is, for the models to come."""
     if not isinstance(item, dict):
         return item
+    if "type" in item:
+        item = thing(item)
     item = {"image" if name in OLD_NAMES and len(item) == 1 else name: value for name, value in item.items()}
     for name in MEDIA:
         if isinstance(item.get(name), str):
