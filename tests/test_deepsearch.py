@@ -12,7 +12,7 @@ from app.endpoints.chat import Chat, collect, pieces
 from app.errors import InvalidRequest, TooLarge, UpstreamFailed, UpstreamTruncated
 from app.types import ChatCall, Citations, Event, Extras, Finish, Head, Reasoning, Step, Text, Usage
 from app.upstreams.citations import cite
-from app.upstreams.deepsearch import deepsearch_body
+from app.upstreams.deepsearch import deepsearch_body, wants_citations
 from app.upstreams.deepsearch_stream import DeepSearchFold
 
 ASK = {"role": "user", "content": "hi"}
@@ -380,8 +380,8 @@ def test_trap_21_a_thought_that_is_sent_again_whole_is_not_repeated() -> None:
 
 
 def test_trap_21_the_same_in_chinese() -> None:
-    stream = [think("<think>"), *map(think, "先查一下"), think("查一下潮汐表。")]
-    assert meaning(*stream, answer("c"))[1] == Reasoning("先查一下潮汐表。")
+    stream = [think("<think>"), *map(think, "好的。 查一下"), think("查一下潮汐表。 ")]
+    assert meaning(*stream, answer("c"))[1] == Reasoning("好的。 查一下潮汐表。 ")
 
 
 def test_a_word_that_is_said_twice_stays() -> None:
@@ -445,8 +445,29 @@ def test_trap_23_links_that_are_no_web_pages_are_left_out() -> None:
     assert meaning(answer("c", **lists))[-3] == Extras({**expected, "numURLs": 4})
 
 
+def test_lists_that_a_team_told_twice_are_told_once_and_the_count_as_it_is() -> None:
+    first, second = "https://a.example/", "https://b.example/"
+    lists = {"visitedURLs": [second, first, second], "readURLs": [first, first], "numURLs": 0}
+    expected = {"visitedURLs": [second, first], "readURLs": [first], "numURLs": 0}
+    assert meaning(answer("c", **lists))[-3] == Extras(expected)
+
+
 def test_trap_36_the_lists_may_be_absent() -> None:
     assert not [event for event in meaning(answer("c")) if isinstance(event, Extras)]
+
+
+def test_without_citations_their_annotations_are_left_out() -> None:
+    data = chunk({"content": "c", "type": "text", "annotations": [citation("https://a.example/")]}, "stop", usage=USAGE)
+    for citing in (True, False):
+        events = DeepSearchFold("jina", citing=citing).feed(data)
+        assert any(isinstance(event, Citations) for event in events) is citing
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"), [(None, True), (0, False), ("0", False), ("00", False), (10, True), ("1", True)]
+)
+def test_no_annotations_is_none(value: Any, wanted: bool) -> None:
+    assert wants_citations({"max_annotations": value}) is wanted
 
 
 # Citations.
@@ -492,6 +513,39 @@ def test_two_footnotes_of_one_page_have_a_citation_each() -> None:
         "[^2]",
         "[^2]",
     ]
+
+
+def cited(text: str, annotations: list[Any]) -> list[tuple[str, int, str]]:
+    """Of each citation: its page, where its mark begins, and the mark."""
+    places = [one["url_citation"] for one in cite(text, annotations)]
+    return [(one["url"][8], one["start_index"], text[one["start_index"] : one["end_index"]]) for one in places]
+
+
+def test_the_marks_number_and_its_definition_decide() -> None:
+    """Definitions are in the order of the annotations, marks in that of the text; what is left over has a line."""
+    text = (
+        "Six.[^1]\n\nOld.[^3]\n\n\u205c [^2]\n\n[^1]: Old [P](https://p.example/)\n\n"
+        "[^2]: Blue [S](https://s.example/)\n\n[^3]: Six [T](https://t.example/)"
+    )
+    pages = [citation(f"https://{page}.example/", exactQuote="x ") for page in "pst"]
+    assert cited(text, pages) == [("p", 4, "[^1]"), ("s", 22, "[^2]"), ("t", 14, "[^3]")]
+
+
+def test_a_url_with_a_bracket_is_found_by_its_quote_where_its_link_is_lost() -> None:
+    wiki = "https://w.example/Tide_(water)"
+    text = (
+        "High.[^1] Low.[^2] None.[^3]\n\n[^1]: High water is at 6 12 Tide water https w example Tide water\n\n"
+        "[^2]: Low [B](https://b.example/)\n\n[^3]: Highest"
+    )
+    pages = [citation("https://b.example/"), citation(wiki, exactQuote="High water is at 6:12! "), citation(wiki)]
+    assert cited(text, pages) == [("b", 14, "[^2]"), ("w", 5, "[^1]"), ("w", 0, "")]
+    assert cited(text.replace("[^1]: High water is", "[^1]: High waters are"), pages[1:2]) == [("w", 0, "")]
+
+
+@pytest.mark.parametrize("line", ["[^1]: ](", "[^", "[^1]: [a](https://a.example/)\n", "[^1]: a\n"])
+def test_an_answer_of_nothing_but_footnotes_is_read_in_linear_time(line: str) -> None:
+    text = "x [^1]\n" + line * (1_000_000 // len(line))
+    assert len(cite(text, [citation("https://a.example/", exactQuote="b")] * 10_000)) == 10_000
 
 
 @pytest.mark.parametrize("junk", [None, 3, {}, citation(None), citation("javascript:alert(1)"), {"url_citation": 1}])

@@ -22,7 +22,7 @@ from app.errors import (
     UpstreamTimeout,
 )
 from app.types import Reply
-from app.upstreams.failures import RETRY_AFTER, failure, hidden_failure
+from app.upstreams.failures import RETRY_AFTER, failure, hidden_failure, told_as_text
 
 LINES = (Path(__file__).parent / "wire" / "errors.jsonl").read_bytes().splitlines()
 CASES: list[dict[str, Any]] = [msgspec.json.decode(line) for line in LINES]
@@ -227,3 +227,20 @@ def test_no_body_is_too_odd_to_be_read(status: int, body: object) -> None:
 @given(status=st.integers(300, 599), body=st.binary(max_size=200))
 def test_no_bytes_are_too_odd_to_be_read(status: int, body: bytes) -> None:
     assert failure(Reply(status, {}, body), upstream="u").message.startswith(("u", "the gateway's account at u"))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Error: Invalid argument", "Invalid argument"),
+        ("Failed <b>hard</b> at https://x.example/z?key=1", "Failed hard at (link)"),
+        ("see www.x.example/path, ftp://a.example/c and //cdn.example/x.js", "see (link) (link) and (link)"),
+        ("[a](javascript:alert(1)) and ![b](https://a.example/c) end", "a and b end"),
+        ("mailto:a@b.example data:text/html;base64,AAAA", "(link) (link)"),
+        ("&lt;b&gt;x&lt;/b&gt; &amp;lt;i&amp;gt;y \\u003cu\\u003ez", "x y z"),
+        ("No such file\n    at read (/srv/app/a.js:3:4)\n    at node:internal:1:2", "No such file"),
+        ("a < b and c > d, at\nat noon: [x] (y)", "a < b and c > d, at at noon: [x] (y)"),
+    ],
+)
+def test_an_error_told_as_text_has_no_markup_links_and_paths(text: str, told: str) -> None:
+    assert told_as_text(text, upstream="u").message == f"u: {told}"

@@ -1,4 +1,8 @@
-"""Every documented stream, whole, byte by byte and cut at every place, gives what it must."""
+"""Every documented stream, whole, byte by byte and cut at every place, gives what it must.
+
+stream-shapes.jsonl is made from the providers' pages, stream-shapes-real.jsonl from runs of the server's own code;
+those are played as AIHubMix relays them too.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,37 @@ from app.types import ChatCall, Event, Fold
 from app.upstreams.chat import ChatFold
 from app.upstreams.deepsearch_stream import DeepSearchFold
 
-SHAPES = [
-    msgspec.json.decode(line)
-    for line in (Path(__file__).parent / "wire" / "stream-shapes.jsonl").read_bytes().splitlines()
-]
-PROVIDERS = [shape for shape in SHAPES if shape["upstream"] != "gateway"]
+WIRE = Path(__file__).parent / "wire"
+SHAPES = [msgspec.json.decode(line) for line in (WIRE / "stream-shapes.jsonl").read_bytes().splitlines()]
+REAL = [msgspec.json.decode(line) for line in (WIRE / "stream-shapes-real.jsonl").read_bytes().splitlines()]
+
+
+def relayed(shape: dict[str, Any]) -> dict[str, Any]:
+    """A stream of Jina's as AIHubMix writes it down again: no steps, no quotes, no lists, thinking apart, [DONE]."""
+    events = [event.removeprefix("data: ") for event in shape["sse"].split("\n\n") if event]
+    chunks = [_relayed(msgspec.json.decode(event)) for event in events]
+    lines = [msgspec.json.encode(chunk).decode() for chunk in chunks]
+    expect = {name: value for name, value in shape["expect"].items() if name != "steps"}
+    sse = "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"])
+    return {**shape, "upstream": "aihubmix", "sse": sse, "expect": {**expect, "steps": []}}
+
+
+def _relayed(chunk: dict[str, Any]) -> dict[str, Any]:
+    [choice] = chunk["choices"]
+    delta = {name: value for name, value in choice["delta"].items() if name not in ("query", "url")}
+    if delta.get("type") == "think":
+        del delta["type"]
+        if "content" in delta:
+            delta["reasoning_content"] = delta.pop("content")
+    for annotation in delta.get("annotations", []):
+        source = annotation["url_citation"]
+        annotation["url_citation"] = {"url": source["url"], "title": source["title"], "start_index": 0, "end_index": 0}
+    finish = {"finish_reason": choice["finish_reason"]} if choice["finish_reason"] else {}
+    kept = {name: value for name, value in chunk.items() if not name.endswith("URLs")}
+    return {**kept, "choices": [{"index": 0, "delta": delta, **finish}]}
+
+
+PROVIDERS = [*(shape for shape in SHAPES if shape["upstream"] != "gateway"), *REAL, *map(relayed, REAL)]
 OWN = [shape for shape in SHAPES if shape["upstream"] == "gateway"]
 
 
@@ -62,6 +92,7 @@ def outcome(fold: Fold, pieces: Iterable[bytes]) -> dict[str, Any]:
 def read(stream: bytes) -> dict[str, Any]:
     """A strict OpenAI client: joins the deltas, allows one finish reason and one usage, wants [DONE] or an error."""
     got: dict[str, Any] = {"reasoning": "", "content": "", "finish": [], "citations": [], "usage": [], "error": None}
+    got["steps"] = []
     events = [part.removeprefix(b"data: ") for part in stream.split(b"\n\n")]
     assert events.pop() == b""
     done = events and events[-1] == b"[DONE]"
@@ -78,6 +109,7 @@ def read(stream: bytes) -> dict[str, Any]:
             assert delta or choice["finish_reason"]
             got["reasoning"] += delta.get("reasoning_content") or ""
             got["content"] += delta.get("content") or ""
+            got["steps"] += delta.get("x_steps") or []
             for annotation in delta.get("annotations") or []:
                 source = annotation["url_citation"]
                 assert isinstance(source["start_index"], int)
@@ -95,6 +127,8 @@ def check(got: dict[str, Any], shape: dict[str, Any], usage: int | None) -> None
     assert got["content"] == expect["content"]
     assert got["finish"] == ([expect["finish_reason"]] if expect["finish_reason"] else [])
     assert got["citations"] == expect["citations"]
+    if "steps" in expect:
+        assert told(got["steps"]) == expect["steps"]
     assert usage == expect["total_tokens"]
     if expect["error"] is None:
         assert got["error"] is None
@@ -106,6 +140,11 @@ def check(got: dict[str, Any], shape: dict[str, Any], usage: int | None) -> None
         assert "account" in got["error"]
     else:
         assert expect["error"] in got["error"]
+
+
+def told(steps: list[dict[str, Any]]) -> list[list[str]]:
+    assert [step["index"] for step in steps] == list(range(len(steps)))
+    return [[step["type"], step["query" if step["type"] == "search" else "url"]] for step in steps]
 
 
 def total(fold: Fold) -> int | None:
@@ -161,6 +200,8 @@ def test_collected_for_a_caller_who_does_not_stream(shape: dict[str, Any]) -> No
     assert whole["choices"][0]["finish_reason"] == "stop"
     assert whole["usage"]["total_tokens"] == expect["total_tokens"]
     assert [a["url_citation"]["url"] for a in message.get("annotations", [])] == expect["citations"]
+    if "steps" in expect:
+        assert told(message.get("x_steps", [])) == expect["steps"]
 
 
 @pytest.mark.parametrize("shape", OWN, ids=name)

@@ -9,7 +9,7 @@ import msgspec
 from ..types import Call, ChatCall, EmbeddingsCall, Fold, Json, Reply, Request, RerankCall, Target
 from . import answers
 from .chat import ChatFold, chat_body, chat_reply
-from .deepsearch import deepsearch_body
+from .deepsearch import deepsearch_body, wants_citations
 from .deepsearch_stream import DeepSearchFold
 from .failures import failure, not_there
 from .parts import text_of
@@ -68,7 +68,9 @@ class OpenAICompatible:
         return chat_reply(body, self.name, status)
 
     def fold(self, call: Call, target: Target, status: int = 200) -> Fold:
-        return DeepSearchFold(self.name, status) if target.model.deepsearch else ChatFold(self.name, status)
+        if not target.model.deepsearch:
+            return ChatFold(self.name, status)
+        return DeepSearchFold(self.name, status, citing=wants_citations(call.body))
 
     def error(self, call: Call, target: Target, reply: Reply) -> Exception:
         error = failure(reply, upstream=self.name, deepsearch=target.model.deepsearch)

@@ -2,19 +2,27 @@
 
 Jina sends no indexes, AIHubMix sends zeros, and clients crash without integers. The answer
 itself says it: ``[^1]`` in the text, ``[^1]: quote [title](url)`` at its end. The k-th
-annotation need not be footnote k, so they are matched by URL.
+annotation need not be footnote k, and footnote 1 need not be the first source of the text: the
+mark's number and its definition decide. They are matched by URL. A URL with ``)`` comes out of the server as
+words, in a definition without a link; that one is matched by its quote.
 """
 
 from __future__ import annotations
 
 import re
+from collections import deque
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..types import Json
 
-_DEFINITION = re.compile(r"^\[\^([^\]\s]+)\]:(.*)$", re.MULTILINE)
-_LINK = re.compile(r"\]\(\s*(\S+?)\s*\)\s*$")
+_DEFINITION = re.compile(r"^\[\^([^\[\]\s]+)\]:(.*)$", re.MULTILINE)
+_MARK = re.compile(r"\[\^([^\[\]\s]+)\]")
+_PUNCTUATION = re.compile(r"[^\w\s]|_")
+
+QUOTED = 100  # footnotes without a link that are looked at
+
+Place = tuple[int, int]  # of a mark: its first code point, and the one behind its last
 
 
 def cite(answer: str, annotations: list[Any]) -> list[Json]:
@@ -22,16 +30,16 @@ def cite(answer: str, annotations: list[Any]) -> list[Json]:
 
     Entries without an http(s) URL are dropped; ``exactQuote`` and ``dateTime`` and whatever else is kept.
     """
-    places = _places(answer) if annotations else {}
+    linked, quoted = _footnotes(answer) if annotations else ({}, [])
     cited = []
     for annotation in annotations:
         source = annotation.get("url_citation") if isinstance(annotation, dict) else None
         if not isinstance(source, dict) or not is_web(source.get("url")):
             continue
         url = source["url"]
-        waiting = places.get(url.rstrip("/"), [])
+        waiting = linked.get(url.rstrip("/"))
         # Two footnotes of one URL belong to two annotations, in order; the last serves all the rest.
-        start, end = (waiting.pop(0) if len(waiting) > 1 else waiting[0]) if waiting else (0, 0)
+        start, end = (waiting.popleft() if len(waiting) > 1 else waiting[0]) if waiting else _quoted(source, quoted)
         title = source.get("title") or urlsplit(url).hostname or url
         known = {"start_index": start, "end_index": end, "title": title, "url": url}
         cited.append({"type": "url_citation", "url_citation": {**known, **_rest(source, known)}})
@@ -47,17 +55,36 @@ def _rest(source: Json, known: Json) -> Json:
     return {name: value for name, value in source.items() if name not in known}
 
 
-def _places(answer: str) -> dict[str, list[tuple[int, int]]]:
-    """URL -> the places of the markers of its footnotes, in footnote order."""
-    places: dict[str, list[tuple[int, int]]] = {}
+def _footnotes(answer: str) -> tuple[dict[str, deque[Place]], list[tuple[str, Place]]]:
+    """The places of the marks of its footnotes, in their order: by URL, and with their text where they have none."""
     definitions = list(_DEFINITION.finditer(answer))
     starts = {definition.start() for definition in definitions}
+    marks: dict[str, Place] = {}
+    for mark in _MARK.finditer(answer):
+        if mark.start() not in starts:
+            marks.setdefault(mark[1], mark.span())
+    linked: dict[str, deque[Place]] = {}
+    quoted: list[tuple[str, Place]] = []
     for definition in definitions:
-        link = _LINK.search(definition[2])
-        marker = f"[^{definition[1]}]"
-        place = answer.find(marker)
-        while place in starts:
-            place = answer.find(marker, place + 1)
-        if link and place >= 0:
-            places.setdefault(link[1].rstrip("/"), []).append((place, place + len(marker)))
-    return places
+        place, url = marks.get(definition[1]), _link(definition[2])
+        if place and url:
+            linked.setdefault(url.rstrip("/"), deque()).append(place)
+        elif place and len(quoted) < QUOTED:
+            quoted.append((_words(definition[2]), place))
+    return linked, quoted
+
+
+def _link(definition: str) -> str | None:
+    """The URL of the link at its end; one with brackets in it too."""
+    _, link, url = definition.rstrip().rpartition("](")
+    return url[:-1].strip() if link and url.endswith(")") else None
+
+
+def _quoted(source: Json, quoted: list[tuple[str, Place]]) -> Place:
+    quote = _words(source["exactQuote"]) if isinstance(source.get("exactQuote"), str) else ""
+    return next((place for text, place in quoted if quote and f"{text} ".startswith(f"{quote} ")), (0, 0))
+
+
+def _words(text: str) -> str:
+    """As the server writes a quote into a footnote: without its punctuation."""
+    return " ".join(_PUNCTUATION.sub(" ", text).split())

@@ -142,6 +142,11 @@ PARAMETERS: dict[str, Callable[[str, Any], Any]] = {
 }
 
 
+def wants_citations(body: Json) -> bool:
+    """Of a caller's body that was checked. The server takes ``max_annotations`` 0 for 1, so none are left out here."""
+    return str(body.get("max_annotations")).strip("0") != ""
+
+
 def _response_format(body: Json) -> None:
     """Unwraps OpenAI's envelope: the server compiles ``json_schema`` itself as the schema."""
     form = body.get("response_format")

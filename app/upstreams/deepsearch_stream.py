@@ -10,31 +10,36 @@ or as an error object. Each delta is read by what it means, so relays that re-ch
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import UpstreamError, UpstreamFailed, UpstreamTruncated
 from ..types import Citations, Event, Extras, Finish, Head, Json, Reasoning, Step, Text, Usage
 from ..usage import counts
 from .citations import cite, is_web
 from .failures import event_of, hidden_failure, told_as_text
+from .thoughts import CLOSE, OPEN, Thoughts
 
-OPEN, CLOSE = "<think>", "</think>"
 FINISHES = ("stop", "length", "content_filter")
 URL_LISTS = ("visitedURLs", "readURLs", "relatedImages")
+STEPS = 10_000  # of a run that are known again; a long one of a team has some hundreds
 
 
 class DeepSearchFold:
-    """One upstream event in, what it means out. Raises UpstreamError for a failure told in the stream."""
+    """One upstream event in, what it means out. Raises UpstreamError for a failure told in the stream.
 
-    def __init__(self, upstream: str, status: int = 200) -> None:
+    ``citing`` False leaves the citations out: the server takes ``max_annotations`` 0 for 1.
+    """
+
+    def __init__(self, upstream: str, status: int = 200, *, citing: bool = True) -> None:
         self._upstream = upstream
         self._status = status
+        self._citing = citing
         self._thoughts = Thoughts()
-        self._answer = ""
+        self._answer: list[str] = []
         self._half = ""
         self._undecided: str | None = ""  # an answer's start, while it may still turn out to be an inline <think>
         self._annotations: list[Any] = []
+        self._steps: set[int] = set()
         self._begun = False
         self._failing = False
         self._finish: str | None = None
@@ -100,9 +105,9 @@ class DeepSearchFold:
     def _delta(self, delta: Json) -> list[Event]:
         events: list[Event] = []
         if isinstance(delta.get("query"), str):
-            events.append(Step("search", delta["query"]))
+            events += self._step("search", delta["query"])
         if is_web(delta.get("url")):
-            events.append(Step("visit", delta["url"]))
+            events += self._step("visit", delta["url"])
         thought = _string(delta.get("reasoning_content")) or _string(delta.get("reasoning"))
         text = _string(delta.get("content"))
         kind = delta.get("type")
@@ -115,9 +120,19 @@ class DeepSearchFold:
             if kind is not None:
                 self._undecided = None
             events += self._content(self._whole(text))
-        if isinstance(delta.get("annotations"), list):
+        if self._citing and isinstance(delta.get("annotations"), list):
             self._annotations += delta["annotations"]
         return events
+
+    def _step(self, kind: Literal["search", "visit"], value: str) -> list[Event]:
+        """A step when it first comes. The server tells it when it is decided, when it is done, and again with
+        every thought that follows; of a visit there comes an index too, which is no URL."""
+        told = hash((kind, value))
+        if told in self._steps:
+            return []
+        if len(self._steps) < STEPS:
+            self._steps.add(told)
+        return [Step(kind, value)]
 
     def _whole(self, text: str) -> str:
         """Surrogate pairs that were cut in two between events, put together again."""
@@ -152,8 +167,10 @@ class DeepSearchFold:
     def _text(self, text: str) -> list[Event]:
         if not self._answer and self._thoughts.was_inline:
             text = text.lstrip("\n")
-        self._answer += text
-        return [Text(text)] if text else []
+        if not text:
+            return []
+        self._answer.append(text)
+        return [Text(text)]
 
     def _think_end(self) -> list[Event]:
         self._undecided = None
@@ -167,85 +184,12 @@ class DeepSearchFold:
             self._half = ""
             events += self._text("\ufffd")
         events += self._think_end()
-        if annotations := cite(self._answer, self._annotations):
+        if annotations := cite("".join(self._answer), self._annotations):
             events.append(Citations(annotations))
         if extras := _extras(chunk):
             events.append(Extras(extras))
         self._finish = finish
         return [*events, Finish(finish)]
-
-
-class Thoughts:
-    """The text of the thinking without its tags.
-
-    The opening tag is taken off the start and the closing one off the end, also when a relay
-    cut them in pieces, so at most a tag's length is held back. A tag in the middle is text,
-    unless it is a whole delta.
-    """
-
-    _TAIL = re.compile(r"<(?:/(?:t(?:h(?:i(?:n(?:k(?:>\s*)?)?)?)?)?)?)?\Z")
-
-    def __init__(self) -> None:
-        self._held = ""
-        self._opened = False
-        self._typed: list[str] = []
-        self.inline = False
-        self.was_inline = False
-
-    def feed(self, text: str) -> str:
-        if text.strip() in (OPEN, CLOSE) and not self._held:
-            self._opened = True
-            return ""
-        return self._emit(self._held + self._unrepeated(text))
-
-    def feed_inline(self, text: str) -> tuple[str, str]:
-        """Thinking inside the content: the thought, and the answer's start once the tag has closed."""
-        whole = self._held + text
-        thought, closing, rest = whole.partition(CLOSE)
-        if not closing:
-            return self._emit(whole), ""
-        self._held, self.inline, self.was_inline = "", False, True
-        return self._emit(thought) + self.close(), rest
-
-    def close(self) -> str:
-        """What was held back and is no closing tag after all."""
-        held, self._held = self._held, ""
-        return "" if held.strip() == CLOSE else held
-
-    def _emit(self, text: str) -> str:
-        if not self._opened:
-            start = text.lstrip()
-            if len(start) < len(OPEN) and OPEN.startswith(start):
-                self._held = text
-                return ""
-            self._opened = True
-            text = start.removeprefix(OPEN).lstrip("\n") if start.startswith(OPEN) else text
-        tail = self._TAIL.search(text)
-        cut = tail.start() if tail else len(text)
-        self._held = text[cut:]
-        return text[:cut]
-
-    def _unrepeated(self, text: str) -> str:
-        """The server types a thought out word by word, and when the answer comes meanwhile it sends
-        that thought once more, whole: what was typed of it already is taken off its start."""
-        if _is_typed(text):
-            self._typed.append(text)
-            return text
-        sent = longest = ""
-        for piece in reversed(self._typed):
-            sent = piece + sent
-            if len(sent) > len(text):
-                break
-            if text.startswith(sent) and sent.strip():
-                longest = sent
-        self._typed.clear()
-        return text[len(longest) :]
-
-
-def _is_typed(text: str) -> bool:
-    """Whether a delta is of the size in which thoughts are typed out: a word, a space, a CJK character."""
-    words = text.split(None, 1)
-    return not words or (len(words) == 1 and (len(words[0]) == 1 or words[0].isascii()))
 
 
 def _reasoning(text: str) -> list[Event]:
@@ -260,7 +204,7 @@ def _extras(chunk: Json) -> Json:
     extras: Json = {}
     for name in URL_LISTS:
         if isinstance(chunk.get(name), list):
-            extras[name] = [url for url in chunk[name] if is_web(url)]
+            extras[name] = list(dict.fromkeys(url for url in chunk[name] if is_web(url)))
     if isinstance(chunk.get("numURLs"), int):
         extras["numURLs"] = chunk["numURLs"]
     return extras

@@ -82,13 +82,20 @@ MARKUP = re.compile(
     r"|table|thead|tbody|tr|td|th|blockquote|svg|iframe|frameset)(?:\s[^<>]*)?(?:>|$)|[abipu]>)",
     re.IGNORECASE,
 )
+# Only a page has these; formatting stands in honest texts too.
+PAGE = re.compile(r"<(?:!|\?|/?(?:html|head|body|title|meta|link|script|style|center|iframe|noscript)\b)", re.IGNORECASE)
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 HTML_BLOCK = re.compile(r"<(script|style|head)\b.*?(?:</\1\s*>|$)", re.IGNORECASE | re.DOTALL)
 HTML_TAG = re.compile(r"</?[a-z!][^<>]*(?:>|$)", re.IGNORECASE)
 # The signs of markup as JSON, JavaScript and URLs escape them, also in a text inside of another.
 ESCAPED = re.compile(r"(?<!\\)\\+(?:u00|x)(?:26|22|27|3c|3e)|%(?:25)*(?:3c|3e)", re.IGNORECASE)
 ESCAPES = 10  # inside of each other, at most
-LINK = re.compile(r"https?://\S+", re.IGNORECASE)  # an upstream's host, or one that the caller named
+MARKDOWN_LINK = re.compile(r"!?\[([^\[\]]*)\]\((?:[^()\s]|\([^()\s]*\))*\)")
+LINK = re.compile(  # an upstream's host, or one that the caller named
+    r"(?:\b[a-z][a-z0-9+.-]{0,20}:/{1,3}|(?<![\w/:])//|\bwww\.|\b(?:mailto|javascript):|\bdata:\w+/)(?=\w)\S+",
+    re.IGNORECASE,
+)
+STACK = re.compile(r"\n[ \t]+at \S.*", re.DOTALL)  # of an error in JavaScript, with the paths of its files
 BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufffd]+")
 
 
@@ -139,8 +146,11 @@ def hidden_failure(payload: object, *, upstream: str, answered: int = 200) -> Up
 
 
 def told_as_text(text: str, *, upstream: str, answered: int = 200) -> UpstreamFailed:
-    """The failure that a model tells in place of its answer: ``Error: `` and the reason."""
-    return UpstreamFailed(_says(_fault(text.removeprefix("Error: ")), upstream, 502, answered))
+    """The failure that a model tells in place of its answer: ``Error: `` and the reason, told without its markup unless
+    it is a page."""
+    text = _unescaped(text.removeprefix("Error: "))
+    plain = text if PAGE.search(text) else HTML_TAG.sub(" ", text)
+    return UpstreamFailed(_says(_fault(plain), upstream, 502, answered))
 
 
 def refuse_page(body: bytes, *, upstream: str, answered: int = 200) -> None:
@@ -253,9 +263,9 @@ def _has_markup(text: str) -> bool:
 
 
 def _plain(text: str, limit: int = TEXT_LIMIT) -> str:
-    """One line without links and control characters, cut; of a page what it says."""
+    """One line without links, stack traces and control characters, cut; of a page what it says."""
     text = HTML_TAG.sub(" ", HTML_BLOCK.sub(" ", text)) if _has_markup(text) else text
-    text = LINK.sub("(link)", text)
+    text = LINK.sub("(link)", MARKDOWN_LINK.sub(r"\1", STACK.sub("", text)))
     text = BLANK.sub(" ", text).strip()
     return text if len(text) <= limit else text[:limit] + " ..."
 
