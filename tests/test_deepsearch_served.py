@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from .conftest import RunningGateway, ScriptedUpstream, streams
+from app.sandbox import Sandbox
+
+from .conftest import RunningGateway, ScriptedUpstream, running_gateway, settings_for, streams
 from .test_stream_shapes import REAL, check, name, read, relayed, told
 
 ASK = {"model": "jina-deepsearch-v1", "messages": [{"role": "user", "content": "When is high water?"}]}
@@ -69,3 +71,23 @@ async def test_an_error_told_in_a_stream_has_no_markup(gateway: RunningGateway, 
     response = await gateway.post("/v1/chat/completions", ASK)
     assert response.status_code == 502
     assert response.json()["error"]["message"] == "jina: Failed at step 3, see (link)"
+
+
+async def test_in_front_of_the_sandbox_nothing_comes_twice() -> None:
+    """The sandbox repeats as the server does; whichever piece the last thought is broken off at, it is told once."""
+    questions = ("What are tides?", "What are tides? sandbox:repeated-thought", "潮汐是怎样形成的?")
+    with Sandbox(pace=0) as sandbox:
+        root = sandbox.urls["deepsearch"].removesuffix("/deepsearch/v1")
+        async with running_gateway(settings_for(root)) as gateway:
+            answers = [
+                await gateway.post("/v1/chat/completions", {**ASK, "messages": [{"role": "user", "content": question}]})
+                for question in questions
+            ]
+    messages = [answer.json()["choices"][0]["message"] for answer in answers]
+    for message in messages:
+        reasoning, steps = message["reasoning_content"], told(message["x_steps"])
+        assert reasoning.endswith("so let me finalize it. ")
+        assert reasoning.count("But wait") == 1
+        assert len(steps) == len(set(map(tuple, steps))) >= 3
+    assert messages[0]["reasoning_content"] == messages[1]["reasoning_content"]
+    assert "潮汐主要由月球的引力引起" in messages[2]["reasoning_content"]

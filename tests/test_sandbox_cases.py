@@ -269,7 +269,7 @@ def test_done_can_be_there_or_not(chat: Call) -> None:
 
 
 def test_trap_16_the_last_line_end_can_be_missing(chat: Call) -> None:
-    assert chat("sandbox:no-last-newline", "deepsearch").text.endswith('"numURLs":4}')
+    assert chat("sandbox:no-last-newline", "deepsearch").text.endswith('"numURLs":3}')
 
 
 @pytest.mark.parametrize(("case", "end"), [("crlf", "\r\n"), ("cr", "\r")])
@@ -335,18 +335,41 @@ def test_trap_21_a_thought_can_come_twice_or_half(chat: Call) -> None:
         chunks = [msgspec.json.decode(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
         return "".join(chunk["choices"][0]["delta"].get("reasoning_content", "") for chunk in chunks)
 
-    whole = reasoning("").removesuffix("</think>\n\n")
+    usual = reasoning("").removesuffix("</think>\n\n")
     dropped = reasoning("sandbox:dropped-thought").removesuffix("</think>\n\n")
     repeated = reasoning("sandbox:repeated-thought").removesuffix("</think>\n\n")
-    assert whole.endswith(thought)
-    assert whole.startswith(dropped)
-    assert len(whole) - len(thought) < len(dropped) < len(whole)
+    before, wait, broken = dropped.rpartition("But wait,")
+    assert thought.startswith(wait + broken)
     assert repeated == dropped + thought
+    assert usual == f"{before}But wait, let me evaluate the answer first. The{thought}"
+
+
+def test_an_early_failure_comes_before_any_thought(chat: Call) -> None:
+    assert chat("sandbox:deepsearch-error-early", "deepsearch").text.count("data: ") == 3
+    whole = chat("sandbox:deepsearch-error-early", "deepsearch", stream=False).json()
+    assert whole["choices"][0]["finish_reason"] == "error"
+
+
+@pytest.mark.parametrize("host", ["deepsearch", "aihubmix"])
+def test_json_that_does_not_fit_its_schema(sandbox: Sandbox, http: httpx.Client, host: str) -> None:
+    form = {"type": "json_schema", "json_schema": {"type": "object", "properties": {"when": {"const": "now"}}}}
+
+    def content(case: str) -> str:
+        messages = [{"role": "user", "content": f"What are tides? {case}"}]
+        body = {"model": MODELS[host], "messages": messages, "stream": False, "response_format": form}
+        answer = http.post(f"{sandbox.urls[host]}/chat/completions", json=body).json()["choices"][0]
+        assert answer["finish_reason"] == "stop"
+        return str(answer["message"]["content"])
+
+    assert content("") == '{\n  "when": "now"\n}'
+    assert content("sandbox:json-prose").startswith("This answer comes from the Torii sandbox")
+    assert content("sandbox:json-string").startswith('"Tides rise')
+    assert content("sandbox:json-object") == '{\n  "unasked": {\n    "when": "now"\n  }\n}'
 
 
 def test_trap_13_searches_can_arrive_as_empty_deltas(chat: Call) -> None:
     assert '"delta":{}' not in chat("", "aihubmix").text
-    assert chat("sandbox:empty-deltas", "aihubmix").text.count('"delta":{}') == 3
+    assert chat("sandbox:empty-deltas", "aihubmix").text.count('"delta":{}') == 9
 
 
 # ----------------------------------------------------------------------- all of them

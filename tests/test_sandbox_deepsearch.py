@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from app.sandbox import Sandbox
+from app.sandbox.steps import typed
 
 QUESTION = "What are tides?"
 QUOTE = "Tides rise and fall because the Moon, and to a lesser degree the Sun, pulls on the sea."
@@ -27,10 +28,11 @@ WORDS_BEFORE_THE_VISIT = ["I", " ", "need", " ", "to"]
 WORDS_AFTER_THE_VISIT = (
     " find out: What are tides? Let me search for what are tides, tides and the moon to gather more information. "
     f"Let me read {URL} to gather more information. Tides and the Moon says: {QUOTE} "
-    "But wait, let me evaluate the answer first. The answer is definitive, so let me finalize it. "
+    "But wait, let me evaluate the answer first. The"
 )
+LAST = "But wait, let me evaluate the answer first. The answer is definitive, so let me finalize it. "
 USAGE = '"usage":{"prompt_tokens":39515,"completion_tokens":5850,"total_tokens":44915}'
-FOUND = f'"visitedURLs":["{URL}","javascript:void(0)","mailto:editor@almanac.example.org","http://localhost:3000/"]'
+FOUND = '"visitedURLs":["javascript:void(0)","mailto:editor@almanac.example.org","http://localhost:3000/"]'
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,8 @@ def chunks(text: str) -> list[dict[str, Any]]:
 
 
 def pieces(text: str) -> list[str]:
-    return re.findall(r"\s+|\w+|[^\w\s]", text)
+    """A URL is one piece."""
+    return re.findall(r"https?://\S+|\s|\w+|[^\w\s]", text)
 
 
 def test_a_stream_of_jina_is_as_documented_to_the_byte(sandbox: Sandbox, http: httpx.Client) -> None:
@@ -76,20 +79,19 @@ def test_a_stream_of_jina_is_as_documented_to_the_byte(sandbox: Sandbox, http: h
 
     annotation = (
         '{"type":"url_citation","url_citation":{"title":"Tides and the Moon",'
-        f'"exactQuote":"{QUOTE}","url":"{URL}","dateTime":"2026-09-01 08:00:00"}}}}'
+        f'"exactQuote":"{QUOTE} ","url":"{URL}","dateTime":"2026-09-01 08:00:00"}}}}'
     )
     expected = [
         chunk('{"role":"assistant","content":"<think>","type":"think"}'),
-        chunk('{"type":"think","query":"what are tides"}'),
-        chunk('{"type":"think","query":"tides and the moon"}'),
+        *(chunk(f'{{"type":"think","query":"{query}"}}') for query in ("what are tides", "tides and the moon") * 3),
         *(chunk(f'{{"content":"{word}","type":"think"}}') for word in WORDS_BEFORE_THE_VISIT),
-        chunk(f'{{"type":"think","url":"{URL}"}}'),
-        *(chunk(f'{{"content":"{word}","type":"think"}}') for word in pieces(WORDS_AFTER_THE_VISIT)),
+        *(chunk(f'{{"type":"think","url":{url}}}') for url in ("0", f'"{URL}"', f'"{URL}"')),
+        *(chunk(f'{{"content":"{word}","type":"think"}}') for word in [*pieces(WORDS_AFTER_THE_VISIT), LAST]),
         chunk('{"content":"</think>\\n\\n","type":"think"}', '"thinking_end"'),
         chunk(
             f'{{"content":"{ANSWER}","type":"text","annotations":[{annotation}]}}',
             '"stop"',
-            f',{USAGE},{FOUND},"readURLs":["{URL}"],"numURLs":4',
+            f',{USAGE},{FOUND},"readURLs":["{URL}"],"numURLs":3',
         ),
     ]
     answer = ask(http, sandbox.urls["deepsearch"], stream=True)
@@ -114,7 +116,7 @@ def test_a_stream_of_aihubmix_is_as_documented_to_the_byte(sandbox: Sandbox, htt
     expected = [
         chunk('{"role":"assistant","reasoning_content":"<think>"}'),
         *(chunk(f'{{"reasoning_content":"{word}"}}') for word in WORDS_BEFORE_THE_VISIT),
-        *(chunk(f'{{"reasoning_content":"{word}"}}') for word in pieces(WORDS_AFTER_THE_VISIT)),
+        *(chunk(f'{{"reasoning_content":"{word}"}}') for word in [*pieces(WORDS_AFTER_THE_VISIT), LAST]),
         chunk('{"reasoning_content":"</think>\\n\\n"}', ',"finish_reason":"thinking_end"'),
         chunk(
             f'{{"content":"{ANSWER}","type":"text","annotations":[{annotation}]}}',
@@ -129,13 +131,13 @@ def test_a_stream_of_aihubmix_is_as_documented_to_the_byte(sandbox: Sandbox, htt
 def test_without_stream_jina_answers_whole_without_its_thinking(sandbox: Sandbox, http: httpx.Client) -> None:
     annotation = (
         '{"type":"url_citation","url_citation":{"title":"Tides and the Moon",'
-        f'"exactQuote":"{QUOTE}","url":"{URL}","dateTime":"2026-09-01 08:00:00"}}}}'
+        f'"exactQuote":"{QUOTE} ","url":"{URL}","dateTime":"2026-09-01 08:00:00"}}}}'
     )
     expected = (
         '{"id":"1790000000123","object":"chat.completion","created":1790000000,"model":"jina-deepsearch-v1",'
         '"system_fingerprint":"fp_1790000000123","choices":[{"index":0,"message":{"role":"assistant",'
         f'"content":"{ANSWER}","type":"text","annotations":[{annotation}]}},"logprobs":null,"finish_reason":"stop"}}],'
-        f'{USAGE},{FOUND},"readURLs":["{URL}"],"numURLs":4}}'
+        f'{USAGE},{FOUND},"readURLs":["{URL}"],"numURLs":3}}'
     )
     assert normalised(ask(http, sandbox.urls["deepsearch"]).text) == expected
     assert normalised(ask(http, sandbox.urls["deepsearch"], stream=False).text) == expected
@@ -234,13 +236,16 @@ def test_budgets_and_lengths_are_seen(sandbox: Sandbox, http: httpx.Client) -> N
     wide = ask(http, sandbox.urls["deepsearch"], question, reasoning_effort="high").json()
     tight = ask(http, sandbox.urls["deepsearch"], question, budget_tokens=20_000).json()
     assert len(wide["readURLs"]) > len(tight["readURLs"]) == 1
-    assert tight["usage"]["total_tokens"] == 20_000
+    assert tight["usage"]["total_tokens"] > 20_000  # it is looked at between the steps
     one = ask(http, sandbox.urls["deepsearch"], question, max_returned_urls="1").json()
     assert len(one["visitedURLs"]) == 1 < one["numURLs"]
 
 
 def test_trap_24_max_completion_tokens_is_a_budget(sandbox: Sandbox, http: httpx.Client) -> None:
-    assert ask(http, sandbox.urls["deepsearch"], max_completion_tokens=1000).json()["usage"]["total_tokens"] == 1000
+    question = "What are tides, and how is green tea brewed?"
+    wide = ask(http, sandbox.urls["deepsearch"], question, reasoning_effort="high").json()
+    tight = ask(http, sandbox.urls["deepsearch"], question, reasoning_effort="high", max_completion_tokens=1000).json()
+    assert len(wide["readURLs"]) > len(tight["readURLs"]) == 1
 
 
 def test_attachments_are_seen(sandbox: Sandbox, http: httpx.Client) -> None:
@@ -254,11 +259,84 @@ def test_attachments_are_seen(sandbox: Sandbox, http: httpx.Client) -> None:
     assert "With your message came: image (image/png, 12 bytes), file (application/pdf, 12 bytes)." in content
 
 
-def test_openais_file_part_is_not_converted(sandbox: Sandbox, http: httpx.Client) -> None:
-    parts = [{"type": "file", "file": {"file_data": "data:text/plain;base64,aGk=", "filename": "a.txt"}}]
-    answer = ask(http, sandbox.urls["deepsearch"], parts)
+def test_parts_that_the_server_does_not_know_are_overlooked(sandbox: Sandbox, http: httpx.Client) -> None:
+    openais = {"type": "file", "file": {"file_data": "data:text/plain;base64,aGk=", "filename": "a.txt"}}
+    answer = ask(http, sandbox.urls["deepsearch"], [{"type": "text", "text": QUESTION}, openais, {"type": "x"}])
+    assert answer.json()["choices"][0]["message"]["content"] == ANSWER.replace("\\n", "\n")
+
+
+def test_a_picture_of_the_assistants_makes_the_question_vanish(sandbox: Sandbox, http: httpx.Client) -> None:
+    picture = {"type": "image", "image": "data:image/png;base64,aGk=", "mimeType": "image/png"}
+    talk = [{"role": "assistant", "content": [picture]}, {"role": "user", "content": QUESTION}]
+    answer = ask(http, sandbox.urls["deepsearch"], messages=talk)
     assert answer.status_code == 200
-    assert answer.json()["choices"][0]["message"]["content"] == "Error: The file part has no data"
+    assert answer.json()["choices"][0]["message"]["content"].startswith("Hello!")
+
+
+def test_system_messages_have_no_effect_and_roles_are_not_looked_at(sandbox: Sandbox, http: httpx.Client) -> None:
+    talk = [
+        {"role": "system", "content": "Speak of green tea only."},
+        {"role": "oracle", "content": "Green tea!"},
+        {"role": "user", "content": QUESTION},
+    ]
+    assert ask(http, sandbox.urls["deepsearch"], messages=talk).json()["readURLs"] == [URL]
+
+
+def test_a_search_provider_that_is_not_known_searches_nothing(sandbox: Sandbox, http: httpx.Client) -> None:
+    answer = ask(http, sandbox.urls["deepsearch"], search_provider="altavista", stream=True)
+    assert not [one for one in chunks(answer.text) if "query" in one["choices"][0]["delta"]]
+    last = chunks(answer.text)[-1]
+    assert (last["choices"][0]["finish_reason"], last["choices"][0]["delta"]["annotations"]) == ("stop", [])
+    assert (last["visitedURLs"], last["readURLs"], last["numURLs"]) == ([], [], 0)
+
+
+def test_a_team_asks_more_and_tells_of_its_pages_twice(sandbox: Sandbox, http: httpx.Client) -> None:
+    question = "What are tides, and how is green tea brewed, and sourdough?"
+    answers = [
+        chunks(
+            ask(http, sandbox.urls["deepsearch"], question, reasoning_effort="high", team_size=size, stream=True).text
+        )
+        for size in (1, 2, 7)
+    ]
+    queries = [{one["choices"][0]["delta"].get("query") for one in answer} - {None} for answer in answers]
+    assert [len(asked) for asked in queries] == [2, 4, 4]
+    for answer, times in zip(answers, (1, 2, 2), strict=True):
+        read = answer[-1]["readURLs"]
+        assert [read.count(url) for url in read] == [times] * len(read)
+        assert len(answer[-1]["visitedURLs"]) == answer[-1]["numURLs"]
+
+
+def test_no_annotations_gives_one(sandbox: Sandbox, http: httpx.Client) -> None:
+    question = "What are tides, and how is green tea brewed?"
+    for most, count in ((0, 1), (1, 1), (2, 2), (None, 2)):
+        body = ask(http, sandbox.urls["deepsearch"], question, reasoning_effort="high", max_annotations=most).json()
+        assert len(body["choices"][0]["message"]["annotations"]) == count
+
+
+def test_pieces_are_those_of_the_server() -> None:
+    text = "我见 https://a.example/潮,b, (see 3.14, x) yes?! xhttp://b.example) é🌊. "
+    assert list(typed(text)) == [
+        *(
+            "我",
+            "见",
+            " ",
+            "https://a.example/潮,b,",
+            " ",
+            "(see",
+            " ",
+            "3",
+            ".14",
+            ",",
+            " ",
+            "x)",
+            " ",
+            "yes",
+            "?",
+            "!",
+            " ",
+        ),
+        *("x", "http://b.example", ")", " ", "é🌊", ".", " "),
+    ]
 
 
 SCHEMA = {
@@ -279,13 +357,24 @@ STRUCTURED = (
 def test_a_schema_is_filled_in_pretty_json(sandbox: Sandbox, http: httpx.Client, host: str) -> None:
     form = {"type": "json_schema", "json_schema": SCHEMA}
     last = chunks(ask(http, sandbox.urls[host], stream=True, response_format=form).text)[-1]
-    assert last["choices"][0]["delta"] == {"content": STRUCTURED, "type": "json"}
+    delta = last["choices"][0]["delta"]
+    assert (delta["content"], delta["type"]) == (STRUCTURED, "json")
+    assert [one["url_citation"]["url"] for one in delta["annotations"]] == [URL]
 
 
-def test_trap_25_openais_wrapper_is_no_schema_at_jina(sandbox: Sandbox, http: httpx.Client) -> None:
-    form = {"type": "json_schema", "json_schema": {"name": "tides", "strict": True, "schema": SCHEMA}}
-    answer = ask(http, sandbox.urls["deepsearch"], response_format=form)
-    assert (answer.status_code, answer.json()) == (400, {"error": "Invalid JSON schema: Unsupported schema type"})
+def test_trap_25_no_schema_is_looked_at(sandbox: Sandbox, http: httpx.Client) -> None:
+    """OpenAI's wrapper describes nothing, so a string comes; where nothing can be made of it, prose."""
+    wrapper = {"name": "tides", "strict": True, "schema": SCHEMA}
+
+    def said(**form: Any) -> tuple[str, str]:
+        answer = ask(http, sandbox.urls["deepsearch"], response_format=form)
+        message = answer.json()["choices"][0]["message"]
+        return message["type"], message["content"]
+
+    assert said(type="json_schema", json_schema=wrapper) == ("json", f'"{QUOTE}"')
+    assert said(type="json_schema", json_schema={"$ref": "#"}) == ("json", ANSWER.replace("\\n", "\n"))
+    assert said(type="json_object", json_schema=SCHEMA) == ("json", STRUCTURED)
+    assert said(type="json_object")[0] == "text"
 
 
 def test_errors_of_deepsearch_are_strings_or_pages(sandbox: Sandbox, http: httpx.Client) -> None:
@@ -296,8 +385,10 @@ def test_errors_of_deepsearch_are_strings_or_pages(sandbox: Sandbox, http: httpx
     assert (missing.status_code, missing.content) == (401, b'{"error":"Unauthorized: API key required"}')
     assert (refused.status_code, refused.content) == (401, b'{"error":"Unauthorized: Invalid API key"}')
     empty = http.post(url, json={"messages": []})
-    assert (empty.status_code, list(empty.json())) == (400, ["error", "details"])
-    assert empty.json()["error"] == "Invalid request body"
+    assert (empty.status_code, empty.json()) == (400, {"error": "Messages array is required and must not be empty"})
+    wrong = http.post(url, json={"messages": "my text"})
+    details = [{"type": "field", "msg": "Invalid value", "path": "messages", "location": "body", "value": "my text"}]
+    assert (wrong.status_code, wrong.json()) == (400, {"error": "Invalid request body", "details": details})
     assistant = http.post(url, json={"messages": [{"role": "assistant", "content": "so"}]})
     assert (assistant.status_code, assistant.json()) == (400, {"error": "Last message must be from user"})
     for status, page in (
@@ -307,6 +398,8 @@ def test_errors_of_deepsearch_are_strings_or_pages(sandbox: Sandbox, http: httpx
     ):
         assert (page.status_code, page.headers["content-type"]) == (status, "text/html; charset=utf-8")
         assert page.text.startswith("<!DOCTYPE html>")
+        assert ("node_modules" in page.text) is (status == 413)
+    assert "Cannot POST /v1/v1/chat/completions" in http.post(url.replace("/v1", "/v1/v1"), json={}).text
 
 
 def test_deepsearch_gives_back_any_model_name_and_lists_two(sandbox: Sandbox, http: httpx.Client) -> None:
@@ -319,6 +412,20 @@ def test_deepsearch_gives_back_any_model_name_and_lists_two(sandbox: Sandbox, ht
         "created": 1686935002,
         "owned_by": "jina-ai",
     }
+    one = httpx.get(f"{sandbox.urls['deepsearch']}/models/jina-deepsearch-v1")
+    assert (one.status_code, one.json()) == (200, listed["data"][0])
+    none = httpx.get(f"{sandbox.urls['deepsearch']}/models/x")
+    told = {"message": "Model 'x' not found", "type": "invalid_request_error", "param": None, "code": "model_not_found"}
+    assert (none.status_code, none.json()) == (404, {"error": told})
+
+
+def test_browsers_may_ask_deepsearch(sandbox: Sandbox, http: httpx.Client) -> None:
+    url = f"{sandbox.urls['deepsearch']}/chat/completions"
+    before = http.options(url)
+    assert (before.status_code, before.headers["access-control-allow-origin"]) == (204, "*")
+    for answer in (ask(http, sandbox.urls["deepsearch"]), http.post(url, json={}), http.get(f"{url}/x")):
+        assert answer.headers["access-control-allow-origin"] == "*"
+    assert http.options(f"{sandbox.urls['jina']}/embeddings").status_code == 404
 
 
 def test_aihubmix_knows_one_deepsearch_model(sandbox: Sandbox, http: httpx.Client) -> None:

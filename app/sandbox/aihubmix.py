@@ -12,8 +12,8 @@ from . import chat, embedding, errors, models, reranking, research
 from .embedding import Options, Piece
 from .errors import Refused
 from .models import Embedder
-from .research import Citation, Run, Search, Visit, Word
-from .schema import Filler
+from .research import Citation, Run
+from .steps import Search, Step, Visit, Word
 from .vectors import Encoding
 from .wire import DONE, Answer, Ask, Host, Item, Json, Pause, Stream, Whole, count, milliseconds
 
@@ -167,15 +167,8 @@ def _plain(body: Json) -> Answer:
 def _schema(body: Json) -> Any:
     """The raw schema, or the one in OpenAI's wrapper: which of them the relay wants is not documented."""
     form = body.get("response_format")
-    if not isinstance(form, dict) or form.get("type") != "json_schema":
-        return None
-    wrapped = form.get("json_schema")
-    schema = wrapped.get("schema", wrapped) if isinstance(wrapped, dict) else wrapped
-    try:
-        Filler(schema, "").value()
-    except ValueError as error:
-        raise _refused(f"Invalid JSON schema: {error}") from error
-    return schema
+    wrapped = form.get("json_schema") if isinstance(form, dict) else None
+    return wrapped.get("schema", wrapped) if isinstance(wrapped, dict) else wrapped
 
 
 def _frame(name: str) -> Json:
@@ -195,7 +188,7 @@ def _stream(frame: Json, run: Run, *, empty: bool) -> list[Item]:
     return [*items, {**_chunk(frame, delta, "stop"), "usage": run.usage}, DONE]
 
 
-def _step(frame: Json, step: research.Step, empty: bool) -> list[Item]:
+def _step(frame: Json, step: Step, empty: bool) -> list[Item]:
     """Searches and visits are lost on the way, or arrive as empty deltas."""
     match step:
         case Pause():

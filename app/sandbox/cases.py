@@ -112,8 +112,8 @@ _REFUSALS = (
     Case(
         "413-html",
         "every call",
-        "The body is too large, as a page of express.",
-        faults.fixed(errors.express(413, "PayloadTooLargeError: request entity too large")),
+        "The body is too large, as a page of express with a stack trace.",
+        faults.fixed(errors.too_large()),
     ),
     Case(
         "422",
@@ -254,8 +254,12 @@ _QUIRKS = (
         "DeepSearch",
         "The run fails: status 200, and finish_reason error; in a stream twice, with the usage twice.",
     ),
+    Case("deepsearch-error-early", "DeepSearch", "The same before any thought: the failure follows the first chunk."),
     Case("repeated-thought", "DeepSearch", "The last thought is broken off and sent again, whole."),
     Case("dropped-thought", "DeepSearch", "The last thought is broken off."),
+    Case("json-prose", "DeepSearch", "With a schema: prose, marked as JSON."),
+    Case("json-string", "DeepSearch", "With a schema: a string alone."),
+    Case("json-object", "DeepSearch", "With a schema: an object of another form."),
     Case("empty-deltas", "DeepSearch", "At AIHubMix, searches and visits arrive as empty deltas."),
 )
 

@@ -42,7 +42,7 @@ PAGES = (
     Page(
         "https://almanac.example.org/seasons",
         "Why there are seasons",
-        "2026-03-20 09:30:00",
+        "2026-03-20T09:30:00.000Z",
         (
             "The seasons come from the tilt of the Earth's axis, which is about 23.4 degrees.",
             "In July the northern half of the Earth leans towards the Sun, so it has summer and the south winter.",

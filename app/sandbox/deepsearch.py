@@ -11,13 +11,12 @@ from typing import Any
 from . import errors, research
 from .errors import Refused
 from .models import DEEPSEARCH
-from .research import Citation, Run, Search, Visit, Word
-from .schema import Filler
+from .research import Citation, Run
+from .steps import Search, Step, Visit, Word
 from .wire import Answer, Ask, Host, Item, Json, Pause, Stream, Whole, milliseconds
 
 MAX_BODY = 10 * 1024 * 1024
 _HEADERS = {"cache-control": "no-cache"}
-_SCHEMA_WORDS = ("type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const", "items")
 
 
 def authorise(ask: Ask) -> None:
@@ -29,7 +28,7 @@ def authorise(ask: Ask) -> None:
     if "invalid" in ask.key:
         raise Refused(errors.deepsearch(401, "Unauthorized: Invalid API key"))
     if len(ask.body) > MAX_BODY:
-        raise Refused(errors.express(413, "PayloadTooLargeError: request entity too large"))
+        raise Refused(errors.too_large())
 
 
 def unreadable(body: bytes) -> Whole:
@@ -37,12 +36,25 @@ def unreadable(body: bytes) -> Whole:
 
 
 def not_found(ask: Ask) -> Whole:
+    name = ask.path.removeprefix("/models/")
+    if ask.method == "GET" and name != ask.path:
+        return _model(name)
     return errors.express(404, f"Cannot {ask.method} /v1{ask.path}")
 
 
 def models(body: Json, quirk: str) -> Answer:
-    data = [{"id": name, "object": "model", "created": 1686935002, "owned_by": "jina-ai"} for name in DEEPSEARCH]
-    return Whole({"object": "list", "data": data})
+    return Whole({"object": "list", "data": [_listed(name) for name in DEEPSEARCH]})
+
+
+def _listed(name: str) -> Json:
+    return {"id": name, "object": "model", "created": 1686935002, "owned_by": "jina-ai"}
+
+
+def _model(name: str) -> Whole:
+    if name in DEEPSEARCH:
+        return Whole(_listed(name))
+    kind = {"type": "invalid_request_error", "param": None, "code": "model_not_found"}
+    return Whole({"error": {"message": f"Model '{name}' not found", **kind}}, 404)
 
 
 def chat_completions(body: Json, quirk: str) -> Answer:
@@ -62,26 +74,19 @@ def _answer(body: Json, run: Run) -> Answer:
 
 
 def _check(body: Json) -> None:
+    """Two refusals, one of which echoes what was sent."""
     talk = body.get("messages")
-    if isinstance(talk, list) and talk:
-        return
-    details = ["messages is required and must be a non-empty array"]
-    raise Refused(Whole({"error": "Invalid request body", "details": details}, 400))
+    if talk == []:
+        raise Refused(errors.deepsearch(400, "Messages array is required and must not be empty"))
+    if not isinstance(talk, list):
+        problem = {"type": "field", "msg": "Invalid value", "path": "messages", "location": "body", "value": talk}
+        raise Refused(Whole({"error": "Invalid request body", "details": [problem]}, 400))
 
 
 def _schema(body: Json) -> Any:
-    """The raw schema; OpenAI's wrapper around it is no schema here."""
+    """What stands where the raw schema should, whatever the type beside it says; it is not looked at."""
     form = body.get("response_format")
-    if not isinstance(form, dict) or form.get("type") != "json_schema" or form.get("json_schema") is None:
-        return None
-    schema = form["json_schema"]
-    try:
-        if not isinstance(schema, dict) or not any(word in schema for word in _SCHEMA_WORDS):
-            raise ValueError("Unsupported schema type")
-        Filler(schema, "").value()
-    except ValueError as error:
-        raise Refused(errors.deepsearch(400, f"Invalid JSON schema: {error}")) from error
-    return schema
+    return form.get("json_schema") if isinstance(form, dict) else None
 
 
 def _frame(body: Json) -> Json:
@@ -108,7 +113,7 @@ def _stream(frame: Json, run: Run) -> list[Item]:
     return [*items, {**_chunk(frame, delta, "stop"), "usage": run.usage, **run.extras}]
 
 
-def _step(frame: Json, step: research.Step) -> Item:
+def _step(frame: Json, step: Step) -> Item:
     match step:
         case Pause():
             return step
@@ -136,12 +141,12 @@ def _annotations(run: Run) -> Json:
 
 
 def _annotation(citation: Citation) -> Json:
-    """Without indexes."""
+    """Without indexes; a quote ends in a space."""
     return {
         "type": "url_citation",
         "url_citation": {
             "title": citation.title,
-            "exactQuote": citation.quote,
+            "exactQuote": f"{citation.quote} ",
             "url": citation.url,
             "dateTime": citation.date,
         },
@@ -171,4 +176,5 @@ HOST = Host(
     authorise=authorise,
     unreadable=unreadable,
     not_found=not_found,
+    headers={"access-control-allow-origin": "*"},
 )

@@ -74,6 +74,16 @@ def express(status: int, text: str) -> Whole:
     return Whole(page.encode(), status, HTML)
 
 
+def too_large() -> Whole:
+    """Express with a stack trace and the paths of files, as where NODE_ENV is not set."""
+    return express(
+        413,
+        "PayloadTooLargeError: request entity too large\n"
+        "    at readStream (/app/node_modules/raw-body/index.js:163:17)\n"
+        "    at jsonParser (/app/node_modules/body-parser/lib/types/json.js:140:5)",
+    )
+
+
 def nginx(status: int, title: str) -> Whole:
     head = f"<html>\r\n<head><title>{status} {title}</title></head>\r\n"
     body = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,12 +46,23 @@ def text_of(content: Any) -> str:
 def question(message: Any, *, openai_files: bool) -> Question:
     """Raises ValueError for a part that no provider documents, and for data that is not base64."""
     content = message.get("content") if isinstance(message, dict) else None
+    return Question(text_of(content), tuple(_attachment(part, openai_files) for part in attached(message)))
+
+
+def overlooking(message: Any) -> Question:
+    """As DeepSearch reads a message: a part that it cannot take is no error, and is not there."""
+    found = []
+    for part in attached(message):
+        with suppress(ValueError):
+            found.append(_attachment(part, openai_files=False))
+    return Question(text_of(message.get("content")), tuple(found))
+
+
+def attached(message: Any) -> list[dict[str, Any]]:
+    """The parts that are not text."""
+    content = message.get("content") if isinstance(message, dict) else None
     parts = content if isinstance(content, list) else []
-    return Question(text_of(content), tuple(_attachment(part, openai_files) for part in parts if _attached(part)))
-
-
-def _attached(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") != "text"
+    return [part for part in parts if isinstance(part, dict) and part.get("type") != "text"]
 
 
 def _attachment(part: dict[str, Any], openai_files: bool) -> Attachment:

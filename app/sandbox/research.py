@@ -4,10 +4,10 @@
 
 The run is told here; how each provider writes it down is in deepsearch.py and aihubmix.py.
 
-The quirks of the real server are kept. Queries and visits come before the thought that
-explains them, and visits in the middle of another thought. Found URLs are more than the
-read ones, with junk among them. A page without a date gets a footnote but no annotation.
-The total of the usage is not the sum of its parts.
+The quirks of the real server are kept. Steps are told as often as it tells them (see steps.py).
+Found URLs come without the read ones and with junk among them. A page without a date gets a
+footnote but no annotation. The total of the usage is not the sum of its parts, and no budget
+caps it. A schema is not looked at before the answer is there.
 """
 
 from __future__ import annotations
@@ -17,35 +17,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import corpus, messages, vectors
+from . import corpus, messages
 from .corpus import JUNK, Hit
 from .messages import Question
 from .schema import Filler
+from .steps import Step, steps, words
 from .wire import Json, Pause, count, pretty
 
-_SEARCHING = Pause(0.7)
-_READING = Pause(0.5)
-_WORDS = re.compile(rf"\s+|[{vectors.CJK}]|[^\W{vectors.CJK}]+(?:'\w+)?|[^\w\s]")
 _EFFORTS = {"low": (100_000, 1), "medium": (500_000, 2), "high": (1_000_000, 4)}
 _TOKENS_PER_PAGE = 60_000
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    query: str
-
-
-@dataclass(frozen=True, slots=True)
-class Visit:
-    url: str
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    text: str
-
-
-Step = Search | Visit | Word | Pause
+_PROVIDERS = ("jina", "arxiv", "duck", "brave", "serper")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +62,6 @@ class Plan:
     body: Json
     schema: Any = None
     quirk: str = ""
-    refused: str | None = None
 
     @property
     def budget(self) -> int:
@@ -101,7 +81,13 @@ class Plan:
 
     @property
     def team(self) -> int:
-        return min(count(self.body.get("team_size")) or 1, 4)
+        """Sub-questions; a team has three of them, whatever its size."""
+        return 3 if (count(self.body.get("team_size")) or 1) > 1 else 1
+
+    @property
+    def searches(self) -> bool:
+        """A provider that the server does not know searches nothing, and nobody is told."""
+        return self.body.get("search_provider") in (None, *_PROVIDERS)
 
     def hosts(self, name: str) -> list[str]:
         return [str(host).lower().removeprefix("www.") for host in self.body.get(name) or []]
@@ -111,20 +97,23 @@ def run(plan: Plan) -> Run:
     """Deterministic: the same request gives the same run."""
     failure = _failure(plan)
     if failure:
-        steps = _words("I need to look at the request. ")
-        return Run(steps=steps, content="", kind="error", usage=_usage(plan, 0), failure=failure)
-    found = corpus.search(plan.question.topic)
+        begun = [] if plan.quirk == "deepsearch-error-early" else words("I need to look at the request. ")
+        return Run(steps=begun, content="", kind="error", usage=_usage(plan, 0), failure=failure)
+    found = corpus.search(plan.question.topic) if plan.searches else []
     relevant = [hit for hit in found if hit.relevant]
-    if not relevant and len(plan.question.topic.split()) <= 3 and plan.body.get("no_direct_answer") is not True:
+    if (
+        found
+        and not relevant
+        and len(plan.question.topic.split()) <= 3
+        and plan.body.get("no_direct_answer") is not True
+    ):
         return _direct(plan)
     return _researched(plan, relevant or found[:1], known=bool(relevant))
 
 
 def _failure(plan: Plan) -> str | None:
-    if plan.quirk == "deepsearch-error":
+    if plan.quirk in ("deepsearch-error", "deepsearch-error-early"):
         return "Token budget exceeded while calling model"
-    if plan.refused is not None:
-        return plan.refused
     for name in ("boost_hostnames", "bad_hostnames", "only_hostnames"):
         if plan.body.get(name) is not None and not isinstance(plan.body[name], list):
             return f"body.{name}?.map is not a function"
@@ -145,11 +134,11 @@ def _researched(plan: Plan, hits: list[Hit], *, known: bool) -> Run:
     answer = _answer(plan, read, known=known)
     content, kind = _formed(plan, answer, _facts(read))
     return Run(
-        steps=_quirky(plan, _steps(plan, read)),
+        steps=_steps(plan, read),
         content=content,
         kind=kind,
         usage=_usage(plan, len(read)),
-        citations=_citations(plan, read) if read and kind == "text" else None,
+        citations=_citations(plan, read),
         extras=_extras(plan, found, [hit.page.url for hit in read]),
     )
 
@@ -167,16 +156,9 @@ def _readable(plan: Plan, hits: list[Hit]) -> list[Hit]:
 
 
 def _steps(plan: Plan, read: list[Hit]) -> list[Step]:
-    topic = plan.question.topic
-    queries = _queries(plan, read)
-    searched: list[Step] = [step for query in queries for step in (Search(query), _SEARCHING)]
-    visits: list[Step] = [step for hit in read for step in (Visit(hit.page.url), _READING)]
-    first = _words(f"I need to find out: {topic} Let me search for {', '.join(queries)} to gather more information. ")
-    urls = ", ".join(hit.page.url for hit in read)
-    then = f"Let me read {urls} to gather more information. " if read else "I may read none of the pages found. "
+    queries = _queries(plan, read) if plan.searches else []
     notes = "".join(f"{hit.page.title} says: {hit.sentence} " for hit in read)
-    last = "But wait, let me evaluate the answer first. The answer is definitive, so let me finalize it. "
-    return [*searched, *first[:10], *visits, *first[10:], *_words(then), *_words(notes), *_words(last)]
+    return steps(plan.question.topic, queries, [hit.page.url for hit in read], notes, plan.quirk)
 
 
 def _queries(plan: Plan, read: list[Hit]) -> list[str]:
@@ -185,25 +167,6 @@ def _queries(plan: Plan, read: list[Hit]) -> list[str]:
     words = " ".join(re.findall(r"[^\W_]+", plan.question.topic)[:8]) or "sandbox"
     more = [hit.page.title.casefold() for hit in read][: plan.team]
     return [f"{query}{suffix}" for query in dict.fromkeys([words.casefold(), *more])]
-
-
-def _words(text: str) -> list[Step]:
-    """Words, spaces and marks one by one, each after the time that typing it takes."""
-    return [step for word in _WORDS.findall(text) for step in (Pause(_typing(word)), Word(word))]
-
-
-def _typing(word: str) -> float:
-    return 0.01 if word.isspace() else 0.02 + 0.004 * min(len(word), 20)
-
-
-def _quirky(plan: Plan, steps: list[Step]) -> list[Step]:
-    """The last thought is broken off; ``repeated-thought`` then sends it again, whole."""
-    if plan.quirk == "dropped-thought":
-        return steps[:-24]
-    if plan.quirk == "repeated-thought":
-        thought = "But wait, let me evaluate the answer first. The answer is definitive, so let me finalize it. "
-        return [*steps[:-24], Word(thought)]
-    return steps
 
 
 # -------------------------------------------------------------------------- answer
@@ -239,15 +202,27 @@ def _attached(question: Question) -> str:
 
 def _citations(plan: Plan, read: Iterable[Hit]) -> list[Citation]:
     dated = [Citation(hit.page.title, hit.sentence, hit.page.url, hit.page.date) for hit in read if hit.page.date]
-    return dated[: count(plan.body.get("max_annotations")) or 10]
+    most = plan.body.get("max_annotations")
+    return dated[: count(most) or (1 if most == 0 else 10)]
 
 
 def _formed(plan: Plan, answer: str, facts: dict[str, str]) -> tuple[str, str]:
-    """The answer and its type; JSON that fits the schema where one is given."""
+    """The answer and its type. With a schema it is JSON that fits it, and prose of the same type where that failed."""
     if plan.schema is None:
         return answer, "text"
     text = facts.get("sentence") or answer
-    return pretty(Filler(plan.schema, text, facts).value()), "json"
+    try:
+        value = Filler(plan.schema, text, facts).value()
+    except ValueError:
+        return answer, "json"
+    match plan.quirk:
+        case "json-prose":
+            return answer, "json"
+        case "json-string":
+            return pretty(text), "json"
+        case "json-object":
+            return pretty({"unasked": value}), "json"
+    return pretty(value), "json"
 
 
 def _facts(read: list[Hit]) -> dict[str, str]:
@@ -259,19 +234,24 @@ def _facts(read: list[Hit]) -> dict[str, str]:
 
 
 def _usage(plan: Plan, pages: int) -> Json:
-    """A large number a page read; a budget caps the total, which is not the sum."""
+    """A large number a page read, whatever the budget: it is looked at between the steps. The total is not the sum."""
     prompt = 18_000 + 21_500 * pages + len(plan.question.text)
     completion = 2_600 + 3_250 * pages
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
-        "total_tokens": min(prompt + completion - 450, plan.budget),
+        "total_tokens": prompt + completion - 450,
     }
 
 
 def _extras(plan: Plan, found: list[str], read: list[str]) -> Json:
-    """``visitedURLs`` is the first ``max_returned_urls`` of all that was found; ``numURLs`` counts all."""
-    everything = [*found, *JUNK] if found else []
+    """``visitedURLs`` is the first ``max_returned_urls`` of what was found and not read; ``numURLs`` counts all of it.
+
+    A team tells of the same pages twice.
+    """
+    everything = [url for url in [*found, *JUNK] if url not in read] if found else []
+    if plan.team > 1:
+        everything, read = everything * 2, read * 2
     most = plan.body.get("max_returned_urls", 100)
     shown = everything[: int(most)] if str(most).isdecimal() else everything
     images = {"relatedImages": [f"{url}.png" for url in read]} if plan.body.get("with_images") is True else {}
@@ -284,14 +264,11 @@ def _extras(plan: Plan, found: list[str], read: list[str]) -> Json:
 def plan(body: Json, quirk: str, schema: Any = None) -> Plan | None:
     """The plan of a request; None where the last message is not the user's.
 
-    Messages without content are dropped first, as the server does. A part of a message that
-    DeepSearch cannot take makes the run fail: OpenAI's ``file`` is not converted there.
+    Messages without content are dropped first, as the server does, and system messages are never looked at. A picture
+    or a file in an assistant's turn makes the question vanish, and the run is about nothing.
     """
     spoken = [message for message in body["messages"] if isinstance(message, dict) and message.get("content")]
     if not spoken or spoken[-1].get("role") != "user":
         return None
-    try:
-        question = messages.question(spoken[-1], openai_files=False)
-    except ValueError as error:
-        return Plan(Question(""), body, refused=str(error))
-    return Plan(question, body, schema, quirk)
+    lost = any(message.get("role") == "assistant" and messages.attached(message) for message in spoken)
+    return Plan(Question("") if lost else messages.overlooking(spoken[-1]), body, schema, quirk)

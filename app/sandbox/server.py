@@ -12,6 +12,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -22,7 +23,7 @@ from uvicorn.server import ServerState
 from . import aihubmix, cases, deepsearch, errors, jina
 from .errors import Refused
 from .faults import Scene
-from .wire import Answer, Ask, Cut, Handler, Host, Item, Json, Pause, Stream, event
+from .wire import Answer, Ask, Cut, Handler, Host, Item, Json, Pause, Stream, Whole, event
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -55,16 +56,19 @@ def respond(path: str, method: str, authorization: str | None, body: bytes) -> A
     if name not in HOSTS:
         known = ", ".join(f"/{host}/v1" for host in HOSTS)
         return errors.express(404, f"Cannot {method} {path}. Known are: {known}")
+    host = HOSTS[name]
     try:
-        return _answer(HOSTS[name], Ask(method, rest.rstrip("/"), authorization, body))
+        answer = _answer(host, Ask(method, rest.rstrip("/"), authorization, body))
     except Refused as refused:
-        return refused.answer
+        answer = refused.answer
+    return replace(answer, headers={**host.headers, **answer.headers}) if host.headers else answer
 
 
 def _answer(host: Host, ask: Ask) -> Answer:
     handler = host.routes.get((ask.method, ask.path))
     if handler is None:
-        return host.not_found(ask)
+        allowed = ask.method == "OPTIONS" and host.headers  # a browser that asks first
+        return Whole(b"", 204) if allowed else host.not_found(ask)
     host.authorise(ask)
     body = {} if ask.method == "GET" else _decoded(host, ask.body)
     trigger = cases.find([*cases.texts(body), ask.key or ""], host.provider)

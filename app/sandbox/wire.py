@@ -85,13 +85,17 @@ Handler = Callable[[Json, str], Answer]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """One server of a provider. ``authorise`` raises errors.Refused; ``unreadable`` answers a body that is no JSON."""
+    """One server of a provider. ``authorise`` raises errors.Refused; ``unreadable`` answers a body that is no JSON.
+
+    ``headers`` are in every answer.
+    """
 
     name: str
     routes: dict[tuple[str, str], Handler]
     authorise: Callable[[Ask], None]
     unreadable: Callable[[bytes], Whole]
     not_found: Callable[[Ask], Whole]
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def provider(self) -> str:
