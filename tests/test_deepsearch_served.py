@@ -88,6 +88,6 @@ async def test_in_front_of_the_sandbox_nothing_comes_twice() -> None:
         reasoning, steps = message["reasoning_content"], told(message["x_steps"])
         assert reasoning.endswith("so let me finalize it. ")
         assert reasoning.count("But wait") == 1
-        assert len(steps) == len(set(map(tuple, steps))) >= 3
+        assert len(steps) == len(set(map(tuple, steps))) >= 2
     assert messages[0]["reasoning_content"] == messages[1]["reasoning_content"]
     assert "潮汐主要由月球的引力引起" in messages[2]["reasoning_content"]
