@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from app.endpoints.chat import Chat, collect
 from app.types import ChatCall, Event, Reasoning, Step
-from app.upstreams.deepsearch_stream import DeepSearchFold
+from app.upstreams.deepsearch_stream import STEPS, DeepSearchFold
 from app.upstreams.thoughts import WINDOW, Thoughts
 
 CJK = re.compile("[\u4e00-\u9fff\u3040-\u30ff\uac00-\ud7af]")
@@ -135,7 +135,7 @@ WORDS = st.sampled_from(
 THOUGHTS = st.lists(WORDS, min_size=1, max_size=6).map(" ".join) | st.text(
     st.sampled_from("ab. 潮\u0301🌊"), min_size=1, max_size=8
 )
-STEPS = st.sampled_from(
+TOLD = st.sampled_from(
     [
         *({"query": "tides"}, {"query": "潮汐"}, {"query": "https://a.example/"}),
         *(
@@ -156,7 +156,7 @@ def runs(draw: st.DrawFn) -> Run:
     said = st.sampled_from(few) | st.tuples(st.sampled_from(few), THOUGHTS).map(" ".join)
     thoughts = draw(st.lists(said, min_size=1, max_size=4))
     again = draw(st.none() | st.integers(0, 30))
-    return Run(thoughts, again, draw(st.lists(st.tuples(st.integers(0, 60), STEPS), max_size=12)))
+    return Run(thoughts, again, draw(st.lists(st.tuples(st.integers(0, 60), TOLD), max_size=12)))
 
 
 def folded(stream: list[bytes]) -> list[Event]:
@@ -180,6 +180,7 @@ def wanted(run: Run) -> list[Step]:
 @example(Run(["Plan A.", "Then B."], 0, []))
 @example(Run(["no no no stop"], 3, []))
 @example(Run(["Easy"], 1, []))
+@example(Run(["a", " x"], 0, []))
 def test_each_thought_is_told_once_and_each_step(run: Run) -> None:
     events = folded(run.stream)
     got = "".join(event.text for event in events if isinstance(event, Reasoning))
@@ -227,6 +228,15 @@ def test_a_long_run_holds_no_more_than_its_last_thoughts() -> None:
         tracemalloc.stop()
     assert held < 1_000_000
     assert thoughts.feed("潮299998 潮299999 so. ") == "so. "
+
+
+def test_a_run_of_very_many_steps_holds_the_first_of_them() -> None:
+    fold = DeepSearchFold("jina")
+    fold.feed(chunk({"content": "<think>", "type": "think"}))
+    for number in (*range(STEPS + 1), 0, STEPS - 1):
+        told = fold.feed(chunk({"type": "think", "query": f"q{number}"}))
+    assert told == []
+    assert fold.feed(chunk({"type": "think", "query": f"q{STEPS}"})) == [Step("search", f"q{STEPS}")]
 
 
 @pytest.mark.parametrize("word", ["a ", "ab ", "潮 ", "  "])
