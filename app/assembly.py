@@ -35,6 +35,7 @@ from .settings import SANDBOXED, Settings
 from .store import Database, NoFile
 from .types import Key, Model, Route, Upstream
 from .upstreams import KINDS
+from .upstreams.deepsearch import DeepSearchRules
 from .values import AUTO, OFF
 
 MEGABYTE = 1024 * 1024
@@ -61,7 +62,8 @@ WHOLE = Share()
 
 def build_upstreams(settings: Settings) -> dict[str, Upstream]:
     """The upstreams that have a key, best first."""
-    return {name: _upstream(name, settings.upstreams[name]) for name in settings.keyed}
+    rules = DeepSearchRules(settings.deepsearch.system_messages, settings.deepsearch.schema_mismatch)
+    return {name: _upstream(name, settings.upstreams[name], rules) for name in settings.keyed}
 
 
 def build_routes(settings: Settings) -> RouteTable:
@@ -303,8 +305,8 @@ def with_caller_key(settings: Settings) -> tuple[Settings, str | None]:
     return settings.model_copy(update={"caller_key": SecretStr(key)}), key
 
 
-def _upstream(name: str, settings: UpstreamSettings) -> Upstream:
-    return KINDS[settings.kind](name, *settings.urls)
+def _upstream(name: str, settings: UpstreamSettings, rules: DeepSearchRules) -> Upstream:
+    return KINDS[settings.kind](name, *settings.urls, rules=rules)
 
 
 def _account(settings: Settings, name: str, upstream: Upstream | None) -> Account | None:

@@ -26,7 +26,8 @@
        |  |- UpstreamBroken      502  the answer broke off, or became nonsense
        |  |- UpstreamRedirected  502  a redirect: none is followed, here or elsewhere
        |  |- UpstreamMisplaced   502  nothing is where a model that it serves should be: its address may be wrong
-       |  `- UpstreamTooLarge    502  more than is read of an answer: once more would be as much
+       |  |- UpstreamTooLarge    502  more than is read of an answer: once more would be as much
+       |  `- UpstreamMismatch    502  an answer that is not JSON of the schema that was asked for
        `- UpstreamTruncated      502  a stream that stopped before its end
 
 One envelope serves the OpenAI SDKs, which read ``error``, and the Jina classes of
@@ -37,7 +38,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import msgspec
+
 MESSAGE_LIMIT = 2000
+TEXT_LIMIT = 58_000  # bytes of an upstream's answer in an error, so that the envelope stays below 64 kB
 
 
 class ToriiError(Exception):
@@ -263,6 +267,32 @@ class UpstreamTooLarge(UpstreamFailed):
     code = "upstream_too_large"
     elsewhere = False
     should_retry = False
+
+
+class UpstreamMismatch(UpstreamFailed):
+    """``text`` is the answer, which is paid for; as much of it is told as the envelope has room for."""
+
+    code = "upstream_schema_mismatch"
+    elsewhere = False
+    repeatable = False
+    should_retry = False
+
+    def __init__(self, message: str, text: str = "") -> None:
+        super().__init__(message)
+        self.text = _fitted(text)
+
+    def envelope(self) -> dict[str, Any]:
+        envelope = super().envelope()
+        return {**envelope, "error": {**envelope["error"], "upstream_text": self.text}}
+
+
+def _fitted(text: str) -> str:
+    """As much of the text as has at most TEXT_LIMIT bytes in JSON."""
+    written = msgspec.json.encode(text)
+    while len(written) > TEXT_LIMIT:
+        text = text[: len(text) * (TEXT_LIMIT - 100) // len(written)] + " ..."
+        written = msgspec.json.encode(text)
+    return text
 
 
 class UpstreamTruncated(UpstreamError):

@@ -115,9 +115,13 @@ class Gateway:
         self._meter.settle(record, failure.status, failure)
 
     def envelope(self, error: ToriiError) -> Json:
-        """What a caller is told of an error: no key and no upstream host, in none of its fields."""
+        """What a caller is told of an error: no key and no upstream host, in none of its fields. An answer that is in
+        it stays as it is."""
         envelope = error.envelope()
-        parts = {name: part and self._message(part) for name, part in envelope["error"].items()}
+        parts = {
+            name: part if name == "upstream_text" else part and self._message(part)
+            for name, part in envelope["error"].items()
+        }
         return {**envelope, "error": parts, "detail": parts["message"]}
 
     def drain(self, seconds: float) -> None:

@@ -12,13 +12,14 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 
+from .conformity import misfit
 from .endpoints.chat import Writer
-from .errors import ToriiError, UpstreamBroken, UpstreamError, let_go, told
+from .errors import ToriiError, UpstreamBroken, UpstreamError, UpstreamMismatch, let_go, told
 from .jsontext import Malformed
 from .lease import Lease
 from .meter import Meter, Record
 from .sse import PING, Decoder, ServerEvent
-from .types import Chunk, Event, Fold, Head, Json, Stream
+from .types import Chunk, Event, Fold, Head, Json, Stream, Structured
 
 logger = logging.getLogger("torii.relay")
 
@@ -132,7 +133,7 @@ async def translate(
     begun = False
     while not fold.done and (pieces := await stream.pieces(look)) is not None:
         for piece in pieces:
-            events, failure = fold_all(fold, decoder.feed(piece))
+            events, failure = await _conforming(*fold_all(fold, decoder.feed(piece)))
             if events:
                 stream.progressed()
                 record.see(events)
@@ -141,7 +142,7 @@ async def translate(
                     yield events
                 else:
                     held += events
-                    if begun := says_something(events):
+                    if begun := says_something(events) and not isinstance(failure, UpstreamMismatch):
                         look = math.inf
                         yield held
             if failure is not None:
@@ -152,7 +153,7 @@ async def translate(
             look = math.inf
             yield held
             held = []
-    events, failure = fold_all(fold, decoder.end())
+    events, failure = await _conforming(*fold_all(fold, decoder.end()))
     # Half an event at the end is a stream that was cut, which fold.end says better.
     if failure is not None and not isinstance(failure, Garbled):
         raise failure
@@ -179,6 +180,14 @@ def _hollow(chunk: Json) -> bool:
         if name in ("delta", "message", "text", "finish_reason")
         for value in ([said for key, said in part.items() if key != "role"] if isinstance(part, dict) else [part])
     )
+
+
+async def _conforming(events: list[Event], failure: ToriiError | None) -> tuple[list[Event], ToriiError | None]:
+    """The events up to an answer that does not fit its schema, and that failure."""
+    for number, event in enumerate(events):
+        if type(event) is Structured and (why := await misfit(event.schema, event.text)):
+            return events[:number], UpstreamMismatch(f"the answer {why}", event.text)
+    return events, failure
 
 
 class Garbled(UpstreamBroken):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from .config import Values
-from .types import EndpointName, OnDisconnect, ReasoningMode
+from .types import EndpointName, OnDisconnect, OnMismatch, ReasoningMode, SystemMessages
 from .values import (
     AUTO,
     KNOWN,
@@ -187,6 +187,8 @@ class ModelSettings(Section):
 class DeepSearchSettings(Section):
     reasoning: ReasoningMode = "reasoning_content"
     answer_chunk_characters: Annotated[int, BeforeValidator(number), Field(ge=0)] = 200
+    system_messages: SystemMessages = "fold"
+    schema_mismatch: OnMismatch = "error"
 
 
 class TimeoutSettings(Section):

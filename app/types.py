@@ -20,6 +20,8 @@ Json = dict[str, Any]
 EndpointName = Literal["embeddings", "rerank", "chat"]
 Encoding = Literal["float", "base64", "binary", "ubinary"]
 ReasoningMode = Literal["reasoning_content", "reasoning", "think_tags", "drop"]
+SystemMessages = Literal["fold", "drop", "refuse"]
+OnMismatch = Literal["error", "pass"]
 OnDisconnect = Literal["cancel", "drain", "detach"]
 
 
@@ -234,6 +236,14 @@ class Extras(Value, frozen=True):
     fields: Json
 
 
+class Structured(Value, frozen=True):
+    """The whole answer to a call that asked for JSON, and the schema that it is to fit. The text comes behind it: an
+    SDK that reads JSON as it comes fails on prose."""
+
+    text: str
+    schema: Json
+
+
 class Finish(Value, frozen=True):
     reason: str
 
@@ -250,7 +260,7 @@ class Chunk(Value, frozen=True):
     body: Json
 
 
-Event = Head | Reasoning | Step | Text | Citations | Extras | Finish | Usage | Chunk
+Event = Head | Reasoning | Step | Text | Citations | Extras | Structured | Finish | Usage | Chunk
 
 
 class Fold(Protocol):

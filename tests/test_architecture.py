@@ -23,7 +23,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("jsontext", "models", "names", "parameters", "redact", "sse", "tokens", "unpacking", "usage"),
     ("vectors",),
     ("endpoints", "routing", "upstreams"),
-    ("files", "offers", "outgoing", "proxies", "sqlite", "table", "writer"),
+    ("checker", "conformity", "files", "offers", "outgoing", "proxies", "sqlite", "table", "writer"),
     (
         "alarm",
         "breaker",
@@ -81,7 +81,7 @@ SETTINGS_READERS = {
     "server",
     "workers",
 }
-PURE_PACKAGES = {"msgspec", "tiktoken"}
+PURE_PACKAGES = {"jsonschema_rs", "msgspec", "tiktoken"}
 FILES_AND_SOCKETS = {"http", "io", "logging", "os", "pathlib", "select", "selectors", "shutil", "socket", "ssl", "sys"}
 CLOCKS_AND_CHANCE = {"asyncio", "contextvars", "random", "secrets", "signal", "subprocess", "threading", "time", "uuid"}
 IMPURE_CALLS = {"open", "print", "input", "now", "today", "utcnow", "urlopen"}

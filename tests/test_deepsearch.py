@@ -112,6 +112,7 @@ def test_an_integer_as_string_as_in_jinas_own_example() -> None:
         ("only_hostnames", "jina.ai", 'only_hostnames must be a list of host names, such as ["jina.ai"]'),
         ("bad_hostnames", [1], 'bad_hostnames must be a list of host names, such as ["jina.ai"]'),
         ("search_provider", 1, "search_provider must be one of jina, arxiv, duck, brave, serper"),
+        ("search_provider", "google", "search_provider must be one of jina, arxiv, duck, brave, serper"),
         ("language_code", 1, "language_code must be a string"),
         ("min_annotation_relevance", 2, "min_annotation_relevance must be a number from 0 to 1"),
         ("n", 2, "DeepSearch gives one answer: n must be 1"),
@@ -136,15 +137,144 @@ def test_n_of_one_and_no_tools_pass() -> None:
 
 def test_messages_are_made_those_of_the_provider() -> None:
     turns = [
-        {"role": "developer", "content": [{"type": "text", "text": "be"}, {"type": "text", "text": "brief"}]},
-        {"role": "assistant", "content": "Hi", "reasoning_content": "hm", "annotations": [], "refusal": None},
         {"role": "user", "name": "ann", "content": [{"type": "text", "text": "hi"}]},
+        {"role": "assistant", "content": "Hi", "reasoning_content": "hm", "annotations": [], "refusal": None},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
+        {"role": "assistant", "content": None, "tool_calls": []},
+        ASK,
     ]
     assert body(messages=turns)["messages"] == [
-        {"role": "system", "content": "be brief"},
-        {"role": "assistant", "content": "Hi"},
         {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+        {"role": "assistant", "content": "Hi"},
+        {"role": "assistant", "content": [{"type": "text", "text": "no"}]},
+        {"role": "assistant", "content": None},
+        ASK,
     ]
+
+
+SYSTEM = {"role": "system", "content": "Answer in French."}
+DEVELOPER = {"role": "developer", "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}]}
+ANSWERED = {"role": "assistant", "content": "Hi"}
+
+
+@pytest.mark.parametrize(
+    ("turns", "sent"),
+    [
+        ([SYSTEM, ASK], [{"role": "user", "content": "Answer in French.\n\nhi"}]),
+        (
+            [SYSTEM, ASK, ANSWERED, DEVELOPER, ASK],
+            [{"role": "user", "content": "Answer in French.\n\nBe brief.\n\nhi"}, ANSWERED, ASK],
+        ),
+        (
+            [ANSWERED, SYSTEM, {"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+            [
+                ANSWERED,
+                {
+                    "role": "user",
+                    "content": [{"type": "text", "text": "Answer in French."}, {"type": "text", "text": "hi"}],
+                },
+            ],
+        ),
+        ([SYSTEM, {"role": "user", "content": ""}, ASK], [{"role": "user", "content": "Answer in French."}, ASK]),
+        ([{"role": "system", "content": " "}, {"role": "system", "content": None}, ASK], [ASK]),
+    ],
+)
+def test_system_messages_stand_before_the_first_question(turns: list[Any], sent: list[Any]) -> None:
+    assert body(messages=turns)["messages"] == sent
+
+
+def test_system_messages_may_be_dropped_or_refused() -> None:
+    call = Chat().parse({"model": "jina-deepsearch-v1", "messages": [SYSTEM, ASK]}, "/v1/chat/completions")
+    assert deepsearch_body(call, "drop")["messages"] == [ASK]
+    with pytest.raises(InvalidRequest) as caught:
+        deepsearch_body(call, "refuse")
+    assert caught.value.param == "messages[0].role"
+    assert caught.value.message == (
+        "messages[0] is a system message, which DeepSearch does not read; put its text into the user's (this gateway "
+        "is set to deepsearch.system_messages: refuse)"
+    )
+    blank = Chat().parse(
+        {"model": "jina-deepsearch-v1", "messages": [{"role": "system", "content": ""}, ASK]}, "/v1/chat/completions"
+    )
+    assert deepsearch_body(blank, "refuse")["messages"] == [ASK]
+
+
+@pytest.mark.parametrize("role", ["assistant", "system"])
+@pytest.mark.parametrize(
+    "media",
+    [
+        {"type": "image_url", "image_url": {"url": "https://a.example/x.png"}},
+        {"type": "image", "image": "https://a.example/x.png"},
+        {"type": "file", "file": {"file_data": "data:text/plain;base64,aGk="}},
+    ],
+)
+def test_a_picture_or_file_outside_of_a_users_turn_loses_no_question(role: str, media: dict[str, Any]) -> None:
+    error = refused(messages=[ASK, {"role": role, "content": [{"type": "text", "text": "a"}, media]}, ASK])
+    assert error.param == "messages[1].content[1]"
+    assert error.message == (
+        f"messages[1].content[1] is of type {media['type']}, which DeepSearch takes in a user's message only; this one "
+        f"is of role {role}"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", " \n\t", "\u3000", None, [], [{"type": "text", "text": " "}, {"type": "text", "text": ""}]],
+)
+def test_a_blank_question_is_refused(content: Any) -> None:
+    error = refused(messages=[ASK, ANSWERED, {"role": "user", "content": content}])
+    assert error.param == "messages[2].content"
+    assert error.message == "messages[2].content is blank: the last message is the question for DeepSearch"
+
+
+def test_a_picture_alone_is_a_question() -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://a.example/x.png"}}
+    assert body(messages=[{"role": "user", "content": [image]}])["messages"] == [
+        {"role": "user", "content": [{"type": "image", "image": "https://a.example/x.png"}]}
+    ]
+
+
+def test_a_schema_is_checked_before_the_run_is_paid_for() -> None:
+    def said(schema: Any) -> tuple[str | None, str]:
+        error = refused(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+        return error.param, error.message
+
+    field = "response_format.json_schema"
+    for remote in ("http://127.0.0.1:9/x.json", "file:///etc/passwd", "other.json#/a"):
+        at = f"{field}.properties.a.anyOf[1].$ref"
+        assert said({"properties": {"a": {"anyOf": [{}, {"$ref": remote}]}}}) == (
+            at,
+            f"{at} refers to another document, and this gateway fetches none: put the definition into $defs and refer "
+            "to it as #/$defs/<name>",
+        )
+    assert said({"properties": {"a": {"type": "nonsense"}}}) == (
+        f"{field}.properties.a.type",
+        f"{field}.properties.a.type is not valid JSON schema (its anyOf is wrong)",
+    )
+    assert said({"properties": 5}) == (
+        f"{field}.properties",
+        f"{field}.properties is not valid JSON schema (its type is wrong)",
+    )
+    assert said({"pattern": "["}) == (
+        f"{field}.pattern",
+        f"{field}.pattern is not a regular expression that this gateway can check",
+    )
+    assert said({"$ref": "#/$defs/none"}) == (
+        field,
+        f"{field} has a $ref that leads nowhere; refer to definitions as #/$defs/<name>",
+    )
+    deep: dict[str, Any] = {}
+    for _ in range(500):
+        deep = {"items": deep}
+    assert said(deep) == (field, f"{field} is nested too deeply, or is no JSON schema")
+
+
+def test_patterns_that_look_around_are_taken() -> None:
+    schema = {"type": "string", "pattern": r"^(?!\.)(?!.*\.\.)[a-z.]+@[a-z]+$", "format": "email"}
+    assert body(response_format={"type": "json_schema", "json_schema": schema})["response_format"] == {
+        "type": "json_schema",
+        "json_schema": schema,
+    }
 
 
 @pytest.mark.parametrize(

@@ -621,3 +621,42 @@ async def test_a_call_that_fails_has_one_line_with_the_reason(caplog: pytest.Log
     about = dict(vars(record)["about"])
     assert (response.status_code, about["error"]) == (502, "upstream_unreachable")
     assert about["reason"] == "nobody listens there"
+
+
+async def test_a_body_above_the_servers_limit_is_refused_here(
+    gateway: RunningGateway, upstream: ScriptedUpstream
+) -> None:
+    """A PDF of 8 MB passes as a part, and has 11 MB in base64: the server's 413 is a page with its paths."""
+    pdf = b64encode(b"%PDF" + bytes(8 * 1024 * 1024)).decode()
+    part = {"type": "file", "file": {"filename": "a.pdf", "file_data": pdf}}
+    response = await gateway.post("/v1/chat/completions", {**ASK, "messages": [{"role": "user", "content": [part]}]})
+    sent_part = {"type": "file", "data": f"data:application/pdf;base64,{pdf}", "mimeType": "application/pdf"}
+    sent = {**ASK, "messages": [{"role": "user", "content": [sent_part]}], "stream": True}
+    assert response.status_code == 413
+    assert response.json()["error"] == {
+        "message": "DeepSearch takes 10,485,760 bytes in a request, files in base64 among them; this one has "
+        f"{len(msgspec.json.encode(sent)):,}",
+        "type": "invalid_request_error",
+        "param": "messages",
+        "code": "too_large",
+    }
+    assert upstream.seen == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "sent"),
+    [
+        ("fold", 200, [{"role": "user", "content": "Be brief.\n\nhi"}]),
+        ("drop", 200, [{"role": "user", "content": "hi"}]),
+        ("refuse", 400, None),
+    ],
+)
+async def test_the_operator_says_what_becomes_of_system_messages(
+    policy: str, status: int, sent: Any, upstream: ScriptedUpstream
+) -> None:
+    upstream.plays(streams(FULL))
+    messages = [{"role": "system", "content": "Be brief."}, *ASK["messages"]]
+    async with running_gateway(settings_for(upstream.url, deepsearch={"system_messages": policy})) as gateway:
+        response = await gateway.post("/v1/chat/completions", {**ASK, "messages": messages})
+    assert response.status_code == status
+    assert [seen.body["messages"] for seen in upstream.seen] == ([sent] if sent else [])

@@ -174,7 +174,9 @@ DEEPSEARCH: Json = {
         "The only hosts whose pages are read. Where the search finds none of them, nothing is read."
     ),
     "search_provider": option(
-        "string", f"Where to search: {', '.join(PLACES)}. `arxiv` reads there alone.", examples=["arxiv"]
+        "string",
+        f"Where to search: {', '.join(PLACES)}. `arxiv` reads there alone.",
+        examples=["arxiv"],
     ),
     "search_language_code": option(
         "string", "The language of the searches. Otherwise DeepSearch chooses.", examples=["en"]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
+from ..errors import TooLarge
 from ..types import Call, ChatCall, EmbeddingsCall, Fold, Json, Reply, Request, RerankCall, Target
 from . import answers
 from .chat import ChatFold, chat_body, chat_reply
-from .deepsearch import deepsearch_body, wants_citations
+from .deepsearch import DeepSearchRules, deepsearch_body, schema_of, wants_citations
 from .deepsearch_stream import DeepSearchFold
 from .failures import failure, not_there
 from .parts import text_of
+
+BODY_LIMIT = 10 * 1024 * 1024  # of the whole body, at DeepSearch (express.json of jina-ai/node-DeepResearch)
 
 PATHS = {"embeddings": "/embeddings", "rerank": "/rerank", "chat": "/chat/completions"}
 
@@ -23,6 +26,7 @@ class OpenAICompatible:
 
     name: str
     base_url: str
+    rules: DeepSearchRules = field(default=DeepSearchRules(), kw_only=True)
 
     def request(self, call: Call, target: Target) -> Request:
         headers = {
@@ -32,6 +36,12 @@ class OpenAICompatible:
             "x-request-id": call.id,  # DeepSearch takes it for its trace id
         }
         body = msgspec.json.encode({"model": target.name, **self.body(call, target)})
+        if target.model.deepsearch and len(body) > BODY_LIMIT:
+            raise TooLarge(
+                f"DeepSearch takes {BODY_LIMIT:,} bytes in a request, files in base64 among them; this one has "
+                f"{len(body):,}",
+                param="messages",
+            )
         return Request(self.url(call, target), headers, body, once=target.model.deepsearch)
 
     def url(self, call: Call, target: Target) -> str:
@@ -44,7 +54,7 @@ class OpenAICompatible:
         if isinstance(call, RerankCall):
             return self.rerank(call, target)
         if isinstance(call, ChatCall):
-            return deepsearch_body(call) if target.model.deepsearch else chat_body(call)
+            return deepsearch_body(call, self.rules.system_messages) if target.model.deepsearch else chat_body(call)
         raise TypeError(f"no upstream takes a {type(call).__name__}")
 
     def embeddings(self, call: EmbeddingsCall, target: Target) -> Json:
@@ -70,7 +80,8 @@ class OpenAICompatible:
     def fold(self, call: Call, target: Target, status: int = 200) -> Fold:
         if not target.model.deepsearch:
             return ChatFold(self.name, status)
-        return DeepSearchFold(self.name, status, citing=wants_citations(call.body))
+        schema = schema_of(call.body) if self.rules.schema_mismatch == "error" else None
+        return DeepSearchFold(self.name, status, citing=wants_citations(call.body), schema=schema)
 
     def error(self, call: Call, target: Target, reply: Reply) -> Exception:
         error = failure(reply, upstream=self.name, deepsearch=target.model.deepsearch)

@@ -6,18 +6,17 @@ AIHubMix's Jina page. Both providers run the same server, so both are sent the s
 
 from __future__ import annotations
 
-import binascii
-import mimetypes
-from base64 import b64decode
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InvalidRequest, TooLarge
+from ..errors import InvalidRequest
 from ..names import not_one_of
 from ..parameters import with_fate
-from ..types import ChatCall, Json
+from ..types import ChatCall, Json, OnMismatch, SystemMessages
+from . import schemas
+from .deepsearch_messages import messages_of
 
-PART_LIMIT = 10 * 1024 * 1024
 EFFORTS = {
     "none": "low",
     "minimal": "low",
@@ -30,16 +29,22 @@ EFFORTS = {
 }
 # Where the server searches. It takes any other name for a place where nothing is found, and answers without a source.
 PLACES = ("jina", "arxiv", "duck", "brave", "serper")
-FILE_TYPES = ("application/pdf", "text/plain")
-IMAGE_TYPES = ("image/png", "image/webp", "image/jpeg")
 
 # Read by no version of the server, and some of them would only mislead: it takes
 # max_completion_tokens for the budget of the whole research run, and then makes one attempt.
 IGNORED = with_fate("chat", "dropped", "refused") | {"stream_options"}
 
 
-def deepsearch_body(call: ChatCall) -> Json:
-    """The provider's body, without the model.
+@dataclass(frozen=True, slots=True)
+class DeepSearchRules:
+    """``schema_mismatch``: whether an answer that is not JSON of the schema asked for is an error, or passes."""
+
+    system_messages: SystemMessages = "fold"
+    schema_mismatch: OnMismatch = "error"
+
+
+def deepsearch_body(call: ChatCall, system: SystemMessages = "fold") -> Json:
+    """The provider's body, without the model; ``system`` says what becomes of system messages.
 
     Raises InvalidRequest naming the field, TooLarge for a part over 10 MB.
     """
@@ -48,7 +53,7 @@ def deepsearch_body(call: ChatCall) -> Json:
     for name, value in body.items():
         if check := PARAMETERS.get(name):
             body[name] = check(name, value)
-    body["messages"] = _messages(body["messages"])
+    body["messages"] = messages_of(body["messages"], system)
     _response_format(body)
     # Always streamed: a DeepSearch run outlasts the 100 seconds after which proxies give up on a silent answer (524).
     return {**body, "stream": True}
@@ -147,6 +152,15 @@ def wants_citations(body: Json) -> bool:
     return str(body.get("max_annotations")).strip("0") != ""
 
 
+def schema_of(body: Json) -> Json | None:
+    """The JSON schema that a caller's body asks for, out of OpenAI's envelope or bare."""
+    form = body.get("response_format")
+    schema = form.get("json_schema") if isinstance(form, dict) else None
+    if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
+        schema = schema["schema"]
+    return schema if isinstance(schema, dict) else None
+
+
 def _response_format(body: Json) -> None:
     """Unwraps OpenAI's envelope: the server compiles ``json_schema`` itself as the schema."""
     form = body.get("response_format")
@@ -155,123 +169,14 @@ def _response_format(body: Json) -> None:
         return
     if not isinstance(form, dict) or form.get("type") not in ("json_schema", "json_object"):
         raise InvalidRequest("response_format.type must be one of text, json_schema", param="response_format")
-    schema = form.get("json_schema")
-    if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
-        schema = schema["schema"]
-    if form["type"] == "json_schema" and not isinstance(schema, dict):
+    schema = schema_of(body)
+    if form["type"] == "json_schema" and schema is None:
         raise InvalidRequest("response_format.json_schema.schema must be an object", param="response_format")
-    if not isinstance(schema, dict):  # the server does nothing with a bare json_object, and answers in prose
+    if schema is None:  # the server does nothing with a bare json_object, and answers in prose
         raise InvalidRequest(
             "DeepSearch answers in JSON by a schema only: in place of json_object send response_format "
             '{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}',
             param="response_format",
         )
+    schemas.check(schema, "response_format.json_schema")
     body["response_format"] = {"type": "json_schema", "json_schema": schema}
-
-
-# Messages and their parts.
-
-
-def _messages(messages: list[Any]) -> list[Json]:
-    if not messages or not isinstance(messages[-1], dict) or messages[-1].get("role") != "user":
-        raise InvalidRequest("DeepSearch answers the user: the last message must have role user", param="messages")
-    if not messages[-1].get("content"):
-        raise InvalidRequest("the last message has no content", param=f"messages[{len(messages) - 1}].content")
-    return [_message(message, f"messages[{number}]") for number, message in enumerate(messages)]
-
-
-def _message(message: Any, where: str) -> Json:
-    role = message.get("role") if isinstance(message, dict) else None
-    if role == "developer":
-        role = "system"
-    if role not in ("system", "user", "assistant"):
-        raise InvalidRequest(
-            f"{where}.role must be one of system, developer, user, assistant: DeepSearch has no tools",
-            param=f"{where}.role",
-        )
-    content = message.get("content")
-    if isinstance(content, list):
-        content = [_part(part, f"{where}.content[{number}]") for number, part in enumerate(content)]
-        if role == "system":
-            content = " ".join(part["text"] for part in content if part.get("type") == "text")
-    elif not isinstance(content, str | None):
-        raise InvalidRequest(f"{where}.content must be a string or a list of parts", param=f"{where}.content")
-    # Reasoning of earlier turns is not sent back, nor tool calls and the like, which the server does not know.
-    return {"role": role, "content": content}
-
-
-def _part(part: Any, where: str) -> Json:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str):
-        return {"type": "text", "text": part["text"]}
-    if kind == "image_url":
-        url = part.get("image_url")
-        return _image(url.get("url") if isinstance(url, dict) else url, None, f"{where}.image_url")
-    if kind == "image":
-        return _image(part.get("image"), part.get("mimeType"), f"{where}.image")
-    if kind == "file":
-        return _file(part, where)
-    raise InvalidRequest(
-        f"{where}.type must be text, image_url or file (or the providers' image and file with data)",
-        param=f"{where}.type",
-    )
-
-
-def _image(image: Any, mime: Any, where: str) -> Json:
-    if not isinstance(image, str) or not image:
-        raise InvalidRequest(f"{where} must be a URL or a data URI", param=where)
-    if image.startswith(("http://", "https://")):
-        return {"type": "image", "image": image, **({"mimeType": mime} if mime else {})}
-    declared, data = _data_uri(image, where)
-    mime = declared or mime or _sniff(data)
-    if mime not in IMAGE_TYPES:
-        raise InvalidRequest(
-            f"{where} is {mime or 'of no known type'}; DeepSearch takes png, webp and jpeg", param=where
-        )
-    return {"type": "image", "image": f"data:{mime};base64,{data}", "mimeType": mime}
-
-
-def _file(part: Json, where: str) -> Json:
-    inner = part.get("file")
-    if isinstance(inner, dict):
-        if "file_data" not in inner:
-            raise InvalidRequest(f"{where}.file needs file_data: the gateway keeps no uploads", param=f"{where}.file")
-        given, mime, where = inner["file_data"], mimetypes.guess_type(str(inner.get("filename")))[0], f"{where}.file"
-    else:
-        given, mime, where = part.get("data"), part.get("mimeType"), f"{where}.data"
-    if not isinstance(given, str) or not given:
-        raise InvalidRequest(f"{where} must be a data URI", param=where)
-    declared, data = _data_uri(given, where)
-    mime = declared or mime
-    if mime not in FILE_TYPES + IMAGE_TYPES:
-        raise InvalidRequest(
-            f"{where} is {mime or 'of no known type'}; DeepSearch takes pdf, txt, png, webp and jpeg",
-            param=where,
-        )
-    return {"type": "file", "data": f"data:{mime};base64,{data}", "mimeType": mime}
-
-
-def _data_uri(text: str, where: str) -> tuple[str | None, str]:
-    """The declared type, if any, and the base64 text, whose content is checked and measured."""
-    declared = None
-    if text.startswith("data:"):
-        head, comma, text = text[5:].partition(",")
-        if not comma or not head.endswith(";base64"):
-            raise InvalidRequest(f"{where} must be a data URI in base64: data:<type>;base64,<data>", param=where)
-        declared = head.partition(";")[0].lower() or None
-    if len(text) > PART_LIMIT * 4 // 3 + 4:
-        raise TooLarge(f"{where} is larger than the 10 MB that DeepSearch takes in one part", param=where)
-    try:
-        size = len(b64decode(text, validate=True))
-    except (binascii.Error, ValueError):
-        raise InvalidRequest(f"{where} is not base64", param=where) from None
-    if size > PART_LIMIT:
-        raise TooLarge(f"{where} is larger than the 10 MB that DeepSearch takes in one part", param=where)
-    return declared, text
-
-
-def _sniff(data: str) -> str | None:
-    for start, mime in (("iVBOR", "image/png"), ("/9j/", "image/jpeg"), ("UklGR", "image/webp")):
-        if data.startswith(start):
-            return mime
-    return None

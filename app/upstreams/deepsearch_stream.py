@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ..errors import UpstreamError, UpstreamFailed, UpstreamTruncated
-from ..types import Citations, Event, Extras, Finish, Head, Json, Reasoning, Step, Text, Usage
+from ..types import Citations, Event, Extras, Finish, Head, Json, Reasoning, Step, Structured, Text, Usage
 from ..usage import counts
 from .citations import cite, is_web
 from .failures import event_of, hidden_failure, told_as_text
@@ -27,13 +27,17 @@ STEPS = 10_000  # of a run that are known again; a long one of a team has some h
 class DeepSearchFold:
     """One upstream event in, what it means out. Raises UpstreamError for a failure told in the stream.
 
-    ``citing`` False leaves the citations out: the server takes ``max_annotations`` 0 for 1.
+    ``citing`` False leaves the citations out: the server takes ``max_annotations`` 0 for 1. ``schema`` is what the answer
+    is to fit; it is told whole then, once it is complete.
     """
 
-    def __init__(self, upstream: str, status: int = 200, *, citing: bool = True) -> None:
+    def __init__(
+        self, upstream: str, status: int = 200, *, citing: bool = True, schema: Json | None = None
+    ) -> None:
         self._upstream = upstream
         self._status = status
         self._citing = citing
+        self._schema = schema
         self._thoughts = Thoughts()
         self._answer: list[str] = []
         self._half = ""
@@ -170,7 +174,7 @@ class DeepSearchFold:
         if not text:
             return []
         self._answer.append(text)
-        return [Text(text)]
+        return [Text(text)] if self._schema is None else []
 
     def _think_end(self) -> list[Event]:
         self._undecided = None
@@ -184,7 +188,11 @@ class DeepSearchFold:
             self._half = ""
             events += self._text("\ufffd")
         events += self._think_end()
-        if annotations := cite("".join(self._answer), self._annotations):
+        answer = "".join(self._answer)
+        if self._schema is not None:
+            events += [Structured(answer, self._schema)] if finish == "stop" else []
+            events += [Text(answer)] if answer else []
+        if annotations := cite(answer, self._annotations):
             events.append(Citations(annotations))
         if extras := _extras(chunk):
             events.append(Extras(extras))
