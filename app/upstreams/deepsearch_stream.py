@@ -27,13 +27,11 @@ STEPS = 10_000  # of a run that are known again; a long one of a team has some h
 class DeepSearchFold:
     """One upstream event in, what it means out. Raises UpstreamError for a failure told in the stream.
 
-    ``citing`` False leaves the citations out: the server takes ``max_annotations`` 0 for 1. ``schema`` is what the answer
-    is to fit; it is told whole then, once it is complete.
+    ``citing`` False leaves the citations out: the server takes ``max_annotations`` 0 for 1. ``schema`` is what the
+    answer is to fit; it is told whole then, once it is complete.
     """
 
-    def __init__(
-        self, upstream: str, status: int = 200, *, citing: bool = True, schema: Json | None = None
-    ) -> None:
+    def __init__(self, upstream: str, status: int = 200, *, citing: bool = True, schema: Json | None = None) -> None:
         self._upstream = upstream
         self._status = status
         self._citing = citing

@@ -83,7 +83,9 @@ MARKUP = re.compile(
     re.IGNORECASE,
 )
 # Only a page has these; formatting stands in honest texts too.
-PAGE = re.compile(r"<(?:!|\?|/?(?:html|head|body|title|meta|link|script|style|center|iframe|noscript)\b)", re.IGNORECASE)
+PAGE = re.compile(
+    r"<(?:!|\?|/?(?:html|head|body|title|meta|link|script|style|center|iframe|noscript)\b)", re.IGNORECASE
+)
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 HTML_BLOCK = re.compile(r"<(script|style|head)\b.*?(?:</\1\s*>|$)", re.IGNORECASE | re.DOTALL)
 HTML_TAG = re.compile(r"</?[a-z!][^<>]*(?:>|$)", re.IGNORECASE)
