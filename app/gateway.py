@@ -115,14 +115,10 @@ class Gateway:
         self._meter.settle(record, failure.status, failure)
 
     def envelope(self, error: ToriiError) -> Json:
-        """What a caller is told of an error: no key and no upstream host, in none of its fields. An answer that is in
-        it stays as it is."""
+        """What a caller is told of an error: no key and no upstream host in any field; an answer as it is."""
         envelope = error.envelope()
-        parts = {
-            name: part if name == "upstream_text" else part and self._message(part)
-            for name, part in envelope["error"].items()
-        }
-        return {**envelope, "error": parts, "detail": parts["message"]}
+        own = {k: part and self._message(part) for k, part in envelope["error"].items() if k != "upstream_text"}
+        return {**envelope, "error": {**envelope["error"], **own}, "detail": own["message"]}
 
     def drain(self, seconds: float) -> None:
         """No new work from now on; what waits for an upstream after ``seconds`` ends with an error. Said again, the

@@ -20,11 +20,12 @@ from .conftest import (
 
 RANKING = replies({"results": [{"index": 0, "relevance_score": 0.5}], "usage": {"total_tokens": 1}})
 COMPLETION = replies({"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]})
-RESEARCH = streams(b'data: {"choices":[{"delta":{"content":"a","type":"text"},"finish_reason":"stop"}]}\n\n')
+RESEARCH = streams(b'data: {"choices":[{"delta":{"content":"{}","type":"text"},"finish_reason":"stop"}]}\n\n')
 
 
 async def answer(request: Seen, writer: asyncio.StreamWriter) -> Any:
-    """A vector for each input, of 768 numbers unless told otherwise, a ranking of one document, a text."""
+    """A vector for each input, of 768 numbers unless told otherwise, a ranking of one document, a text; a JSON object of
+    DeepSearch."""
     kind, body = request.path.rpartition("/")[2], request.body
     if kind == "embeddings":
         inputs = body["input"] if isinstance(body["input"], list) else [body["input"]]

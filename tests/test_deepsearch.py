@@ -112,7 +112,11 @@ def test_an_integer_as_string_as_in_jinas_own_example() -> None:
         ("only_hostnames", "jina.ai", 'only_hostnames must be a list of host names, such as ["jina.ai"]'),
         ("bad_hostnames", [1], 'bad_hostnames must be a list of host names, such as ["jina.ai"]'),
         ("search_provider", 1, "search_provider must be one of jina, arxiv, duck, brave, serper"),
-        ("search_provider", "google", "search_provider must be one of jina, arxiv, duck, brave, serper"),
+        (
+            "search_provider",
+            "google",
+            "search_provider must be one of jina, arxiv, duck, brave, serper. Nearest: brave",
+        ),
         ("language_code", 1, "language_code must be a string"),
         ("min_annotation_relevance", 2, "min_annotation_relevance must be a number from 0 to 1"),
         ("n", 2, "DeepSearch gives one answer: n must be 1"),

@@ -17,6 +17,7 @@ from app.errors import (
     UpstreamBroken,
     UpstreamError,
     UpstreamFailed,
+    UpstreamMismatch,
     UpstreamMisplaced,
     UpstreamQuota,
     UpstreamRateLimited,
@@ -42,6 +43,7 @@ SAID: dict[str, UpstreamError] = {
     "a stream that stops": UpstreamTruncated("x"),
     "more than": UpstreamTooLarge("x"),
     "nothing there": UpstreamMisplaced("x"),
+    "a DeepSearch answer": UpstreamMismatch("x"),
 }
 # Of this kind are failures that a repeat would only meet again.
 LASTING = "vectors of another size"
