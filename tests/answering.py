@@ -24,8 +24,8 @@ RESEARCH = streams(b'data: {"choices":[{"delta":{"content":"{}","type":"text"},"
 
 
 async def answer(request: Seen, writer: asyncio.StreamWriter) -> Any:
-    """A vector for each input, of 768 numbers unless told otherwise, a ranking of one document, a text; a JSON object of
-    DeepSearch."""
+    """A vector for each input, of 768 numbers unless told otherwise, a ranking of one document, a text; of
+    DeepSearch a JSON object."""
     kind, body = request.path.rpartition("/")[2], request.body
     if kind == "embeddings":
         inputs = body["input"] if isinstance(body["input"], list) else [body["input"]]
