@@ -30,7 +30,7 @@ from .meter import Meter, Record
 from .quota import Need
 from .relay import Relay, begin, translate
 from .routing import RouteTable
-from .types import Call, ChatCall, Json, Route, Target, Value
+from .types import Call, ChatCall, EmbeddingsCall, Json, Route, Target, Value
 
 
 class Answer(Value, frozen=True):
@@ -159,8 +159,8 @@ class Gateway:
             )
             return Outcome(target, reply)
         parts = endpoint.split(found.rest, found.target.model.max_inputs)
-        ways = way.parted(lookup.needs(way.need, len(parts)))
-        asks = [partial(self._attempts.ask, part, way, record) for part, way in zip(parts, ways, strict=True)]
+        needs = way.need.parted(len(parts), *lookup.missing(), batch=isinstance(found.rest, EmbeddingsCall))
+        asks = [partial(self._attempts.ask, *each, record) for each in zip(parts, way.parted(needs), strict=True)]
         answers = await self._attempts.parts(asks)
         outcome = found.filled(endpoint.merge(found.rest, [reply for _, reply in answers]), answers[0][0])
         lookup.keep(found, parts, answers)

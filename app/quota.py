@@ -48,6 +48,14 @@ class Need(Value, frozen=True):
         """An estimate, by the four characters that a token has on average."""
         return cls(len(body) // 4, route.model.deepsearch)
 
+    def parted(self, parts: int, missing: int, inputs: int, *, batch: bool) -> list[Need]:
+        """What the parts of a call need of whose ``inputs`` so many are ``missing``: the first counts all their tokens.
+
+        Only a call without parts may go together with others, if ``batch`` allows it.
+        """
+        first = Need(self.tokens * missing // inputs, self.deepsearch, self.since, batch=batch and parts == 1)
+        return [first, *[Need(0, self.deepsearch, self.since)] * (parts - 1)]
+
     @property
     def line(self) -> tuple[bool, bool]:
         """The kind of calls with which it waits for a minute to pass."""

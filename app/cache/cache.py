@@ -20,7 +20,6 @@ from msgspec.structs import replace
 
 from ..errors import UpstreamFailed
 from ..meter import Record
-from ..quota import Need
 from ..types import Call, EmbeddingsCall, Json, RerankCall, Route, Target
 from ..vectors import encoded
 from .entries import Entry, unpacked
@@ -183,19 +182,10 @@ class Lookup:
             self._cache.in_base64(found.keys, outcome.reply)
         return replace(outcome, body=render(outcome.reply))
 
-    def needs(self, need: Need, parts: int) -> list[Need]:
-        """The rest of what the call needs, still to be asked for: for its parts, of which the first counts it all.
-
-        Only a call without parts may go together with others, or be held back for them.
-        """
-        if not isinstance(self._call, EmbeddingsCall):
-            return [need] * parts
-        tokens = need.tokens
-        if self._found:
-            found = next(iter(self._found.values()))
-            tokens = tokens * len(found.missing) // len(found.keys) if found.keys else tokens
-        first = Need(tokens, need.deepsearch, need.since, batch=parts == 1)
-        return [first, *[Need(0, need.deepsearch, need.since)] * (parts - 1)]
+    def missing(self) -> tuple[int, int]:
+        """How many inputs are still to be asked for, and of how many; one of one where nothing was looked for."""
+        found = next(iter(self._found.values()), None)
+        return (len(found.missing), len(found.keys)) if found and found.keys else (1, 1)
 
     async def shared(self, begin: Begin[Outcome]) -> Outcome:
         """The outcome of ``begin``, or of an identical call that is under way. One of them gets the bill."""
