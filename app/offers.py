@@ -9,6 +9,10 @@ from __future__ import annotations
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from .errors import InvalidRequest
+
+NO_PROXY = "the request's target must be a path such as /v1/embeddings; this is no proxy"
+
 
 class Offers(HttpToolsProtocol):
     """Reads past offers. The parser stops at the end of a head with one and takes the body for the other protocol, so a
@@ -35,8 +39,13 @@ class Offers(HttpToolsProtocol):
 
     @property
     def _has_offer(self) -> bool:
-        """For ``on_headers_complete``, which then does nothing. CONNECT is no offer; it has no other meaning."""
-        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        """For ``on_headers_complete``, which then does nothing. CONNECT has no other meaning: it is refused, whatever
+        its target."""
+        if not self.parser.should_upgrade():
+            return False
+        if self.parser.get_method() == b"CONNECT":
+            raise InvalidRequest(NO_PROXY)
+        return True
 
     def on_message_complete(self) -> None:
         """As uvicorn's, but for the message that the parser makes of a head with an offer."""

@@ -25,7 +25,7 @@ from .descriptors import Descriptors
 from .edge import LEAVE
 from .errors import HeadTooLarge, HeadTooSlow, InvalidRequest, Overloaded, TargetTooLong, ToriiError
 from .exchange import BODY, LINGER_SECONDS, WHOLE
-from .offers import Offers
+from .offers import NO_PROXY, Offers
 from .outgoing import Outgoing
 
 logger = logging.getLogger("torii.protocol")
@@ -216,7 +216,7 @@ class Protocol(Offers):
         if version not in ("1.0", "1.1"):
             raise InvalidRequest(_NO_HTTP)
         if not self.url.startswith(b"/"):
-            raise InvalidRequest("the request's target must be a path such as /v1/embeddings; this is no proxy")
+            raise InvalidRequest(NO_PROXY)
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if codings and (version == "1.0" or [coding.lower() for coding in codings] != [b"chunked"]):
             raise InvalidRequest("the only transfer-encoding is chunked, and HTTP/1.0 has none")

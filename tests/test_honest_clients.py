@@ -23,6 +23,7 @@ from .test_strict_input import (
     LENGTH,
     NO_CODING,
     NO_HTTP,
+    NO_PATH,
     SMUGGLING,
     VECTORS,
     Got,
@@ -150,6 +151,19 @@ async def test_what_follows_an_offer_must_be_http(gateway: RunningGateway, upstr
         one, two = answers(await sent(gateway, posted(*H2C, LENGTH) + behind))
         assert (line(one), line(two)) == ("200 OK", "400 Bad Request")
         assert two.json == envelope("invalid_request", NO_HTTP)
+
+
+@pytest.mark.parametrize("offer", [(), H2C, WEBSOCKET], ids=["plain", "h2c", "WebSocket"])
+async def test_connect_is_no_offer_and_is_refused_whatever_its_target(
+    offer: tuple[bytes, ...], gateway: RunningGateway, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    for target in (b"/v1/embeddings", b"provider.example:443"):
+        head = b"\r\n".join([b"CONNECT %b HTTP/1.1" % target, b"host: localhost", *offer, b"", b""])
+        assert_refused(await sent(gateway, head + HIDDEN, HIDDEN), "400 Bad Request", "invalid_request", NO_PATH)
+        first, second = answers(await sent(gateway, posted(LENGTH, path=b"/nothing") + head))
+        assert (line(first), line(second)) == ("404 Not Found", "400 Bad Request")
+    assert upstream.seen == []
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_the_rest_of_a_head_counts_beside_an_offer(upstream: ScriptedUpstream) -> None:
