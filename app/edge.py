@@ -57,10 +57,12 @@ class Limits:
 
 @dataclass(slots=True)
 class Load:
-    """The open calls of a process, whichever configuration serves them; and whether it is about to go."""
+    """The open calls of a process, whichever configuration serves them; whether it is about to go; and whose packed
+    body is unpacked."""
 
     calls: int = 0
     leaving: bool = False
+    unpacking: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
 
 def nothing() -> None: ...
@@ -122,7 +124,8 @@ class Edge:
             with self.open:
                 presence = Presence(self.departures, caller.name, asyncio.current_task())
                 try:
-                    body = await exchange.body(self._limits.body_megabytes, self._limits.body_seconds)
+                    limits, turn = self._limits, self.open.load.unpacking
+                    body = await exchange.body(limits.body_megabytes, limits.body_seconds, turn)
                     exchange.scope[LEAVE] = presence.leave
                     control = b",".join(exchange.header(b"cache-control"))
                     incoming = Incoming(exchange.path, body, caller.name, exchange.id, presence, control)

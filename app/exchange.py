@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from urllib.parse import unquote_to_bytes
 
 from starlette.types import Receive, Scope, Send
@@ -18,6 +18,8 @@ from .unpacking import Inflate, packed
 
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 256 * 1024 * 1024
+# Up to which a body is unpacked without waiting for others.
+SMALL = 256 * 1024
 
 # What the gateway's own server has beside what ASGI has, by its name in the scope. WHOLE: it takes an answer in one
 # message, or, of the type BEGIN, a stream's head with its first piece. BODY: gives the request's body, or None where
@@ -69,23 +71,26 @@ class Exchange:
         query: bytes = self.scope["query_string"]
         return [unquote_to_bytes(field) for field in query.split(b"&")] if query else []
 
-    async def body(self, megabytes: int, seconds: float) -> bytes:
-        """The whole body. Refused before it is read where its head says enough. Raises CallerGone."""
+    async def body(self, megabytes: int, seconds: float, turn: asyncio.Lock) -> bytes:
+        """The whole body. Refused before it is read where its head says enough. ``turn`` is for packed ones that
+        become large. Raises CallerGone."""
         encoding = self.header(b"content-encoding")
         inflate = packed(b",".join(encoding).decode("latin-1")) if encoding else None
         for kind in self.header(b"content-type"):
-            if kind.startswith(b"multipart/"):
+            if kind.lower().startswith(b"multipart/"):
                 raise UnsupportedMedia("send JSON, not a multipart form: content-type application/json")
         declared = self.header(b"content-length")
         if declared and declared[0].isdigit() and int(declared[0]) > megabytes << 20:
             raise _too_large(megabytes)
-        if inflate is None and self._at_hand is not None and (body := self._at_hand()) is not None:
-            return _bounded(body, megabytes)
-        try:
-            with Deadline(seconds):
-                return await (self._unpacked(inflate, megabytes) if inflate else self._read(megabytes))
-        except TimeoutError:
-            raise BodyTooSlow(f"the body did not arrive within {seconds:g} seconds") from None
+        body = self._at_hand() if self._at_hand is not None else None
+        if body is None:
+            try:
+                with Deadline(seconds):
+                    body = await self._read(megabytes)
+            except TimeoutError:
+                raise BodyTooSlow(f"the body did not arrive within {seconds:g} seconds") from None
+        body = _bounded(body, megabytes)
+        return await _unpacked(inflate, body, megabytes, turn) if inflate else body
 
     async def _read(self, megabytes: int) -> bytes:
         body, more = b"", True
@@ -94,20 +99,6 @@ class Exchange:
             # Appended to, not collected: most bodies come in one piece.
             body = _bounded(body + data if body else data, megabytes)
         return body
-
-    async def _unpacked(self, inflate: Inflate, megabytes: int) -> bytes:
-        """Bounded as it comes and as it is meant. Between two steps others have their turn."""
-        body, size, more = bytearray(), 0, True
-        while more:
-            data, more = await self._received()
-            size += len(data)
-            for piece in inflate.steps(data):
-                body += piece
-                if max(size, len(body)) > megabytes << 20:
-                    raise _too_large(megabytes)
-                await asyncio.sleep(0)
-        inflate.end()
-        return bytes(body)
 
     async def _received(self) -> tuple[bytes, bool]:
         """What has come of the body, and whether there is more of it."""
@@ -153,6 +144,24 @@ class Exchange:
                     left -= len(message.get("body", b""))
                     if not message.get("more_body"):
                         return
+
+
+async def _unpacked(inflate: Inflate, packed: bytes, megabytes: int, turn: asyncio.Lock) -> bytes:
+    """Only when all of it has come, and of the large ones one at a time: a few kB sent would else hold megabytes for as
+    long as the rest is awaited, or in each of many calls at once. Between two steps others have their turn."""
+    body = bytearray()
+    async with AsyncExitStack() as mine:
+        waiting = True
+        for piece in inflate.steps(packed):
+            body += piece
+            if len(body) > megabytes << 20:
+                raise _too_large(megabytes)
+            if waiting and len(body) > SMALL:
+                await mine.enter_async_context(turn)
+                waiting = False
+            await asyncio.sleep(0)
+        inflate.end()
+        return bytes(body)
 
 
 def _bounded(body: bytes, megabytes: int) -> bytes:

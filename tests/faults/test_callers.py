@@ -140,6 +140,35 @@ async def test_a_bomb_holds_up_nobody(upstream: ScriptedUpstream) -> None:
     assert head.startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.parametrize("missing", [0, 1], ids=["whole", "without its last byte"])
+async def test_many_bombs_at_once_take_the_room_of_one(missing: int, upstream: ScriptedUpstream) -> None:
+    """Each would be taken alone. One whose end is held back takes no more than what was sent of it."""
+    body = gzip.compress(b" " * 8 * MEGABYTE)
+    request = posted(b"content-encoding: gzip", b"content-length: %d" % len(body), body=body[: len(body) - missing])
+    async with running_gateway(settings_for(upstream.url, max_body_megabytes=8)) as gateway:
+        with at_most_megabytes(40):
+            streams = [await asyncio.open_connection("127.0.0.1", gateway.client.base_url.port) for _ in range(12)]
+            for _, writer in streams:
+                writer.write(request)
+            async with asyncio.timeout(PATIENCE):
+                for _ in range(500 if missing else 0):  # enough turns of the loop to unpack what came
+                    await asyncio.sleep(0)
+                for reader, writer in streams:
+                    writer.write(body[len(body) - missing :])
+                    assert await reader.readline() == b"HTTP/1.1 400 Bad Request\r\n"
+                    writer.close()
+    assert upstream.seen == []
+
+
+async def test_many_packed_bodies_at_once_are_all_served(upstream: ScriptedUpstream) -> None:
+    """Small ones and large ones."""
+    upstream.plays(replies(VECTORS))
+    async with running_gateway(settings_for(upstream.url)) as gateway:
+        packed = [gzip.compress(BODY + b" " * size) for size in (0, 300_000, MEGABYTE) * 8]
+        got = [gateway.post("/v1/embeddings", body, **{"content-encoding": "gzip"}) for body in packed]
+        assert [answer.status_code for answer in await asyncio.gather(*got)] == [200] * 24
+
+
 async def test_what_is_packed_is_bounded_too(upstream: ScriptedUpstream) -> None:
     """Empty blocks for ever: nothing comes out of them."""
     empty = b"\0\0\0\xff\xff" * 10_000
@@ -198,7 +227,7 @@ async def test_any_content_type_is_read_as_json(kind: str, upstream: ScriptedUps
     assert len(upstream.seen) == 1
 
 
-@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", "multipart/form-data", "multipart/mixed"])
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", "Multipart/Form-Data", "multipart/mixed"])
 async def test_a_form_in_parts_is_refused(kind: str, upstream: ScriptedUpstream) -> None:
     async with running_gateway(settings_for(upstream.url)) as gateway:
         body = b'--x\r\ncontent-disposition: form-data; name="input"; filename="a"\r\n\r\nhi\r\n--x--\r\n'
