@@ -321,7 +321,7 @@ def _route(name: str, settings: ModelSettings, accounts: Mapping[str, Account | 
     if entry and not places:
         places = [(upstream, own) for upstream, a in accounts.items() if a and a.kind in entry.kinds]
     model = replace(_base(name, [there for _, there in places]), **settings.facts())
-    targets = tuple(account.target(model, there) for upstream, there in places if (account := accounts[upstream]))
+    targets = tuple(a.target(model, a.asked(there)) for upstream, there in places if (a := accounts[upstream]))
     return Route(model, targets) if targets else None
 
 

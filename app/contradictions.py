@@ -90,7 +90,7 @@ def _alias(name: str, model: ModelSettings, settings: Settings) -> Found:
 
 
 def _exists(name: str, settings: Settings) -> bool:
-    if known(name) or settings.models.get(name) or name.partition("/")[0] in settings.upstreams:
+    if known(name) or settings.models.get(name) or name.partition("/")[0].lower() in settings.upstreams:
         return True
     return settings.unknown_upstream is not None and name not in settings.models
 

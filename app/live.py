@@ -39,7 +39,8 @@ ADVICE: dict[type[ToriiError], str] = {
     UpstreamUnreachable: "See whether this machine reaches {url}, and whether upstreams.{name}.base_url is right.",
     UpstreamTimeout: "See whether {url} is the right address, and whether the provider has an outage.",
     UpstreamRedirected: "Set upstreams.{name}.base_url to the address that the server itself has.",
-    UpstreamMisplaced: "Set upstreams.{name}.base_url to the part of the address before /embeddings, mostly with /v1.",
+    UpstreamMisplaced: "See whether upstreams.{name}.base_url is the part of the address before /embeddings, mostly "
+    "with /v1.",
     UpstreamRejected: "See whether upstreams.{name}.base_url is the part of the address before /embeddings.",
     UpstreamFailed: "See whether {url} is the right address; if it is, the fault is at the provider.",
 }

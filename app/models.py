@@ -55,8 +55,8 @@ class Entry:
 
 
 def known(name: str) -> Entry | None:
-    """The catalogue's entry, found under its id with or without one of PREFIXES in front."""
-    return CATALOGUE.get(name) or CATALOGUE.get(bare(name))
+    """The catalogue's entry, found under its id in any letter case, with or without one of PREFIXES in front."""
+    return CATALOGUE.get(name) or CATALOGUE.get(bare(name).lower())
 
 
 def bare(name: str) -> str:

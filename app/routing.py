@@ -38,13 +38,18 @@ class Account:
         """``name`` is the upstream's own name of the model, the model's id where it is the same."""
         return Target(self.upstream, model, name or model.id, self.key, listed)
 
+    def asked(self, name: str) -> str:
+        """The name by which the upstream is asked for a model. Servers of one's own are asked for it as it is written:
+        theirs may be Hugging Face's."""
+        entry = known(name) if self.kind in BOTH else None
+        return entry.model.id if entry else name
+
     def route(self, name: str) -> Route:
-        """Here and nowhere else, whatever is known of the model. Servers of one's own are asked for the name as it is
-        written: theirs may be Hugging Face's."""
+        """Here and nowhere else, whatever is known of the model."""
         entry = known(name)
         model = entry.model if entry else unlisted(name, owned_by=self.upstream.name)
         listed = entry is not None and self.kind in entry.kinds
-        return Route(model, (self.target(model, None if self.kind in BOTH else name, listed=listed),))
+        return Route(model, (self.target(model, self.asked(name), listed=listed),))
 
 
 class RouteTable:
@@ -66,7 +71,7 @@ class RouteTable:
         self._keyless = unknown if unknown in accounts and self._unknown is None else None
         models = models or {}
         own = {name: route for name, route in models.items() if isinstance(route, Route)}
-        self._removed = frozenset(name for name, route in models.items() if route is None)
+        self._removed = frozenset(_meant(name) for name, route in models.items() if route is None)
         self._gone_names = frozenset(name.lower() for name in self._removed)
         self._served = _served(accounts) | own
         self._alias_of = _ends({name: end for name, end in models.items() if isinstance(end, str)})
@@ -118,11 +123,16 @@ class RouteTable:
         """What an alias stands for; None where that is at an upstream without a key."""
         if name in self._served:
             return self._served[name]
-        upstream, _, rest = name.partition("/")
-        if rest and upstream in self._accounts:
+        upstream, rest = self._pinned(name)
+        if rest:
             account = self._accounts[upstream]
             return account.route(rest) if account else None
-        return self._served.get(bare(name)) or (self._unknown.route(bare(name)) if self._unknown else None)
+        return self._served.get(_meant(bare(name))) or (self._unknown.route(bare(name)) if self._unknown else None)
+
+    def _pinned(self, name: str) -> tuple[str, str]:
+        """The upstream in front of a name, in any letter case, and what is behind it; both empty where none is."""
+        upstream, _, rest = name.partition("/")
+        return (upstream.lower(), rest) if rest and upstream.lower() in self._accounts else ("", "")
 
     def _forced(self) -> dict[str, Route]:
         """``upstream/model`` for all that is known: the catalogue at every upstream, a model's own targets."""
@@ -150,12 +160,12 @@ class RouteTable:
             raise InvalidRequest("The model's name is empty.", param="model")
         if len(name) > NAME_LIMIT or not _PLAIN.fullmatch(name):
             raise self._not_found(name, "has a name that no model can have")
-        upstream, _, rest = name.partition("/")
-        if meant := self._spelled.get((name if upstream in self._accounts else bare(name)).lower()):
+        upstream, rest = self._pinned(name)
+        if meant := self._spelled.get((name if rest else bare(name)).lower()):
             return meant
-        if self._gone_names and self._gone(name, rest if upstream in self._accounts else ""):
+        if self._gone_names and self._gone(name, rest):
             raise self._not_found(name, "is not to be had here")
-        if rest and upstream in self._accounts:
+        if rest:
             account = self._accounts[upstream]
             if account is None:
                 raise self._not_found(name, f"asks for the upstream {upstream}, for which no key is set")
@@ -194,6 +204,12 @@ def _served(accounts: Mapping[str, Account | None]) -> dict[str, Route]:
         for name, entry in CATALOGUE.items()
         if (targets := tuple(a.target(entry.model) for a in accounts.values() if a and a.kind in entry.kinds))
     }
+
+
+def _meant(name: str) -> str:
+    """The catalogue's name, where it has the model; else the name as it is."""
+    entry = known(name)
+    return entry.model.id if entry else name
 
 
 def _ends(aliases: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import ipaddress
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -47,6 +47,7 @@ from .values import (
     Text,
     UpstreamName,
     authority,
+    holds_keys,
     listener,
     lower,
     none,
@@ -197,7 +198,7 @@ def load(path: Path | None = None, *, serving: bool = True, keyless: bool = Fals
     checks = contradictions.ALWAYS
     if serving:
         checks += contradictions.AT_START + (() if keyless else contradictions.KEYED)
-    settings, mistakes = _validated(sources, checks)
+    settings, mistakes = _validated(sources, checks, [mistake for file in files for mistake in _no_mappings(file)])
     if mistakes:
         raise ConfigError(mistakes)
     return settings
@@ -228,9 +229,25 @@ def _order(files: list[Source]) -> Source:
     return Source("built-in values", {"upstreams": {name: {} for name in names}})
 
 
-def _validated(sources: list[Source], checks: contradictions.Checks) -> tuple[Settings, list[Mistake]]:
+def _no_mappings(file: Source) -> Iterator[Mistake]:
+    """What is written as something else, and would not be missed where a stronger source says a part of it."""
+    written: dict[Keys, tuple[Any, str]] = {
+        (name,): (file.values[name], "names" if get_origin(field.annotation) is dict else "keys")
+        for name, field in Settings.model_fields.items()
+        if name in file.values and holds_keys(field.annotation)
+    }
+    if isinstance(upstreams := file.values.get("upstreams"), dict):
+        written |= {("upstreams", name): (value, "keys") for name, value in upstreams.items()}
+    for keys, (value, of) in written.items():
+        if not isinstance(value, dict | None):
+            yield file.mistake(keys, f"must be a mapping of {of}")
+
+
+def _validated(
+    sources: list[Source], checks: contradictions.Checks, mistakes: list[Mistake]
+) -> tuple[Settings, list[Mistake]]:
     """The settings and all mistakes. What is wrong is left out, so that the rest is still looked at."""
-    mistakes = [mistake for source in sources for mistake in source.mistakes]
+    mistakes = mistakes + [mistake for source in sources for mistake in source.mistakes]
     values, unknown = _merged(sources)
     found: list[tuple[Keys, str]] = [((name,), config.unknown_key(name, Settings.model_fields)) for name in unknown]
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -114,9 +115,17 @@ def proxied(url: SecretStr | None) -> SecretStr | None:
 
 
 def listener(host: str) -> str:
-    if not re.fullmatch(r"[\w.:-]+", host):
+    if not (_address(host) if ":" in host else re.fullmatch(r"[\w.-]+", host)):
         raise ValueError("must be an address or a host name, such as 127.0.0.1 or 0.0.0.0")
     return host
+
+
+def _address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +200,11 @@ def spoken(given: Any, fields: Mapping[str, FieldInfo]) -> Any:
 
 
 def _holds(annotation: Any) -> bool:
-    return get_origin(annotation) in (list, dict) or (isinstance(annotation, type) and issubclass(annotation, Section))
+    return get_origin(annotation) is list or holds_keys(annotation)
+
+
+def holds_keys(annotation: Any) -> bool:
+    return get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, Section))
 
 
 class Section(BaseModel):

@@ -114,6 +114,7 @@ def has_no(model: str, option: str, *others: str) -> str:
     return f"{model} has no {option}: leave it out, or use a model that has it: {', '.join(others)}"
 
 
+NO_SCHEMA = "response_format.json_schema.schema must be an object"
 V3_TASKS = "retrieval.query, retrieval.passage, text-matching, classification, separation"
 
 
@@ -205,6 +206,10 @@ async def test_the_configuration_adds_to_what_a_model_has() -> None:
             {"type": "json_object"},
             "DeepSearch answers in JSON by a schema only: in place of json_object send response_format "
             '{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}',
+        ),
+        *(
+            ("response_format", {"type": "json_schema", "json_schema": asked}, NO_SCHEMA)
+            for asked in ({}, {"name": "a"}, {"name": "a", "strict": True, "schema": None})
         ),
         ("response_format", {"type": "jsonschema"}, "response_format.type must be one of text, json_schema"),
         ("modalities", ["text", "audio"], 'DeepSearch answers in text: modalities must be ["text"]'),

@@ -760,6 +760,29 @@ def test_keys_under_a_misspelt_name_are_not_missed_besides(write: Write) -> None
     assert only.startswith("torii.yaml:1: upstream: unknown key; did you mean upstreams? Allowed: upstreams, ")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"upstreams:\n  jina: {SECRET}", "2: upstreams.jina: must be a mapping of keys"),
+        ("upstreams: [jina]", "1: upstreams: must be a mapping of names"),
+        ("cache: off", "1: cache: must be a mapping of keys"),
+    ],
+)
+def test_what_is_no_section_is_told_also_below_a_variable_for_a_part_of_it(
+    monkeypatch: pytest.MonkeyPatch, write: Write, text: str, said: str
+) -> None:
+    monkeypatch.setenv("TORII_CACHE__TTL_DAYS", "1")
+    monkeypatch.setenv("JINA_API_KEY", SECRET)
+    assert mistakes(write(text)) == [f"torii.yaml:{said}"]
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1:80", "::1:x", ":", "[::1]", "http://localhost"])
+def test_a_host_is_written_without_its_port(write: Write, host: str) -> None:
+    assert mistakes(write(f"host: '{host}'")) == [
+        "torii.yaml:1: host: must be an address or a host name, such as 127.0.0.1 or 0.0.0.0"
+    ]
+
+
 EMPTY = """
 callers:
 models:

@@ -91,6 +91,29 @@ def test_an_upstream_of_such_a_name_is_that_upstream() -> None:
     assert ways(table, "jinaai/a-new-one") == [("aihubmix", "a-new-one")]
 
 
+async def test_the_configuration_may_spell_so_too() -> None:
+    spelled = (*SPELLINGS, f"jina/{V3}", f"JINA/{V3.upper()}", f"Jina/jinaai/{V3}")
+    models: Json = {f"alias-{number}": name for number, name in enumerate(spelled)}
+    models |= {
+        f"own-{number}": {"targets": [{"upstream": "jina", "model": name}]} for number, name in enumerate(SPELLINGS)
+    }
+    async with both(models=models) as (gateway, jina, aihubmix):
+        for name in models:
+            assert (await gateway.post("/v1/embeddings", {**EMBED, "model": name})).status_code == 200
+        assert (seen_by(jina), seen_by(aihubmix)) == ([EMBED] * len(models), [])
+        described = (await gateway.client.get("/v1/models/alias-3")).json()
+        assert (described["endpoints"], described["upstreams"]) == (["embeddings"], ["jina", "aihubmix"])
+
+
+def test_an_upstream_in_front_may_be_written_in_other_letters() -> None:
+    table = RouteTable({**ACCOUNTS, "local": LOCAL, "gone": None}, unknown="aihubmix")
+    assert ways(table, "AIHubMix/Gpt-4o") == [("aihubmix", "Gpt-4o")]
+    assert ways(table, "JINA/jinaai/x") == [("jina", "jinaai/x")]
+    assert ways(table, f"Local/{V3.upper()}") == [("local", V3)]
+    with pytest.raises(ModelNotFound, match="asks for the upstream gone, for which no key is set"):
+        table.find("Gone/x")
+
+
 def test_a_model_that_nobody_knows_loses_the_prefix_and_keeps_its_letters() -> None:
     table = RouteTable(ACCOUNTS, unknown="aihubmix")
     assert ways(table, "jinaai/jina-embeddings-v9") == ways(table, "jina_ai/jina-embeddings-v9")
@@ -102,9 +125,11 @@ def test_a_model_that_nobody_knows_loses_the_prefix_and_keeps_its_letters() -> N
     "name", ["JINA-CLIP-V1", "jinaai/jina-clip-v1", "jina_ai/Jina-Clip-V1", "aihubmix/JINA-CLIP-V1"]
 )
 def test_a_removed_model_is_gone_under_all_its_spellings(name: str) -> None:
-    table = RouteTable(ACCOUNTS, {"jina-clip-v1": None}, unknown="aihubmix")
-    with pytest.raises(ModelNotFound, match="is not to be had here"):
-        table.find(name)
+    for written in ("jina-clip-v1", "JINA-Clip-V1", "jinaai/jina-clip-v1"):
+        table = RouteTable(ACCOUNTS, {written: None}, unknown="aihubmix")
+        for asked in (name, "jina-clip-v1"):
+            with pytest.raises(ModelNotFound, match="is not to be had here"):
+                table.find(asked)
 
 
 # --- a model that an upstream does not know either ---------------------------------------------

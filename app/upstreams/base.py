@@ -87,7 +87,7 @@ class OpenAICompatible:
         error = failure(reply, upstream=self.name, deepsearch=target.model.deepsearch)
         if target.listed and (error.status == 404 or reply.status == 405):
             setting = f"upstreams.{self.name}.{self.setting(target)}"
-            return not_there(reply.status, upstream=self.name, model=target.name, setting=setting)
+            return not_there(reply.status, error.message, upstream=self.name, model=target.name, setting=setting)
         return error
 
     def setting(self, target: Target) -> str:

@@ -27,6 +27,8 @@ EFFORTS = {
     "xhigh": "high",
     "max": "high",
 }
+# OpenAI's, around a schema. Alone it asks for nothing, and the server would answer in prose.
+ENVELOPE = {"name", "description", "strict", "schema"}
 # Where the server searches. It takes any other name for a place where nothing is found, and answers without a source.
 PLACES = ("jina", "arxiv", "duck", "brave", "serper")
 
@@ -157,8 +159,8 @@ def schema_of(body: Json) -> Json | None:
     form = body.get("response_format")
     schema = form.get("json_schema") if isinstance(form, dict) else None
     if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
-        schema = schema["schema"]
-    return schema if isinstance(schema, dict) else None
+        return schema["schema"]  # type: ignore[no-any-return] # it is a dict
+    return schema if isinstance(schema, dict) and schema.keys() - ENVELOPE else None
 
 
 def _response_format(body: Json) -> None:

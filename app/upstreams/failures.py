@@ -130,8 +130,14 @@ def failure(reply: Reply, *, upstream: str, deepsearch: bool = False) -> Upstrea
     return error
 
 
-def not_there(status: int, *, upstream: str, model: str, setting: str) -> UpstreamMisplaced:
-    """What is told where nothing is there for a model that is known to be: the address may be wrong."""
+def not_there(status: int, words: str, *, upstream: str, model: str, setting: str) -> UpstreamMisplaced:
+    """What is told where nothing is there for a model that is known to be: the address may be wrong, or the model's
+    name, if that is what the upstream speaks of in its ``words``."""
+    if model.lower() in words.removeprefix(f"{upstream}: ").lower():
+        return UpstreamMisplaced(
+            f"{words.rstrip('.')}. The gateway takes it to be there: the model's name, or {setting}, may be wrong in "
+            "the gateway's configuration"
+        )
     return UpstreamMisplaced(
         f"{upstream} answered {status} for {model}, which it serves; {setting} in the gateway's configuration "
         "may be wrong, such as without its /v1"

@@ -95,6 +95,32 @@ async def test_nothing_is_there_for_a_model_that_it_serves(status: int, shape: s
     assert len(bench.jina.seen) == 7
 
 
+UNKNOWN: dict[int, dict[str, Any]] = {  # by status: AIHubMix's words, Jina's, Ollama's, vLLM's
+    400: {"error": {"message": "Incorrect model ID 'jina-embeddings-v3'.", "type": "Aihubmix_api_error"}},
+    422: {"detail": "Model 'jina-embeddings-v3' not found", "code": "INPUT_MODEL_NOT_FOUND"},
+    404: {"error": {"message": 'model "JINA-embeddings-v3" not found, try pulling it first', "type": "api_error"}},
+    405: {"object": "error", "message": "The model `jina-embeddings-v3` does not exist.", "type": "NotFoundError"},
+}
+
+
+@above_the_wire
+@pytest.mark.parametrize("status", UNKNOWN)
+async def test_a_name_that_the_upstream_does_not_know_is_told_in_its_words(status: int, bench: Bench) -> None:
+    """The address is right there, and the name in the configuration may be wrong."""
+    bench.jina.plays(replies(UNKNOWN[status], status))
+    bench.aihubmix.plays(GOOD)
+    async with bench.gateway() as gateway:
+        message = assert_failed(await asked(gateway), 502, "upstream_misplaced", should_retry=False)
+        assert message.startswith("jina: ")
+        assert message.endswith(
+            ". The gateway takes it to be there: the model's name, or upstreams.jina.base_url, may be wrong in the "
+            "gateway's configuration"
+        )
+        assert "jina-embeddings-v3" in message.lower()
+    async with bench.gateway(both=True) as gateway:
+        assert (await asked(gateway)).json() == ANSWERED
+
+
 async def test_a_base_url_without_its_version_is_named_to_the_operator(bench: Bench) -> None:
     """DeepSearch's address is another setting; what the table does not say of an upstream is no mistake of it."""
     bench.jina.plays(replies({"detail": "Not Found"}, 404))
