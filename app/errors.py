@@ -300,6 +300,16 @@ class UpstreamTruncated(UpstreamError):
     accepted = True
 
 
+PROXY_REFUSED = "its proxy wants a user and a password, or other ones (407); proxy_url can have them"
+
+
+def proxy_refused() -> UpstreamUnreachable:
+    """The way to an upstream is barred. Why is for the log alone."""
+    error = UpstreamUnreachable("the upstream cannot be reached")
+    error.reason = PROXY_REFUSED
+    return error
+
+
 def key_refused(upstream: str) -> UpstreamAuth:
     return UpstreamAuth(
         f"{upstream} refused the key that this gateway has for it. Your own key is fine; "

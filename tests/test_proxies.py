@@ -124,12 +124,13 @@ async def test_calls_go_through_the_proxy(scheme: str, http_client: str, tmp_pat
 
 
 @both_engines
+@both_schemes
 async def test_a_proxy_that_refuses_is_named_to_the_operator_and_not_to_the_caller(
-    http_client: str, tmp_path: Path
+    scheme: str, http_client: str, tmp_path: Path
 ) -> None:
-    async with provider(tmp_path, "https") as (upstream, port):
+    async with provider(tmp_path, scheme) as (upstream, port):
         with proxies.proxy(tmp_path, port, "--password", "another-one") as proxy:
-            text = msgspec.json.encode(config("https", jina={"proxy_url": url(proxy.port)}, http_client=http_client))
+            text = msgspec.json.encode(config(scheme, jina={"proxy_url": url(proxy.port)}, http_client=http_client))
             async with started(Program, tmp_path, text) as running:
                 answer = await embed(running)
                 assert answer.status_code == 502

@@ -10,7 +10,7 @@ import socket
 import ssl
 from typing import Any
 
-from ..errors import Overloaded, UpstreamUnreachable
+from ..errors import PROXY_REFUSED, Overloaded, UpstreamUnreachable
 from ..proxies import Proxy, authority
 from .base import HEAD_BYTES, unreachable
 from .origin import Origin
@@ -62,7 +62,7 @@ async def _tunnel(loop: asyncio.AbstractEventLoop, sock: socket.socket, proxy: P
 
 def refused(status: int) -> Refused:
     if status == 407:
-        return Refused("its proxy wants a user and a password, or other ones (407); proxy_url can have them")
+        return Refused(PROXY_REFUSED)
     return Refused(f"its proxy made no way to it ({status})")
 
 

@@ -38,6 +38,7 @@ from ..errors import (
     UpstreamTimeout,
     account_empty,
     key_refused,
+    proxy_refused,
 )
 from ..jsontext import Malformed, decode, decode_lenient
 from ..models import known
@@ -337,6 +338,8 @@ def _error(status: int, says: str, fault: Fault, upstream: str, retry_after: flo
             return UpstreamRejected(says, status=404, code="model_not_found", param="model")
         case 400 | 413 | 415 | 422:
             return UpstreamRejected(says, status=status, param=fault.param)
+        case 407:  # no upstream says so: it is the proxy before one over plain HTTP
+            return proxy_refused()
         case 408 | 504 | 524:
             return UpstreamTimeout(says)
     if 300 <= status < 400:
