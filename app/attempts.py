@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from .batching import Answer, Batcher, Member, billed, divided, merged, still_wanted
 from .client import Client
+from .conformity import usable
 from .departures import CallerGone
 from .errors import UpstreamError, UpstreamRateLimited
 from .failover import Failover, first_ready
@@ -204,6 +205,8 @@ class Attempts:
         use = record.ask(target)
         try:
             request = target.upstream.request(call, target)
+            if request.schema is not None:
+                await usable(request.schema, "response_format.json_schema")
             stream = await self._client.open(request, record.started, partial(sent, lease, [(use, call)]))
             if stream.status < 300:
                 if lease.seat.cause == "rate limited":  # a run may take minutes, and its head tells enough of the key

@@ -1,28 +1,67 @@
 """The process that ``conformity`` starts: a schema and an answer in, the first thing that does not fit out.
 
-stdin: {"schema": object, "answer": JSON text}. stdout: nothing if the answer fits, else a place and the keyword.
+Arguments: the folders in which modules are looked for. stdin: {"schema": object, "answer": JSON text}; without an
+answer the schema is looked at. stdout: nothing if all is well, else a place and the keyword, or what is wrong with the
+schema, ``{}`` for its name.
 """
 
 from __future__ import annotations
 
 import sys
-
-import jsonschema_rs
-import msgspec
+from contextlib import suppress
 
 BACKTRACKS = 1_000_000  # of a pattern, for each string; the time for all of them is the parent's to keep
+PATTERN_BYTES = 1 << 20  # of a regular expression, compiled
+MEMORY = 1 << 30  # bytes
+PLACE = 200  # characters that are told
 
 
-def misfit(schema: dict[str, object], answer: str) -> str:
-    validator = jsonschema_rs.validator_for(
-        schema, offline=True, pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=BACKTRACKS)
+def misfit(schema: dict[str, object], answer: str | None) -> str:
+    import jsonschema_rs
+    import msgspec
+
+    # Patterns that look around are allowed: zod writes them for e-mail addresses.
+    patterns = jsonschema_rs.FancyRegexOptions(
+        backtrack_limit=BACKTRACKS, size_limit=PATTERN_BYTES, dfa_size_limit=PATTERN_BYTES
     )
-    for error in validator.iter_errors(msgspec.json.decode(answer)):
-        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
-        return f"answer{place} fails {error.kind.name!r}"
+    try:
+        validator = jsonschema_rs.validator_for(schema, offline=True, pattern_options=patterns)
+    except jsonschema_rs.ValidationError as wrong:
+        return _wrong("".join(f".{step}" for step in wrong.instance_path), wrong.kind.name)
+    except (jsonschema_rs.ReferencingError, ValueError):
+        return "{} is nested too deeply, or is no JSON schema"
+    if answer is not None:
+        for error in validator.iter_errors(msgspec.json.decode(answer)):
+            place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
+            return f"answer{_told(place)} fails {error.kind.name!r}"
     return ""
 
 
-if __name__ == "__main__":
+def _wrong(place: str, keyword: str) -> str:
+    if keyword == "format":
+        return f"{{}}{_told(place)} is not a regular expression that this gateway can check"
+    if keyword == "$ref":
+        return f"{{}}{_told(place)} has a $ref that leads nowhere; refer to definitions as #/$defs/<name>"
+    return f"{{}}{_told(place)} is not valid JSON schema (its {keyword} is wrong)"
+
+
+def _told(place: str) -> str:
+    """A place on one line. The names in it are those of an answer, and may be anything."""
+    place = "".join(sign if sign.isprintable() else "?" for sign in place[: PLACE + 1])
+    return place if len(place) <= PLACE else place[:PLACE] + " ..."
+
+
+def main() -> None:
+    sys.path[:] = sys.argv[1:]
+    with suppress(ImportError, OSError, ValueError):  # not every system can
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    import msgspec
+
     question = msgspec.json.decode(sys.stdin.buffer.read())
-    sys.stdout.write(misfit(question["schema"], question["answer"]))
+    sys.stdout.buffer.write(misfit(question["schema"], question.get("answer")).encode("utf-8", "replace"))
+
+
+if __name__ == "__main__":
+    main()

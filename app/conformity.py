@@ -1,6 +1,6 @@
-"""An answer held against the JSON schema that was asked for, in a process of its own.
+"""JSON schemas of callers, and answers held against them, in a process of its own.
 
-A schema is a caller's, and checking against it may take for ever: a pattern that backtracks, definitions that multiply.
+Reading a schema may take for ever, and checking against it too: definitions that multiply, a pattern that backtracks.
 The process is killed then, and the event loop never waits for it.
 """
 
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import msgspec
 
-from .jsontext import Malformed, decode
+from .errors import InvalidRequest, Unavailable
+from .jsontext import BOM, Malformed, decode
 from .types import Json
 
 logger = logging.getLogger("torii.conformity")
@@ -25,44 +28,77 @@ AT_ONCE = 4
 CHECKER = str(Path(__file__).with_name("checker.py"))
 
 _rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+_threads = ThreadPoolExecutor(AT_ONCE, "conformity")
+
+
+async def usable(schema: Json, field: str) -> None:
+    """Raises InvalidRequest for a schema that no answer could be held against, Unavailable if that cannot be known."""
+    try:
+        wrong = await _found({"schema": schema})
+    except TimeoutError:
+        wrong = f"{{}} takes longer than {SECONDS:g} s to read: make it smaller"
+    except OSError as error:
+        logger.error("a JSON schema could not be checked: %s", type(error).__name__)
+        raise Unavailable("this gateway could not start the check of a JSON schema", retry_after=1) from None
+    except ValueError:
+        wrong = "{} takes too much memory to read: make it smaller"
+    if wrong:
+        raise InvalidRequest(wrong.replace("{}", field, 1), param=field)
 
 
 async def misfit(schema: Json, answer: str) -> str | None:
     """Why the answer is not JSON of this schema, as the end of a sentence; None if it is."""
+    text = answer.encode("utf-8", "replace")
     try:
-        decode(answer.encode("utf-8", "replace"))
+        decode(text)
     except Malformed:
         return "is not JSON"
-    room = _rooms.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
-    async with room:
-        try:
-            found = await _checked(msgspec.json.encode({"schema": schema, "answer": answer}))
-        except TimeoutError:
-            return f"could not be checked against the schema within {SECONDS:g} s"
-        except (OSError, ValueError) as error:
-            logger.error("a JSON answer could not be checked: %s", type(error).__name__)
-            return "could not be checked against the schema"
+    if text.startswith(BOM):  # most parsers take none in a text
+        return "is not JSON"
+    try:
+        found = await _found({"schema": schema, "answer": answer})
+    except TimeoutError:
+        return f"could not be checked against the schema within {SECONDS:g} s"
+    except (OSError, ValueError) as error:
+        logger.error("a JSON answer could not be checked: %s", type(error).__name__)
+        return "could not be checked against the schema"
     return f"does not fit the schema: {found}" if found else None
 
 
-async def _checked(question: bytes) -> str:
-    """The checker's finding, empty if there is none. Raises ValueError if it ended without one."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-I",
-        CHECKER,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env={},  # keys are none of its business
-    )
-    try:
-        async with asyncio.timeout(SECONDS):
-            said, _ = await process.communicate(question)
-    finally:
-        if process.returncode is None:
+async def _found(question: Json) -> str:
+    """The checker's finding, empty if there is none.
+
+    Raises TimeoutError, OSError if it could not be started, ValueError if it ended without a finding.
+    """
+    text = msgspec.json.encode(question)
+    loop = asyncio.get_running_loop()
+    async with _rooms.setdefault(loop, asyncio.Semaphore(AT_ONCE)):
+        process = _start()
+        try:
+            said = await loop.run_in_executor(_threads, _ask, process, text, SECONDS)
+        finally:
             process.kill()
-            await process.wait()
     if process.returncode:
         raise ValueError(process.returncode)
     return said.decode()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    """Not by asyncio: uvloop never gives back the files of a process that could not be started."""
+    return subprocess.Popen(  # noqa: S603 - our own program, run by the interpreter that runs us
+        [sys.executable, "-I", CHECKER, *sys.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={},  # keys are none of its business
+    )
+
+
+def _ask(process: subprocess.Popen[bytes], question: bytes, seconds: float) -> bytes:
+    with process:
+        try:
+            return process.communicate(question, seconds)[0]
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+        finally:
+            process.kill()

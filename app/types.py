@@ -159,14 +159,16 @@ class Request(Value, frozen=True):
 
     ``once``: it will not be sent again, whatever comes of it, so it is not put where it may get lost: it has a new
     connection. Any other may ride a kept one, and be sent once more over a new one where that was just being closed.
+    ``schema``: what the answer is to fit, still to be read whole.
     """
 
-    hidden = ("headers", "body")
+    hidden = ("headers", "body", "schema")
 
     url: str
     headers: dict[str, str]
     body: bytes
     once: bool = False
+    schema: Json | None = None
 
 
 class Reply(Value, frozen=True):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any
@@ -191,23 +193,126 @@ async def test_a_pattern_that_backtracks_is_answered_at_once(
 async def test_no_process_is_left_of_a_caller_who_leaves(
     gateway: RunningGateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[asyncio.subprocess.Process] = []
-    begin = asyncio.create_subprocess_exec
+    started: list[subprocess.Popen[bytes]] = []
 
-    async def noted(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
-        started.append(await begin(*arguments, **options))
-        return started[-1]
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
 
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", noted)
-    definitions: dict[str, Any] = {"d0": {"type": "string"}}
-    for number in range(1, 60):
-        definitions[f"d{number}"] = {"allOf": [{"$ref": f"#/$defs/d{number - 1}"}] * 2}
-    upstream.plays(streams(answer('"a"')))
-    call = asyncio.create_task(gateway.post(CHATS, ask({"$defs": definitions, "$ref": "#/$defs/d59"})))
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    call = asyncio.create_task(gateway.post(CHATS, ask(MULTIPLYING)))
     await until(lambda: bool(started))
     call.cancel()
     await asyncio.wait([call])
-    await asyncio.wait_for(started[0].wait(), 30)
+    await until(lambda: started[0].returncode is not None)
+    assert upstream.seen == []
+
+
+# Of three kilobytes, and read by no validator in anybody's life.
+MULTIPLYING = {
+    "$defs": {
+        "d0": {"properties": {"a": {}}},
+        **{
+            f"d{number}": {"allOf": [{"$ref": f"#/$defs/d{number - 1}"}] * 2, "unevaluatedProperties": False}
+            for number in range(1, 40)
+        },
+    },
+    "$ref": "#/$defs/d39",
+}
+
+UNREADABLE = {
+    "a pattern that is none": (
+        {"pattern": "["},
+        "response_format.json_schema.pattern is not a regular expression that this gateway can check",
+    ),
+    "a reference to nothing": (
+        {"$ref": "#/$defs/none"},
+        "response_format.json_schema has a $ref that leads nowhere; refer to definitions as #/$defs/<name>",
+    ),
+    "definitions that multiply": (
+        MULTIPLYING,
+        "response_format.json_schema takes longer than 1 s to read: make it smaller",
+    ),
+    "patterns that fill the memory": (
+        {"allOf": [{"pattern": r"[\p{L}]{20}" + str(number)} for number in range(3000)]},
+        "response_format.json_schema takes longer than 1 s to read: make it smaller",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+async def test_a_schema_that_cannot_be_read_is_refused_and_holds_nothing(
+    kind: str, gateway: RunningGateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conformity, "SECONDS", 1.0)
+    schema, why = UNREADABLE[kind]
+    call = asyncio.create_task(gateway.post(CHATS, ask(schema)))
+    while not call.done():
+        assert (await gateway.client.get("/healthz")).status_code == 200
+        await asyncio.sleep(0.01)
+    response = await call
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == why
+    assert response.json()["error"]["param"] == "response_format.json_schema"
+    assert upstream.seen == []
+
+
+async def test_names_out_of_an_answer_are_told_short_and_on_one_line(
+    gateway: RunningGateway, upstream: ScriptedUpstream
+) -> None:
+    text = msgspec.json.encode({"a\n\u202e" + "x" * 200_000: 1}).decode()
+    upstream.plays(streams(answer(text)))
+    response = await gateway.post(CHATS, ask({"additionalProperties": {"type": "string"}}))
+    assert response.json()["detail"] == f"the answer does not fit the schema: answer.a??{'x' * 196} ... fails 'type'"
+    assert len(response.content) <= 64_000
+
+
+async def test_a_mark_of_the_byte_order_before_it_makes_it_none(
+    gateway: RunningGateway, upstream: ScriptedUpstream
+) -> None:
+    upstream.plays(streams(answer("\ufeff" + FITS)))
+    assert (await gateway.post(CHATS, ask())).json()["detail"] == "the answer is not JSON"
+
+
+WITHOUT_FILES = """
+import asyncio, os, resource, sys
+from app.conformity import misfit
+
+def opened():
+    return len(os.listdir("/proc/self/fd"))
+
+async def main():
+    assert await misfit({}, "1") is None
+    before, limits = opened(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    for _ in range(5):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before + 1, limits[1]))
+        assert await misfit({}, "1") == "could not be checked against the schema"
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert await misfit({}, "1") is None
+    print(opened() - before)
+
+import uvloop
+uvloop.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts its open files in /proc")
+def test_a_process_that_cannot_be_started_keeps_no_files() -> None:
+    """uvloop's own subprocesses keep two for ever."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT_FILES], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "0\n"
+
+
+def test_the_process_finds_the_validator_where_the_gateway_has_it() -> None:
+    """Such as in a user's own folder, or in PYTHONPATH: here the packages belong to no interpreter."""
+    program = (
+        f"import asyncio, sys; sys.path[:0] = {[path for path in sys.path if path]}; "
+        "from app.conformity import misfit; print(asyncio.run(misfit({'type': 'string'}, '1')))"
+    )
+    base: str = sys._base_executable  # type: ignore[attr-defined] # undocumented: the one that a venv was made from
+    done = subprocess.run([base, "-I", "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "does not fit the schema: answer fails 'type'\n"
 
 
 @pytest.fixture

@@ -42,7 +42,8 @@ class OpenAICompatible:
                 f"{len(body):,}",
                 param="messages",
             )
-        return Request(self.url(call, target), headers, body, once=target.model.deepsearch)
+        schema = schema_of(call.body) if isinstance(call, ChatCall) and target.model.deepsearch else None
+        return Request(self.url(call, target), headers, body, target.model.deepsearch, schema)
 
     def url(self, call: Call, target: Target) -> str:
         return self.base_url.rstrip("/") + PATHS[call.endpoint]

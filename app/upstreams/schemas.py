@@ -1,4 +1,4 @@
-"""JSON schemas that callers ask for: checked before a run is paid for.
+"""JSON schemas that callers ask for: what can be told of them at once. The rest takes a process (app/conformity.py).
 
 The validator is imported when the first schema comes.
 """
@@ -10,8 +10,7 @@ from typing import Any
 from ..errors import InvalidRequest
 from ..types import Json
 
-# Of a regular expression, compiled. Those that look around are allowed: zod writes them for e-mail addresses.
-PATTERN_BYTES = 1 << 20
+VALUES = ("const", "enum", "default", "examples")  # whose contents are no schemas
 
 
 def check(schema: Json, field: str) -> None:
@@ -26,28 +25,17 @@ def check(schema: Json, field: str) -> None:
             param=remote,
         )
     try:
-        jsonschema_rs.validator_for(schema, offline=True, pattern_options=patterns())
+        jsonschema_rs.meta.validate(schema)
     except jsonschema_rs.ValidationError as error:
         where = ".".join([field, *map(str, error.instance_path)])
-        raise InvalidRequest(_wrong(where, error.kind.name), param=where) from None
-    except (jsonschema_rs.ReferencingError, ValueError):
+        raise InvalidRequest(
+            f"{where} is not valid JSON schema (its {error.kind.name} is wrong)", param=where
+        ) from None
+    except jsonschema_rs.ReferencingError:
+        where = f"{field}.$schema"
+        raise InvalidRequest(f"{where} is no version of JSON schema that this gateway knows", param=where) from None
+    except ValueError:
         raise InvalidRequest(f"{field} is nested too deeply, or is no JSON schema", param=field) from None
-
-
-def patterns(backtracks: int | None = None) -> Any:
-    import jsonschema_rs
-
-    return jsonschema_rs.FancyRegexOptions(
-        backtrack_limit=backtracks, size_limit=PATTERN_BYTES, dfa_size_limit=PATTERN_BYTES
-    )
-
-
-def _wrong(where: str, keyword: str) -> str:
-    if keyword == "format":
-        return f"{where} is not a regular expression that this gateway can check"
-    if keyword == "$ref":
-        return f"{where} has a $ref that leads nowhere; refer to definitions as #/$defs/<name>"
-    return f"{where} is not valid JSON schema (its {keyword} is wrong)"
 
 
 def _remote(schema: Json, field: str) -> str | None:
@@ -61,5 +49,5 @@ def _remote(schema: Json, field: str) -> str | None:
             for name in ("$ref", "$dynamicRef", "$recursiveRef"):
                 if isinstance(node.get(name), str) and not node[name].startswith("#"):
                     return f"{where}.{name}"
-            waiting += [(value, f"{where}.{name}") for name, value in node.items() if name not in ("const", "enum")]
+            waiting += [(value, f"{where}.{name}") for name, value in node.items() if name not in VALUES]
     return None
