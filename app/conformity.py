@@ -71,13 +71,16 @@ async def _found(question: Json) -> str:
     Raises TimeoutError, OSError if it could not be started, ValueError if it ended without a finding.
     """
     text = msgspec.json.encode(question)
-    loop = asyncio.get_running_loop()
-    async with _rooms.setdefault(loop, asyncio.Semaphore(AT_ONCE)):
+    async with _rooms.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE)):
         process = _start()
+        asked = _threads.submit(_ask, process, text, SECONDS)
         try:
-            said = await loop.run_in_executor(_threads, _ask, process, text, SECONDS)
+            said = await asyncio.wrap_future(asked)
         finally:
             process.kill()
+            if asked.cancelled():  # before it began
+                with process:
+                    pass
     if process.returncode:
         raise ValueError(process.returncode)
     return said.decode()

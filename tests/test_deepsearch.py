@@ -12,7 +12,7 @@ from app.endpoints.chat import Chat, collect, pieces
 from app.errors import InvalidRequest, TooLarge, UpstreamFailed, UpstreamTruncated
 from app.types import ChatCall, Citations, Event, Extras, Finish, Head, Reasoning, Step, Text, Usage
 from app.upstreams.citations import cite
-from app.upstreams.deepsearch import deepsearch_body, wants_citations
+from app.upstreams.deepsearch import deepsearch_body, schema_of, wants_citations
 from app.upstreams.deepsearch_stream import DeepSearchFold
 
 ASK = {"role": "user", "content": "hi"}
@@ -223,12 +223,50 @@ def test_a_picture_or_file_outside_of_a_users_turn_loses_no_question(role: str, 
 
 @pytest.mark.parametrize(
     "content",
-    ["", " \n\t", "\u3000", None, [], [{"type": "text", "text": " "}, {"type": "text", "text": ""}]],
+    [
+        "",
+        " \n\t",
+        "\u3000",
+        "\u200b\ufeff \u2060",
+        "\0",
+        None,
+        [],
+        [{"type": "text", "text": " "}, {"type": "text", "text": ""}],
+    ],
 )
 def test_a_blank_question_is_refused(content: Any) -> None:
     error = refused(messages=[ASK, ANSWERED, {"role": "user", "content": content}])
     assert error.param == "messages[2].content"
     assert error.message == "messages[2].content is blank: the last message is the question for DeepSearch"
+
+
+@pytest.mark.parametrize(
+    ("media", "place"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}, "image_url"),
+        ({"type": "file", "file": {"filename": "a.txt", "file_data": "data:text/plain;base64,"}}, "file"),
+        ({"type": "file", "data": "data:application/pdf;base64,", "mimeType": "application/pdf"}, "data"),
+    ],
+)
+def test_an_empty_picture_or_file_loses_no_question(media: dict[str, Any], place: str) -> None:
+    error = refused(messages=[{"role": "user", "content": [{"type": "text", "text": "a"}, media]}])
+    assert (error.param, error.message) == (
+        f"messages[0].content[1].{place}",
+        f"messages[0].content[1].{place} is empty: it has no data",
+    )
+
+
+@pytest.mark.parametrize("kind", ["json_schema", "json_object"])
+@pytest.mark.parametrize("envelope", [{"name": "x"}, {"name": "x", "strict": True, "schema": None}, {"schema": True}])
+def test_an_envelope_without_a_schema_is_not_taken_for_one(kind: str, envelope: dict[str, Any]) -> None:
+    error = refused(response_format={"type": kind, "json_schema": envelope})
+    assert error.message == "response_format.json_schema.schema must be an object"
+
+
+def test_a_schema_beside_the_type_text_is_none() -> None:
+    given = {"response_format": {"type": "text", "json_schema": {"type": "object"}}}
+    assert "response_format" not in body(**given)
+    assert schema_of(given) is None
 
 
 def test_a_picture_alone_is_a_question() -> None:

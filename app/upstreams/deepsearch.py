@@ -27,10 +27,11 @@ EFFORTS = {
     "xhigh": "high",
     "max": "high",
 }
-# OpenAI's, around a schema. Alone it asks for nothing, and the server would answer in prose.
-ENVELOPE = {"name", "description", "strict", "schema"}
 # Where the server searches. It takes any other name for a place where nothing is found, and answers without a source.
 PLACES = ("jina", "arxiv", "duck", "brave", "serper")
+
+JSON_FORMS = ("json_schema", "json_object")  # each with a schema
+ENVELOPE = {"name", "description", "strict", "schema"}  # OpenAI's, around a schema
 
 # Read by no version of the server, and some of them would only mislead: it takes
 # max_completion_tokens for the budget of the whole research run, and then makes one attempt.
@@ -157,10 +158,15 @@ def wants_citations(body: Json) -> bool:
 def schema_of(body: Json) -> Json | None:
     """The JSON schema that a caller's body asks for, out of OpenAI's envelope or bare."""
     form = body.get("response_format")
-    schema = form.get("json_schema") if isinstance(form, dict) else None
-    if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
-        return schema["schema"]  # type: ignore[no-any-return] # it is a dict
-    return schema if isinstance(schema, dict) and schema.keys() - ENVELOPE else None
+    schema = form.get("json_schema") if isinstance(form, dict) and form.get("type") in JSON_FORMS else None
+    if isinstance(schema, dict) and (isinstance(schema.get("schema"), dict) or _is_envelope(schema)):
+        schema = schema.get("schema")
+    return schema if isinstance(schema, dict) else None
+
+
+def _is_envelope(schema: Json) -> bool:
+    """Of one without a schema too, which as a schema would allow anything."""
+    return schema.keys() <= ENVELOPE and schema.keys() != {"description"}
 
 
 def _response_format(body: Json) -> None:
@@ -169,10 +175,10 @@ def _response_format(body: Json) -> None:
     if form is None or (isinstance(form, dict) and form.get("type") == "text"):
         body.pop("response_format", None)
         return
-    if not isinstance(form, dict) or form.get("type") not in ("json_schema", "json_object"):
+    if not isinstance(form, dict) or form.get("type") not in JSON_FORMS:
         raise InvalidRequest("response_format.type must be one of text, json_schema", param="response_format")
     schema = schema_of(body)
-    if form["type"] == "json_schema" and schema is None:
+    if schema is None and (form["type"] == "json_schema" or form.get("json_schema") is not None):
         raise InvalidRequest("response_format.json_schema.schema must be an object", param="response_format")
     if schema is None:  # the server does nothing with a bare json_object, and answers in prose
         raise InvalidRequest(

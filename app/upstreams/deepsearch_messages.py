@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import binascii
 import mimetypes
+import unicodedata
 from base64 import b64decode
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,8 @@ from ..types import Json, SystemMessages
 PART_LIMIT = 10 * 1024 * 1024
 FILE_TYPES = ("application/pdf", "text/plain")
 IMAGE_TYPES = ("image/png", "image/webp", "image/jpeg")
+
+INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf")  # categories of Unicode: blanks, controls, marks such as U+200B
 
 
 def messages_of(messages: list[Any], system: SystemMessages = "fold") -> list[Json]:
@@ -62,8 +65,8 @@ def _after(text: str, content: Any) -> Any:
 
 def _is_blank(content: Any) -> bool:
     if isinstance(content, list):
-        return all(part["type"] == "text" and not part["text"].strip() for part in content)
-    return not content or not content.strip()
+        return all(part["type"] == "text" and _is_blank(part["text"]) for part in content)
+    return all(unicodedata.category(sign) in INVISIBLE for sign in content or "")
 
 
 def _message(message: Any, where: str) -> Json:
@@ -158,6 +161,8 @@ def _data_uri(text: str, where: str) -> tuple[str | None, str]:
         size = len(b64decode(text, validate=True))
     except (binascii.Error, ValueError):
         raise InvalidRequest(f"{where} is not base64", param=where) from None
+    if not size:
+        raise InvalidRequest(f"{where} is empty: it has no data", param=where)
     if size > PART_LIMIT:
         raise TooLarge(f"{where} is larger than the 10 MB that DeepSearch takes in one part", param=where)
     return declared, text
