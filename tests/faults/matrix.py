@@ -61,6 +61,8 @@ ROWS: tuple[Row, ...] = (
         "gzip bomb as a request",
         CALLERS + "test_a_bomb_is_refused_at_the_limit",
         CALLERS + "test_a_bomb_holds_up_nobody",
+        CALLERS + "test_many_bombs_at_once_take_the_room_of_one",
+        CALLERS + "test_many_packed_bodies_at_once_are_all_served",
         CALLERS + "test_what_is_packed_is_bounded_too",
         CALLERS + "test_a_body_packed_in_another_way_is_refused_before_it_comes",
     ),
@@ -654,5 +656,24 @@ ROWS: tuple[Row, ...] = (
         122,
         "DeepSearch: a body above the server's limit",
         "test_gateway.py::test_a_body_above_the_servers_limit_is_refused_here",
+    ),
+    row(
+        123,
+        "CONNECT to a path",
+        "test_honest_clients.py::test_connect_is_no_offer_and_is_refused_whatever_its_target",
+    ),
+    row(
+        124,
+        "an upstream does not know the name of a model that it is to serve",
+        "faults/test_answers.py::test_a_name_that_the_upstream_does_not_know_is_told_in_its_words",
+    ),
+    row(
+        125,
+        "DeepSearch: a schema that multiplies or fills the memory, no files left for the checker, an answer whose names are huge",
+        "test_conformity.py::test_a_schema_that_cannot_be_read_is_refused_and_holds_nothing",
+        "test_conformity.py::test_patterns_that_fill_the_memory_are_refused",
+        "test_conformity.py::test_a_process_that_cannot_be_started_keeps_no_files",
+        "test_conformity.py::test_names_out_of_an_answer_are_told_short_and_on_one_line",
+        "test_conformity.py::test_the_process_finds_the_validator_where_the_gateway_has_it",
     ),
 )
