@@ -669,7 +669,7 @@ ROWS: tuple[Row, ...] = (
     ),
     row(
         125,
-        "DeepSearch: a schema that multiplies or fills the memory, no files left for the checker, an answer whose names are huge",
+        "DeepSearch: a schema that multiplies or fills the memory, no files for its checker, huge names in an answer",
         "test_conformity.py::test_a_schema_that_cannot_be_read_is_refused_and_holds_nothing",
         "test_conformity.py::test_patterns_that_fill_the_memory_are_refused",
         "test_conformity.py::test_a_process_that_cannot_be_started_keeps_no_files",
