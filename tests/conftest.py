@@ -134,8 +134,8 @@ class ScriptedUpstream:
             writer.transport.abort()
 
     async def gone(self, seconds: float = PATIENCE) -> None:
-        """Returns when a connection has been closed from the other side; fails after ``seconds``, as ``until`` does."""
-        await until(lambda: any(reader.at_eof() for reader in self.readers), seconds)
+        """Returns when a connection has been closed or reset from the other side; fails as ``until`` does."""
+        await until(lambda: any(reader.at_eof() or reader.exception() is not None for reader in self.readers), seconds)
 
 
 async def read_request(reader: asyncio.StreamReader) -> Seen | None:
