@@ -224,7 +224,8 @@ class Attempts:
         record.presence.ask()
         use = record.ask(target)
         try:
-            answer = await self._request(part, target, lease, [(use, part)], record.started)
+            going = partial(sent, lease, [(use, part)])
+            answer = await self._request(part, target, going, record.started)
         except UpstreamError as failure:
             use.fail(part, failure, failure.usage)
             raise
@@ -239,7 +240,8 @@ class Attempts:
         several = len(asked) > 1
         begun = [(member.record.ask(target), member.part) for member in asked]
         try:
-            answer = await self._request(merged(asked), target, lease, begun, asked[0].record.started)
+            going = partial(sent_together, lease, asked, begun)
+            answer = await self._request(merged(asked), target, going, asked[0].record.started)
         except UpstreamError as failure:
             for (use, part), said in zip(begun, billed(failure.usage, asked), strict=True):
                 use.fail(part, failure, said, share=several)
@@ -248,8 +250,8 @@ class Attempts:
             use.end(part, own["usage"], share=several)
             member.tell((target, own))
 
-    async def _request(self, part: Call, target: Target, lease: Lease, begun: Begun, started: float) -> Json:
-        reply = await self._client.send(target.upstream.request(part, target), started, partial(sent, lease, begun))
+    async def _request(self, part: Call, target: Target, going: Callable[[], None], started: float) -> Json:
+        reply = await self._client.send(target.upstream.request(part, target), started, going)
         if reply.status >= 300:
             raise target.upstream.error(part, target, reply)
         try:
@@ -268,6 +270,15 @@ def sent(lease: Lease, begun: Begun) -> None:
     lease.check()
     for use, part in begun:
         use.send(part)
+
+
+def sent_together(lease: Lease, asked: Sequence[Member], begun: Begun) -> None:
+    """The same for a batch. A member that has left by now is booked already, so the others pay for its inputs."""
+    lease.check()
+    for member, (use, part) in zip(asked, begun, strict=True):
+        member.pays = member.record.status is None
+        if member.pays:
+            use.send(part)
 
 
 def _told_by(failure: UpstreamError, target: Target) -> UpstreamError:

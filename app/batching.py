@@ -59,7 +59,10 @@ def future() -> asyncio.Future[Any]:
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """A call's part in a batch. ``admitted`` is set when a batch has a key and takes the part along."""
+    """A call's part in a batch. ``admitted`` is set when a batch has a key and takes the part along.
+
+    ``pays`` is False if the call had ended before the batch's request went out.
+    """
 
     part: Call
     record: Record
@@ -67,6 +70,7 @@ class Member:
     admitted: asyncio.Future[None] = field(default_factory=future)
     answer: asyncio.Future[Answer] = field(default_factory=future)
     batch: Batch | None = None
+    pays: bool = True
 
     @property
     def inputs(self) -> list[Any]:
@@ -362,7 +366,8 @@ def billed(usage: Json | None, members: list[Member]) -> list[Any]:
     """Each member's share of the counts, by length; None for each if they are not known."""
     if usage is None or len(members) == 1:
         return [usage] * len(members)
-    return _usages(usage, [len(msgspec.json.encode(member.inputs)) for member in members])
+    lengths = [len(msgspec.json.encode(member.inputs)) if member.pays else 0 for member in members]
+    return _usages(usage, lengths if any(lengths) else [1] * len(members))
 
 
 def _usages(usage: Json, lengths: list[int]) -> list[Json]:

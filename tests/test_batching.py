@@ -16,7 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.batching import Batcher, Member, still_wanted
+from app.attempts import sent_together
+from app.batching import Batcher, Member, billed, still_wanted
 from app.departures import Presence
 from app.lease import Lease
 from app.meter import Record
@@ -320,6 +321,20 @@ async def test_a_batch_that_all_leave_as_it_begins_gives_its_key_back() -> None:
     await asyncio.sleep(0)
     assert pool.seats[0].at_work == 0
     assert (await pool.lease(Need())).key.alias == "a"
+
+
+async def test_a_call_that_ended_before_its_batch_went_out_costs_nothing() -> None:
+    """It is booked already: the others pay for its inputs, so that the books add up to what is billed."""
+    pool = Pool("jina", [(Key("secret", "a"), Quota())], patience=PATIENCE)
+    place = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
+    calls = [EmbeddingsCall(model=MODEL, body={"input": [text]}) for text in ("stays", "has gone", "stays too")]
+    members = [Member(call, Record("id", "ann", call), Need(batch=True)) for call in calls]
+    begun = [(member.record.ask(place), member.part) for member in members]
+    members[1].record.status = 499
+    sent_together(await pool.lease(Need()), members, begun)
+    assert [use.attempts for use, _ in begun] == [1, 0, 1]
+    shares = [share["total_tokens"] for share in billed({"total_tokens": 10}, members)]
+    assert (shares[1], sum(shares)) == (0, 10)
 
 
 async def test_who_leaves_while_it_is_asked_takes_nothing_from_the_others(upstream: ScriptedUpstream) -> None:
