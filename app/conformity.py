@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from .types import Json
 logger = logging.getLogger("torii.conformity")
 
 SECONDS = 5.0  # for a check; a usual one takes 0.05
+DESCRIPTORS = 8  # of a process that is started, and of its pipes, in the moment of its start
 AT_ONCE = 4
 
 CHECKER = str(Path(__file__).with_name("checker.py"))
@@ -87,7 +89,8 @@ async def _found(question: Json) -> str:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    """Not by asyncio: uvloop never gives back the files of a process that could not be started."""
+    """Not by asyncio: uvloop never gives back the files of a process that could not be started. Raises OSError."""
+    _have_room()
     return subprocess.Popen(  # noqa: S603 - our own program, run by the interpreter that runs us
         [sys.executable, "-I", CHECKER, *sys.path],
         stdin=subprocess.PIPE,
@@ -95,6 +98,18 @@ def _start() -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         env={},  # keys are none of its business
     )
+
+
+def _have_room() -> None:
+    """Raises OSError if there are too few descriptors: of a process's pipes, Python 3.11 keeps those that were made
+    before the one that could not be."""
+    held: list[int] = []
+    try:
+        for _ in range(DESCRIPTORS):
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for file in held:
+            os.close(file)
 
 
 def _ask(process: subprocess.Popen[bytes], question: bytes, seconds: float) -> bytes:
