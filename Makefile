@@ -15,7 +15,7 @@ LOCKED := $(INSTALL) --require-hashes --only-binary :all: -r
 TORII := $(INSTALL) --no-deps --no-build-isolation --editable .
 
 # What translates must be tested to the last branch.
-PURE := app/types.py,app/errors.py,app/sse.py,app/routing.py,app/models.py,app/jsontext.py,app/redact.py,app/tokens.py,app/usage.py,app/vectors.py,app/endpoints/*,app/upstreams/*
+PURE := app/core/types.py,app/core/errors.py,app/core/names.py,app/core/parameters.py,app/core/origins.py,app/core/sse.py,app/core/json.py,app/core/redaction.py,app/core/usage.py,app/core/vectors.py,app/routing/table.py,app/endpoints/*,app/upstreams/*.py
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-newest test-min lock check coverage faults soak fuzz fuzz-atheris clients clients-node clients-java bench bench-peers install clean

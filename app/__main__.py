@@ -1,5 +1,5 @@
 """``python -m app``: the command ``torii``."""
 
-from .cli import main
+from .cli.main import main
 
 main(prog_name="torii")

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import msgspec
 import yaml
 
-from app.ledger import INSERT
-from app.store import Database
+from app.storage.store import Database
+from app.usage.ledger import INSERT
 
 from .processes import ROOT, Running, free_port, start
 from .upstream import Stub

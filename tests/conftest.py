@@ -18,11 +18,11 @@ import pytest
 import uvicorn.server
 from hypothesis import HealthCheck, settings
 
-from app.main import create_app
-from app.meter import Record
-from app.server import Server
-from app.settings import Settings
-from app.store import Database
+from app.config.settings import Settings
+from app.server.app import create_app
+from app.server.server import Server
+from app.storage.store import Database
+from app.usage.record import Record
 
 NEW_LOOP: Callable[[], Any]
 try:

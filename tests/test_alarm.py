@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from app.alarm import Alarm, Clock, Deadline
+from app.core.deadlines import Alarm, Clock, Deadline
 
 
 def now() -> float:

@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
-from app.assembly import (
+from app.callers.keys import Caller, digest
+from app.config.settings import Settings
+from app.core.errors import ModelNotFound, Unauthorized
+from app.core.types import Key
+from app.gateway.build import (
     SANDBOX_KEY,
     build_callers,
     build_keys,
@@ -18,13 +22,9 @@ from app.assembly import (
     secrets,
     with_caller_key,
 )
-from app.errors import ModelNotFound, Unauthorized
-from app.keys import Caller, digest
-from app.models import CATALOGUE
-from app.quota import Quota
-from app.settings import Settings
-from app.types import Key
+from app.routing.limits import Quota
 from app.upstreams import AIHubMix, Jina, OpenAICompatible
+from app.upstreams.catalogue import CATALOGUE
 
 URLS = {
     "jina": "http://127.0.0.1:7001/v1",

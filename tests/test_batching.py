@@ -16,18 +16,18 @@ from typing import Any
 import httpx
 import pytest
 
-from app.attempts import sent_together
-from app.batching import Batcher, Member, billed, still_wanted
-from app.departures import Presence
-from app.lease import Lease
-from app.meter import Record
-from app.models import unlisted
-from app.pool import Pool
-from app.quota import MINUTE, ON_THE_WAY, Need, Quota, Window
-from app.settings import Settings
-from app.store import Database
-from app.types import EmbeddingsCall, Key, Target
+from app.config.settings import Settings
+from app.core.disconnects import Presence
+from app.core.types import EmbeddingsCall, Key, Target
+from app.gateway.batching import Batcher, Member, billed, still_wanted
+from app.gateway.retries import sent_together
+from app.routing.lease import Lease
+from app.routing.limits import MINUTE, ON_THE_WAY, Need, Quota, Window
+from app.routing.pool import Pool
+from app.storage.store import Database
 from app.upstreams import KINDS
+from app.upstreams.catalogue import unlisted
+from app.usage.record import Record
 
 from .conftest import PATIENCE, RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, until
 

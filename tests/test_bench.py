@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.settings import Settings
+from app.config.settings import Settings
 from bench import load, report, stub, wire
 from bench.footprint import needs
 from bench.gateways import LiteLLM, Nginx, Portkey, Torii, untouched

@@ -15,13 +15,13 @@ import httpx
 import msgspec
 import pytest
 
-from app.cache.flights import Flights
-from app.departures import Presence
-from app.meter import Record
-from app.models import unlisted
-from app.store import Database, read
-from app.types import EmbeddingsCall, Key, Target
+from app.cache.singleflight import Flights
+from app.core.disconnects import Presence
+from app.core.types import EmbeddingsCall, Key, Target
+from app.storage.store import Database, read
 from app.upstreams import KINDS
+from app.upstreams.catalogue import unlisted
+from app.usage.record import Record
 
 from .conftest import (
     PATIENCE,

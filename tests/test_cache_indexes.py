@@ -17,16 +17,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.cache.disk import SCHEMA, Disk
+from app.cache.digests import keys_of
 from app.cache.entries import Entry
-from app.cache.keys import keys_of
 from app.cache.sqlite import Database
+from app.cache.sqlite_tier import SCHEMA, Disk
+from app.config.settings import Settings
+from app.core.types import Json, Key, Target
 from app.endpoints.embeddings import Embeddings
 from app.endpoints.rerank import Rerank
-from app.models import known
-from app.settings import Settings
-from app.types import Json, Key, Target
 from app.upstreams import KINDS
+from app.upstreams.catalogue import known
 
 from .conftest import (
     NEW_LOOP,

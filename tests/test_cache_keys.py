@@ -10,16 +10,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from app.cache.digests import OF_ONE_INPUT, keys_of
 from app.cache.entries import Entry, unpacked
-from app.cache.found import Found
-from app.cache.keys import OF_ONE_INPUT, keys_of
+from app.cache.merge import Found
+from app.core.types import Call, Json, Key, Target
+from app.core.usage import shares
+from app.core.vectors import read
 from app.endpoints.embeddings import Embeddings
 from app.endpoints.rerank import Rerank
-from app.models import unlisted
-from app.types import Call, Json, Key, Target
 from app.upstreams import KINDS
-from app.usage import shares
-from app.vectors import read
+from app.upstreams.catalogue import unlisted
 
 URL = "https://host.example/v1"
 UNKNOWN = "jina-embeddings-v9"  # it is sent every option

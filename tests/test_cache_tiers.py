@@ -18,17 +18,17 @@ from typing import Any
 
 import pytest
 
-from app.assembly import Shelf, secrets
 from app.cache import Cache, Tiers
-from app.cache.disk import SCHEMA, Disk
 from app.cache.entries import Entry
 from app.cache.memory import OVERHEAD, Memory
 from app.cache.redis import Redis
 from app.cache.sqlite import AT_ONCE, WAITING, Database
-from app.models import unlisted
-from app.settings import Settings
-from app.types import EmbeddingsCall, Key, Target
+from app.cache.sqlite_tier import SCHEMA, Disk
+from app.config.settings import Settings
+from app.core.types import EmbeddingsCall, Key, Target
+from app.gateway.build import Shelf, secrets
 from app.upstreams import Jina
+from app.upstreams.catalogue import unlisted
 
 from .conftest import JINA_KEY, PATIENCE, ScriptedUpstream, running_gateway, settings_for, until
 from .test_cache import EMBED, RERANK, ask, embeds, ranks, told
@@ -315,7 +315,7 @@ async def test_two_processes_share_a_file(upstream: ScriptedUpstream, tmp_path: 
     script = """
 import asyncio, sys
 from pathlib import Path
-from app.cache.disk import SCHEMA, Disk
+from app.cache.sqlite_tier import SCHEMA, Disk
 from app.cache.entries import Entry
 from app.cache.sqlite import Database
 database = Database(Path(sys.argv[1]), SCHEMA)

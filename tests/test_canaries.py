@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.store import read
+from app.storage.store import read
 
 from .conftest import PATIENCE, Script, ScriptedUpstream, raw, replies, streams, until
 

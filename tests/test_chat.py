@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from app.core.errors import InvalidRequest, UpstreamFailed, UpstreamQuota, UpstreamTruncated
+from app.core.json import Malformed
+from app.core.types import ChatCall, Chunk, Text
 from app.endpoints.chat import Chat
-from app.errors import InvalidRequest, UpstreamFailed, UpstreamQuota, UpstreamTruncated
-from app.jsontext import Malformed
-from app.types import ChatCall, Chunk, Text
 from app.upstreams.chat import ChatFold, chat_reply
 from app.upstreams.deepsearch_stream import DeepSearchFold
 

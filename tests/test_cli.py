@@ -23,8 +23,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from app import __version__, report
-from app.models import CATALOGUE
+from app import __version__
+from app.cli import tables as report
+from app.upstreams.catalogue import CATALOGUE
 
 from .conftest import AIHUBMIX_KEY, JINA_KEY, WITH_CURL, ScriptedUpstream, replies
 
@@ -787,7 +788,7 @@ async def test_healthcheck_says_in_words_of_ours_what_came(sent: bytes, why: str
 
 def test_healthcheck_starts_without_what_only_the_gateway_needs(tmp_path: Path) -> None:
     code = (
-        "import sys; from app.cli import main\n"
+        "import sys; from app.cli.main import main\n"
         f"try: main(['healthcheck', '--port', '{free_port()}'])\n"
         "except SystemExit: print(sorted({'fastapi', 'uvicorn', 'httpx', 'starlette'} & set(sys.modules)))"
     )

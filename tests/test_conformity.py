@@ -14,7 +14,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from app import conformity
+from app.gateway import conformity
 
 from .conftest import RunningGateway, ScriptedUpstream, running_gateway, settings_for, streams, until
 from .faults.bench import read_events
@@ -284,7 +284,7 @@ async def test_a_mark_of_the_byte_order_before_it_makes_it_none(
 
 WITHOUT_FILES = """
 import asyncio, os, resource, sys
-from app.conformity import misfit
+from app.gateway.conformity import misfit
 
 def opened():
     return len(os.listdir("/proc/self/fd"))
@@ -315,7 +315,7 @@ def test_the_process_finds_the_validator_where_the_gateway_has_it() -> None:
     """Such as in a user's own folder, or in PYTHONPATH: here the packages belong to no interpreter."""
     program = (
         f"import asyncio, sys; sys.path[:0] = {[path for path in sys.path if path]}; "
-        "from app.conformity import misfit; print(asyncio.run(misfit({'type': 'string'}, '1')))"
+        "from app.gateway.conformity import misfit; print(asyncio.run(misfit({'type': 'string'}, '1')))"
     )
     base: str = sys._base_executable  # type: ignore[attr-defined] # undocumented: the one that a venv was made from
     done = subprocess.run([base, "-I", "-c", program], capture_output=True, text=True, timeout=60, check=True)

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.cors import EXPOSED
-from app.settings import ConfigError, Settings, load
+from app.callers.cors import EXPOSED
+from app.config.settings import ConfigError, Settings, load
 
 from .conftest import RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, streams
 from .test_strict_input import BODY, CALLER_KEY, VECTORS, envelope, sent

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from app.core.errors import InvalidRequest, TooLarge, UpstreamFailed, UpstreamTruncated
+from app.core.types import ChatCall, Citations, Event, Extras, Finish, Head, Reasoning, Step, Text, Usage
 from app.endpoints.chat import Chat, collect, pieces
-from app.errors import InvalidRequest, TooLarge, UpstreamFailed, UpstreamTruncated
-from app.types import ChatCall, Citations, Event, Extras, Finish, Head, Reasoning, Step, Text, Usage
 from app.upstreams.citations import cite
 from app.upstreams.deepsearch import deepsearch_body, schema_of, wants_citations
 from app.upstreams.deepsearch_stream import DeepSearchFold

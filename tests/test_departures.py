@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from app.departures import Departures, Policies
-from app.meter import Record
-from app.sections import CacheSettings, DisconnectSettings
-from app.settings import Settings
-from app.types import OnDisconnect
+from app.config.sections import CacheSettings, DisconnectSettings
+from app.config.settings import Settings
+from app.core.disconnects import Departures, Policies
+from app.core.types import OnDisconnect
+from app.usage.record import Record
 
 from .conftest import (
     AIHUBMIX_KEY,

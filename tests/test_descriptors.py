@@ -16,7 +16,7 @@ import httpx
 import msgspec
 import pytest
 
-from app.breaker import BREAK_AFTER
+from app.routing.breaker import BREAK_AFTER
 
 from .conftest import ScriptedUpstream, Seen, replies, until
 from .faults.bench import ENGINES
@@ -192,7 +192,7 @@ async def test_a_limit_that_was_lowered_is_raised_again(upstream: ScriptedUpstre
 
 SHEDS = """
 import resource, socket
-from app.descriptors import Descriptors
+from app.server.descriptors import Descriptors
 descriptors = Descriptors()
 listener = socket.create_server(("127.0.0.1", 0))
 listener.setblocking(False)

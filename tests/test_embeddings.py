@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core.errors import InvalidRequest, UpstreamFailed
+from app.core.types import EmbeddingsCall, Encoding, Json, Key, Model, Target
+from app.core.vectors import encoded
 from app.endpoints.embeddings import ENCODINGS, FORMS, Embeddings
 from app.endpoints.fields import FORBIDDEN
-from app.errors import InvalidRequest, UpstreamFailed
-from app.types import EmbeddingsCall, Encoding, Json, Key, Model, Target
 from app.upstreams import Jina
-from app.vectors import encoded
 
 MODEL = Model(id="jina-embeddings-v3", endpoints=("embeddings",))
 UPSTREAM = Jina()

@@ -178,7 +178,7 @@ async def test_a_third_sigterm_ends_everything(workers: int, upstream: ScriptedU
 
 
 def test_what_stands_still_is_ended_all_the_same() -> None:
-    script = "import threading; from app.server import last_resort; last_resort(); threading.Event().wait()"
+    script = "import threading; from app.server.server import last_resort; last_resort(); threading.Event().wait()"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment({}), timeout=SECONDS)
     assert done.returncode == 0
 

@@ -23,14 +23,14 @@ from typing import Any
 import pytest
 import trustme
 
-from app.engines import Engine, Going, Wire, engine, nothing, origin
-from app.engines.base import unreachable
-from app.engines.connection import WAITING_BYTES, HttptoolsAnswer
-from app.engines.httptools import HttptoolsEngine
-from app.engines.origin import idle_seconds
-from app.engines.reach import first, reach
-from app.errors import Overloaded, UpstreamBroken, UpstreamUnreachable
-from app.types import Request
+from app.core.errors import Overloaded, UpstreamBroken, UpstreamUnreachable
+from app.core.types import Request
+from app.upstreams.client import Engine, Going, Wire, engine, nothing, origin
+from app.upstreams.client.base import unreachable
+from app.upstreams.client.connection import WAITING_BYTES, HttptoolsAnswer
+from app.upstreams.client.dialing import first, reach
+from app.upstreams.client.httptools import HttptoolsEngine
+from app.upstreams.client.origin import idle_seconds
 
 from .conftest import PATIENCE, ScriptedUpstream, raw, replies, until
 from .faults.bench import descriptors
@@ -615,10 +615,10 @@ def test_a_want_of_descriptors_is_the_gateways_own(number: int, whose: str) -> N
 # In a process of its own: in this one something may give a descriptor back at any time.
 WITHOUT_DESCRIPTORS = """
 import asyncio, contextlib, os, resource, socket, sys
-from app import engines
-from app.engines.base import Wire, unreachable
-from app.errors import Overloaded
-from app.types import Request
+from app.upstreams import client as engines
+from app.upstreams.client.base import Wire, unreachable
+from app.core.errors import Overloaded
+from app.core.types import Request
 
 def sockets():
     numbers = [number for number in os.listdir("/dev/fd") if os.path.lexists("/dev/fd/" + number)]

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import errors
-from app.errors import (
+from app.core import errors
+from app.core.errors import (
     UpstreamAuth,
     UpstreamError,
     UpstreamFailed,
@@ -21,8 +21,8 @@ from app.errors import (
     UpstreamRejected,
     UpstreamTimeout,
 )
-from app.types import Reply
-from app.upstreams.failures import RETRY_AFTER, failure, hidden_failure, told_as_text
+from app.core.types import Reply
+from app.upstreams.errors import RETRY_AFTER, failure, hidden_failure, told_as_text
 
 LINES = (Path(__file__).parent / "wire" / "errors.jsonl").read_bytes().splitlines()
 CASES: list[dict[str, Any]] = [msgspec.json.decode(line) for line in LINES]

@@ -15,7 +15,7 @@ MANY = 1100  # select knows descriptors below 1024
 READS = """
 import os, resource, sys, threading
 from pathlib import Path
-from app import files
+from app.storage import files
 many = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_NOFILE, (many + 100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 while os.dup(0) < many:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from app import __version__
-from app.main import create_app
+from app.server.app import create_app
 
 from .conftest import (
     AIHUBMIX_KEY,

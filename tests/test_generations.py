@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.generations import Generations
-from app.pool import Pool
+from app.routing.pool import Pool
+from app.server.snapshots import Generations
 
 from .conftest import RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, streams, until
 

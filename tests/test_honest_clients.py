@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from app.main import FIXED, meant
+from app.server.app import FIXED, meant
 
 from .conftest import PATIENCE, RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, streams
 from .test_strict_input import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.jsontext import Malformed, decode, decode_lenient, encode
+from app.core.json import Malformed, decode, decode_lenient, encode
 
 HALF = "a string has half of a surrogate pair, which is no character: \\ud800 to \\udfff come in pairs"
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 import pytest
 from openai._streaming import SSEDecoder
 
-from app.downstream import form
-from app.sse import DONE, encode
+from app.core.sse import DONE, encode
+from app.server.event_stream import form
 
 from .conftest import RunningGateway, ScriptedUpstream, running_gateway, settings_for, streams
 

@@ -6,8 +6,8 @@ import hashlib
 
 import pytest
 
-from app.errors import Unauthorized
-from app.keys import Caller, Callers, digest, new_key
+from app.callers.keys import Caller, Callers, digest, new_key
+from app.core.errors import Unauthorized
 
 KEY = "correct-horse-battery"
 CALLERS = Callers([("team", digest(KEY)), ("other", digest("another-key-of-theirs"))])

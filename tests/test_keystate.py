@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from app.errors import UpstreamAuth, UpstreamQuota, UpstreamRateLimited
-from app.keystate import KeyStates
-from app.lease import Lease
-from app.main import create_app
-from app.pool import REST_SECONDS, Pool
-from app.quota import Need, Quota
-from app.seat import Rest, fingerprint
-from app.store import Database
-from app.types import Key
+from app.core.errors import UpstreamAuth, UpstreamQuota, UpstreamRateLimited
+from app.core.types import Key
+from app.routing.cooldowns import KeyStates
+from app.routing.key_state import Rest, fingerprint
+from app.routing.lease import Lease
+from app.routing.limits import Need, Quota
+from app.routing.pool import REST_SECONDS, Pool
+from app.server.app import create_app
+from app.storage.store import Database
 
 from .conftest import ScriptedUpstream, replies, running_gateway
 from .test_admin import ONE, TWO, VECTORS, states, two_keys

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.ledger import COLUMNS
-from app.store import VERSIONS, Database, read
+from app.storage.store import VERSIONS, Database, read
+from app.usage.ledger import COLUMNS
 
 from .conftest import (
     AIHUBMIX_KEY,

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from app import logs
-from app.redact import Redactor
-from app.writer import STDERR, writer
+from app.core.redaction import Redactor
+from app.server import logs
+from app.server.writer import STDERR, writer
 
 from .conftest import PATIENCE
 

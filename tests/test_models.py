@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.models import CATALOGUE, known, unlisted
-from app.types import Model
+from app.core.types import Model
+from app.upstreams.catalogue import CATALOGUE, known, unlisted
 
 EMBEDDINGS = {
     "jina-embeddings-v2-base-en": (768, 8192),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.files import mounted
+from app.storage.files import mounted
 
 from .conftest import JINA_KEY
 from .program import Program, started

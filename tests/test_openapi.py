@@ -14,15 +14,16 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from app import __version__, admin, openapi
+from app import __version__
+from app.config.settings import Settings
 from app.endpoints.chat import Chat
 from app.endpoints.embeddings import SPELLINGS, Embeddings
 from app.endpoints.rerank import Rerank
-from app.main import RawRoute, create_app
-from app.openapi import failures
-from app.openapi.models import routes
-from app.settings import Settings
-from app.tokens import decoder
+from app.endpoints.token_ids import decoder
+from app.server import admin, openapi
+from app.server.app import RawRoute, create_app
+from app.server.openapi import failures
+from app.server.openapi.models import routes
 from app.upstreams.deepsearch import PARAMETERS, deepsearch_body
 
 DOCUMENT = openapi.document(__version__)
@@ -146,9 +147,11 @@ def test_a_key_may_be_given_except_where_none_is_looked_at() -> None:
 
 
 def test_importing_it_does_not_build_it() -> None:
-    code = "import sys, app.openapi; print(sorted(name for name in sys.modules if name.startswith('app.')))"
+    code = "import sys, app.server.openapi; print(sorted(name for name in sys.modules if name.startswith('app.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['app.openapi', 'app.openapi.documents', 'app.types']"
+    assert done.stdout.strip() == str(
+        ["app.core", "app.core.types", "app.server", "app.server.openapi", "app.server.openapi.documents"]
+    )
 
 
 # Requests.

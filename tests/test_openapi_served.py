@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from app import __version__, openapi
-from app.main import create_app
-from app.openapi.models import ALIAS
+from app import __version__
+from app.server import openapi
+from app.server.app import create_app
+from app.server.openapi.models import ALIAS
 
 from .conftest import running_gateway, settings_for
 from .test_openapi import DOCUMENT, envelopes, posted, response

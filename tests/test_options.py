@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from app.models import CATALOGUE
+from app.core.types import Json
 from app.sandbox.server import Sandbox
-from app.types import Json
+from app.upstreams.catalogue import CATALOGUE
 
 from .answering import both, seen_by
 from .conftest import RunningGateway, ScriptedUpstream, running_gateway, settings_for

@@ -18,9 +18,9 @@ import openai
 import pytest
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
-from app.access import TOLD
-from app.origins import host_name, page_origin
-from app.redact import Redactor
+from app.core.origins import host_name, page_origin
+from app.core.redaction import Redactor
+from app.server.access import TOLD
 
 from .conftest import RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for
 from .test_strict_input import BODY, CALLER_KEY, VECTORS, Got, answers, envelope, sent
@@ -319,7 +319,7 @@ async def test_nothing_else_of_another_site_passes(
 
 
 async def test_no_page_that_a_link_may_lead_to_asks_a_provider() -> None:
-    from app.main import DOCUMENTS, PAGES
+    from app.server.app import DOCUMENTS, PAGES
 
     assert {path for path in PAGES if path in DOCUMENTS and DOCUMENTS[path].method != "GET"} == set()
 

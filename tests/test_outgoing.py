@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.outgoing import Outgoing
+from app.core.transport import Outgoing
 
 from .conftest import PATIENCE
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from app.descriptors import allow_files
+from app.server.descriptors import allow_files
 
 from .conftest import (
     PATIENCE,
@@ -153,7 +153,7 @@ async def test_far_too_many_connections_are_closed_at_once(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundred are told why, for as long as those linger; here that is until all have come."""
-    monkeypatch.setattr("app.protocol.LINGER_SECONDS", PATIENCE)
+    monkeypatch.setattr("app.server.protocol.LINGER_SECONDS", PATIENCE)
     async with running_gateway(settings_for(upstream.url, max_caller_connections=1)) as gateway:
         async with idle(gateway, 400) as readers:
             ends = await asyncio.wait_for(asyncio.gather(*(_end(reader) for reader in readers[1:])), PATIENCE)

@@ -159,8 +159,8 @@ def test_the_image_holds_nothing_of_the_checkout_but_what_it_is_built_of() -> No
 
 
 def test_the_drain_ends_before_compose_kills() -> None:
-    from app.server import GRACE_SECONDS
-    from app.settings import Settings
+    from app.config.settings import Settings
+    from app.server.server import GRACE_SECONDS
 
     period = re.search(r"stop_grace_period: (\d+)s", (ROOT / "compose.yaml").read_text())
     assert period is not None

@@ -11,11 +11,11 @@ from typing import Any, get_args
 
 import pytest
 
+from app.core.parameters import FATES, TABLE, Fate, Field
+from app.core.types import EndpointName, Json
 from app.endpoints.embeddings import SPELLINGS
 from app.endpoints.rerank import DOC_LIMITS
-from app.models import CATALOGUE
-from app.parameters import FATES, TABLE, Fate, Field
-from app.types import EndpointName, Json
+from app.upstreams.catalogue import CATALOGUE
 from app.upstreams.deepsearch import PARAMETERS
 
 from .answering import both

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.breaker import BREAK_AFTER, Breaker
-from app.errors import UpstreamAuth, UpstreamFailed, UpstreamQuota, UpstreamRateLimited, UpstreamRejected
-from app.lease import Lease
-from app.pool import Pool
-from app.quota import KEPT, Need, Quota, Window
-from app.sections import KeyLimits
-from app.settings import Settings
-from app.types import Key
+from app.config.sections import KeyLimits
+from app.config.settings import Settings
+from app.core.errors import UpstreamAuth, UpstreamFailed, UpstreamQuota, UpstreamRateLimited, UpstreamRejected
+from app.core.types import Key
+from app.routing.breaker import BREAK_AFTER, Breaker
+from app.routing.lease import Lease
+from app.routing.limits import KEPT, Need, Quota, Window
+from app.routing.pool import Pool
 
 from .conftest import (
     PATIENCE,
@@ -370,11 +370,11 @@ async def test_the_last_keys_rest_is_waited_for_where_it_is_short() -> None:
 
 @pytest.mark.parametrize("failure", [UpstreamAuth("no"), UpstreamQuota("empty")])
 async def test_after_its_rest_one_call_is_let_through(failure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.pool.REST_SECONDS", 0.02)
+    monkeypatch.setattr("app.routing.pool.REST_SECONDS", 0.02)
     keys = pool()
     keys.failed(lease_of(keys, A), failure)
     await until(lambda: keys.state()[0]["state"] == "trial")
-    monkeypatch.setattr("app.pool.REST_SECONDS", 60)
+    monkeypatch.setattr("app.routing.pool.REST_SECONDS", 60)
     first, *others = await taken(keys, 4)
     assert names([first, *others]) == "abbb"
     keys.failed(first, failure)
@@ -422,15 +422,15 @@ async def test_five_failures_in_a_row_break_and_an_answer_mends() -> None:
 
 
 def test_after_a_while_one_call_tries_and_the_others_go_on_passing_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.breaker.BREAK_SECONDS", 0)
+    monkeypatch.setattr("app.routing.breaker.BREAK_SECONDS", 0)
     breaker = Breaker("jina")
     for _ in range(BREAK_AFTER):
         breaker.failed()
     assert (breaker.open, breaker.last) == (True, False)
-    monkeypatch.setattr("app.breaker.BREAK_SECONDS", 60)
+    monkeypatch.setattr("app.routing.breaker.BREAK_SECONDS", 60)
     breaker.called(time.monotonic())
     assert breaker.last
-    monkeypatch.setattr("app.breaker.BREAK_SECONDS", 0)
+    monkeypatch.setattr("app.routing.breaker.BREAK_SECONDS", 0)
     breaker.failed()
     assert (breaker.open, breaker.last) == (True, False)
 
@@ -622,7 +622,7 @@ async def test_a_broken_upstream_is_asked_last_until_one_call_is_answered(
         for _ in range(BREAK_AFTER + 2):
             assert (await gateway.post("/v1/embeddings", EMBED)).status_code == 200
         assert len(upstream.seen) == BREAK_AFTER
-    monkeypatch.setattr("app.breaker.BREAK_SECONDS", 0.05)
+    monkeypatch.setattr("app.routing.breaker.BREAK_SECONDS", 0.05)
     async with running_gateway(settings_for(upstream.url, other_upstream.url)) as gateway:
         for _ in range(BREAK_AFTER):
             await gateway.post("/v1/embeddings", EMBED)

@@ -31,8 +31,8 @@ EMPTY = {
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Probes after hundredths of a second instead of minutes."""
-    monkeypatch.setattr("app.pool.PROBE_FIRST_SECONDS", 0.02)
-    monkeypatch.setattr("app.pool.REST_SECONDS", 0.04)
+    monkeypatch.setattr("app.routing.pool.PROBE_FIRST_SECONDS", 0.02)
+    monkeypatch.setattr("app.routing.pool.REST_SECONDS", 0.04)
 
 
 def keyed(upstream: ScriptedUpstream, text: str = "hi") -> list[str]:
@@ -115,7 +115,7 @@ async def test_a_refused_key_is_one_alarm_and_is_probed(
 async def test_a_call_wakes_the_last_key_before_any_probe(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.pool.PROBE_FIRST_SECONDS", 60)
+    monkeypatch.setattr("app.routing.pool.PROBE_FIRST_SECONDS", 60)
     upstream.plays(replies(EMPTY["402"][1], 402), replies(VECTORS))
     async with running_gateway(settings_for(upstream.url, operator_key=OPERATOR)) as gateway:
         first = await gateway.post("/v1/embeddings", EMBED)

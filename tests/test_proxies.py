@@ -17,10 +17,10 @@ import msgspec
 import pytest
 import trustme
 
-from app.engines import Wire, engine
-from app.errors import UpstreamUnreachable
-from app.proxies import Proxy, loopback, parse, place, variable
-from app.types import Request
+from app.core.errors import UpstreamUnreachable
+from app.core.types import Request
+from app.upstreams.client import Wire, engine
+from app.upstreams.client.proxies import Proxy, loopback, parse, place, variable
 
 from . import proxy as proxies
 from .conftest import JINA_KEY, PATIENCE, ScriptedUpstream, replies, until
@@ -335,8 +335,8 @@ def test_mistakes_with_proxies_are_named_without_their_values(tmp_path: Path) ->
 
 
 def test_no_settings_object_shows_the_password() -> None:
-    from app.assembly import build_proxies, hosts, secrets
-    from app.settings import Settings
+    from app.config.settings import Settings
+    from app.gateway.build import build_proxies, hosts, secrets
 
     given: Any = {"jina": {"proxy_url": f"http://torii:{quote(PASSWORD, safe='')}@proxy.example:1"}}
     settings = Settings(upstreams=given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.redact import Redactor
+from app.core.redaction import Redactor
 
 
 def test_secrets_and_hosts() -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from app import errors
-from app.errors import (
+from app.config.settings import Settings
+from app.core import errors
+from app.core.errors import (
     ToriiError,
     UpstreamAuth,
     UpstreamBroken,
@@ -26,10 +27,9 @@ from app.errors import (
     UpstreamTruncated,
     UpstreamUnreachable,
 )
-from app.settings import Settings
-from app.types import Reply
-from app.upstreams.answers import lasting
-from app.upstreams.failures import failure
+from app.core.types import Reply
+from app.upstreams.errors import failure
+from app.upstreams.validation import lasting
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "reliability.md").read_text(encoding="utf-8")

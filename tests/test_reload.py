@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.reload import NotRenewed, Origin, Reload
-from app.settings import Settings, load
+from app.config.settings import Settings, load
+from app.server.reload import NotRenewed, Origin, Reload
 
 from .conftest import until
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from app.core.errors import InvalidRequest
+from app.core.types import Json, Key, Model, RerankCall, Target
 from app.endpoints.rerank import Rerank
-from app.errors import InvalidRequest
-from app.types import Json, Key, Model, RerankCall, Target
 from app.upstreams import AIHubMix, Jina
 
 WIRE = Path(__file__).parent / "wire"

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import InvalidRequest, ModelNotFound, ToriiError
-from app.models import CATALOGUE, unlisted
-from app.names import nearest, shown
-from app.routing import Account, RouteTable
-from app.types import Json, Key, Model, Route
+from app.core.errors import InvalidRequest, ModelNotFound, ToriiError
+from app.core.names import nearest, shown
+from app.core.types import Json, Key, Model, Route
+from app.routing.table import Account, RouteTable
 from app.upstreams import AIHubMix, Jina, OpenAICompatible
+from app.upstreams.catalogue import CATALOGUE, unlisted
 
 JINA = Account(Jina("jina", "https://jina.example/v1"), "jina", Key("jina_" + "0" * 60))
 AIHUBMIX = Account(AIHubMix("aihubmix", "https://aihubmix.example/v1"), "aihubmix", Key("sk-" + "0" * 40))

@@ -20,9 +20,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from app.config import NEAREST, QUOTED, Keys, dotted, explain
-from app.settings import ConfigError, Settings, load, validate_start
-from app.values import KNOWN, PLACEHOLDER, Section
+from app.config.fields import KNOWN, PLACEHOLDER, Section
+from app.config.settings import ConfigError, Settings, load, validate_start
+from app.config.sources import NEAREST, QUOTED, Keys, dotted, explain
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "config.example.yaml"
@@ -258,7 +258,7 @@ def test_secret_files_alone_are_enough(tmp_path: Path) -> None:
 
 def test_no_secret_files_where_there_is_no_directory_for_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TORII_SECRETS_DIR")
-    monkeypatch.setattr("app.config.SECRETS_DIRECTORY", tmp_path / "none")
+    monkeypatch.setattr("app.config.sources.SECRETS_DIRECTORY", tmp_path / "none")
     assert load(sandbox="on").keyed == ()
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from app.errors import ModelNotFound
-from app.routing import Account, RouteTable
-from app.types import Json, Key
+from app.core.errors import ModelNotFound
+from app.core.types import Json, Key
+from app.routing.table import Account, RouteTable
 from app.upstreams import AIHubMix, Jina, OpenAICompatible
 
 from .answering import answer, both, seen_by

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import UpstreamFailed
-from app.sse import DONE, Decoder, ServerEvent, encode
+from app.core.errors import UpstreamFailed
+from app.core.sse import DONE, Decoder, ServerEvent, encode
 
 DATA = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\r\n")

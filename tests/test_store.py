@@ -13,7 +13,7 @@ from threading import Barrier
 
 import pytest
 
-from app.store import VERSIONS, Database, NoFile, StoreError, read
+from app.storage.store import VERSIONS, Database, NoFile, StoreError, read
 
 from .conftest import until
 
@@ -241,7 +241,7 @@ def test_one_file_is_made_by_many_at_once(tmp_path: Path, caplog: pytest.LogCapt
 WRITER = """
 import sys
 from pathlib import Path
-from app.store import Database
+from app.storage.store import Database
 
 database = Database(Path(sys.argv[1]), flush_seconds=0.001)
 database.write("CREATE TABLE IF NOT EXISTS notes (text TEXT NOT NULL)", ())

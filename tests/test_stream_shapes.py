@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from app.core.errors import ToriiError
+from app.core.sse import Decoder, ServerEvent
+from app.core.types import ChatCall, Event, Fold
 from app.endpoints.chat import Chat, collect
-from app.errors import ToriiError
-from app.sse import Decoder, ServerEvent
-from app.types import ChatCall, Event, Fold
 from app.upstreams.chat import ChatFold
 from app.upstreams.deepsearch_stream import DeepSearchFold
 

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core.json import Malformed, decode, decode_strict
 from app.endpoints.fields import FORBIDDEN
-from app.jsontext import Malformed, decode, decode_strict
-from app.protocol import HEAD_BYTES, HEADERS, TARGET_BYTES
+from app.server.protocol import HEAD_BYTES, HEADERS, TARGET_BYTES
 
 from .conftest import (
     AIHUBMIX_KEY,

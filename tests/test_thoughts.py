@@ -16,8 +16,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from app.core.types import ChatCall, Event, Reasoning, Step
 from app.endpoints.chat import Chat, collect
-from app.types import ChatCall, Event, Reasoning, Step
 from app.upstreams.deepsearch_stream import STEPS, DeepSearchFold
 from app.upstreams.thoughts import WINDOW, Thoughts
 

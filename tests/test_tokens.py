@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.errors import InvalidRequest
-from app.tokens import decoder, decoder_or_none
+from app.core.errors import InvalidRequest
+from app.endpoints.token_ids import decoder, decoder_or_none
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from app.errors import InvalidRequest, UnsupportedMedia, UpstreamFailed
-from app.unpacking import PIECE, TAKEN, packed, unpacking
+from app.core.errors import InvalidRequest, UnsupportedMedia, UpstreamFailed
+from app.upstreams.client.decompression import PIECE, TAKEN, packed, unpacking
 
 TEXT = b"torii " * 50_000
 

@@ -248,7 +248,7 @@ async def test_a_line_that_a_full_disk_cut_off_is_continued_when_there_is_room(
 
 PRINTS = """
 import sys, threading, warnings
-from app import writer
+from app.server import writer
 writer.redirect()
 def fail():
     raise ValueError("from a thread")
@@ -292,6 +292,6 @@ def test_what_is_printed_arrives_whole_where_somebody_reads() -> None:
 
 def test_an_output_that_is_closed_is_none() -> None:
     """Its number may be another file's by then."""
-    script = f"exec {sys.executable} -c 'from app import writer; writer.redirect(); print(1)' >&- 2>&-"
+    script = f"exec {sys.executable} -c 'from app.server import writer; writer.redirect(); print(1)' >&- 2>&-"
     done = subprocess.run(["sh", "-c", script], cwd=ROOT, env=environment({}), timeout=SECONDS)
     assert done.returncode == 0

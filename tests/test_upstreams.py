@@ -9,11 +9,11 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from app.core.errors import UpstreamFailed, UpstreamQuota, UpstreamRateLimited, UpstreamRejected
+from app.core.types import Call, EndpointName, Json, Key, Model, Reply, Request, Target
 from app.endpoints.chat import Chat
 from app.endpoints.embeddings import Embeddings
 from app.endpoints.rerank import Rerank
-from app.errors import UpstreamFailed, UpstreamQuota, UpstreamRateLimited, UpstreamRejected
-from app.types import Call, EndpointName, Json, Key, Model, Reply, Request, Target
 from app.upstreams import KINDS, AIHubMix, Jina, OpenAICompatible
 from app.upstreams.chat import ChatFold
 from app.upstreams.deepsearch_stream import DeepSearchFold

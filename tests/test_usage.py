@@ -18,9 +18,9 @@ import httpx
 import msgspec
 import pytest
 
-from app.ledger import COLUMNS, INSERT, when
-from app.store import VERSIONS, Database, StoreError, read
-from app.usage import answered, size
+from app.core.usage import answered, size
+from app.storage.store import VERSIONS, Database, StoreError, read
+from app.usage.ledger import COLUMNS, INSERT, when
 
 from .conftest import JINA_KEY, ScriptedUpstream, replies, until
 from .test_cli import SECONDS, serving, torii

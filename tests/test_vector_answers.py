@@ -8,8 +8,8 @@ import httpx
 import msgspec
 import pytest
 
-from app.types import Encoding
-from app.vectors import encoded
+from app.core.types import Encoding
+from app.core.vectors import encoded
 
 from .conftest import ScriptedUpstream, replies, running_gateway, settings_for
 

@@ -11,7 +11,7 @@ disk, redis    the tier behind it, where configured; sqlite is disk's file
 
 from __future__ import annotations
 
-from .cache import Cache, Lookup, Store, Tiers
-from .found import Found, Outcome
+from .lookup import Cache, Lookup, Store, Tiers
+from .merge import Found, Outcome
 
 __all__ = ["Cache", "Found", "Lookup", "Outcome", "Store", "Tiers"]

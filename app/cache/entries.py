@@ -12,10 +12,10 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from ..errors import ToriiError
-from ..types import Call, EndpointName, Json, RerankCall, Target
-from ..usage import LARGEST
-from ..vectors import Shape, Vector, field_of
+from ..core.errors import ToriiError
+from ..core.types import Call, EndpointName, Json, RerankCall, Target
+from ..core.usage import LARGEST
+from ..core.vectors import Shape, Vector, field_of
 
 HOLDS: dict[EndpointName, str] = {"embeddings": "data", "rerank": "results", "chat": "choices"}
 

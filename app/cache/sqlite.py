@@ -10,8 +10,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from ..files import make
-from ..sqlite import code, words, write_ahead
+from ..storage.files import make
+from ..storage.sqlite import code, words, write_ahead
 
 logger = logging.getLogger("torii.cache")
 

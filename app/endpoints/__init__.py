@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..types import Call, EndpointName, Json
+from ..core.types import Call, EndpointName, Json
 
 # Where each endpoint is, after /v1/.
 PATHS: dict[EndpointName, str] = {"embeddings": "embeddings", "rerank": "rerank", "chat": "chat/completions"}

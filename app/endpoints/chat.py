@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from .. import jsontext
-from ..errors import InvalidRequest, UpstreamFailed
-from ..names import not_one_of
-from ..sse import DONE, encode
-from ..types import (
+from ..core import json as jsontext
+from ..core.errors import InvalidRequest, UpstreamFailed
+from ..core.names import not_one_of
+from ..core.sse import DONE, encode
+from ..core.types import (
     Call,
     ChatCall,
     Chunk,

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from ..errors import InvalidRequest, UpstreamFailed
-from ..names import not_one_of
-from ..types import Call, EmbeddingsCall, Encoding, EndpointName, Json
-from ..vectors import Vector, encoded, field_of
+from ..core.errors import InvalidRequest, UpstreamFailed
+from ..core.names import not_one_of
+from ..core.types import Call, EmbeddingsCall, Encoding, EndpointName, Json
+from ..core.vectors import Vector, encoded, field_of
 from .fields import given, model_of, total_usage, unsent, usage_shown, whole_number
 
 # The option is spelled in four ways. OpenAI's comes last: its SDKs add encoding_format "base64" to what they are

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import InvalidRequest
-from ..parameters import LITELLM, dropped
-from ..types import EndpointName, Json
+from ..core.errors import InvalidRequest
+from ..core.parameters import LITELLM, dropped
+from ..core.types import EndpointName, Json
 
 # Fields that other gateways and SDKs obey: they would send the call, or the provider's key, to a place that
 # the caller chose (LiteLLM's CVE-2024-6587), or bring credentials of his own. No model has a parameter of such a name.

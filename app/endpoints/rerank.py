@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from ..errors import InvalidRequest
-from ..types import Call, EndpointName, Json, RerankCall
+from ..core.errors import InvalidRequest
+from ..core.types import Call, EndpointName, Json, RerankCall
 from .fields import given, model_of, total_usage, unsent, usage_shown, whole_number
 
 # Tokens of a document that are read: Jina's name, Cohere's, and AIHubMix's, whose page describes it as tokens.

@@ -7,8 +7,8 @@ differs only by address and key is a line in the configuration.
 from __future__ import annotations
 
 from .aihubmix import AIHubMix
-from .base import OpenAICompatible
 from .jina import Jina
+from .openai import OpenAICompatible
 
 KINDS: dict[str, type[OpenAICompatible]] = {"openai": OpenAICompatible, "jina": Jina, "aihubmix": AIHubMix}
 

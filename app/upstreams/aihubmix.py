@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..types import EmbeddingsCall, Json, RerankCall, Target
-from .base import OpenAICompatible, cohere_rerank, openai_embeddings
+from ..core.types import EmbeddingsCall, Json, RerankCall, Target
 from .jina import jina_embeddings, jina_rerank
+from .openai import OpenAICompatible, cohere_rerank, openai_embeddings
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ the answer, a stream that stops before its end.
 
 from __future__ import annotations
 
-from ..errors import UpstreamFailed, UpstreamTruncated
-from ..jsontext import Malformed, decode
-from ..types import ChatCall, Chunk, Event, Json
-from ..usage import counts
-from .failures import event_of, hidden_failure, refuse_page
+from ..core.errors import UpstreamFailed, UpstreamTruncated
+from ..core.json import Malformed, decode
+from ..core.types import ChatCall, Chunk, Event, Json
+from ..core.usage import counts
+from .errors import event_of, hidden_failure, refuse_page
 
 
 def chat_body(call: ChatCall) -> Json:

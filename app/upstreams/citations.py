@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..types import Json
+from ..core.types import Json
 
 _DEFINITION = re.compile(r"^\[\^([^\[\]\s]+)\]:(.*)$", re.MULTILINE)
 _MARK = re.compile(r"\[\^([^\[\]\s]+)\]")

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InvalidRequest
-from ..names import not_one_of
-from ..parameters import with_fate
-from ..types import ChatCall, Json, OnMismatch, SystemMessages
+from ..core.errors import InvalidRequest
+from ..core.names import not_one_of
+from ..core.parameters import with_fate
+from ..core.types import ChatCall, Json, OnMismatch, SystemMessages
 from . import schemas
 from .deepsearch_messages import messages_of
 

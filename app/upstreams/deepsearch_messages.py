@@ -13,8 +13,8 @@ from base64 import b64decode
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import InvalidRequest, TooLarge
-from ..types import Json, SystemMessages
+from ..core.errors import InvalidRequest, TooLarge
+from ..core.types import Json, SystemMessages
 
 PART_LIMIT = 10 * 1024 * 1024
 FILE_TYPES = ("application/pdf", "text/plain")

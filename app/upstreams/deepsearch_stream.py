@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from ..errors import UpstreamError, UpstreamFailed, UpstreamTruncated
-from ..types import Citations, Event, Extras, Finish, Head, Json, Reasoning, Step, Structured, Text, Usage
-from ..usage import counts
+from ..core.errors import UpstreamError, UpstreamFailed, UpstreamTruncated
+from ..core.types import Citations, Event, Extras, Finish, Head, Json, Reasoning, Step, Structured, Text, Usage
+from ..core.usage import counts
 from .citations import cite, is_web
-from .failures import event_of, hidden_failure, told_as_text
+from .errors import event_of, hidden_failure, told_as_text
 from .thoughts import CLOSE, OPEN, Thoughts
 
 FINISHES = ("stop", "length", "content_filter")

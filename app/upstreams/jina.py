@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..types import Call, EmbeddingsCall, Json, RerankCall, Target
-from .base import PATHS, OpenAICompatible
+from ..core.types import Call, EmbeddingsCall, Json, RerankCall, Target
+from .openai import PATHS, OpenAICompatible
 from .options import fitting
 from .parts import thing
 

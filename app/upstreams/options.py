@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import InvalidRequest
-from ..models import CATALOGUE, known
-from ..names import nearest, not_one_of
-from ..parameters import TABLE, Field
-from ..types import EndpointName, Json, Model, Target
+from ..core.errors import InvalidRequest
+from ..core.names import nearest, not_one_of
+from ..core.parameters import TABLE, Field
+from ..core.types import EndpointName, Json, Model, Target
+from .catalogue import CATALOGUE, known
 
 INPUT_TYPES = ("query", "document")
 

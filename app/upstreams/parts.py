@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..types import Json
+from ..core.types import Json
 
 
 def thing(part: Json) -> Json:

@@ -1,4 +1,6 @@
-"""JSON schemas that callers ask for: what can be told of them at once. The rest takes a process (app/conformity.py).
+"""JSON schemas that callers ask for: what can be told of them at once.
+
+The rest takes a process: app/gateway/conformity.py.
 
 The validator is imported when the first schema comes.
 """
@@ -7,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import InvalidRequest
-from ..types import Json
+from ..core.errors import InvalidRequest
+from ..core.types import Json
 
 VALUES = ("const", "enum", "default", "examples")  # whose contents are no schemas
 

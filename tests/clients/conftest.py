@@ -13,12 +13,12 @@ from importlib.resources import files
 import pytest
 from pydantic import SecretStr
 
-from app.assembly import in_sandbox
-from app.main import create_app
-from app.meter import Record
+from app.config.settings import Settings
+from app.gateway.build import in_sandbox
 from app.sandbox import Sandbox
-from app.server import Server
-from app.settings import Settings
+from app.server.app import create_app
+from app.server.server import Server
+from app.usage.record import Record
 
 CALLER_KEY = "key-of-the-client-tests"
 

@@ -18,8 +18,8 @@ import httpx
 import msgspec
 import pytest
 
-from app.meter import Record
-from app.settings import Settings
+from app.config.settings import Settings
+from app.usage.record import Record
 
 from ..conftest import (
     AIHUBMIX_KEY,
@@ -34,7 +34,7 @@ from ..conftest import (
 
 COMMENT = re.compile(rb"^:.*\n", re.MULTILINE)  # one line, without a blank one behind it
 
-# The HTTP engines behind app/client.py, as the setting http_client names them.
+# The HTTP engines behind app/upstreams/client/client.py, as the setting http_client names them.
 ENGINES = ("httptools", "httpx")
 # Of a test about what is in a whole answer or in an event: whichever engine brought it.
 above_the_wire = pytest.mark.above_the_wire

@@ -11,7 +11,7 @@ import zlib
 import msgspec
 import pytest
 
-from app import logs
+from app.server import logs
 
 from ..conftest import PATIENCE, ScriptedUpstream, replies, running_gateway, settings_for
 from ..test_strict_input import BODY, CALLER_KEY, LENGTH, VECTORS, answers, envelope, posted, sent

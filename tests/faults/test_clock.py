@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.settings import Settings
+from app.config.settings import Settings
 
 from ..conftest import JINA_KEY, replies, running_gateway, streams, until
 from .bench import (

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.jsontext import encode
+from app.core.json import encode
 
 from ..conftest import JINA_KEY, replies, streams
 from .bench import (

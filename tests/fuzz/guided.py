@@ -11,8 +11,9 @@ from typing import Any
 
 atheris: Any = importlib.import_module("atheris")
 
-with atheris.instrument_imports(include=["app.jsontext", "app.sse"]):
-    from app import jsontext, sse
+with atheris.instrument_imports(include=["app.core.json", "app.core.sse"]):
+    from app.core import json as jsontext
+    from app.core import sse
 
 from .test_events import cut, decoded  # noqa: E402 - after what is instrumented
 from .test_json import same  # noqa: E402

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core.errors import InvalidRequest, ToriiError
+from app.core.types import Call, Key, Model, Target
 from app.endpoints import Endpoint
 from app.endpoints.chat import Chat
 from app.endpoints.embeddings import Embeddings
 from app.endpoints.rerank import Rerank
-from app.errors import InvalidRequest, ToriiError
-from app.types import Call, Key, Model, Target
 from app.upstreams import AIHubMix, Jina
 
 from .test_json import SOUP, VALUES

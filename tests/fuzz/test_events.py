@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core.errors import ToriiError, UpstreamFailed
+from app.core.json import Malformed
+from app.core.sse import Decoder, ServerEvent
+from app.core.types import ChatCall, Event, Fold
 from app.endpoints.chat import Chat, collect
-from app.errors import ToriiError, UpstreamFailed
-from app.jsontext import Malformed
-from app.sse import Decoder, ServerEvent
-from app.types import ChatCall, Event, Fold
 from app.upstreams.chat import ChatFold
 from app.upstreams.deepsearch_stream import DeepSearchFold
 

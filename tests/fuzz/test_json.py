@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.jsontext import DEPTH_LIMIT, DIGITS_LIMIT, Malformed, decode, decode_lenient, decode_strict
+from app.core.json import DEPTH_LIMIT, DIGITS_LIMIT, Malformed, decode, decode_lenient, decode_strict
 
 CHARACTERS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 NUMBERS = st.integers(-(10**30), 10**30) | st.floats(allow_nan=False, allow_infinity=False)

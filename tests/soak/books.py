@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from app.store import Database
+from app.storage.store import Database
 
 from .callers import Journal, Told
 from .configurations import AGAIN

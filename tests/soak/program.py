@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from app.runfile import Outcome
+from app.server.runfile import Outcome
 
 from ..conftest import until
 from ..program import Program

@@ -22,7 +22,7 @@ from random import Random
 
 import msgspec
 
-from app.store import read
+from app.storage.store import read
 
 from ..conftest import until
 from ..program import started

@@ -8,9 +8,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from app.generations import Generation
-from app.settings import Settings
-from app.store import Database
+from app.config.settings import Settings
+from app.server.snapshots import Generation
+from app.storage.store import Database
 
 from ..conftest import RunningGateway, running_gateway, until
 from .__main__ import table

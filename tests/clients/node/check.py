@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 SCRIPT_SECONDS = 300
 START_SECONDS = 30
-# A stream that a caller left is one record with this status (see app/meter.py).
+# A stream that a caller left is one record with this status (see app/usage/record.py).
 GONE = 499
 
 _JAVASCRIPT = re.compile(r"^```js\n(.*?)^```$", re.M | re.S)

@@ -1,0 +1,149 @@
+"""A call at one target: what of it is at hand, what is left to ask for, and one answer out of both."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from ..core.errors import UpstreamFailed
+from ..core.types import Call, EmbeddingsCall, Json, Target, Value
+from ..core.usage import shares
+from ..core.vectors import encoded, field_of
+from .entries import HOLDS, Entry, billed, entry_of, numbered, ranked
+
+State = Literal["hit", "partial", "miss", "off"]
+
+
+class Outcome(Value, frozen=True):
+    """A canonical answer and where it is from; ``body`` as it is sent, where that is written already.
+
+    ``state`` is how much of it the cache had: all (hit), some (partial) or nothing (miss); None where it has no say.
+    """
+
+    hidden = ("reply", "body")
+
+    target: Target
+    reply: Json
+    state: State | None = None
+    body: bytes | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"x-torii-cache": self.state} if self.state else {}
+
+    def free(self) -> Outcome:
+        """The same for one who does not pay for it."""
+        usage = self.reply["usage"]
+        tokens = billed(usage) + usage.get("cached_tokens", 0)
+        return Outcome(self.target, {**self.reply, "usage": _free(tokens)}, "hit")
+
+
+class Stale(Exception):
+    """What is at hand does not go with what has come for the rest, and was forgotten: all of the call is to be asked
+    for."""
+
+
+class Found:
+    """``keys`` are those of the inputs, ``entries`` those at hand. Without keys nothing is, and nothing is kept.
+
+    ``missing`` are the places of the inputs that are to be asked for, one of equal ones.
+    """
+
+    __slots__ = ("call", "entries", "fresh", "keys", "missing", "state", "target")
+
+    def __init__(
+        self, call: Call, target: Target, keys: list[bytes], entries: dict[bytes, Entry], state: State | None = None
+    ) -> None:
+        self.call = call
+        self.target = target
+        self.keys = keys
+        self.entries = entries
+        self.state = state
+        self.missing = _missing(keys, entries)
+        self.fresh: dict[bytes, Entry] = {}
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.keys) and not self.missing
+
+    @property
+    def rest(self) -> Call:
+        """The call with what is left to ask for."""
+        if len(self.missing) == len(self.keys):
+            return self.call
+        inputs = self.call.body["input"]
+        return replace(self.call, body={**self.call.body, "input": [inputs[place] for place in self.missing]})
+
+    def forget(self) -> None:
+        """What is at hand is of no use."""
+        self.entries = {}
+        self.missing = _missing(self.keys, {})
+
+    def hit(self) -> Outcome:
+        entries = [self.entries[key] for key in self.keys]
+        return Outcome(self.target, self._answer(entries, _free(sum(entry.tokens for entry in entries))), "hit")
+
+    def filled(self, reply: Json, target: Target) -> Outcome:
+        """The answer with the ``reply`` of ``target`` to the rest in it, whose entries are ``fresh`` from then on.
+
+        Raises Stale.
+        """
+        if not self.keys:
+            return Outcome(target, reply, self.state)
+        self.fresh = self._entries(reply)
+        if len(self.missing) == len(self.keys):
+            return Outcome(target, reply, "miss")
+        asked = set(self.missing)
+        entries = [self.fresh.get(key) or self.entries[key] for key in self.keys]
+        cached = sum(entry.tokens for place, entry in enumerate(entries) if place not in asked)
+        try:
+            answer = self._answer(entries, {**reply["usage"], "cached_tokens": cached})
+            if isinstance(self.call, EmbeddingsCall) and self.call.encoding == "base64":
+                _write_base64(answer["data"])
+        except UpstreamFailed:
+            if not self.entries:
+                raise
+            self.forget()
+            raise Stale from None
+        return Outcome(target, answer, "partial")
+
+    def _entries(self, reply: Json) -> dict[bytes, Entry]:
+        whole, missing = entry_of(reply, HOLDS[self.call.endpoint]), self.missing
+        if len(missing) == 1:  # one input, or the call as a whole, has all that came
+            return {self.keys[missing[0]]: whole}
+        lengths = [len(msgspec.json.encode(self.call.body["input"][place])) for place in missing]
+        parts = zip(missing, whole.items, shares(whole.tokens, lengths), strict=True)
+        return {self.keys[place]: Entry(whole.head, [item], share, whole.shape) for place, item, share in parts}
+
+    def _answer(self, entries: list[Entry], usage: Json) -> Json:
+        """One answer of all entries, in order. Raises UpstreamFailed for those that are not of one shape."""
+        reply, holds = entries[0].head_with(usage), HOLDS[self.call.endpoint]
+        if holds == "results":
+            reply[holds] = ranked(entries[0].head[holds])
+            return reply
+        items = [item for entry in entries for item in entry.items]
+        if len(entries) > 1 and len(set(map(_shape, entries))) > 1:  # a model may have got other dimensions meanwhile
+            raise UpstreamFailed("the inputs were answered with vectors of different sizes")
+        reply[holds] = numbered(items)
+        return reply
+
+
+_shape = attrgetter("shape")
+
+
+def _write_base64(items: list[Json]) -> None:
+    """Raises UpstreamFailed for a number that is too large for it; all other encodings have every number."""
+    for item in items:
+        field = field_of(item)
+        item[field] = encoded(bytes(item[field]), "base64")
+
+
+def _missing(keys: list[bytes], entries: dict[bytes, Entry]) -> list[int]:
+    return list({key: place for place, key in enumerate(keys) if key not in entries}.values())
+
+
+def _free(tokens: int) -> Json:
+    return {"total_tokens": 0, "cached_tokens": tokens}

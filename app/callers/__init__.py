@@ -1,0 +1,1 @@
+"""The callers: who they are by their keys, and from which origins they may call."""

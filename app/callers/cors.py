@@ -1,0 +1,65 @@
+"""Cross-origin resource sharing (WHATWG Fetch): which web pages may read the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ..core.origins import ANYONE, Headers
+
+Pairs = tuple[tuple[bytes, bytes], ...]
+
+# Chrome asks again after two hours at the latest.
+MAX_AGE_SECONDS = 7200
+# What a page may read of an answer beside its body; a prefix cannot be named.
+EXPOSED = (
+    "x-request-id",
+    "x-torii-cache",
+    "x-torii-sandbox",
+    "x-torii-upstream",
+    "x-torii-upstream-model",
+    "x-should-retry",
+    "retry-after",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-reset-tokens",
+)
+
+_VARY = (b"vary", b"Origin")
+_EXPOSE = (b"access-control-expose-headers", ", ".join(EXPOSED).encode())
+_MAX_AGE = (b"access-control-max-age", str(MAX_AGE_SECONDS).encode())
+# What a preflight may ask for (the last one: Chrome, of a page of the internet), and what lets it have that.
+_WANTED = (
+    (b"access-control-request-method", b"access-control-allow-methods"),
+    (b"access-control-request-headers", b"access-control-allow-headers"),
+    (b"access-control-request-private-network", b"access-control-allow-private-network"),
+)
+
+
+class Cors:
+    """``allowed`` are origins, or ``*`` for all. Credentials are allowed to none: a key is sent by who has it."""
+
+    def __init__(self, allowed: Collection[bytes] = ()) -> None:
+        self.on = bool(allowed)
+        self._anyone = ANYONE.encode() in allowed
+        self._allowed = frozenset(allowed)
+
+    def allows(self, origin: list[bytes] | None) -> bool:
+        return origin is not None and len(origin) == 1 and (self._anyone or origin[0] in self._allowed)
+
+    def headers(self, origin: list[bytes] | None) -> Pairs:
+        """Of every answer, whatever its status."""
+        if origin is not None and self.allows(origin):
+            return (b"access-control-allow-origin", origin[0]), _EXPOSE, _VARY
+        return (_VARY,)
+
+    def preflight(self, headers: Headers) -> Pairs:
+        """Of the answer to a preflight of an allowed origin, beside ``headers``: whatever it asks for."""
+        wanted = [(allow, b", ".join(headers[ask])) for ask, allow in _WANTED if ask in headers]
+        return *wanted, _MAX_AGE
+
+
+def is_preflight(method: str, headers: Headers) -> bool:
+    return method == "OPTIONS" and b"origin" in headers and b"access-control-request-method" in headers

@@ -1,0 +1,281 @@
+"""The command ``torii``: each command a few lines over the same modules that the gateway uses.
+
+Exit codes: 0 all is well; 1 an upstream or a gateway did not answer as it should; 2 the command
+or the configuration is wrong. Mistakes are told in words, never with a traceback.
+
+What a command needs is imported in it: ``torii healthcheck`` runs every few seconds beside the gateway.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import __version__
+from ..config.sources import STARTED_BY_VARIABLE
+from .operate import healthcheck, reload, upstreams, usage
+from .options import Commands, Wrong, config_option, host_option, load, port_option, reason
+
+if TYPE_CHECKING:
+    from ..config.settings import Settings
+    from ..routing.table import RouteTable
+    from ..storage.store import Database
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "-V", "--version", prog_name="torii", message="%(prog)s %(version)s")
+def main() -> None:
+    """A local, OpenAI-compatible gateway for Jina AI and AIHubMix: embeddings, rerank and DeepSearch.
+
+    \b
+    Try it, without a key and without a network:
+      torii serve --sandbox
+    Run it:
+      JINA_API_KEY=... torii serve
+    Then point any OpenAI SDK at http://localhost:8000/v1.
+    """
+
+
+for command in (usage, upstreams, reload, healthcheck):
+    main.add_command(command)
+
+
+@main.command()
+@config_option
+@host_option
+@port_option
+@click.option("--workers", type=int, metavar="NUMBER", help="Processes that share the port.  [default: 1]")
+@click.option("--sandbox", is_flag=True, help="Answer from built-in stand-ins of both providers: no keys, no network.")
+def serve(config: Path | None, host: str | None, port: int | None, workers: int | None, sandbox: bool) -> None:
+    """Run the gateway, until Ctrl+C or SIGTERM.
+
+    Calls that are then open are finished, as far as the time to drain allows. Port 0 takes any free port.
+    SIGHUP makes it read its configuration again, as torii reload does.
+
+    \b
+    Examples:
+      torii serve --sandbox
+      JINA_API_KEY=... torii serve --port 9000
+      torii serve --config config.yaml --workers 4
+    """
+    given: dict[str, Any] = {"host": host, "port": port, "workers": workers, "sandbox": "on" if sandbox else None}
+    from ..config.settings import found
+
+    config = found(config)  # which may not simply be gone when it is read again
+    settings = load(config, **given)
+    code = 0
+    with suppress(KeyboardInterrupt), _end_on_sigterm():
+        code = _serve(settings, config, given)
+    sys.exit(code)
+
+
+def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> int:
+    """The exit code, once it has ended."""
+    from ..gateway.build import with_caller_key
+    from ..server import workers, writer
+    from ..server.reload import Origin
+    from ..server.runfile import opened
+    from ..server.server import listen
+    from . import tables as report
+
+    # tiktoken would copy its vocabulary into the folder for temporary files, and fail where none can be written.
+    if "TIKTOKEN_CACHE_DIR" not in os.environ:
+        os.environ.setdefault("DATA_GYM_CACHE_DIR", "")
+    writer.redirect()
+    settings, key = with_caller_key(settings)
+    try:
+        sockets = listen(settings.host, settings.port)
+    except OSError as error:
+        raise Wrong(_cannot_listen(settings.host, settings.port, error)) from None
+    with ExitStack() as closing:
+        for sock in sockets:
+            closing.enter_context(sock)
+        origin = Origin(config, given, settings, closing.enter_context(_sandbox(settings)), key)
+        resolved = origin.resolve(settings)
+        database, ledger = _ledger(resolved, closing)
+        port = sockets[0].getsockname()[1]
+        runfile = closing.enter_context(opened(port))
+        began = report.started(resolved, port, key, ledger) + "\n"
+        return workers.serve(origin, sockets, runfile, database, lambda: print(began, file=sys.stderr))
+
+
+def _ledger(settings: Settings, closing: ExitStack) -> tuple[Database | None, str]:
+    """The ledger's database, closed with the rest, and where it is."""
+    from ..gateway.build import ledger_file, open_ledger
+    from ..storage.store import StoreError
+
+    try:
+        database, where = open_ledger(settings)
+    except StoreError as error:
+        raise Wrong(_refused(ledger_file(settings), error)) from None
+    if database:
+        closing.callback(database.close)
+    return database, where
+
+
+def _refused(path: Path | None, error: Exception) -> str:
+    return (
+        f"ledger.path: {path}: {error}. Nothing was changed there. "
+        "Set ledger.path (TORII_LEDGER__PATH) to a file that can be written, or to off; or move this file away."
+    )
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> str:
+    import errno
+    import socket
+
+    place = f"cannot listen on {host} port {port}"
+    if isinstance(error, socket.gaierror):
+        return f"{place}: {host} is no known address or host name. --host 127.0.0.1 is this machine alone."
+    if error.errno == errno.EADDRINUSE:
+        other = port + 1 if port < 65535 else port - 1
+        return f"{place}: another program uses it. End that one, or take another port: {_again(f'--port {other}')}"
+    if error.errno == errno.EACCES:
+        return f"{place}: that is not allowed here. Ports from 1024 on mostly are: {_again('--port 8000')}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{place}: this machine has no such address. --host 127.0.0.1 is this machine alone, 0.0.0.0 all it has."
+    return f"{place}: {reason(error)}."
+
+
+def _again(options: str) -> str:
+    """The command that starts it with these options, for who started it as they did."""
+    by_make = os.environ.get(STARTED_BY_VARIABLE) == "make"
+    return f'make run ARGS="{options}"' if by_make else f"torii serve {options}"
+
+
+@contextmanager
+def _end_on_sigterm() -> Iterator[None]:
+    """SIGTERM interrupts the start as Ctrl+C does; as the first process of a container it would not be heard."""
+    import signal
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@main.command()
+@config_option
+@click.option("--live", is_flag=True, help="Also make one cheap call with each key.")
+def check(config: Path | None, live: bool) -> None:
+    """Show what the configuration comes to.
+
+    Prints where the settings come from, the upstreams and the route table; or every mistake with its
+    file and key (exit code 2). With --live a key that fails, or none at all, makes the exit code 1. No secret
+    is shown. Without any key it shows what would be there.
+
+    \b
+    Examples:
+      torii check
+      torii check --config config.yaml --live
+    """
+    from ..gateway.build import build_routes
+    from . import tables as report
+
+    settings = load(config, keyless=True)
+    with _stand_ins(settings) as resolved:
+        shown, without = _shown(resolved)
+        routes = build_routes(shown)
+        parts = [
+            report.origin(config),
+            report.upstreams(resolved),
+            *without,
+            report.routes(routes),
+            f"{report.unknown_models(shown)}\nCallers: {report.callers(resolved)}.",
+            *(f"Note: {note}" for note in [*_port_taken(settings), *report.notes(resolved)]),
+        ]
+        click.echo("\n\n".join(parts))
+        if live and not _all_answer(resolved, routes):
+            sys.exit(1)
+
+
+def _shown(settings: Settings) -> tuple[Settings, list[str]]:
+    """The settings of which models and routes are shown: without any key as if all were there, and that is said."""
+    from ..gateway.build import as_if_keyed
+
+    if settings.active:
+        return settings, []
+    said = "No upstream has a key, so nothing could be asked. With a key for each, this would be there:"
+    return as_if_keyed(settings), [said]
+
+
+def _port_taken(settings: Settings) -> Iterator[str]:
+    """In words, if serve could not listen now."""
+    from ..server.runfile import runs
+    from ..server.server import listen
+
+    try:
+        for sock in listen(settings.host, settings.port):
+            sock.close()
+    except OSError as error:
+        if runs(settings.port):
+            yield f"a gateway of yours runs on port {settings.port}."
+        else:
+            yield _cannot_listen(settings.host, settings.port, error)
+
+
+def _all_answer(settings: Settings, routes: RouteTable) -> bool:
+    """Prints what one call with each key came to."""
+    import asyncio
+
+    from . import check as live
+    from . import columns as table
+
+    outcomes = asyncio.run(live.run(settings, routes))
+    rows = [(outcome.upstream, outcome.key, outcome.words) for outcome in outcomes]
+    click.echo("\n" + table.table(("UPSTREAM", "KEY", "LIVE CALL"), rows))
+    return bool(outcomes) and all(outcome.ok for outcome in outcomes)
+
+
+@main.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print them as GET /v1/models answers.")
+def models(config: Path | None, as_json: bool) -> None:
+    """List the models that can be had, and what they can do.
+
+    \b
+    Examples:
+      torii models
+      torii models --json | jq -r '.data[].id'
+    """
+    import msgspec
+
+    from ..gateway.build import build_routes
+    from . import tables as report
+
+    with _stand_ins(load(config, keyless=True)) as resolved:
+        shown, without = _shown(resolved)
+        listed = build_routes(shown).models()
+    if as_json:
+        click.echo("".join(without), err=True, nl=bool(without))
+        click.echo(msgspec.json.format(msgspec.json.encode({"object": "list", "data": listed}), indent=2))
+    else:
+        click.echo("\n\n".join([*without, report.models(listed), report.unknown_models(shown)]))
+
+
+@contextmanager
+def _stand_ins(settings: Settings) -> Iterator[Settings]:
+    """The settings with the sandbox's addresses in them while it runs, if it is to run."""
+    from ..gateway.build import in_sandbox
+
+    with _sandbox(settings) as urls:
+        yield in_sandbox(settings, urls) if urls else settings
+
+
+@contextmanager
+def _sandbox(settings: Settings) -> Iterator[dict[str, str]]:
+    """The addresses of the sandbox while it runs; none where it is not to run."""
+    if not settings.sandboxed:
+        yield {}
+        return
+    from ..sandbox import Sandbox
+
+    with Sandbox(settings.sandbox_pace) as sandbox:
+        yield sandbox.urls

@@ -1,0 +1,209 @@
+"""The commands for a gateway that runs or has run: what it has booked, how it is, that its settings have changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import Command, NotAlive, Wrong, config_option, its_host_option, its_port_option, load, reason
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+HEALTH_SECONDS = 3
+NO_OPERATOR = (
+    "this needs the operator's key, and none is set. Set TORII_OPERATOR_KEY (16 characters or more; "
+    "`openssl rand -hex 24` makes a good one) for the gateway and for this command, and start the gateway anew."
+)
+OTHER_OPERATOR = {
+    401: "it has another operator_key than this command. Give both the same.",
+    404: "it runs without an operator_key. Start it anew with the one that this command has.",
+}
+
+
+@click.command(cls=Command)
+@config_option
+@click.option("--since", metavar="TIME", help="From then on: 7d, 24h, 30m, 2026-11-01 or 2026-11-01T12:30 (UTC).")
+@click.option("--until", metavar="TIME", help="Up to then, in the same forms; a date is to its end.")
+@click.option("--by", multiple=True, metavar="WORD", help="caller, model, upstream, key, endpoint or day; several too.")
+@click.option("--calls", type=click.IntRange(1), metavar="NUMBER", help="Print the last calls one by one instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print numbers for programs.")
+def usage(config: Path | None, calls: int | None, as_json: bool, **asked: Any) -> None:
+    """Print calls and tokens, as the ledger has them.
+
+    Works while the gateway runs. Times are UTC. Sums with estimates in them are marked with ~.
+
+    \b
+    Examples:
+      torii usage
+      torii usage --since 7d --by day,upstream
+      torii usage --calls 20
+      torii usage --by caller --json | jq '.groups[]'
+    """
+    from ..gateway.build import ledger_file
+    from ..storage.store import NoFile, StoreError
+
+    path = ledger_file(load(config, serving=False))
+    if path is None:
+        raise Wrong(
+            "there is no ledger: ledger.path is off, or it is auto, and neither XDG_STATE_HOME nor HOME is set."
+        )
+    try:
+        click.echo(_usage(path, calls, as_json, **asked))
+    except NoFile as error:
+        raise Wrong(f"no ledger at {path}: {error}. The first `torii serve` with a provider's key makes one.") from None
+    except StoreError as error:
+        raise Wrong(f"the ledger {path} cannot be read: {error}.") from None
+
+
+def _usage(path: Path, most: int | None, as_json: bool, **asked: Any) -> str:
+    """The last calls, or what the calls come to; for people or programs. Raises StoreError."""
+    from functools import partial
+
+    import msgspec
+
+    from ..storage import store
+    from ..usage import ledger
+    from . import tables as report
+
+    read, period = partial(store.read, path), ledger.Period(_time("since", asked), _time("until", asked))
+    by = _groups(asked["by"])
+    if most:
+        calls = ledger.calls(read, period, most)
+        answer: Any = {"calls": calls}
+        text = report.calls(calls)
+    else:
+        groups, (total,) = ledger.totals(read, period, by), ledger.totals(read, period)
+        answer = {"groups": groups, "total": total}
+        text = report.usage(groups, total, by)
+    if as_json:
+        return msgspec.json.format(msgspec.json.encode(answer), indent=2).decode()
+    return text or report.no_calls(ledger.first(read))
+
+
+def _time(option: str, asked: dict[str, Any]) -> datetime | None:
+    from datetime import UTC, datetime
+
+    from ..usage.ledger import when
+
+    try:
+        return when(asked[option], datetime.now(UTC), end=option == "until") if asked[option] else None
+    except ValueError as error:
+        raise Wrong(f"--{option} {error}.") from None
+
+
+def _groups(given: tuple[str, ...]) -> list[str]:
+    """``model`` where nothing is asked for."""
+    from ..usage.ledger import GROUPS
+
+    names = list(dict.fromkeys(name.strip() for text in given for name in text.split(",")))
+    if wrong := [name for name in names if name not in GROUPS]:
+        raise Wrong(f"--by takes {', '.join(GROUPS)}; not {wrong[0]!r}.")
+    return names or ["model"]
+
+
+@click.command(cls=Command)
+@config_option
+@its_port_option
+def reload(config: Path | None, port: int | None) -> None:
+    """Have the gateway read its configuration again.
+
+    Reads the configuration itself first; then the gateway reads what it was started with. Where anything is wrong
+    with it, the gateway goes on with the one that it has. Open calls end with the one that they began with.
+    Exit code 0: it is in force; 1: the gateway kept the old one, or there is none; 2: there are mistakes, and
+    the gateway was not asked.
+
+    \b
+    Examples:
+      torii reload
+      torii reload --config config.yaml
+    """
+    from ..server import runfile
+
+    settings = load(config, serving=False, port=port)
+    try:
+        outcome = runfile.reloaded(settings.port)
+    except runfile.NotReloaded as error:
+        raise NotAlive(str(error)) from None
+    if outcome.mistakes:
+        raise NotAlive("the gateway kept its configuration:\n" + "\n".join(f"  {line}" for line in outcome.mistakes))
+    click.echo(f"in force; changed: {', '.join(outcome.changed)}" if outcome.changed else "nothing changed")
+    for note in outcome.notes:
+        click.echo(note)
+    if outcome.restart:
+        click.echo(f"only after a restart: {', '.join(outcome.restart)}")
+
+
+@click.command(cls=Command)
+@config_option
+@its_host_option
+@its_port_option
+def healthcheck(config: Path | None, host: str | None, port: int | None) -> None:
+    """Ask the gateway on this machine whether it is alive.
+
+    Reads host and port as serve does. Exit code 0: GET /healthz answered 200; 1: anything else.
+
+    \b
+    Example, in a Dockerfile:
+      HEALTHCHECK CMD ["torii", "healthcheck"]
+    """
+    from .tables import address
+
+    settings = load(config, serving=False, host=host, port=port)
+    url = address(settings.host, settings.port)
+    status, _ = _asked(url, "/healthz")
+    if status != 200:
+        raise NotAlive(f"{url}/healthz answered {status}, not 200")
+    click.echo(f"{url} is alive")
+
+
+@click.command(cls=Command)
+@config_option
+@its_host_option
+@its_port_option
+@click.option("--json", "as_json", is_flag=True, help="Print it as GET /admin/upstreams answers.")
+def upstreams(config: Path | None, host: str | None, port: int | None, as_json: bool) -> None:
+    """Ask the running gateway how each key of each upstream is.
+
+    Reads host, port and operator_key as serve does: the gateway has to run with the same operator_key.
+
+    \b
+    Examples:
+      torii upstreams
+      torii upstreams --json | jq '.data[] | select(.state != "healthy")'
+    """
+    import msgspec
+
+    from . import tables as report
+
+    settings = load(config, serving=False, host=host, port=port)
+    if settings.operator_key is None:
+        raise Wrong(NO_OPERATOR)
+    url = report.address(settings.host, settings.port)
+    status, body = _asked(url, "/admin/upstreams", settings.operator_key.get_secret_value())
+    if status != 200:
+        reason = OTHER_OPERATOR.get(status, "is that a gateway?")
+        raise NotAlive(f"{url}/admin/upstreams answered {status}: {reason}")
+    try:
+        keys = msgspec.json.decode(body)["data"]
+        text = msgspec.json.format(body, indent=2).decode() if as_json else report.keys(keys)
+    except (msgspec.DecodeError, KeyError, TypeError):
+        raise NotAlive(f"{url}/admin/upstreams answered with something else: is that a gateway?") from None
+    click.echo(text)
+
+
+def _asked(url: str, path: str, key: str | None = None) -> tuple[int, bytes]:
+    """Status and body of an answer of the gateway on this machine. Raises NotAlive."""
+    import http.client
+
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=HEALTH_SECONDS)
+    try:
+        connection.request("GET", path, headers={"authorization": f"Bearer {key}"} if key else {})
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise NotAlive(f"no answer at {url}{path}: {reason(error)}") from None
+    finally:
+        connection.close()

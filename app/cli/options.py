@@ -1,0 +1,101 @@
+"""What the commands have in common: options, mistakes that are told in words, the configuration."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ..config.settings import Settings
+
+config_option = click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The configuration file.  [default: $TORII_CONFIG, else ./config.yaml if there is one]",
+)
+host_option = click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
+port_option = click.option("--port", type=int, metavar="NUMBER", help="Port to listen on.  [default: 8000]")
+its_host_option = click.option("--host", metavar="ADDRESS", help="Address at which it listens.  [default: 127.0.0.1]")
+its_port_option = click.option("--port", type=int, metavar="NUMBER", help="Port at which it listens.  [default: 8000]")
+
+
+class Wrong(click.ClickException):
+    """What a person has to put right, in words."""
+
+    exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"torii: {self.message}", err=True)
+
+
+class NotAlive(Wrong):
+    exit_code = 1
+
+
+def reason(error: Exception) -> str:
+    """Of a connection that failed: the system's words, or ours. Those of a library change with its version."""
+    if said := getattr(error, "strerror", None):
+        return str(said)
+    if isinstance(error, TimeoutError):
+        return "nothing came in time"
+    return "the connection was broken off" if isinstance(error, ConnectionError) else "what came is no HTTP"
+
+
+class Command(click.Command):
+    """Tells what is wrong with a command line in words of ours: click's change with its version."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+                raise
+            path = f"{parent.command_path} {info_name}" if parent else str(info_name)
+            raise Wrong(f"{_misuse(error, self)} `{path} --help` shows what there is.") from None
+
+
+class Commands(Command, click.Group):
+    command_class = Command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args[0] not in self.commands:
+            there = f"`{ctx.command_path} --help` shows what there is."
+            raise Wrong(f"there is no command {args[0]}{_meant(args[0], self.commands)} {there}")
+        return super().resolve_command(ctx, args)
+
+
+def _misuse(error: click.UsageError, command: click.Command) -> str:
+    options = {name: option for option in command.params for name in option.opts}
+    if isinstance(error, click.NoSuchOption):
+        return f"there is no option {error.option_name}{_meant(error.option_name, options)}"
+    if isinstance(error, click.BadOptionUsage):
+        flag = getattr(options.get(error.option_name), "is_flag", True)  # --help is made by click, as it is asked for
+        return f"{error.option_name} {'takes no value' if flag else 'needs a value'}."
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        least = getattr(error.param.type, "min", None)
+        return f"{error.param.opts[-1]} must be a whole number{'' if least is None else f' from {least} on'}."
+    return "it takes options only, no other words."
+
+
+def _meant(given: str, allowed: Iterable[str]) -> str:
+    near = difflib.get_close_matches(given, list(allowed), n=1)
+    return f"; did you mean {near[0]}?" if near else "."
+
+
+def load(config: Path | None, *, serving: bool = True, keyless: bool = False, **overrides: Any) -> Settings:
+    from ..config import settings
+
+    try:
+        return settings.load(config, serving=serving, keyless=keyless, **overrides)
+    except settings.ConfigError as error:
+        count = len(error.mistakes)
+        head = "the configuration has a mistake" if count == 1 else f"the configuration has {count} mistakes"
+        raise Wrong(f"{head}:\n" + "\n".join(f"  {mistake}" for mistake in error.mistakes)) from None

@@ -1,0 +1,264 @@
+"""What the command line prints: the gateway that has started, its upstreams, its routes, its models. No secret."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from .. import __version__
+from ..config.settings import DEFAULT_FILE, Settings
+from ..config.sources import CONFIG_VARIABLE, CREDENTIALS, PREFIX
+from ..core.types import Json, Key
+from ..gateway.build import build_proxies
+from ..routing.table import RouteTable
+from ..server.logs import escape
+from ..upstreams.client.proxies import loopback, place, variable
+from .columns import WIDTH, table
+
+INDENT = "  "
+
+
+def indented(text: str) -> str:
+    return "\n".join(f"{INDENT}{line}".rstrip() for line in text.split("\n"))
+
+
+# ---------------------------------------------------------------- the gateway that has started
+
+
+def address(host: str, port: int) -> str:
+    """The URL at which this machine reaches a gateway that listens on ``host``."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what is read, not what is bound
+    return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
+
+
+def started(settings: Settings, port: int, key: str | None, ledger: str = "") -> str:
+    """What a person wants to know of a gateway that takes calls on ``port``; ``key`` was made for this run,
+    ``ledger`` says where the books are."""
+    url = address(settings.host, port)
+    facts = [("Base URL", f"{url}/v1" + _elsewhere(settings)), ("Callers", callers(settings, key))]
+    if ledger:
+        facts.append(("Ledger", ledger))
+    if settings.docs_open:
+        facts.append(("Docs", f"{url}/docs"))
+    if settings.workers > 1:
+        facts.append(("Workers", f"{settings.workers} processes, which share the limits of the upstreams' keys"))
+    if settings.sandboxed:
+        facts.append(("Sandbox", "built-in stand-ins answer, from made-up data: no network, no cost, no real results"))
+    parts = [
+        f"Torii {__version__}",
+        indented("\n".join(f"{name:10}{fact}" for name, fact in facts)),
+        indented(upstreams(settings, WIDTH - len(INDENT))),
+        "Try it:",
+        indented(trial_lines(settings, url, key)),
+        "Ctrl+C ends it.",
+    ]
+    return "\n\n".join(parts)
+
+
+def trial_lines(settings: Settings, url: str, key: str | None) -> str:
+    """A call that works as it stands; where there are callers, with one's key in the shell's variable KEY."""
+    authorization = "" if settings.open else '-H "Authorization: Bearer $KEY" '
+    body = '\'{"model": "jina-embeddings-v3", "input": "Hello, gate"}\''
+    curl = f"curl {shlex.quote(f'{url}/v1/embeddings')} -H 'Content-Type: application/json' {authorization}-d {body}"
+    if settings.open:
+        return curl
+    return f"KEY={key or 'THE-KEY-OF-A-CALLER'}\n{curl}"
+
+
+def callers(settings: Settings, key: str | None = None) -> str:
+    if settings.open:
+        return "anyone on this machine, with any key or none; no caller keys are set"
+    names = [caller.name for caller in settings.callers]
+    if settings.caller_key:
+        names.append("default (a key made for this run)" if key else "default")
+    return ", ".join(names)
+
+
+def _elsewhere(settings: Settings) -> str:
+    try:
+        unspecified = ipaddress.ip_address(settings.host).is_unspecified
+    except ValueError:
+        unspecified = False
+    return "  (and at every other address of this machine)" if unspecified else ""
+
+
+# ---------------------------------------------------------------- upstreams, routes, models
+
+
+def upstreams(settings: Settings, width: int = WIDTH) -> str:
+    """Every upstream, the best first, with its addresses, the end of its key, and the proxy on the way."""
+    rows = []
+    proxies = build_proxies(settings)
+    for name, upstream in settings.upstreams.items():
+        ways = dict.fromkeys(proxies[there].name for url in upstream.urls if (there := place(url)) in proxies)
+        rows.append((name, " and ".join(upstream.urls), _key(settings, name), _words(ways)))
+    return table(("UPSTREAM", "BASE URL", "KEY", "PROXY"), rows, width=width)
+
+
+def _key(settings: Settings, name: str) -> str:
+    if name not in settings.active:
+        return "none, so it is not used"
+    if settings.sandboxed:
+        return "none needed in the sandbox"
+    tails = [Key(key.key.get_secret_value()).tail for key in settings.upstreams[name].keys if key.key]
+    return ", ".join(f"...{tail}" if tail else "set" for tail in tails)
+
+
+def routes(found: RouteTable) -> str:
+    """Each model with its targets in the order in which they are tried."""
+    models = found.models()
+    listed = {model["id"] for model in models}
+    rows = []
+    for model in models:
+        if model["alias_of"] not in listed:
+            aliases = [other["id"] for other in models if other["alias_of"] == model["id"]]
+            rows.append((model["id"], _words(model["endpoints"]), _targets(found, model["id"]), _words(aliases)))
+    return table(("MODEL", "ENDPOINTS", "TARGETS, IN ORDER", "ALIASES"), rows)
+
+
+def _targets(found: RouteTable, name: str) -> str:
+    """Their upstreams, with the model's name there where it is another one."""
+    targets = found.find(name).targets
+    return _words(t.upstream.name if t.name == name else f"{t.upstream.name}/{t.name}" for t in targets)
+
+
+def models(listed: Iterable[Json]) -> str:
+    """What each model can do, and which other names they have."""
+    listed = list(listed)
+    known = {model["id"] for model in listed}
+    aliases = [(model["id"], model["alias_of"]) for model in listed if model["alias_of"] in known]
+    rows = [
+        (
+            model["id"],
+            _words(model["endpoints"]),
+            _words(model["inputs"]),
+            str(model["dimensions"] or ""),
+            _words(model["upstreams"]),
+            model["alias_of"] or "",
+        )
+        for model in listed
+        if model["alias_of"] not in known
+    ]
+    tables = [table(("MODEL", "ENDPOINTS", "INPUTS", "DIMENSIONS", "UPSTREAMS", "ALIAS OF"), rows)]
+    return "\n\n".join(tables + ([table(("ALIAS", "OF"), aliases)] if aliases else []))
+
+
+def keys(states: Iterable[Json]) -> str:
+    """How each key of a running gateway is, and under it what is spent of its limits."""
+    head = ("UPSTREAM", "KEY", "STATE", "AT WORK", "CALLS", "FAILED")
+    rows, more = [], []
+    for state in states:
+        minute = [f"{_share(spent['used'], spent['limit'])} {name}" for name, spent in state["minute"].items()]
+        rows.append(
+            (
+                state["upstream"] + (" (keeps failing, asked last)" if state["broken"] else ""),
+                " ".join(part for part in (state["key"], state["tail"] and f"...{state['tail']}") if part),
+                _state(state),
+                _share(state["at_work"], state["concurrency"]),
+                str(state["calls"]),
+                str(state["failures"]),
+            )
+        )
+        more.append(indented(f"this minute {_words(minute)}") if minute else "")
+    return table(head, rows, below=more)
+
+
+def _state(key: Json) -> str:
+    if key["state"] == "resting":
+        return f"{key['cause']}, rests until {key['until'].replace('T', ' ')}"
+    return f"{key['cause']}, tried with the next call" if key["state"] == "trial" else key["state"]
+
+
+def _share(used: int, limit: int | None) -> str:
+    return f"{used:,}" if limit is None else f"{used:,} of {limit:,}"
+
+
+def _words(words: Iterable[str]) -> str:
+    return ", ".join(words)
+
+
+def unknown_models(settings: Settings) -> str:
+    upstream = settings.unknown_upstream
+    return f"Any other model is asked for at {upstream}." if upstream else "Any other model is answered with a 404."
+
+
+def origin(config: Path | None) -> str:
+    """Where the settings come from: the file, and the names of the variables that are set."""
+    named = config or os.environ.get(CONFIG_VARIABLE) or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
+    variables = _words(sorted(name for name in os.environ if _is_setting(name)))
+    return f"Configuration: {named or 'no file'}; environment: {variables or 'nothing'}"
+
+
+def notes(settings: Settings) -> list[str]:
+    """What of the machine the settings leave unused, though it may have been meant."""
+    places = {place(url) for upstream in settings.upstreams.values() if not upstream.proxy_url for url in upstream.urls}
+    used = settings.proxy_from_environment
+    names = {name for there in places if not loopback(there[0]) and (name := variable(there, os.environ))}
+    if used or not names:
+        return []
+    verb = "is" if len(names) == 1 else "are"
+    return [f"{_words(sorted(names))} {verb} set and not used; proxy_from_environment: true uses it."]
+
+
+def _is_setting(variable: str) -> bool:
+    section = variable.removeprefix(PREFIX).partition("__")[0].lower()
+    named = variable.startswith(PREFIX) and section in Settings.model_fields
+    return bool(os.environ[variable]) and (named or variable.removesuffix("_FILE") in CREDENTIALS)
+
+
+# ---------------------------------------------------------------- the ledger
+
+
+def usage(groups: Sequence[Json], total: Json, by: Sequence[str]) -> str:
+    """What the calls of each group come to, and all of them; empty where there are none."""
+    if not groups:
+        return ""
+    names = ("calls", "failed", "prompt_tokens", "completion_tokens", "total_tokens", "seconds")
+    heads = ("CALLS", "FAILED", "PROMPT", "OUTPUT", "TOKENS", "SECONDS")
+    sums = [*groups, total]
+    keys = [[escape(str(row[name])) for name in by] for row in groups]
+    keys.append(["all", *[""] * (len(by) - 1)])
+    amounts = [[_amount(row, name) for name in names] for row in sums]
+    rows = [(*key, *line) for key, line in zip(keys, amounts, strict=True)]
+    text = table((*(name.upper() for name in by), *heads), rows, right=heads)
+    if max(map(len, text.splitlines())) > WIDTH:  # many words beside large numbers: they stand below these
+        text = table(heads, amounts, right=heads, below=[indented("  ".join(filter(None, key))) for key in keys])
+    return "\n\n".join([text, *_estimated(total)])
+
+
+def calls(listed: Iterable[Json]) -> str:
+    """Two lines for each call: in the second the caller, the request's id and its error. Empty where there are none."""
+    heads = ("STATUS", "TOKENS", "SECONDS")
+    rows, more = [], []
+    for call in listed:
+        tokens = ("~" if call["estimated"] else "") + f"{call['total_tokens']:,}"
+        key = call["key"] if call["key"].startswith(call["upstream"]) else f"{call['upstream']} {call['key']}"
+        names = [call["time"].replace("T", " ")[:19], call["model"], key]
+        rows.append([*map(escape, names), str(call["status"]), tokens, f"{call['seconds']:.3f}"])
+        about = (call["caller"], call["request_id"], call["error"])
+        more.append(indented("  ".join(escape(text) for text in about if text)))
+    if not rows:
+        return ""
+    return table(("TIME (UTC)", "MODEL", "KEY", *heads), rows, right=heads, below=more)
+
+
+def no_calls(first: str | None) -> str:
+    """``first`` is when the first call of the ledger came, if there is any."""
+    return (
+        f"No calls in this time; the first in the ledger came at {first}." if first else "No calls in the ledger yet."
+    )
+
+
+def _amount(row: Json, name: str) -> str:
+    if name == "seconds":
+        return f"{row[name]:.2f}"
+    return ("~" if row["estimated_calls"] and "tokens" in name else "") + f"{row[name]:,}"
+
+
+def _estimated(total: Json) -> Iterable[str]:
+    if total["estimated_calls"]:
+        share = 100 * total["estimated_tokens"] / max(total["total_tokens"], 1)
+        yield f"~ with estimates in it: {total['estimated_calls']:,} of the calls, {share:.1f} % of the tokens."

@@ -1,0 +1,1 @@
+"""The settings: sections, fields, sources, and checks across them."""

@@ -1,0 +1,225 @@
+"""Settings that are right each by itself, and do not go together. What is said of them holds no value either."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from ..core.names import nearest
+from ..core.origins import ANYONE, NULL
+from ..upstreams.catalogue import CATALOGUE, known
+from ..upstreams.client.proxies import Place, parse, place, variable
+from .sources import Keys
+
+if TYPE_CHECKING:
+    from .sections import KeyLimits, ModelSettings
+    from .settings import Settings
+
+Found = Iterator[tuple[Keys, str]]
+
+
+def of(settings: Settings, bad: set[str], checks: Checks) -> list[tuple[Keys, str]]:
+    """All that the checks find; without those that touch ``bad`` sections, of which nothing is known."""
+    return [found for needs, check in checks if not bad & needs for found in check(settings)]
+
+
+def _callers(settings: Settings) -> Found:
+    names = Counter(caller.name for caller in settings.callers)
+    if settings.caller_key and "default" in names:
+        yield ("caller_key",), "is the key of the caller named default, and callers has one of that name too"
+    digests: set[str] = set()
+    for index, caller in enumerate(settings.callers):
+        if names[caller.name] > 1:
+            yield ("callers", index, "name"), "is there more than once; a name is for one caller"
+        key = caller.key.get_secret_value() if caller.key else ""
+        digest = caller.sha256 or hashlib.sha256(key.encode()).hexdigest()
+        if digest in digests:
+            yield ("callers", index), "has the same key as another caller; a key is for one"
+        digests.add(digest)
+
+
+def _keys(settings: Settings) -> Found:
+    for name, upstream in settings.upstreams.items():
+        names = [key.name or str(number) for number, key in enumerate(upstream.keys, 1)]
+        if len(set(names)) < len(names):
+            yield ("upstreams", name, "api_keys"), "two keys have the same name; a name is for one key"
+        keys = [key.key.get_secret_value() for key in upstream.keys if key.key]
+        if len(set(keys)) < len(keys):
+            yield ("upstreams", name, "api_keys"), "the same key is there twice; its limits would be kept twice over"
+
+
+def _operator(settings: Settings) -> Found:
+    if settings.operator_key is None:
+        return
+    digest = hashlib.sha256(settings.operator_key.get_secret_value().encode()).hexdigest()
+    keys = [caller.key for caller in settings.callers] + [settings.caller_key]
+    digests = {hashlib.sha256(key.get_secret_value().encode()).hexdigest() for key in keys if key}
+    if digest in digests | {caller.sha256 for caller in settings.callers}:
+        yield ("operator_key",), "is the key of a caller too; the operator needs one of his own"
+
+
+def _unknown_models(settings: Settings) -> Found:
+    name = settings.unknown_models_upstream
+    if name is not None and name != "auto" and name not in settings.upstreams:
+        yield ("unknown_models_upstream",), _no_upstream(name, settings)
+
+
+def _models(settings: Settings) -> Found:
+    for name, model in settings.models.items():
+        if model is not None:
+            check = _alias if model.alias_of else _targets
+            yield from ((("models", name, *keys), what) for keys, what in check(name, model, settings))
+
+
+def _alias(name: str, model: ModelSettings, settings: Settings) -> Found:
+    chain = [name]
+    end = model.alias_of
+    while end and end not in chain:
+        chain.append(end)
+        following = settings.models.get(end)
+        end = following.alias_of if following else None
+    if end == name:
+        yield (), f"stands for itself: {' -> '.join([*chain, name])}"
+    elif len(chain) == 2 and not _exists(chain[1], settings):
+        near = ", ".join(nearest(chain[1], _names(settings)))
+        yield (), f"stands for what is no known model; nearest: {near}"
+
+
+def _exists(name: str, settings: Settings) -> bool:
+    if known(name) or settings.models.get(name) or name.partition("/")[0].lower() in settings.upstreams:
+        return True
+    return settings.unknown_upstream is not None and name not in settings.models
+
+
+def _targets(name: str, model: ModelSettings, settings: Settings) -> Found:
+    if not model.targets and not known(name):
+        yield (), f"needs targets, because nothing is known of it; one or more of {', '.join(settings.upstreams)}"
+    places = [(target.upstream, target.model or name) for target in model.targets]
+    for index, target in enumerate(places):
+        if target[0] not in settings.upstreams:
+            yield ("targets", index), _no_upstream(target[0], settings)
+        if target in places[:index]:
+            yield ("targets", index), "is there twice"
+    spaces = dict.fromkeys(entry.model.id for _, there in places if (entry := known(there)))
+    if len(spaces) > 1:
+        different = f"name different models, {' and '.join(spaces)}"
+        yield ("targets",), f"{different}: their vectors and scores do not compare, so none can stand in for another"
+
+
+def _proxies(settings: Settings) -> Found:
+    """One place is reached in one way."""
+    given: dict[Place, str | None] = {}
+    for name, upstream in settings.upstreams.items():
+        url = upstream.proxy_url.get_secret_value() if upstream.proxy_url else None
+        if any(given.setdefault(place(there), url) != url for there in upstream.urls):
+            yield ("upstreams", name, "proxy_url"), "another upstream at the same address is reached in another way"
+
+
+def _proxies_of_the_environment(settings: Settings) -> Found:
+    if not settings.proxy_from_environment:
+        return
+    places = [place(url) for upstream in settings.upstreams.values() if not upstream.proxy_url for url in upstream.urls]
+    for name in sorted({name for there in places if (name := variable(there, os.environ))}):
+        try:
+            parse(os.environ[name])
+        except ValueError as error:
+            yield ("proxy_from_environment",), f"the variable {name} {error}"
+
+
+def _redis(settings: Settings) -> Found:
+    if settings.cache.store == "redis" and settings.cache.redis_url is None:
+        yield ("cache", "redis_url"), "is needed where cache.store is redis, such as redis://127.0.0.1:6379/0"
+
+
+def _redis_here(settings: Settings) -> Found:
+    if settings.cache.store == "redis" and find_spec("redis") is None:
+        cure = "in the checkout, pip install '.[redis]'"
+        yield ("cache", "store"), f"redis needs a package that is not installed: {cure}"
+
+
+def _cache_folder(settings: Settings) -> Found:
+    folder = settings.cache.path.absolute().parent
+    if settings.cache.store == "sqlite" and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        yield ("cache", "path"), "its folder is not there or cannot be written; make it, or name another file"
+
+
+def _open_to_all(settings: Settings) -> Found:
+    if settings.open and not settings.loopback and not settings.generate_caller_key:
+        yield (
+            ("host",),
+            "others can reach this address, and without callers any of them could spend your upstream keys. Set "
+            "TORII_CALLER_KEY or callers, or generate_caller_key: true for a random key, or host: 127.0.0.1",
+        )
+
+
+def _open_to_all_pages(settings: Settings) -> Found:
+    if not settings.open or (settings.generate_caller_key and not settings.loopback):
+        return
+    for index, origin in enumerate(settings.cors.allowed_origins):
+        if origin in (ANYONE, NULL):
+            which = "any page" if origin == ANYONE else "null is the origin of any page in a sandboxed frame, which"
+            yield (
+                ("cors", "allowed_origins", index),
+                f"{which} could spend your upstream keys, because the gateway has no callers. "
+                "Name the origins that are meant, or set TORII_CALLER_KEY or callers",
+            )
+
+
+def _nothing_to_ask(settings: Settings) -> Found:
+    if not settings.active:
+        yield (
+            (),
+            "No upstream has a key. Set JINA_API_KEY or AIHUBMIX_API_KEY or both, "
+            "or try Torii without any key: torii serve --sandbox",
+        )
+
+
+def _workers(settings: Settings) -> Found:
+    """Each worker keeps to its share of a limit, which is at least 1."""
+    for name, upstream in settings.upstreams.items():
+        places: list[tuple[Keys, KeyLimits]] = [(("upstreams", name, "limits"), upstream.limits)]
+        places += [
+            (("upstreams", name, "api_keys", index, "limits"), key.limits)
+            for index, key in enumerate(upstream.api_keys)
+        ]
+        for keys, limits in places:
+            for limit, most in limits:
+                if most is not None and most < settings.workers:
+                    yield (
+                        (*keys, limit),
+                        f"must be at least {settings.workers}, one for each worker; or set fewer workers",
+                    )
+
+
+def _no_upstream(name: str, settings: Settings) -> str:
+    near = nearest(name, settings.upstreams)[0]
+    return f"there is no such upstream; did you mean {near}? Known: {', '.join(settings.upstreams)}"
+
+
+def _names(settings: Settings) -> list[str]:
+    return [*CATALOGUE, *(name for name, model in settings.models.items() if model)]
+
+
+Checks = tuple[tuple[frozenset[str], Callable[["Settings"], Found]], ...]
+ALWAYS: Checks = (
+    (frozenset({"callers", "caller_key"}), _callers),
+    (frozenset({"upstreams"}), _keys),
+    (frozenset({"callers", "caller_key", "operator_key"}), _operator),
+    (frozenset({"upstreams", "unknown_models_upstream"}), _unknown_models),
+    (frozenset({"models", "upstreams", "unknown_models_upstream", "sandbox"}), _models),
+    (frozenset({"upstreams", "workers"}), _workers),
+    (frozenset({"upstreams"}), _proxies),
+    (frozenset({"upstreams", "proxy_from_environment"}), _proxies_of_the_environment),
+    (frozenset({"cache"}), _redis),
+)
+AT_START: Checks = (
+    (frozenset({"host", "callers", "caller_key", "generate_caller_key"}), _open_to_all),
+    (frozenset({"cors", "host", "callers", "caller_key", "generate_caller_key"}), _open_to_all_pages),
+    (frozenset({"cache"}), _redis_here),
+    (frozenset({"cache"}), _cache_folder),
+)
+KEYED: Checks = ((frozenset({"upstreams", "sandbox"}), _nothing_to_ask),)

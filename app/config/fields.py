@@ -1,0 +1,216 @@
+"""What a setting may hold, and what is said of one that may not. Never with its value: a key may stand anywhere."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_origin
+from urllib.parse import urlsplit
+
+import msgspec
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import NoDecode
+
+from ..core.origins import host_name, page_origin
+from ..storage.files import read
+from ..upstreams.catalogue import PREFIX
+from ..upstreams.client.proxies import parse
+from .sources import QUOTED, quoted
+
+AUTO = "auto"
+NONE = "none"
+OFF = "off"
+KEY_MINIMUM = 16
+# The key that stands in .env.example: whoever copies that and no more has a gateway whose key everybody knows.
+PLACEHOLDER = "change-me-this-is-only-an-example"
+KNOWN = "is the example's key, which everybody knows; `openssl rand -hex 24` makes a good one"
+
+_UPSTREAM_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_ENDPOINT_PATH = re.compile(r"/(embeddings|rerank|chat(/completions)?)$")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, and is a switch (YAML reads on, off, yes and no as one)")
+    return value
+
+
+def switch(value: Any) -> Any:
+    """YAML reads a bare ``on`` or ``off`` as true or false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else lower(value)
+
+
+def lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def none(value: Any) -> Any:
+    return None if value == NONE else value
+
+
+def url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        sound = False
+    if not sound or any(char.isspace() or not char.isprintable() for char in url):
+        raise ValueError("must be a URL such as https://host.example/v1")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must be a plain URL: no user, password, query or fragment; a key belongs in api_key")
+    if endpoint := _ENDPOINT_PATH.search(parts.path.rstrip("/")):
+        raise ValueError(f"must be the part before {endpoint[0]}, such as https://host.example/v1")
+    return url.rstrip("/")
+
+
+def secret(value: Any) -> Any:
+    """A secret without the line end that files bring along; an empty one is none."""
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    return (text.strip() or None) if isinstance(text, str) else text
+
+
+def sendable(secret: SecretStr | None) -> SecretStr | None:
+    if secret and quoted(secret.get_secret_value()):
+        raise ValueError(QUOTED)
+    if secret and not re.fullmatch(r"[\x21-\x7e]+", secret.get_secret_value()):
+        raise ValueError("must be one word of printable ASCII characters, as it goes in an HTTP header")
+    return secret
+
+
+def strong(secret: SecretStr | None) -> SecretStr | None:
+    if secret and quoted(secret.get_secret_value()):
+        raise ValueError(QUOTED)
+    if secret and secret.get_secret_value() == PLACEHOLDER:
+        raise ValueError(KNOWN)
+    if secret and len(secret.get_secret_value()) < KEY_MINIMUM:
+        raise ValueError(f"must have at least {KEY_MINIMUM} characters; `openssl rand -hex 24` makes a good one")
+    return sendable(secret)
+
+
+def ledger_path(value: Any) -> Any:
+    """YAML reads a bare ``off`` as false."""
+    if value is True:
+        raise ValueError("must be auto, off or the name of a file")
+    text = OFF if value is False else value
+    return text.lower() if isinstance(text, str) and text.lower() in (AUTO, OFF) else text
+
+
+def redis(url: SecretStr | None) -> SecretStr | None:
+    if url and not re.match(r"(redis|rediss|unix)://.", url.get_secret_value()):
+        raise ValueError("must be a URL such as redis://host.example:6379/0 or rediss://:password@host.example:6379/0")
+    return url
+
+
+def proxied(url: SecretStr | None) -> SecretStr | None:
+    if url:
+        if quoted(url.get_secret_value()):
+            raise ValueError(QUOTED)
+        parse(url.get_secret_value())
+    return url
+
+
+def listener(host: str) -> str:
+    if not (_address(host) if ":" in host else re.fullmatch(r"[\w.-]+", host)):
+        raise ValueError("must be an address or a host name, such as 127.0.0.1 or 0.0.0.0")
+    return host
+
+
+def _address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A file of PEM certificates, and what it held when it was read: nobody reads it again while calls are served."""
+
+    path: Path
+    pem: bytes = field(repr=False)
+
+
+def authority(given: Any) -> Any:
+    """A file of certificates that can be read and used, by its name."""
+    if given is None or isinstance(given, Authority):
+        return given
+    if not isinstance(given, str | Path):
+        raise ValueError("must be the name of a file")
+    import ssl  # for those who have such a file
+
+    try:
+        found = Authority(Path(given), read(Path(given)))
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=found.pem.decode("ascii"))
+    except (ssl.SSLError, UnicodeDecodeError):
+        raise ValueError("must be a file of PEM certificates, with lines -----BEGIN CERTIFICATE-----") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    return found
+
+
+def upstream_name(name: str) -> str:
+    if not _UPSTREAM_NAME.fullmatch(name) or name in (AUTO, NONE, PREFIX.rstrip("/")):
+        raise ValueError("an upstream's name is 1 to 32 of a-z, 0-9, - and _; auto, none and jina-ai mean other things")
+    return name
+
+
+def listed(value: Any) -> Any:
+    """A list, which in a variable may be written as JSON or with commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            raise ValueError("must be a list; with [ before it, of JSON") from None
+    return [text for part in value.split(",") if (text := part.strip())]
+
+
+HostNames = Annotated[list[Annotated[str, AfterValidator(host_name)]], NoDecode, BeforeValidator(listed)]
+PageOrigins = Annotated[list[Annotated[str, AfterValidator(page_origin)]], NoDecode, BeforeValidator(listed)]
+UpstreamName = Annotated[str, AfterValidator(upstream_name)]
+UpstreamKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(sendable)]
+CallerKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(strong)]
+ProxyUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(proxied)]
+RedisUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(redis)]
+Url = Annotated[str, AfterValidator(url)]
+Switch = Annotated[Literal["off", "on", "auto"], BeforeValidator(switch)]
+LedgerPath = Annotated[str, BeforeValidator(ledger_path), Field(min_length=1, max_length=4096)]
+Text = Annotated[str, Field(min_length=1, max_length=256)]
+Count = Annotated[int, BeforeValidator(number), Field(ge=1)]
+Seconds = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]
+Port = Annotated[int, BeforeValidator(number), Field(ge=0, le=65535)]
+
+
+def spoken(given: Any, fields: Mapping[str, FieldInfo]) -> Any:
+    """Without the lists, mappings and sections that are null: those of which a file has all lines commented out."""
+    if not isinstance(given, dict):
+        return given
+    return {
+        name: value
+        for name, value in given.items()
+        if value is not None or name not in fields or not _holds(fields[name].annotation)
+    }
+
+
+def _holds(annotation: Any) -> bool:
+    return get_origin(annotation) is list or holds_keys(annotation)
+
+
+def holds_keys(annotation: Any) -> bool:
+    return get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, Section))
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spoken(cls, given: Any) -> Any:
+        return spoken(given, cls.model_fields)

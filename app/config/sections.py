@@ -1,0 +1,238 @@
+"""The sections of the settings: what each key of them is, its unit and its default."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from ..core.types import EndpointName, OnDisconnect, OnMismatch, ReasoningMode, SystemMessages
+from .fields import (
+    AUTO,
+    KNOWN,
+    PLACEHOLDER,
+    SHA256,
+    CallerKey,
+    Count,
+    LedgerPath,
+    PageOrigins,
+    ProxyUrl,
+    RedisUrl,
+    Seconds,
+    Section,
+    Text,
+    UpstreamKey,
+    Url,
+    lower,
+    number,
+    switch,
+)
+from .sources import Values
+
+BASE_URLS = {
+    "jina": {"base_url": "https://api.jina.ai/v1", "deepsearch_base_url": "https://deepsearch.jina.ai/v1"},
+    "aihubmix": {"base_url": "https://aihubmix.com/v1"},
+}
+
+
+class CallerSettings(Section):
+    """Somebody who may call: his key, or the SHA-256 of it in hexadecimal, so that the file holds no secret."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    key: CallerKey = None
+    sha256: Annotated[str | None, BeforeValidator(lower), Field(repr=False)] = None
+    on_disconnect: OnDisconnect | None = None
+
+    @model_validator(mode="after")
+    def _one_key(self) -> CallerSettings:
+        if (self.key is None) == (self.sha256 is None):
+            raise ValueError("must have either a key or a sha256")
+        if self.sha256 is not None and not SHA256.fullmatch(self.sha256):
+            raise ValueError("sha256 must be 64 hexadecimal digits; `printf %s KEY | sha256sum` makes them")
+        if self.sha256 == hashlib.sha256(PLACEHOLDER.encode()).hexdigest():
+            raise ValueError(f"sha256 {KNOWN}")
+        return self
+
+
+class KeyLimits(Section):
+    """What a key may do at its provider; Torii waits rather than run into a 429. None is no limit."""
+
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    deepsearch_per_minute: Count | None = None
+    concurrency: Count | None = None
+
+
+Tier = Literal["free", "paid", "premium"]
+
+# What a key may do at Jina, by what was paid for it: embeddings and rerank by its OpenAPI description of July 2026,
+# where paid is called tier 1 and premium tier 2; DeepSearch by its own page.
+TIERS: dict[Tier, KeyLimits] = {
+    "free": KeyLimits(requests_per_minute=500, tokens_per_minute=1_000_000, deepsearch_per_minute=50, concurrency=5),
+    "paid": KeyLimits(requests_per_minute=500, tokens_per_minute=10_000_000, deepsearch_per_minute=50, concurrency=50),
+    "premium": KeyLimits(
+        requests_per_minute=5000, tokens_per_minute=100_000_000, deepsearch_per_minute=500, concurrency=500
+    ),
+}
+
+
+class KeySettings(Section):
+    """One of several keys of a provider. ``weight`` is its share of the load; limits not given are the upstream's."""
+
+    key: UpstreamKey
+    tier: Tier | None = None
+    limits: KeyLimits = KeyLimits()
+    name: Annotated[str | None, Field(min_length=1, max_length=64)] = None
+    weight: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] = 1.0
+
+
+class UpstreamSettings(Section):
+    """A provider. Without a key it is not used. ``api_key`` and ``api_keys`` are all its keys together."""
+
+    kind: Literal["jina", "aihubmix", "openai"]
+    base_url: Url
+    deepsearch_base_url: Url | None = None
+    api_key: UpstreamKey = None
+    api_keys: list[KeySettings] = Field(default_factory=list)
+    tier: Tier | None = None
+    limits: KeyLimits = KeyLimits()
+    proxy_url: ProxyUrl = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        return {**BASE_URLS.get(str(given.get("kind")), {}), **given} if isinstance(given, dict) else given
+
+    @property
+    def urls(self) -> list[str]:
+        return [url for url in (self.base_url, self.deepsearch_base_url) if url]
+
+    @property
+    def keys(self) -> list[KeySettings]:
+        """All that have a secret; ``api_key`` is the first."""
+        single = [KeySettings(key=self.api_key)] if self.api_key else []
+        return [*single, *(key for key in self.api_keys if key.key)]
+
+    def limits_of(self, key: KeySettings) -> KeyLimits:
+        """Each limit from the first that says it: the key's limits, its tier, the upstream's limits, its tier."""
+        tiers = [TIERS[tier] if tier else KeyLimits() for tier in (key.tier, self.tier)]
+        said = [key.limits, tiers[0], self.limits, tiers[1]]
+        return KeyLimits(
+            **{
+                name: next((limit for limits in said if (limit := getattr(limits, name)) is not None), None)
+                for name in KeyLimits.model_fields
+            }
+        )
+
+    @model_validator(mode="after")
+    def _only_jina_has_two(self) -> UpstreamSettings:
+        if self.deepsearch_base_url and self.kind != "jina":
+            raise ValueError("deepsearch_base_url is for an upstream of kind jina only")
+        if self.kind != "jina" and (self.tier or any(key.tier for key in self.api_keys)):
+            raise ValueError("tier is for an upstream of kind jina only; set limits instead")
+        return self
+
+
+class TargetSettings(Section):
+    """Where a model is to be had. ``model`` is its name there, where that is another one."""
+
+    upstream: str
+    model: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_as_text(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        upstream, _, model = given.partition("/")
+        return {"upstream": upstream, "model": model or None}
+
+
+class ModelSettings(Section):
+    """A model of one's own, or what is to be otherwise with a known one. A string alone is ``alias_of``."""
+
+    alias_of: Text | None = None
+    targets: list[TargetSettings] = Field(default_factory=list)
+    endpoints: Annotated[list[EndpointName], Field(min_length=1)] | None = None
+    inputs: list[Text] | None = None
+    dimensions: Count | None = None
+    dimensions_allowed: list[Count] | None = None
+    context: Count | None = None
+    tasks: list[Text] | None = None
+    max_inputs: Count | None = None
+    features: list[Text] | None = None
+    deepsearch: bool | None = None
+    on_disconnect: OnDisconnect | None = None
+    cached: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_as_text(cls, given: Any) -> Any:
+        return {"alias_of": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _alias_has_nothing_else(self) -> ModelSettings:
+        if self.alias_of and len(self.model_fields_set) > 1:
+            raise ValueError("an alias is what it stands for; it has no other keys than alias_of")
+        return self
+
+    def facts(self) -> Values:
+        """What is said here of the model, by the names of ``types.Model``."""
+        said = {name: getattr(self, name) for name in self.model_fields_set - {"alias_of", "targets", "on_disconnect"}}
+        return {name: tuple(v) if isinstance(v, list) else v for name, v in said.items() if v is not None}
+
+
+class DeepSearchSettings(Section):
+    reasoning: ReasoningMode = "reasoning_content"
+    answer_chunk_characters: Annotated[int, BeforeValidator(number), Field(ge=0)] = 200
+    system_messages: SystemMessages = "fold"
+    schema_mismatch: OnMismatch = "error"
+
+
+class TimeoutSettings(Section):
+    """The last three are for the caller, all others for the upstream."""
+
+    connect_seconds: Seconds = 5
+    headers_seconds: Seconds = 120
+    reply_seconds: Seconds = 120
+    idle_seconds: Seconds = 300
+    event_seconds: Seconds = 600
+    total_seconds: Seconds = 1800
+    head_seconds: Seconds = 10
+    body_seconds: Seconds = 60
+    write_seconds: Seconds = 60
+
+
+class DisconnectSettings(Section):
+    """What becomes of a call whose caller leaves. ``seconds`` is for a drained one, ``calls`` for all that go on."""
+
+    policy: OnDisconnect = "cancel"
+    seconds: Seconds = 30
+    calls: Count = 20
+
+
+class LedgerSettings(Section):
+    """``path``: a file, ``off``, or ``auto``: in the user's folder for state, and none in the sandbox."""
+
+    path: LedgerPath = AUTO
+
+
+class CorsSettings(Section):
+    """Which web pages may read the answers. ``*`` and ``null``: those of anyone, which an open gateway never allows."""
+
+    allowed_origins: PageOrigins = Field(default_factory=list)
+
+
+class CacheSettings(Section):
+    """Where answers are kept. ``memory_megabytes`` are in front of SQLite and Redis too, ``megabytes`` are those of
+    SQLite's file. ``per_caller``: nobody gets what another one has paid for."""
+
+    store: Annotated[Literal["off", "memory", "sqlite", "redis"], BeforeValidator(switch)] = "memory"
+    memory_megabytes: Count = 64
+    path: Path = Path("torii-cache.db")
+    megabytes: Count = 1024
+    redis_url: RedisUrl = None
+    ttl_days: Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)] = 30
+    per_caller: bool = False

@@ -1,0 +1,329 @@
+"""Where settings come from, and the words for what is wrong with them.
+
+    command line > environment > secret files > configuration file > built-in values
+
+Every source remembers what its values are called there, so that a mistake is named by the
+file, line and key, or by the variable, in which it was made. No message ever holds a value:
+a key may stand in any wrong place.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource
+
+from ..storage.files import read
+
+Keys = tuple[str | int, ...]
+Values = dict[str, Any]
+
+PREFIX = "TORII_"
+CONFIG_VARIABLE = "TORII_CONFIG"
+SECRETS_VARIABLE = "TORII_SECRETS_DIR"
+STARTED_BY_VARIABLE = "TORII_STARTED_BY"  # `make run` says that it was make, so that what it is told works there
+SECRETS_DIRECTORY = Path("/run/secrets")
+
+# A variable, the same with _FILE at its end, or a secret file of the same name in lower case.
+CREDENTIALS: Mapping[str, tuple[str, ...]] = {
+    "JINA_API_KEY": ("upstreams", "jina", "api_key"),
+    "AIHUBMIX_API_KEY": ("upstreams", "aihubmix", "api_key"),
+    "TORII_CALLER_KEY": ("caller_key",),
+    "TORII_OPERATOR_KEY": ("operator_key",),
+}
+_NOT_SETTINGS = (
+    *(CONFIG_VARIABLE, SECRETS_VARIABLE, STARTED_BY_VARIABLE),
+    *(f"{variable}_FILE" for variable in CREDENTIALS if variable.startswith(PREFIX)),
+)
+# Kubernetes and Docker links set these for every container that sees a service named "torii".
+_SERVICE_LINK = re.compile(r"TORII_(SERVICE_(HOST|PORT)(_.*)?|PORT_\d+_(TCP|UDP).*|NAME|ENV_.*)")
+
+QUOTED = (
+    "has quotes around it, which belong to the value here (docker run --env-file keeps them); write it without them"
+)
+# Of more allowed keys than MANY only the NEAREST are named.
+MANY, NEAREST = 16, 6
+
+_WORDS = {
+    "missing": "is missing",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "path_type": "must be the name of a file",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping of names",
+    "model_type": "must be a mapping of keys",
+    "model_attributes_type": "must be a mapping of keys",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "must have at least {min_length} of its kind",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_long": "must have at most {max_length} characters",
+    "invalid_key": "the key must be text",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One line for a person: where it was made, the key there, what is wrong and what would be right."""
+
+    where: str
+    key: str
+    what: str
+    keys: Keys = ()
+    line: int = 0
+
+    def __str__(self) -> str:
+        where = f"{self.where}:{self.line}" if self.line else self.where
+        return ": ".join(part for part in (where, self.key, self.what) if part)
+
+
+class ConfigError(Exception):
+    """All mistakes of a configuration at once, those of the file in its order, last what is missing from all of it.
+
+    As text, one line each.
+    """
+
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = tuple(sorted(mistakes, key=lambda mistake: (not (mistake.where or mistake.key), mistake.line)))
+        super().__init__("\n".join(map(str, self.mistakes)))
+
+
+def dotted(keys: Keys) -> str:
+    """``callers[0].key``: a path as a person would write it."""
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+    return text.removeprefix(".")
+
+
+def _upwards(keys: Keys) -> Iterator[Keys]:
+    return (keys[:depth] for depth in range(len(keys), 0, -1))
+
+
+@dataclass(slots=True)
+class Source:
+    """Settings from one place. ``names`` maps keys to what they are called there, where that is known."""
+
+    where: str
+    values: Values = field(default_factory=dict)
+    names: dict[Keys, str] = field(default_factory=dict)
+    lines: dict[Keys, int] = field(default_factory=dict)
+    mistakes: list[Mistake] = field(default_factory=list)
+    called: Callable[[Keys], str] = dotted
+
+    def mistake(self, keys: Keys, what: str) -> Mistake:
+        line = next((self.lines[at] for at in _upwards(keys) if at in self.lines), 0)
+        return Mistake(self.where, self.names.get(keys) or self.called(keys), what, keys, line)
+
+    def depth(self, keys: Keys) -> int:
+        """How much of the path is set here."""
+        value: Any = self.values
+        for depth, key in enumerate(keys):
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError):
+                return depth
+        return len(keys)
+
+
+def blame(sources: Sequence[Source], keys: Keys, what: str) -> Mistake:
+    """The mistake, said of the source that set the key; the first of them wins, as its value does."""
+    source = max(sources, key=lambda source: source.depth(keys))
+    return source.mistake(keys, what) if source.depth(keys) else Mistake("", dotted(keys), what, keys)
+
+
+def meant(name: object, allowed: Iterable[str]) -> str | None:
+    """The allowed key of which ``name`` may be a misspelling."""
+    return next(iter(difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)), None)
+
+
+def unknown_key(name: object, allowed: Iterable[str]) -> str:
+    """Names the allowed keys, the nearest first; of many only those."""
+    near = meant(name, allowed := list(allowed))
+    ranked = difflib.get_close_matches(str(name), allowed, n=len(allowed), cutoff=0.0)
+    shown = ranked if len(ranked) <= MANY else ranked[:NEAREST]
+    rest = f" and {len(ranked) - NEAREST} more, see docs/configuration.md" if len(ranked) > MANY else ""
+    return f"unknown key; {f'did you mean {near}? ' if near else ''}Allowed: {', '.join(shown)}{rest}"
+
+
+def quoted(text: str) -> bool:
+    """Whether a pair of quotes is part of it, as where `docker run --env-file` reads NAME="value"."""
+    return len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+
+
+# ---------------------------------------------------------------- environment and secret files
+
+
+def environment(settings: type[BaseSettings]) -> Source:
+    """``TORII_PORT``, ``TORII_TIMEOUTS__IDLE_SECONDS`` and so on; an empty variable is none."""
+    source = Source("environment", called=lambda keys: PREFIX + "__".join(map(str, keys)).upper())
+    variables = _Variables(settings)
+    source.values = variables()
+    source.mistakes += _quoted()
+    source.mistakes += [source.mistake((name,), "must be JSON") for name in variables.wrong]
+    if str(source.values.get("port", "")).startswith("tcp://"):
+        del source.values["port"]
+    known = tuple(settings.model_fields)
+    for variable in _foreign(known):
+        what = unknown_key(variable.removeprefix(PREFIX).partition("__")[0].lower(), known)
+        source.mistakes.append(Mistake("environment", variable, what.replace("key", "setting", 1)))
+    return source
+
+
+class _Variables(EnvSettingsSource):
+    """Goes on where a variable is not the JSON that it has to be, and notes it in ``wrong``."""
+
+    def __init__(self, settings: type[BaseSettings]) -> None:
+        super().__init__(settings)
+        self.wrong: list[str] = []
+        self.env_vars = {name: value for name, value in self.env_vars.items() if not quoted(value or "")}
+
+    def prepare_field_value(self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool) -> Any:
+        try:
+            return super().prepare_field_value(field_name, field, value, value_is_complex)
+        except ValueError:
+            self.wrong.append(field_name)
+            return None
+
+
+def _quoted() -> Iterator[Mistake]:
+    for variable in sorted(os.environ):
+        ours = variable.startswith(PREFIX) or variable.removesuffix("_FILE") in CREDENTIALS
+        if ours and quoted(os.environ[variable].strip()):
+            keys = CREDENTIALS.get(variable) or tuple(variable.removeprefix(PREFIX).lower().split("__"))
+            yield Mistake("environment", variable, QUOTED, keys)
+
+
+def _foreign(known: Sequence[str]) -> Iterator[str]:
+    for variable in sorted(os.environ):
+        name = variable.removeprefix(PREFIX).partition("__")[0].lower()
+        if not variable.startswith(PREFIX) or name in known or variable in _NOT_SETTINGS:
+            continue
+        if not _SERVICE_LINK.fullmatch(variable):
+            yield variable
+
+
+def credentials() -> list[Source]:
+    """The keys that have names of their own: from the environment, then from secret files."""
+    variables, files = Source("environment"), Source("secret file")
+    directory = _secrets_directory(files)
+    for variable, keys in CREDENTIALS.items():
+        if value := os.environ.get(variable, "").strip():
+            _put(variables, keys, variable, value)
+        elif secret := _secret_file(variable, directory):
+            named = os.environ.get(f"{variable}_FILE")
+            _put_file(variables if named else files, keys, secret, f"{variable}_FILE" if named else str(secret))
+    return [variables, files]
+
+
+def secret_files() -> list[Path]:
+    """Those that ``credentials`` reads."""
+    directory = _secrets_directory(Source(""))
+    unset = [variable for variable in CREDENTIALS if not os.environ.get(variable, "").strip()]
+    return [secret for variable in unset if (secret := _secret_file(variable, directory))]
+
+
+def _secret_file(variable: str, directory: Path | None) -> Path | None:
+    if named := os.environ.get(f"{variable}_FILE"):
+        return Path(named)
+    return secret if directory and (secret := directory / variable.lower()).exists() else None
+
+
+def _secrets_directory(source: Source) -> Path | None:
+    directory = Path(os.environ.get(SECRETS_VARIABLE) or SECRETS_DIRECTORY)
+    if directory.is_dir():
+        return directory
+    if os.environ.get(SECRETS_VARIABLE):
+        source.mistakes.append(Mistake("environment", SECRETS_VARIABLE, f"{directory} is no directory"))
+    return None
+
+
+def _put_file(source: Source, keys: tuple[str, ...], path: Path, name: str) -> None:
+    try:
+        value = read(path).decode("utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        what = f"cannot be read: {reason}" if name == str(path) else f"{path} cannot be read: {reason}"
+        source.mistakes.append(Mistake(source.where, name, what))
+        return
+    if value:
+        _put(source, keys, name, value)
+
+
+def _put(source: Source, keys: tuple[str, ...], name: str, value: str) -> None:
+    at = source.values
+    for key in keys[:-1]:
+        at = at.setdefault(key, {})
+    at[keys[-1]] = value
+    source.names[keys] = name
+
+
+# ---------------------------------------------------------------- what the validation found
+
+
+def explain(error: ValidationError, settings: type[BaseModel]) -> Iterator[tuple[Keys, str]]:
+    """Every mistake as its path and its words; never with the value that was found."""
+    for found in error.errors(include_url=False):
+        keys = tuple(key for key in found["loc"] if key != "[key]")
+        yield keys, _words(found["type"], found, keys, settings)
+
+
+def _words(kind: str, found: Any, keys: Keys, settings: type[BaseModel]) -> str:
+    context = found.get("ctx", {})
+    if kind == "extra_forbidden":
+        return unknown_key(keys[-1], _model_at(settings, keys[:-1]).model_fields)
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "missing" and isinstance(found["input"], dict):
+        choices = _choices(settings, keys)
+        return f"is missing; one of {', '.join(choices)}" if choices else "is missing"
+    if kind == "literal_error":
+        *most, last = map(repr, _choices(settings, keys))
+        return f"must be {', '.join(most)} or {last}" if most else f"must be {last}"
+    if kind == "string_type" and isinstance(found["input"], (int, float, date)):
+        return "must be text; put it in quotes"
+    return _WORDS.get(kind, "cannot be used").format(**context)
+
+
+def _choices(settings: type[BaseModel], keys: Keys) -> tuple[str, ...]:
+    """The words that the field at the path takes; none where it takes any."""
+    annotation = _annotation_at(settings, keys)
+    return next((get_args(kind) for kind in (annotation, *get_args(annotation)) if get_origin(kind) is Literal), ())
+
+
+def _model_at(settings: type[BaseModel], keys: Keys) -> type[BaseModel]:
+    """The model whose field stands at the path."""
+    found: type[BaseModel] = _bare(_annotation_at(settings, keys))
+    return found
+
+
+def _annotation_at(annotation: Any, keys: Keys) -> Any:
+    for key in keys:
+        annotation = _bare(annotation)
+        is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        annotation = annotation.model_fields[str(key)].annotation if is_model else get_args(annotation)[-1]
+    return annotation
+
+
+def _bare(annotation: Any) -> Any:
+    """An optional or annotated type without that."""
+    if get_origin(annotation) in (dict, list) or not get_args(annotation):
+        return annotation
+    return _bare(next(choice for choice in get_args(annotation) if choice is not type(None)))

@@ -1,0 +1,43 @@
+"""A request as it came, and the call that it is."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import msgspec
+
+from ..core.disconnects import Presence
+from ..core.errors import InvalidRequest
+from ..core.json import Malformed, decode_strict
+from ..core.names import shown
+from ..core.types import Call, Value
+from . import Endpoint
+
+
+class Incoming(Value, frozen=True):
+    """Its path without the query, the raw body, who sent it and whether he is still there; ``cache_control``
+    as he wrote it."""
+
+    hidden = ("body",)
+
+    path: str
+    body: bytes
+    caller: str
+    id: str
+    presence: Presence = msgspec.field(default_factory=Presence)
+    cache_control: bytes = b""
+
+
+def parse(endpoint: Endpoint, incoming: Incoming) -> Call:
+    """The body as a call, stamped with an id and the time. Raises InvalidRequest."""
+    try:
+        body = decode_strict(incoming.body)
+    except Malformed as error:
+        place = f"{shown(error.place)}: " if error.place else ""
+        field = re.split(r"[.\[]", error.place)[0]
+        raise InvalidRequest(f"the body is not JSON: {place}{error}", param=field or None) from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    call = endpoint.parse(body, incoming.path)
+    return msgspec.structs.replace(call, id=incoming.id, created=int(time.time()))

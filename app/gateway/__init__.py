@@ -1,0 +1,1 @@
+"""The life of a call: routes to targets, retries, batches, streams, settlement."""

@@ -1,0 +1,340 @@
+"""From settings to the objects of the gateway."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from .. import __version__
+from ..cache import Cache, Store, Tiers
+from ..cache.memory import Memory
+from ..cache.redis import Redis
+from ..cache.sqlite import Database as CacheFile
+from ..cache.sqlite_tier import SCHEMA, Disk
+from ..callers.cors import Cors
+from ..callers.keys import Callers, digest, new_key
+from ..config.fields import AUTO, OFF
+from ..config.sections import ModelSettings, UpstreamSettings
+from ..config.settings import SANDBOXED, Settings
+from ..core.disconnects import Departures, Policies
+from ..core.origins import Guard, Hosts
+from ..core.types import Key, Model, Route, Upstream
+from ..routing.key_state import Rest
+from ..routing.limits import Quota
+from ..routing.pool import Pool
+from ..routing.probe import probe
+from ..routing.table import Account, RouteTable
+from ..storage.store import Database, NoFile
+from ..upstreams import KINDS
+from ..upstreams.catalogue import known, unlisted
+from ..upstreams.client import Wire, engine
+from ..upstreams.client.client import Client, Deadlines, Sizes
+from ..upstreams.client.proxies import Place, Proxy, loopback, parse, place, variable
+from ..upstreams.deepsearch import DeepSearchRules
+
+MEGABYTE = 1024 * 1024
+DAY = 86_400.0
+
+# What the sandbox is sent as a key. Nobody else is.
+SANDBOX_KEY = "torii-sandbox-key-which-opens-nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The part of one worker, counted from 0, in what several of them have together."""
+
+    worker: int = 0
+    workers: int = 1
+
+    def of(self, limit: int | None) -> int | None:
+        """The shares of all workers make up the limit; one smaller than their number is a mistake in the settings."""
+        return None if limit is None else limit // self.workers + (self.worker < limit % self.workers)
+
+
+WHOLE = Share()
+
+
+def build_upstreams(settings: Settings) -> dict[str, Upstream]:
+    """The upstreams that have a key, best first."""
+    rules = DeepSearchRules(settings.deepsearch.system_messages, settings.deepsearch.schema_mismatch)
+    return {name: _upstream(name, settings.upstreams[name], rules) for name in settings.keyed}
+
+
+def build_routes(settings: Settings) -> RouteTable:
+    """The route table over the upstreams that have a key; the others are in it as names only."""
+    upstreams = build_upstreams(settings)
+    accounts = {name: _account(settings, name, upstreams.get(name)) for name in settings.upstreams}
+    models: dict[str, Route | str | None] = {}
+    for name, model in settings.models.items():
+        if model is None or model.alias_of:
+            models[name] = model.alias_of if model else None
+        elif route := _route(name, model, accounts):
+            models[name] = route
+    return RouteTable(accounts, models, settings.seller)
+
+
+def build_pools(
+    settings: Settings,
+    routes: RouteTable,
+    client: Client,
+    remember: Callable[[Rest], None] | None = None,
+    share: Share = WHOLE,
+) -> dict[str, Pool]:
+    """The keys of each upstream that has one, with their limits as far as they are this worker's.
+
+    ``client`` is for probes; ``remember`` is told which keys rest.
+    """
+    return {
+        name: Pool(
+            name,
+            build_keys(settings, name, share),
+            patience=settings.pace_seconds,
+            probe=probe(client, routes, name),
+            remember=remember,
+        )
+        for name in settings.keyed
+    }
+
+
+def build_keys(settings: Settings, upstream: str, share: Share = WHOLE) -> list[tuple[Key, Quota]]:
+    """Named after the upstream and, where there are several, by their own names or numbers."""
+    given = settings.upstreams[upstream]
+    keys = []
+    for number, key in enumerate(given.keys, 1):
+        alias = upstream if len(given.keys) == 1 and not key.name else f"{upstream}-{key.name or number}"
+        limits = given.limits_of(key)
+        quota = Quota(
+            requests=share.of(limits.requests_per_minute),
+            tokens=share.of(limits.tokens_per_minute),
+            deepsearch=share.of(limits.deepsearch_per_minute),
+            concurrency=share.of(limits.concurrency),
+            weight=key.weight,
+        )
+        keys.append((Key(key.key.get_secret_value() if key.key else "", alias), quota))
+    return keys
+
+
+def go_on(new: Settings, pools: Mapping[str, Pool], old: Settings, before: Mapping[str, Pool]) -> None:
+    """What is known of an upstream's keys stays known where it still is the same place."""
+    for name, pool in pools.items():
+        if name in before and _place(new.upstreams[name]) == _place(old.upstreams[name]):
+            pool.take_over(before[name])
+
+
+def _place(upstream: UpstreamSettings) -> tuple[str | None, ...]:
+    return upstream.kind, upstream.base_url, upstream.deepsearch_base_url
+
+
+def build_client(settings: Settings, *, seconds: float | None = None) -> Client:
+    """The way out. ``seconds`` bounds each wait in place of the settings' own."""
+    times = settings.timeouts
+    waits = (times.headers_seconds, times.reply_seconds, times.idle_seconds, times.event_seconds, times.total_seconds)
+    wire = Wire(
+        user_agent=f"torii/{__version__}",
+        connect=times.connect_seconds,
+        connections=settings.max_connections,
+        ca=settings.ca_file.pem if settings.ca_file else b"",
+        proxies=build_proxies(settings),
+    )
+    return Client(
+        engine(settings.http_client, wire),
+        Deadlines(*(min(wait, seconds or wait) for wait in waits)),
+        Sizes(settings.max_reply_megabytes * MEGABYTE, settings.max_event_megabytes * MEGABYTE),
+    )
+
+
+def build_proxies(settings: Settings) -> dict[Place, Proxy]:
+    """The proxies on the way to the upstreams; none to this machine."""
+    found = {}
+    for upstream in settings.upstreams.values():
+        for there in map(place, upstream.urls):
+            url = upstream.proxy_url.get_secret_value() if upstream.proxy_url else None
+            if url is None and settings.proxy_from_environment and (name := variable(there, os.environ)):
+                url = os.environ[name]
+            if url and not loopback(there[0]):
+                found[there] = parse(url)
+    return found
+
+
+class Shelf:
+    """What the cache keeps, from one configuration to the next: laid out anew only where it is said to be elsewhere
+    or of another size."""
+
+    def __init__(self) -> None:
+        self._tiers: Tiers | None = None
+        self._given: tuple[object, ...] = ()
+
+    def cache(self, settings: Settings) -> Cache:
+        """A cache over it; one that keeps nothing where it is off."""
+        given = settings.cache
+        if given.store == "off":
+            return Cache()
+        place = (given.store, given.memory_megabytes, given.path, given.megabytes, given.redis_url)
+        if self._tiers is None or self._tiers.closed or self._given != place:
+            self._tiers, self._given = build_tiers(settings), place
+        return Cache(self._tiers, seconds=given.ttl_days * DAY, apart=given.per_caller)
+
+
+def build_tiers(settings: Settings) -> Tiers:
+    given = settings.cache
+    store: Store | None = None
+    if given.store == "sqlite":
+        store = Disk(CacheFile(given.path, SCHEMA), given.megabytes * MEGABYTE)
+    elif given.store == "redis" and given.redis_url:
+        store = Redis(given.redis_url.get_secret_value())
+    return Tiers(Memory(given.memory_megabytes * MEGABYTE), store)
+
+
+def build_callers(settings: Settings) -> Callers:
+    named = [(caller.name, caller.key, caller.sha256) for caller in settings.callers]
+    return Callers(
+        (name, digest(key.get_secret_value()) if key else bytes.fromhex(sha256 or ""))
+        for name, key, sha256 in [*named, *([("default", settings.caller_key, None)] if settings.caller_key else [])]
+    )
+
+
+def build_cors(settings: Settings) -> Cors:
+    return Cors([origin.encode() for origin in settings.cors.allowed_origins])
+
+
+def build_guard(settings: Settings, pages: Collection[str]) -> Guard | None:
+    """What keeps web pages away from an open gateway; None where there are callers. Links may lead to ``pages``."""
+    if not settings.open:
+        return None
+    machine = socket.gethostname().lower()
+    names = [machine, machine.partition(".")[0], *settings.allowed_hosts]
+    origins = frozenset(origin.encode() for origin in settings.cors.allowed_origins)
+    return Guard(Hosts(filter(None, names)), origins, pages)
+
+
+def build_departures(settings: Settings) -> Departures:
+    """What becomes of the calls whose callers leave."""
+    models = {name: model.on_disconnect for name, model in settings.models.items() if model and model.on_disconnect}
+    callers = {caller.name: caller.on_disconnect for caller in settings.callers if caller.on_disconnect}
+    limits = settings.disconnect
+    return Departures(
+        Policies(limits.policy, models, callers),
+        seconds=limits.seconds,
+        calls=limits.calls,
+        total=settings.timeouts.total_seconds,
+    )
+
+
+def ledger_file(settings: Settings) -> Path | None:
+    """Where the ledger is, or would be; None where it is off, or where no folder for it is known."""
+    path = settings.ledger.path
+    if path != AUTO:
+        return None if path == OFF else Path(path).expanduser()
+    state, home = os.environ.get("XDG_STATE_HOME"), os.environ.get("HOME")
+    folder = Path(state) if state else Path(home, ".local", "state") if home else None
+    return folder / "torii" / "torii.db" if folder else None
+
+
+def open_ledger(settings: Settings) -> tuple[Database | None, str]:
+    """The database of the ledger, if there is to be one, and in words where it is or why there is none.
+
+    Raises StoreError where the file must not be used, and where one was named that cannot be.
+    """
+    auto = settings.ledger.path == AUTO
+    path = None if auto and settings.sandboxed else ledger_file(settings)
+    if path is None:
+        return None, NO_FOLDER if auto and not settings.sandboxed else ""
+    try:
+        return Database(path), str(path)
+    except NoFile as error:
+        if not auto:
+            raise
+        return None, f"none, calls are not booked: {path}: {error}; ledger.path can name another file"
+
+
+NO_FOLDER = "none, calls are not booked: neither XDG_STATE_HOME nor HOME is set; ledger.path can name a file"
+
+
+def build_operator(settings: Settings) -> Callers | None:
+    """Whose key opens the operator's endpoints; None where there are none."""
+    key = settings.operator_key
+    return Callers([("operator", digest(key.get_secret_value()))]) if key else None
+
+
+def secrets(settings: Settings) -> list[str]:
+    """Every upstream's, every caller's and the operator's key, and the passwords of Redis and the proxies, to be kept
+    out of logs and messages."""
+    keys = [key.key for upstream in settings.upstreams.values() for key in upstream.keys]
+    keys += [caller.key for caller in settings.callers]
+    keys += [settings.caller_key, settings.operator_key, settings.cache.redis_url]
+    found = [key.get_secret_value() for key in keys if key]
+    password = urlsplit(found[-1]).password if settings.cache.redis_url else None
+    found += [secret for proxy in build_proxies(settings).values() for secret in proxy.secrets]
+    found += [url.get_secret_value() for upstream in settings.upstreams.values() if (url := upstream.proxy_url)]
+    return [*found, password] if password else found
+
+
+def hosts(settings: Settings) -> list[str]:
+    """The host names of the upstreams and of their proxies, to be kept out of what callers are told."""
+    names = {place(url)[0] for upstream in settings.upstreams.values() for url in upstream.urls}
+    return sorted(names | {proxy.host for proxy in build_proxies(settings).values()})
+
+
+def in_sandbox(settings: Settings, urls: Mapping[str, str]) -> Settings:
+    """The same settings against the sandbox. ``urls`` are its base URLs: jina, deepsearch and aihubmix.
+
+    Upstreams of another kind have no stand-in and lose their key, so that nothing leaves this machine.
+    """
+    upstreams = {name: _stand_in(upstream, urls) for name, upstream in settings.upstreams.items()}
+    return settings.model_copy(update={"upstreams": upstreams, "sandbox": "on"})
+
+
+def as_if_keyed(settings: Settings) -> Settings:
+    """The same settings with a key for each upstream, to show what would be there. Nothing is asked with them."""
+    update = {"api_key": SecretStr(SANDBOX_KEY)}
+    upstreams = {name: upstream.model_copy(update=update) for name, upstream in settings.upstreams.items()}
+    return settings.model_copy(update={"upstreams": upstreams})
+
+
+def with_caller_key(settings: Settings) -> tuple[Settings, str | None]:
+    """The settings with a random caller's key, and that key, where generate_caller_key asks for one."""
+    if not settings.generate_caller_key or settings.loopback or not settings.open:
+        return settings, None
+    key = new_key()
+    return settings.model_copy(update={"caller_key": SecretStr(key)}), key
+
+
+def _upstream(name: str, settings: UpstreamSettings, rules: DeepSearchRules) -> Upstream:
+    return KINDS[settings.kind](name, *settings.urls, rules=rules)
+
+
+def _account(settings: Settings, name: str, upstream: Upstream | None) -> Account | None:
+    return Account(upstream, settings.upstreams[name].kind, build_keys(settings, name)[0][0]) if upstream else None
+
+
+def _route(name: str, settings: ModelSettings, accounts: Mapping[str, Account | None]) -> Route | None:
+    """A configured model's targets, as far as their upstreams have keys. None where none has."""
+    entry = known(name)
+    own = entry.model.id if entry else name
+    places = [(target.upstream, target.model or own) for target in settings.targets]
+    if entry and not places:
+        places = [(upstream, own) for upstream, a in accounts.items() if a and a.kind in entry.kinds]
+    model = replace(_base(name, [there for _, there in places]), **settings.facts())
+    targets = tuple(a.target(model, a.asked(there)) for upstream, there in places if (a := accounts[upstream]))
+    return Route(model, targets) if targets else None
+
+
+def _base(name: str, names: list[str]) -> Model:
+    """What is known of a model by its own name or by its names at the upstreams."""
+    entries = [entry for there in (name, *names) if (entry := known(there))]
+    return replace(entries[0].model, id=name) if entries else unlisted(name)
+
+
+def _stand_in(upstream: UpstreamSettings, urls: Mapping[str, str]) -> UpstreamSettings:
+    if upstream.kind not in SANDBOXED:
+        return upstream.model_copy(update={"api_key": None, "api_keys": []})
+    update = {"base_url": urls[upstream.kind], "api_key": SecretStr(SANDBOX_KEY), "api_keys": []}
+    if upstream.kind == "jina":
+        update["deepsearch_base_url"] = urls["deepsearch"]
+    return upstream.model_copy(update=update)

@@ -1,0 +1,122 @@
+"""JSON schemas of callers, and answers held against them, in a process of its own.
+
+Reading a schema may take for ever, and checking against it too: definitions that multiply, a pattern that backtracks.
+The process is killed then, and the event loop never waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import msgspec
+
+from ..core.errors import InvalidRequest, Unavailable
+from ..core.json import BOM, Malformed, decode
+from ..core.types import Json
+
+logger = logging.getLogger("torii.conformity")
+
+SECONDS = 5.0  # for a check; a usual one takes 0.05
+DESCRIPTORS = 8  # of a process that is started, and of its pipes, in the moment of its start
+AT_ONCE = 4
+
+CHECKER = str(Path(__file__).with_name("checker.py"))
+
+_rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+_threads = ThreadPoolExecutor(AT_ONCE, "conformity")
+
+
+async def usable(schema: Json, field: str) -> None:
+    """Raises InvalidRequest for a schema that no answer could be held against, Unavailable if that cannot be known."""
+    try:
+        wrong = await _found({"schema": schema})
+    except TimeoutError:
+        wrong = f"{{}} takes longer than {SECONDS:g} s to read: make it smaller"
+    except OSError as error:
+        logger.error("a JSON schema could not be checked: %s", type(error).__name__)
+        raise Unavailable("this gateway could not start the check of a JSON schema", retry_after=1) from None
+    except ValueError:
+        wrong = "{} takes too much memory to read: make it smaller"
+    if wrong:
+        raise InvalidRequest(wrong.replace("{}", field, 1), param=field)
+
+
+async def misfit(schema: Json, answer: str) -> str | None:
+    """Why the answer is not JSON of this schema, as the end of a sentence; None if it is."""
+    text = answer.encode("utf-8", "replace")
+    try:
+        decode(text)
+    except Malformed:
+        return "is not JSON"
+    if text.startswith(BOM):  # most parsers take none in a text
+        return "is not JSON"
+    try:
+        found = await _found({"schema": schema, "answer": answer})
+    except TimeoutError:
+        return f"could not be checked against the schema within {SECONDS:g} s"
+    except (OSError, ValueError) as error:
+        logger.error("a JSON answer could not be checked: %s", type(error).__name__)
+        return "could not be checked against the schema"
+    return f"does not fit the schema: {found}" if found else None
+
+
+async def _found(question: Json) -> str:
+    """The checker's finding, empty if there is none.
+
+    Raises TimeoutError, OSError if it could not be started, ValueError if it ended without a finding.
+    """
+    text = msgspec.json.encode(question)
+    async with _rooms.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE)):
+        process = _start()
+        asked = _threads.submit(_ask, process, text, SECONDS)
+        try:
+            said = await asyncio.wrap_future(asked)
+        finally:
+            process.kill()
+            if asked.cancelled():  # before it began
+                with process:
+                    pass
+    if process.returncode:
+        raise ValueError(process.returncode)
+    return said.decode()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    """Not by asyncio: uvloop never gives back the files of a process that could not be started. Raises OSError."""
+    _have_room()
+    return subprocess.Popen(  # noqa: S603 - our own program, run by the interpreter that runs us
+        [sys.executable, "-I", CHECKER, *sys.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={},  # keys are none of its business
+    )
+
+
+def _have_room() -> None:
+    """Raises OSError if there are too few descriptors: of a process's pipes, Python 3.11 keeps those that were made
+    before the one that could not be."""
+    held: list[int] = []
+    try:
+        for _ in range(DESCRIPTORS):
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for file in held:
+            os.close(file)
+
+
+def _ask(process: subprocess.Popen[bytes], question: bytes, seconds: float) -> bytes:
+    with process:
+        try:
+            return process.communicate(question, seconds)[0]
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+        finally:
+            process.kill()

@@ -1,0 +1,163 @@
+"""A key at work: what it does now, what its limits still allow, whether it rests and why.
+
+    rate limited     until the time that the provider stated
+    refused          shut: until a probe succeeds, or a call that was let through
+    account empty    shut: the same
+
+When the rest ends, one call tries the key; until it has an answer, no other call uses the key.
+
+Times are of the monotonic clock; only a Rest, which outlives the process, is of the wall clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from ..core.errors import UpstreamError, UpstreamFailed, UpstreamRateLimited, account_empty, key_refused, rate_limited
+from ..core.types import Json, Key
+from .limits import Need, Quota, Window
+
+Cause = Literal["", "rate limited", "refused", "account empty"]
+SHUT = ("refused", "account empty")
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """That a key rests, to be remembered; ``until`` is a Unix time. No ``cause``: it rests no longer."""
+
+    upstream: str
+    fingerprint: str
+    alias: str
+    cause: Cause
+    until: float
+
+
+def fingerprint(upstream: str, key: Key) -> str:
+    """By which a key is known again: another key under the same alias is not it. 64 hexadecimal digits."""
+    return hashlib.sha256(f"torii:{upstream}\0{key.secret}".encode()).hexdigest()
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """The one with the lowest ``load`` is next; among equally busy ones that with the lowest ``turn``, which grows with
+    each call by what the weight makes of it. ``trial`` is the lease of the call that tries the key after its rest."""
+
+    key: Key
+    quota: Quota
+    at_work: int = 0
+    turn: float = 0.0
+    load: tuple[float, float] = (0.0, 0.0)
+    calls: int = 0
+    failures: int = 0
+    cause: Cause = ""
+    since: float = 0.0
+    rests_until: float = 0.0
+    trial: object = None
+    probing: asyncio.Task[None] | None = None
+    windows: dict[str, Window] = field(init=False)
+
+    def __post_init__(self) -> None:
+        limits = {"requests": self.quota.requests, "tokens": self.quota.tokens, "deepsearch": self.quota.deepsearch}
+        self.windows = {name: Window(limit) for name, limit in limits.items() if limit is not None}
+
+    def becomes(self, new: Seat) -> Seat:
+        """The same key with the name and the limits of ``new``; its rest, its calls and what it has spent stay."""
+        for name, window in new.windows.items():
+            if name in self.windows:
+                self.windows[name].limit = window.limit
+                new.windows[name] = self.windows[name]
+        self.key, self.quota, self.windows = new.key, new.quota, new.windows
+        self.load = self.at_work / self.quota.weight, self.turn
+        return self
+
+    @property
+    def shut(self) -> bool:
+        return self.cause in SHUT
+
+    def rests(self, now: float) -> bool:
+        return now < self.rests_until
+
+    def usable(self, now: float) -> bool:
+        """Whether a call may use it now, its limits aside."""
+        return not self.cause or (self.trial is None and now >= self.rests_until)
+
+    def room(self, now: float, need: Need, hold: float = 0.0) -> float | None:
+        """Seconds until the limits allow it; None where another call has to end first. Until ``hold`` it is kept back
+        for others to join it, where a limit comes near."""
+        if self.quota.concurrency is not None and self.at_work >= self.quota.concurrency:
+            return None
+        wait = 0.0
+        for name, window in self.windows.items():
+            wait = max(wait, window.wait(now, need.amount(name)))
+        if not wait and hold > now and (requests := self.windows.get("requests")):
+            return min(requests.pace(now), hold - now)
+        return wait
+
+    def wait(self, now: float, need: Need, hold: float) -> float | None:
+        """Seconds until it is free, with its rest; None if another call has to end first."""
+        room = self.room(now, need, hold)
+        if room is None or (self.trial and not self.rests(now)):
+            return None
+        return max(room, self.rests_until - now)
+
+    def take(self, now: float, need: Need) -> None:
+        self.at_work += 1
+        self.calls += 1
+        self.turn += 1 / self.quota.weight
+        self.load = self.at_work / self.quota.weight, self.turn
+        for name, window in self.windows.items():
+            if amount := need.amount(name):
+                window.add(now, amount)
+
+    def leave(self) -> None:
+        self.at_work -= 1
+        self.load = self.at_work / self.quota.weight, self.turn
+
+    def stretch(self, now: float, tokens: int) -> bool:
+        """Takes more tokens for a call, where the limit allows them now."""
+        window = self.windows.get("tokens")
+        if window is not None and tokens:
+            if window.wait(now, tokens):
+                return False
+            window.add(now, tokens)
+        return True
+
+    def state(self, now: float, clock: float) -> Json:
+        """As plain values; ``clock`` is the Unix time that ``now`` is. ``trial``: the next call decides."""
+        rests = self.rests(now)
+        until = datetime.fromtimestamp(clock + self.rests_until - now, UTC).isoformat(timespec="seconds")
+        limits = {name: {"used": window.used(now), "limit": window.limit} for name, window in self.windows.items()}
+        return {
+            "key": self.key.alias,
+            "tail": self.key.tail,
+            "state": "resting" if rests else "trial" if self.cause else "healthy",
+            "cause": self.cause or None,
+            "until": until.replace("+00:00", "Z") if rests else None,
+            "at_work": self.at_work,
+            "concurrency": self.quota.concurrency,
+            "weight": self.quota.weight,
+            "minute": limits,
+            "calls": self.calls,
+            "failures": self.failures,
+        }
+
+
+def refused(seats: Sequence[Seat], upstream: str, failing: bool, seconds: float) -> UpstreamError:
+    """Why none of these keys can be used now. ``failing``: the upstream itself is; ``seconds`` are those to come back
+    after, at least."""
+    if all(seat.shut for seat in seats):
+        return key_refused(upstream) if any(seat.cause == "refused" for seat in seats) else account_empty(upstream)
+    if all(seat.cause for seat in seats):
+        left = min(seat.rests_until for seat in seats if not seat.shut) - time.monotonic()
+        return rate_limited(upstream, max(left, seconds))
+    if failing:
+        return UpstreamFailed(f"{upstream} keeps failing", status=503)
+    return UpstreamRateLimited(
+        f"every key of {upstream} is at the limit that this gateway keeps for it", retry_after=seconds
+    )

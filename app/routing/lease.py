@@ -1,0 +1,93 @@
+"""A key for one call, and a call's place in line for one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from ..core.errors import UpstreamError
+from ..core.types import Key
+from .key_state import Seat
+from .limits import Need
+
+P = TypeVar("P")
+
+
+class Lender(Protocol):
+    """Whose keys they are."""
+
+    def leave(self, lease: Lease) -> None: ...
+    def succeeded(self, lease: Lease) -> None: ...
+    def failed(self, lease: Lease, failure: UpstreamError) -> None: ...
+    def refusal(self, seat: Seat | None = None) -> UpstreamError: ...
+
+
+class Lease:
+    """A key for one call. ``keep`` leaves the release to somebody else, ``pending`` the outcome too; releasing twice is
+    nothing.
+
+    ``taken`` is when it was given, by the monotonic clock.
+    """
+
+    __slots__ = ("kept", "lender", "pending", "released", "seat", "taken")
+
+    def __init__(self, lender: Lender, seat: Seat, taken: float) -> None:
+        self.lender = lender
+        self.seat = seat
+        self.taken = taken
+        self.kept = self.pending = False
+        self.released = False
+
+    @property
+    def key(self) -> Key:
+        return self.seat.key
+
+    def keep(self) -> None:
+        self.kept = True
+
+    def stretch(self, tokens: int) -> bool:
+        """Takes more tokens along, if the key's limit allows it now."""
+        return self.seat.stretch(time.monotonic(), tokens)
+
+    def check(self) -> None:
+        """To be called before the first byte goes out. Raises UpstreamError if the key rests since it was leased."""
+        if self.seat.cause and self.seat.since > self.taken:
+            raise self.lender.refusal(self.seat)
+
+    def release(self) -> None:
+        if not self.released:
+            self.released = True
+            self.lender.leave(self)
+
+
+@dataclass(slots=True, eq=False)
+class Succession(Generic[P]):
+    """The pools that have had the same keys: the one that goes on with them, and those with calls in line."""
+
+    now: P
+    lines: dict[P, None] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """A call in line. It is given a lease, or None if it would take too long (``seconds``), or if it can go
+    ``elsewhere`` while these keys rest."""
+
+    need: Need
+    tried: Collection[str]
+    given: asyncio.Future[Lease | None]
+    elsewhere: Callable[[], bool]
+    seconds: float = 0.0
+
+
+async def given(waiter: asyncio.Future[Lease | None]) -> Lease | None:
+    """A waiter's lease; released if the waiter was cancelled after it was given."""
+    try:
+        return await waiter
+    except asyncio.CancelledError:
+        if waiter.done() and not waiter.cancelled() and (lease := waiter.result()) is not None:
+            lease.release()
+        raise

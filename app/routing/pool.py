@@ -1,0 +1,391 @@
+"""The keys of an upstream: which of them takes the next call, when, and which of them rest.
+
+    lease -> the least loaded of the keys that neither rest nor are at a limit
+          -> else, within the call's patience, the first that becomes free
+          -> else UpstreamRateLimited, with the time to come back
+
+A key that was refused rests: until the time that a 429 states; if the key or its account is refused, until a probe
+succeeds, or until the end of the rest if there is nothing to probe with. Then one call at a time tries the key. If all
+keys are shut, one call at a time tries one of them all the same, and the others wait for what becomes of it. A limited
+key is never used before its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable
+
+from ..core.errors import (
+    ToriiError,
+    UpstreamAuth,
+    UpstreamError,
+    UpstreamMisplaced,
+    UpstreamQuota,
+    UpstreamRateLimited,
+    UpstreamRejected,
+)
+from ..core.types import Json, Key
+from .breaker import Breaker
+from .key_state import SHUT, Cause, Rest, Seat, fingerprint, refused
+from .lease import Lease, Succession, Waiter, given
+from .limits import Need, Quota
+
+logger = logging.getLogger("torii.pool")
+
+REST_SECONDS = 600.0  # of a key that is shut, and the longest that a rest from before the start may be
+LIMITED_SECONDS = 5.0  # of a key that met a 429 which does not say until when
+PROBE_FIRST_SECONDS = 60.0  # until an empty account is probed; twice as long each time, up to REST_SECONDS
+PROBE_SECONDS = 30.0  # for a probe to be answered
+HELD = 0.5  # of a call's patience, for which it may be kept back so that others join it
+
+# Raises ToriiError where the upstream does not take the key.
+Probe = Callable[[Key], Awaitable[None]]
+
+
+class Pool:
+    """``patience`` is how many seconds after it came a call may still wait for a key; clients such as
+    Haystack's give up after five. ``batching`` counts the calls that wait together, of which one stands in line for
+    all. ``remember`` is told of each rest."""
+
+    def __init__(
+        self,
+        name: str,
+        keys: Iterable[tuple[Key, Quota]],
+        *,
+        patience: float = 4.0,
+        probe: Probe | None = None,
+        remember: Callable[[Rest], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.seats = [Seat(key, quota) for key, quota in keys]
+        self.breaker = Breaker(name)
+        self.batching = 0
+        self._patience = patience
+        self._probe = probe
+        self._remember = remember
+        self._turn = 0.0
+        self._line: dict[Waiter, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._succession: Succession[Pool] = Succession(self)
+
+    # ------------------------------------------------------------ a key for a call
+
+    async def lease(
+        self, need: Need, tried: Collection[str] = (), elsewhere: Callable[[], bool] = lambda: False
+    ) -> Lease:
+        """A key that is not of the ``tried``. ``elsewhere``: whether the call can go to another upstream now.
+
+        Raises UpstreamError if no key is free in time, or if none is ready and the call can go elsewhere; nothing was
+        asked then.
+        """
+        return self.at_once(need, tried) or await self._stand(need, tried, elsewhere)
+
+    def at_once(self, need: Need, tried: Collection[str] = ()) -> Lease | None:
+        """The same where nobody has to wait for it."""
+        if self._line:
+            return None
+        now = time.monotonic()
+        seat = self._free(now, need, tried)[0]
+        return None if seat is None else self._take(now, seat, need)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the upstream is to be asked before others: it does not keep failing, and has a key that is usable."""
+        if self.breaker.open and self.breaker.last:
+            return False
+        return not self.seats[0].cause or any(seat.usable(time.monotonic()) for seat in self.seats)
+
+    def refusal(self, seat: Seat | None = None, seconds: float = 1.0) -> UpstreamError:
+        """Why a key, or any of the keys, cannot be used now. No upstream was asked for it."""
+        failure = refused([seat] if seat else self.seats, self.name, self.breaker.last, max(1.0, seconds))
+        failure.asked = False
+        failure.upstream = self.name
+        return failure
+
+    def until(self, need: Need) -> float:
+        """When the call's patience ends, by the monotonic clock."""
+        return need.since + self._patience
+
+    def others(self, tried: Collection[str], need: Need | None = None) -> bool:
+        """Whether there is a key that is usable and was not tried; for a ``need``, one whose limits allow it now."""
+        now = time.monotonic()
+        seats = [seat for seat in self.seats if seat.usable(now) and seat.key.alias not in tried]
+        return any(need is None or seat.room(now, need) == 0 for seat in seats)
+
+    def patient(self, need: Need, seconds: float) -> bool:
+        """Whether the call may still wait so long."""
+        return time.monotonic() + seconds <= self.until(need)
+
+    @property
+    def waiting(self) -> int:
+        """How many calls stand in line, alone or together."""
+        return self.batching + sum(not waiter.need.batch for waiter in self._line)
+
+    def leave(self, lease: Lease) -> None:
+        lease.seat.leave()
+        if lease.seat.trial is lease:
+            lease.seat.trial = None  # the next call tries the key
+        self._changed()
+
+    def take_over(self, before: Pool) -> None:
+        """Goes on with those of its keys that ``before`` has too, whose open calls still count against their limits."""
+        for seat in before.seats:
+            if seat.probing is not None:
+                seat.probing.cancel()
+                seat.probing = None
+        known = {seat.key.secret: seat for seat in before.seats}
+        self.seats = [old.becomes(new) if (old := known.pop(new.key.secret, None)) else new for new in self.seats]
+        self.breaker, self._turn = before.breaker, before._turn
+        self._succession = before._succession
+        self._succession.now = self
+
+    def _take(self, now: float, seat: Seat, need: Need) -> Lease:
+        self.breaker.called(now)
+        self._turn = seat.turn = max(self._turn, seat.turn)
+        seat.take(now, need)
+        lease = Lease(self, seat, now)
+        if seat.cause:
+            seat.trial = lease
+        return lease
+
+    def _free(self, now: float, need: Need, tried: Collection[str]) -> tuple[Seat | None, float | None]:
+        """``(key, None)`` if a key is free, ``(None, seconds)`` until one is, ``(None, None)`` if only the end of a
+        call can free one."""
+        seats = [seat for seat in self.seats if seat.key.alias not in tried] or self.seats if tried else self.seats
+        hold = need.since + self._patience * HELD if need.batch else 0.0
+        best: Seat | None = None
+        for seat in seats:
+            better = (not seat.cause or seat.usable(now)) and (best is None or seat.load < best.load)
+            # For a call that may be kept back, every key with limits is looked at: they tell a burst by that.
+            if (better or (hold and seat.windows)) and seat.room(now, need, hold) == 0 and better:
+                best = seat
+        return (best, None) if best is not None else self._soonest(now, need, seats, hold)
+
+    def _soonest(self, now: float, need: Need, seats: list[Seat], hold: float) -> tuple[Seat | None, float | None]:
+        """The same if none of these keys is free now."""
+        resting = [seat for seat in seats if not (seat.shut and seat.rests(now))]
+        if not resting:
+            return self._last(now, need, seats)
+        waits = [seat.wait(now, need, hold) for seat in resting]
+        soon = min((wait for wait in waits if wait is not None), default=None)
+        if None in waits and (soon is None or now + soon > self.until(need)):
+            return None, None
+        return None, soon
+
+    def _last(self, now: float, need: Need, seats: list[Seat]) -> tuple[Seat | None, float | None]:
+        """The same if all of these keys are shut: one of them is tried, by one call at a time."""
+        if any(seat.trial for seat in seats):
+            return None, None
+        last = min(seats, key=lambda seat: seat.rests_until)
+        wait = last.room(now, need)
+        return (None if wait != 0 else last), wait
+
+    # ------------------------------------------------------------ the line
+
+    async def _stand(self, need: Need, tried: Collection[str], elsewhere: Callable[[], bool]) -> Lease:
+        """In line, so that no call is overtaken by a later one for the same."""
+        waiter = Waiter(need, tried, asyncio.get_running_loop().create_future(), elsewhere)
+        self._line[waiter] = None
+        self._succession.lines[self] = None
+        self._serve()
+        lease = None
+        try:
+            async with asyncio.timeout(self.until(need) - time.monotonic()):
+                lease = await given(waiter.given)
+        except TimeoutError:
+            pass
+        finally:
+            del self._line[waiter]
+            if not self._line:
+                del self._succession.lines[self]
+            if lease is None:
+                self._serve()
+        if lease is None:
+            raise self.refusal(seconds=waiter.seconds)
+        return lease
+
+    def _serve(self) -> None:
+        """Keys for those in line, in their order. A call that waits for a minute to pass holds up only its own kind;
+        one that waits for another call to end, all others; one that cannot have every key, none."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now, ready = time.monotonic(), self.ready
+        soonest, held = math.inf, set[tuple[bool, bool]]()
+        for waiter in self._line:
+            if not ready and not waiter.given.done() and waiter.elsewhere():
+                waiter.given.set_result(None)
+            if waiter.given.done() or waiter.need.line in held:
+                continue
+            seat, wait = self._free(now, waiter.need, waiter.tried)
+            if seat is not None:
+                waiter.given.set_result(self._take(now, seat, waiter.need))
+            elif wait is None:
+                if not waiter.tried:
+                    break
+            else:
+                waiter.seconds = wait
+                if now + wait > self.until(waiter.need):
+                    waiter.given.set_result(None)
+                    continue
+                soonest = min(soonest, wait)
+                if not waiter.tried:
+                    held.add(waiter.need.line)
+        if soonest < math.inf:
+            self._timer = asyncio.get_running_loop().call_later(soonest, self._serve)
+
+    def _changed(self) -> None:
+        """Serves all who wait for these keys, also in the pools before and after a reload."""
+        for pool in self._succession.lines:
+            pool._serve()
+
+    # ------------------------------------------------------------ the outcome of a call
+
+    def succeeded(self, lease: Lease) -> None:
+        if lease.pending:
+            return
+        self.breaker.succeeded()
+        if lease.seat.cause and lease.taken >= lease.seat.since:
+            self._wake(lease.seat)
+
+    def failed(self, lease: Lease, failure: UpstreamError) -> None:
+        """Lets the key rest, or counts against the upstream, whichever the failure is about."""
+        if not failure.asked:
+            return
+        if isinstance(failure, UpstreamRejected) or not failure.repeatable:
+            self.breaker.succeeded()
+            if lease.seat.cause == "rate limited" and lease.taken >= lease.seat.since:
+                self._wake(lease.seat)
+            return
+        lease.seat.failures += 1
+        if isinstance(failure, UpstreamRateLimited):
+            self._limit(lease.seat, LIMITED_SECONDS if failure.retry_after is None else failure.retry_after)
+        elif isinstance(failure, UpstreamAuth | UpstreamQuota):
+            self._shut(lease.seat, failure)
+        elif failure.elsewhere:
+            self.breaker.failed()
+            if self.breaker.last:
+                self._changed()
+
+    # ------------------------------------------------------------ rests
+
+    def _limit(self, seat: Seat, seconds: float) -> None:
+        now = time.monotonic()
+        if not seat.shut and now + seconds > seat.rests_until:
+            self._rest(seat, "rate limited", now, seconds)
+
+    def _shut(self, seat: Seat, failure: UpstreamError) -> None:
+        """An alarm the first time; it is the same one as long as the key does not work."""
+        cause: Cause = "refused" if isinstance(failure, UpstreamAuth) else "account empty"
+        now = time.monotonic()
+        if seat.cause != cause:
+            logger.error("%s: key %s rests: %s", self.name, seat.key.alias, cause)
+            self._rest(seat, cause, now, REST_SECONDS)
+            self._watch(seat)
+        elif seat.probing is None and not seat.rests(now):
+            seat.rests_until = now + REST_SECONDS  # the call that was let through has failed
+            self._tell(seat)
+        # What has become of the call that tried a key is the outcome of all that wait for it.
+        for pool in self._succession.lines:
+            if seat in pool.seats and all(other.shut for other in pool.seats):
+                pool._refuse()
+
+    def _refuse(self) -> None:
+        for waiter in self._line:
+            if not waiter.given.done():
+                waiter.given.set_result(None)
+
+    def _rest(self, seat: Seat, cause: Cause, now: float, seconds: float) -> None:
+        seat.cause, seat.since, seat.rests_until = cause, now, now + seconds
+        self._tell(seat)
+        self._changed()
+
+    def _wake(self, seat: Seat) -> None:
+        if seat.shut:
+            logger.warning("%s: key %s works again", self.name, seat.key.alias)
+        seat.cause, seat.rests_until, seat.trial = "", 0.0, None
+        if seat.probing is not None:
+            seat.probing.cancel()
+        seat.probing = None
+        self._tell(seat)
+        self._changed()
+
+    def _tell(self, seat: Seat) -> None:
+        if self._remember is not None:
+            until = time.time() + max(0.0, seat.rests_until - time.monotonic())
+            self._remember(Rest(self.name, fingerprint(self.name, seat.key), seat.key.alias, seat.cause, until))
+
+    def recall(self, rests: Iterable[Rest]) -> None:
+        """What an earlier run knew; never for longer than REST_SECONDS, in case that the wall clock was set back."""
+        now, clock = time.monotonic(), time.time()
+        known = {rest.fingerprint: rest for rest in rests if rest.upstream == self.name}
+        for seat in self.seats:
+            rest = known.get(fingerprint(self.name, seat.key))
+            if rest is not None and rest.cause and (rest.until > clock or rest.cause in SHUT):
+                seat.cause, seat.since = rest.cause, now
+                seat.rests_until = now + min(max(rest.until - clock, 0.0), REST_SECONDS)
+                logger.warning("%s: key %s rests since before the start: %s", self.name, seat.key.alias, seat.cause)
+
+    # ------------------------------------------------------------ probes
+
+    def start(self) -> None:
+        """Probes the keys that rest since before the start. Needs a running loop."""
+        for seat in self.seats:
+            if seat.shut:
+                self._watch(seat)
+
+    async def stop(self) -> None:
+        """Ends all probes, unless another pool goes on with them."""
+        self._probe = None
+        tasks = [seat.probing for seat in self.seats if seat.probing is not None and self._succession.now is self]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _watch(self, seat: Seat) -> None:
+        pool = self._succession.now
+        if pool._probe is not None and seat.probing is None and seat in pool.seats:
+            seat.probing = asyncio.create_task(pool._probed(seat, pool._probe))
+
+    async def _probed(self, seat: Seat, probe: Probe) -> None:
+        """Asks with growing gaps until the key works. It rests until then, and a little longer for the answer."""
+        gap = PROBE_FIRST_SECONDS if seat.cause == "account empty" else REST_SECONDS
+        works: bool | None = False
+        while works is False:
+            seat.rests_until = time.monotonic() + gap + PROBE_SECONDS
+            self._tell(seat)
+            await asyncio.sleep(gap)
+            works = await self._works(seat, probe)
+            gap = min(2 * gap, REST_SECONDS)
+        seat.probing = None
+        if works:
+            self._wake(seat)
+        else:
+            seat.rests_until = 0.0  # a call is let through, to see
+
+    async def _works(self, seat: Seat, probe: Probe) -> bool | None:
+        """What a probe says of the key; None where it cannot, because it is itself refused as wrong."""
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await probe(seat.key)
+            return True
+        except (UpstreamAuth, UpstreamQuota) as failure:
+            self._shut(seat, failure)
+        except (UpstreamRejected, UpstreamMisplaced):
+            return None
+        except (ToriiError, TimeoutError):
+            logger.info("%s: key %s was probed without an answer", self.name, seat.key.alias)
+        except Exception:
+            logger.exception("%s: a probe failed", self.name)
+        return False
+
+    # ------------------------------------------------------------ what people see
+
+    def state(self) -> list[Json]:
+        """Each key's state as plain values, with the upstream's: whether it keeps failing, how many stand in line."""
+        now, clock = time.monotonic(), time.time()
+        upstream = {"upstream": self.name, "broken": self.breaker.open, "waiting": self.waiting}
+        return [{**upstream, **seat.state(now, clock)} for seat in self.seats]

@@ -1,0 +1,225 @@
+"""Where a model can be had: one table, made once, read with one look-up.
+
+jina-embeddings-v3            every upstream that serves it, in the order of the configuration
+jina-ai/jina-embeddings-v3    the same; Jina's own list gives its ids like this
+jinaai/..., jina_ai/...       the same; Hugging Face's name and LiteLLM's
+JINA-EMBEDDINGS-V3            the same, unless the table has a name that is written so
+aihubmix/jina-embeddings-v3   that upstream and no other
+aihubmix/anything             that upstream, which is asked for "anything"
+text-embedding-3-small        whatever the configuration says it stands for
+gpt-4o                        the upstream for unknown models, if there is one
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from ..core.errors import InvalidRequest, ModelNotFound, UpstreamRejected
+from ..core.names import nearest, shown
+from ..core.types import Json, Key, Model, Route, Target, Upstream
+from ..upstreams.catalogue import BOTH, CATALOGUE, PREFIXES, bare, known, unlisted
+
+NAME_LIMIT = 256
+# What is passed on as an unknown model's name: words joined by slashes, no spaces, no "..".
+_PLAIN = re.compile(r"[\w@~][\w.:@+~-]*(?:/\w[\w.:@+~-]*)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An upstream with the key that we use there. ``kind`` says which models of the catalogue it serves."""
+
+    upstream: Upstream
+    kind: str
+    key: Key
+
+    def target(self, model: Model, name: str | None = None, *, listed: bool = True) -> Target:
+        """``name`` is the upstream's own name of the model, the model's id where it is the same."""
+        return Target(self.upstream, model, name or model.id, self.key, listed)
+
+    def asked(self, name: str) -> str:
+        """The name by which the upstream is asked for a model. Servers of one's own are asked for it as it is written:
+        theirs may be Hugging Face's."""
+        entry = known(name) if self.kind in BOTH else None
+        return entry.model.id if entry else name
+
+    def route(self, name: str) -> Route:
+        """Here and nowhere else, whatever is known of the model."""
+        entry = known(name)
+        model = entry.model if entry else unlisted(name, owned_by=self.upstream.name)
+        listed = entry is not None and self.kind in entry.kinds
+        return Route(model, (self.target(model, self.asked(name), listed=listed),))
+
+
+class RouteTable:
+    """``accounts`` by upstream name, best first; None is an upstream without a key.
+
+    ``models`` is laid over the catalogue: a Route is a model's own targets, a string the name
+    that it stands for, None a model that is not to be had here. ``unknown`` names the upstream
+    that is asked for all the names that are not known.
+    """
+
+    def __init__(
+        self,
+        accounts: Mapping[str, Account | None],
+        models: Mapping[str, Route | str | None] | None = None,
+        unknown: str | None = None,
+    ) -> None:
+        self._accounts = accounts
+        self._unknown = accounts.get(unknown) if unknown else None
+        self._keyless = unknown if unknown in accounts and self._unknown is None else None
+        models = models or {}
+        own = {name: route for name, route in models.items() if isinstance(route, Route)}
+        self._removed = frozenset(_meant(name) for name, route in models.items() if route is None)
+        self._gone_names = frozenset(name.lower() for name in self._removed)
+        self._served = _served(accounts) | own
+        self._alias_of = _ends({name: end for name, end in models.items() if isinstance(end, str)})
+        aliases = {name: route for name, end in self._alias_of.items() if (route := self._resolve(end))}
+        self._listed = {name: r for name, r in (self._served | aliases).items() if name not in self._removed}
+        self._routes = self._prefixed() | self._forced() | self._listed
+        self._spelled = {name.lower(): route for name, route in reversed(self._routes.items())}
+
+    def find(self, name: str) -> Route:
+        """The targets of a model, by any of its names.
+
+        Raises ModelNotFound, naming the nearest known names, and InvalidRequest for an empty name.
+        """
+        route = self._routes.get(name)
+        return route if route is not None else self._beyond(name)
+
+    def models(self) -> list[Json]:
+        """Every listed model in the shape of OpenAI's ``GET /v1/models``, with what it can do as further fields.
+
+        Fields that do not apply are null or empty, never absent. Aliases are models of their own,
+        with the name that they stand for in ``alias_of``.
+        """
+        return [self._described(name, route) for name, route in self._listed.items()]
+
+    def describe(self, name: str) -> Json:
+        """One model in the same shape, by any name that ``find`` takes. Raises as ``find`` does."""
+        return self._described(name, self.find(name))
+
+    def _described(self, name: str, route: Route) -> Json:
+        model = route.model
+        return {
+            "id": name,
+            "object": "model",
+            "created": model.created,
+            "owned_by": model.owned_by,
+            "endpoints": list(model.endpoints),
+            "inputs": list(model.inputs),
+            "dimensions": model.dimensions,
+            "dimensions_allowed": list(model.dimensions_allowed),
+            "context_length": model.context,
+            "tasks": list(model.tasks),
+            "max_inputs": model.max_inputs,
+            "features": list(model.features),
+            "upstreams": [target.upstream.name for target in route.targets],
+            "alias_of": self._alias_of.get(name),
+        }
+
+    def _resolve(self, name: str) -> Route | None:
+        """What an alias stands for; None where that is at an upstream without a key."""
+        if name in self._served:
+            return self._served[name]
+        upstream, rest = self._pinned(name)
+        if rest:
+            account = self._accounts[upstream]
+            return account.route(rest) if account else None
+        return self._served.get(_meant(bare(name))) or (self._unknown.route(bare(name)) if self._unknown else None)
+
+    def _pinned(self, name: str) -> tuple[str, str]:
+        """The upstream in front of a name, in any letter case, and what is behind it; both empty where none is."""
+        upstream, _, rest = name.partition("/")
+        return (upstream.lower(), rest) if rest and upstream.lower() in self._accounts else ("", "")
+
+    def _forced(self) -> dict[str, Route]:
+        """``upstream/model`` for all that is known: the catalogue at every upstream, a model's own targets."""
+        routes = {
+            f"{upstream}/{name}": account.route(name)
+            for upstream, account in self._accounts.items()
+            for name in CATALOGUE
+            if account and name not in self._removed
+        }
+        for name, route in self._served.items():
+            for target in route.targets:
+                if target.name not in self._removed and (target.name == name or target.name not in CATALOGUE):
+                    routes[f"{target.upstream.name}/{target.name}"] = Route(route.model, (target,))
+        return routes
+
+    def _prefixed(self) -> dict[str, Route]:
+        return {
+            f"{prefix}{name}": route for prefix in PREFIXES for name, route in self._listed.items() if name in CATALOGUE
+        }
+
+    def _beyond(self, name: str) -> Route:
+        """A name that is in no table as it is written: what it means there, else at the upstream that it names or at
+        the one for unknown models."""
+        if not name:
+            raise InvalidRequest("The model's name is empty.", param="model")
+        if len(name) > NAME_LIMIT or not _PLAIN.fullmatch(name):
+            raise self._not_found(name, "has a name that no model can have")
+        upstream, rest = self._pinned(name)
+        if meant := self._spelled.get((name if rest else bare(name)).lower()):
+            return meant
+        if self._gone_names and self._gone(name, rest):
+            raise self._not_found(name, "is not to be had here")
+        if rest:
+            account = self._accounts[upstream]
+            if account is None:
+                raise self._not_found(name, f"asks for the upstream {upstream}, for which no key is set")
+            return account.route(rest)
+        if self._unknown is None:
+            entry = known(name)
+            serving = f"is served by {' and '.join(entry.kinds)}, for which no key is set" if entry else "is not known"
+            if not entry and self._keyless:
+                serving = f"is not known, and {self._keyless}, which is asked for such models, has no key"
+            raise self._not_found(name, serving)
+        return self._unknown.route(bare(name))
+
+    def advise(self, name: str, error: Exception) -> None:
+        """Adds the nearest names to an upstream's word that it does not know a model which nobody here knows either."""
+        if not isinstance(error, UpstreamRejected) or error.code != ModelNotFound.code:
+            return
+        if name.lower() in self._spelled or bare(name).lower() in self._spelled or not self._listed:
+            return
+        near = f" Nearest: {', '.join(nearest(name, self._listed))}. GET /v1/models lists all."
+        if not error.message.endswith(near):  # callers of equal calls share one
+            error.message = f"{error.message.rstrip('.')}.{near}"
+
+    def _gone(self, *names: str) -> bool:
+        return any(name.lower() in self._gone_names or bare(name).lower() in self._gone_names for name in names)
+
+    def _not_found(self, name: str, why: str) -> ModelNotFound:
+        near = nearest(name, self._listed)
+        hint = f" Nearest: {', '.join(near)}." if near else ""
+        return ModelNotFound(f"The model '{shown(name)}' {why}.{hint} GET /v1/models lists all.", param="model")
+
+
+def _served(accounts: Mapping[str, Account | None]) -> dict[str, Route]:
+    """The catalogue, as far as there are accounts for it."""
+    return {
+        name: Route(entry.model, targets)
+        for name, entry in CATALOGUE.items()
+        if (targets := tuple(a.target(entry.model) for a in accounts.values() if a and a.kind in entry.kinds))
+    }
+
+
+def _meant(name: str) -> str:
+    """The catalogue's name, where it has the model; else the name as it is."""
+    entry = known(name)
+    return entry.model.id if entry else name
+
+
+def _ends(aliases: Mapping[str, str]) -> dict[str, str]:
+    """Every alias with the name at the end of its chain; in a circle, the last before it closes."""
+    return {name: last for name in aliases for last in list(_chain(name, aliases))[-1:]}
+
+
+def _chain(name: str, aliases: Mapping[str, str]) -> Iterator[str]:
+    seen = {name}
+    while name in aliases and aliases[name] not in seen:
+        name = aliases[name]
+        seen.add(name)
+        yield name

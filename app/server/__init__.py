@@ -1,0 +1,1 @@
+"""HTTP from callers: protocol, handlers, event streams, drain, workers."""

@@ -1,0 +1,79 @@
+"""GET /docs: the API's page, whole from this machine, and the document that it shows, with the address at which both
+were asked for. FastAPI's own page fetches its scripts from elsewhere, and stays blank where there is no elsewhere;
+fastapi-offline brings the same files along."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import JSONResponse
+
+from .. import __version__
+from ..core.origins import Headers, place
+from . import openapi
+from .http import headers_of
+
+PAGE = "/docs"
+DOCUMENT = "/openapi.json"
+PATHS = (PAGE, DOCUMENT)
+ASSETS = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon.png": "image/png",
+}
+SWITCHED_OFF = dict.fromkeys(
+    PATHS,
+    "the API's description is not shown here: docs is off, or auto, which is on only where this machine alone reaches "
+    "the gateway. docs: on (TORII_DOCS=on) shows it to everyone, from the next start on",
+)
+
+
+def add(app: FastAPI) -> None:
+    """Routes for the document, the page, and the page's three files."""
+
+    async def document(request: Request) -> Response:
+        # Not FastAPI's: that leaves out every null, also from the examples.
+        address = _address(headers_of(request.scope))
+        return JSONResponse(openapi.document(__version__, address) if address else openapi.document(__version__))
+
+    async def page() -> Response:
+        return get_swagger_ui_html(
+            openapi_url=DOCUMENT,
+            title=app.title,
+            swagger_js_url=f"{PAGE}/swagger-ui-bundle.js",
+            swagger_css_url=f"{PAGE}/swagger-ui.css",
+            swagger_favicon_url=f"{PAGE}/favicon.png",
+        )
+
+    async def asset(name: str) -> Response:
+        if name not in ASSETS:
+            return Response(status_code=404)
+        return Response(_bytes(name), media_type=ASSETS[name])
+
+    app.add_api_route(DOCUMENT, document, include_in_schema=False)
+    app.add_api_route(PAGE, page, include_in_schema=False)
+    app.add_api_route(f"{PAGE}/{{name}}", asset, include_in_schema=False)
+
+
+def add_icon(app: FastAPI) -> None:
+    """Browsers ask for one wherever they are; a 404 each time would only fill the log."""
+
+    async def none() -> Response:
+        return Response(status_code=204, headers={"cache-control": "max-age=86400"})
+
+    app.add_api_route("/favicon.ico", none, include_in_schema=False)
+
+
+def _address(headers: Headers) -> str | None:
+    """The address by which the gateway was asked, as a proxy with TLS before it says; None where that is unclear."""
+    host = headers.get(b"host", [b""])[0]
+    tls = headers.get(b"x-forwarded-proto") == [b"https"]
+    return f"http{'s' if tls else ''}://{host.decode()}" if place(host) else None
+
+
+@cache
+def _bytes(name: str) -> bytes:
+    return (files("fastapi_offline") / "static" / name).read_bytes()

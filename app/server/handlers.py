@@ -1,0 +1,267 @@
+"""HTTP on the callers' side: doors to the endpoints, and every failure in the one envelope."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..callers.keys import Caller, Callers
+from ..core.disconnects import CallerGone, Departures, Presence
+from ..core.errors import (
+    BodyTooSlow,
+    Forbidden,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    TooLarge,
+    ToriiError,
+    Unauthorized,
+    UnsupportedMedia,
+    let_go,
+    told,
+)
+from ..endpoints import Endpoint
+from ..endpoints.incoming import Incoming
+from ..gateway.gateway import Answer, Gateway
+from .event_stream import Downstream
+from .http import Exchange, Head
+
+logger = logging.getLogger("torii.edge")
+
+Work = Callable[[Exchange], Awaitable[None]]
+
+# In a request's scope: what the server calls when the connection is lost, None while that means nothing.
+LEAVE = "torii.leave"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of a request's body, in megabytes and seconds; how many seconds apart a silent stream says that it lives;
+    and how many calls may be open at once, a stream until its end."""
+
+    body_megabytes: int = 32
+    body_seconds: float = 60.0
+    ping_seconds: float = 15.0
+    calls: int = 1000
+
+
+@dataclass(slots=True)
+class Load:
+    """The open calls of a process, whichever configuration serves them; whether it is about to go; and whose packed
+    body is unpacked."""
+
+    calls: int = 0
+    leaving: bool = False
+    unpacking: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+
+def nothing() -> None: ...
+
+
+@dataclass(slots=True)
+class Open:
+    """The open calls of one configuration, each a ``with``. ``ended`` is called when there are none any more."""
+
+    load: Load
+    most: int
+    calls: int = 0
+    ended: Callable[[], None] = field(default=nothing, repr=False)
+
+    def __enter__(self) -> None:
+        if self.load.calls >= self.most:
+            raise Overloaded(
+                f"this gateway has {self.load.calls} calls open and takes no more at once (max_calls)", retry_after=1
+            )
+        self.load.calls += 1
+        self.calls += 1
+
+    def __exit__(self, *error: object) -> None:
+        self.load.calls -= 1
+        self.calls -= 1
+        if not self.calls:
+            self.ended()
+
+
+class Edge:
+    """Makes doors: ASGI applications, one for each endpoint. ``always`` are headers of every answer,
+    ``paths`` what a caller who is lost is told that there is, ``hints`` what is said of a path at which there
+    could be something, ``departures`` what becomes of calls whose caller leaves."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        limits: Limits,
+        load: Load,
+        *,
+        paths: tuple[str, ...] = (),
+        hints: Mapping[str, str] | None = None,
+        always: Mapping[str, str] | None = None,
+        departures: Departures | None = None,
+    ) -> None:
+        self.open = Open(load, limits.calls)
+        self.departures = departures or Departures()
+        self._gateway = gateway
+        self._limits = limits
+        self._paths = paths
+        self._hints = hints or {}
+        self._always = encoded(tuple((always or {}).items()))
+
+    def posted(self, endpoint: Endpoint) -> ASGIApp:
+        """A door to an endpoint: the key is checked before the body is read, and so is whether there is room."""
+
+        async def work(exchange: Exchange) -> None:
+            caller = self._caller(exchange)
+            with self.open:
+                presence = Presence(self.departures, caller.name, asyncio.current_task())
+                try:
+                    limits, turn = self._limits, self.open.load.unpacking
+                    body = await exchange.body(limits.body_megabytes, limits.body_seconds, turn)
+                    exchange.scope[LEAVE] = presence.leave
+                    control = b",".join(exchange.header(b"cache-control"))
+                    incoming = Incoming(exchange.path, body, caller.name, exchange.id, presence, control)
+                    await self._answer(exchange, await self._gateway.handle(endpoint, incoming))
+                except asyncio.CancelledError as error:
+                    raise presence.ended() from error
+                finally:
+                    exchange.scope[LEAVE] = None
+                    presence.end()
+
+        return self._door(work)
+
+    def simple(self, respond: Callable[[Scope], Any], *, known: bool = True, callers: Callers | None = None) -> ASGIApp:
+        """A door to something of our own that is at hand; ``known`` callers only, or anybody.
+        ``callers`` are those whom it is for, if others than the gateway's."""
+
+        async def work(exchange: Exchange) -> None:
+            if known:
+                self._caller(exchange, callers)
+            await exchange.answer(200, msgspec.json.encode(respond(exchange.scope)), self._head(exchange.id))
+
+        return self._door(work)
+
+    def nothing(self) -> ASGIApp:
+        """A door to a path at which there is nothing, as things are."""
+
+        async def work(exchange: Exchange) -> None:
+            raise self._not_found(exchange.path)
+
+        return self._door(work)
+
+    def refusing(self, error: ToriiError) -> ASGIApp:
+        """A door that is shut."""
+
+        async def work(exchange: Exchange) -> None:
+            raise error
+
+        return self._door(work)
+
+    def empty(self, headers: Iterable[tuple[bytes, bytes]]) -> ASGIApp:
+        """A door that answers 204, with these headers and no body."""
+
+        async def work(exchange: Exchange) -> None:
+            await exchange.begin(204, [*headers, *self._head(exchange.id)])
+            await exchange.end()
+
+        return self._door(work)
+
+    async def no_such_route(self, request: Request, error: Exception) -> Response:
+        status = getattr(error, "status_code", 404)
+        path = request.scope["path"]
+        failure: ToriiError = self._not_found(path)
+        if status == 405:
+            allow = (getattr(error, "headers", None) or {}).get("Allow", "POST")
+            wrong = f"{request.method} is not for {path[:200]}; use {allow}"
+            failure = MethodNotAllowed(wrong, allow=allow)
+        request_id = uuid4().hex
+        note(request.scope, request_id, failure)
+        body, head = self._refusal(failure, request_id)
+        headers = {name.decode(): value.decode() for name, value in head}
+        return Response(body, failure.status, headers, media_type="application/json")
+
+    def _door(self, work: Work) -> ASGIApp:
+        async def door(scope: Scope, receive: Receive, send: Send) -> None:
+            exchange = Exchange(scope, receive, send)
+            try:
+                await work(exchange)
+            except CallerGone:
+                return
+            except Exception as error:
+                if exchange.begun:  # too late for an envelope; the server breaks the connection off
+                    raise
+                if not isinstance(error, ToriiError):
+                    logger.exception("request %s failed", exchange.id)
+                await self._refuse(exchange, told(error))
+                let_go(error)
+
+        return door
+
+    def _caller(self, exchange: Exchange, callers: Callers | None = None) -> Caller:
+        """Who calls. A key in the query is refused even where it would be right: what is there gets into logs."""
+        query = exchange.query()
+        if query and any(field.partition(b"=")[0].lower() in IN_QUERY for field in query):
+            raise Unauthorized("There is a key in the query. Send it in one header 'Authorization: Bearer <key>' only.")
+        return (callers or self._gateway.callers).check(exchange.headers)
+
+    async def _answer(self, exchange: Exchange, answer: Answer) -> None:
+        head = self._head(exchange.id, answer.headers)
+        if answer.events is None:
+            await exchange.answer(200, answer.body, head)
+            return
+        try:
+            await Downstream(aiter(answer.events), head, self._limits.ping_seconds).serve(exchange)
+        finally:
+            await answer.events.aclose()
+
+    async def _refuse(self, exchange: Exchange, error: ToriiError) -> None:
+        if not error.booked:
+            note(exchange.scope, exchange.id, error)
+        body, head = self._refusal(error, exchange.id)
+        unread = isinstance(error, UNREAD)
+        await exchange.answer(error.status, body, head, more=unread)
+        if unread:
+            await exchange.linger()
+            await exchange.end()
+
+    def _refusal(self, error: ToriiError, request_id: str) -> tuple[bytes, Head]:
+        head = self._head(request_id, error.headers())
+        if isinstance(error, UNREAD):
+            head.append((b"connection", b"close"))
+        return msgspec.json.encode(self._gateway.envelope(error)), head
+
+    def _head(self, request_id: str, headers: Mapping[str, str] | None = None) -> Head:
+        given = encoded(tuple(headers.items())) if headers else ()
+        return [*given, *self._always, (b"x-request-id", request_id.encode())]
+
+    def _not_found(self, path: str) -> NotFound:
+        has = f"This gateway has {', '.join(self._paths)}"
+        return NotFound(self._hints.get(path) or f"there is nothing at {path[:200]!r}. {has}")
+
+
+def note(scope: Scope, request_id: str, error: ToriiError) -> None:
+    """The line of a request that has become no call."""
+    about = {"status": error.status, "error": error.code, "request_id": request_id}
+    logger.info("%s %s was refused: %s", scope["method"], scope["path"][:200], error.message, extra=about)
+
+
+@lru_cache(maxsize=1024)
+def encoded(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[bytes, bytes], ...]:
+    """Headers for the wire. A model's name may be in any script; a header's value is ASCII that can be seen."""
+    plain = ((name, "".join(char if char.isprintable() else "?" for char in value)) for name, value in headers)
+    return tuple((name.encode(), value.encode("ascii", "replace")) for name, value in plain)
+
+
+# Names under which clients of other services put their key into the query.
+IN_QUERY = frozenset((b"key", b"api_key", b"api-key", b"apikey", b"access_token", b"token", b"authorization"))
+
+# Refusals that are told before the body has been read.
+UNREAD = (Unauthorized, Forbidden, Overloaded, BodyTooSlow, TooLarge, UnsupportedMedia)

@@ -1,0 +1,383 @@
+"""HTTP on the wire: uvicorn's httptools protocol, with limits to a request's head and an end for who stands still.
+
+The parser (llhttp) refuses two lengths for one body, odd lengths and bad chunks by itself. What it lets pass, and what
+would cost memory or a descriptor for nothing, is refused here: with the envelope, and the connection is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+from uuid import uuid4
+
+import httptools
+import msgspec
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from ..core.errors import HeadTooLarge, HeadTooSlow, InvalidRequest, Overloaded, TargetTooLong, ToriiError
+from ..core.transport import Outgoing
+from .cycle import Cycle, OldCycle
+from .descriptors import Descriptors
+from .handlers import LEAVE
+from .http import BODY, LINGER_SECONDS, WHOLE
+from .offers import NO_PROXY, Offers
+
+logger = logging.getLogger("torii.protocol")
+
+HEAD_BYTES = 64 * 1024
+HEADERS = 100
+TARGET_BYTES = 8 * 1024
+# What the system holds for a caller who does not take it. Its own measure is megabytes, for each stream,
+# and it takes nothing new until a third of them is gone: a slow caller would look like one who stands still.
+UNSENT_BYTES = 128 * 1024
+UNSENT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+
+
+# Connections beyond the most that there may be, which are held until they were told so; others are closed at once.
+LINGERING = 100
+
+
+@dataclass(slots=True)
+class Bounds:
+    """Seconds for a head to come in, and for which a caller may take nothing of an answer; and how many
+    connections there may be. What is changed holds from then on, also for connections that are open."""
+
+    head_seconds: float = 10.0
+    write_seconds: float = 60.0
+    connections: int = 4000
+    descriptors: Descriptors = field(default_factory=Descriptors)
+
+
+def within(bounds: Bounds) -> type[Protocol]:
+    """The protocol with these limits."""
+    return type("Protocol", (Protocol,), {"bounds": bounds})
+
+
+class Protocol(Offers):
+    """One connection. Requests that come in one go are answered in their order.
+
+    A timer runs while a head is awaited, and one while the caller takes nothing of what is written.
+    """
+
+    bounds = Bounds()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.access_log = False  # it would have the query, and with it what callers put there by mistake
+        self._head_size = 0
+        self._unparsed = 0  # bytes since the parser last made something of them
+        self._refusal: ToriiError | None = None
+        self._refusal_id = ""
+        self._serving: RequestResponseCycle | None = None
+        self._idle_since: float | None = None  # by the loop's clock
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._unsent = 0
+
+    # The connection.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(Outgoing(transport, self.loop))  # type: ignore[arg-type]  # it is one in all that is used
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6) and UNSENT is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, UNSENT, UNSENT_BYTES)
+        if len(self.connections) > self.bounds.connections:
+            self._one_too_many()
+        elif connection is not None and self.bounds.descriptors.refuses(len(self.connections), connection.fileno()):
+            self._one_too_many_files(connection.fileno())
+        else:
+            self._await_head()
+
+    def _one_too_many(self) -> None:
+        """Nothing has been asked yet, so that not even the key could be looked at."""
+        if len(self.connections) > self.bounds.connections + LINGERING:
+            self.transport.abort()
+        else:
+            self._refuse(Overloaded(_TOO_MANY, retry_after=1))
+
+    def _one_too_many_files(self, number: int) -> None:
+        """Said by who counts them, not for each."""
+        descriptors = self.bounds.descriptors
+        descriptors.refused += 1
+        if descriptors.closes(len(self.connections), number):
+            self.transport.abort()
+        else:
+            self._refuse(Overloaded(_NO_FILES, retry_after=1), logging.DEBUG)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._head_timer, self._write_timer, self.timeout_keep_alive_task):
+            if timer is not None:
+                timer.cancel()
+        if self._serving is not None:  # uvicorn tells only the last of several requests
+            self._serving.disconnected = True
+            self._serving.message_event.set()
+            leave: Callable[[], None] | None = self._serving.scope.get(LEAVE)  # type: ignore[assignment]  # a scope's values have no types
+            if leave is not None:
+                leave()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return  # read on, so that he who still sends is not reset before he has read why
+        self._unset_keepalive_if_required()
+        self._unparsed += len(data)
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:
+            self._refuse(error.__context__ if isinstance(error.__context__, ToriiError) else InvalidRequest(_NO_HTTP))
+        else:
+            if self._unparsed > HEAD_BYTES:
+                self._refuse(_too_large())
+            elif self._in_head or self._idle:
+                self._await_head()
+
+    @property
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    # The head.
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._unparsed = 0
+        self._in_head = True
+        self._head_size = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._unparsed = 0
+        self.url += url
+        if len(self.url) > TARGET_BYTES:
+            raise TargetTooLong(f"the path and query are longer than {TARGET_BYTES // 1024} kB")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._unparsed = 0
+        self._head_size += len(name) + len(value) + 4
+        if self._head_size > HEAD_BYTES:
+            raise _too_large()
+        if not self._in_head:
+            return  # a trailer; taken for a header it would be one that nobody has checked
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+        if len(self.headers) > HEADERS:
+            raise HeadTooLarge(f"there are more than {HEADERS} headers")
+
+    def on_headers_complete(self) -> None:
+        if self._has_offer:
+            return
+        version = self._checked()
+        self._in_head = False
+        self._unparsed = 0
+        self._have_head()
+        before, self.cycle = self.cycle, self._cycle(version)
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _cycle(self, version: str) -> Cycle:
+        """The request as uvicorn makes it, less what this server has not: upgrades, a root path, a limit of tasks."""
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # it is of ASGI, and ours is not
+        target = httptools.parse_url(self.url)
+        path = target.path.decode("ascii")
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = target.path
+        scope["query_string"] = target.query or b""
+        cycle = (Cycle if version == "1.1" else OldCycle)(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        scope[WHOLE] = True
+        scope[BODY] = cycle.whole_body
+        return cycle
+
+    def _checked(self) -> str:
+        """The version of HTTP, where the head is sound."""
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise InvalidRequest(_NO_HTTP)
+        if not self.url.startswith(b"/"):
+            raise InvalidRequest(NO_PROXY)
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and (version == "1.0" or [coding.lower() for coding in codings] != [b"chunked"]):
+            raise InvalidRequest("the only transfer-encoding is chunked, and HTTP/1.0 has none")
+        return version
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        super().on_body(body)
+
+    def _await_head(self) -> None:
+        if self._head_timer is None and not self.transport.is_closing():
+            self._head_timer = self.loop.call_later(self.bounds.head_seconds, self._head_too_slow)
+
+    def _have_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_too_slow(self) -> None:
+        self._head_timer = None
+        if self._in_head:
+            seconds = self.bounds.head_seconds
+            self._refuse(HeadTooSlow(f"the head of the request did not arrive within {seconds:g} seconds"))
+        elif self._idle:
+            self.transport.close()
+
+    # Refusals.
+
+    def _refuse(self, error: ToriiError, level: int = logging.INFO) -> None:
+        """Now, or after the answers to requests that came before on this connection."""
+        self._refusal = error
+        self._refusal_id = uuid4().hex
+        about = {"status": error.status, "error": error.code, "request_id": self._refusal_id}
+        logger.log(level, "a request was refused: %s", error.message, extra=about)
+        self._have_head()
+        if not self._in_head and self.cycle is not None and self.cycle.more_body:
+            self._refuse_body()
+        elif self._idle:
+            self._send_refusal()
+
+    def _refuse_body(self) -> None:
+        """The request's head was sound and its body is not: it is not served, or no further."""
+        broken = self.cycle
+        if self.pipeline and self.pipeline[0][0] is broken:
+            self.pipeline.popleft()
+            return
+        broken.disconnected = True
+        broken.message_event.set()
+        if broken.response_started:
+            self.transport.close()
+        else:
+            self._send_refusal()
+
+    def _send_refusal(self) -> None:
+        assert self._refusal is not None
+        if self.transport.is_closing():
+            return
+        self._unset_keepalive_if_required()
+        self.transport.write(_envelope(self._refusal, self._refusal_id))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+
+    # Answers.
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._serving = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        if self._serving is not None:
+            self._serving.scope.pop(BODY, None)  # type: ignore[misc]  # not of ASGI
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            else:
+                self._keep_alive()
+        if self._refusal is not None and self._serving is not None and self._serving.response_complete:
+            self._send_refusal()
+        self._watch_closing()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._watch_closing()
+
+    # Between two requests. A timer that was started for one answer looks when the last one has ended: to start and
+    # stop one for each would cost more than all else that is done here.
+
+    def _keep_alive(self) -> None:
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_after(self.timeout_keep_alive)
+
+    def _look_after(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None:
+            return  # the end of the answer starts it again
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._look_after(left)
+        else:
+            super().timeout_keep_alive_handler()
+            self._watch_closing()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _watch_closing(self) -> None:
+        """A connection that is closed stays until its last bytes are taken, which may be never."""
+        if self.transport.is_closing() and self._write_timer is None:
+            self._watch_writing()
+
+    def _watch_writing(self) -> None:
+        """While nothing more is written, what is unsent only shrinks; where it does not, the caller has stopped."""
+        self._write_timer = None
+        if unsent := self.transport.get_write_buffer_size():
+            self._unsent = unsent
+            self._write_timer = self.loop.call_later(self.bounds.write_seconds, self._check_writing)
+
+    def _check_writing(self) -> None:
+        if self.transport.get_write_buffer_size() < self._unsent:
+            self._watch_writing()
+            return
+        seconds = self.bounds.write_seconds
+        logger.info("a caller took nothing of his answer for %g seconds and was cut off", seconds)
+        self.transport.abort()
+
+
+_NO_HTTP = "this is not HTTP/1.1 as it should be: look at the request line, the lengths and the chunks"
+_TOO_MANY = "this gateway has as many connections as it takes (max_caller_connections); try again in a second"
+_NO_FILES = "this gateway is about to run out of file descriptors (ulimit -n); try again in a second"
+
+
+def _too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"the head of the request is larger than {HEAD_BYTES // 1024} kB")
+
+
+def _envelope(error: ToriiError, request_id: str) -> bytes:
+    body = msgspec.json.encode(error.envelope())
+    headers = {
+        **error.headers(),
+        "x-request-id": request_id,
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+    }
+    lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + body

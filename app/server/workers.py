@@ -1,0 +1,325 @@
+"""The processes of a gateway: one, or a parent and several workers that share its sockets.
+
+The parent serves nothing. It starts the workers and replaces one that has died, reads the configuration for all of
+them, and hands their signals on. Where it dies itself, its workers drain and end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing import get_context, resource_tracker
+from multiprocessing.connection import Connection
+from socket import socket
+from types import FrameType
+from typing import Any
+
+from fastapi import FastAPI
+
+from ..config.settings import Settings
+from ..core.redaction import Redactor
+from ..gateway.build import Share, open_ledger, secrets
+from ..storage.store import Database
+from . import logs, writer
+from .app import create_app
+from .reload import NotRenewed, Origin, Reload, unforeseen
+from .runfile import RunFile
+from .server import LAST_SECONDS, Server, ends_now, last_resort
+
+logger = logging.getLogger("torii.workers")
+
+# Not a fork: threads run here, and what they hold would be held for ever there.
+SPAWN = get_context("spawn")
+COLLECT_AFTER = 10_000, 5, 5  # objects; a call makes some hundred, and leaves none that would not go by themselves
+AGAIN_SECONDS = 1.0  # before a worker that did not come up is started again
+KILL_SECONDS = 0.75 * LAST_SECONDS  # until a worker is killed that is to wait for nothing and has not ended
+HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def serve(
+    origin: Origin,
+    sockets: list[socket],
+    runfile: RunFile | None,
+    database: Database | None,
+    begun: Callable[[], None],
+) -> int:
+    """Serves until a signal ends it; the exit code. ``begun`` is called when signals are heard.
+
+    Several workers open the database themselves: it was only seen to be right.
+    """
+    settings = origin.resolve(origin.settings)
+    json = not sys.stderr.isatty()
+    if settings.workers > 1:
+        if database:
+            database.close()
+        _configure(settings, frozenset(), json)
+        return asyncio.run(Workers(origin, sockets, json).run(runfile, begun))
+    server = _server(Server, settings, create_app(settings, database=database), json)
+
+    async def renew(settings: Settings) -> None:
+        _renew(server, settings, json)
+
+    reload = Reload(origin, renew, runfile)
+    server.hangup = lambda: server.handle_exit(signal.SIGTERM, None) if _hung_up(json) else reload.ask()
+    server.take_signals()
+    begun()
+    server.run(sockets)
+    return 0
+
+
+def _server(kind: type[Server], settings: Settings, app: FastAPI, json: bool) -> Server:
+    _configure(settings, frozenset(), json)
+    server = kind(app, settings)
+    # What is there by now stays; the collector need not go through it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
+    return server
+
+
+def _renew(server: Server, settings: Settings, json: bool) -> None:
+    server.renew(settings)
+    _configure(settings, server.secrets, json)
+
+
+def _configure(settings: Settings, others: frozenset[str], json: bool) -> None:
+    logs.configure(settings.log_level, Redactor({*secrets(settings), *others}).secrets, json)
+
+
+def _hung_up(json: bool) -> bool:
+    """Whether it ran in a terminal that was closed: what SIGHUP says then."""
+    return not json and not sys.stderr.isatty()
+
+
+# ---------------------------------------------------------------- in a worker
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    settings: Settings = field(repr=False)
+    share: Share
+    json: bool
+
+
+class Member(Server):
+    """One of several. Ctrl+C reaches all processes of a terminal; what it means is said by the parent."""
+
+    link: Connection
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        await super().startup(sockets)
+        with suppress(OSError):  # the parent has died; that ends this process by itself
+            self.link.send(None)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Never at once: a signal to a whole group comes twice, from its sender and from the parent, and to wait for
+        nothing is the parent's to decide."""
+        if sig == signal.SIGTERM:
+            self._heard = min(self._heard, 1)
+            super().handle_exit(sig, frame)
+
+
+def work(job: Job, sockets: list[socket], link: Connection) -> None:
+    """The life of a worker."""
+    writer.redirect()
+    database, _ = open_ledger(job.settings)
+    app = create_app(job.settings, share=job.share, database=database)
+    member = _server(Member, job.settings, app, job.json)
+    assert isinstance(member, Member)
+    member.link = link
+    member.take_signals()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+    threading.Thread(target=_obey, args=(member, link, job.json), daemon=True).start()
+    member.run(sockets)
+    if database:
+        database.close()
+
+
+def _obey(member: Member, link: Connection, json: bool) -> None:
+    """Takes settings from the parent and says how it went: None, or what was wrong; or the name of the signal at which
+    it is to wait for nothing. Ends when the parent does."""
+
+    async def renew(settings: Settings) -> None:
+        _renew(member, settings, json)
+
+    while True:
+        try:
+            said = link.recv()
+        except (EOFError, OSError):
+            member.handle_exit(signal.SIGTERM, None)
+            return
+        if isinstance(said, str):
+            member.end_now(said)
+            continue
+        try:
+            member.do(renew(said))
+        except Exception as error:
+            logger.exception("a reload failed")
+            link.send(unforeseen(error))
+        else:
+            link.send(None)
+
+
+# ---------------------------------------------------------------- in the parent
+
+
+class Worker:
+    """A process, and the line to it. ``ready`` and ``ended`` come true in their time; ``ready`` is False
+    where it ended before."""
+
+    def __init__(self, job: Job, sockets: list[socket]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._link, other = SPAWN.Pipe()
+        self._process = SPAWN.Process(target=work, args=(job, sockets, other), name=f"torii-{job.share.worker}")
+        self._answers: deque[asyncio.Future[Any]] = deque()
+        self._ready = self._answer()
+        self.ended: asyncio.Future[int] = self._loop.create_future()
+        with _held():
+            self._process.start()
+        other.close()
+        self._loop.add_reader(self._link.fileno(), self._hear)
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    async def ready(self) -> bool:
+        return await asyncio.shield(self._ready) is None
+
+    async def renew(self, settings: Settings) -> None:
+        """Raises NotRenewed where the worker could not; one that has died was replaced."""
+        if await self.ready() and not self.ended.done():
+            answer = self._answer()
+            self._link.send(settings)
+            if (said := await answer) not in (None, _GONE):
+                raise NotRenewed(f"a worker kept its configuration: {said}")
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def end_now(self, cause: str) -> None:
+        """``cause`` is the signal that it tells. One that has not come up yet has no calls."""
+        if not self._ready.done():
+            self.kill()
+            return
+        with suppress(OSError):  # it has ended
+            self._link.send(cause)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def _answer(self) -> asyncio.Future[Any]:
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._answers.append(answer)
+        return answer
+
+    def _hear(self) -> None:
+        try:
+            said = self._link.recv()
+        except (EOFError, OSError):
+            self._end()
+        else:
+            self._answers.popleft().set_result(said)
+
+    def _end(self) -> None:
+        """Nobody else has the other end of the line, so its process is over, or all but."""
+        self._loop.remove_reader(self._link.fileno())
+        self._process.join()
+        self._link.close()
+        for answer in self._answers:
+            answer.set_result(_GONE)
+        self.ended.set_result(self._process.exitcode or 0)
+
+
+_GONE = "it has ended"
+
+
+class Workers:
+    def __init__(self, origin: Origin, sockets: list[socket], json: bool) -> None:
+        self._origin = origin
+        self._settings = origin.resolve(origin.settings)
+        self._sockets = sockets
+        self._json = json
+        self._workers: dict[int, Worker] = {}
+        self._leaving = False
+        self._heard = 0
+        self._code = 0
+
+    async def run(self, runfile: RunFile | None, begun: Callable[[], None]) -> int:
+        """The exit code, when all have ended."""
+        loop = asyncio.get_running_loop()
+        reload = Reload(self._origin, self._renew, runfile)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._leave() if _hung_up(self._json) else reload.ask())
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sig, self._end, sig)
+        keeping = [asyncio.create_task(self._keep(number)) for number in range(self._settings.workers)]
+        begun()
+        await asyncio.gather(*keeping)
+        return self._code
+
+    async def _keep(self, number: int) -> None:
+        """Has a worker in this place until all are to leave."""
+        served = False
+        while not self._leaving:
+            share = Share(number, self._settings.workers)
+            worker = self._workers[number] = Worker(Job(self._settings, share, self._json), self._sockets)
+            if ready := await worker.ready():
+                logger.info("worker %d is ready: process %s", number, worker.pid)
+            code = await worker.ended
+            if self._leaving:
+                return
+            served = served or ready
+            if not served:
+                logger.error("worker %d did not start (exit code %d)", number, code)
+                self._code = 1
+                self._leave()
+                return
+            logger.error("worker %d, process %s, ended with %d; another takes its place", number, worker.pid, code)
+            if not ready:
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _renew(self, settings: Settings) -> None:
+        """A worker that starts from now on, starts with these."""
+        self._settings = settings
+        _configure(settings, frozenset(secrets(settings)), self._json)
+        await asyncio.gather(*(worker.renew(settings) for worker in self._workers.values()))
+
+    def _end(self, sig: signal.Signals) -> None:
+        self._heard += 1
+        if ends_now(sig, self._heard):
+            last_resort()
+            for worker in self._workers.values():
+                worker.end_now(sig.name)
+            asyncio.get_running_loop().call_later(KILL_SECONDS, self._kill)
+        else:
+            self._leave()
+
+    def _kill(self) -> None:
+        for worker in self._workers.values():
+            worker.kill()
+
+    def _leave(self) -> None:
+        self._leaving = True
+        for sock in self._sockets:
+            sock.close()  # or it would still take connections when no worker does any more
+        for worker in self._workers.values():
+            worker.terminate()
+
+
+@contextmanager
+def _held() -> Iterator[None]:
+    """Holds signals back from a process that is started, until it says what they mean to it."""
+    resource_tracker.ensure_running()  # otherwise started with it, and it lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,195 @@
+"""The built-in catalogue: what each known model takes, and which kinds of upstream serve it.
+
+Sources: Jina's OpenAPI description (2026-07) and the catalogue of its on-premises server for
+endpoints, sizes, tasks and days; AIHubMix's Jina page for what AIHubMix serves. Configuration
+adds to it; it is never the reason to refuse a name.
+
+``features`` holds the names of request options that not every model takes (``dimensions``,
+``late_chunking``, ``normalized``, ``truncate``, ``return_multivector``, ``return_tokenized_input``,
+``input_type``, ``max_doc_length``, ``return_embeddings``) and of answers of another form
+(``multivector``, ``sparse``, ``reasoning``, ``citations``). ``task`` is known by ``tasks``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ..core.types import EndpointName, Model
+
+JINA = "jina"
+BOTH = (JINA, "aihubmix")
+
+# "Each input list can contain at most 512 items" (api.jina.ai, 422).
+MAX_INPUTS = 512
+
+# The public list of models at api.jina.ai gives every id with this in front.
+PREFIX = "jina-ai/"
+# Hugging Face's name of Jina's models, and LiteLLM's.
+PREFIXES = (PREFIX, "jinaai/", "jina_ai/")
+
+QUERY_PASSAGE = ("retrieval.query", "retrieval.passage")
+V3_TASKS = (*QUERY_PASSAGE, "text-matching", "classification", "separation")
+V4_TASKS = (*QUERY_PASSAGE, "text-matching", "code.query", "code.passage")
+V5_TASKS = (*QUERY_PASSAGE, "text-matching", "classification", "clustering")
+CODE_TASKS = tuple(
+    f"{use}.{side}"
+    for use in ("nl2code", "qa", "code2code", "code2nl", "code2completion")
+    for side in ("query", "passage")
+)
+
+
+OMNI_INPUTS = ("text", "image", "audio", "video", "pdf")
+DEEPSEARCH_INPUTS = ("text", "image", "file")
+V3_RERANKING = ("max_doc_length", "return_embeddings")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model and the kinds of upstream that are documented to serve it."""
+
+    model: Model
+    kinds: tuple[str, ...] = (JINA,)
+
+
+def known(name: str) -> Entry | None:
+    """The catalogue's entry, found under its id in any letter case, with or without one of PREFIXES in front."""
+    return CATALOGUE.get(name) or CATALOGUE.get(bare(name).lower())
+
+
+def bare(name: str) -> str:
+    """The name without one of PREFIXES, in whichever letters that is written."""
+    prefix, slash, rest = name.partition("/")
+    return rest if slash and f"{prefix.lower()}/" in PREFIXES else name
+
+
+def unlisted(name: str, owned_by: str = "unknown") -> Model:
+    """A model of which only the name is known: any endpoint, no limits of ours.
+
+    The names of DeepSearch are known by their beginning, since its server takes any of them.
+    """
+    if name.startswith("jina-deepsearch-"):
+        return Model(id=name, endpoints=("chat",), inputs=DEEPSEARCH_INPUTS, deepsearch=True)
+    return Model(id=name, endpoints=("embeddings", "rerank", "chat"), owned_by=owned_by)
+
+
+def _entry(
+    name: str, *endpoints: EndpointName, released: str = "", kinds: tuple[str, ...] = (JINA,), **facts: Any
+) -> Entry:
+    midnight = datetime.fromisoformat(f"{released}T00:00:00+00:00") if released else None
+    created = int(midnight.timestamp()) if midnight else 0
+    return Entry(Model(id=name, endpoints=endpoints, created=created, **facts), kinds)
+
+
+def _embeddings(name: str, **facts: Any) -> Entry:
+    return _entry(name, "embeddings", max_inputs=MAX_INPUTS, **facts)
+
+
+def _v2(language: str, released: str, **facts: Any) -> Entry:
+    name, size = f"jina-embeddings-v2-base-{language}", {"dimensions": 768, "context": 8192}
+    return _embeddings(name, released=released, features=("normalized", "truncate"), **size, **facts)
+
+
+def _v5(name: str, released: str, **facts: Any) -> Entry:
+    size = {"dimensions": 1024, "context": 32768} if name.endswith("-small") else {"dimensions": 768, "context": 8192}
+    features = ("dimensions", "normalized", "truncate")
+    # Jina's description lets all of them ask for 1024 dimensions, also the one of 768.
+    return _embeddings(name, released=released, tasks=V5_TASKS, features=features, largest=1024, **size, **facts)
+
+
+def _code(size: str, dimensions: int) -> Entry:
+    return _embeddings(
+        f"jina-code-embeddings-{size}",
+        released="2025-09-01",
+        dimensions=dimensions,
+        context=32768,
+        tasks=CODE_TASKS,
+        features=("dimensions", "truncate"),
+    )
+
+
+def _colbert(version: str, *features: str, **facts: Any) -> Entry:
+    return _entry(
+        f"jina-colbert-{version}",
+        "embeddings",
+        "rerank",
+        dimensions=128,
+        context=8192,
+        max_inputs=MAX_INPUTS,
+        features=("input_type", "multivector", *features),
+        **facts,
+    )
+
+
+def _deepsearch(version: str, **facts: Any) -> Entry:
+    name = f"jina-deepsearch-{version}"
+    return _entry(name, "chat", inputs=DEEPSEARCH_INPUTS, features=("reasoning", "citations"), deepsearch=True, **facts)
+
+
+_ENTRIES = (
+    _v5("jina-embeddings-v5-text-small", "2026-02-18"),
+    _v5("jina-embeddings-v5-text-nano", "2026-02-18"),
+    _v5("jina-embeddings-v5-omni-small", "2026-05-07", inputs=OMNI_INPUTS),
+    _v5("jina-embeddings-v5-omni-nano", "2026-05-07", inputs=OMNI_INPUTS),
+    _embeddings(
+        "jina-embeddings-v4",
+        released="2025-06-24",
+        inputs=("text", "image", "pdf"),
+        dimensions=2048,
+        context=32768,
+        tasks=V4_TASKS,
+        features=("dimensions", "late_chunking", "return_multivector", "return_tokenized_input", "truncate"),
+    ),
+    _embeddings(
+        "jina-embeddings-v3",
+        released="2024-09-18",
+        dimensions=1024,
+        context=8192,
+        tasks=V3_TASKS,
+        features=("dimensions", "late_chunking", "normalized", "truncate"),
+        kinds=BOTH,
+    ),
+    _v2("en", "2023-10-28"),
+    _v2("zh", "2024-01-09"),
+    _v2("de", "2024-01-15"),
+    _v2("es", "2024-02-14"),
+    _v2("code", "2024-02-05", kinds=BOTH),
+    _code("0.5b", 896),
+    _code("1.5b", 1536),
+    _embeddings(
+        "jina-clip-v2",
+        released="2024-11-05",
+        inputs=("text", "image"),
+        dimensions=1024,
+        context=8192,
+        tasks=("retrieval.query",),
+        features=("dimensions", "normalized", "truncate"),
+        kinds=BOTH,
+    ),
+    _embeddings(
+        "jina-clip-v1",
+        released="2024-06-05",
+        inputs=("text", "image"),
+        dimensions=768,
+        context=8192,
+        features=("normalized", "truncate"),
+    ),
+    _colbert("v2", "dimensions", released="2024-08-31", dimensions_allowed=(64, 96, 128), kinds=BOTH),
+    _colbert("v1-en", released="2024-02-17"),
+    _embeddings("elser-v2", tasks=QUERY_PASSAGE, features=("sparse",), owned_by="elastic"),
+    _entry("jina-reranker-v3.5", "rerank", features=V3_RERANKING),
+    _entry("jina-reranker-v3", "rerank", released="2025-10-01", context=131072, features=V3_RERANKING),
+    _entry("jina-reranker-m0", "rerank", released="2025-04-08", inputs=("text", "image"), context=10240, kinds=BOTH),
+    _entry("jina-reranker-v2-base-multilingual", "rerank", released="2024-06-25", context=1024, kinds=BOTH),
+    _entry("jina-reranker-v1-base-en", "rerank", released="2024-02-29", context=8192),
+    _entry("jina-reranker-v1-turbo-en", "rerank", released="2024-04-18", context=8192),
+    _entry("jina-reranker-v1-tiny-en", "rerank", released="2024-04-18", context=8192),
+    _deepsearch("v1", kinds=BOTH),
+    _deepsearch("v2"),
+    _entry("jina-vlm", "chat", released="2025-12-04", inputs=("text", "image"), context=32768),
+    _entry("jina-ocr-v1", "chat", inputs=("text", "image")),
+)
+
+CATALOGUE: Mapping[str, Entry] = {entry.model.id: entry for entry in _ENTRIES}

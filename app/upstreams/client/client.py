@@ -1,0 +1,162 @@
+"""The way out: requests to upstreams, within their deadlines and sizes. The HTTP library is in ``engines``.
+
+``send`` gets a whole answer, ``open`` one whose body is still to come. Both give every status back and raise
+UpstreamError only where there is no answer. Deadlines are deadlines: none begins anew with each byte that comes,
+but ``idle``, which is for streams and stands under two others.
+
+    connect            [---]
+    headers                 [------]                    to the head
+    reply                           [------------]      the rest of a whole body
+    idle                            [--][---][--]       a stream: between two pieces, whatever is in them
+    event                           [--------][--]      a stream: to its first event, and between two; comments are none
+    total              [--------------------------]
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ...core.deadlines import Alarm, Clock
+from ...core.errors import ToriiError, UpstreamTimeout, UpstreamTooLarge, shutting_down
+from ...core.types import Reply, Request, Stream
+from . import Answer, Engine, Going, nothing
+from .decompression import Inflate, Plain, unpacking
+
+# Of an answer that is an error no more is kept than could be told of it.
+ERROR_BYTES = 64 * 1024
+SAID_OF_ERRORS = ("retry-after", "date", "content-type")
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds, as drawn above."""
+
+    headers: float = 120.0
+    reply: float = 120.0
+    idle: float = 300.0
+    event: float = 600.0
+    total: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes, unpacked: of a whole answer, and of one event of a stream."""
+
+    reply: int = 64 * 1024 * 1024
+    event: int = 8 * 1024 * 1024
+
+
+class Client:
+    def __init__(self, engine: Engine, deadlines: Deadlines, sizes: Sizes | None = None) -> None:
+        self.deadlines = deadlines
+        self.sizes = sizes or Sizes()
+        self.ending = False
+        self._engine = engine
+        self._clock = Clock()
+
+    async def send(self, request: Request, since: float | None = None, going: Going = nothing) -> Reply:
+        """The whole answer. Raises as ``open`` does, and where the body is not to be had."""
+        stream = await self.open(request, since, going)
+        try:
+            return Reply(stream.status, stream.headers, await stream.read())
+        finally:
+            await stream.aclose()
+
+    async def open(self, request: Request, since: float | None = None, going: Going = nothing) -> Stream:
+        """The answer once its head has come. Raises UpstreamTimeout, UpstreamUnreachable, UpstreamBroken,
+        and Overloaded where this gateway has no connection left for it.
+
+        ``since`` is when the call began, by the monotonic clock, from which its total time counts; ``going`` is
+        called when a connection is there and the request begins to go out.
+        """
+        now = time.monotonic()
+        ends = (now if since is None else since) + self.deadlines.total
+        alarm = Alarm(self._clock, now if self.ending else min(now + self.deadlines.headers, ends))
+        try:
+            with alarm:
+                answer = await self._engine.open(request, going)
+        except TimeoutError:
+            raise self.late() from None
+        return _Stream(answer, alarm, self, ends)
+
+    def cut(self) -> None:
+        """Ends every wait, now and from now on, with Unavailable: the process has to go."""
+        self.ending = True
+        self._clock.ring()
+
+    def late(self) -> ToriiError:
+        return shutting_down() if self.ending else UpstreamTimeout("the upstream did not answer in time")
+
+    async def aclose(self) -> None:
+        await self._engine.aclose()
+
+
+class _Stream:
+    def __init__(self, answer: Answer, alarm: Alarm, client: Client, ends: float) -> None:
+        self._answer = answer
+        self._alarm = alarm
+        self._client = client
+        self._event_until = time.monotonic() + client.deadlines.event
+        self._idle_until = 0.0  # where a piece is waited for already
+        self._total_until = ends
+        self._body: Plain | Inflate | None = None
+        self.status = answer.status
+        self.event_bytes = client.sizes.event
+        self.headers: Mapping[str, str] = _said(answer) if answer.status >= 300 else {}
+
+    async def pieces(self, look: float = math.inf) -> Iterable[bytes] | None:
+        """What comes next of the body; None at its end, nothing where the time ``look`` is reached first."""
+        if self._body is None:
+            self._body = unpacking(self._answer.header("content-encoding"))
+        until = self._idle_until or time.monotonic() + self._client.deadlines.idle
+        data = await self._piece(until, look)
+        self._idle_until = until if data is None else 0.0
+        if data is None:
+            return ()
+        return self._body.feed(data) if data else None
+
+    def progressed(self) -> None:
+        """An event has come, and the next has its time."""
+        self._event_until = time.monotonic() + self._client.deadlines.event
+
+    async def read(self) -> bytes:
+        """The whole body; of an error its beginning. Raises UpstreamTooLarge for either, whatever its status."""
+        limit = self._client.sizes.reply
+        kept = ERROR_BYTES if self.status >= 300 else limit
+        self._event_until = time.monotonic() + self._client.deadlines.reply
+        pieces: list[bytes] = []
+        size = 0
+        body = unpacking(self._answer.header("content-encoding"))
+        while data := await self._piece(self._event_until):
+            for piece in body.feed(data):
+                if size < kept:
+                    pieces.append(piece)
+                size += len(piece)
+                if size > limit:
+                    raise UpstreamTooLarge(f"the upstream's answer is larger than {limit >> 20} MB")
+        body.end()
+        return b"".join(pieces)
+
+    async def aclose(self) -> None:
+        await self._answer.aclose()
+
+    async def _piece(self, until: float, look: float = math.inf) -> bytes | None:
+        """The next piece, unless it comes too late for any of the deadlines; None where ``look`` is before them."""
+        if (at_hand := self._answer.at_hand()) is not None:
+            return at_hand
+        until = min(until, self._event_until, self._total_until)
+        self._alarm.until = 0.0 if self._client.ending else min(until, look)
+        try:
+            with self._alarm:
+                return await self._answer.chunk()
+        except TimeoutError:
+            if look < until and not self._client.ending:
+                return None
+            raise self._client.late() from None
+
+
+def _said(error: Answer) -> dict[str, str]:
+    return {name: value for name in SAID_OF_ERRORS if (value := error.header(name)) is not None}

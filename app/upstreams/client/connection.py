@@ -1,0 +1,335 @@
+"""One connection to an upstream: requests written, and their answers as llhttp reads them.
+
+What llhttp lets pass and would cost memory is refused here: large heads, endless chunk lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import ssl
+import time
+
+import httptools
+
+from ...core.errors import UpstreamBroken, UpstreamUnreachable
+from ...core.transport import Outgoing
+from .base import BROKE_OFF, HEAD_BYTES, HEADERS, LARGE_HEAD, LARGE_REST, MALFORMED, MANY_HEADERS, Going
+from .origin import Origin, idle_seconds
+from .proxy import way
+
+# What of a body may wait to be taken before its upstream is held back.
+WAITING_BYTES = 256 * 1024
+# What of it is taken in one turn, so that a stream that is always ahead leaves the others theirs.
+TURN_BYTES = 32 * 1024
+
+
+class Connection(asyncio.Protocol):
+    """``idle_until`` is of the monotonic clock, 0 before it was kept."""
+
+    def __init__(self, origin: Origin[Connection], opened: set[Connection], loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.idle_until = 0.0
+        self._origin = origin
+        self._opened = opened
+        self._transport: Outgoing | None = None
+        self._come: select.poll | None = None  # tells whether something has come; there is none on Windows
+        self._answer: HttptoolsAnswer | None = None
+        self._interim = False
+        self._interims = 0
+        self._unparsed = 0  # bytes since the parser last made something of them
+        self._headers = 0
+        self._odd = MALFORMED  # what it is where the parser gives up
+        self._sound = False  # whether another answer may follow
+
+    async def connect(self, tls: ssl.SSLContext | None) -> None:
+        """Raises OSError or UnicodeError."""
+        sock = await way(self.loop, self._origin)
+        try:
+            name = self._origin.host if tls else None
+            await self.loop.create_connection(lambda: self, sock=sock, ssl=tls, server_hostname=name)
+        except BaseException:
+            sock.close()
+            raise
+
+    async def exchange(self, sent: bytes, going: Going) -> HttptoolsAnswer:
+        """Writes a request, unless ``going`` raises; returns when the head of its answer has come."""
+        if self._transport is None or self._transport.is_closing():  # it was closed as soon as it was made
+            self.abort()
+            raise UpstreamUnreachable("the upstream closed the connection before it was asked")
+        answer = self._answer = HttptoolsAnswer(self)
+        self._unparsed = self._headers = self._interims = 0
+        try:
+            going()
+            self._transport.write(sent)
+            while not answer.status:
+                await answer.wait()
+        except BaseException:
+            self.abort()
+            raise
+        return answer
+
+    @property
+    def heard(self) -> bool:
+        """Whether anything came in answer to the request whose exchange has failed; a 408 of before is none."""
+        return self._unparsed > 0
+
+    def silent(self) -> bool:
+        """Whether it is open and nothing has come on it: neither its end nor an answer that nobody asked for,
+        be it only in the system's buffer yet."""
+        if self._transport is None or self._transport.is_closing():
+            return False
+        return self._come is None or not self._come.poll(0)
+
+    def abort(self) -> None:
+        self._opened.discard(self)
+        self._origin.idle.pop(self, None)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def hold(self, back: bool) -> None:
+        """Stops what the upstream sends, or lets it go on."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading() if back else self._transport.resume_reading()
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP's and TLS's
+        self._transport = Outgoing(transport, self.loop)
+        self._parser = httptools.HttpResponseParser(self)  # it calls the methods named on_... below
+        self._opened.add(self)
+        if hasattr(select, "poll"):
+            self._come = select.poll()
+            self._come.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+
+    def data_received(self, data: bytes) -> None:
+        answer = self._answer
+        if answer is None:
+            self.abort()  # nobody asked
+            return
+        room = HEAD_BYTES - self._unparsed
+        self._unparsed += len(data)
+        try:
+            if answer.status or len(data) <= room:
+                self._parser.feed_data(data)
+            else:
+                self._feed_head(answer, data, room)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._fail(self._odd)
+        else:
+            if answer.ended:
+                self._next(answer)
+            elif self._unparsed > HEAD_BYTES:
+                self._fail(LARGE_REST if answer.status else LARGE_HEAD)
+
+    def _feed_head(self, answer: HttptoolsAnswer, data: bytes, room: int) -> None:
+        """More has come than a head may have: that has to end within ``room``. What is behind it stays in one piece."""
+        end = min(data.find(b"\r\n\r\n", 0, room) + 4, room)
+        self._parser.feed_data(data[:end])
+        if not answer.status:  # that was an interim head, or the end of none
+            self._parser.feed_data(data[end:room])
+            end = room
+        if answer.status:
+            self._parser.feed_data(memoryview(data)[end:])
+
+    def eof_received(self) -> bool:
+        if self._answer is None:
+            self.abort()
+        elif not self._answer.framed:
+            self._answer.end()  # its end is the end of the connection
+        elif self._answer.coded:
+            self._fail(MALFORMED)
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._fail()
+        self._transport = None
+        del self._parser  # it knows this one, and the collector does not come by often
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        if self._answer is None or self._answer.ended:
+            self._sound = False  # more has come than one answer
+        self._interim = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers += 1
+        if self._headers > HEADERS:
+            self._odd = MANY_HEADERS
+        if self._answer is None or self._headers > HEADERS:
+            raise ValueError
+        if not self._answer.status:  # what comes behind the body says nothing of it
+            self._answer.headers.setdefault(name.lower(), value)
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        self._interim = status < 200
+        if self._answer is None or self._answer.ended or status < 100 or status == 101:
+            raise ValueError
+        if self._interim:
+            self._interims += 1
+            self._headers = 0
+            self._answer.headers.clear()
+        elif status == 408 and self._is_of_before():
+            self._unparsed = 0
+            raise ValueError
+        else:
+            self._unparsed = 0
+            self._answer.begin(status)
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        if self._answer is not None and not self._answer.ended:
+            self._answer.put(body)
+
+    def on_message_complete(self) -> None:
+        if self._answer is not None and not self._interim and not self._answer.ended:
+            self._sound = self._parser.should_keep_alive()
+            self._answer.end()
+
+    def _is_of_before(self) -> bool:
+        """Whether a 408 says that the connection was idle for too long: it has crossed our request, which was not read.
+        RFC 9110, section 15.5.9; some servers say it in HTTP/1.0, without ``Connection: close``."""
+        return self.idle_until > 0 and not self._interims and not self._parser.should_keep_alive()
+
+    # The end of an answer.
+
+    def _next(self, answer: HttptoolsAnswer) -> None:
+        """Keeps the connection for another exchange, if it can be trusted with one."""
+        self._answer = None
+        transport = self._transport
+        seconds = idle_seconds(answer.headers.get(b"keep-alive"))
+        # Where not all of the request has gone out yet, the next one would only wait behind it.
+        sent = transport and not transport.is_closing() and not transport.get_write_buffer_size()
+        if self._sound and sent and seconds:
+            answer.let_go()
+            self.idle_until = time.monotonic() + seconds
+            self._origin.keep(self)
+        else:
+            self.abort()
+
+    def _fail(self, why: str = BROKE_OFF) -> None:
+        """An answer that has ended stays one, whatever was glued on to it."""
+        if self._answer is not None:
+            self._answer.fail(why)
+        self._answer = None
+        self.abort()
+
+
+class HttptoolsAnswer:
+    """``framed``: its head says where its body ends; ``ended``: nothing of it is still to come.
+
+    ``headers`` by their names in lower case, of each the first.
+    """
+
+    __slots__ = (
+        *("_broken", "_connection", "_held", "_loop", "_pieces", "_rest", "_size", "_waiter"),
+        *("ended", "framed", "headers", "status"),
+    )
+
+    def __init__(self, connection: Connection) -> None:
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.framed = True
+        self.ended = False
+        self._connection: Connection | None = connection
+        self._loop = connection.loop
+        self._broken = ""  # what it is to be told of as
+        self._held = False
+        self._pieces: list[bytes] = []
+        self._rest = False  # whether a turn left some of them
+        self._size = 0
+        self._waiter: asyncio.Future[None] | None = None
+
+    def header(self, name: str) -> str | None:
+        value = self.headers.get(name.encode())
+        return value.decode("ascii") if value is not None and value.isascii() else None
+
+    async def chunk(self) -> bytes:
+        """What is there, in one piece of some 32 kB; others have their turn before the rest of it."""
+        if self._rest:
+            self._rest = False
+            await asyncio.sleep(0)
+        while (data := self.at_hand()) is None:
+            await self.wait()
+        return data
+
+    def at_hand(self) -> bytes | None:
+        if self._rest or not (self._pieces or self.ended):
+            return None
+        data = self._turn() if self._pieces else b""
+        if self._held and not self._pieces and self._connection is not None:
+            self._held = False
+            self._connection.hold(False)
+        return data
+
+    def _turn(self) -> bytes:
+        if self._size <= TURN_BYTES:
+            data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self._pieces.clear()
+            self._size = 0
+            return data
+        size = count = 0
+        while size < TURN_BYTES:
+            size += len(self._pieces[count])
+            count += 1
+        data = b"".join(self._pieces[:count])
+        del self._pieces[:count]
+        self._size -= size
+        self._rest = bool(self._pieces)
+        return data
+
+    async def aclose(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and not self.ended:
+            connection.abort()
+
+    # The connection's side.
+
+    def begin(self, status: int) -> None:
+        self.framed = b"content-length" in self.headers or b"transfer-encoding" in self.headers
+        self.status = status
+        self._wake()
+
+    def put(self, body: bytes) -> None:
+        self._pieces.append(body)
+        self._size += len(body)
+        if self._size > WAITING_BYTES and not self._held and self._connection is not None:
+            self._held = True
+            self._connection.hold(True)
+        self._wake()
+
+    def end(self) -> None:
+        self.ended = True
+        self._wake()
+
+    def fail(self, why: str) -> None:
+        if not self.ended:
+            self._broken = why
+            self._wake()
+
+    @property
+    def coded(self) -> bool:
+        """Whether its body is in a transfer coding that does not say where it ends."""
+        return not self.headers.get(b"transfer-encoding", b"chunked").lower().endswith(b"chunked")
+
+    def let_go(self) -> None:
+        """The connection is another's from now on."""
+        if self._held and self._connection is not None:
+            self._connection.hold(False)
+        self._connection = None
+
+    async def wait(self) -> None:
+        """Until more has come of it. Raises UpstreamBroken."""
+        if self._broken:
+            raise UpstreamBroken(self._broken)
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

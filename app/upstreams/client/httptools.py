@@ -1,0 +1,118 @@
+"""asyncio's transports with httptools (llhttp) over them: connections that are kept, one exchange at a time on each.
+
+    open -> a connection that is idle, else a new one -> request written -> head -> chunk, chunk ... b""
+                 ^                                                                              |
+                 `--- only where the answer has ended, by its own length, and nothing came after it
+
+An upstream may close an idle connection in the very moment in which it is used again. A request that met that, which
+is seen by its end before any byte of an answer (RFC 9112, section 9.3.1), or by a 408 that ends it (RFC 9110, section
+15.5.9), is written once more, on a new connection; but for one that is to be sent once only: that gets a new connection
+at once. Whether a call is made again after any other failure is decided by who knows what it costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import certifi
+
+from ...core.errors import UpstreamBroken, UpstreamUnreachable
+from ...core.types import Request
+from .base import Going, Wire, in_use, nothing
+from .connection import Connection, HttptoolsAnswer
+from .origin import Origin
+from .proxy import unreached
+
+
+class HttptoolsEngine:
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._tls: ssl.SSLContext | None = None
+        self._origins: dict[tuple[str, int, bool], Origin[Connection]] = {}
+        self._heads: dict[str, tuple[Origin[Connection], str]] = {}
+        self._open: set[Connection] = set()
+        self._coming: set[Connection] = set()  # those that are just being made
+
+    async def open(self, request: Request, going: Going = nothing) -> HttptoolsAnswer:
+        origin, head = self._heads.get(request.url) or self._head(request.url)
+        sent = _head(head, request.headers, len(request.body)) + request.body
+        kept = None if request.once else origin.take()
+        if kept is not None:
+            try:
+                return await kept.exchange(sent, going)
+            except UpstreamBroken:
+                if kept.heard:
+                    raise
+        connection = await self._connect(origin)
+        return await connection.exchange(sent, going)
+
+    async def aclose(self) -> None:
+        for connection in [*self._open]:
+            connection.abort()
+        for origin in self._origins.values():
+            origin.stop()
+
+    def _head(self, url: str) -> tuple[Origin[Connection], str]:
+        """What is the same in each request to this address."""
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        if not parts.hostname or not (url.isascii() and url.isprintable()):
+            raise _unsendable()
+        place = (parts.hostname, parts.port or (443 if tls else 80), tls)
+        proxy = self._wire.proxies.get(place)
+        forwarded = proxy is not None and not tls
+        lines = [f"POST {url if forwarded else parts.path or '/'} HTTP/1.1", f"host: {parts.netloc}"]
+        lines += [f"{name}: {value}" for name, value in self._wire.headers.items()]
+        if proxy and forwarded and proxy.authorization:
+            lines.append(f"proxy-authorization: {proxy.authorization}")
+        found = (self._origins.setdefault(place, Origin(*place, proxy=proxy)), "\r\n".join(lines))
+        self._heads[url] = found
+        return found
+
+    async def _connect(self, origin: Origin[Connection]) -> Connection:
+        self._make_room()
+        connection = Connection(origin, self._open, asyncio.get_running_loop())
+        self._coming.add(connection)
+        try:
+            async with asyncio.timeout(self._wire.connect):
+                await connection.connect(self._trust() if origin.tls else None)
+        except BaseException as error:
+            connection.abort()
+            if isinstance(error, OSError | UnicodeError):  # no such name, refused, a wrong certificate, out of time
+                raise unreached(error, origin.proxy) from None
+            raise
+        finally:
+            self._coming.discard(connection)
+        return connection
+
+    def _make_room(self) -> None:
+        """Closes an idle connection to another place where there are as many as may be. Raises Overloaded."""
+        if len(self._open) + len(self._coming - self._open) < self._wire.connections:
+            return
+        idle = [next(iter(origin.idle)) for origin in self._origins.values() if origin.idle]
+        if not idle:
+            raise in_use()
+        min(idle, key=lambda connection: connection.idle_until).abort()
+
+    def _trust(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context(cafile=certifi.where())
+            if self._wire.ca:
+                self._tls.load_verify_locations(cadata=self._wire.ca.decode("ascii"))
+        return self._tls
+
+
+def _head(fixed: str, headers: Mapping[str, str], length: int) -> bytes:
+    """The head of a request. Raises UpstreamUnreachable for what would not stay in its line."""
+    values = "".join(headers.values())
+    if not (values.isascii() and values.isprintable()):
+        raise _unsendable()
+    lines = "".join([f"\r\n{name}: {value}" for name, value in headers.items()])
+    return f"{fixed}{lines}\r\ncontent-length: {length}\r\n\r\n".encode("ascii")
+
+
+def _unsendable() -> UpstreamUnreachable:
+    return UpstreamUnreachable("the address or the key of the upstream cannot be sent over HTTP")

@@ -1,0 +1,104 @@
+"""How long a connection that waits for its next exchange is kept: ``Origin`` has all those to one place.
+
+    exchange -> keep -> idle ... take -> exchange
+                          |- its time is over: closed by the one timer that there is for all of them
+                          `- its upstream ends it, or sends what nobody asked for: closed at once
+
+Its time is IDLE_SECONDS, or less where the upstream's answer says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from .proxies import Proxy
+
+# Shorter than servers keep a connection, so that few calls meet one that is just being closed.
+IDLE_SECONDS = 20.0
+# By which we are ahead of an upstream that says how long it keeps one: its word may have been under way for so long.
+AHEAD_SECONDS = 1.0
+
+_TIMEOUT = re.compile(rb'(?:^|[,;])\s*timeout\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
+
+
+def idle_seconds(said: bytes | None) -> float:
+    """How long a connection may be idle after an answer with this Keep-Alive header; 0 is not at all.
+
+    ``timeout=5, max=100``, in seconds: RFC 2068, section 19.7.1.1, and draft-thomson-hybi-http-timeout-03, section 2.
+    What is no such number says nothing.
+    """
+    found = None if said is None else _TIMEOUT.search(said)
+    if found is None:
+        return IDLE_SECONDS
+    seconds = int(found[1])
+    return min(max(seconds - AHEAD_SECONDS, seconds / 2), IDLE_SECONDS)
+
+
+class Idle(Protocol):
+    """``idle_until`` is of the monotonic clock."""
+
+    idle_until: float
+
+    def silent(self) -> bool: ...
+    def abort(self) -> None: ...
+
+
+Kept = TypeVar("Kept", bound=Idle)
+
+
+@dataclass(slots=True)
+class Origin(Generic[Kept]):
+    """Where connections go, and those that are idle, the one that was used last at the end.
+
+    ``rings`` is when the timer does, by the monotonic clock: when the first of them has to end, or before.
+    """
+
+    host: str
+    port: int
+    tls: bool
+    idle: dict[Kept, None] = field(default_factory=dict)
+    rings: float = math.inf
+    proxy: Proxy | None = None
+    _timer: asyncio.TimerHandle | None = None
+
+    def keep(self, connection: Kept) -> None:
+        """Until its ``idle_until``."""
+        self.idle[connection] = None
+        if connection.idle_until < self.rings:
+            self._wind(connection.idle_until)
+
+    def take(self) -> Kept | None:
+        """The one that was used last and is still good; those before it that are not are closed."""
+        now = time.monotonic()
+        while self.idle:
+            connection, _ = self.idle.popitem()
+            if connection.idle_until > now and connection.silent():
+                return connection
+            connection.abort()
+        return None
+
+    def stop(self) -> None:
+        """Nothing is kept any more."""
+        self.rings = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wind(self, until: float) -> None:
+        self.stop()
+        self.rings = until
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, until - time.monotonic()), self._look)
+
+    def _look(self) -> None:
+        """Most were used again since the timer was set, so it is set anew for the first that ends now."""
+        self.stop()
+        now = time.monotonic()
+        for connection in [each for each in self.idle if each.idle_until <= now]:
+            connection.abort()
+        if self.idle:
+            self._wind(min(each.idle_until for each in self.idle))

@@ -1,0 +1,86 @@
+"""The way to an upstream through a proxy: TLS in a tunnel that CONNECT makes (RFC 9110, section 9.3.6).
+
+Plain HTTP goes to the proxy itself, with the whole URL in the request's first line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import Any
+
+from ...core.errors import PROXY_REFUSED, Overloaded, UpstreamUnreachable
+from .base import HEAD_BYTES, unreachable
+from .dialing import reach
+from .origin import Origin
+from .proxies import Proxy, authority
+
+
+class Refused(OSError):
+    """The proxy made no way; why, in our words, is its ``strerror``."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(None, why)
+
+
+async def way(loop: asyncio.AbstractEventLoop, origin: Origin[Any]) -> socket.socket:
+    """A socket that ends at the origin, or at its proxy where that forwards. Raises as ``reach`` does, and Refused."""
+    proxy = origin.proxy
+    if proxy is None:
+        return await reach(loop, origin.host, origin.port)
+    sock = await reach(loop, proxy.host, proxy.port)
+    if origin.tls:
+        try:
+            await _tunnel(loop, sock, proxy, authority(origin.host, origin.port))
+        except BaseException:
+            sock.close()
+            raise
+    return sock
+
+
+async def _tunnel(loop: asyncio.AbstractEventLoop, sock: socket.socket, proxy: Proxy, there: str) -> None:
+    said = f"proxy-authorization: {proxy.authorization}\r\n" if proxy.authorization else ""
+    await loop.sock_sendall(sock, f"CONNECT {there} HTTP/1.1\r\nhost: {there}\r\n{said}\r\n".encode("ascii"))
+    head = b""
+    while b"\r\n\r\n" not in head:
+        piece = await loop.sock_recv(sock, 4096)
+        head += piece
+        if not piece:
+            raise Refused("its proxy closed the connection before it made a way")
+        if len(head) > HEAD_BYTES:
+            raise Refused("its proxy sent what is no answer")
+    line = head.partition(b"\r\n")[0]
+    version, _, status = line[:12].partition(b" ")
+    if not version.startswith(b"HTTP/1.") or not status.isdigit():
+        raise Refused("its proxy sent what is no answer")
+    if not 200 <= int(status) < 300:
+        raise refused(int(status))
+    if not head.endswith(b"\r\n\r\n"):
+        raise Refused("its proxy sent something before the upstream was asked")
+
+
+def refused(status: int) -> Refused:
+    if status == 407:
+        return Refused(PROXY_REFUSED)
+    return Refused(f"its proxy made no way to it ({status})")
+
+
+def unreached(error: BaseException, proxy: Proxy | None) -> Overloaded | UpstreamUnreachable:
+    """``unreachable``, where the proxy may be to blame; what TLS says is of the upstream."""
+    failure = unreachable(error)
+    if isinstance(error, Refused):
+        failure.reason = error.strerror
+    elif proxy is not None and isinstance(failure, UpstreamUnreachable) and failure.reason and not _is_of_tls(error):
+        failure.reason = f"its proxy: {failure.reason}"
+    return failure
+
+
+def _is_of_tls(error: BaseException | None) -> bool:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, ssl.SSLError):
+            return True
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return False

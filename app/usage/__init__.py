@@ -1,0 +1,1 @@
+"""What a call cost: its record, and the ledger."""
