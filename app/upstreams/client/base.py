@@ -103,20 +103,20 @@ def in_use() -> Overloaded:
 def unreachable(error: BaseException) -> Overloaded | UpstreamUnreachable:
     """No connection came about. Why is for the log alone, in our words: the library's may hold hosts."""
     failure: Overloaded | UpstreamUnreachable
-    causes = [*_causes(error)]
-    if (reason := _out(causes)) is not None:
+    found = [*causes(error)]
+    if (reason := _out(found)) is not None:
         failure = Overloaded(
             "this gateway is out of file descriptors (ulimit -n); try again in a second", retry_after=1
         )
     else:
         failure = UpstreamUnreachable("the upstream cannot be reached")
-        reason = next((why for kind, why in _REASONS for cause in causes if isinstance(cause, kind)), None)
+        reason = next((why for kind, why in _REASONS for cause in found if isinstance(cause, kind)), None)
     failure.reason = reason
     return failure
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """What it came of, be it in groups, with itself."""
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error itself and all that it came of, be it in groups."""
     left: list[BaseException | None] = [error]
     seen = []
     while left:
@@ -127,12 +127,12 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             yield cause
 
 
-def _out(causes: list[BaseException]) -> str | None:
+def _out(found: list[BaseException]) -> str | None:
     """Of what there are no descriptors, if that is why. A name that cannot be looked up for it is just not known."""
-    for cause in causes:
-        found = _none_is_left() if isinstance(cause, socket.gaierror) else cause
-        if isinstance(found, OSError) and found.errno in _OUT:
-            return _OUT[found.errno]
+    for cause in found:
+        error = _none_is_left() if isinstance(cause, socket.gaierror) else cause
+        if isinstance(error, OSError) and error.errno in _OUT:
+            return _OUT[error.errno]
     return None
 
 

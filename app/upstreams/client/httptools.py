@@ -24,6 +24,7 @@ from ...core.types import Request
 from .base import Going, Wire, in_use, nothing
 from .connection import Connection, HttptoolsAnswer
 from .origin import Origin
+from .proxies import Place, place
 from .proxy import unreached
 
 
@@ -31,7 +32,7 @@ class HttptoolsEngine:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._tls: ssl.SSLContext | None = None
-        self._origins: dict[tuple[str, int, bool], Origin[Connection]] = {}
+        self._origins: dict[Place, Origin[Connection]] = {}
         self._heads: dict[str, tuple[Origin[Connection], str]] = {}
         self._open: set[Connection] = set()
         self._coming: set[Connection] = set()  # those that are just being made
@@ -58,17 +59,17 @@ class HttptoolsEngine:
     def _head(self, url: str) -> tuple[Origin[Connection], str]:
         """What is the same in each request to this address."""
         parts = urlsplit(url)
-        tls = parts.scheme == "https"
         if not parts.hostname or not (url.isascii() and url.isprintable()):
             raise _unsendable()
-        place = (parts.hostname, parts.port or (443 if tls else 80), tls)
-        proxy = self._wire.proxies.get(place)
+        there = place(url)
+        host, port, tls = there
+        proxy = self._wire.proxies.get(there)
         forwarded = proxy is not None and not tls
         lines = [f"POST {url if forwarded else parts.path or '/'} HTTP/1.1", f"host: {parts.netloc}"]
         lines += [f"{name}: {value}" for name, value in self._wire.headers.items()]
         if proxy and forwarded and proxy.authorization:
             lines.append(f"proxy-authorization: {proxy.authorization}")
-        found = (self._origins.setdefault(place, Origin(*place, proxy=proxy)), "\r\n".join(lines))
+        found = (self._origins.setdefault(there, Origin(host, port, tls, proxy=proxy)), "\r\n".join(lines))
         self._heads[url] = found
         return found
 

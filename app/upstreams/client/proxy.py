@@ -11,7 +11,7 @@ import ssl
 from typing import Any
 
 from ...core.errors import PROXY_REFUSED, Overloaded, UpstreamUnreachable
-from .base import HEAD_BYTES, unreachable
+from .base import HEAD_BYTES, causes, unreachable
 from .dialing import reach
 from .origin import Origin
 from .proxies import Proxy, authority
@@ -76,11 +76,5 @@ def unreached(error: BaseException, proxy: Proxy | None) -> Overloaded | Upstrea
     return failure
 
 
-def _is_of_tls(error: BaseException | None) -> bool:
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        if isinstance(error, ssl.SSLError):
-            return True
-        seen.append(error)
-        error = error.__cause__ or error.__context__
-    return False
+def _is_of_tls(error: BaseException) -> bool:
+    return any(isinstance(cause, ssl.SSLError) for cause in causes(error))
