@@ -16,11 +16,13 @@ import httpx
 import msgspec
 import pytest
 import uvicorn.server
+from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
 
 from app.config.settings import Settings
 from app.server.app import create_app
 from app.server.server import Server
+from app.server.snapshots import Generations
 from app.storage.store import Database
 from app.usage.record import Record
 
@@ -260,6 +262,14 @@ class RunningGateway:
     server: Server
     client: httpx.AsyncClient
     records: list[Record]
+
+    @property
+    def generations(self) -> Generations:
+        """The configurations of its server: the one in force is ``now``."""
+        app = self.server.config.app
+        assert isinstance(app, FastAPI)
+        found: Generations = app.state.generations
+        return found
 
     async def ended(self, count: int) -> list[Record]:
         """The records of the calls, once ``count`` of them have ended."""

@@ -82,8 +82,7 @@ def estimated(record: Record) -> bool:
 
 
 def pool_of(gateway: RunningGateway) -> Pool:
-    found: Pool = gateway.server.config.app.state.generations.now.pools["jina"]  # type: ignore[union-attr]
-    return found
+    return gateway.generations.now.pools["jina"]
 
 
 async def together(

@@ -515,7 +515,7 @@ class Gate:
 
 
 def waiting(gateway: RunningGateway) -> int:
-    cache = gateway.server.config.app.state.generations.now.gateway._cache  # type: ignore[union-attr]
+    cache = gateway.generations.now.gateway._cache
     return int(cache.flights.waiting())
 
 
@@ -714,7 +714,7 @@ async def test_for_those_who_stay_all_parts_are_asked_for(policy: str, upstream:
         follower = asyncio.create_task(ask(gateway))
         await until(lambda: waiting(gateway) == 2)
         leader.cancel()
-        departures = gateway.server.config.app.state.generations.now.edge.departures  # type: ignore[union-attr]
+        departures = gateway.generations.now.edge.departures
         await until(lambda: waiting(gateway) == 1 if policy == "cancel" else len(departures.going_on) == 1)
         gate.open.set()
         answer = await follower
@@ -739,7 +739,7 @@ async def test_a_follower_who_stays_is_drained_when_he_leaves(upstream: Scripted
             calls.append(asyncio.create_task(ask(gateway, authorization=bearer)))
             await until(lambda: waiting(gateway) == count)  # noqa: B023 - called before count changes
         await until(lambda: gate.asked == 1)
-        departures = gateway.server.config.app.state.generations.now.edge.departures  # type: ignore[union-attr]
+        departures = gateway.generations.now.edge.departures
         calls[0].cancel()
         await until(lambda: waiting(gateway) == 1)
         calls[1].cancel()
@@ -771,7 +771,7 @@ async def test_nobody_joins_a_call_that_nobody_wanted(upstream: ScriptedUpstream
     jina = {**settings.upstreams["jina"].model_dump(), "limits": {"concurrency": 2}}
     narrow = settings.model_validate({**settings.model_dump(), "upstreams": {"jina": jina}})
     async with running_gateway(narrow) as gateway:
-        now = gateway.server.config.app.state.generations.now  # type: ignore[union-attr]
+        now = gateway.generations.now
         leader = asyncio.create_task(ask(gateway))
         await until(lambda: held["one"].asked == held["two"].asked == 1)
         [flight] = now.gateway._cache.flights._open.values()

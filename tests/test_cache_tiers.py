@@ -519,7 +519,6 @@ async def test_what_was_paid_for_outlives_a_reload(upstream: ScriptedUpstream, t
     upstream.plays(embeds)
     cache: dict[str, Any] = {"store": "memory"}
     async with running_gateway(settings_for(upstream.url, cache=cache)) as gateway:
-        generations = gateway.server.config.app.state.generations  # type: ignore[union-attr]
         states = [told(await ask(gateway))[0]]
         for changed in (
             {"ttl_days": 1},
@@ -529,12 +528,12 @@ async def test_what_was_paid_for_outlives_a_reload(upstream: ScriptedUpstream, t
             {"store": "off"},
         ):
             cache |= changed
-            generations.renew(settings_for(upstream.url, cache=cache))
+            gateway.generations.renew(settings_for(upstream.url, cache=cache))
             states.append(told(await ask(gateway))[0])
         assert states == ["miss", "hit", "miss", "miss", "hit", "off"]
         # Nobody uses the file any more.
         await until(lambda: "torii-cache" not in [thread.name for thread in threading.enumerate()])
         cache["store"] = "sqlite"
-        generations.renew(settings_for(upstream.url, cache=cache))
+        gateway.generations.renew(settings_for(upstream.url, cache=cache))
         assert told(await ask(gateway))[0] == "hit"
     assert "torii-cache" not in [thread.name for thread in threading.enumerate()]

@@ -15,7 +15,7 @@ import pytest
 
 from app.config.sections import CacheSettings, DisconnectSettings
 from app.config.settings import Settings
-from app.core.disconnects import Departures, Policies
+from app.core.disconnects import Policies
 from app.core.types import OnDisconnect
 from app.usage.record import Record
 
@@ -111,8 +111,7 @@ async def gateway_with(
 
 
 def going_on(gateway: RunningGateway) -> int:
-    departures: Departures = gateway.server.config.app.state.generations.now.edge.departures  # type: ignore[union-attr]
-    return len(departures.going_on)
+    return len(gateway.generations.now.edge.departures.going_on)
 
 
 async def leave(gateway: RunningGateway, upstream: ScriptedUpstream, case: Case, key: str = "") -> None:
@@ -291,7 +290,7 @@ async def test_a_part_that_has_failed_hides_no_other_that_is_at_work(upstream: S
     models = {EMBED["model"]: {"max_inputs": 1}}
     async with gateway_with(upstream, "drain", models=models, pace_seconds=600) as gateway:
         caller = await Caller.asks(gateway, "/v1/embeddings", {**EMBED, "input": ["a", "b"]})
-        [seat] = gateway.server.config.app.state.generations.now.pools["jina"].seats  # type: ignore[union-attr]
+        [seat] = gateway.generations.now.pools["jina"].seats
         await until(lambda: seat.cause == "rate limited")
         await caller.leaves()
         await until(lambda: going_on(gateway) == 1)

@@ -6,9 +6,9 @@ import asyncio
 import weakref
 from typing import Any
 
+import httpx
 import pytest
 
-from app.routing.pool import Pool
 from app.server.snapshots import Generations
 
 from .conftest import RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, streams, until
@@ -18,11 +18,6 @@ CHAT = {"model": "gpt-4o-mini", "stream": True, "messages": [{"role": "user", "c
 CHUNK = b'data: {"id":"u","choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
 END = b'data: {"id":"u","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 VECTORS = {"data": [{"index": 0, "embedding": [0.5]}], "usage": {"total_tokens": 9}}
-
-
-def generations(gateway: RunningGateway) -> Generations:
-    found: Generations = gateway.server.config.app.state.generations  # type: ignore[union-attr]
-    return found
 
 
 def parts(found: Generations) -> list[weakref.ref[Any]]:
@@ -49,10 +44,10 @@ async def test_what_is_no_longer_in_force_is_gone_at_once(
         before: list[weakref.ref[Any]] = []
         for turn in range(1, 6):
             assert (await gateway.post("/v1/embeddings", EMBED)).status_code == 200
-            before += parts(generations(gateway))
+            before += parts(gateway.generations)
             if changed == "nothing":  # a pool of which none is the heir knows itself
-                before += map(weakref.ref, generations(gateway).now.pools.values())
-            generations(gateway).renew(settings_for(upstreams[turn % 2].url, **given))
+                before += map(weakref.ref, gateway.generations.now.pools.values())
+            gateway.generations.renew(settings_for(upstreams[turn % 2].url, **given))
             await gone(before)
 
 
@@ -64,12 +59,12 @@ async def test_an_open_call_keeps_its_own_configuration_and_none_that_came_after
         async with gateway.client.stream("POST", "/v1/chat/completions", json=CHAT) as answer:
             body = answer.aiter_raw()
             await anext(body)
-            first = parts(generations(gateway))
+            first = parts(gateway.generations)
             later: list[weakref.ref[Any]] = []
             for _ in range(3):
-                generations(gateway).renew(settings_for(upstream.url, upstream.url))
-                later += [*parts(generations(gateway)), *map(weakref.ref, generations(gateway).now.pools.values())]
-            generations(gateway).renew(settings_for(upstream.url, upstream.url))
+                gateway.generations.renew(settings_for(upstream.url, upstream.url))
+                later += [*parts(gateway.generations), *map(weakref.ref, gateway.generations.now.pools.values())]
+            gateway.generations.renew(settings_for(upstream.url, upstream.url))
             await gone(later)
             assert all(part() for part in first)
             more.set()
@@ -87,10 +82,14 @@ def held(until_then: asyncio.Event, script: Any) -> Any:
     return play
 
 
-def renewed(gateway: RunningGateway, upstream: ScriptedUpstream, **values: Any) -> Pool:
-    """Another configuration with the same keys; its pool."""
-    generations(gateway).renew(settings_for(upstream.url, **values))
-    return generations(gateway).now.pools["jina"]
+async def in_line(gateway: RunningGateway, upstream: ScriptedUpstream) -> asyncio.Task[httpx.Response]:
+    """A call that waits at another configuration, once the second call of the upstream tries their key."""
+    await until(lambda: len(upstream.seen) == 2)
+    gateway.generations.renew(settings_for(upstream.url, pace_seconds=500))
+    pool = gateway.generations.now.pools["jina"]
+    waits = asyncio.create_task(gateway.post("/v1/embeddings", EMBED))
+    await until(lambda: pool.waiting == 1)
+    return waits
 
 
 async def test_a_key_that_works_again_serves_those_in_line_in_each_configuration(upstream: ScriptedUpstream) -> None:
@@ -101,10 +100,7 @@ async def test_a_key_that_works_again_serves_those_in_line_in_each_configuration
     deep = {**CHAT, "model": "jina-deepsearch-v1"}
     async with running_gateway(settings_for(upstream.url, pace_seconds=600)) as gateway:
         run = asyncio.create_task(gateway.post("/v1/chat/completions", deep))
-        await until(lambda: len(upstream.seen) == 2)
-        pool = renewed(gateway, upstream, pace_seconds=500)
-        waits = asyncio.create_task(gateway.post("/v1/embeddings", EMBED))
-        await until(lambda: pool.waiting == 1)
+        waits = await in_line(gateway, upstream)
         tried.set()
         await until(waits.done)
         assert (await waits).status_code == 200
@@ -123,10 +119,7 @@ async def test_a_key_that_is_refused_once_more_is_so_for_those_in_line_in_each_c
     async with running_gateway(settings_for(upstream.url, pace_seconds=600)) as gateway:
         assert (await gateway.post("/v1/embeddings", EMBED)).status_code == 502
         tries = asyncio.create_task(gateway.post("/v1/embeddings", EMBED))
-        await until(lambda: len(upstream.seen) == 2)
-        pool = renewed(gateway, upstream, pace_seconds=500)
-        waits = asyncio.create_task(gateway.post("/v1/embeddings", EMBED))
-        await until(lambda: pool.waiting == 1)
+        waits = await in_line(gateway, upstream)
         tried.set()
         for each in (tries, waits):
             assert (await each).json()["error"]["code"] == "upstream_auth"

@@ -122,7 +122,7 @@ async def test_there_is_room_again_when_a_call_has_ended_however_it_did(upstream
             assert left.status_code == 200
             assert (await gateway.post("/v1/embeddings", BODY)).status_code == 503
         await gateway.ended(1)
-        load = gateway.server.config.app.state.generations.load  # type: ignore[union-attr]
+        load = gateway.generations.load
         await until(lambda: load.calls == 0)
         assert (await gateway.post("/v1/embeddings", b"no JSON")).status_code == 400
         assert (await gateway.post("/v1/embeddings", BODY)).status_code == 502

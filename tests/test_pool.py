@@ -549,7 +549,7 @@ async def test_who_leaves_the_line_is_asked_for_nowhere(upstream: ScriptedUpstre
         first = asyncio.create_task(gateway.post("/v1/embeddings", EMBED))
         await until(lambda: len(upstream.seen) == 1)
         gone = asyncio.create_task(gateway.post("/v1/embeddings", EMBED))
-        pool = gateway.server.config.app.state.generations.now.pools["jina"]  # type: ignore[union-attr]
+        pool = gateway.generations.now.pools["jina"]
         await until(lambda: pool.waiting == 1)
         gone.cancel()
         await gateway.ended(1)

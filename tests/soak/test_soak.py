@@ -65,20 +65,15 @@ async def test_no_task_is_left(tmp_path: Path) -> None:
     assert books.calls == reached
 
 
-def _now(gateway: RunningGateway) -> Generation:
-    now: Generation = gateway.server.config.app.state.generations.now  # type: ignore[union-attr]
-    return now
-
-
 def _probes(gateway: RunningGateway) -> set[asyncio.Task[None]]:
     """Of the configuration in force: one for each key that was refused."""
-    seats = [seat for pool in _now(gateway).pools.values() for seat in pool.seats]
+    seats = [seat for pool in gateway.generations.now.pools.values() for seat in pool.seats]
     return {seat.probing for seat in seats if seat.probing is not None}
 
 
 def _at_work(gateway: RunningGateway) -> list[str]:
     """What still holds something: keys, lines for them, calls without callers, open calls."""
-    now = _now(gateway)
+    now = gateway.generations.now
     states = [state for pool in now.pools.values() for state in pool.state()]
     held = [f"{state['key']} is at work" for state in states if state["at_work"] or state["waiting"]]
     held += ["calls without callers"] if now.edge.departures.going_on else []
