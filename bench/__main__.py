@@ -1,4 +1,4 @@
-"""What Torii costs, beside nginx as the limit and the peers that are installed (`make bench-peers`).
+"""The cost of Torii, beside nginx as the limit and the peers that are installed (`make bench-peers`).
 
 All run pinned to one core, the stub upstream on another, the callers on the rest; each round is a turn of
 every gateway. What counts is the CPU of a gateway's processes for each call, and its ratio to nginx's in

@@ -1,4 +1,4 @@
-"""What a real Chromium does with a gateway: pages of other sites get nothing of it, those that are allowed get all."""
+"""A gateway met by a real Chromium: pages of other sites get nothing of it, allowed pages get all."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def quoted(text: str) -> str:
 async def tried(
     script: str, gateway: RunningGateway, name: str, folder: Path, allow: Callable[[str], object] = len
 ) -> Any:
-    """What a page of ``name`` gets of a gateway. ``allow`` is told its origin before it is opened."""
+    """The report of a page of ``name`` on a gateway. ``allow`` is told its origin before it is opened."""
     async with site(page(script + REPORT, gateway)) as port:
         allow(f"http://{name}:{port}")
         return msgspec.json.decode(await shown(f"http://{name}:{port}/", folder))

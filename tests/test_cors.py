@@ -33,7 +33,7 @@ KEYED = {"authorization": f"Bearer {CALLER_KEY}"}
 
 
 def shared(answer: httpx.Response) -> dict[str, str]:
-    """What the answer says of who may read it."""
+    """The headers of the answer that say which pages may read it."""
     return {
         name: value for name, value in answer.headers.items() if name.startswith("access-control-") or name == "vary"
     }

@@ -660,7 +660,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_a_process_without_descriptors_says_so(name: str, host: str, upstream: ScriptedUpstream) -> None:
-    """Whether it cannot connect, or not even find the address."""
+    """It cannot connect, or not even find the address."""
     upstream.plays(raw(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}"))
     words = [sys.executable, "-c", WITHOUT_DESCRIPTORS, name, upstream.url.replace("127.0.0.1", host)]
     done = await asyncio.to_thread(subprocess.run, words, capture_output=True, text=True, timeout=PATIENCE)

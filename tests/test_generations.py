@@ -112,7 +112,7 @@ async def test_a_key_that_works_again_serves_those_in_line_in_each_configuration
 async def test_a_key_that_is_refused_once_more_is_so_for_those_in_line_in_each_configuration(
     upstream: ScriptedUpstream,
 ) -> None:
-    """What has become of the call that tried it is told to them; none of them tries it too."""
+    """The outcome of the call that tried it is told to them; none of them tries it too."""
     tried = asyncio.Event()
     refuses = replies({"detail": "Invalid API key"}, 401)
     upstream.plays(refuses, held(tried, refuses))

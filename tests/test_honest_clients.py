@@ -112,7 +112,7 @@ async def test_offers_are_ignored_of_requests_without_a_body(gateway: RunningGat
 
 
 async def test_an_offer_beside_close_or_in_http_1_0(gateway: RunningGateway, upstream: ScriptedUpstream) -> None:
-    """What comes behind is no request any more."""
+    """The bytes behind it are no request any more."""
     upstream.plays(replies(VECTORS))
     closing = posted(b"connection: close, upgrade", b"upgrade: h2c", LENGTH)
     old = posted(b"connection: upgrade", b"upgrade: h2c", LENGTH, version=b"1.0")
@@ -137,7 +137,7 @@ REFUSED = {name: case for name, case in SMUGGLING.items() if b" HTTP/1.1\r\nhost
 async def test_an_offer_hides_no_request(
     request_: bytes, message: str, gateway: RunningGateway, upstream: ScriptedUpstream
 ) -> None:
-    """What is refused without an offer is refused with one."""
+    """A request that is refused without an offer is refused with one."""
     upstream.plays(replies(VECTORS))
     offered = request_.replace(b"host: localhost\r\n", b"host: localhost\r\n" + b"\r\n".join(H2C) + b"\r\n", 1)
     assert_refused(await sent(gateway, offered + HIDDEN, HIDDEN), "400 Bad Request", "invalid_request", message)

@@ -1,4 +1,4 @@
-"""Who may call."""
+"""Callers and their keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is mounted into a container: a folder shows a file that an editor has replaced, a single file does not."""
+"""Mounts in a container: a folder shows a file that an editor has replaced, a single file does not."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def having(option: str) -> str:
 
 
 def base(endpoint: EndpointName, model: str, jina: bool) -> Json:
-    """What the upstream is sent for the smallest call."""
+    """The body that the upstream is sent for the smallest call."""
     own: dict[EndpointName, tuple[Json, Json]] = {
         "embeddings": ({}, {"encoding_format": "float"}),
         "rerank": ({"return_documents": False}, {}),

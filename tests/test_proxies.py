@@ -87,7 +87,7 @@ async def logged(running: Program, words: str) -> None:
 
 
 async def check(running: Program, **variables: str) -> str:
-    """What `torii check --live` prints of the same configuration."""
+    """The output of `torii check --live` for the same configuration."""
     done = await asyncio.to_thread(torii, "check", "--live", cwd=running.folder, **variables)
     assert done.stderr == ""
     return done.stdout

@@ -65,7 +65,7 @@ def mistakes(path: Path | None = None, **overrides: Any) -> list[str]:
 
 
 def short(lines: list[str]) -> list[str]:
-    """Where only the nearest of many settings are named, the first of them stands for all; the rest has to add up."""
+    """Only the nearest of many settings are named; the first of them stands for all, and the rest has to add up."""
     more = len(Settings.model_fields) - NEAREST
     cut = re.compile(rf"Allowed: (\w+)(, \w+){{{NEAREST - 1}}} and {more} more, see docs/configuration\.md$")
     return [cut.sub(r"Allowed: \1, ...", line) for line in lines]

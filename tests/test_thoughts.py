@@ -53,7 +53,7 @@ class Run:
 
     @property
     def typed(self) -> list[str]:
-        """What was typed out, with the space that the server puts behind every thought."""
+        """The text typed out, with the space that the server puts behind every thought."""
         pieces = [piece for thought in self.thoughts for piece in typed_out(thought + " ")]
         last = typed_out(self.thoughts[-1] + " ")
         return pieces if self.again is None else pieces[: len(pieces) - len(last) + self.again % len(last)]
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def readings(self) -> list[str]:
-        """What may have been thought, by all that the stream tells: of the thought that came whole, a start may be the
+        """All that may have been thought, by what the stream tells: of the thought that came whole, a start may be the
         end of what was typed, or nothing. The shortest first. A word and a space may be a piece of a relay; so one
         that was typed out with its space was thought twice."""
         typed, whole = "".join(self.typed), self.whole

@@ -19,7 +19,7 @@ NO_VECTOR = "an item without a vector"
 
 
 async def answer(upstream: ScriptedUpstream, encoding: str, items: list[bytes], **options: Any) -> httpx.Response:
-    """What a caller is told where ``items`` are the fields of each, beside its index."""
+    """The body that a caller gets if ``items`` are the fields of each vector, beside its index."""
     data = b",".join(b'{"object":"embedding","index":%d,%b}' % each for each in enumerate(items))
     upstream.plays(replies(b'{"object":"list","model":"m","data":[%b],"usage":{"total_tokens":2}}' % data))
     body = {"model": "jina-embeddings-v3", "input": ["a", "b"][: len(items)], "encoding_format": encoding, **options}

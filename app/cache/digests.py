@@ -1,4 +1,4 @@
-"""What a call asks for at a target, as digests: equal keys, equal answers.
+"""Cache keys: digests of what a call asks a target for. Equal keys have equal answers.
 
 In a key is all that is sent, and where to: the URL, the upstream's name of the model, every field of the body, the
 input. So a default that is written out and one that is left out are two keys, and a field of tomorrow is in the key
@@ -82,7 +82,7 @@ def _has_pdf(inputs: list[Any]) -> bool:
 
 
 def _apart(options: Json) -> bool:
-    """Whether no input can depend on another. A list among the options may have a value for each input."""
+    """True if no input can depend on another. A list among the options may have a value for each input."""
     return all(
         (name in OF_ONE_INPUT and not isinstance(value, list | dict)) or (name == "late_chunking" and not value)
         for name, value in options.items()

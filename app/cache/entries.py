@@ -1,4 +1,4 @@
-"""What is kept under a key: a canonical answer of its own, as bytes, with nothing of what was asked in it.
+"""Cache entries: a canonical answer as bytes, with nothing of the request in it.
 
 An answer's values stay the bytes that the upstream wrote, so what is made of them, in any encoding, is what would
 have been made of a new answer. What a store gives back may have been written by another version or another program,

@@ -44,7 +44,7 @@ class Store(Protocol):
 
 
 class Tiers:
-    """What is kept, for one cache or several at the same time: closed with the last of them.
+    """The tiers of one cache, or of several at the same time; closed with the last of them.
 
     ``places`` are those of which anything was kept in memory, by upstream and model.
     """
@@ -183,7 +183,7 @@ class Lookup:
         return replace(outcome, body=render(outcome.reply))
 
     def missing(self) -> tuple[int, int]:
-        """How many inputs are still to be asked for, and of how many; one of one where nothing was looked for."""
+        """The number of inputs still to be asked for, and of all inputs; (1, 1) if nothing was looked for."""
         found = next(iter(self._found.values()), None)
         return (len(found.missing), len(found.keys)) if found and found.keys else (1, 1)
 
@@ -200,7 +200,7 @@ class Lookup:
         return outcome
 
     def _free(self, outcome: Outcome) -> Outcome:
-        """What was not paid for by this call."""
+        """Books the answer as one that this call did not pay for."""
         self._record.cache = outcome.state
         self._record.free = outcome.reply["usage"]
         return outcome
@@ -246,7 +246,7 @@ class Lookup:
 
 
 async def _begun(begin: Begin[Outcome], record: Record) -> Outcome:
-    """What is stale is found so once at each target: then nothing is at hand there any more."""
+    """Begins the call anew if entries at the target are stale, which happens once: nothing is at hand after that."""
     while True:
         try:
             return await begin(record)
@@ -259,5 +259,5 @@ def _place(target: Target) -> tuple[str, str]:
 
 
 def _is_pure(call: Call) -> bool:
-    """Whether it has the same answer every time."""
+    """True if the call has the same answer every time."""
     return isinstance(call, EmbeddingsCall | RerankCall)

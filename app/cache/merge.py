@@ -42,7 +42,7 @@ class Outcome(Value, frozen=True):
 
 
 class Stale(Exception):
-    """What is at hand does not go with what has come for the rest, and was forgotten: all of the call is to be asked
+    """The entries at hand do not fit the answer for the rest, and were forgotten: all of the call is to be asked
     for."""
 
 
@@ -78,7 +78,7 @@ class Found:
         return replace(self.call, body={**self.call.body, "input": [inputs[place] for place in self.missing]})
 
     def forget(self) -> None:
-        """What is at hand is of no use."""
+        """Forgets the entries at hand: they are of no use."""
         self.entries = {}
         self.missing = _missing(self.keys, {})
 

@@ -31,7 +31,7 @@ class Flight(Generic[T]):
 
     @property
     def open(self) -> bool:
-        """Whether others may join: not one that was given up, though it may be there still."""
+        """True if others may join; false for a flight that was given up, though it may be there still."""
         return self.record.presence.awaited > 0 and not self.record.presence.over
 
     async def lead(self, begin: Begin[T]) -> T:
@@ -90,7 +90,7 @@ class Flights(Generic[T]):
         return len(self._open)
 
     def waiting(self) -> int:
-        """How many wait, for all of them together."""
+        """The number of those who wait, for all flights together."""
         return sum(flight.record.presence.awaited for flight in self._open.values())
 
     async def join(self, key: Hashable, record: Record, begin: Begin[T]) -> tuple[T, bool]:

@@ -125,7 +125,7 @@ class Database:
                 self._commit(batch)
 
     def _batch(self) -> list[Statement]:
-        """What waits, once something does."""
+        """All that waits, as soon as there is something."""
         batch: list[Statement] = []
         try:
             item = self._queue.get()

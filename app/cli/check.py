@@ -56,7 +56,7 @@ class Outcome:
     words: str
 
 
-async def run(settings: Settings, routes: RouteTable) -> list[Outcome]:
+async def live_calls(settings: Settings, routes: RouteTable) -> list[Outcome]:
     """An outcome for each key of the upstreams that are used, all called at once."""
     client = build_client(settings, seconds=SECONDS)
     check = _Check(settings, routes, client)
@@ -97,7 +97,7 @@ class _Check:
         return advice.format(name=name, url=url, key=self._place(name, number))
 
     def _place(self, upstream: str, number: int) -> str:
-        """Where the key can be set, by what that is called."""
+        """The setting of the key; for the first one, the variables that set it too."""
         given = self.settings.upstreams[upstream]
         if given.api_key is None or number > 0:
             written = [index for index, key in enumerate(given.api_keys) if key.key]

@@ -82,7 +82,7 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
     from ..server.reload import Origin
     from ..server.runfile import opened
     from ..server.server import listen
-    from . import tables as report
+    from . import tables
 
     # tiktoken would copy its vocabulary into the folder for temporary files, and fail where none can be written.
     if "TIKTOKEN_CACHE_DIR" not in os.environ:
@@ -101,7 +101,7 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
         database, ledger = _ledger(resolved, closing)
         port = sockets[0].getsockname()[1]
         runfile = closing.enter_context(opened(port))
-        began = report.started(resolved, port, key, ledger) + "\n"
+        began = tables.started(resolved, port, key, ledger) + "\n"
         return workers.serve(origin, sockets, runfile, database, lambda: print(began, file=sys.stderr))
 
 
@@ -177,19 +177,19 @@ def check(config: Path | None, live: bool) -> None:
       torii check --config config.yaml --live
     """
     from ..gateway.build import build_routes
-    from . import tables as report
+    from . import tables
 
     settings = load(config, keyless=True)
     with _stand_ins(settings) as resolved:
         shown, without = _shown(resolved)
         routes = build_routes(shown)
         parts = [
-            report.origin(config),
-            report.upstreams(resolved),
+            tables.origin(config),
+            tables.upstreams(resolved),
             *without,
-            report.routes(routes),
-            f"{report.unknown_models(shown)}\nCallers: {report.callers(resolved)}.",
-            *(f"Note: {note}" for note in [*_port_taken(settings), *report.notes(resolved)]),
+            tables.routes(routes),
+            f"{tables.unknown_models(shown)}\nCallers: {tables.callers(resolved)}.",
+            *(f"Note: {note}" for note in [*_port_taken(settings), *tables.notes(resolved)]),
         ]
         click.echo("\n\n".join(parts))
         if live and not _all_answer(resolved, routes):
@@ -225,12 +225,12 @@ def _all_answer(settings: Settings, routes: RouteTable) -> bool:
     """Prints what one call with each key came to."""
     import asyncio
 
-    from . import check as live
-    from . import columns as table
+    from .check import live_calls
+    from .columns import table
 
-    outcomes = asyncio.run(live.run(settings, routes))
+    outcomes = asyncio.run(live_calls(settings, routes))
     rows = [(outcome.upstream, outcome.key, outcome.words) for outcome in outcomes]
-    click.echo("\n" + table.table(("UPSTREAM", "KEY", "LIVE CALL"), rows))
+    click.echo("\n" + table(("UPSTREAM", "KEY", "LIVE CALL"), rows))
     return bool(outcomes) and all(outcome.ok for outcome in outcomes)
 
 
@@ -248,7 +248,7 @@ def models(config: Path | None, as_json: bool) -> None:
     import msgspec
 
     from ..gateway.build import build_routes
-    from . import tables as report
+    from . import tables
 
     with _stand_ins(load(config, keyless=True)) as resolved:
         shown, without = _shown(resolved)
@@ -257,7 +257,7 @@ def models(config: Path | None, as_json: bool) -> None:
         click.echo("".join(without), err=True, nl=bool(without))
         click.echo(msgspec.json.format(msgspec.json.encode({"object": "list", "data": listed}), indent=2))
     else:
-        click.echo("\n\n".join([*without, report.models(listed), report.unknown_models(shown)]))
+        click.echo("\n\n".join([*without, tables.models(listed), tables.unknown_models(shown)]))
 
 
 @contextmanager

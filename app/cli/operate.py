@@ -66,21 +66,21 @@ def _usage(path: Path, most: int | None, as_json: bool, **asked: Any) -> str:
 
     from ..storage import store
     from ..usage import ledger
-    from . import tables as report
+    from . import tables
 
     read, period = partial(store.read, path), ledger.Period(_time("since", asked), _time("until", asked))
     by = _groups(asked["by"])
     if most:
         calls = ledger.calls(read, period, most)
         answer: Any = {"calls": calls}
-        text = report.calls(calls)
+        text = tables.calls(calls)
     else:
         groups, (total,) = ledger.totals(read, period, by), ledger.totals(read, period)
         answer = {"groups": groups, "total": total}
-        text = report.usage(groups, total, by)
+        text = tables.usage(groups, total, by)
     if as_json:
         return msgspec.json.format(msgspec.json.encode(answer), indent=2).decode()
-    return text or report.no_calls(ledger.first(read))
+    return text or tables.no_calls(ledger.first(read))
 
 
 def _time(option: str, asked: dict[str, Any]) -> datetime | None:
@@ -176,19 +176,19 @@ def upstreams(config: Path | None, host: str | None, port: int | None, as_json: 
     """
     import msgspec
 
-    from . import tables as report
+    from . import tables
 
     settings = load(config, serving=False, host=host, port=port)
     if settings.operator_key is None:
         raise Wrong(NO_OPERATOR)
-    url = report.address(settings.host, settings.port)
+    url = tables.address(settings.host, settings.port)
     status, body = _asked(url, "/admin/upstreams", settings.operator_key.get_secret_value())
     if status != 200:
         reason = OTHER_OPERATOR.get(status, "is that a gateway?")
         raise NotAlive(f"{url}/admin/upstreams answered {status}: {reason}")
     try:
         keys = msgspec.json.decode(body)["data"]
-        text = msgspec.json.format(body, indent=2).decode() if as_json else report.keys(keys)
+        text = msgspec.json.format(body, indent=2).decode() if as_json else tables.keys(keys)
     except (msgspec.DecodeError, KeyError, TypeError):
         raise NotAlive(f"{url}/admin/upstreams answered with something else: is that a gateway?") from None
     click.echo(text)

@@ -1,4 +1,4 @@
-"""What the commands have in common: options, mistakes that are told in words, the configuration."""
+"""Common parts of the commands: options, mistakes told in words, the configuration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ its_port_option = click.option("--port", type=int, metavar="NUMBER", help="Port 
 
 
 class Wrong(click.ClickException):
-    """What a person has to put right, in words."""
+    """A mistake that a person has to put right, in words."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""What the command line prints: the gateway that has started, its upstreams, its routes, its models. No secret."""
+"""Output of the commands: the gateway that has started, its upstreams, routes and models. No secret is in it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def address(host: str, port: int) -> str:
 
 
 def started(settings: Settings, port: int, key: str | None, ledger: str = "") -> str:
-    """What a person wants to know of a gateway that takes calls on ``port``; ``key`` was made for this run,
+    """The banner of a gateway that takes calls on ``port``; ``key`` was made for this run,
     ``ledger`` says where the books are."""
     url = address(settings.host, port)
     facts = [("Base URL", f"{url}/v1" + _elsewhere(settings)), ("Callers", callers(settings, key))]
@@ -126,7 +126,7 @@ def _targets(found: RouteTable, name: str) -> str:
 
 
 def models(listed: Iterable[Json]) -> str:
-    """What each model can do, and which other names they have."""
+    """The models, the options of each, and their other names."""
     listed = list(listed)
     known = {model["id"] for model in listed}
     aliases = [(model["id"], model["alias_of"]) for model in listed if model["alias_of"] in known]
@@ -147,7 +147,7 @@ def models(listed: Iterable[Json]) -> str:
 
 
 def keys(states: Iterable[Json]) -> str:
-    """How each key of a running gateway is, and under it what is spent of its limits."""
+    """The state of each key of a running gateway, with the part of its limits that is spent."""
     head = ("UPSTREAM", "KEY", "STATE", "AT WORK", "CALLS", "FAILED")
     rows, more = [], []
     for state in states:
@@ -186,14 +186,14 @@ def unknown_models(settings: Settings) -> str:
 
 
 def origin(config: Path | None) -> str:
-    """Where the settings come from: the file, and the names of the variables that are set."""
+    """The sources of the settings: the file, and the names of the variables that are set."""
     named = config or os.environ.get(CONFIG_VARIABLE) or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
     variables = _words(sorted(name for name in os.environ if _is_setting(name)))
     return f"Configuration: {named or 'no file'}; environment: {variables or 'nothing'}"
 
 
 def notes(settings: Settings) -> list[str]:
-    """What of the machine the settings leave unused, though it may have been meant."""
+    """Notes on parts of the machine that the settings leave unused, though they may have been meant."""
     places = {place(url) for upstream in settings.upstreams.values() if not upstream.proxy_url for url in upstream.urls}
     used = settings.proxy_from_environment
     names = {name for there in places if not loopback(there[0]) and (name := variable(there, os.environ))}
@@ -213,7 +213,7 @@ def _is_setting(variable: str) -> bool:
 
 
 def usage(groups: Sequence[Json], total: Json, by: Sequence[str]) -> str:
-    """What the calls of each group come to, and all of them; empty where there are none."""
+    """The totals of each group of calls, and of all; empty if there are none."""
     if not groups:
         return ""
     names = ("calls", "failed", "prompt_tokens", "completion_tokens", "total_tokens", "seconds")

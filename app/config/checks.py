@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Found = Iterator[tuple[Keys, str]]
 
 
-def of(settings: Settings, bad: set[str], checks: Checks) -> list[tuple[Keys, str]]:
+def contradictions(settings: Settings, bad: set[str], checks: Checks) -> list[tuple[Keys, str]]:
     """All that the checks find; without those that touch ``bad`` sections, of which nothing is known."""
     return [found for needs, check in checks if not bad & needs for found in check(settings)]
 

@@ -1,4 +1,4 @@
-"""What a setting may hold, and what is said of one that may not. Never with its value: a key may stand anywhere."""
+"""Types of settings, and messages for bad values. No message holds the value: a key may stand anywhere."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
 
-def file(path: Path) -> Source:
+def read_file(path: Path) -> Source:
     """The YAML of a configuration file, with ``${VAR}`` and ``${VAR:-default}`` filled in; ``$${`` is ``${``."""
     source = Source(str(path))
     try:

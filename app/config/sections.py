@@ -57,7 +57,7 @@ class CallerSettings(Section):
 
 
 class KeyLimits(Section):
-    """What a key may do at its provider; Torii waits rather than run into a 429. None is no limit."""
+    """Limits of a key at its provider; Torii waits rather than run into a 429. None is no limit."""
 
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
@@ -136,7 +136,7 @@ class UpstreamSettings(Section):
 
 
 class TargetSettings(Section):
-    """Where a model is to be had. ``model`` is its name there, where that is another one."""
+    """A target of a model. ``model`` is its name at the upstream, if that differs."""
 
     upstream: str
     model: Text | None = None
@@ -179,7 +179,7 @@ class ModelSettings(Section):
         return self
 
     def facts(self) -> Values:
-        """What is said here of the model, by the names of ``types.Model``."""
+        """The facts that are set for the model, by the names of ``types.Model``."""
         said = {name: getattr(self, name) for name in self.model_fields_set - {"alias_of", "targets", "on_disconnect"}}
         return {name: tuple(v) if isinstance(v, list) else v for name, v in said.items() if v is not None}
 
@@ -206,7 +206,7 @@ class TimeoutSettings(Section):
 
 
 class DisconnectSettings(Section):
-    """What becomes of a call whose caller leaves. ``seconds`` is for a drained one, ``calls`` for all that go on."""
+    """The policy for calls whose caller leaves. ``seconds`` is for a drained one, ``calls`` for all that go on."""
 
     policy: OnDisconnect = "cancel"
     seconds: Seconds = 30
@@ -220,13 +220,13 @@ class LedgerSettings(Section):
 
 
 class CorsSettings(Section):
-    """Which web pages may read the answers. ``*`` and ``null``: those of anyone, which an open gateway never allows."""
+    """Web pages that may read the answers. ``*`` and ``null`` are anyone's, which an open gateway never allows."""
 
     allowed_origins: PageOrigins = Field(default_factory=list)
 
 
 class CacheSettings(Section):
-    """Where answers are kept. ``memory_megabytes`` are in front of SQLite and Redis too, ``megabytes`` are those of
+    """The cache of answers. ``memory_megabytes`` are in front of SQLite and Redis too, ``megabytes`` are those of
     SQLite's file. ``per_caller``: nobody gets what another one has paid for."""
 
     store: Annotated[Literal["off", "memory", "sqlite", "redis"], BeforeValidator(switch)] = "memory"

@@ -22,9 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from . import checks as contradictions
-from . import file as configfile
-from . import sources as config
+from .checks import ALWAYS, AT_START, KEYED, Checks, contradictions
 from .fields import (
     AUTO,
     Authority,
@@ -44,6 +42,7 @@ from .fields import (
     number,
     spoken,
 )
+from .file import read_file
 from .sections import (
     CacheSettings,
     CallerSettings,
@@ -55,7 +54,22 @@ from .sections import (
     TimeoutSettings,
     UpstreamSettings,
 )
-from .sources import ConfigError, Keys, Mistake, Source, Values
+from .sources import (
+    CONFIG_VARIABLE,
+    PREFIX,
+    ConfigError,
+    Keys,
+    Mistake,
+    Source,
+    Values,
+    blame,
+    credentials,
+    dotted,
+    environment,
+    explain,
+    meant,
+    unknown_key,
+)
 
 __all__ = ["ConfigError", "Settings", "load", "validate_start"]
 
@@ -69,7 +83,7 @@ SELLERS = ("aihubmix", "openai")
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix=config.PREFIX,
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
         env_ignore_empty=True,
         extra="forbid",
@@ -170,12 +184,12 @@ class Settings(BaseSettings):
 
     @property
     def open(self) -> bool:
-        """Whether anyone who reaches the gateway may use it."""
+        """True if anyone who reaches the gateway may use it."""
         return not self.callers and self.caller_key is None
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine reaches the gateway."""
+        """True if only this machine reaches the gateway."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
@@ -194,12 +208,12 @@ def load(path: Path | None = None, *, serving: bool = True, keyless: bool = Fals
     lack of any key if it may be ``keyless``.
     """
     given = Source("command line", {name: value for name, value in overrides.items() if value is not None})
-    sources = [given, config.environment(Settings), *config.credentials()]
+    sources = [given, environment(Settings), *credentials()]
     files = list(_file(path))
     sources += [*files, _order(files)]
-    checks = contradictions.ALWAYS
+    checks = ALWAYS
     if serving:
-        checks += contradictions.AT_START + (() if keyless else contradictions.KEYED)
+        checks += AT_START + (() if keyless else KEYED)
     settings, mistakes = _validated(sources, checks, [mistake for file in files for mistake in _no_mappings(file)])
     if mistakes:
         raise ConfigError(mistakes)
@@ -208,20 +222,20 @@ def load(path: Path | None = None, *, serving: bool = True, keyless: bool = Fals
 
 def validate_start(settings: Settings) -> None:
     """Raises ConfigError where a gateway with these settings must not or cannot serve."""
-    found = contradictions.of(settings, set(), contradictions.AT_START + contradictions.KEYED)
-    if mistakes := [Mistake("", config.dotted(keys), what, keys) for keys, what in found]:
+    found = contradictions(settings, set(), AT_START + KEYED)
+    if mistakes := [Mistake("", dotted(keys), what, keys) for keys, what in found]:
         raise ConfigError(mistakes)
 
 
 def found(path: Path | None) -> Path | None:
     """The file that is read where ``path`` is given, or none."""
-    named = path or (Path(variable) if (variable := os.environ.get(config.CONFIG_VARIABLE)) else None)
+    named = path or (Path(variable) if (variable := os.environ.get(CONFIG_VARIABLE)) else None)
     return named or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
 
 
 def _file(path: Path | None) -> Iterator[Source]:
     if file := found(path):
-        yield configfile.file(file)
+        yield read_file(file)
 
 
 def _order(files: list[Source]) -> Source:
@@ -232,7 +246,7 @@ def _order(files: list[Source]) -> Source:
 
 
 def _no_mappings(file: Source) -> Iterator[Mistake]:
-    """What is written as something else, and would not be missed where a stronger source says a part of it."""
+    """Mistakes of sections that are no mapping: none would be missed if a stronger source says a part of it."""
     written: dict[Keys, tuple[Any, str]] = {
         (name,): (file.values[name], "names" if get_origin(field.annotation) is dict else "keys")
         for name, field in Settings.model_fields.items()
@@ -245,24 +259,22 @@ def _no_mappings(file: Source) -> Iterator[Mistake]:
             yield file.mistake(keys, f"must be a mapping of {of}")
 
 
-def _validated(
-    sources: list[Source], checks: contradictions.Checks, mistakes: list[Mistake]
-) -> tuple[Settings, list[Mistake]]:
+def _validated(sources: list[Source], checks: Checks, mistakes: list[Mistake]) -> tuple[Settings, list[Mistake]]:
     """The settings and all mistakes. What is wrong is left out, so that the rest is still looked at."""
     mistakes = mistakes + [mistake for source in sources for mistake in source.mistakes]
     values, unknown = _merged(sources)
-    found: list[tuple[Keys, str]] = [((name,), config.unknown_key(name, Settings.model_fields)) for name in unknown]
+    found: list[tuple[Keys, str]] = [((name,), unknown_key(name, Settings.model_fields)) for name in unknown]
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        found += config.explain(error, Settings)
+        found += explain(error, Settings)
     told = {mistake.keys for mistake in mistakes}
     bad = {str(keys[0]) for keys in told | {keys for keys, _ in found} if keys}
-    bad |= {near for name in unknown if (near := config.meant(name, Settings.model_fields))}  # what it may have said
+    bad |= {near for name in unknown if (near := meant(name, Settings.model_fields))}  # what it may have said
     settings = Settings(**{name: value for name, value in values.items() if name not in bad})
     if () not in told:
-        found += contradictions.of(settings, bad, checks)
-    return settings, mistakes + [config.blame(sources, keys, what) for keys, what in found if keys not in told]
+        found += contradictions(settings, bad, checks)
+    return settings, mistakes + [blame(sources, keys, what) for keys, what in found if keys not in told]
 
 
 def _merged(sources: Iterable[Source]) -> tuple[Values, list[str]]:

@@ -1,4 +1,4 @@
-"""Where settings come from, and the words for what is wrong with them.
+"""Sources of settings, and the messages for what is wrong in them.
 
     command line > environment > secret files > configuration file > built-in values
 
@@ -133,7 +133,7 @@ class Source:
         return Mistake(self.where, self.names.get(keys) or self.called(keys), what, keys, line)
 
     def depth(self, keys: Keys) -> int:
-        """How much of the path is set here."""
+        """The number of the path's leading keys that are set here."""
         value: Any = self.values
         for depth, key in enumerate(keys):
             try:
@@ -164,7 +164,7 @@ def unknown_key(name: object, allowed: Iterable[str]) -> str:
 
 
 def quoted(text: str) -> bool:
-    """Whether a pair of quotes is part of it, as where `docker run --env-file` reads NAME="value"."""
+    """True if a pair of quotes is part of the value, as `docker run --env-file` makes it of NAME="value"."""
     return len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
 
 

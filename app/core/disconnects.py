@@ -29,7 +29,7 @@ class CallerGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """What was said in general, of models by their ids and of callers by their names."""
+    """Policies for calls whose callers leave: the general one, those of models by id and those of callers by name."""
 
     general: OnDisconnect = "cancel"
     models: Mapping[str, OnDisconnect] = field(default_factory=dict)
@@ -40,11 +40,11 @@ class Policies:
 
 
 class Work(Protocol):
-    """What is done for a call."""
+    """Work for a call."""
 
     @property
     def at_work(self) -> Target | None:
-        """Who has a request of it, None while nobody has."""
+        """The target that has a request of the call; None while none has."""
 
 
 class Departures:
@@ -60,7 +60,7 @@ class Departures:
         self._total = total
 
     def admit(self, presence: Presence) -> tuple[OnDisconnect, float]:
-        """What becomes of a call whose caller has just left, and until when, by the monotonic clock."""
+        """The policy for a call whose caller has just left, and its deadline on the monotonic clock."""
         now = time.monotonic()
         policy: OnDisconnect = "cancel"
         if presence.target is not None and len(self.going_on) < self._calls:
@@ -72,7 +72,7 @@ class Departures:
 
 
 class Presence:
-    """Whether the caller of one call is still there, or another who waits for the same answer.
+    """Presence of the caller of one call, and of others who wait for the same answer.
 
     ``work`` is what is done for the call; ``task`` what is cancelled when the call has to end.
     ``left``: he has; ``gone``: and nothing is done for him any more. ``over``: nobody wanted the answer when more was
@@ -101,7 +101,7 @@ class Presence:
 
     @property
     def target(self) -> Target | None:
-        """Who is at work for the caller, None while nobody is."""
+        """The target at work for the caller; None while none is."""
         if self._ahead is not None:
             return self._ahead.target
         return self.work.at_work if self.work is not None else None
@@ -122,17 +122,17 @@ class Presence:
 
     @property
     def awaited(self) -> int:
-        """How many there are for whom something is done."""
+        """The number of callers for whom something is done."""
         return len(self._company) + (not self.gone)
 
     @property
     def deserted(self) -> bool:
-        """Whether all have left, be it that something is done for them still."""
+        """True if all have left, even if something is still done for them."""
         return self.left and all(other.left for other in self._company)
 
     @property
     def wants(self) -> bool:
-        """Whether more may be asked for him, or for the others."""
+        """True if more may be asked for the caller, or for the others."""
         if not self.left or (self._policy == "detach" and not self.gone):
             return True
         return any(other.wants for other in self._company)
@@ -160,7 +160,7 @@ class Presence:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._cancel)
 
     def ended(self) -> Exception:
-        """What a cancellation means: CallerGone where it came from here, Unavailable where it is the server's. One that
+        """The error for a cancellation: CallerGone if it came from here, Unavailable if it is the server's. One that
         was not of this task is a failure of something that it waited for, and is none of the caller's."""
         if self._task is not None:
             if not self._task.cancelling():

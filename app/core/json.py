@@ -83,7 +83,7 @@ def decode_strict(data: bytes) -> Any:
 
 
 def _members(tree: Any) -> int:
-    """How many keys there are in all objects of ``tree``. Raises Malformed for what is over the limits."""
+    """The number of keys in all objects of ``tree``. Raises Malformed for what is over the limits."""
     members = 0
     level = [tree]
     for _ in range(DEPTH_LIMIT + 1):
@@ -114,7 +114,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> None:
 
 
 def _fault(data: bytes) -> Malformed:
-    """Why it could not be read, and the byte at which that shows, counted from 0."""
+    """The error for JSON that could not be read, with the offset of the byte at which that shows."""
     if not data.strip():
         return Malformed("it is empty")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:2]:

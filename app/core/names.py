@@ -1,4 +1,4 @@
-"""What a caller named: how it is shown, which known names are nearest, which values would have been right."""
+"""Names that callers give: how one is shown, the nearest known names, the values that would have been right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which names and which web pages an open gateway answers to.
+"""The host names and the web pages that an open gateway answers.
 
 A browser carries any page's request to 127.0.0.1, and a page whose name is rebound to 127.0.0.1 even reads the answer.
 No page can forge three headers of such a request: Host, Origin (WHATWG Fetch) and Sec-Fetch-Site (W3C Fetch Metadata).
@@ -41,19 +41,19 @@ class Place(NamedTuple):
 
 
 def place(authority: bytes) -> Place | None:
-    """What a Host header names, without the dot at its end. None where it is malformed."""
+    """The host and the port of a Host header, without the dot at its end. None if it is malformed."""
     found = _HOST.fullmatch(authority.lower())
     return Place(found[1], found[2]) if found else None
 
 
 def of_the_web(origin: bytes) -> bool:
-    """Whether a web page may have such an origin. An extension or a desktop application has a scheme of its own."""
+    """True if a web page may have such an origin. An extension or a desktop application has a scheme of its own."""
     found = _ORIGIN.fullmatch(origin)
     return found is None or found[1].lower() in _PORTS
 
 
 def same(origin: bytes, host: bytes) -> bool:
-    """Whether ``origin`` is that of what ``host`` serves. A port that is not written is that of the origin's scheme."""
+    """True if ``origin`` is that of what ``host`` serves. A missing port is that of the origin's scheme."""
     found = _ORIGIN.fullmatch(origin)
     if found is None or (default := _PORTS.get(found[1].lower())) is None:
         return False
@@ -128,7 +128,7 @@ def _known(exact: Collection[bytes], below: tuple[bytes, ...], host: bytes) -> b
 
 
 def _is_address(host: bytes) -> bool:
-    """Whether it is an IP address, which no name server can turn into another one."""
+    """True if the host is an IP address, which no name server can turn into another one."""
     try:
         if host.startswith(b"["):
             ipaddress.IPv6Address(host[1:-1].decode())

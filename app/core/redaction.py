@@ -1,4 +1,4 @@
-"""What must not be seen by callers or in logs, taken out of a text."""
+"""Redaction: secrets and hosts are taken out of texts for callers and logs."""
 
 from __future__ import annotations
 

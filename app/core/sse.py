@@ -67,7 +67,7 @@ class Decoder:
         return events
 
     def end(self) -> list[ServerEvent]:
-        """What is pending when the upstream closes: an event without its blank line still counts."""
+        """The event that is pending when the upstream closes: it counts without its blank line too."""
         events: list[ServerEvent] = []
         if self._pieces:
             self._line(b"".join(self._pieces), events)

@@ -1,4 +1,4 @@
-"""What goes out on a connection, a turn of the event loop at a time."""
+"""Writes on a connection, gathered for a turn of the event loop."""
 
 from __future__ import annotations
 

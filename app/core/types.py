@@ -26,7 +26,7 @@ OnDisconnect = Literal["cancel", "drain", "detach"]
 
 
 class Value(msgspec.Struct, frozen=True):
-    """What is made for each call: a frozen dataclass takes ten times as long to make. ``hidden`` is in no repr."""
+    """A value that is made for each call: a frozen dataclass takes ten times as long. ``hidden`` is in no repr."""
 
     hidden: ClassVar[tuple[str, ...]] = ()
 
@@ -85,7 +85,7 @@ class ChatCall(Call, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """What the catalogue knows of a model. ``None`` and ``()`` mean unknown or not limited.
+    """The catalogue's entry of a model. ``None`` and ``()`` mean unknown or not limited.
 
     ``dimensions`` is the size of a full vector, ``dimensions_allowed`` the values that
     the ``dimensions`` option may take where only certain ones are possible,
@@ -155,7 +155,7 @@ class Route:
 
 
 class Request(Value, frozen=True):
-    """What goes on the wire: always a POST of JSON. The key is in ``headers``, so no repr of them.
+    """A request to an upstream: always a POST of JSON. The key is in ``headers``, so no repr of them.
 
     ``once``: it will not be sent again, whatever comes of it, so it is not put where it may get lost: it has a new
     connection. Any other may ride a kept one, and be sent once more over a new one where that was just being closed.
@@ -293,13 +293,13 @@ class Upstream(Protocol):
         """The call in the provider's form. Raises InvalidRequest for what the provider cannot do."""
 
     def url(self, call: Call, target: Target) -> str:
-        """Where the request goes."""
+        """The URL of the request."""
 
     def body(self, call: Call, target: Target) -> Json:
-        """What it says, without the model."""
+        """The body of the request, without the model."""
 
     def streams(self, call: Call, target: Target) -> bool:
-        """Whether the upstream is asked to stream; DeepSearch is, even for a caller who does not."""
+        """True if the upstream is asked to stream; DeepSearch is, even for a caller who does not."""
 
     def reply(self, call: Call, target: Target, body: bytes, status: int = 200) -> Json:
         """The canonical answer out of a body that came with a ``status`` of success. Raises UpstreamError for an error
@@ -308,4 +308,4 @@ class Upstream(Protocol):
     def fold(self, call: Call, target: Target, status: int = 200) -> Fold: ...
 
     def error(self, call: Call, target: Target, reply: Reply) -> Exception:
-        """What a status of 300 or more means, as one of ``errors``; not raised here."""
+        """The error for a status of 300 or more, one of ``errors``; not raised here."""

@@ -56,7 +56,7 @@ def tokens(call: Call, usage: Any, written: int) -> Tokens:
 
 
 def counts(said: Any) -> Json:
-    """What of an upstream's usage are counts, and what is in an object of its own; empty where there is none."""
+    """The counts in an upstream's usage, those in objects of their own too; empty if there are none."""
     usage = said if isinstance(said, dict) else {}
     return {name: value for name, value in usage.items() if _count(value) is not None or isinstance(value, dict)}
 
@@ -85,7 +85,7 @@ def seen(events: Iterable[Event]) -> int:
 
 
 def counted(usage: Json | None) -> bool:
-    """Whether the upstream has counted what it wrote."""
+    """True if the upstream has counted what it wrote."""
     return usage is not None and _count(usage.get("completion_tokens")) is not None
 
 
@@ -108,7 +108,7 @@ def size(value: Any) -> int:
 
 
 def _is_file(text: str) -> bool:
-    """Whether it is an address, or a file's bytes as text."""
+    """True if the input is an address, or a file's bytes as text."""
     return (text.startswith(_FILES) or len(text) > _LONGEST_WORD) and " " not in text and text.isascii()
 
 
@@ -128,7 +128,7 @@ def _read(call: Call) -> list[Any]:
 
 
 def _rest(total: int | None, other: int | None, estimate: int) -> int:
-    """What the total leaves beside the other count; the estimate, where one of the two is not known."""
+    """The total less the other count; the estimate if one of the two is not known."""
     if total is None:
         return estimate
     return min(estimate, total) if other is None else max(total - other, 0)

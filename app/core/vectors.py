@@ -60,7 +60,7 @@ class Vector:
 
     @property
     def writable(self) -> bool:
-        """Whether it can be written in the encoding for which it was read."""
+        """True if the vector can be written in the encoding for which it was read."""
         return self._encoding is not None
 
     def encoded(self, encoding: Encoding) -> Any:
@@ -131,7 +131,7 @@ def _is_structured(vector: bytes) -> bool:
 
 
 def _counted(vector: bytes) -> int:
-    """How many numbers it has; 0 where a look does not show that it is all numbers that a float holds."""
+    """The number of its numbers; 0 if a look does not show that all are numbers that a float holds."""
     numbers = vector.count(b",") + 1
     if not 2 * numbers < len(vector) < WIDEST * numbers or b"E" in vector or b"n" in vector:
         return 0

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from ..core import json as jsontext
 from ..core.errors import InvalidRequest, UpstreamFailed
+from ..core.json import encode as encode_json
 from ..core.names import not_one_of
 from ..core.sse import DONE, encode
 from ..core.types import (
@@ -112,7 +112,7 @@ class Writer:
         chunks: list[bytes] = []
         for event in events:
             if isinstance(event, Chunk):
-                chunks.append(encode(jsontext.encode({**event.body, "model": self._call.model})))
+                chunks.append(encode(encode_json({**event.body, "model": self._call.model})))
             else:
                 if not self._same:
                     chunks.append(self._begin(event))
@@ -146,7 +146,7 @@ class Writer:
         return self._delta({"role": "assistant", "content": ""})
 
     def _deltas(self, event: Event) -> list[Json]:
-        """What the event says by itself; some only say what is to be said later."""
+        """The deltas of the event itself; some events only add to later ones."""
         if isinstance(event, Text):
             return [delta for text in pieces(event.text, self._piece) for delta in self._voice.deltas(Text(text))]
         if isinstance(event, Usage):
@@ -169,7 +169,7 @@ class Writer:
 
 
 class Voice:
-    """Where thoughts, answers, steps and citations go in a delta, by the reasoning mode.
+    """The fields of a delta for thoughts, answers, steps and citations, by the reasoning mode.
 
     think_tags puts the thinking into the content, so the citations' indexes move by its length.
     """
@@ -277,7 +277,7 @@ def pieces(text: str, length: int) -> Iterator[str]:
 
 
 def _joins(text: str, place: int) -> bool:
-    """Whether the characters before and at ``place`` belong together on the screen."""
+    """True if the characters before and at ``place`` belong together on the screen."""
     after, before = text[place], text[place - 1]
     return (
         unicodedata.combining(after) != 0

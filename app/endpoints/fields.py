@@ -1,4 +1,4 @@
-"""What every endpoint does with the fields of a body before it looks at its own."""
+"""Fields of a body that all endpoints have, read before each reads its own."""
 
 from __future__ import annotations
 

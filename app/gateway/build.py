@@ -121,7 +121,7 @@ def build_keys(settings: Settings, upstream: str, share: Share = WHOLE) -> list[
 
 
 def go_on(new: Settings, pools: Mapping[str, Pool], old: Settings, before: Mapping[str, Pool]) -> None:
-    """What is known of an upstream's keys stays known where it still is the same place."""
+    """Hands on the state of an upstream's keys if the upstream still is the same place."""
     for name, pool in pools.items():
         if name in before and _place(new.upstreams[name]) == _place(old.upstreams[name]):
             pool.take_over(before[name])
@@ -163,7 +163,7 @@ def build_proxies(settings: Settings) -> dict[Place, Proxy]:
 
 
 class Shelf:
-    """What the cache keeps, from one configuration to the next: laid out anew only where it is said to be elsewhere
+    """The tiers of the cache, from one configuration to the next: made anew only if they are set to be elsewhere
     or of another size."""
 
     def __init__(self) -> None:
@@ -204,7 +204,7 @@ def build_cors(settings: Settings) -> Cors:
 
 
 def build_guard(settings: Settings, pages: Collection[str]) -> Guard | None:
-    """What keeps web pages away from an open gateway; None where there are callers. Links may lead to ``pages``."""
+    """The guard of an open gateway against web pages; None if there are callers. Links may lead to ``pages``."""
     if not settings.open:
         return None
     machine = socket.gethostname().lower()
@@ -214,7 +214,7 @@ def build_guard(settings: Settings, pages: Collection[str]) -> Guard | None:
 
 
 def build_departures(settings: Settings) -> Departures:
-    """What becomes of the calls whose callers leave."""
+    """The policies for calls whose callers leave."""
     models = {name: model.on_disconnect for name, model in settings.models.items() if model and model.on_disconnect}
     callers = {caller.name: caller.on_disconnect for caller in settings.callers if caller.on_disconnect}
     limits = settings.disconnect
@@ -227,7 +227,7 @@ def build_departures(settings: Settings) -> Departures:
 
 
 def ledger_file(settings: Settings) -> Path | None:
-    """Where the ledger is, or would be; None where it is off, or where no folder for it is known."""
+    """The ledger's file, also if it does not exist yet; None if the ledger is off, or no folder for it is known."""
     path = settings.ledger.path
     if path != AUTO:
         return None if path == OFF else Path(path).expanduser()
@@ -326,7 +326,7 @@ def _route(name: str, settings: ModelSettings, accounts: Mapping[str, Account | 
 
 
 def _base(name: str, names: list[str]) -> Model:
-    """What is known of a model by its own name or by its names at the upstreams."""
+    """The catalogue's entry of a model, by its own name or by its names at the upstreams."""
     entries = [entry for there in (name, *names) if (entry := known(there))]
     return replace(entries[0].model, id=name) if entries else unlisted(name)
 

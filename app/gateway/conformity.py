@@ -49,7 +49,7 @@ async def usable(schema: Json, field: str) -> None:
 
 
 async def misfit(schema: Json, answer: str) -> str | None:
-    """Why the answer is not JSON of this schema, as the end of a sentence; None if it is."""
+    """The reason why the answer is not JSON of this schema, as the end of a sentence; None if it is."""
     text = answer.encode("utf-8", "replace")
     try:
         decode(text)

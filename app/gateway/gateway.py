@@ -115,7 +115,7 @@ class Gateway:
         self._meter.settle(record, failure.status, failure)
 
     def envelope(self, error: ToriiError) -> Json:
-        """What a caller is told of an error: no key and no upstream host in any field; an answer as it is."""
+        """The error object for a caller: no key and no upstream host in any field; an answer as it is."""
         envelope = error.envelope()
         own = {k: part and self._message(part) for k, part in envelope["error"].items() if k != "upstream_text"}
         return {**envelope, "error": {**envelope["error"], **own}, "detail": own["message"]}
@@ -195,5 +195,5 @@ class Gateway:
 
 
 def provenance(target: Target) -> dict[str, str]:
-    """Which upstream answered, and as what."""
+    """Headers that name the upstream that answered, and its model."""
     return {"x-torii-upstream": target.upstream.name, "x-torii-upstream-model": target.name}

@@ -35,7 +35,7 @@ class Source:
     lease: Lease
 
     def judge(self, failure: ToriiError | None = None) -> None:
-        """What became of a call that was handed on before anything was said. Failures of our own blame nobody."""
+        """Tells the key the outcome of a call that was handed on with nothing said. Our own failures blame nobody."""
         lease = self.lease
         pending, lease.pending = lease.pending, False
         if pending and failure is None:
@@ -123,7 +123,7 @@ async def begin(stream: Stream, fold: Fold, record: Record, lease: Lease, second
 async def translate(
     stream: Stream, fold: Fold, record: Record, look: float = math.inf
 ) -> AsyncGenerator[list[Event], None]:
-    """What each piece means; raises where the stream fails, stops short or is too large. ``record`` sees it all.
+    """The events of each piece; raises if the stream fails, stops short or is too large. ``record`` sees them all.
 
     Nothing is given before something is said. Where that is not by the time ``look`` (monotonic clock), what has come
     is given then, be it nothing, and the next when something is said.
@@ -163,7 +163,7 @@ async def translate(
 
 
 def says_something(events: Iterable[Event]) -> bool:
-    """Whether there is more in them than that a stream begins: its own facts, the role of who speaks."""
+    """True if the events hold more than the start of a stream: its own facts, the role of who speaks."""
     return any(
         not isinstance(event, Head) and not (isinstance(event, Chunk) and _hollow(event.body)) for event in events
     )
@@ -195,7 +195,7 @@ class Garbled(UpstreamBroken):
 
 
 def fold_all(fold: Fold, arrived: list[ServerEvent]) -> tuple[list[Event], ToriiError | None]:
-    """What the events mean, up to the first that fails, and that failure."""
+    """The fold of the events, up to the first that fails, and that failure."""
     events: list[Event] = []
     try:
         for data, name in arrived:

@@ -1,4 +1,4 @@
-"""Whether an upstream keeps failing, so that others are asked before it.
+"""Circuit breaker: an upstream that keeps failing is asked after the others.
 
 After BREAK_AFTER failures in a row it is asked last. BREAK_SECONDS later one call asks it first again,
 while the others go on passing it by: an answer ends it, a failure makes it another BREAK_SECONDS. That is
@@ -28,7 +28,7 @@ class Breaker:
 
     @property
     def last(self) -> bool:
-        """Whether others are asked first."""
+        """True if others are asked first."""
         return self.open and time.monotonic() < self._until
 
     def called(self, now: float) -> None:

@@ -1,4 +1,4 @@
-"""Which keys rest, kept in the database, so that a restart does not run into every refusal once more.
+"""Cooldowns of keys, kept in the database, so that a restart does not run into every refusal once more.
 
 A row for each key that rests. It has the key's fingerprint, never the key.
 """

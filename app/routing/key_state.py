@@ -84,7 +84,7 @@ class Seat:
         return now < self.rests_until
 
     def usable(self, now: float) -> bool:
-        """Whether a call may use it now, its limits aside."""
+        """True if a call may use the key now, its limits aside."""
         return not self.cause or (self.trial is None and now >= self.rests_until)
 
     def room(self, now: float, need: Need, hold: float = 0.0) -> float | None:
@@ -149,8 +149,8 @@ class Seat:
 
 
 def refused(seats: Sequence[Seat], upstream: str, failing: bool, seconds: float) -> UpstreamError:
-    """Why none of these keys can be used now. ``failing``: the upstream itself is; ``seconds`` are those to come back
-    after, at least."""
+    """The error if none of these keys can be used now. ``failing``: the upstream itself is; ``seconds`` is the least
+    time to come back after."""
     if all(seat.shut for seat in seats):
         return key_refused(upstream) if any(seat.cause == "refused" for seat in seats) else account_empty(upstream)
     if all(seat.cause for seat in seats):

@@ -1,4 +1,4 @@
-"""What a key may do at its provider within a minute, and what a call will take of that. Monotonic time."""
+"""Limits of a key at its provider within a minute, and a call's share of them. Monotonic time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GRAIN = 0.1  # seconds that are counted as one moment, the last of them, so that
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What a key may do. None is no limit. ``weight`` is its share of the load among the others."""
+    """The limits of a key. None is no limit. ``weight`` is its share of the load among the others."""
 
     requests: int | None = None
     tokens: int | None = None
@@ -49,7 +49,7 @@ class Need(Value, frozen=True):
         return cls(len(body) // 4, route.model.deepsearch)
 
     def parted(self, parts: int, missing: int, inputs: int, *, batch: bool) -> list[Need]:
-        """What the parts of a call need of whose ``inputs`` so many are ``missing``: the first counts all their tokens.
+        """The need of each part of a call that asks for ``missing`` of its ``inputs``: the first has all their tokens.
 
         Only a call without parts may go together with others, if ``batch`` allows it.
         """
@@ -84,7 +84,7 @@ class Window:
         self._binds = False
 
     def used(self, now: float) -> int:
-        """How much of the limit the last minute has taken."""
+        """The part of the limit that the last minute has taken."""
         while self._spent and self._spent[0].last <= now - KEPT:
             self._sum -= self._spent.popleft().amount
         return self._sum

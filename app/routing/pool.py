@@ -93,35 +93,35 @@ class Pool:
 
     @property
     def ready(self) -> bool:
-        """Whether the upstream is to be asked before others: it does not keep failing, and has a key that is usable."""
+        """True if the upstream is to be asked before others: it does not keep failing, and has a key that is usable."""
         if self.breaker.open and self.breaker.last:
             return False
         return not self.seats[0].cause or any(seat.usable(time.monotonic()) for seat in self.seats)
 
     def refusal(self, seat: Seat | None = None, seconds: float = 1.0) -> UpstreamError:
-        """Why a key, or any of the keys, cannot be used now. No upstream was asked for it."""
+        """The error if a key, or any of the keys, cannot be used now. No upstream was asked for it."""
         failure = refused([seat] if seat else self.seats, self.name, self.breaker.last, max(1.0, seconds))
         failure.asked = False
         failure.upstream = self.name
         return failure
 
     def until(self, need: Need) -> float:
-        """When the call's patience ends, by the monotonic clock."""
+        """The end of the call's patience, by the monotonic clock."""
         return need.since + self._patience
 
     def others(self, tried: Collection[str], need: Need | None = None) -> bool:
-        """Whether there is a key that is usable and was not tried; for a ``need``, one whose limits allow it now."""
+        """True if a key is usable and was not tried; for a ``need``, a key whose limits allow it now."""
         now = time.monotonic()
         seats = [seat for seat in self.seats if seat.usable(now) and seat.key.alias not in tried]
         return any(need is None or seat.room(now, need) == 0 for seat in seats)
 
     def patient(self, need: Need, seconds: float) -> bool:
-        """Whether the call may still wait so long."""
+        """True if the call may still wait so long."""
         return time.monotonic() + seconds <= self.until(need)
 
     @property
     def waiting(self) -> int:
-        """How many calls stand in line, alone or together."""
+        """The number of calls in line, alone or in batches."""
         return self.batching + sum(not waiter.need.batch for waiter in self._line)
 
     def leave(self, lease: Lease) -> None:
@@ -319,7 +319,7 @@ class Pool:
             self._remember(Rest(self.name, fingerprint(self.name, seat.key), seat.key.alias, seat.cause, until))
 
     def recall(self, rests: Iterable[Rest]) -> None:
-        """What an earlier run knew; never for longer than REST_SECONDS, in case that the wall clock was set back."""
+        """Takes over the cooldowns of an earlier run, for REST_SECONDS at most, in case the wall clock was set back."""
         now, clock = time.monotonic(), time.time()
         known = {rest.fingerprint: rest for rest in rests if rest.upstream == self.name}
         for seat in self.seats:
@@ -367,7 +367,7 @@ class Pool:
             seat.rests_until = 0.0  # a call is let through, to see
 
     async def _works(self, seat: Seat, probe: Probe) -> bool | None:
-        """What a probe says of the key; None where it cannot, because it is itself refused as wrong."""
+        """The finding of a probe; None if there is none, because the probe itself is refused as wrong."""
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await probe(seat.key)

@@ -1,4 +1,4 @@
-"""Where a model can be had: one table, made once, read with one look-up.
+"""The routes of models: one table, made once, read with one look-up.
 
 jina-embeddings-v3            every upstream that serves it, in the order of the configuration
 jina-ai/jina-embeddings-v3    the same; Jina's own list gives its ids like this
@@ -120,7 +120,7 @@ class RouteTable:
         }
 
     def _resolve(self, name: str) -> Route | None:
-        """What an alias stands for; None where that is at an upstream without a key."""
+        """The target of an alias; None if that is at an upstream without a key."""
         if name in self._served:
             return self._served[name]
         upstream, rest = self._pinned(name)

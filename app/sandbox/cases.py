@@ -53,7 +53,7 @@ def _unknown(name: str) -> Case:
 
 
 def texts(body: Any) -> Iterator[str]:
-    """Where a trigger may stand: the input, the query, the last user message."""
+    """The texts in which a trigger may stand: the input, the query, the last user message."""
     talk = body.get("messages")
     spoken = [message for message in talk if isinstance(message, dict)] if isinstance(talk, list) else []
     last = next((message for message in reversed(spoken) if message.get("role") == "user"), {})

@@ -24,7 +24,7 @@ _SECONDS_PER_PIECE = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What the model says: text, or one call of a tool."""
+    """A turn of the model: text, or one call of a tool."""
 
     text: str = ""
     tool: str = ""

@@ -84,7 +84,7 @@ def _check(body: Json) -> None:
 
 
 def _schema(body: Json) -> Any:
-    """What stands where the raw schema should, whatever the type beside it says; it is not looked at."""
+    """The value in the place of the raw schema, whatever the type beside it says; it is not looked at."""
     form = body.get("response_format")
     return form.get("json_schema") if isinstance(form, dict) else None
 

@@ -1,4 +1,4 @@
-"""What an embedding model makes of its inputs; the same at both providers."""
+"""Embeddings of inputs; the same at both providers."""
 
 from __future__ import annotations
 

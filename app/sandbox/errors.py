@@ -1,4 +1,4 @@
-"""How each host says no: three JSON dialects, and the HTML pages of what stands before them.
+"""Errors of each host: three JSON dialects, and the HTML pages of the proxies before them.
 
 jina         api.jina.ai         {"detail": ..., "code": ..., "request_id": ...}, some of them nested
 deepsearch   deepsearch.jina.ai  {"error": "<text>"}

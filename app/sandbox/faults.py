@@ -1,4 +1,4 @@
-"""What can go wrong: a fault takes the answer that would be given and makes another of it."""
+"""Faults: each takes the answer that would be given and makes another of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .wire import DONE, Answer, Cut, Item, Json, Pause, Stream, Whole, event
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Where a fault plays: the host, the text with the trigger in it, the answer that would be given."""
+    """The scene of a fault: the host, the text with the trigger in it, the answer that would be given."""
 
     host: str
     text: str

@@ -109,7 +109,7 @@ def _size(model: Embedder, body: Json) -> int:
 
 
 def _extra(model: Embedder | Reranker, body: Json) -> list[Json]:
-    """What the model has no field for, ``false`` and null among it, told as in public reports of api.jina.ai."""
+    """The problems of fields that the model does not have, ``false`` and null too, as public reports show them."""
     return [
         problem(f"body -> {model.id} -> {name}", "Extra inputs are not permitted", "extra_forbidden", body[name])
         for name in body

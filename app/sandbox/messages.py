@@ -1,4 +1,4 @@
-"""What a conversation asks: the text of its last user message, and what is attached."""
+"""The question of a conversation: the text of its last user message, and its attachments."""
 
 from __future__ import annotations
 

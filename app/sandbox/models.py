@@ -45,7 +45,7 @@ class Embedder:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What a request may have; Jina takes nothing else."""
+        """The fields of a request; Jina takes no others."""
         options = {
             "dimensions": self.takes_dimensions,
             "task": bool(self.tasks),
@@ -139,7 +139,7 @@ class Reranker:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What a request may have; Jina takes nothing else."""
+        """The fields of a request; Jina takes no others."""
         return (*_RERANK_FIELDS, *(("max_doc_length", "return_embeddings") if self.listwise else ()))
 
 

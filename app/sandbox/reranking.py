@@ -1,4 +1,4 @@
-"""What a reranker makes of a query and its documents; the same at both providers."""
+"""Rankings of documents by a query; the same at both providers."""
 
 from __future__ import annotations
 

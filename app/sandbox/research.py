@@ -76,7 +76,7 @@ class Plan:
 
     @property
     def pages(self) -> int:
-        """How many pages may be read."""
+        """The number of pages that may be read."""
         return max(1, min(self._effort[1], self.budget // _TOKENS_PER_PAGE))
 
     @property

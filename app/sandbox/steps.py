@@ -1,4 +1,4 @@
-"""What a run of DeepSearch tells before it answers: searches, visits and thoughts, as often as the server tells them.
+"""Steps of a DeepSearch run before its answer: searches, visits and thoughts, as often as the server tells them.
 
 A query is told when it is decided, when it is done, and again with the thought that follows. A page is told by its
 index first, then by its URL when it is announced, and once more when it was read. Thoughts are typed out in pieces; the

@@ -80,7 +80,7 @@ def cosine(one: Features, other: Features) -> float:
 
 
 def coverage(query: Features, text: Features) -> float:
-    """How much of the query's weight the text has, 0 to 1."""
+    """The share of the query's weight that the text has, 0 to 1."""
     return sum(weight for name, weight in query.items() if name in text) / sum(query.values())
 
 

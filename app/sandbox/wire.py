@@ -1,4 +1,4 @@
-"""What the stand-ins are asked and what they answer, before it becomes bytes.
+"""Requests and answers of the stand-ins, before they become bytes.
 
 An answer is ``Whole`` or a ``Stream``. A stream is a list of items, so that a fault
 can be a change of the list: an event cut short, a comment between, a silence.

@@ -1,4 +1,4 @@
-"""What is decided of a request before its path is looked for, its key checked, or its body read."""
+"""Decisions on a request before its path is looked for, its key checked, or its body read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Access:
         self._told: dict[str, None] = {}
 
     def door(self, scope: Scope) -> ASGIApp | None:
-        """Who answers in place of the path: a refusal, or the answer to a preflight. None where the path does."""
+        """The application in place of the path's: a refusal, or the answer to a preflight. None if the path answers."""
         headers = headers_of(scope)
         try:
             if self._guard is not None:
@@ -69,7 +69,7 @@ class Access:
                 logger.warning("%s", said)
 
     def _first(self, said: str) -> bool:
-        """Whether the log has not had it yet: a page can ask a thousand times."""
+        """True if the log has not had it yet: a page can ask a thousand times."""
         if said in self._told:
             return False
         if len(self._told) >= TOLD:

@@ -64,7 +64,7 @@ Sink = Callable[[Record], None]
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What stays while settings change: who else is told of ended calls, the part of a worker, the open database,
+    """The parts that stay if settings change: other sinks of ended calls, the share of a worker, the open database,
     and what the cache keeps."""
 
     sinks: tuple[Sink, ...] = ()
@@ -243,7 +243,7 @@ PAGES = frozenset(("/", "/healthz", "/readyz", "/v1/models", "/models", *docs.PA
 
 
 def doors(edge: Edge, own: Own, settings: Settings) -> dict[str, ASGIApp]:
-    """What serves each path."""
+    """The application of each path."""
     rerank = edge.posted(Rerank())
     table: dict[str, ASGIApp] = {
         "/v1/embeddings": edge.posted(Embeddings(decoder_or_none(settings.token_encoding))),
@@ -262,7 +262,7 @@ def doors(edge: Edge, own: Own, settings: Settings) -> dict[str, ASGIApp]:
 
 
 class Own:
-    """What the gateway answers by itself."""
+    """Answers of the gateway itself."""
 
     def __init__(self, gateway: Gateway, load: Load, database: Database | None) -> None:
         self._gateway = gateway

@@ -55,11 +55,11 @@ class Descriptors:
             self.told = self.callers + reserve // 2
 
     def refuses(self, callers: int, number: int) -> bool:
-        """Whether the last of so many connections of callers, a descriptor of this number, is one too many."""
+        """True if the last of so many connections of callers, a descriptor of this number, is one too many."""
         return callers > self.callers or number >= self.refuse_from
 
     def closes(self, callers: int, number: int) -> bool:
-        """Whether it is closed without a word: those who are told are held for a while."""
+        """True if the connection is closed without a word: those who are told are held for a while."""
         return callers > self.told or number >= self.close_from
 
     def look(self, listening: Iterable[socket]) -> None:

@@ -206,7 +206,7 @@ class Edge:
         return door
 
     def _caller(self, exchange: Exchange, callers: Callers | None = None) -> Caller:
-        """Who calls. A key in the query is refused even where it would be right: what is there gets into logs."""
+        """The caller. A key in the query is refused even if it would be right: queries get into logs."""
         query = exchange.query()
         if query and any(field.partition(b"=")[0].lower() in IN_QUERY for field in query):
             raise Unauthorized("There is a key in the query. Send it in one header 'Authorization: Bearer <key>' only.")

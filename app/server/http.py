@@ -101,7 +101,7 @@ class Exchange:
         return body
 
     async def _received(self) -> tuple[bytes, bool]:
-        """What has come of the body, and whether there is more of it."""
+        """The part of the body that has come, and True if there is more of it."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise CallerGone

@@ -1,4 +1,4 @@
-"""What the process says of itself: one line for each record, on stderr, without a secret in it.
+"""The log of the process: one line for each record, on stderr, without a secret in it.
 
     JSON   {"time":"2026-09-20T08:15:30.123Z","level":"INFO","logger":"torii.calls","message":"chat 200","status":200}
     text   08:15:30 INFO  torii.calls: chat 200  status=200
@@ -113,7 +113,7 @@ _DROPPED = "%d log lines were dropped: nobody read them, or they could not be wr
 
 
 class Lines(logging.Formatter):
-    """What both forms have in common: the record's texts, redacted. Most of these come again and again."""
+    """Common parts of both forms: the record's texts, redacted. Most of these come again and again."""
 
     def __init__(self, redact: Redact) -> None:
         super().__init__()

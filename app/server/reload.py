@@ -33,7 +33,7 @@ FIXED = ("host", "port", "workers", "docs", "generate_caller_key", "ledger", "sa
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a run was started with: the file and the command line, the settings that they came to,
+    """The start of a run: the file and the command line, the settings that they came to,
     the addresses of the sandbox and the caller's key that was made, where there are such."""
 
     path: Path | None
@@ -44,7 +44,7 @@ class Origin:
 
     @property
     def started(self) -> Settings:
-        """What the run began with."""
+        """The configuration that the run began with."""
         return self.resolve(self.settings.model_copy(update={"sandbox": "on" if self.urls else "off"}))
 
     def read(self) -> tuple[Settings, list[str]]:
@@ -61,7 +61,7 @@ class Origin:
         return self.resolve(settings), restart
 
     def notes(self) -> list[str]:
-        """Why something may have been changed and not be seen."""
+        """Notes on files that may have been changed without being seen."""
         ca = self.settings.ca_file
         files = [*([self.path] if self.path else []), *secret_files(), *([ca.path] if ca else [])]
         if not (single := [str(file) for file in files if mounted(file)]):
@@ -84,8 +84,8 @@ class NotRenewed(Exception):
 
 
 def unforeseen(error: Exception) -> str:
-    """Where the reason is no mistake in the configuration. An exception's own text may be a library's, and goes into
-    the log with its traceback."""
+    """The reason of a failure that is no mistake in the configuration. An exception's own text may be a library's, and
+    goes into the log with its traceback."""
     if isinstance(error, NotRenewed):
         return str(error)
     return f"it could not be put in force ({type(error).__name__}); the gateway's log says more"
@@ -146,7 +146,7 @@ class Reload:
 
 
 async def aside(work: Callable[[], T], seconds: float) -> T:
-    """What ``work`` returns or raises, from a thread of its own. Raises TimeoutError after ``seconds``; the thread is
+    """Returns or raises as ``work`` does, in a thread of its own. Raises TimeoutError after ``seconds``; the thread is
     then left alone, and unlike one of asyncio's it holds up no end of the process."""
     found: Future[T] = Future()
 

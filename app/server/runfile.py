@@ -107,12 +107,12 @@ def reloaded(port: int) -> Outcome:
 
 
 def runs(port: int) -> bool:
-    """Whether a gateway of this user has that port."""
+    """True if a gateway of this user has that port."""
     return _running(port) is not None
 
 
 def _running(port: int) -> Outcome | None:
-    """What the gateway on ``port`` last told; None where none runs that could be found."""
+    """The last outcome of the gateway on ``port``; None if none is found running."""
     try:
         file = os.open(_directory() / f"{port}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -127,7 +127,7 @@ def _running(port: int) -> Outcome | None:
 
 
 def _read(file: int) -> Outcome:
-    """What is in the file, once it has been written whole."""
+    """The outcome in the file, once it has been written whole."""
     while True:
         with suppress(msgspec.DecodeError):
             return msgspec.json.decode(os.pread(file, 2**20, 0), type=Outcome)
@@ -146,7 +146,7 @@ def _nobody(port: int) -> str:
 
 
 def _directory(*, make: bool = False) -> Path:
-    """Where the files are: a folder that nobody else can write in. Raises OSError where there is none."""
+    """The folder of the files, in which nobody else can write. Raises OSError if there is none."""
     if sys.platform == "win32":
         raise OSError("no run files on this system")
     runtime = os.environ.get("XDG_RUNTIME_DIR")

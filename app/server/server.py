@@ -73,7 +73,7 @@ class Server(uvicorn.Server):
 
     @property
     def secrets(self) -> frozenset[str]:
-        """What no log may show, as long as the calls are open that it was used for."""
+        """The secrets that no log may show, as long as the calls are open that they were used for."""
         return self._generations.secrets
 
     def _bind(self, settings: Settings) -> None:
@@ -159,7 +159,7 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(CANCEL_SECONDS, self._cancel)
 
     def _cancel(self) -> None:
-        """What a call makes of it is said by ``Presence.ended``."""
+        """Cancels all calls; ``Presence.ended`` says which error that becomes."""
         for task in self.server_state.tasks:
             task.cancel()
         self.force_exit = True
@@ -169,7 +169,7 @@ def _nothing() -> None: ...
 
 
 def ends_now(sig: int, heard: int) -> bool:
-    """Whether nothing is waited for any more; ``heard`` counts the signals to end, this one included."""
+    """True if nothing is waited for any more; ``heard`` counts the signals to end, this one included."""
     return heard > 2 or (heard == 2 and sig == signal.SIGINT)
 
 

@@ -95,7 +95,7 @@ def _configure(settings: Settings, others: frozenset[str], json: bool) -> None:
 
 
 def _hung_up(json: bool) -> bool:
-    """Whether it ran in a terminal that was closed: what SIGHUP says then."""
+    """True if the process ran in a terminal and lost it, which is one meaning of SIGHUP."""
     return not json and not sys.stderr.isatty()
 
 

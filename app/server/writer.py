@@ -131,7 +131,7 @@ class Stream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """What is there of a line that has not ended."""
+        """Writes the start of a line that has not ended."""
         with self._lock:
             text, self._begun = self._begun, ""
             if text:

@@ -45,14 +45,14 @@ def _read(file: int, until: float) -> bytes:
 
 
 def _more(file: int, seconds: float) -> bool:
-    """Whether more, or the end, has come in time. By poll, since select takes no descriptor from 1024 on."""
+    """True if more, or the end, has come in time. By poll, since select takes no descriptor from 1024 on."""
     coming = select.poll()
     coming.register(file, select.POLLIN)
     return bool(coming.poll(seconds * 1000))
 
 
 def mounted(path: Path, table: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Whether the file is itself the place of a mount, as where it alone was put into a container. Another file that
+    """True if the file is itself the place of a mount, as if it alone was put into a container. Another file that
     takes its place outside is then never seen. False where there is no such table, as on no Linux."""
     try:
         lines = table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()

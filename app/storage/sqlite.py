@@ -1,4 +1,4 @@
-"""What the ledger's file and the cache's have in common: SQLite's write-ahead log, and its errors in words of ours."""
+"""Common parts of the ledger's file and the cache's: SQLite's write-ahead log, and its errors in our words."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def code(error: Exception) -> int | None:
 
 
 def words(error: Exception) -> str:
-    """Why the file cannot be used, in words that hold no path and nothing of a row. An OSError's are the system's."""
+    """The reason why the file cannot be used, without a path and anything of a row. An OSError's is the system's."""
     known = WORDS.get(code(error) or sqlite3.SQLITE_OK) or getattr(error, "strerror", None)
     return known or f"it cannot be used ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
 

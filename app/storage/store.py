@@ -76,7 +76,7 @@ HEADER = """
 
 
 class StoreError(Exception):
-    """Why a file is no database of ours, in words that name no file; it is left as it is."""
+    """A file that is no database of ours, and is left as it is; the message names no file."""
 
 
 class NoFile(StoreError):
@@ -85,7 +85,7 @@ class NoFile(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why the database cannot be written, how many rows wait for that, and how many were lost."""
+    """The reason why the database cannot be written, and the numbers of rows that wait and that were lost."""
 
     what: str
     waiting: int
@@ -329,7 +329,7 @@ def _passes(error: sqlite3.Error) -> bool:
 
 
 def _is_of_the_row(error: Exception) -> bool:
-    """Whether no other row would fail so: a row that can never be written must not hold up the others."""
+    """True if no other row would fail so: a row that can never be written must not hold up the others."""
     return code(error) in (None, *_OF_THE_ROW)
 
 

@@ -26,7 +26,7 @@ class AIHubMix(OpenAICompatible):
         return jina_rerank(call, target) if _is_jina(target) else cohere_rerank(call, "max_chunk_per_doc")
 
     def least_results(self, call: RerankCall) -> int:
-        """Where ``top_n`` was not asked for, its page prints three results for eight documents."""
+        """One if ``top_n`` was not asked for: the provider's page prints three results for eight documents."""
         return 1 if call.top_n is None else min(call.top_n, len(call.documents))
 
 

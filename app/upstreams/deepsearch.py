@@ -1,4 +1,4 @@
-"""What DeepSearch takes: OpenAI's chat request in, the provider's out, checked before it costs anything.
+"""Requests of DeepSearch: OpenAI's chat request in, the provider's out, checked before it costs anything.
 
 Sources: jina-ai/node-DeepResearch (the open-source server), the DeepSearch page of jina.ai and
 AIHubMix's Jina page. Both providers run the same server, so both are sent the same body.

@@ -1,4 +1,4 @@
-"""What an upstream's error means, in whichever of its many shapes it comes.
+"""Errors of upstreams, in whichever of their many shapes they come.
 
     {"error": {"message", "type", "code"}}          AIHubMix, OpenAI; AIHubMix sometimes with status 200
     {"error": "text"}                               DeepSearch
@@ -132,7 +132,7 @@ def failure(reply: Reply, *, upstream: str, deepsearch: bool = False) -> Upstrea
 
 
 def not_there(status: int, words: str, *, upstream: str, model: str, setting: str) -> UpstreamMisplaced:
-    """What is told where nothing is there for a model that is known to be: the address may be wrong, or the model's
+    """The error if nothing is there for a model that is known to be: the address may be wrong, or the model's
     name, if that is what the upstream speaks of in its ``words``."""
     if model.lower() in words.removeprefix(f"{upstream}: ").lower():
         return UpstreamMisplaced(
@@ -320,7 +320,7 @@ def _worded(text: str) -> int | None:
 
 
 def _says(fault: Fault, upstream: str, status: int, answered: int) -> str:
-    """What is told of a failure. ``status`` is what was meant, ``answered`` what came."""
+    """The message for a failure. ``status`` is what was meant, ``answered`` what came."""
     if fault.page:
         return f"{upstream} answered {answered} with an HTML page"
     return f"{upstream}: {fault.text}" if fault.text else f"{upstream} answered with status {status} and no reason"

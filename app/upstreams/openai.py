@@ -8,7 +8,7 @@ import msgspec
 
 from ..core.errors import TooLarge
 from ..core.types import Call, ChatCall, EmbeddingsCall, Fold, Json, Reply, Request, RerankCall, Target
-from . import validation as answers
+from . import validation
 from .chat import ChatFold, chat_body, chat_reply
 from .deepsearch import DeepSearchRules, deepsearch_body, schema_of, wants_citations
 from .deepsearch_stream import DeepSearchFold
@@ -65,7 +65,7 @@ class OpenAICompatible:
         return cohere_rerank(call, "max_tokens_per_doc")
 
     def least_results(self, call: RerankCall) -> int:
-        """How many results an answer has at least."""
+        """The least number of results in an answer."""
         return min(call.top_n or len(call.documents), len(call.documents))
 
     def streams(self, call: Call, target: Target) -> bool:
@@ -73,9 +73,9 @@ class OpenAICompatible:
 
     def reply(self, call: Call, target: Target, body: bytes, status: int = 200) -> Json:
         if isinstance(call, EmbeddingsCall):
-            return answers.embeddings(call, body, self.name, status)
+            return validation.embeddings(call, body, self.name, status)
         if isinstance(call, RerankCall):
-            return answers.ranking(call, body, self.name, self.least_results(call), status)
+            return validation.ranking(call, body, self.name, self.least_results(call), status)
         return chat_reply(body, self.name, status)
 
     def fold(self, call: Call, target: Target, status: int = 200) -> Fold:

@@ -1,4 +1,4 @@
-"""What of a request goes on to Jina's models: each knows the options that it has, and refuses all others.
+"""Options of Jina's models: each model has its own, and refuses all others.
 
 "Extra inputs are not permitted" is what api.jina.ai says of an option that a model has not, be it ``false`` or null.
 """
@@ -50,7 +50,7 @@ def _asks_nothing(value: Any) -> bool:
 
 
 def _option(name: str, value: Any, default: Any, models: Models) -> bool:
-    """Whether it is sent."""
+    """True if the option is sent."""
     known, here = models
     if _has(name, known) or (here is not known and _has(name, here)):
         if check := CHECKS.get(name):
@@ -68,7 +68,7 @@ def _has(name: str, model: Model) -> bool:
 
 
 def _always(name: str, value: Any, model: Model) -> bool:
-    """Whether the model does so without being asked."""
+    """True if the model does so without being asked."""
     if name == "dimensions":
         return bool(value == model.dimensions)
     return name == "return_multivector" and value is True and "multivector" in model.features

@@ -1,6 +1,4 @@
-"""JSON schemas that callers ask for: what can be told of them at once.
-
-The rest takes a process: app/gateway/conformity.py.
+"""JSON schemas that callers ask for: the checks that take no time. Those that may are in app/gateway/conformity.py.
 
 The validator is imported when the first schema comes.
 """

@@ -50,7 +50,7 @@ class Thoughts:
         return thought, rest
 
     def close(self) -> str:
-        """What was held back and is no closing tag after all."""
+        """The text that was held back and is no closing tag after all."""
         held, self._held = self._held, ""
         return "" if held.strip() == CLOSE else held
 
@@ -73,7 +73,7 @@ class Thoughts:
 
 
 class Typed:
-    """What was typed out of the thoughts, so that one which comes again is known.
+    """The text typed out of the thoughts, so that one which comes again is known.
 
     A thought is typed out in pieces: one character, or text without white space, such as a URL with
     its comma. If the answer comes before its last piece, the thought is sent once more, whole, with the
@@ -112,7 +112,7 @@ class Typed:
             self._length = len(self._pieces[0])
 
     def _known(self, whole: str) -> int:
-        """How many characters of its start were the last that came."""
+        """The number of characters of its start that were the last to come."""
         return _overlap(self._last(len(whole) + 1), whole)
 
     def _last(self, length: int) -> str:

@@ -51,7 +51,7 @@ class _Item(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Items(msgspec.Struct, forbid_unknown_fields=True):
-    """What both providers' pages show of an answer, and no more."""
+    """The fields of an answer that both providers' pages show, and no more."""
 
     data: list[_Item]
     usage: msgspec.Raw
@@ -151,7 +151,7 @@ class _Result(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Ranking(msgspec.Struct, forbid_unknown_fields=True):
-    """What both providers' pages show of a ranking, and no more."""
+    """The fields of a ranking that both providers' pages show, and no more."""
 
     results: list[_Result]
     usage: msgspec.Raw
@@ -231,7 +231,7 @@ def _read(raw: msgspec.Raw | None, type: Any, wrong: str, upstream: str) -> Any:
 
 
 def _readable(fields: Fields, seen: tuple[str, ...], upstream: str) -> None:
-    """What goes back as its bytes has to be JSON to its last digit: 1e999 is none to many who read it."""
+    """Bytes that go back as they are have to be JSON to the last digit: 1e999 is none to many who read it."""
     for name, raw in fields.items():
         if name not in seen and bytes(raw)[:1] not in b'"tfn':
             _read(raw, Any, "a number that no float holds", upstream)

@@ -1,1 +1,1 @@
-"""What a call cost: its record, and the ledger."""
+"""Usage and costs of calls: the record of each, and the ledger."""

@@ -86,7 +86,7 @@ class Ledger:
 
 
 def outcome(record: Record, use: Use) -> tuple[int | None, ToriiError | None]:
-    """What the caller got; of an upstream that was left for another one, why."""
+    """Status and error that the caller got; of an upstream that was left for another one, those of the upstream."""
     if use.error is None or use.answered or use is record.last_reached or record.status == 499:
         return record.status, record.error
     return use.error.status, use.error
@@ -142,7 +142,7 @@ class Period:
 
 
 def totals(read: Read, period: Period, by: Sequence[str] = ()) -> list[Json]:
-    """What the calls come to for each group, those with the most tokens first, days in order; without ``by`` in all."""
+    """The totals of each group, those with the most tokens first, days in order; without ``by`` in all."""
     where, bounds = period.where()
     names = [*by, *_SUMS]
     parts = [f"{text} AS {name}" for name, text in [*((name, GROUPS[name]) for name in by), *_SUMS.items()]]
@@ -162,7 +162,7 @@ def calls(read: Read, period: Period, most: int) -> list[Json]:
 
 
 def first(read: Read) -> str | None:
-    """When the first call came; None of an empty ledger."""
+    """The time of the first call; None for an empty ledger."""
     ((time_of_first,),) = read("SELECT min(time) FROM calls", ())
     return None if time_of_first is None else moment(time_of_first)
 

@@ -26,7 +26,7 @@ NOTHING = Tokens()
 
 @dataclass(slots=True)
 class Use:
-    """What one upstream did for a call; it becomes a row of the ledger.
+    """The work of one upstream for a call; it becomes a row of the ledger.
 
     ``target`` is the last that was asked there, ``attempts`` counts the requests of which a byte went out.
     ``spent`` are the tokens of those that have ended, ``counted`` the upstream's own counts of them, added up.
@@ -170,13 +170,13 @@ class Record:
                 use.cut(self.call, error)
 
     def take(self, other: Record) -> None:
-        """What was asked of upstreams for ``other`` is this call's, and no longer that one's."""
+        """Takes over the requests made for ``other``: they are this call's, and no longer that one's."""
         self.uses, self.current = other.uses, other.current
         other.uses, other.current, other.hit = {}, None, other.target
 
     @property
     def at_work(self) -> Target | None:
-        """Who has a request of this call that has no end yet."""
+        """The target that has a request of this call without an end yet."""
         return next((use.target for use in self.uses.values() if use.pending), None)
 
     @property
@@ -262,8 +262,8 @@ def rounded(seconds: float, parts: int) -> float:
 
 
 class Line(logging.LogRecord):
-    """What ``logger.info`` would make, at a fraction of the cost. ``about`` is the same for many calls, and may be
-    anything that a caller wrote; ``figures`` are the gateway's own."""
+    """A log line as ``logger.info`` makes it, at a fraction of the cost. ``about`` is the same for many calls, and may
+    be anything that a caller wrote; ``figures`` are the gateway's own."""
 
     def __init__(self, message: str, about: About, figures: Json) -> None:
         self.__dict__ = said = _PLAIN.copy()

@@ -23,7 +23,7 @@ DOCUMENTS = {UPSTREAMS.path: UPSTREAMS}
 
 
 def doors(edge: Edge, operator: Callers | None, pools: Mapping[str, Pool], redactor: Redactor) -> dict[str, ASGIApp]:
-    """What serves each path. Without an operator there is nothing there, as at any other path that is none."""
+    """The application of each path. Without an operator there is nothing, as at any unknown path."""
     if operator is None:
         return dict.fromkeys(DOCUMENTS, edge.nothing())
     upstreams = Upstreams(list(pools.values()), redactor.message)

@@ -1,4 +1,4 @@
-"""What /docs and /openapi.json say of each route: its request, its answers, real examples of both.
+"""The document of /docs and /openapi.json: each route with its request, its answers, real examples of both.
 
 FastAPI does not write the document, because it leaves out every null, also from the examples,
 and in an error's envelope ``param`` and ``code`` are there even where they are null.

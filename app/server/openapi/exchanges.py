@@ -18,7 +18,7 @@ from ...core.types import ChatCall, Event, Json
 from ...endpoints.chat import Chat, collect
 from ...endpoints.embeddings import Embeddings
 from ...endpoints.rerank import Rerank
-from ...upstreams import validation as answers
+from ...upstreams import validation
 from ...upstreams.deepsearch_stream import DeepSearchFold
 
 UPSTREAM = "jina"
@@ -62,7 +62,7 @@ def refused(attempt: Callable[[], object]) -> ToriiError:
 def embedded(exchange: Exchange) -> Json:
     endpoint = Embeddings()
     call = endpoint.parse(exchange.request, "/v1/embeddings")
-    reply = answers.embeddings(call, msgspec.json.encode(exchange.reply), UPSTREAM)
+    reply = validation.embeddings(call, msgspec.json.encode(exchange.reply), UPSTREAM)
     answer: Json = decode(endpoint.render(call, endpoint.merge(call, [reply])))
     return answer
 
@@ -70,7 +70,7 @@ def embedded(exchange: Exchange) -> Json:
 def ranked(exchange: Exchange, path: str) -> Json:
     endpoint = Rerank()
     call = replace(endpoint.parse(exchange.request, path), id=ID)
-    reply = answers.ranking(call, msgspec.json.encode(exchange.reply), UPSTREAM)
+    reply = validation.ranking(call, msgspec.json.encode(exchange.reply), UPSTREAM)
     answer: Json = decode(endpoint.render(call, endpoint.merge(call, [reply])))
     return answer
 

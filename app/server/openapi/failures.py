@@ -85,7 +85,7 @@ _OF_A_PAGE = {b"host": [b"localhost:8000"], b"origin": [b"https://page.example"]
 
 
 def _upstream(status: int, body: Json, headers: dict[str, str] | None = None, deepsearch: bool = False) -> ToriiError:
-    """What a provider's error becomes."""
+    """The gateway's error for a provider's."""
     return failure(Reply(status, headers or {}, msgspec.json.encode(body)), upstream="jina", deepsearch=deepsearch)
 
 

@@ -1,4 +1,4 @@
-"""What the schemas of several endpoints are made with."""
+"""Building blocks for the schemas of several endpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an HTTP library has to do: follow no redirect, read no variable for a proxy, unpack nothing, keep no cookie."""
+"""The HTTP client's contract: follow no redirect, read no variable for a proxy, unpack nothing, keep no cookie."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Answer(Protocol):
         Cancelled while it waits it may be asked again, and nothing is lost."""
 
     def at_hand(self) -> bytes | None:
-        """What ``chunk`` gives, where nobody has to wait for it; else None."""
+        """The result of ``chunk`` if nobody has to wait for it; else None."""
 
     async def aclose(self) -> None:
         """Ends the connection unless the body was read to its end."""

@@ -1,4 +1,4 @@
-"""The way out: requests to upstreams, within their deadlines and sizes. The HTTP library is in ``engines``.
+"""Requests to upstreams, within their deadlines and sizes. The HTTP library is an ``Engine``.
 
 ``send`` gets a whole answer, ``open`` one whose body is still to come. Both give every status back and raise
 UpstreamError only where there is no answer. Deadlines are deadlines: none begins anew with each byte that comes,
@@ -108,7 +108,7 @@ class _Stream:
         self.headers: Mapping[str, str] = _said(answer) if answer.status >= 300 else {}
 
     async def pieces(self, look: float = math.inf) -> Iterable[bytes] | None:
-        """What comes next of the body; None at its end, nothing where the time ``look`` is reached first."""
+        """The next pieces of the body; None at its end, none if the time ``look`` is reached first."""
         if self._body is None:
             self._body = unpacking(self._answer.header("content-encoding"))
         until = self._idle_until or time.monotonic() + self._client.deadlines.idle

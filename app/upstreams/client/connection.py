@@ -71,11 +71,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def heard(self) -> bool:
-        """Whether anything came in answer to the request whose exchange has failed; a 408 of before is none."""
+        """True if anything came in answer to the request whose exchange has failed; a 408 of before is none."""
         return self._unparsed > 0
 
     def silent(self) -> bool:
-        """Whether it is open and nothing has come on it: neither its end nor an answer that nobody asked for,
+        """True if it is open and nothing has come on it: neither its end nor an answer that nobody asked for,
         be it only in the system's buffer yet."""
         if self._transport is None or self._transport.is_closing():
             return False
@@ -189,7 +189,7 @@ class Connection(asyncio.Protocol):
             self._answer.end()
 
     def _is_of_before(self) -> bool:
-        """Whether a 408 says that the connection was idle for too long: it has crossed our request, which was not read.
+        """True if a 408 says that the connection was idle for too long: it has crossed our request, which was not read.
         RFC 9110, section 15.5.9; some servers say it in HTTP/1.0, without ``Connection: close``."""
         return self.idle_until > 0 and not self._interims and not self._parser.should_keep_alive()
 
@@ -247,7 +247,7 @@ class HttptoolsAnswer:
         return value.decode("ascii") if value is not None and value.isascii() else None
 
     async def chunk(self) -> bytes:
-        """What is there, in one piece of some 32 kB; others have their turn before the rest of it."""
+        """The body that is there, in one piece of some 32 kB; others have their turn before the rest of it."""
         if self._rest:
             self._rest = False
             await asyncio.sleep(0)
@@ -311,7 +311,7 @@ class HttptoolsAnswer:
 
     @property
     def coded(self) -> bool:
-        """Whether its body is in a transfer coding that does not say where it ends."""
+        """True if its body is in a transfer coding that does not say where it ends."""
         return not self.headers.get(b"transfer-encoding", b"chunked").lower().endswith(b"chunked")
 
     def let_go(self) -> None:

@@ -35,7 +35,7 @@ class Inflate:
         self._zlib: zlib._Decompress | None = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What ``data`` holds, in pieces of 64 kB at most."""
+        """The contents of ``data``, in pieces of 64 kB at most."""
         return filter(None, self.steps(data))
 
     def steps(self, data: bytes) -> Iterator[bytes]:

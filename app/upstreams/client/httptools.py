@@ -57,7 +57,7 @@ class HttptoolsEngine:
             origin.stop()
 
     def _head(self, url: str) -> tuple[Origin[Connection], str]:
-        """What is the same in each request to this address."""
+        """The origin, and the part of the head that is the same in each request to this address."""
         parts = urlsplit(url)
         if not parts.hostname or not (url.isascii() and url.isprintable()):
             raise _unsendable()

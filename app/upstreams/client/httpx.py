@@ -107,7 +107,7 @@ class HttpxEngine:
 
 
 class Exchange:
-    """How far a request is, as the library tells; it keeps this, and what it knows, in cycles.
+    """Progress of a request, as the library tells; it keeps this, and what it knows, in cycles.
 
     ``left``: nobody waits for it. ``on_wire``: it may be cancelled.
     """
@@ -219,7 +219,7 @@ def _meaning(error: BaseException, too_large: str = LARGE_HEAD, proxy: Proxy | N
 
 
 def _too_much(response: httpx.Response) -> str | None:
-    """Why a head that the library has taken is refused. Of its bytes the library keeps names, values and the reason."""
+    """The reason why a head that the library has taken is refused. Of it names, values and the reason are kept."""
     found = response.headers.raw
     size = len("HTTP/1.1 200 \r\n\r\n") + len(response.reason_phrase)
     size += sum(len(name) + len(value) + len(": \r\n") for name, value in found)

@@ -1,4 +1,4 @@
-"""How long a connection that waits for its next exchange is kept: ``Origin`` has all those to one place.
+"""Keep-alive of connections that wait for their next exchange: ``Origin`` has all those to one place.
 
     exchange -> keep -> idle ... take -> exchange
                           |- its time is over: closed by the one timer that there is for all of them
@@ -27,7 +27,7 @@ _TIMEOUT = re.compile(rb'(?:^|[,;])\s*timeout\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])',
 
 
 def idle_seconds(said: bytes | None) -> float:
-    """How long a connection may be idle after an answer with this Keep-Alive header; 0 is not at all.
+    """Seconds that a connection may be idle after an answer with this Keep-Alive header; 0 is not at all.
 
     ``timeout=5, max=100``, in seconds: RFC 2068, section 19.7.1.1, and draft-thomson-hybi-http-timeout-03, section 2.
     What is no such number says nothing.
@@ -53,7 +53,7 @@ Kept = TypeVar("Kept", bound=Idle)
 
 @dataclass(slots=True)
 class Origin(Generic[Kept]):
-    """Where connections go, and those that are idle, the one that was used last at the end.
+    """A place that connections go to, with its idle ones: the one that was used last is at the end.
 
     ``rings`` is when the timer does, by the monotonic clock: when the first of them has to end, or before.
     """

@@ -72,7 +72,7 @@ def place(url: str) -> Place:
 
 
 def loopback(host: str) -> bool:
-    """Whether it is this machine, to which no proxy is the way."""
+    """True if the host is this machine, to which no proxy is the way."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def run(java: str, root: str) -> Iterator[Finding]:
-    """What the client finds; one more where it ends otherwise than well."""
+    """The findings of the client; one more if it ends otherwise than well."""
     command = [java, str(CLIENT)]
     environment = {**os.environ, "TORII_ROOT": root}
     try:

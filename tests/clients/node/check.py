@@ -131,7 +131,7 @@ def gateway(folder: Path) -> Iterator[Gateway]:
 
 
 def run(folder: Path, script: str, root: str) -> Iterator[Finding]:
-    """What a script finds; one more where it ends otherwise than well. README.md's only have to print something."""
+    """The findings of a script; one more if it ends otherwise than well. README.md's only have to print something."""
     own = script.startswith("readme-")
     if own:
         path = folder / script
