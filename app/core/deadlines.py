@@ -1,7 +1,7 @@
-"""One timer for the waits of many calls.
+"""One timer for the waits of many calls, or for the idle connections to an upstream.
 
-Most waits are over long before their time has come, so the timer stays when one of them is: it is set for the first
-that may ring, looks who is late when it does, and is set for the first of those who wait then.
+Most are over long before their time has come, so the timer stays when one of them is: it is set for the first of them,
+looks which are late when it rings, and is set for the first of the rest.
 """
 
 from __future__ import annotations
@@ -9,18 +9,49 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from abc import ABC, abstractmethod
 from types import TracebackType
 
 
-class Clock:
-    """``waits`` are those that there are now, in one event loop; ``rings`` is when the timer does, which is when the
-    first of them has to end, or before. ``loop`` is known after the first: asking which one runs is a system call."""
+class Timer(ABC):
+    """``rings`` is its time, by the monotonic clock: that of the first that has to end, or before. ``loop`` is known
+    after the first: asking which one runs is a system call."""
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.waits: set[Alarm] = set()
         self.rings = math.inf
         self._timer: asyncio.TimerHandle | None = None
+
+    def wind(self, until: float) -> None:
+        """Has it ring at ``until``."""
+        self.stop()
+        self.rings = until
+        self.loop = self.loop or asyncio.get_running_loop()
+        self._timer = self.loop.call_later(max(0.0, until - time.monotonic()), self._ring)
+
+    def stop(self) -> None:
+        """Nothing is waited for any more."""
+        self.rings = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ring(self) -> None:
+        self.stop()
+        if (first := self._end(time.monotonic())) < math.inf:
+            self.wind(first)
+
+    @abstractmethod
+    def _end(self, now: float) -> float:
+        """Ends all whose time has come. The time of the first of the rest; infinite if there is none."""
+
+
+class Clock(Timer):
+    """``waits`` are those that there are now, in one event loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: set[Alarm] = set()
 
     def within(self, seconds: float) -> Alarm:
         return Alarm(self, time.monotonic() + seconds)
@@ -30,29 +61,11 @@ class Clock:
         for alarm in self.waits:
             alarm.ring()
 
-    def stop(self) -> None:
-        """Nobody waits any more."""
-        self.rings = math.inf
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def wind(self, until: float) -> None:
-        """Has it ring at ``until``."""
-        self.stop()
-        self.rings = until
-        self.loop = self.loop or asyncio.get_running_loop()
-        self._timer = self.loop.call_later(max(0.0, until - time.monotonic()), self._look)
-
-    def _look(self) -> None:
-        self.stop()
-        now = time.monotonic()
-        late = [alarm for alarm in self.waits if alarm.until <= now]
-        for alarm in late:
+    def _end(self, now: float) -> float:
+        for alarm in [alarm for alarm in self.waits if alarm.until <= now]:
             alarm.ring()
             self.waits.discard(alarm)
-        if self.waits:
-            self.wind(min(alarm.until for alarm in self.waits))
+        return min((alarm.until for alarm in self.waits), default=math.inf)
 
 
 class Alarm:

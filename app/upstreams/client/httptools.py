@@ -62,14 +62,13 @@ class HttptoolsEngine:
         if not parts.hostname or not (url.isascii() and url.isprintable()):
             raise _unsendable()
         there = place(url)
-        host, port, tls = there
         proxy = self._wire.proxies.get(there)
-        forwarded = proxy is not None and not tls
+        forwarded = proxy is not None and parts.scheme != "https"
         lines = [f"POST {url if forwarded else parts.path or '/'} HTTP/1.1", f"host: {parts.netloc}"]
         lines += [f"{name}: {value}" for name, value in self._wire.headers.items()]
         if proxy and forwarded and proxy.authorization:
             lines.append(f"proxy-authorization: {proxy.authorization}")
-        found = (self._origins.setdefault(there, Origin(host, port, tls, proxy=proxy)), "\r\n".join(lines))
+        found = (self._origins.setdefault(there, Origin(*there, proxy)), "\r\n".join(lines))
         self._heads[url] = found
         return found
 

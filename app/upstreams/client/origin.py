@@ -9,13 +9,12 @@ Its time is IDLE_SECONDS, or less where the upstream's answer says so.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
 import time
-from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from ...core.deadlines import Timer
 from .proxies import Proxy
 
 # Shorter than servers keep a connection, so that few calls meet one that is just being closed.
@@ -51,26 +50,22 @@ class Idle(Protocol):
 Kept = TypeVar("Kept", bound=Idle)
 
 
-@dataclass(slots=True)
-class Origin(Generic[Kept]):
-    """A place that connections go to, with its idle ones: the one that was used last is at the end.
+class Origin(Timer, Generic[Kept]):
+    """A place that connections go to, with its idle ones: the one that was used last is at the end."""
 
-    ``rings`` is when the timer does, by the monotonic clock: when the first of them has to end, or before.
-    """
-
-    host: str
-    port: int
-    tls: bool
-    idle: dict[Kept, None] = field(default_factory=dict)
-    rings: float = math.inf
-    proxy: Proxy | None = None
-    _timer: asyncio.TimerHandle | None = None
+    def __init__(self, host: str, port: int, tls: bool, proxy: Proxy | None = None) -> None:
+        super().__init__()
+        self.host = host
+        self.port = port
+        self.tls = tls
+        self.proxy = proxy
+        self.idle: dict[Kept, None] = {}
 
     def keep(self, connection: Kept) -> None:
         """Until its ``idle_until``."""
         self.idle[connection] = None
         if connection.idle_until < self.rings:
-            self._wind(connection.idle_until)
+            self.wind(connection.idle_until)
 
     def take(self) -> Kept | None:
         """The one that was used last and is still good; those before it that are not are closed."""
@@ -82,23 +77,7 @@ class Origin(Generic[Kept]):
             connection.abort()
         return None
 
-    def stop(self) -> None:
-        """Nothing is kept any more."""
-        self.rings = math.inf
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _wind(self, until: float) -> None:
-        self.stop()
-        self.rings = until
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, until - time.monotonic()), self._look)
-
-    def _look(self) -> None:
-        """Most were used again since the timer was set, so it is set anew for the first that ends now."""
-        self.stop()
-        now = time.monotonic()
+    def _end(self, now: float) -> float:
         for connection in [each for each in self.idle if each.idle_until <= now]:
             connection.abort()
-        if self.idle:
-            self._wind(min(each.idle_until for each in self.idle))
+        return min((each.idle_until for each in self.idle), default=math.inf)
