@@ -282,6 +282,33 @@ class RunningGateway:
 
 
 @asynccontextmanager
+async def serving(act: Any, *, tls: Any = None, host: str = "127.0.0.1") -> AsyncIterator[str]:
+    """The URL of a server that plays ``act(reader, writer)`` on each connection."""
+    tasks: set[asyncio.Task[Any]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await act(reader, writer)
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            tasks.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls, limit=2**24)
+    try:
+        yield f"{'https' if tls else 'http'}://{host}:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE)
+
+
+@asynccontextmanager
 async def running_gateway(settings: Settings, database: Database | None = None) -> AsyncIterator[RunningGateway]:
     """The real application under its own server, on a free port, in this loop. Without a database no ledger is kept."""
     listener = socket.create_server(("127.0.0.1", 0))

@@ -7,14 +7,15 @@ import html
 import re
 import shutil
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
 
-from .conftest import RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, streams
+from .conftest import RunningGateway, ScriptedUpstream, replies, running_gateway, serving, settings_for, streams
 from .test_cors import CHUNK, END, cors
 from .test_strict_input import BODY, CALLER_KEY, VECTORS
 
@@ -87,31 +88,15 @@ async def site(page: str) -> AsyncIterator[int]:
     body = page.encode()
     head = f"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
 
-    serving: set[asyncio.Task[Any]] = set()
-
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        serving.add(task)
-        try:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(head.encode() + body)
-            await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # a browser opens connections that it may want
-        finally:
-            writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
-            serving.discard(task)
+        await reader.readuntil(b"\r\n\r\n")  # not on each connection: a browser opens some that it may want
+        writer.write(head.encode() + body)
+        await writer.drain()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
-        for task in serving:
-            task.cancel()
-        if serving:
-            await asyncio.wait(serving)
+    async with serving(serve) as url:
+        port = urlsplit(url).port
+        assert port is not None
+        yield port
 
 
 async def shown(url: str, folder: Path) -> str:

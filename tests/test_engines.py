@@ -32,7 +32,7 @@ from app.upstreams.client.dialing import first, reach
 from app.upstreams.client.httptools import HttptoolsEngine
 from app.upstreams.client.origin import idle_seconds
 
-from .conftest import PATIENCE, ScriptedUpstream, raw, replies, until
+from .conftest import PATIENCE, ScriptedUpstream, raw, replies, serving, until
 from .faults.bench import descriptors
 from .faults.scripts import reset, wire
 
@@ -983,32 +983,6 @@ async def pieces(answer: Any) -> AsyncIterator[bytes]:
     async with asyncio.timeout(PATIENCE):
         while data := await answer.chunk():
             yield data
-
-
-@asynccontextmanager
-async def serving(act: Any, *, tls: Any = None) -> AsyncIterator[str]:
-    """The URL of a server that plays ``act(reader, writer)`` on each connection."""
-    tasks: set[asyncio.Task[Any]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        try:
-            await act(reader, writer)
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls, limit=2**24)
-    try:
-        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE)
 
 
 class Blocking:

@@ -28,6 +28,7 @@ from ..conftest import (
     ScriptedUpstream,
     running_gateway,
     scripted_upstream,
+    serving,
     settings_for,
     until,
 )
@@ -270,30 +271,13 @@ class Listener:
 async def listening(act: Any, *, tls: Any = None, host: str = "127.0.0.1") -> AsyncIterator[Listener]:
     """``act(listener, reader, writer)`` plays each connection."""
     listener = Listener("")
-    tasks: set[asyncio.Task[Any]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
         listener.connections += 1
-        try:
-            await act(listener, reader, writer)
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            tasks.discard(task)
-            writer.close()
+        await act(listener, reader, writer)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
-    listener.url = f"{'https' if tls else 'http'}://{host}:{server.sockets[0].getsockname()[1]}"
-    try:
+    async with serving(serve, tls=tls, host=host) as listener.url:
         yield listener
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks)
 
 
 # Memory.
