@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import httpx
 
+from .cli.test_cli import LAST_LINE, ROOT, SECONDS, environment
 from .conftest import until
-from .test_cli import LAST_LINE, ROOT, SECONDS, environment
 
 
 @dataclass

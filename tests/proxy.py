@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from .test_cli import ROOT, environment
+from .cli.test_cli import ROOT, environment
 
 USER = "torii"
 

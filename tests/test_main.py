@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from .cli.test_cli import ROOT, environment
 from .conftest import JINA_KEY
-from .test_cli import ROOT, environment
 
 SERVED = re.compile(r"running on (http://127\.0\.0\.1:\d+)")
 

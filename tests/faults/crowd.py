@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from ..cli.test_cli import ROOT
 from ..conftest import Script, ScriptedUpstream, Seen, replies, scripted_upstream, streams, until
 from ..program import Program, started
-from ..test_cli import ROOT
 from .scripts import answer, sse, thought
 
 Kind = Literal["embeddings", "rerank", "deepsearch stream", "deepsearch"]

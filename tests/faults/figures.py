@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..cli.test_cli import ROOT
 from ..conftest import NEW_LOOP, Script, Seen, replies
 from ..program import Program
-from ..test_cli import ROOT
 from .crowd import (
     Kind,
     aihubmix_at,

@@ -14,7 +14,7 @@ import pytest
 from app.server import logs
 
 from ..conftest import PATIENCE, ScriptedUpstream, replies, running_gateway, settings_for
-from ..test_strict_input import BODY, CALLER_KEY, LENGTH, VECTORS, answers, envelope, posted, sent
+from ..endpoints.test_strict_input import BODY, CALLER_KEY, LENGTH, VECTORS, answers, envelope, posted, sent
 from .bench import at_most_megabytes
 
 MEGABYTE = 1024 * 1024

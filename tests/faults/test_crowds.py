@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from ..conftest import RunningGateway, Script, raw, replies, running_gateway, streams, until
-from ..test_strict_input import posted, sent
+from ..endpoints.test_strict_input import posted, sent
 from .bench import (
     ANSWERED,
     CHAT,

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from ..cli.test_cli import ROOT, SECONDS, environment
 from ..conftest import Script, Seen, replies
 from ..program import Program
-from ..test_cli import ROOT, SECONDS, environment
 from .crowd import (
     Provider,
     after,

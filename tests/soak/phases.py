@@ -21,6 +21,7 @@ from random import Random
 
 import msgspec
 
+from ..cli.test_cli import LAST_LINE, SECONDS, environment
 from ..conftest import Seen, until
 from ..faults import test_joined, test_large
 from ..faults.crowd import (
@@ -40,7 +41,6 @@ from ..faults.crowd import (
 )
 from ..faults.test_failover import REFUSALS
 from ..program import Program
-from ..test_cli import LAST_LINE, SECONDS, environment
 
 AT_ONCE = 40
 LONGEST_SECONDS = 30.0  # of a phase

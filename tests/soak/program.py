@@ -13,9 +13,9 @@ import msgspec
 
 from app.server.runfile import Outcome
 
+from ..cli.test_cli import SECONDS
 from ..conftest import until
 from ..program import Program
-from ..test_cli import SECONDS
 from .configurations import AIHUBMIX_KEYS, CALLERS, EVERYONE, JINA_KEYS, OPERATOR
 
 PAGE = os.sysconf("SC_PAGE_SIZE")

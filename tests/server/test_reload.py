@@ -1,0 +1,32 @@
+"""A reload that fails of something else than a mistake in the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.config.settings import Settings, load
+from app.server.reload import NotRenewed, Origin, Reload
+
+from ..conftest import until
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (OSError(24, "text of a library"), "it could not be put in force (OSError); the gateway's log says more"),
+        (NotRenewed("a worker kept its configuration: why"), "a worker kept its configuration: why"),
+    ],
+)
+async def test_an_unforeseen_failure_is_told_in_words_of_ours(
+    failure: Exception, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def renew(settings: Settings) -> None:
+        raise failure
+
+    path = tmp_path / "config.yaml"
+    path.write_text("upstreams: {jina: {api_key: a-key}}\n")
+    reload = Reload(Origin(path, {}, load(path), {}, None), renew)
+    reload.ask()
+    await until(lambda: told in caplog.messages)
