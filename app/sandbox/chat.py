@@ -37,7 +37,7 @@ class Turn:
 
 
 def answer(body: Json, *, streams: bool) -> Answer:
-    """Raises ValueError for invalid messages."""
+    """The reply, streamed if ``streams``. Raises ValueError for invalid messages."""
     talk = body.get("messages")
     if not isinstance(talk, list) or not talk or not all(isinstance(message, dict) for message in talk):
         raise ValueError("messages must be a non-empty array of objects")
@@ -60,7 +60,7 @@ def _frame(body: Json) -> Json:
     return {"id": f"chatcmpl-{uuid4().hex}", "object": kind, "created": milliseconds() // 1000, "model": body["model"]}
 
 
-# ------------------------------------------------------------------ what is said
+# -------------------------------------------------------------------- the answer
 
 
 def _turn(body: Json, talk: list[Json]) -> Turn:
@@ -90,7 +90,7 @@ def _function(body: Json, question: Question) -> Json | None:
 
 
 def _functions(body: Json) -> list[Json]:
-    """Raises ValueError for invalid tools."""
+    """The functions among the tools. Raises ValueError for invalid tools."""
     tools = body["tools"] if isinstance(body.get("tools"), list) else []
     functions: list[Any] = [tool.get("function") for tool in tools if isinstance(tool, dict)]
     if not all(isinstance(function, dict) and isinstance(function.get("name"), str) for function in functions):
@@ -130,7 +130,7 @@ def _shortened(turn: Turn, body: Json) -> Turn:
     return Turn(text, turn.tool, turn.arguments, turn.finish)
 
 
-# --------------------------------------------------------------------- as it is sent
+# ----------------------------------------------------------------------- wire format
 
 
 def _choice(index: int, turn: Turn, body: Json) -> Json:

@@ -74,7 +74,7 @@ def _answer(body: Json, run: Run) -> Answer:
 
 
 def _check(body: Json) -> None:
-    """Raises for an empty list and for a value that is no list; the second error echoes the value."""
+    """Raises HostError for an empty list and for a value that is no list; the second error echoes the value."""
     talk = body.get("messages")
     if talk == []:
         raise HostError(errors.deepsearch(400, "Messages array is required and must not be empty"))

@@ -20,7 +20,7 @@ Dialect = Callable[[int, str, str], Whole]
 
 
 class HostError(Exception):
-    """The host's reply to a request that it refuses; raising it ends the call."""
+    """An exception with the host's reply to a request that it refuses; raising it ends the call."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__("refused")

@@ -1,4 +1,4 @@
-"""Faults: functions from the regular answer to a faulty one."""
+"""Faults: each is a function from the regular answer to a faulty one."""
 
 from __future__ import annotations
 

@@ -44,7 +44,8 @@ def text_of(content: Any) -> str:
 
 
 def question(message: Any, *, openai_files: bool) -> Question:
-    """Raises ValueError for a content part that no provider documents, and for data that is not base64."""
+    """The question in a message. Raises ValueError for a content part that no provider documents, and for data that
+    is not base64."""
     content = message.get("content") if isinstance(message, dict) else None
     return Question(text_of(content), tuple(_attachment(part, openai_files) for part in attached(message)))
 

@@ -33,7 +33,7 @@ class Filler:
     named: dict[str, str] = field(default_factory=dict)
 
     def value(self) -> Any:
-        """Raises ValueError for an invalid schema."""
+        """A value that fits the schema. Raises ValueError for an invalid schema."""
         try:
             return self._any(self.root, "", 0)
         except (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:

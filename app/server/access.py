@@ -19,7 +19,7 @@ TOLD = 100
 
 
 class Access:
-    """``guard``: for an open gateway; None for a gateway with callers, as no web page has their keys."""
+    """``guard``: for an open gateway; None for a gateway with callers, because no web page has their keys."""
 
     def __init__(self, edge: Edge, cors: Cors, guard: Guard | None = None) -> None:
         self._edge = edge

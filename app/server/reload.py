@@ -27,7 +27,7 @@ T = TypeVar("T")
 # Timeout for reading the configuration; `torii reload` waits a little longer.
 READ_SECONDS = 20.0
 
-# Settings that only a restart changes: the sockets and processes, the generated caller key, the ledger, the sandbox.
+# Settings that only a restart changes: sockets, processes, docs, the generated caller key, the ledger, the sandbox.
 FIXED = ("host", "port", "workers", "docs", "generate_caller_key", "ledger", "sandbox", "sandbox_pace")
 
 
