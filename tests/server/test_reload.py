@@ -1,4 +1,4 @@
-"""A reload that fails of something else than a mistake in the configuration."""
+"""A reload that fails for another reason than a mistake in the configuration."""
 
 from __future__ import annotations
 
