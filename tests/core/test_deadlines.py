@@ -1,4 +1,4 @@
-"""One timer for the waits of many calls."""
+"""One timer for the deadlines of many calls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_a_time_that_was_moved_on_holds() -> None:
         await asyncio.sleep(0)
     alarm.until = now() + 60
     with alarm:
-        await asyncio.sleep(0.6)  # longer than the first time, which rings in it and is set anew
+        await asyncio.sleep(0.6)  # longer than the first timeout, during which the timer fires and is set anew
 
 
 async def test_a_time_that_was_moved_back_holds() -> None:

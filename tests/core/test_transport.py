@@ -1,4 +1,4 @@
-"""What goes out at the end of a turn of the loop."""
+"""Data written at the end of a turn of the loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..conftest import PATIENCE
 
 @asynccontextmanager
 async def connection() -> AsyncIterator[tuple[Outgoing, asyncio.StreamReader]]:
-    """Both ends of one: what is written, and who reads it."""
+    """Both ends of a connection: its transport, and a reader at the other end."""
     ours, theirs = socket.socketpair()
     loop = asyncio.get_running_loop()
     reader, writer = await asyncio.open_connection(sock=theirs)
