@@ -44,7 +44,7 @@ OPERATOR = "operator-key-of-the-crowd-0123"
 _numbers = itertools.count(1)
 
 
-# ---------------------------------------------------------------- calls, and what becomes of them
+# ------------------------------------------------------------------------------ calls and replies
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ async def four_keys(place: Place) -> None:
 
 
 async def joined(place: Place, name: str) -> None:
-    """With the limits of ``tier: free`` the sixth call of a burst is the first batched one; it meets the fault."""
+    """With the limits of ``tier: free`` the sixth call of a burst is the first batched one, and meets the fault."""
     figures = []
     for at_once in AT_ONCE:
         async with provider() as jina:

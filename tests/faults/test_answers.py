@@ -205,8 +205,7 @@ LIMITED: dict[str, tuple[dict[str, str], str]] = {  # the upstream's headers, th
 
 @above_the_wire
 async def test_a_rate_limit(bench: Bench, subtests: pytest.Subtests) -> None:
-    """There is only one key: it is used again if the limit ends soon; otherwise a retry would only meet the limit
-    again."""
+    """The only key is used again if the limit ends soon; otherwise a retry would only meet the limit again."""
     for form, (headers, seconds) in LIMITED.items():
         with subtests.test(form):
             async with bench.gateway() as gateway:

@@ -169,7 +169,7 @@ def ca_file(authority: trustme.CA, tmp_path: Path) -> str:
 
 
 async def answering(listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answers all data that ends with a brace, whatever it is."""
+    """Answers all data that ends with a brace, whatever the data is."""
     while data := await reader.read(65536):
         listener.received += data
         if data.endswith(b"}"):
@@ -210,7 +210,7 @@ async def test_an_unknown_authority_is_sent_nothing(bench: Bench, certificates: 
 
 
 async def test_no_tls_where_there_should_be(bench: Bench) -> None:
-    """No byte sent contains a key, whatever protocol the server speaks."""
+    """The key is in none of the bytes sent, whatever protocol the server speaks."""
     async with listening(answering) as server:
         url = server.url.replace("http:", "https:")
         async with bench.before(url, timeouts={"connect_seconds": 0.2}) as gateway:
@@ -293,7 +293,7 @@ async def test_gone_deepsearch_is_not_begun_again(script: Script, bench: Bench) 
 async def test_a_connection_that_was_closed_while_idle_is_not_used(
     path: str, body: Any, end: str, bench: Bench
 ) -> None:
-    """It costs neither an attempt nor a DeepSearch run, which is started only once."""
+    """A closed connection costs neither an attempt nor a DeepSearch run, which is started only once."""
     closing = asyncio.Event()
     bench.jina.plays(wire(whole(json_of(VECTORS)), closing, end=end), GOOD if body is EMBED else raw(FOUND))
     async with bench.gateway(max_attempts=1) as gateway:
@@ -306,7 +306,8 @@ async def test_a_connection_that_was_closed_while_idle_is_not_used(
 
 @pytest.mark.parametrize("end", ["fin", "reset"])
 async def test_a_connection_that_is_closed_as_it_is_used_again(end: str, bench: Bench) -> None:
-    """It costs no attempt on an engine that keeps connections: the request is sent again, over a new connection."""
+    """A closed connection costs no attempt on an engine that keeps connections: the request is sent again, over a
+    new connection."""
     bench.jina.plays(GOOD, wire(end=end), GOOD)
     async with bench.gateway(max_attempts=2 if bench.engine == "httpx" else 1) as gateway:
         assert (await asked(gateway)).status_code == 200
@@ -316,8 +317,8 @@ async def test_a_connection_that_is_closed_as_it_is_used_again(end: str, bench: 
 
 
 async def test_deepsearch_rides_no_kept_connection(bench: Bench) -> None:
-    """However briefly a connection was idle: it may be closed as it is reused, and then the run may or may not have
-    started."""
+    """However briefly a connection was idle, the upstream may close it as the call reuses it, and then the run may
+    or may not have started."""
     bench.jina.plays(GOOD, raw(FOUND), wire())
     async with bench.gateway() as gateway:
         assert (await asked(gateway)).status_code == 200
@@ -378,7 +379,7 @@ async def test_no_head_in_time_is_not_seen_where_another_answers(engine: str, su
 
 
 async def test_a_flood_of_interim_answers_is_given_up_on(bench: Bench) -> None:
-    """It fails by size if the engine counts the bytes, else by time."""
+    """The flood fails by size if the engine counts the bytes, else by time."""
     bench.jina.plays(endless(b"", forever(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)))
     timed = bench.engine == "httpx"
     async with bench.gateway(timeouts=IN_TIME if timed else {}) as gateway:
@@ -463,7 +464,7 @@ TOLD_OF_GIANTS = {
 
 @pytest.mark.parametrize("kind", GIANT)
 async def test_giant_heads(kind: str, bench: Bench) -> None:
-    """They fail by size, long before a deadline."""
+    """Giant heads fail by size, long before a deadline."""
     bench.jina.plays(GIANT[kind])
     with at_most_megabytes(100):
         async with bench.gateway() as gateway:

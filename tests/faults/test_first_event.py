@@ -62,7 +62,7 @@ async def state(gateway: RunningGateway) -> dict[str, Any]:
 
 
 async def rested(gateway: RunningGateway) -> dict[str, Any]:
-    """The same, once no call uses the key."""
+    """The state of the only key, once no call uses the key."""
     row = await state(gateway)
     for _ in range(1000):
         if not row["at_work"]:
@@ -169,7 +169,7 @@ async def test_comments_keep_a_run_alive_for_a_caller_who_does_not_stream(bench:
 async def test_what_says_nothing_does_not_begin_a_stream(
     speech: Speech, bench: Bench, subtests: pytest.Subtests
 ) -> None:
-    """A failure after them gets a status of its own, and a retryable call is retried."""
+    """A failure after such a beginning gets a status of its own, and a retryable call is retried."""
     async with speech.before(bench, ping_seconds=LONG) as gateway:
         for kind, first in hollow(speech).items():
             with subtests.test(kind):
@@ -219,7 +219,7 @@ async def test_a_caller_is_told_that_his_stream_lives(speech: Speech, bench: Ben
 
 @each_speech
 async def test_the_wait_is_over_once_something_was_said(speech: Speech, bench: Bench) -> None:
-    """A silence after it costs no CPU: scanning for the first event again and again would use all of it."""
+    """A silence after the first content costs no CPU: a repeated scan for the first event would use all of it."""
     speech.of(bench).plays(wire(STREAM_HEAD, chunk(speech.begin), 1.0, chunk(speech.end), LAST, end="open"))
     async with speech.before(bench, ping_seconds=0.2) as gateway:
         before = time.process_time()

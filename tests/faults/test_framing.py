@@ -298,7 +298,7 @@ LARGE: dict[str, Script] = {
 
 @pytest.mark.parametrize("script", LARGE.values(), ids=LARGE)
 async def test_what_is_too_large(script: Script, bench: Bench) -> None:
-    """It fails by size, not by time, in little more memory than the limit, and is not retried."""
+    """The answer fails by size, not by time, in little more memory than the limit, and the call is not retried."""
     bench.jina.plays(script)
     async with bench.gateway(max_reply_megabytes=4) as gateway:
         with at_most_megabytes(100):

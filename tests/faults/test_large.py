@@ -144,7 +144,7 @@ async def test_a_part_whose_key_is_refused_goes_to_another_key(fault: str, tmp_p
 
 
 async def test_an_upstream_that_breaks_in_the_middle_of_a_large_call(tmp_path: Path) -> None:
-    """Its answers are kept; the remaining parts go to the other upstream."""
+    """The answers of the broken upstream are kept; the remaining parts go to the other upstream."""
     async with provider() as jina, provider() as aihubmix:
         came = [0]
 

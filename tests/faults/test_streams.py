@@ -488,7 +488,7 @@ ENDLESS = {
 @pytest.mark.parametrize("piece", ENDLESS.values(), ids=ENDLESS)
 @pytest.mark.parametrize("begun", [False, True], ids=["first", "later"])
 async def test_an_event_that_never_ends_is_cut(begun: bool, piece: bytes, bench: Bench) -> None:
-    """It fails by size, long before a deadline, in time linear in the size."""
+    """The event fails by size, long before a deadline, in time linear in the size."""
     begin = chunk(DEEPSEARCH.begin) if begun else b""
     bench.jina.plays(endless(STREAM_HEAD + begin + chunk(b"data: "), forever(chunk(piece))))
     async with bench.gateway(max_event_megabytes=4) as gateway:
