@@ -60,9 +60,7 @@ def audit(rows: list[tuple[Any, ...]], journal: Journal) -> Audit:
     """Check that each call has one row per upstream asked, with the tokens that the upstream billed."""
     everything = [Booked(*row) for row in rows]
     booked = [row for row in everything if row.caller != AGAIN]
-    again = {
-        row.place for row in everything if row.caller == AGAIN
-    }  # the numbers of these calls are neither known nor needed
+    again = {row.place for row in everything if row.caller == AGAIN}  # without known numbers
     met = {place for place in journal.witness.met if place[1] not in journal.witness.again} - again
     wrongs, unmet = _met(everything, met, journal)
     wrongs += _told_as_booked(booked, journal)

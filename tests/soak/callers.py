@@ -260,10 +260,10 @@ class Caller:
         self.writer.close()
         self.reader = self.writer = None
 
-    # ------------------------------------------------------------ what is no call
+    # ----------------------------------------------------------- invalid requests
 
     async def _nonsense(self, chance: Random) -> None:
-        """Send an invalid request. It must soon end in a refusal or a closed connection, and reaches no upstream."""
+        """Send an invalid request, which must soon end in a refusal or a closed connection, and reaches no upstream."""
         name, sent = chance.choice([*NONSENSE.items()])
         try:
             async with asyncio.timeout(NONSENSE_SECONDS):
@@ -307,11 +307,11 @@ NONSENSE: dict[str, Callable[[Random], bytes]] = {
 }
 
 
-# ---------------------------------------------------------------- judging an answer
+# ----------------------------------------------------------------- checking a reply
 
 
 def judged(wish: Wish, told: Told, status: int, headers: dict[str, str], body: bytes, journal: Journal) -> None:
-    """Record the reply. It is wrong if a client could mistake it for something else."""
+    """Record the reply. A reply is wrong if a client could mistake it for something else."""
     told.status, told.outcome = status, str(status)
     played = journal.witness.played[wish.number] if not wish.again else []
     names = [fault.name for fault in played]

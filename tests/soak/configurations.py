@@ -40,8 +40,7 @@ class Places:
     ledger: Path | None = None
 
     def configuration(self, number: int, chance: Random, *, clients: int) -> dict[str, Any]:
-        """The configuration with this number. It defines the model ``soak-<number>``, which shows that it is in
-        force."""
+        """The configuration with this number. The model ``soak-<number>`` shows that this configuration is in force."""
         policies: tuple[str | None, ...] = ("cancel", "drain", "detach", None)
         said = {name: chance.choice(policies) for name in EVERYONE}
         path = chance.choice(("", "", "", "/moved"))  # another address, so the state of its keys is not carried over

@@ -72,7 +72,7 @@ class Asked:
         return cls(kind, number, [], stream=body["stream"], long=b" long" in request.raw)
 
 
-# ---------------------------------------------------------------- right answers
+# -------------------------------------------------------------- correct answers
 
 
 def text_of(number: int | None, *, long: bool = False) -> str:
