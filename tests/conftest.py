@@ -44,8 +44,8 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
     return {"loop": NEW_LOOP}
 
 
-# Timeout in seconds for events that should happen at once. It is long for busy machines; a passing test never waits for
-# it.
+# Timeout in seconds for events that should happen at once. The timeout is long for busy machines, and a passing test
+# never waits for it.
 PATIENCE = 30.0
 LOOK_SECONDS = 0.002
 
