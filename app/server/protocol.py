@@ -25,7 +25,7 @@ from ..core.transport import Outgoing
 from .cycle import Cycle, OldCycle
 from .descriptors import Descriptors
 from .handlers import LEAVE
-from .http import BODY, LINGER_SECONDS, WHOLE
+from .http import BODY, LINGER_SECONDS, WHOLE, headers_of
 from .offers import NO_PROXY, Offers
 
 logger = logging.getLogger("torii.protocol")
@@ -217,7 +217,7 @@ class Protocol(Offers):
             raise InvalidRequest(_NO_HTTP)
         if not self.url.startswith(b"/"):
             raise InvalidRequest(NO_PROXY)
-        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        codings = headers_of(self.scope).get(b"transfer-encoding")  # type: ignore[arg-type]  # as in _cycle
         if codings and (version == "1.0" or [coding.lower() for coding in codings] != [b"chunked"]):
             raise InvalidRequest("the only transfer-encoding is chunked, and HTTP/1.0 has none")
         return version
