@@ -21,7 +21,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from ..core.errors import HeadTooLarge, HeadTooSlow, InvalidRequest, Overloaded, TargetTooLong, ToriiError
-from ..core.transport import Outgoing
+from ..core.transport import CoalescingTransport
 from .cycle import Cycle, OldCycle
 from .descriptors import Descriptors
 from .handlers import LEAVE
@@ -83,7 +83,7 @@ class Protocol(Offers):
     # The connection.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        super().connection_made(Outgoing(transport, self.loop))  # type: ignore[arg-type]  # it is one in all that is used
+        super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]  # it is one in all that is used
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6) and UNSENT is not None:
             connection.setsockopt(socket.IPPROTO_TCP, UNSENT, UNSENT_BYTES)
