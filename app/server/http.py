@@ -43,7 +43,7 @@ def headers_of(scope: Scope) -> Headers:
     return found
 
 
-class Exchange:
+class HTTPExchange:
     """``begun``: something of an answer was sent, so that there can be no other."""
 
     __slots__ = ("_at_hand", "_receive", "_send", "begun", "headers", "id", "scope")
