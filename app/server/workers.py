@@ -30,7 +30,7 @@ from ..gateway.build import Share, open_ledger, secrets
 from ..storage.store import Database
 from . import logs, writer
 from .app import create_app
-from .reload import NotRenewed, Origin, Reload, unforeseen
+from .reload import ConfigurationSource, NotRenewed, Reload, unforeseen
 from .runfile import RunFile
 from .server import LAST_SECONDS, Server, ends_now, last_resort
 
@@ -45,7 +45,7 @@ HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def serve(
-    origin: Origin,
+    source: ConfigurationSource,
     sockets: list[socket],
     runfile: RunFile | None,
     database: Database | None,
@@ -55,19 +55,19 @@ def serve(
 
     Several workers open the database themselves: it was only seen to be right.
     """
-    settings = origin.resolve(origin.settings)
+    settings = source.resolve(source.settings)
     json = not sys.stderr.isatty()
     if settings.workers > 1:
         if database:
             database.close()
         _configure(settings, frozenset(), json)
-        return asyncio.run(Workers(origin, sockets, json).run(runfile, begun))
+        return asyncio.run(Workers(source, sockets, json).run(runfile, begun))
     server = _server(Server, settings, create_app(settings, database=database), json)
 
     async def renew(settings: Settings) -> None:
         _renew(server, settings, json)
 
-    reload = Reload(origin, renew, runfile)
+    reload = Reload(source, renew, runfile)
     server.hangup = lambda: server.handle_exit(signal.SIGTERM, None) if _hung_up(json) else reload.ask()
     server.take_signals()
     begun()
@@ -243,9 +243,9 @@ _GONE = "it has ended"
 
 
 class Workers:
-    def __init__(self, origin: Origin, sockets: list[socket], json: bool) -> None:
-        self._origin = origin
-        self._settings = origin.resolve(origin.settings)
+    def __init__(self, source: ConfigurationSource, sockets: list[socket], json: bool) -> None:
+        self._source = source
+        self._settings = source.resolve(source.settings)
         self._sockets = sockets
         self._json = json
         self._workers: dict[int, Worker] = {}
@@ -256,7 +256,7 @@ class Workers:
     async def run(self, runfile: RunFile | None, begun: Callable[[], None]) -> int:
         """The exit code, when all have ended."""
         loop = asyncio.get_running_loop()
-        reload = Reload(self._origin, self._renew, runfile)
+        reload = Reload(self._source, self._renew, runfile)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._leave() if _hung_up(self._json) else reload.ask())
         for sig in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sig, self._end, sig)
