@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from ..core.errors import Unavailable
-from .writer import STDERR, Writer, writer
+from .writer import STDERR, DescriptorWriter, writer
 
 Redact = Callable[[str], str]
 
@@ -71,7 +71,7 @@ def _is_told(record: logging.LogRecord) -> bool:
 class BufferedHandler(logging.Handler):
     """Writes the lines of an event loop together, WRITE_SECONDS after the first of them; a warning at once."""
 
-    def __init__(self, writer: Writer, lines: Lines) -> None:
+    def __init__(self, writer: DescriptorWriter, lines: Lines) -> None:
         super().__init__()
         self.lines = lines
         self._writer = writer
