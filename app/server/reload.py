@@ -18,7 +18,7 @@ from ..config.settings import ConfigError, Settings, load, validate_start
 from ..config.sources import secret_files
 from ..gateway.build import in_sandbox
 from ..storage.files import mounted
-from .runfile import Outcome, RunFile
+from .runfile import ReloadResult, RunFile
 
 logger = logging.getLogger("torii")
 
@@ -32,7 +32,7 @@ FIXED = ("host", "port", "workers", "docs", "generate_caller_key", "ledger", "sa
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ConfigurationSource:
     """The inputs of a run: the file and the command line, the resulting settings, the sandbox's addresses (empty
     without a sandbox), and the generated caller key (None without one)."""
 
@@ -44,7 +44,7 @@ class Origin:
 
     @property
     def started(self) -> Settings:
-        """The configuration that the run began with."""
+        """The configuration that the process started with."""
         return self.resolve(self.settings.model_copy(update={"sandbox": "on" if self.urls else "off"}))
 
     def read(self) -> tuple[Settings, list[str]]:
@@ -92,17 +92,17 @@ def unforeseen(error: Exception) -> str:
 
 
 class Reload:
-    """Reads the settings of ``origin`` again on request, applies them with ``renew``, and reports to the log and
+    """Reads the settings of ``source`` again on request, applies them with ``renew``, and reports to the log and
     ``runfile``."""
 
     def __init__(
-        self, origin: Origin, renew: Callable[[Settings], Awaitable[None]], runfile: RunFile | None = None
+        self, source: ConfigurationSource, renew: Callable[[Settings], Awaitable[None]], runfile: RunFile | None = None
     ) -> None:
-        self._origin = origin
+        self._source = source
         self._renew = renew
         self._runfile = runfile
-        self._now = origin.started
-        self._outcome = Outcome(os.getpid())
+        self._now = source.started
+        self._result = ReloadResult(os.getpid())
         self._wanted = False
         self._task: asyncio.Task[None] | None = None
         self._tell()
@@ -117,15 +117,15 @@ class Reload:
         while self._wanted:
             self._wanted = False
             changed, restart, mistakes = await self._once()
-            notes = [] if changed or restart or mistakes else self._origin.notes()
+            notes = [] if changed or restart or mistakes else self._source.notes()
             for note in notes:
                 logger.warning("%s", note)
-            self._outcome = Outcome(os.getpid(), self._outcome.reloads + 1, changed, restart, mistakes, notes)
+            self._result = ReloadResult(os.getpid(), self._result.reloads + 1, changed, restart, mistakes, notes)
             self._tell()
 
     async def _once(self) -> tuple[list[str], list[str], list[str]]:
         try:
-            settings, restart = await aside(self._origin.read, READ_SECONDS)
+            settings, restart = await aside(self._source.read, READ_SECONDS)
             changed = sorted(changes(self._now, settings))
             await self._renew(settings)
         except ConfigError as error:
@@ -143,7 +143,7 @@ class Reload:
 
     def _tell(self) -> None:
         if self._runfile is not None:
-            self._runfile.tell(self._outcome)
+            self._runfile.tell(self._result)
 
 
 async def aside(work: Callable[[], T], seconds: float) -> T:

@@ -25,9 +25,7 @@ def restored() -> Iterator[None]:
     """Restores the logging of this process."""
     loggers = [logging.getLogger(name) for name in (None, "torii", "uvicorn")]
     before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
-    raises = logging.raiseExceptions
     yield
-    logging.raiseExceptions = raises
     for logger, level, handlers in before:
         logger.setLevel(level)
         logger.handlers[:] = handlers

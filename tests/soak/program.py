@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from app.server.runfile import Outcome
+from app.server.runfile import ReloadResult
 
 from ..cli.test_cli import SECONDS
 from ..conftest import until
@@ -38,20 +38,20 @@ class Measure:
 
 
 class Soaked(Program):
-    async def reload(self) -> Outcome:
+    async def reload(self) -> ReloadResult:
         """Send SIGHUP and return the outcome. Raises TimeoutError."""
-        before = self._outcome().reloads
+        before = self._result().reloads
         self.signal(signal.SIGHUP)
-        await until(lambda: self._outcome(before).reloads > before, SECONDS)
-        return self._outcome()
+        await until(lambda: self._result(before).reloads > before, SECONDS)
+        return self._result()
 
-    def _outcome(self, otherwise: int = 0) -> Outcome:
+    def _result(self, otherwise: int = 0) -> ReloadResult:
         """The outcome of the latest reload. If the file is just being written, an outcome with ``otherwise``
         reloads."""
         try:
-            return msgspec.json.decode((self.folder / "torii" / f"{self.port}.json").read_bytes(), type=Outcome)
+            return msgspec.json.decode((self.folder / "torii" / f"{self.port}.json").read_bytes(), type=ReloadResult)
         except msgspec.DecodeError:
-            return Outcome(0, reloads=otherwise)
+            return ReloadResult(0, reloads=otherwise)
 
     def measure(self, lines: int) -> Measure:
         place = Path(f"/proc/{self.process.pid}")

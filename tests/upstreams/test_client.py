@@ -298,7 +298,7 @@ async def test_a_connection_that_was_idle_for_long_is_closed(
         await upstream.gone()
         await until(lambda: not made._open)
         [place] = made._origins.values()
-        assert (place.idle, place.rings, place._timer) == ({}, inf, None)
+        assert (place.idle, place.due, place._timer) == ({}, inf, None)
         await asked(made, upstream.url)
         assert len(upstream.readers) == 2
 
@@ -311,16 +311,16 @@ async def test_the_timer_of_idle_connections_is_not_set_for_each_call(upstream: 
         [place] = made._origins.values()
         timer = place._timer
         assert timer is not None
-        assert 10 < place.rings - time.monotonic() <= 20
+        assert 10 < place.due - time.monotonic() <= 20
         for _ in range(3):
             await asked(made, upstream.url)
         assert place._timer is timer
         upstream.plays(replies({}, keep_alive="timeout=5, max=100"))
         await asked(made, upstream.url)
         assert place._timer is not timer
-        assert 0 < place.rings - time.monotonic() <= 4
+        assert 0 < place.due - time.monotonic() <= 4
         assert len(upstream.readers) == 1
-    assert place.rings == inf
+    assert place.due == inf
     assert place._timer is None
 
 
@@ -337,7 +337,7 @@ async def test_a_connection_is_closed_before_its_upstream_does(upstream: Scripte
         assert len(upstream.readers) == 2
         [place] = made._origins.values()
         assert (len(made._open), len(place.idle)) == (1, 1)
-        assert place.rings - time.monotonic() > 5
+        assert place.due - time.monotonic() > 5
 
 
 @pytest.mark.parametrize(
