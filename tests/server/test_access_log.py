@@ -1,4 +1,5 @@
-"""The line of a call: byte for byte what the log makes of an ordinary record with its fields."""
+"""The access log's line of a call equals, byte for byte, the log's format of an ordinary record with the same
+fields."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ RECORDS = [
 
 @pytest.fixture(params=[True, False], ids=["json", "text"])
 def lines(request: pytest.FixtureRequest) -> Iterator[logs.Lines]:
-    """The form in which the log of this process is written, as it was configured."""
+    """The configured formatter of this process's log."""
     root, level = list(logging.root.handlers), logging.getLogger("torii").level
     logging.root.handlers[:] = []
     logs.configure("info", Redactor([SECRET]).secrets, json=request.param)
@@ -64,7 +65,7 @@ def written(capfd: pytest.CaptureFixture[str]) -> str:
 
 
 def ordinary(caplog: pytest.LogCaptureFixture, record: Record) -> logging.LogRecord:
-    """What another program's logging has of the call."""
+    """The record of the call as a handler of another program receives it."""
     ours = list(logging.root.handlers)
     logging.root.handlers[:] = [caplog.handler]
     caplog.clear()
@@ -86,7 +87,7 @@ def test_a_line_is_that_of_an_ordinary_record(
     made = ordinary(caplog, record)
     made.created = time.time()
     access_log.write(record)
-    access_log.write(record)  # the second from what the first has left
+    access_log.write(record)  # the second line reuses state of the first
     assert written(capfd) == f"{lines.format(made)}\n" * 2
 
 
