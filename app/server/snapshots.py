@@ -7,15 +7,16 @@ by the configuration that it met. One that is no longer in force closes its conn
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
+from ..callers.keys import Callers
 from ..config.settings import Settings
 from ..gateway.build import go_on
 from ..gateway.gateway import Gateway
@@ -26,15 +27,17 @@ from .handlers import Edge, Load, nothing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """One configuration at work. ``doors`` by their paths, ``posted`` those for a POST, ``secrets`` its own keys."""
+    """One configuration at work. ``hot`` are the applications of the hot paths, ``operator`` is whose key opens the
+    operator's routes, ``clean`` takes out of a text what must not be told, and ``secrets`` are its own keys."""
 
     settings: Settings = field(repr=False)
     gateway: Gateway = field(repr=False)
     edge: Edge = field(repr=False)
     access: Access = field(repr=False)
     pools: Mapping[str, Pool] = field(repr=False)
-    doors: Mapping[str, ASGIApp] = field(repr=False)
-    posted: Mapping[str, ASGIApp] = field(repr=False)
+    hot: Mapping[str, ASGIApp] = field(repr=False)
+    operator: Callers | None = field(repr=False)
+    clean: Callable[[str], str] = field(repr=False)
     secrets: frozenset[str] = field(repr=False)
 
 
@@ -49,14 +52,6 @@ class Generations:
         self.now = build(settings, self.load, ())
         self._before: list[Generation] = []
         self._closing: set[asyncio.Task[None]] = set()
-
-    def door(self, path: str) -> ASGIApp:
-        """An ASGI application: the door at ``path`` of whichever configuration is in force when a call comes."""
-
-        def door(scope: Scope, receive: Receive, send: Send) -> object:
-            return self.now.doors[path](scope, receive, send)
-
-        return door  # type: ignore[return-value]  # it gives an awaitable
 
     def start(self) -> None:
         """Begins what goes on beside the calls. Needs a running loop."""
