@@ -16,10 +16,18 @@ from .server import app as server
 
 logger = logging.getLogger("torii")
 
+# What is missing under another server: it is done by torii serve, its protocol and its processes.
 ONLY_SERVE = (
-    "a development server: only torii serve ends slow and idle connections, bounds connections and file descriptors, "
-    "drains calls at the end, reloads the configuration, keeps the ledger, runs the sandbox and writes its log without "
-    "waiting"
+    "ends slow and idle connections",
+    "ends calls whose caller has left",
+    "bounds connections, file descriptors and the heads of requests",
+    "answers malformed requests with the error envelope",
+    "drains open calls at the end",
+    "keeps keys out of its log, which it writes without waiting",
+    "keeps the ledger, and the cooldowns of keys beyond a restart",
+    "reloads the configuration",
+    "shares the limits of keys among workers",
+    "runs the sandbox",
 )
 
 
@@ -29,7 +37,7 @@ def create_app() -> FastAPI:
     if settings.sandboxed:
         needs = "runs with torii serve only; set a key of an upstream, such as JINA_API_KEY"
         raise ConfigError([Mistake("", "sandbox", needs)])
-    logger.warning(ONLY_SERVE)
+    logger.warning("a development server: only torii serve %s", ", ".join(ONLY_SERVE))
     return server.create_app(settings)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app import main
+
 from .cli.test_cli import ROOT, environment
 from .conftest import JINA_KEY
 
@@ -39,8 +41,27 @@ def test_uvicorn_serves_it_and_the_log_says_what_is_missing(tmp_path: Path, door
             assert httpx.get(f"{found[1]}/healthz").status_code == 200 if found else lines == []
         finally:
             server.terminate()
-    said = [line for line in lines if line.startswith("a development server: only torii serve ends slow")]
-    assert len(said) == 1
+    said = f"a development server: only torii serve {', '.join(main.ONLY_SERVE)}\n"
+    assert [line for line in lines if "development server" in line] == [said]
+
+
+def test_the_documentation_names_the_same_protections() -> None:
+    _, _, listed = (ROOT / "docs" / "deployment.md").read_text().partition("Only `torii serve`\n\n")
+    assert re.findall(r"^- (.*)[,.]$", listed.partition("\n\n")[0], re.M) == list(main.ONLY_SERVE)
+
+
+def test_importing_the_module_makes_no_application() -> None:
+    """The configuration is read when ``app`` is first asked for."""
+    code = "import sys, app.main as main; print('app' in vars(main)); main.app"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment({"TORII_PORT": "no port"}),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.returncode) == ("False\n", 1)
+    assert "ConfigError: environment: TORII_PORT: " in done.stderr
 
 
 def test_without_a_key_it_says_so(tmp_path: Path) -> None:

@@ -123,8 +123,9 @@ def test_the_packages_named_for_setuptools_are_all_the_packages_there_are() -> N
     assert all((ROOT / "app" / folder / "__init__.py").exists() for folder in folders)
 
 
-def test_the_wheel_holds_every_module_once_and_nothing_else(wheel: Path) -> None:
-    modules = {f"torii_gateway/{path.relative_to(ROOT / 'app')}" for path in (ROOT / "app").rglob("*.py")}
+def test_the_wheel_holds_every_module_and_the_openapi_files_once_and_nothing_else(wheel: Path) -> None:
+    kept = [path for kind in ("*.py", "*.yaml") for path in (ROOT / "app").rglob(kind)]
+    modules = {f"torii_gateway/{path.relative_to(ROOT / 'app')}" for path in kept}
     about = f"torii_gateway-{__version__}.dist-info"
     files = zipfile.ZipFile(wheel).namelist()
     assert sorted(name for name in files if not name.startswith(about)) == sorted(modules)
@@ -145,6 +146,16 @@ def test_the_installed_package_imports_under_its_name(installed: Path) -> None:
     code = "import torii_gateway.main as main, torii_gateway.sandbox; print(main.__file__)"
     where = run(sys.executable, "-c", code, cwd=installed, PYTHONPATH=str(installed)).strip()
     assert Path(where) == installed / "torii_gateway" / "main.py"
+
+
+def test_the_installed_package_has_the_files_of_its_openapi_document(installed: Path) -> None:
+    code = (
+        "from torii_gateway.config.settings import Settings; from torii_gateway.server import openapi;"
+        "from torii_gateway.server.app import create_app;"
+        "print(*openapi.contents(create_app(Settings()).routes)['paths'])"
+    )
+    told = run(sys.executable, "-c", code, cwd=installed, PYTHONPATH=str(installed))
+    assert "/v1/embeddings" in told.split()
 
 
 def test_the_installed_package_runs_as_a_module(installed: Path) -> None:

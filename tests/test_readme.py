@@ -15,7 +15,7 @@ from app.core import errors
 from app.endpoints.chat import MODES
 from app.endpoints.embeddings import ENCODINGS, SPELLINGS
 from app.endpoints.rerank import DOC_LIMITS
-from app.server.openapi import PATHS
+from app.server.app import PATHS
 from app.upstreams.deepsearch import IGNORED, PARAMETERS
 
 from .clients.conftest import Beside, gateway, running, vocabulary  # noqa: F401 - fixtures

@@ -282,33 +282,35 @@ def explain(error: ValidationError, settings: type[BaseModel]) -> Iterator[tuple
     """Every mistake as its path and its words; never with the value that was found."""
     for found in error.errors(include_url=False):
         keys = tuple(key for key in found["loc"] if key != "[key]")
-        yield keys, _words(found["type"], found, keys, settings)
+        yield keys, worded(found, keys, settings)
 
 
-def _words(kind: str, found: Any, keys: Keys, settings: type[BaseModel]) -> str:
-    context = found.get("ctx", {})
+def worded(found: Any, keys: Keys, form: Any) -> str:
+    """What is wrong with the value at the path in ``form``, a type: one of the errors that pydantic found, without its
+    text, which changes with its version."""
+    kind, context = found["type"], found.get("ctx", {})
     if kind == "extra_forbidden":
-        return unknown_key(keys[-1], _model_at(settings, keys[:-1]).model_fields)
+        return unknown_key(keys[-1], _model_at(form, keys[:-1]).model_fields)
     if kind == "value_error":
         return str(context["error"])
     if kind == "missing" and isinstance(found["input"], dict):
-        choices = _choices(settings, keys)
+        choices = _choices(form, keys)
         return f"is missing; one of {', '.join(choices)}" if choices else "is missing"
     if kind == "literal_error":
-        *most, last = map(repr, _choices(settings, keys))
+        *most, last = map(repr, _choices(form, keys))
         return f"must be {', '.join(most)} or {last}" if most else f"must be {last}"
     if kind == "string_type" and isinstance(found["input"], (int, float, date)):
         return "must be text; put it in quotes"
     return _WORDS.get(kind, "cannot be used").format(**context)
 
 
-def _choices(settings: type[BaseModel], keys: Keys) -> tuple[str, ...]:
+def _choices(settings: Any, keys: Keys) -> tuple[str, ...]:
     """The words that the field at the path takes; none where it takes any."""
     annotation = _annotation_at(settings, keys)
     return next((get_args(kind) for kind in (annotation, *get_args(annotation)) if get_origin(kind) is Literal), ())
 
 
-def _model_at(settings: type[BaseModel], keys: Keys) -> type[BaseModel]:
+def _model_at(settings: Any, keys: Keys) -> type[BaseModel]:
     """The model whose field stands at the path."""
     found: type[BaseModel] = _bare(_annotation_at(settings, keys))
     return found

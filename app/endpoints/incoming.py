@@ -11,7 +11,7 @@ from ..core.disconnects import Presence
 from ..core.errors import InvalidRequest
 from ..core.json import Malformed, decode_strict
 from ..core.names import shown
-from ..core.types import Call, Value
+from ..core.types import Call, Json, Value
 from . import Endpoint
 
 
@@ -31,13 +31,18 @@ class Incoming(Value, frozen=True):
 
 def parse(endpoint: Endpoint, incoming: Incoming) -> Call:
     """The body as a call, stamped with an id and the time. Raises InvalidRequest."""
+    call = endpoint.parse(json_object(incoming.body), incoming.path)
+    return msgspec.structs.replace(call, id=incoming.id, created=int(time.time()))
+
+
+def json_object(data: bytes) -> Json:
+    """A request's body. Raises InvalidRequest."""
     try:
-        body = decode_strict(incoming.body)
+        body = decode_strict(data)
     except Malformed as error:
         place = f"{shown(error.place)}: " if error.place else ""
         field = re.split(r"[.\[]", error.place)[0]
         raise InvalidRequest(f"the body is not JSON: {place}{error}", param=field or None) from None
     if not isinstance(body, dict):
         raise InvalidRequest("the body must be a JSON object")
-    call = endpoint.parse(body, incoming.path)
-    return msgspec.structs.replace(call, id=incoming.id, created=int(time.time()))
+    return body

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
 from ..config.settings import Settings
-from ..core.errors import NotFound, Unavailable
 from ..core.redaction import Redactor
-from ..core.types import Json
 from ..endpoints.chat import Chat
 from ..endpoints.embeddings import Embeddings
 from ..endpoints.rerank import Rerank
@@ -45,19 +44,10 @@ from ..routing.pool import Pool
 from ..storage.store import Database
 from ..usage.ledger import Ledger
 from ..usage.record import Meter, Record
-from . import access_log, admin, docs, openapi
+from . import access_log, admin, docs, models, process
 from .access import Access
 from .handlers import Edge, Limits, Load
 from .snapshots import Generation, Generations
-
-T = TypeVar("T")
-
-RESPONSES_HINT = (
-    "Torii does not pass the Responses API on yet, which AIHubMix has. Use chat completions: "
-    'in @ai-sdk/openai openai.chat("model"), in openai-agents OpenAIChatCompletionsModel, '
-    "in the OpenAI SDKs client.chat.completions.create()"
-)
-
 
 Sink = Callable[[Record], None]
 
@@ -96,7 +86,12 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     app.generations = generations
     app.state.generations = generations
     app.state.settings = settings
-    app.router.routes += [RawRoute(path, generations.door(path), DOCUMENTS[path]) for path in generations.now.doors]
+    app.state.database = database
+    hot = Hot(generations)
+    app.router.routes += [Route(path, hot, methods=["POST"]) for path in HOT]
+    for prefix, router in (*SHOWN, *HIDDEN):
+        app.include_router(router, prefix=prefix, include_in_schema=(prefix, router) in SHOWN)
+    app.include_router(admin.router)
     if settings.docs_open:
         docs.add(app)
     docs.add_icon(app)
@@ -105,8 +100,8 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
 
 
 class Torii(FastAPI):
-    """Looks first whether a web page may ask. Posted calls, which is all that costs anything, then go straight to their
-    doors; the rest through FastAPI's router, in which all of them are as well."""
+    """Looks first whether a web page may ask. Calls to the hot paths then go straight to their doors; the rest through
+    FastAPI's router."""
 
     generations: Generations
 
@@ -115,13 +110,61 @@ class Torii(FastAPI):
             await super().__call__(scope, receive, send)
             return
         now = self.generations.now
-        if scope["path"] not in now.doors:
+        if scope["path"] not in FIXED:
             scope["path"] = meant(scope["path"], scope["raw_path"])
         send = now.access.sender(scope, send)
         door = now.access.door(scope)
         if door is None and scope["method"] == "POST":
-            door = now.posted.get(scope["path"])
-        await (door or super().__call__)(scope, receive, send)
+            door = now.hot.get(scope["path"])
+        if door is not None:
+            await door(scope, receive, send)
+            return
+        scope.setdefault("state", {})["generation"] = now
+        await super().__call__(scope, receive, send)
+
+
+# The hot paths, and the only ones that are no routes of FastAPI's: their bodies must pass unharmed, with fields that
+# nobody here knows, and an answer is bytes that a provider wrote. FastAPI's router, its dependencies, validation and
+# serialising would cost each call more than the gateway does.
+_HOT = ("/v1/embeddings", "/v1/rerank", "/v2/rerank", "/v1/chat/completions")
+HOT = (*_HOT, *(path.removeprefix("/v1") for path in _HOT if path.startswith("/v1/")))
+
+
+def _hot(edge: Edge, settings: Settings) -> dict[str, ASGIApp]:
+    """The application of each hot path."""
+    rerank = edge.posted(Rerank())
+    embeddings = edge.posted(Embeddings(decoder_or_none(settings.token_encoding)))
+    chat = edge.posted(Chat(settings.deepsearch.reasoning, settings.deepsearch.answer_chunk_characters))
+    table = dict(zip(_HOT, (embeddings, rerank, rerank, chat), strict=True))
+    # The base URL without /v1 is a common slip; it answers too, undocumented.
+    return {path: table.get(path) or table[f"/v1{path}"] for path in HOT}
+
+
+# The routes of ``routes.py``, below their prefixes, that are in the OpenAPI document, and those that are not.
+SHOWN = (("/v1", models.router), ("", process.router))
+HIDDEN = (("", models.router), ("/v1", models.not_offered), ("", models.not_offered))
+
+
+def _listed(*routers: tuple[str, APIRouter]) -> list[tuple[str, str]]:
+    """Methods and paths, as OpenAPI writes them."""
+    routes = [(prefix, route) for prefix, router in routers for route in router.routes if isinstance(route, APIRoute)]
+    return [(method, prefix + route.path_format) for prefix, route in routes for method in sorted(route.methods or ())]
+
+
+# The paths that a caller who is lost is told of.
+PATHS = (*(f"POST {path}" for path in _HOT), *(f"{method} {path}" for method, path in _listed(*SHOWN)))
+# The operator's are not among them: a rule of a proxy that closes their path must not be gone round.
+FIXED = frozenset((*HOT, *(path for _, path in _listed(*SHOWN, *HIDDEN) if "{" not in path)))
+
+
+class Hot:
+    """The hot paths in FastAPI's router, which a POST does not come to: for the refusals of other methods."""
+
+    def __init__(self, generations: Generations) -> None:
+        self._generations = generations
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._generations.now.hot[scope["path"]](scope, receive, send)
 
 
 def _generation(process: Process, settings: Settings, load: Load, others: Collection[str]) -> Generation:
@@ -137,21 +180,20 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
         gateway,
         limits,
         load,
-        paths=openapi.PATHS,
+        paths=PATHS,
         hints={} if settings.docs_open else docs.SWITCHED_OFF,
         always=always,
         departures=build_departures(settings),
     )
-    table = doors(edge, Own(gateway, load, process.database), settings)
-    table |= admin.doors(edge, build_operator(settings), pools, redactor)
     return Generation(
         settings=settings,
         gateway=gateway,
         edge=edge,
         access=Access(edge, build_cors(settings), build_guard(settings, PAGES)),
         pools=pools,
-        doors=table,
-        posted={path: door for path, door in table.items() if DOCUMENTS[path].method == "POST"},
+        hot=_hot(edge, settings),
+        operator=build_operator(settings),
+        clean=redactor.message,
         secrets=own,
     )
 
@@ -187,45 +229,6 @@ def _lifespan(generations: Generations) -> Callable[[FastAPI], Any]:
     return lifespan
 
 
-class RawRoute(APIRoute):
-    """In FastAPI's router like any route, but served by ``asgi`` itself,
-    without the work that FastAPI does for each call of an endpoint function."""
-
-    def __init__(self, path: str, asgi: ASGIApp, document: openapi.Document) -> None:
-        super().__init__(path, lambda: None, methods=[document.method], include_in_schema=False)
-        self.app = asgi
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """HEAD is a GET whose answer has no body, which is left out where it is sent."""
-        if scope["method"] == "HEAD" and "GET" in (self.methods or ()):
-            await self.app(scope, receive, send)
-        else:
-            await super().handle(scope, receive, send)
-
-
-_DOCUMENTS: dict[str, openapi.Document] = {
-    "/v1/embeddings": openapi.EMBEDDINGS,
-    "/v1/rerank": openapi.RERANK,
-    "/v2/rerank": openapi.RERANK_V2,
-    "/v1/chat/completions": openapi.CHAT,
-    "/v1/models": openapi.MODELS,
-    "/v1/models/{model:path}": openapi.MODEL,
-    "/healthz": openapi.HEALTHZ,
-    "/readyz": openapi.READYZ,
-    "/v1/responses": openapi.RESPONSES,
-}
-
-
-def _bare(paths: Mapping[str, T]) -> dict[str, T]:
-    """The base URL without /v1 is a common slip; it answers too, undocumented."""
-    return {path.removeprefix("/v1"): value for path, value in paths.items() if path.startswith("/v1/")}
-
-
-DOCUMENTS = {**_DOCUMENTS, **_bare(_DOCUMENTS), **admin.DOCUMENTS}
-# The operator's are not among them: a rule of a proxy that closes their path must not be gone round.
-FIXED = frozenset(path for path in DOCUMENTS if "{" not in path) - admin.DOCUMENTS.keys()
-
-
 def meant(path: str, raw: bytes) -> str:
     """The fixed path that a client means whose base URL and path were joined with slashes too many, or with a version
     before the version. Any other path as it is: what it holds may be a URL, or a name with slashes."""
@@ -240,50 +243,3 @@ def meant(path: str, raw: bytes) -> str:
 
 # Where a link on a page elsewhere may lead to, also of an open gateway. Nothing here asks a provider.
 PAGES = frozenset(("/", "/healthz", "/readyz", "/v1/models", "/models", *docs.PATHS))
-
-
-def doors(edge: Edge, own: Own, settings: Settings) -> dict[str, ASGIApp]:
-    """The application of each path."""
-    rerank = edge.posted(Rerank())
-    table: dict[str, ASGIApp] = {
-        "/v1/embeddings": edge.posted(Embeddings(decoder_or_none(settings.token_encoding))),
-        "/v1/rerank": rerank,
-        "/v2/rerank": rerank,
-        "/v1/chat/completions": edge.posted(
-            Chat(settings.deepsearch.reasoning, settings.deepsearch.answer_chunk_characters)
-        ),
-        "/v1/models": edge.simple(own.models),
-        "/v1/models/{model:path}": edge.simple(own.model),
-        "/healthz": edge.simple(own.healthz, known=False),
-        "/readyz": edge.simple(own.readyz, known=False),
-        "/v1/responses": edge.simple(own.responses, known=False),
-    }
-    return {**table, **_bare(table)}
-
-
-class Own:
-    """Answers of the gateway itself."""
-
-    def __init__(self, gateway: Gateway, load: Load, database: Database | None) -> None:
-        self._gateway = gateway
-        self._load = load
-        self._database = database
-
-    def models(self, scope: Scope) -> Json:
-        return {"object": "list", "data": self._gateway.routes.models()}
-
-    def model(self, scope: Scope) -> Json:
-        return self._gateway.routes.describe(scope["path_params"]["model"])
-
-    def healthz(self, scope: Scope) -> Json:
-        trouble = self._database.health if self._database else None
-        alive: Json = {"status": "degraded" if trouble else "ok", "version": __version__}
-        return {**alive, "database": asdict(trouble)} if trouble else alive
-
-    def readyz(self, scope: Scope) -> Json:
-        if self._load.leaving:
-            raise Unavailable("shutting down", retry_after=1)
-        return {"status": "ready"}
-
-    def responses(self, scope: Scope) -> Json:
-        raise NotFound(RESPONSES_HINT)

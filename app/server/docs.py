@@ -4,7 +4,7 @@ fastapi-offline brings the same files along."""
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 
 from fastapi import FastAPI, Request, Response
@@ -19,6 +19,8 @@ from .http import headers_of
 PAGE = "/docs"
 DOCUMENT = "/openapi.json"
 PATHS = (PAGE, DOCUMENT)
+# The address in the document where a request says none.
+ANYWHERE = "http://localhost:8000"
 ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",
     "swagger-ui.css": "text/css",
@@ -34,10 +36,11 @@ SWITCHED_OFF = dict.fromkeys(
 def add(app: FastAPI) -> None:
     """Routes for the document, the page, and the page's three files."""
 
+    contents = cache(partial(openapi.contents, app.routes))
+
     async def document(request: Request) -> Response:
-        # Not FastAPI's: that leaves out every null, also from the examples.
-        address = _address(headers_of(request.scope))
-        return JSONResponse(openapi.document(__version__, address) if address else openapi.document(__version__))
+        # Not by FastAPI's own route: that leaves out every null, also from the examples.
+        return JSONResponse(openapi.document(contents(), __version__, _address(headers_of(request.scope)) or ANYWHERE))
 
     async def page() -> Response:
         return get_swagger_ui_html(

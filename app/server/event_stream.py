@@ -1,8 +1,8 @@
-"""A stream to its caller, in the form of sse-starlette's response, sent by the one task that the call has anyway.
+"""A stream of a hot path to its caller, in the form of sse-starlette's response, sent by the one task of the call.
 
-sse-starlette serves any source under any server, and has four more tasks, a lock and a timer for each event for it.
-Here the server itself tells who has left (app/server/protocol.py), and a timer tells when a silent stream has to say
-that it lives.
+sse-starlette's response serves any source under any server, and has four more tasks, a lock and a timer for each event
+for it. Here the server itself tells who has left (app/server/protocol.py), and a timer tells when a silent stream has
+to say that it lives. The gateway's own routes (app/server/routes.py) answer with sse-starlette's response itself.
 """
 
 from __future__ import annotations
@@ -10,40 +10,30 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from functools import cache
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 
 from ..core.sse import PING
 from .http import Head, HTTPExchange
 
-
-class Ping(ServerSentEvent):
-    """Without the blank line that sse-starlette ends each comment with."""
-
-    def encode(self) -> bytes:
-        return PING
-
-
-@cache
-def form(seconds: float) -> EventSourceResponse:
-    """The response that all streams have the status and the headers of; ``seconds`` apart they say that they live."""
-    return EventSourceResponse(iter(()), sep="\n", ping=seconds, ping_message_factory=Ping)
+# The status and the headers of all streams.
+FORM = EventSourceResponse(iter(()), ping=0)
 
 
 class Downstream:
-    """``events`` are bytes, whole events each; ``head`` are headers beside those of all streams."""
+    """``events`` are bytes, whole events each; ``head`` are headers beside those of all streams. A stream that is
+    silent for ``seconds`` says that it lives."""
 
     def __init__(self, events: AsyncIterator[bytes], head: Head, seconds: float) -> None:
         self._events = events
         self._head = head
-        self._form = form(seconds)
+        self._seconds = seconds
 
     async def serve(self, exchange: HTTPExchange) -> None:
         """Returns when all has been said."""
         first = await anext(self._events, b"")
-        await exchange.begin(self._form.status_code, [*self._head, *self._form.raw_headers], first)
-        life = Life(exchange, self._form.ping_interval)
+        await exchange.begin(FORM.status_code, [*self._head, *FORM.raw_headers], first)
+        life = Life(exchange, self._seconds)
         try:
             async for data in self._events:
                 life.speaking = True

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -120,7 +119,7 @@ class Edge:
         """A door to an endpoint: the key is checked before the body is read, and so is whether there is room."""
 
         async def work(exchange: HTTPExchange) -> None:
-            caller = self._caller(exchange)
+            caller = self.caller(exchange)
             with self.open:
                 presence = Presence(self.departures, caller.name, asyncio.current_task())
                 try:
@@ -138,26 +137,26 @@ class Edge:
 
         return self._door(work)
 
-    def simple(self, respond: Callable[[Scope], Any], *, known: bool = True, callers: Callers | None = None) -> ASGIApp:
-        """A door to something of our own that is at hand; ``known`` callers only, or anybody.
-        ``callers`` are those whom it is for, if others than the gateway's."""
+    def giving(self, response: Response) -> ASGIApp:
+        """A door to an answer that FastAPI has made, with the headers of every answer."""
 
         async def work(exchange: HTTPExchange) -> None:
-            if known:
-                self._caller(exchange, callers)
-            await exchange.answer(200, msgspec.json.encode(respond(exchange.scope)), self._head(exchange.id))
+            head = self._head(exchange.id)
+            if response.media_type == "application/json":
+                given = [header for header in response.raw_headers if header[0] not in CONTENT]
+                await exchange.answer(response.status_code, bytes(response.body), [*given, *head])
+                return
+            response.raw_headers = [*response.raw_headers, *head]
+            await exchange.pass_to(response)
 
         return self._door(work)
 
-    def nothing(self) -> ASGIApp:
-        """A door to a path at which there is nothing, as things are."""
+    async def body(self, exchange: HTTPExchange) -> bytes:
+        """The whole body of a request within the limits. Raises CallerGone."""
+        limits = self._limits
+        return await exchange.body(limits.body_megabytes, limits.body_seconds, self.open.load.unpacking)
 
-        async def work(exchange: HTTPExchange) -> None:
-            raise self._not_found(exchange.path)
-
-        return self._door(work)
-
-    def refusing(self, error: ToriiError) -> ASGIApp:
+    def refusing(self, error: Exception) -> ASGIApp:
         """A door that is shut."""
 
         async def work(exchange: HTTPExchange) -> None:
@@ -177,7 +176,7 @@ class Edge:
     async def no_such_route(self, request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 404)
         path = request.scope["path"]
-        failure: ToriiError = self._not_found(path)
+        failure: ToriiError = self.not_found(path)
         if status == 405:
             allow = (getattr(error, "headers", None) or {}).get("Allow", "POST")
             wrong = f"{request.method} is not for {path[:200]}; use {allow}"
@@ -205,7 +204,7 @@ class Edge:
 
         return door
 
-    def _caller(self, exchange: HTTPExchange, callers: Callers | None = None) -> Caller:
+    def caller(self, exchange: HTTPExchange, callers: Callers | None = None) -> Caller:
         """The caller. A key in the query is refused even if it would be right: queries get into logs."""
         query = exchange.query()
         if query and any(field.partition(b"=")[0].lower() in IN_QUERY for field in query):
@@ -242,7 +241,7 @@ class Edge:
         given = encoded(tuple(headers.items())) if headers else ()
         return [*given, *self._always, (b"x-request-id", request_id.encode())]
 
-    def _not_found(self, path: str) -> NotFound:
+    def not_found(self, path: str) -> NotFound:
         has = f"This gateway has {', '.join(self._paths)}"
         return NotFound(self._hints.get(path) or f"there is nothing at {path[:200]!r}. {has}")
 
@@ -259,6 +258,9 @@ def encoded(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[bytes, bytes], 
     plain = ((name, "".join(char if char.isprintable() else "?" for char in value)) for name, value in headers)
     return tuple((name.encode(), value.encode("ascii", "replace")) for name, value in plain)
 
+
+# The headers of an answer in JSON that it is sent with anyway.
+CONTENT = (b"content-type", b"content-length")
 
 # Names under which clients of other services put their key into the query.
 IN_QUERY = frozenset((b"key", b"api_key", b"api-key", b"apikey", b"access_token", b"token", b"authorization"))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from urllib.parse import unquote_to_bytes
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..core.deadlines import Timeout
 from ..core.disconnects import CallerGone
@@ -132,6 +132,11 @@ class HTTPExchange:
 
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def pass_to(self, application: ASGIApp) -> None:
+        """Has another application answer."""
+        self.begun = True
+        await application(self.scope, self._receive, self._send)
 
     async def linger(self) -> None:
         """Reads on for a while after a refusal: a connection closed on a caller who still sends is reset,

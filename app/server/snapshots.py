@@ -7,15 +7,16 @@ by the configuration it started with. A replaced configuration closes its connec
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
+from ..callers.keys import Callers
 from ..config.settings import Settings
 from ..gateway.build import go_on
 from ..gateway.gateway import Gateway
@@ -26,16 +27,18 @@ from .handlers import Edge, Load, nothing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """A configuration and everything built from it. ``doors``: handlers by path, ``posted``: those for POST,
-    ``secrets``: its keys and passwords."""
+    """One configuration and everything built from it. ``hot`` are the applications of the hot paths, ``operator`` is
+    the caller who opens the operator's routes, ``clean`` removes from a text what must not be told, and ``secrets`` are
+    the configuration's own keys and passwords."""
 
     settings: Settings = field(repr=False)
     gateway: Gateway = field(repr=False)
     edge: Edge = field(repr=False)
     access: Access = field(repr=False)
     pools: Mapping[str, Pool] = field(repr=False)
-    doors: Mapping[str, ASGIApp] = field(repr=False)
-    posted: Mapping[str, ASGIApp] = field(repr=False)
+    hot: Mapping[str, ASGIApp] = field(repr=False)
+    operator: Callers | None = field(repr=False)
+    clean: Callable[[str], str] = field(repr=False)
     secrets: frozenset[str] = field(repr=False)
 
 
@@ -50,14 +53,6 @@ class Generations:
         self.now = build(settings, self.load, ())
         self._before: list[Generation] = []
         self._closing: set[asyncio.Task[None]] = set()
-
-    def door(self, path: str) -> ASGIApp:
-        """An ASGI application: the handler at ``path`` of the configuration in force when the call arrives."""
-
-        def door(scope: Scope, receive: Receive, send: Send) -> object:
-            return self.now.doors[path](scope, receive, send)
-
-        return door  # type: ignore[return-value]  # it gives an awaitable
 
     def start(self) -> None:
         """Start the background work of the pools. Needs a running loop."""

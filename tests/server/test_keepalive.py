@@ -10,7 +10,6 @@ import pytest
 from openai._streaming import SSEDecoder
 
 from app.core.sse import DONE, encode
-from app.server.event_stream import form
 
 from ..conftest import RunningGateway, ScriptedUpstream, running_gateway, settings_for, streams
 
@@ -18,12 +17,6 @@ PING = b": ping\n"
 ASK = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 A = encode(b'{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}],"model":"gpt-4o-mini"}')
 B = encode(b'{"choices":[{"index":0,"delta":{"content":"b"},"finish_reason":"stop"}],"model":"gpt-4o-mini"}')
-
-
-def test_a_comment_is_one_line() -> None:
-    response = form(15.0)
-    assert response.ping_message_factory is not None
-    assert response.ping_message_factory().encode() == PING
 
 
 def decoded(pieces: Iterable[bytes]) -> list[tuple[str | None, str]]:

@@ -16,17 +16,21 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from app import __version__
 from app.config.settings import Settings
-from app.endpoints.chat import Chat
-from app.endpoints.embeddings import SPELLINGS, Embeddings
+from app.core import parameters
+from app.core.types import EndpointName
+from app.endpoints.chat import MODES, Chat
+from app.endpoints.embeddings import ENCODINGS, SPELLINGS, Embeddings
 from app.endpoints.rerank import Rerank
 from app.endpoints.token_ids import decoder
-from app.server import admin, openapi
-from app.server.app import RawRoute, create_app
-from app.server.openapi import failures
-from app.server.openapi.models import routes
-from app.upstreams.deepsearch import PARAMETERS, deepsearch_body
+from app.server import openapi
+from app.server.app import HOT, PATHS, create_app
+from app.upstreams.catalogue import CATALOGUE
+from app.upstreams.deepsearch import EFFORTS, IGNORED, PARAMETERS, PLACES, deepsearch_body
 
-DOCUMENT = openapi.document(__version__)
+from . import examples
+
+CONTENTS = openapi.contents(create_app(Settings()).routes)
+DOCUMENT = openapi.document(CONTENTS, __version__, "http://localhost:8000")
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -106,7 +110,7 @@ def test_every_reference_leads_somewhere() -> None:
 def test_no_operation_id_comes_twice() -> None:
     ids = [operation["operationId"] for _, _, operation in operations()]
     assert sorted(ids) == sorted(set(ids))
-    assert len(ids) == len(openapi.PATHS)
+    assert len(ids) == len(PATHS)
 
 
 def test_every_operation_says_what_it_is_and_has_a_tag_that_is_explained() -> None:
@@ -117,24 +121,23 @@ def test_every_operation_says_what_it_is_and_has_a_tag_that_is_explained() -> No
         assert set(operation["tags"]) <= tags
 
 
-def test_every_public_route_is_in_it_and_nothing_else() -> None:
-    served = {
-        (route.path_format, method.lower())
-        for route in create_app(Settings()).routes
-        if isinstance(route, RawRoute)
-        for method in route.methods or ()
-    }
-    twins = {(path.removeprefix("/v1"), method) for path, method in served if path.startswith("/v1/")}
-    hidden = {(openapi.RESPONSES.path, "post"), *((path, "get") for path in admin.DOCUMENTS)}
-    assert served - twins - hidden == {(path, method) for path, method, _ in operations()}
-    assert sorted(openapi.PATHS) == sorted(f"{method.upper()} {path}" for path, method, _ in operations())
+def test_every_public_path_is_in_it_and_no_other() -> None:
+    """A caller who is lost is told of the same."""
+    assert list(PATHS) == [f"{method.upper()} {path}" for path, method, _ in operations()]
+
+
+def test_the_hot_paths_are_those_of_the_files_and_the_endpoints() -> None:
+    posted = [path for path, method, _ in operations() if method == "post"]
+    endpoints = (Embeddings(), Rerank(), Chat())
+    assert set(posted) == {f"/v1{path}" for endpoint in endpoints for path in endpoint.paths} | {"/v2/rerank"}
+    assert set(HOT) == {*posted, *(path.removeprefix("/v1") for path in posted)}
 
 
 def test_the_path_of_a_model_has_its_parameter() -> None:
     (parameter,) = DOCUMENT["paths"]["/v1/models/{model}"]["get"]["parameters"]
     assert (parameter["name"], parameter["in"], parameter["required"]) == ("model", "path", True)
     for example in parameter["examples"].values():
-        assert routes().describe(example["value"])["id"] == example["value"]
+        assert examples.routes().describe(example["value"])["id"] == example["value"]
 
 
 def test_a_key_may_be_given_except_where_none_is_looked_at() -> None:
@@ -146,12 +149,22 @@ def test_a_key_may_be_given_except_where_none_is_looked_at() -> None:
         assert operation["security"] == ([{}] if path in ("/healthz", "/readyz") else wanted)
 
 
-def test_importing_it_does_not_build_it() -> None:
-    code = "import sys, app.server.openapi; print(sorted(name for name in sys.modules if name.startswith('app.')))"
+def test_a_gateway_that_is_not_asked_for_it_has_not_read_it() -> None:
+    code = """if True:
+        import sys
+        from app.config.settings import Settings
+        from app.server import openapi
+        from app.server.app import create_app
+
+        read = []
+        sys.addaudithook(lambda event, given: read.append(str(given[0])) if event == "open" else None)
+        app = create_app(Settings())
+        print(sum(name.endswith(".yaml") for name in read))
+        openapi.contents(app.routes)
+        print(sum(name.endswith(".yaml") for name in read))
+    """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(
-        ["app.core", "app.core.types", "app.server", "app.server.openapi", "app.server.openapi.documents"]
-    )
+    assert done.stdout.split() == ["0", str(len(openapi.FILES))]
 
 
 # Requests.
@@ -186,6 +199,57 @@ def test_an_example_of_a_chat_request_is_accepted_and_deepsearch_takes_those_for
         assert {name: sent[name] for name in body if name in PARAMETERS} == {
             name: value for name, value in body.items() if name in PARAMETERS
         }
+
+
+# Fields of the table that no provider is sent, and that are described so that a caller need not wonder.
+ALSO = {"EmbeddingsRequest": {"user"}, "RerankRequest": {"user", "max_chunks_per_doc"}, "ChatRequest": set[str]()}
+# Fields that a provider knows and its page does not explain, or that have one meaning only: a refusal.
+UNEXPLAINED = {"RerankRequest": {"truncation", "relevant_spans"}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "endpoint"), [("EmbeddingsRequest", "embeddings"), ("RerankRequest", "rerank"), ("ChatRequest", "chat")]
+)
+def test_the_fields_of_a_request_are_those_of_the_table(schema: str, endpoint: EndpointName) -> None:
+    described = DOCUMENT["components"]["schemas"][schema]["properties"].keys()
+    table = parameters.TABLE[endpoint]
+    passed_on = {name for name, field in table.items() if field.jina != "dropped"}
+    assert described == (passed_on | ALSO[schema]) - UNEXPLAINED.get(schema, set())
+    assert ALSO[schema] <= table.keys()
+
+
+def test_the_fields_of_coheres_second_version_are_some_of_the_table() -> None:
+    assert DOCUMENT["components"]["schemas"]["RerankV2Request"]["properties"].keys() == {
+        "model",
+        "query",
+        "documents",
+        "top_n",
+        "max_tokens_per_doc",
+        "return_documents",
+    }
+
+
+def test_the_values_in_the_files_are_those_of_the_code() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    chat = schemas["ChatRequest"]["properties"]
+    encoding = schemas["Encoding"]
+    assert encoding["anyOf"][0]["enum"] == encoding["anyOf"][1]["items"]["enum"] == list(ENCODINGS)
+    assert encoding["description"].endswith(f"in the order {', '.join(f'`{name}`' for name in SPELLINGS)}.")
+    assert chat["x_reasoning"]["enum"] == [*MODES, None]
+    assert chat["reasoning_effort"]["anyOf"][0]["enum"] == list(EFFORTS)
+    assert chat["search_provider"]["description"].startswith(f"Where to search: {', '.join(PLACES)}.")
+    ignored = sorted(IGNORED - parameters.with_fate("chat", "refused"))
+    assert schemas["ChatRequest"]["description"].endswith(f"sent to it: {', '.join(f'`{name}`' for name in ignored)}.")
+
+
+def test_the_tasks_in_the_files_are_those_of_the_catalogue() -> None:
+    models: dict[tuple[str, ...], list[str]] = {}
+    for entry in CATALOGUE.values():
+        if entry.model.tasks:
+            models.setdefault(entry.model.tasks, []).append(f"`{entry.model.id}`")
+    lines = [f"- {', '.join(names)}: {', '.join(tasks)}" for tasks, names in models.items()]
+    task = DOCUMENT["components"]["schemas"]["EmbeddingsRequest"]["properties"]["task"]
+    assert task["description"].splitlines()[1:] == lines
 
 
 INPUTS: list[Any] = [
@@ -281,6 +345,25 @@ def test_the_example_of_a_cohere_answer_is_whole() -> None:
     }
 
 
+def test_every_example_of_an_answer_is_the_gateways_own() -> None:
+    """Made by its code from a provider's answer to the example of the request under the same name."""
+    asked = requests("/v1/embeddings")
+    assert answers("/v1/embeddings") == {
+        name: examples.embedded(asked[name], reply) for name, reply in examples.EMBEDDINGS.items()
+    }
+    for path, replies in (("/v1/rerank", examples.RERANK), ("/v2/rerank", examples.RERANK_V2)):
+        asked = requests(path)
+        assert answers(path) == {name: examples.ranked(asked[name], reply, path) for name, reply in replies.items()}
+    whole = {name: examples.collected(body) for name, body in examples.WHOLE.items()}
+    assert answers("/v1/chat/completions") == whole
+    streamed = {name: examples.streamed(body) for name, body in examples.STREAMED.items()}
+    cut = examples.broken(examples.STREAMED["streamed"], examples.TRUNCATED)
+    assert answers("/v1/chat/completions", "text/event-stream") == {**streamed, "cut_short": cut}
+    asked = requests("/v1/chat/completions")
+    assert asked["streamed"] == examples.STREAMED["streamed"]
+    assert asked["deepsearch"] == examples.WHOLE["deepsearch"]
+
+
 def events(stream: str) -> list[Any]:
     assert stream.endswith("\n\n")
     return [line.removeprefix("data: ") for line in stream.split("\n\n")[:-1]]
@@ -318,13 +401,13 @@ def test_the_example_of_a_stream_shows_every_field_beyond_openais() -> None:
 def test_the_example_of_a_stream_that_fails_ends_with_the_envelope_and_without_done() -> None:
     *chunks, last = events(answers("/v1/chat/completions", "text/event-stream")["cut_short"])
     assert [msgspec.json.decode(chunk)["object"] for chunk in chunks] == ["chat.completion.chunk"] * 2
-    assert msgspec.json.decode(last) == failures.TRUNCATED.envelope()
+    assert msgspec.json.decode(last) == examples.TRUNCATED.envelope()
 
 
 def test_every_model_of_the_catalogue_fits_the_schema_whose_fields_are_all_there_are() -> None:
-    listed = routes().models()
+    listed = examples.routes().models()
     assert mistakes("ModelList", {"object": "list", "data": listed}) == []
-    schema = DOCUMENT["components"]["schemas"]["Model"]
+    schema = DOCUMENT["components"]["schemas"]["ModelEntry"]
     for model in listed:
         assert model.keys() == schema["properties"].keys() == set(schema["required"])
 
@@ -350,8 +433,8 @@ def test_every_example_of_a_failure_is_an_envelope() -> None:
 
 def test_every_example_of_a_failure_is_under_its_own_status_and_is_what_the_error_gives() -> None:
     shared = DOCUMENT["components"]["responses"]
-    assert sorted(shared) == sorted(str(status) for status in failures.examples())
-    for status, cases in failures.examples().items():
+    assert sorted(shared) == sorted(str(status) for status in examples.failures())
+    for status, cases in examples.failures().items():
         assert {error.status for _, error in cases.values()} == {status}
         written = {name: example["value"] for name, example in _examples(shared[str(status)]).items()}
         assert written == {name: error.envelope() for name, (_, error) in cases.items()}
@@ -363,6 +446,16 @@ def test_every_example_of_a_failure_is_under_its_own_status_and_is_what_the_erro
 def _examples(said: dict[str, Any]) -> dict[str, Any]:
     examples: dict[str, Any] = said["content"]["application/json"]["examples"]
     return examples
+
+
+def test_every_example_of_a_refused_body_is_what_the_gateway_says_of_it() -> None:
+    for path in examples.REFUSED:
+        assert envelopes(posted(path), "400") == examples.refusals(path)
+
+
+def test_a_gateway_that_shuts_down_is_shown() -> None:
+    operation = DOCUMENT["paths"]["/readyz"]["get"]
+    assert envelopes(operation, "503") == {"draining": examples.NOT_READY.envelope()}
 
 
 def test_every_status_400_is_an_invalid_request() -> None:

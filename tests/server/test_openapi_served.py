@@ -11,10 +11,10 @@ import pytest
 from app import __version__
 from app.server import openapi
 from app.server.app import create_app
-from app.server.openapi.models import ALIAS
 
 from ..conftest import running_gateway, settings_for
-from .test_openapi import DOCUMENT, envelopes, posted, response
+from .examples import ALIAS
+from .test_openapi import CONTENTS, DOCUMENT, envelopes, posted, resolved, response
 
 KEY = "torii-key-of-the-tests"
 
@@ -40,7 +40,7 @@ AUTHORIZED = {"authorization": f"Bearer {KEY}"}
 async def test_it_is_what_the_gateway_serves(caller: httpx.AsyncClient) -> None:
     """With the address that the client used."""
     found = (await caller.get("/openapi.json")).json()
-    assert found == openapi.document(__version__, "http://torii")
+    assert found == openapi.document(CONTENTS, __version__, "http://torii")
     assert found["servers"] == [{"url": "http://torii"}]
     assert "`http://torii/v1`" in found["info"]["description"]
     same = ("openapi", "tags", "paths", "components")
@@ -59,7 +59,9 @@ async def test_it_is_what_the_gateway_serves(caller: httpx.AsyncClient) -> None:
 async def test_it_names_the_address_at_which_it_is_served(
     caller: httpx.AsyncClient, headers: dict[str, str], address: str
 ) -> None:
-    assert (await caller.get("/openapi.json", headers=headers)).json() == openapi.document(__version__, address)
+    assert (await caller.get("/openapi.json", headers=headers)).json() == openapi.document(
+        CONTENTS, __version__, address
+    )
 
 
 async def test_where_it_is_switched_off_the_refusal_says_how_to_switch_it_on() -> None:
@@ -146,4 +148,4 @@ async def test_the_processs_own_answers_are_as_described(caller: httpx.AsyncClie
     assert ready.json() == {"status": "ready"}
     for path, body in (("/healthz", alive.json()), ("/readyz", ready.json())):
         content = DOCUMENT["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]
-        assert content["schema"]["required"] == list(body) == list(content["example"])
+        assert resolved(content["schema"]["$ref"])["required"] == list(body) == list(content["example"])

@@ -1,30 +1,14 @@
-"""The operator's endpoints, which are there only where he has a key of his own; no caller's key opens them.
+"""The operator's endpoints: one module for each resource, whose ``router`` is named here.
 
-They are not in the OpenAPI document, which is for callers.
+They are there only where the operator has a key of their own, no caller's key opens them, and they are not in the
+OpenAPI document, which is for callers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from fastapi import APIRouter
 
-from starlette.types import ASGIApp
+from . import upstreams
 
-from ...callers.keys import Callers
-from ...core.redaction import Redactor
-from ...routing.pool import Pool
-from ..handlers import Edge
-from ..openapi import Document
-from .upstreams import Upstreams
-
-UPSTREAMS = Document("admin_upstreams", "GET", "/admin/upstreams", "The state of each key of each upstream", "operator")
-
-
-DOCUMENTS = {UPSTREAMS.path: UPSTREAMS}
-
-
-def doors(edge: Edge, operator: Callers | None, pools: Mapping[str, Pool], redactor: Redactor) -> dict[str, ASGIApp]:
-    """The application of each path. Without an operator there is nothing, as at any unknown path."""
-    if operator is None:
-        return dict.fromkeys(DOCUMENTS, edge.nothing())
-    upstreams = Upstreams(list(pools.values()), redactor.message)
-    return {UPSTREAMS.path: edge.simple(upstreams.states, callers=operator)}
+router = APIRouter(prefix="/admin", include_in_schema=False)
+router.include_router(upstreams.router)

@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from typing import Literal
 
-from starlette.types import Scope
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
 
-from ...core.types import Json
-from ...routing.pool import Pool
+from ..routes import InForce, OperatorRoute
 
 
-class Upstreams:
-    """``clean`` takes out of a text what must not be told, such as a key that was given to itself as a name."""
+class WindowUse(BaseModel):
+    """A limit of the provider's within a minute."""
 
-    def __init__(self, pools: Sequence[Pool], clean: Callable[[str], str]) -> None:
-        self._pools = pools
-        self._clean = clean
+    used: int
+    limit: int
 
-    def states(self, scope: Scope) -> Json:
-        """OpenAI's form of a list; one entry for each key, in the order of the upstreams."""
-        rows = [row for pool in self._pools for row in pool.state()]
-        return {"object": "list", "data": [{**row, "key": self._clean(row["key"])} for row in rows]}
+
+class UpstreamKey(BaseModel):
+    """A key of an upstream, which is ``broken`` while it keeps failing; ``waiting`` calls wait for any of its keys."""
+
+    upstream: str
+    broken: bool
+    waiting: int
+    key: str = Field(description="Its name in logs and in the ledger.")
+    tail: str = Field(description="Its last four characters, where it is long enough.")
+    state: Literal["healthy", "resting", "trial"] = Field(description="trial: the next call decides.")
+    cause: str | None
+    until: str | None = Field(description="The end of its rest, RFC 3339.")
+    at_work: int
+    concurrency: int | None
+    weight: int | float
+    minute: dict[str, WindowUse]
+    calls: int
+    failures: int
+
+
+class UpstreamKeys(BaseModel):
+    object: Literal["list"]
+    data: list[UpstreamKey]
+
+
+router = APIRouter(route_class=OperatorRoute)
+
+
+@router.get("/upstreams", operation_id="admin_upstreams")
+async def upstreams(now: InForce) -> UpstreamKeys:
+    """One entry for each key, in the order of the upstreams."""
+    rows = [row for pool in now.pools.values() for row in pool.state()]
+    # A key may have been given to itself as a name.
+    return UpstreamKeys.model_validate(
+        {"object": "list", "data": [{**row, "key": now.clean(row["key"])} for row in rows]}
+    )

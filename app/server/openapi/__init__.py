@@ -1,68 +1,51 @@
-"""The document of /docs and /openapi.json: each route with its request, its answers, real examples of both.
+"""The document of /docs and /openapi.json: reviewed files for the hot paths, FastAPI's description of its own routes.
 
-FastAPI does not write the document, because it leaves out every null, also from the examples,
-and in an error's envelope ``param`` and ``code`` are there even where they are null.
+The files are parts of one OpenAPI document, laid over each other. They are read when the document is first asked for.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Sequence
+from importlib.resources import files
+
+import msgspec
+from fastapi.openapi.utils import get_openapi
+from starlette.routing import BaseRoute
 
 from ...core.types import Json
-from .documents import (
-    CHAT,
-    DESCRIPTION,
-    DOCUMENTS,
-    EMBEDDINGS,
-    HEALTHZ,
-    MODEL,
-    MODELS,
-    PATHS,
-    READYZ,
-    RERANK,
-    RERANK_V2,
-    RESPONSES,
-    TAGS,
-    Document,
-)
 
-__all__ = [
-    "CHAT",
-    "DESCRIPTION",
-    "EMBEDDINGS",
-    "HEALTHZ",
-    "MODEL",
-    "MODELS",
-    "PATHS",
-    "READYZ",
-    "RERANK",
-    "RERANK_V2",
-    "RESPONSES",
-    "Document",
-    "document",
-]
+FILES = ("gateway.yaml", "embeddings.yaml", "rerank.yaml", "chat.yaml", "own.yaml", "failures.yaml")
+
+# FastAPI's own form of a request that is refused, which no route answers with: all have the gateway's envelope.
+_UNUSED_STATUS = "422"
+_UNUSED_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 
-def document(version: str, address: str = "http://localhost:8000") -> Json:
+def contents(routes: Sequence[BaseRoute]) -> Json:
+    """The part of the document that is the same at each address; ``routes`` are those of the application."""
+    described = get_openapi(title="", version="", routes=routes)
+    for item in described["paths"].values():
+        for operation in item.values():
+            operation["responses"].pop(_UNUSED_STATUS, None)
+    for name in _UNUSED_SCHEMAS:
+        described["components"]["schemas"].pop(name, None)
+    found: Json = {}
+    for name in FILES:
+        found = merged(found, msgspec.yaml.decode((files(__package__ or "") / name).read_bytes()))
+    return merged(found, {part: described[part] for part in ("paths", "components")})
+
+
+def document(contents: Json, version: str, address: str) -> Json:
     """The OpenAPI 3.1 document of this ``version`` of the gateway, which is at ``address``."""
-    info = {"title": "Torii", "version": version, "description": DESCRIPTION.replace("{address}", address)}
-    return {"openapi": "3.1.0", "info": info, "servers": [{"url": address}], **_contents()}
+    said = contents["info"]["description"].replace("{address}", address)
+    info = {**contents["info"], "version": version, "description": said}
+    return {**contents, "info": info, "servers": [{"url": address}]}
 
 
-@cache
-def _contents() -> Json:
-    """All of it that is the same wherever the gateway is."""
-    # Not at the top: the examples are made by the endpoints' own code, which is work for who wants to read them.
-    from .operations import components, operations
-
-    contents = operations()
-    paths: Json = {}
-    for page in DOCUMENTS:
-        head = {"tags": [page.tag], "summary": page.summary, "description": page.description}
-        operation = {"operationId": page.operation, **head, **contents[page.operation]}
-        paths.setdefault(page.path, {})[page.method.lower()] = operation
-    return {
-        "tags": [{"name": name, "description": words} for name, words in TAGS.items()],
-        "paths": paths,
-        "components": components(),
-    }
+def merged(one: Json, other: Json) -> Json:
+    """Both, mappings in mappings likewise; where both have a value that is none, the other's."""
+    both = {**one, **other}
+    for name in one.keys() & other.keys():
+        if isinstance(one[name], dict) and isinstance(other[name], dict):
+            both[name] = merged(one[name], other[name])
+    return both
