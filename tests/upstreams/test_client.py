@@ -28,7 +28,7 @@ from app.core.types import Request
 from app.upstreams.client import Engine, Going, Wire, engine, nothing, origin
 from app.upstreams.client.base import unreachable
 from app.upstreams.client.connection import WAITING_BYTES, HttptoolsAnswer
-from app.upstreams.client.dialing import first, reach
+from app.upstreams.client.dialing import dial, race
 from app.upstreams.client.httptools import HttptoolsEngine
 from app.upstreams.client.origin import idle_seconds
 
@@ -944,18 +944,18 @@ async def test_the_next_address_is_tried_where_one_is_dead_or_silent() -> None:
                 [refused, silent, refused, good],
                 [good, silent],
             ):
-                sock = await asyncio.wait_for(first(loop, list(addresses)), PATIENCE)
+                sock = await asyncio.wait_for(race(loop, list(addresses)), PATIENCE)
                 assert sock.getpeername() == good[4]
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
                 sock.close()
             with pytest.raises(ConnectionRefusedError):
-                await first(loop, [refused, refused])
+                await race(loop, [refused, refused])
             with pytest.raises(OSError, match="no address"):
-                await first(loop, [])
+                await race(loop, [])
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(first(loop, [silent, refused, silent]), 0.6)
+                await asyncio.wait_for(race(loop, [silent, refused, silent]), 0.6)
     with pytest.raises(OSError):  # noqa: PT011 - the resolver's words differ
-        await reach(loop, "torii-test.invalid", 80)
+        await dial(loop, "torii-test.invalid", 80)
 
 
 # Test servers.

@@ -6,9 +6,9 @@ httpx       whole and well known, to compare with; a connection for each call
 
 from __future__ import annotations
 
-from .base import Answer, Engine, Going, Wire, nothing
+from .base import Engine, EngineAnswer, Going, Wire, nothing
 
-__all__ = ["Answer", "Engine", "Going", "Wire", "engine", "nothing"]
+__all__ = ["Engine", "EngineAnswer", "Going", "Wire", "engine", "nothing"]
 
 
 def engine(name: str, wire: Wire) -> Engine:

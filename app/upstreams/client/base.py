@@ -47,7 +47,7 @@ class Wire:
         return {"accept-encoding": "identity", "user-agent": self.user_agent}
 
 
-class Answer(Protocol):
+class EngineAnswer(Protocol):
     """An answer whose head has come. ``chunk`` raises UpstreamBroken if the rest breaks off or is malformed."""
 
     status: int
@@ -68,7 +68,7 @@ class Answer(Protocol):
 
 
 class Engine(Protocol):
-    async def open(self, request: Request, going: Going = nothing) -> Answer:
+    async def open(self, request: Request, going: Going = nothing) -> EngineAnswer:
         """``going`` is called before the first byte goes out, on each connection; if it raises, nothing is sent.
 
         Raises UpstreamUnreachable if no connection came about, UpstreamBroken if no answer came of it, and Overloaded

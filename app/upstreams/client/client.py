@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from ...core.deadlines import Deadline, DeadlineClock
 from ...core.errors import ToriiError, UpstreamTimeout, UpstreamTooLarge, shutting_down
 from ...core.types import Reply, Request, Stream
-from . import Answer, Engine, Going, nothing
+from . import Engine, EngineAnswer, Going, nothing
 from .decompression import Inflate, Plain, unpacking
 
 # Of an answer that is an error no more is kept than could be told of it.
@@ -95,7 +95,7 @@ class Client:
 
 
 class _Stream:
-    def __init__(self, answer: Answer, deadline: Deadline, client: Client, ends: float) -> None:
+    def __init__(self, answer: EngineAnswer, deadline: Deadline, client: Client, ends: float) -> None:
         self._answer = answer
         self._deadline = deadline
         self._client = client
@@ -158,5 +158,5 @@ class _Stream:
             raise self._client.late() from None
 
 
-def _said(error: Answer) -> dict[str, str]:
+def _said(error: EngineAnswer) -> dict[str, str]:
     return {name: value for name in SAID_OF_ERRORS if (value := error.header(name)) is not None}

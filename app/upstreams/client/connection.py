@@ -16,7 +16,7 @@ from ...core.errors import UpstreamBroken, UpstreamUnreachable
 from ...core.transport import CoalescingTransport
 from .base import BROKE_OFF, HEAD_BYTES, HEADERS, LARGE_HEAD, LARGE_REST, MALFORMED, MANY_HEADERS, Going
 from .origin import Origin, idle_seconds
-from .proxy import way
+from .proxy import open_socket
 
 # What of a body may wait to be taken before its upstream is held back.
 WAITING_BYTES = 256 * 1024
@@ -44,7 +44,7 @@ class Connection(asyncio.Protocol):
 
     async def connect(self, tls: ssl.SSLContext | None) -> None:
         """Raises OSError or UnicodeError."""
-        sock = await way(self.loop, self._origin)
+        sock = await open_socket(self.loop, self._origin)
         try:
             name = self._origin.host if tls else None
             await self.loop.create_connection(lambda: self, sock=sock, ssl=tls, server_hostname=name)

@@ -1,4 +1,7 @@
-"""A connection to a host that may have several addresses, some of which may be dead."""
+"""Dialing: a connection to a host that may have several addresses, some of which may be dead (Happy Eyeballs).
+
+aiohappyeyeballs was tried and breaks promises: see docs/decisions.md, "Libraries".
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,15 @@ HEAD_START_SECONDS = 0.25
 OPTIONS = (("TCP_NODELAY", 1), ("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 
 
-async def reach(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
-    """A socket that is connected. Raises OSError, and UnicodeError for a host that is no name."""
+async def dial(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
+    """Returns a connected socket. Raises OSError, and UnicodeError for a host that is not a name."""
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return await _one(loop, found[0]) if len(found) == 1 else await first(loop, _by_turns(found))
+    return await _one(loop, found[0]) if len(found) == 1 else await race(loop, _by_turns(found))
 
 
-async def first(loop: asyncio.AbstractEventLoop, addresses: list[Any]) -> socket.socket:
-    """A socket to the first of the addresses that takes it; they are as ``getaddrinfo`` gives them, and used up.
-
-    Raises OSError where none does.
+async def race(loop: asyncio.AbstractEventLoop, addresses: list[Any]) -> socket.socket:
+    """Returns a socket to the first address that accepts. ``addresses`` are as ``getaddrinfo`` gives them, and are
+    used up. Raises OSError if none accepts: the last failure.
     """
     trying: set[asyncio.Task[socket.socket]] = set()
     failure: OSError = OSError("the host has no address")
@@ -49,7 +51,7 @@ async def first(loop: asyncio.AbstractEventLoop, addresses: list[Any]) -> socket
 
 
 def _by_turns(found: list[Any]) -> list[Any]:
-    """The addresses in the system's order, but of both families by turns: often one of them is dead as a whole."""
+    """The addresses in the system's order, with the families in turn: often one family is dead as a whole."""
     first = [address for address in found if address[0] == found[0][0]]
     other = [address for address in found if address[0] != found[0][0]]
     return [address for address in chain.from_iterable(zip_longest(first, other)) if address is not None]
@@ -72,8 +74,8 @@ async def _one(loop: asyncio.AbstractEventLoop, address: Any) -> socket.socket:
 
 
 async def _connect(loop: asyncio.AbstractEventLoop, sock: socket.socket, place: Any) -> None:
-    """uvloop's own ``sock_connect`` looks the address up once more, in a thread, which takes longer than to connect.
-    On Windows there is no uvloop, and its own loop has no ``add_writer``."""
+    """Connects without uvloop's own ``sock_connect``, which looks the address up again in a thread: that takes longer
+    than to connect. Windows has no uvloop, and its event loop has no ``add_writer``."""
     if sys.platform == "win32":
         await loop.sock_connect(sock, place)
         return
@@ -91,6 +93,6 @@ async def _connect(loop: asyncio.AbstractEventLoop, sock: socket.socket, place: 
 
 
 def _close(task: asyncio.Task[socket.socket]) -> None:
-    """A connection that came too late."""
+    """Closes a connection that came too late."""
     if not task.cancelled() and task.exception() is None:
         task.result().close()

@@ -12,24 +12,24 @@ from typing import Any
 
 from ...core.errors import PROXY_REFUSED, Overloaded, UpstreamUnreachable
 from .base import HEAD_BYTES, causes, unreachable
-from .dialing import reach
+from .dialing import dial
 from .origin import Origin
 from .proxies import Proxy, authority
 
 
-class Refused(OSError):
+class ProxyRefused(OSError):
     """The proxy made no way; why, in our words, is its ``strerror``."""
 
     def __init__(self, why: str) -> None:
         super().__init__(None, why)
 
 
-async def way(loop: asyncio.AbstractEventLoop, origin: Origin[Any]) -> socket.socket:
-    """A socket that ends at the origin, or at its proxy where that forwards. Raises as ``reach`` does, and Refused."""
+async def open_socket(loop: asyncio.AbstractEventLoop, origin: Origin[Any]) -> socket.socket:
+    """Returns a socket that ends at the origin, or at its plain proxy. Raises as ``dial`` does, and ProxyRefused."""
     proxy = origin.proxy
     if proxy is None:
-        return await reach(loop, origin.host, origin.port)
-    sock = await reach(loop, proxy.host, proxy.port)
+        return await dial(loop, origin.host, origin.port)
+    sock = await dial(loop, proxy.host, proxy.port)
     if origin.tls:
         try:
             await _tunnel(loop, sock, proxy, authority(origin.host, origin.port))
@@ -47,29 +47,29 @@ async def _tunnel(loop: asyncio.AbstractEventLoop, sock: socket.socket, proxy: P
         piece = await loop.sock_recv(sock, 4096)
         head += piece
         if not piece:
-            raise Refused("its proxy closed the connection before it made a way")
+            raise ProxyRefused("its proxy closed the connection before it made a way")
         if len(head) > HEAD_BYTES:
-            raise Refused("its proxy sent what is no answer")
+            raise ProxyRefused("its proxy sent what is no answer")
     line = head.partition(b"\r\n")[0]
     version, _, status = line[:12].partition(b" ")
     if not version.startswith(b"HTTP/1.") or not status.isdigit():
-        raise Refused("its proxy sent what is no answer")
+        raise ProxyRefused("its proxy sent what is no answer")
     if not 200 <= int(status) < 300:
         raise refused(int(status))
     if not head.endswith(b"\r\n\r\n"):
-        raise Refused("its proxy sent something before the upstream was asked")
+        raise ProxyRefused("its proxy sent something before the upstream was asked")
 
 
-def refused(status: int) -> Refused:
+def refused(status: int) -> ProxyRefused:
     if status == 407:
-        return Refused(PROXY_REFUSED)
-    return Refused(f"its proxy made no way to it ({status})")
+        return ProxyRefused(PROXY_REFUSED)
+    return ProxyRefused(f"its proxy made no way to it ({status})")
 
 
 def unreached(error: BaseException, proxy: Proxy | None) -> Overloaded | UpstreamUnreachable:
     """``unreachable``, where the proxy may be to blame; what TLS says is of the upstream."""
     failure = unreachable(error)
-    if isinstance(error, Refused):
+    if isinstance(error, ProxyRefused):
         failure.reason = error.strerror
     elif proxy is not None and isinstance(failure, UpstreamUnreachable) and failure.reason and not _is_of_tls(error):
         failure.reason = f"its proxy: {failure.reason}"
