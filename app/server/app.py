@@ -42,7 +42,7 @@ from ..gateway.gateway import Gateway
 from ..gateway.retries import Attempts
 from ..routing.cooldowns import KeyStates
 from ..routing.pool import Pool
-from ..storage.store import Database
+from ..storage.ledger_file import LedgerFile
 from ..usage.ledger import Ledger
 from ..usage.record import Meter, Record, log
 from . import admin, docs, openapi
@@ -69,11 +69,11 @@ class Process:
 
     sinks: tuple[Sink, ...] = ()
     share: Share = WHOLE
-    database: Database | None = None
+    database: LedgerFile | None = None
     shelf: Shelf = field(default_factory=Shelf)
 
 
-def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database: Database | None = None) -> FastAPI:
+def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database: LedgerFile | None = None) -> FastAPI:
     """The gateway as an ASGI application; ``app.state.generations`` has what is in force, and changes it.
 
     ``sinks`` are handed the record of each call that has ended, beside the log and the ledger. ``share`` is for one
@@ -264,7 +264,7 @@ def doors(edge: Edge, own: Own, settings: Settings) -> dict[str, ASGIApp]:
 class Own:
     """Answers of the gateway itself."""
 
-    def __init__(self, gateway: Gateway, load: Load, database: Database | None) -> None:
+    def __init__(self, gateway: Gateway, load: Load, database: LedgerFile | None) -> None:
         self._gateway = gateway
         self._load = load
         self._database = database
