@@ -16,8 +16,7 @@ from typing import Any, Protocol
 import msgspec
 import yaml
 
-from app.storage.store import Database
-from app.usage.ledger import INSERT
+from app.storage.ledger_file import INSERT_CALL, LedgerFile
 
 from .processes import ROOT, Running, free_port, start
 from .upstream import Stub
@@ -192,9 +191,9 @@ def ledger(path: Path, rows: int) -> Path:
     """A ledger with ``rows`` calls, one per second until now."""
     if rows:
         now = int(time.time())
-        Database(path).close()
+        LedgerFile(path).close()
         with closing(sqlite3.connect(path)) as connection, connection:
-            connection.executemany(INSERT, (((now - age) * 1000, *CALL) for age in range(rows, 0, -1)))
+            connection.executemany(INSERT_CALL, (((now - age) * 1000, *CALL) for age in range(rows, 0, -1)))
     return path
 
 

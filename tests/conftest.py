@@ -23,7 +23,7 @@ from app.config.settings import Settings
 from app.server.app import create_app
 from app.server.server import Server
 from app.server.snapshots import Generations
-from app.storage.store import Database
+from app.storage.ledger_file import LedgerFile
 from app.usage.record import Record
 
 NEW_LOOP: Callable[[], Any]
@@ -309,7 +309,7 @@ async def serving(act: Any, *, tls: Any = None, host: str = "127.0.0.1") -> Asyn
 
 
 @asynccontextmanager
-async def running_gateway(settings: Settings, database: Database | None = None) -> AsyncIterator[RunningGateway]:
+async def running_gateway(settings: Settings, database: LedgerFile | None = None) -> AsyncIterator[RunningGateway]:
     """The real application under its own server, on a free port, in this loop. Without ``database`` there is no
     ledger."""
     listener = socket.create_server(("127.0.0.1", 0))

@@ -14,9 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.storage.store import read
-
 from .conftest import PATIENCE, Script, ScriptedUpstream, raw, replies, streams, until
+from .ledger import read
 
 ROOT = Path(__file__).parents[1]
 JINA = "jina_" + "canaryofjina" * 5

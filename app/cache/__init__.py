@@ -6,7 +6,7 @@ merge           a call at one target: entries at hand, inputs that are missing, 
 entries         the answer under a key; as bytes for a tier behind the memory
 singleflight    calls under way, which identical ones share
 memory          the entries of this process; the least recently used goes first
-sqlite_tier, redis    the tier behind it, if configured; sqlite is the file of the first
+sqlite_tier, redis    the tier behind it, if configured
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from .options import Commands, Wrong, config_option, host_option, load, port_opt
 if TYPE_CHECKING:
     from ..config.settings import Settings
     from ..routing.table import RouteTable
-    from ..storage.store import Database
+    from ..storage.ledger_file import LedgerFile
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -105,10 +105,10 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
         return workers.serve(source, sockets, runfile, database, lambda: print(began, file=sys.stderr))
 
 
-def _ledger(settings: Settings, closing: ExitStack) -> tuple[Database | None, str]:
+def _ledger(settings: Settings, closing: ExitStack) -> tuple[LedgerFile | None, str]:
     """The ledger's database, closed with the rest, and where it is."""
     from ..gateway.build import ledger_file, open_ledger
-    from ..storage.store import StoreError
+    from ..storage.sqlite import StoreError
 
     try:
         database, where = open_ledger(settings)

@@ -43,7 +43,7 @@ def usage(config: Path | None, calls: int | None, as_json: bool, **asked: Any) -
       torii usage --by caller --json | jq '.groups[]'
     """
     from ..gateway.build import ledger_file
-    from ..storage.store import NoFile, StoreError
+    from ..storage.sqlite import NoFile, StoreError
 
     path = ledger_file(load(config, serving=False))
     if path is None:
@@ -60,33 +60,30 @@ def usage(config: Path | None, calls: int | None, as_json: bool, **asked: Any) -
 
 def _usage(path: Path, most: int | None, as_json: bool, **asked: Any) -> str:
     """The last calls, or what the calls come to; for people or programs. Raises StoreError."""
-    from functools import partial
-
     import msgspec
 
-    from ..storage import store
-    from ..usage import ledger
+    from ..usage import reports
     from . import tables
 
-    read, period = partial(store.read, path), ledger.Period(_time("since", asked), _time("until", asked))
+    period = reports.Period(_time("since", asked), _time("until", asked))
     by = _groups(asked["by"])
     if most:
-        calls = ledger.calls(read, period, most)
+        calls = reports.calls(path, period, most)
         answer: Any = {"calls": calls}
         text = tables.calls(calls)
     else:
-        groups, (total,) = ledger.totals(read, period, by), ledger.totals(read, period)
+        groups, (total,) = reports.totals(path, period, by), reports.totals(path, period)
         answer = {"groups": groups, "total": total}
         text = tables.usage(groups, total, by)
     if as_json:
         return msgspec.json.format(msgspec.json.encode(answer), indent=2).decode()
-    return text or tables.no_calls(ledger.first(read))
+    return text or tables.no_calls(reports.first(path))
 
 
 def _time(option: str, asked: dict[str, Any]) -> datetime | None:
     from datetime import UTC, datetime
 
-    from ..usage.ledger import when
+    from ..usage.reports import when
 
     try:
         return when(asked[option], datetime.now(UTC), end=option == "until") if asked[option] else None
@@ -96,7 +93,7 @@ def _time(option: str, asked: dict[str, Any]) -> datetime | None:
 
 def _groups(given: tuple[str, ...]) -> list[str]:
     """``model`` where nothing is asked for."""
-    from ..usage.ledger import GROUPS
+    from ..usage.reports import GROUPS
 
     names = list(dict.fromkeys(name.strip() for text in given for name in text.split(",")))
     if wrong := [name for name in names if name not in GROUPS]:

@@ -15,8 +15,7 @@ from .. import __version__
 from ..cache import Cache, Store, Tiers
 from ..cache.memory import Memory
 from ..cache.redis import Redis
-from ..cache.sqlite import Database as CacheFile
-from ..cache.sqlite_tier import SCHEMA, Disk
+from ..cache.sqlite_tier import Disk
 from ..callers.cors import Cors
 from ..callers.keys import Callers, digest, new_key
 from ..config.fields import AUTO, OFF
@@ -30,7 +29,9 @@ from ..routing.limits import Quota
 from ..routing.pool import Pool
 from ..routing.probe import probe
 from ..routing.table import Account, RouteTable
-from ..storage.store import Database, NoFile
+from ..storage.cache_file import CacheFile
+from ..storage.ledger_file import LedgerFile
+from ..storage.sqlite import NoFile
 from ..upstreams import KINDS
 from ..upstreams.catalogue import known, unlisted
 from ..upstreams.client import Wire, engine
@@ -185,7 +186,7 @@ def build_tiers(settings: Settings) -> Tiers:
     given = settings.cache
     store: Store | None = None
     if given.store == "sqlite":
-        store = Disk(CacheFile(given.path, SCHEMA), given.megabytes * MEGABYTE)
+        store = Disk(CacheFile(given.path), given.megabytes * MEGABYTE)
     elif given.store == "redis" and given.redis_url:
         store = Redis(given.redis_url.get_secret_value())
     return Tiers(Memory(given.memory_megabytes * MEGABYTE), store)
@@ -236,7 +237,7 @@ def ledger_file(settings: Settings) -> Path | None:
     return folder / "torii" / "torii.db" if folder else None
 
 
-def open_ledger(settings: Settings) -> tuple[Database | None, str]:
+def open_ledger(settings: Settings) -> tuple[LedgerFile | None, str]:
     """The database of the ledger, if there is to be one, and in words where it is or why there is none.
 
     Raises StoreError where the file must not be used, and where one was named that cannot be.
@@ -246,11 +247,12 @@ def open_ledger(settings: Settings) -> tuple[Database | None, str]:
     if path is None:
         return None, NO_FOLDER if auto and not settings.sandboxed else ""
     try:
-        return Database(path), str(path)
+        file = LedgerFile(path)
     except NoFile as error:
         if not auto:
             raise
         return None, f"none, calls are not booked: {path}: {error}; ledger.path can name another file"
+    return file, f"{path} ({file.migrated})" if file.migrated else str(path)
 
 
 NO_FOLDER = "none, calls are not booked: neither XDG_STATE_HOME nor HOME is set; ledger.path can name a file"

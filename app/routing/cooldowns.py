@@ -1,4 +1,4 @@
-"""Cooldowns of keys, kept in the database, so that a restart does not run into every refusal once more.
+"""Cooldowns of keys, kept in the ledger's file, so that a restart does not run into every refusal once more.
 
 A row for each key that rests. It has the key's fingerprint, never the key.
 """
@@ -6,34 +6,33 @@ A row for each key that rests. It has the key's fingerprint, never the key.
 from __future__ import annotations
 
 import logging
+from typing import cast
 
-from ..storage.store import Database, StoreError
-from .key_state import Rest
+from ..storage.ledger_file import CooldownRow, LedgerFile
+from ..storage.sqlite import StoreError
+from .key_state import Cause, Rest
 
 logger = logging.getLogger("torii.keystate")
 
-RESTS = "INSERT OR REPLACE INTO key_rests (upstream, fingerprint, alias, cause, until) VALUES (?, ?, ?, ?, ?)"
-WORKS = "DELETE FROM key_rests WHERE upstream = ? AND fingerprint = ?"
-ALL = "SELECT upstream, fingerprint, alias, cause, until FROM key_rests"
-
 
 class KeyStates:
-    """For a database that has the table ``key_rests``."""
+    """The rests of keys, as rows of the file."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, file: LedgerFile) -> None:
+        self._file = file
 
     def remember(self, rest: Rest) -> None:
         if rest.cause:
-            row = (rest.upstream, rest.fingerprint, rest.alias, rest.cause, rest.until)
-            self._database.write(RESTS, row)
+            row = CooldownRow(rest.upstream, rest.fingerprint, rest.alias, rest.cause, rest.until)
+            self._file.remember_cooldown(row)
         else:
-            self._database.write(WORKS, (rest.upstream, rest.fingerprint))
+            self._file.forget_cooldown(rest.upstream, rest.fingerprint)
 
     def remembered(self) -> list[Rest]:
-        """None of them where the database cannot be read now: what is known is soon found out again."""
+        """None of them where the file cannot be read now: what is known is soon found out again."""
         try:
-            return [Rest(*row) for row in self._database.read(ALL)]
+            rows = self._file.cooldowns()
         except StoreError as error:
             logger.warning("which keys rested before the start is not known: %s", error)
             return []
+        return [Rest(row.upstream, row.fingerprint, row.alias, cast(Cause, row.cause), row.until) for row in rows]

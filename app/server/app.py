@@ -41,7 +41,7 @@ from ..gateway.gateway import Gateway
 from ..gateway.retries import Attempts
 from ..routing.cooldowns import KeyStates
 from ..routing.pool import Pool
-from ..storage.store import Database
+from ..storage.ledger_file import LedgerFile
 from ..usage.ledger import Ledger
 from ..usage.record import Meter, Record
 from . import access_log, admin, docs, models, process
@@ -59,11 +59,11 @@ class Process:
 
     sinks: tuple[Sink, ...] = ()
     share: Share = WHOLE
-    database: Database | None = None
+    database: LedgerFile | None = None
     shelf: Shelf = field(default_factory=Shelf)
 
 
-def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database: Database | None = None) -> FastAPI:
+def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database: LedgerFile | None = None) -> FastAPI:
     """The gateway as an ASGI application; ``app.state.generations`` has what is in force, and changes it.
 
     ``sinks`` are handed the record of each call that has ended, beside the log and the ledger. ``share`` is for one

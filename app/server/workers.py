@@ -27,7 +27,7 @@ from fastapi import FastAPI
 from ..config.settings import Settings
 from ..core.redaction import Redactor
 from ..gateway.build import Share, open_ledger, secrets
-from ..storage.store import Database
+from ..storage.ledger_file import LedgerFile
 from . import logs, writer
 from .app import create_app
 from .reload import ConfigurationSource, NotRenewed, Reload, unforeseen
@@ -48,7 +48,7 @@ def serve(
     source: ConfigurationSource,
     sockets: list[socket],
     runfile: RunFile | None,
-    database: Database | None,
+    database: LedgerFile | None,
     begun: Callable[[], None],
 ) -> int:
     """Serves until a signal ends it; the exit code. ``begun`` is called when signals are heard.

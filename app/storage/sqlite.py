@@ -18,18 +18,53 @@ WORDS = {
     sqlite3.SQLITE_CORRUPT: "it is damaged",
     sqlite3.SQLITE_NOTADB: "it is damaged, or no database",
 }
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+UNREACHABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
+OF_A_ROW = (
+    None,  # an error of Python: the row holds what SQLite has no type for
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_MISUSE,
+    sqlite3.SQLITE_RANGE,
+    sqlite3.SQLITE_TOOBIG,
+)
 
 
-def code(error: Exception) -> int | None:
+class StoreError(Exception):
+    """A file that is no database of ours, and is left as it is; the message names no file."""
+
+
+class NoFile(StoreError):
+    """There is no such file, and none can be made there."""
+
+
+def code(error: BaseException | None) -> int | None:
     """SQLite's primary code; None of what it never saw."""
     found = getattr(error, "sqlite_errorcode", None)
     return None if found is None else found & 0xFF
 
 
-def words(error: Exception) -> str:
+def error_of(code: int) -> sqlite3.OperationalError:
+    """The error that has this code, as another process had it."""
+    error = sqlite3.OperationalError()
+    error.sqlite_errorcode = code
+    error.sqlite_errorname = f"SQLite's error {code}"
+    return error
+
+
+def words(error: BaseException) -> str:
     """The reason why the file cannot be used, without a path and anything of a row. An OSError's is the system's."""
     known = WORDS.get(code(error) or sqlite3.SQLITE_OK) or getattr(error, "strerror", None)
     return known or f"it cannot be used ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
+
+
+def meaning(error: BaseException) -> StoreError:
+    """The same as an error of ours, in words that hold no path and nothing of a row."""
+    if isinstance(error, StoreError):
+        return error
+    return (NoFile if code(error) in UNREACHABLE else StoreError)(words(error))
 
 
 def write_ahead(connection: sqlite3.Connection, busy_seconds: float) -> None:

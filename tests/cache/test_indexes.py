@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from app.cache.digests import keys_of
 from app.cache.entries import Entry
-from app.cache.sqlite import Database
-from app.cache.sqlite_tier import SCHEMA, Disk
+from app.cache.sqlite_tier import Disk
 from app.config.settings import Settings
 from app.core.types import Json, Key, Target
 from app.endpoints.embeddings import Embeddings
 from app.endpoints.rerank import Rerank
+from app.storage.cache_file import CacheFile
 from app.upstreams import KINDS
 from app.upstreams.catalogue import known
 
@@ -172,11 +172,11 @@ def keys(body: Json, url: str) -> list[bytes]:
 
 async def fill(path: Path, values: dict[bytes, bytes]) -> None:
     """A file with these entries."""
-    database = Database(path, SCHEMA)
-    Disk(database, 10**9).write(values, 0.0, 10.0**10)
-    database.close()
-    with closing(sqlite3.connect(path)) as file:
-        await until(lambda: file.execute("SELECT count(*) FROM entries").fetchone()[0] == len(values))
+    file = CacheFile(path)
+    Disk(file, 10**9).write(values, 0.0, 10.0**10)
+    file.close()
+    with closing(sqlite3.connect(path)) as found:
+        await until(lambda: found.execute("SELECT count(*) FROM entries").fetchone()[0] == len(values))
 
 
 def packed(item: Any, head: Any = None, tokens: int = 5) -> bytes:

@@ -18,7 +18,7 @@ import pytest
 from app.cache.singleflight import Flights
 from app.core.disconnects import Presence
 from app.core.types import EmbeddingsCall, Key, Target
-from app.storage.store import Database, read
+from app.storage.ledger_file import LedgerFile
 from app.upstreams import KINDS
 from app.upstreams.catalogue import unlisted
 from app.usage.record import Record
@@ -33,6 +33,7 @@ from ..conftest import (
     settings_for,
     until,
 )
+from ..ledger import read
 
 EMBED = {"model": "jina-embeddings-v3", "input": ["one", "two", "three"]}
 RERANK = {"model": "jina-reranker-m0", "query": "q", "documents": ["one", "two"], "top_n": 1}
@@ -657,7 +658,7 @@ async def test_a_row_of_the_ledger_is_a_call_that_was_paid_for(upstream: Scripte
     gate.open.set()
     upstream.plays(gate)
     path = tmp_path / "torii.db"
-    with closing(Database(path, flush_seconds=0.01)) as database:
+    with closing(LedgerFile(path, flush_seconds=0.01)) as database:
         async with running_gateway(settings_for(upstream.url, cache={"store": "memory"}), database) as gateway:
             await ask(gateway)
             await ask(gateway)
@@ -687,7 +688,7 @@ async def test_a_failure_of_a_shared_call_is_one_row(upstream: ScriptedUpstream,
     gate = Gate(replies({"detail": "no"}, 400))
     upstream.plays(gate)
     path = tmp_path / "torii.db"
-    with closing(Database(path, flush_seconds=0.01)) as database:
+    with closing(LedgerFile(path, flush_seconds=0.01)) as database:
         async with running_gateway(settings_for(upstream.url, cache={"store": "memory"}), database) as gateway:
             calls = [asyncio.create_task(gateway.post("/v1/embeddings", EMBED)) for _ in range(3)]
             await until(lambda: waiting(gateway) == 3)

@@ -24,7 +24,7 @@ from app.gateway.retries import sent_together
 from app.routing.lease import Lease
 from app.routing.limits import MINUTE, ON_THE_WAY, Need, Quota, Window
 from app.routing.pool import Pool
-from app.storage.store import Database
+from app.storage.ledger_file import LedgerFile
 from app.upstreams import KINDS
 from app.upstreams.catalogue import unlisted
 from app.usage.record import Record
@@ -112,7 +112,7 @@ async def test_many_calls_are_few_under_a_limit_of_requests(
     upstream: ScriptedUpstream, tmp_path: Path, store: str
 ) -> None:
     upstream.plays(embeds)
-    database = Database(tmp_path / "torii.db")
+    database = LedgerFile(tmp_path / "torii.db")
     try:
         settings = capped(upstream, {"requests_per_minute": 3}, cache={"store": store}, pace_seconds=4)
         async with running_gateway(settings, database) as gateway:

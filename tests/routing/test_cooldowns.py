@@ -20,7 +20,7 @@ from app.routing.lease import Lease
 from app.routing.limits import Need, Quota
 from app.routing.pool import REST_SECONDS, Pool
 from app.server.app import create_app
-from app.storage.store import Database
+from app.storage.ledger_file import LedgerFile
 
 from ..conftest import ScriptedUpstream, replies, running_gateway
 from ..server.test_admin import ONE, TWO, VECTORS, states, two_keys
@@ -30,19 +30,19 @@ FAILURES = {"rate limited": UpstreamRateLimited("slow", retry_after=60), "refuse
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with closing(Database(tmp_path / "torii.db", flush_seconds=0.001)) as database:
+def database(tmp_path: Path) -> Iterator[LedgerFile]:
+    with closing(LedgerFile(tmp_path / "torii.db", flush_seconds=0.001)) as database:
         yield database
 
 
-def remembered(database: Database) -> list[Rest]:
+def remembered(database: LedgerFile) -> list[Rest]:
     """The stored cooldowns, once all are written."""
     while database.waiting:
         threading.Event().wait(0.001)
     return KeyStates(database).remembered()
 
 
-def pool(database: Database, *keys: Key) -> Pool:
+def pool(database: LedgerFile, *keys: Key) -> Pool:
     """A pool as in a new process."""
     made = Pool("jina", [(key, Quota()) for key in keys or (A, B)], remember=KeyStates(database).remember)
     made.recall(remembered(database))
@@ -58,7 +58,7 @@ async def first(keys: Pool) -> str:
 
 
 @pytest.mark.parametrize("cause", FAILURES)
-async def test_a_key_rests_on_after_a_restart(database: Database, cause: str) -> None:
+async def test_a_key_rests_on_after_a_restart(database: LedgerFile, cause: str) -> None:
     fails(pool(database), FAILURES[cause])
     again = pool(database)
     assert await first(again) == "b"
@@ -66,13 +66,13 @@ async def test_a_key_rests_on_after_a_restart(database: Database, cause: str) ->
     assert 50 < again.seats[0].rests_until - time.monotonic() <= REST_SECONDS
 
 
-async def test_another_key_under_the_same_name_does_not_rest(database: Database) -> None:
+async def test_another_key_under_the_same_name_does_not_rest(database: LedgerFile) -> None:
     fails(pool(database), UpstreamAuth("no"))
     assert await first(pool(database, Key("another-key-of-jina", "a"), B)) == "a"
     assert await first(pool(database, Key(ONE, "renamed"), B)) == "b"
 
 
-async def test_a_key_that_works_again_is_forgotten(database: Database) -> None:
+async def test_a_key_that_works_again_is_forgotten(database: LedgerFile) -> None:
     keys = pool(database, A)
     fails(keys, UpstreamQuota("empty"))
     assert len(remembered(database)) == 1
@@ -82,7 +82,7 @@ async def test_a_key_that_works_again_is_forgotten(database: Database) -> None:
 
 @pytest.mark.parametrize(("until", "seconds"), [(1e12, REST_SECONDS), (-1e12, 0)])
 @pytest.mark.parametrize("cause", ["rate limited", "account empty"])
-def test_a_clock_that_was_set_locks_nobody_out(database: Database, cause: Any, until: float, seconds: float) -> None:
+def test_a_clock_that_was_set_locks_nobody_out(database: LedgerFile, cause: Any, until: float, seconds: float) -> None:
     KeyStates(database).remember(Rest("jina", fingerprint("jina", A), "a", cause, time.time() + until))
     [row, _] = pool(database).state()
     rests = pool(database).seats[0].rests_until - time.monotonic()
@@ -90,7 +90,7 @@ def test_a_clock_that_was_set_locks_nobody_out(database: Database, cause: Any, u
     assert row["state"] == ("resting" if seconds else "healthy" if cause == "rate limited" else "trial")
 
 
-def test_the_key_is_not_in_the_file(database: Database, tmp_path: Path) -> None:
+def test_the_key_is_not_in_the_file(database: LedgerFile, tmp_path: Path) -> None:
     keys = pool(database)
     for failure in (*FAILURES.values(), UpstreamQuota("empty")):
         fails(keys, failure)
@@ -103,7 +103,7 @@ def test_the_key_is_not_in_the_file(database: Database, tmp_path: Path) -> None:
     assert ONE[-8:].encode() not in content
 
 
-async def test_the_application_remembers(database: Database) -> None:
+async def test_the_application_remembers(database: LedgerFile) -> None:
     given = two_keys("http://127.0.0.1:9")
     KeyStates(database).remember(Rest("jina", fingerprint("jina", Key(ONE)), "x", "refused", time.time() + 100))
     assert len(remembered(database)) == 1
@@ -116,7 +116,7 @@ async def test_the_application_remembers(database: Database) -> None:
 
 
 async def test_a_reload_asks_no_file_and_tells_no_old_rest_again(
-    database: Database, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
+    database: LedgerFile, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The state of a key learned since the start is kept, whatever the file contains by now."""
     upstream.plays(replies(VECTORS))

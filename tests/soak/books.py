@@ -6,8 +6,6 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from app.storage.store import Database
-
 from .callers import Journal, Told
 from .configurations import AGAIN
 
@@ -146,7 +144,3 @@ def _differs(row: Booked, told: Told) -> str:
     if told.left is not None and row.status != 499 and row.ended > told.left + LEAVING_SECONDS:
         return f"left at {told.left:.2f}; booked is {row.status} {row.error}, ended at {row.ended:.2f}"
     return ""
-
-
-def rows(database: Database) -> list[tuple[Any, ...]]:
-    return database.read(QUERY)

@@ -22,9 +22,8 @@ from random import Random
 
 import msgspec
 
-from app.storage.store import read
-
 from ..conftest import until
+from ..ledger import read
 from ..program import started
 from .books import QUERY, Audit, audit
 from .callers import PATIENCE, Caller, Journal

@@ -10,9 +10,10 @@ from typing import Any
 
 from app.config.settings import Settings
 from app.server.snapshots import Generation
-from app.storage.store import Database
+from app.storage.ledger_file import LedgerFile
 
 from ..conftest import RunningGateway, running_gateway, until
+from ..ledger import read
 from .__main__ import table
 from .books import QUERY, audit
 from .callers import Journal
@@ -39,7 +40,7 @@ async def test_no_task_is_left(tmp_path: Path) -> None:
     others = _generations()  # snapshots of failed tests, whose tracebacks are kept
     witness = Witness(seed=2)
     journal = Journal(witness)
-    database = Database(tmp_path / "torii.db")
+    database = LedgerFile(tmp_path / "torii.db")
     async with upstream(witness, "jina") as jina, upstream(witness, "aihubmix") as aihubmix:
         places = Places(jina, aihubmix)
         async with running_gateway(_settings(places, 0), database) as gateway:
@@ -59,7 +60,7 @@ async def test_no_task_is_left(tmp_path: Path) -> None:
             gateway.records.clear()  # their errors hold tracebacks
             await until(lambda: _generations() <= others + 1, SETTLING_SECONDS)
     database.close()
-    books = audit(database.read(QUERY), journal)
+    books = audit(read(database.path, QUERY), journal)
     assert journal.wrongs + books.wrongs == []
     assert books.rows > 100
     assert books.calls == reached

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.storage.store import VERSIONS, Database, read
-from app.usage.ledger import COLUMNS
+from app.storage.ledger_file import CallRow, LedgerFile
+from app.storage.schema import calls
 
 from ..conftest import (
     AIHUBMIX_KEY,
@@ -35,6 +35,7 @@ from ..conftest import (
     until,
 )
 from ..faults.test_connections import closed_port, full_port
+from ..ledger import read
 
 ROOT = Path(__file__).parents[2]
 EMBED = {"model": "jina-embeddings-v3", "input": ["four", "bytes, more"]}  # 15 bytes: 3 tokens by estimate
@@ -67,9 +68,9 @@ class Books:
     path: Path
 
     def rows(self) -> list[dict[str, Any]]:
-        return [
-            dict(zip(COLUMNS, row, strict=True)) for row in read(self.path, f"SELECT {', '.join(COLUMNS)} FROM calls")
-        ]
+        names = CallRow._fields
+        found = read(self.path, f"SELECT {', '.join(names)} FROM calls")
+        return [dict(zip(names, row, strict=True)) for row in found]
 
     async def have(self, count: int) -> list[dict[str, Any]]:
         await until(lambda: len(self.rows()) >= count)
@@ -83,7 +84,7 @@ class Books:
 @pytest.fixture
 async def books(upstream: ScriptedUpstream, other_upstream: ScriptedUpstream, tmp_path: Path) -> AsyncIterator[Books]:
     path = tmp_path / "torii.db"
-    with closing(Database(path, busy_seconds=0.05, flush_seconds=0.01)) as database:
+    with closing(LedgerFile(path, busy_seconds=0.05, flush_seconds=0.01)) as database:
         async with running_gateway(settings_for(upstream.url, other_upstream.url), database) as gateway:
             yield Books(gateway, path)
 
@@ -137,7 +138,7 @@ async def test_each_upstream_that_was_asked_has_a_row(
 async def test_the_last_upstream_that_was_reached_has_the_calls_end(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     """Although another upstream was tried after it, but could not be connected to."""
     upstream.plays(replies({"detail": "busy"}, 503))
-    with closed_port() as url, closing(Database(tmp_path / "torii.db")) as database:
+    with closed_port() as url, closing(LedgerFile(tmp_path / "torii.db")) as database:
         async with running_gateway(settings_for(upstream.url, url, max_attempts=1), database) as gateway:
             answer = await gateway.post("/v1/embeddings", EMBED)
     [row] = Books(gateway, tmp_path / "torii.db").rows()
@@ -193,7 +194,7 @@ async def test_a_call_that_met_nobody_has_no_row(
     """If the connection is refused, and if it is never accepted until the timeout or until the caller leaves."""
     body = {**(EMBED if path == "/v1/embeddings" else DEEP)}
     upstream.plays(vectors({"total_tokens": 9}))
-    with port() as url, closing(Database(tmp_path / "torii.db")) as database:
+    with port() as url, closing(LedgerFile(tmp_path / "torii.db")) as database:
         times = {"connect_seconds": 30 if status == 499 else 0.2}
         settings = settings_for(url, upstream.url, http_client=engine, max_attempts=1, timeouts=times)
         async with running_gateway(settings, database) as gateway:
@@ -232,7 +233,7 @@ async def test_attempts_are_the_requests_that_went_out(tmp_path: Path) -> None:
 
     server = await asyncio.start_server(play, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    with closing(Database(tmp_path / "torii.db")) as database:
+    with closing(LedgerFile(tmp_path / "torii.db")) as database:
         async with running_gateway(settings_for(url), database) as gateway:
             statuses = [(await gateway.post("/v1/embeddings", EMBED)).status_code for _ in range(3)]
     rows = Books(gateway, tmp_path / "torii.db").rows()
@@ -248,7 +249,7 @@ async def test_what_did_not_go_out_is_estimated_nowhere(tmp_path: Path) -> None:
     """The caller leaves while the retry of a refused request waits for a connection that is never accepted."""
     loop = asyncio.get_running_loop()
     waiting = [socket.socket() for _ in range(4)]
-    with socket.socket() as port, closing(Database(tmp_path / "torii.db")) as database:
+    with socket.socket() as port, closing(LedgerFile(tmp_path / "torii.db")) as database:
         port.bind(("127.0.0.1", 0))
         port.listen(0)
         port.setblocking(False)
@@ -502,7 +503,7 @@ async def test_without_a_database_there_is_no_ledger(gateway: RunningGateway, up
 async def test_no_key_gets_into_the_file_by_a_name(tmp_path: Path) -> None:
     path = tmp_path / "torii.db"
     model = f"aihubmix/{AIHUBMIX_KEY}-mini"
-    with closing(Database(path, flush_seconds=0.01)) as database:
+    with closing(LedgerFile(path, flush_seconds=0.01)) as database:
         async with scripted_upstream() as aihubmix:
             aihubmix.plays(completion({"total_tokens": 2}))
             async with running_gateway(settings_for(None, aihubmix.url), database) as gateway:
@@ -516,7 +517,6 @@ async def test_no_key_gets_into_the_file_by_a_name(tmp_path: Path) -> None:
 
 
 def test_the_columns_are_those_of_the_table_and_of_the_page() -> None:
-    (create, *_) = VERSIONS[0]
-    assert re.findall(r"^ +(\w+) (?:INTEGER|TEXT|REAL)", create, re.M) == ["id", *COLUMNS]
+    assert [column.name for column in calls.columns] == ["id", *CallRow._fields]
     page = (ROOT / "docs/ledger.md").read_text(encoding="utf-8").partition("\n| column |")[2]
-    assert re.findall(r"^\| `(\w+)` \|", page, re.M) == list(COLUMNS)
+    assert re.findall(r"^\| `(\w+)` \|", page, re.M) == list(CallRow._fields)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import secrets
 import signal
 import sqlite3
 import time
@@ -19,44 +18,23 @@ import msgspec
 import pytest
 
 from app.core.usage import answered, size
-from app.storage.store import VERSIONS, Database, StoreError, read
-from app.usage.ledger import COLUMNS, INSERT, when
+from app.storage.ledger_file import CallRow, LedgerFile
+from app.storage.new_file import VERSION
+from app.usage.reports import when
 
 from ..cli.test_cli import SECONDS, serving, torii
 from ..conftest import JINA_KEY, ScriptedUpstream, replies, until
+from ..ledger import call, read
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 EMBED = {"model": "jina-embeddings-v3", "input": ["hi"]}
 VECTORS = replies({"data": [{"index": 0, "embedding": [0.5]}], "usage": {"total_tokens": 3}})
 
 
-def row(**values: Any) -> tuple[Any, ...]:
-    usual = {
-        "time": int(NOW.timestamp() * 1000),
-        "caller": "alice",
-        "endpoint": "embeddings",
-        "model": "jina-embeddings-v3",
-        "upstream": "jina",
-        "upstream_model": "jina-embeddings-v3",
-        "key": "jina",
-        "status": 200,
-        "error": None,
-        "prompt_tokens": 1000,
-        "completion_tokens": 0,
-        "total_tokens": 1000,
-        "estimated": 0,
-        "seconds": 0.5,
-        "first_event_seconds": None,
-        "attempts": 1,
-        "request_id": secrets.token_hex(16),
-    }
-    return tuple({**usual, **values}[name] for name in COLUMNS)
-
-
-def kept(path: Path, *rows: tuple[Any, ...]) -> Path:
-    with closing(Database(path)) as database:
-        for values in rows:
-            database.write(INSERT, values)
+def kept(path: Path, *rows: CallRow) -> Path:
+    with closing(LedgerFile(path)) as ledger:
+        for row in rows:
+            ledger.record_call(row)
     return path
 
 
@@ -67,10 +45,10 @@ def ledger(tmp_path: Path) -> dict[str, Any]:
     chat = {"endpoint": "chat", "model": "jina-deepsearch-v1", "completion_tokens": 500, "total_tokens": 1500}
     path = kept(
         tmp_path / "torii.db",
-        row(time=int(NOW.timestamp() * 1000) - day),
-        row(total_tokens=0, prompt_tokens=0, status=502, error="upstream_error", seconds=1.5),
-        row(**chat, caller="bob", seconds=60.25, estimated=1, status=499),
-        row(upstream="aihubmix", key="aihubmix-2", model="evil\x1b[31m"),
+        call(time=int(NOW.timestamp() * 1000) - day),
+        call(total_tokens=0, prompt_tokens=0, status=502, error="upstream_error", seconds=1.5),
+        call(**chat, caller="bob", seconds=60.25, estimated=1, status=499),
+        call(upstream="aihubmix", key="aihubmix-2", model="evil\x1b[31m"),
     )
     return {"cwd": tmp_path, "TORII_LEDGER__PATH": str(path)}
 
@@ -225,7 +203,7 @@ def variables(upstream: ScriptedUpstream, **more: str) -> dict[str, str]:
 def rows(path: Path) -> list[tuple[Any, ...]]:
     try:
         return read(path, "SELECT request_id, status FROM calls")
-    except StoreError:
+    except sqlite3.Error:
         return []
 
 
@@ -296,12 +274,12 @@ def test_a_file_that_cannot_be_is_refused_where_it_was_named(tmp_path: Path) -> 
     ("damage", "said"),
     [
         ("UPDATE", "it is damaged, or no database"),
-        (f"PRAGMA user_version = {len(VERSIONS) + 1}", "a newer Torii has written it"),
+        (f"PRAGMA user_version = {VERSION + 1}", "a newer Torii has written it"),
     ],
     ids=["damaged", "newer"],
 )
 def test_a_file_that_must_not_be_touched_is_refused(damage: str, said: str, named: bool, tmp_path: Path) -> None:
-    path = kept(tmp_path / ".local/state/torii/torii.db", row())
+    path = kept(tmp_path / ".local/state/torii/torii.db", call())
     if damage.startswith("PRAGMA"):
         with closing(sqlite3.connect(path)) as other:
             other.execute(damage)
@@ -391,7 +369,7 @@ def test_its_tables_fit_a_terminal(tmp_path: Path) -> None:
     """Whatever the names and however large the numbers."""
     model, key = "jina-reranker-v2-base-multilingual", "aihubmix-the-key-of-the-search-team"
     big = {"prompt_tokens": 123_456_789, "total_tokens": 123_456_789, "completion_tokens": 1_234_567}
-    path = kept(tmp_path / "torii.db", row(model=model, upstream="aihubmix", key=key, caller="c" * 64, **big))
+    path = kept(tmp_path / "torii.db", call(model=model, upstream="aihubmix", key=key, caller="c" * 64, **big))
     for words in (["--by", "day,caller,model,key"], ["--by", "model"], ["--calls", "5"]):
         done = torii("usage", *words, cwd=tmp_path, TORII_LEDGER__PATH=str(path))
         lines = done.stdout.splitlines()

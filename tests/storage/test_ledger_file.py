@@ -1,4 +1,4 @@
-"""The database under file problems: locked, full, damaged, foreign, removed, shared."""
+"""The ledger's file under what happens to files: locked, full, damaged, foreign, gone, shared."""
 
 from __future__ import annotations
 
@@ -10,35 +10,43 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 
-from app.storage.store import VERSIONS, Database, NoFile, StoreError, read
+from app.storage.ledger_file import LedgerFile
+from app.storage.new_file import VERSION
+from app.storage.queries import first_time
+from app.storage.sqlite import NoFile, StoreError
 
 from ..conftest import until
+from ..ledger import call, read
 
 ROOT = Path(__file__).parents[2]
-NOTE = "INSERT INTO notes (text) VALUES (?)"
-COUNT = "SELECT count(*) FROM notes"
+IDS = "SELECT request_id FROM calls ORDER BY id"
 
 
 @contextmanager
-def noting(path: Path, room: int = 10_000) -> Iterator[Database]:
-    """A database that is checked every few milliseconds, with a table for notes."""
-    database = Database(path, room=room, busy_seconds=0.05, flush_seconds=0.01)
+def ledger(path: Path, room: int = 10_000) -> Iterator[LedgerFile]:
+    """A file that is written every few milliseconds."""
+    file = LedgerFile(path, room=room, busy_seconds=0.05, flush_seconds=0.01)
     try:
-        database.write("CREATE TABLE IF NOT EXISTS notes (text TEXT NOT NULL)", ())
-        yield database
+        yield file
     finally:
-        database.close()
+        file.close()
 
 
-def noted(path: Path) -> int:
+def note(file: LedgerFile, *ids: str) -> None:
+    for request_id in ids:
+        file.record_call(call(request_id=request_id))
+
+
+def noted(path: Path) -> list[str]:
+    """The request ids in the file; none where it cannot be read now."""
     try:
-        ((count,),) = read(path, COUNT)
-    except StoreError:
-        return -1
-    return int(count)
+        return [request_id for (request_id,) in read(path, IDS)]
+    except sqlite3.Error:
+        return []
 
 
 @contextmanager
@@ -49,120 +57,121 @@ def another(path: Path) -> Iterator[sqlite3.Connection]:
 
 async def test_what_is_written_is_soon_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "torii.db"
-    with noting(path) as database:
-        for number in range(2500):
-            database.write(NOTE, (str(number),))
-        await until(lambda: noted(path) == 2500)
-        assert database.read("SELECT text FROM notes ORDER BY rowid LIMIT 2") == [("0",), ("1",)]
-        assert database.health is None
+    with ledger(path) as file:
+        note(file, *map(str, range(2500)))
+        await until(lambda: len(noted(path)) == 2500)
+        assert noted(path) == [str(number) for number in range(2500)]
+        assert file.health is None
     assert path.stat().st_mode & 0o777 == 0o600
     assert sorted(file.name for file in path.parent.iterdir()) == ["torii.db"]
 
 
 def test_what_waits_is_written_at_the_end_and_nothing_after_it(tmp_path: Path) -> None:
     path = tmp_path / "torii.db"
-    with noting(path) as database:
-        database.write(NOTE, ("last",))
-    database.write(NOTE, ("too late",))
-    assert read(path, "SELECT text FROM notes") == [("last",)]
+    with ledger(path) as file:
+        note(file, "last")
+    note(file, "too late")
+    assert noted(path) == ["last"]
 
 
 async def test_rows_wait_while_another_program_locks_the_file(tmp_path: Path) -> None:
     path = tmp_path / "torii.db"
-    with noting(path) as database:
-        await until(lambda: noted(path) == 0)
+    with ledger(path) as file:
         with another(path) as other:
             other.execute("BEGIN EXCLUSIVE")
-            database.write(NOTE, ("a",))
-            await until(lambda: database.health is not None)
-            database.write(NOTE, ("b",))
-            trouble = database.health
+            note(file, "a")
+            await until(lambda: file.health is not None)
+            note(file, "b")
+            trouble = file.health
             assert trouble is not None
             assert (trouble.what, trouble.waiting, trouble.lost) == ("another program has locked it", 2, 0)
             other.execute("ROLLBACK")
-        await until(lambda: noted(path) == 2)
-        await until(lambda: database.health is None)
+        await until(lambda: noted(path) == ["a", "b"])
+        await until(lambda: file.health is None)
 
 
 async def test_what_does_not_fit_in_the_queue_is_lost_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "torii.db"
-    with noting(path, room=10) as database:
-        await until(lambda: noted(path) == 0)
+    with ledger(path, room=10) as file:
         with another(path) as other:
             other.execute("BEGIN EXCLUSIVE")
-            for number in range(15):
-                database.write(NOTE, (str(number),))
-            await until(lambda: database.health is not None)
-            trouble = database.health
+            note(file, *map(str, range(15)))
+            await until(lambda: file.health is not None)
+            trouble = file.health
             assert trouble is not None
             assert (trouble.waiting, trouble.lost) == (10, 5)
             other.execute("ROLLBACK")
-        await until(lambda: noted(path) == 10)
+        await until(lambda: noted(path) == [str(number) for number in range(10)])
     assert sum("no room" in record.message for record in caplog.records) == 1
 
 
 async def test_a_lock_at_the_start_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "torii.db"
-    with noting(path):
-        pass
+    with ledger(path) as file:
+        note(file, "before")
     with another(path) as other:
         other.execute("PRAGMA locking_mode=EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
-        other.execute(NOTE, ("theirs",))
-        with noting(path) as database:
-            database.write(NOTE, ("ours",))
-            assert database.health is not None
+        other.execute("UPDATE calls SET request_id = 'theirs'")
+        with ledger(path) as file:
+            note(file, "ours")
+            assert file.health is not None
             other.execute("COMMIT")
             other.close()
-            await until(lambda: noted(path) == 2)
+            await until(lambda: noted(path) == ["theirs", "ours"])
 
 
-async def test_a_row_that_can_never_be_written_does_not_hold_up_the_others(tmp_path: Path) -> None:
+async def test_a_row_that_can_never_be_written_does_not_hold_up_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "torii.db"
-    with noting(path) as database:
-        for text in ("a", None, "\ud800", 2**70, object(), "b"):
-            database.write(NOTE, (text,))
-        database.write(NOTE, ())
-        database.write("INSERT INTO nowhere VALUES (1)", ())
-        database.write(NOTE, ("c",))
-        await until(lambda: noted(path) == 3)
-        assert database.health is None
-    assert read(path, "SELECT text FROM notes") == [("a",), ("b",), ("c",)]
+    bad: list[dict[str, Any]] = [
+        {"caller": None},
+        {"model": "\ud800"},
+        {"total_tokens": 2**70},
+        {"key": object()},
+    ]
+    with ledger(path) as file:
+        note(file, "a")
+        for values in bad:
+            file.record_call(call(**values))
+        note(file, "b")
+        await until(lambda: noted(path) == ["a", "b"])
+        assert file.health is None
+    assert sum("a row cannot be written" in message for message in caplog.messages) == len(bad)
 
 
 async def test_a_file_that_somebody_removes_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "torii.db"
-    with noting(path) as database:
-        await until(lambda: noted(path) == 0)
-        for file in tmp_path.iterdir():
-            file.unlink()
-        database.write("CREATE TABLE notes (text TEXT NOT NULL)", ())
-        database.write(NOTE, ("a",))
-        await until(lambda: noted(path) == 1)
-    assert read(path, "SELECT count(*) FROM calls") == [(0,)]
+    with ledger(path) as file:
+        note(file, "a")
+        await until(lambda: noted(path) == ["a"])
+        for each in tmp_path.iterdir():
+            each.unlink()
+        note(file, "b")
+        await until(lambda: noted(path) == ["b"])
 
 
 async def test_where_no_file_can_be_for_a_while_rows_wait(tmp_path: Path) -> None:
     path = tmp_path / "torii.db"
-    with noting(path) as database:
-        await until(lambda: noted(path) == 0)
-        for file in tmp_path.iterdir():
-            file.unlink()
+    with ledger(path) as file:
+        note(file, "a")
+        await until(lambda: noted(path) == ["a"])
+        for each in tmp_path.iterdir():
+            each.unlink()
         path.mkdir()
-        database.write("CREATE TABLE notes (text TEXT NOT NULL)", ())
-        database.write(NOTE, ("a",))
-        await until(lambda: database.health is not None)
+        note(file, "b")
+        await until(lambda: file.health is not None)
         path.rmdir()
-        await until(lambda: noted(path) == 1)
-        await until(lambda: database.health is None)
+        await until(lambda: noted(path) == ["b"])
+        await until(lambda: file.health is None)
 
 
 def filled(path: Path) -> bytes:
-    with noting(path) as database:
-        for number in range(2000):
-            database.write(NOTE, (f"{number:0100}",))
+    with ledger(path) as file:
+        note(file, *(f"{number:0100}" for number in range(2000)))
     return path.read_bytes()
 
 
@@ -186,7 +195,7 @@ def test_a_damaged_file_is_refused_and_left_as_it_is(damage: object, words: str,
     bad = damage(filled(path))
     path.write_bytes(bad)
     with pytest.raises(StoreError) as error:
-        Database(path)
+        LedgerFile(path)
     assert str(error.value) == words
     assert path.read_bytes() == bad
 
@@ -195,11 +204,11 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "torii.db"
     filled(path)
     with another(path) as other:
-        other.execute(f"PRAGMA user_version = {len(VERSIONS) + 1}")
-    for use in (Database, lambda path: read(path, COUNT)):
+        other.execute(f"PRAGMA user_version = {VERSION + 1}")
+    for use in (LedgerFile, first_time):
         with pytest.raises(StoreError) as error:
             use(path)
-        newer = len(VERSIONS) + 1
+        newer = VERSION + 1
         assert str(error.value) == f"a newer Torii has written it (version {newer}; this one knows up to {newer - 1})"
 
 
@@ -208,7 +217,7 @@ def test_another_programs_database_is_refused(tmp_path: Path) -> None:
     with another(path) as other:
         other.execute("CREATE TABLE bookmarks (url TEXT)")
     with pytest.raises(StoreError, match="another program's database"):
-        Database(path)
+        LedgerFile(path)
     with another(path) as other:
         assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("bookmarks",)]
 
@@ -217,10 +226,10 @@ def test_where_no_file_can_be_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "torii.db", tmp_path):
         with pytest.raises(NoFile) as error:
-            Database(path)
+            LedgerFile(path)
         assert str(tmp_path) not in str(error.value)
     with pytest.raises(NoFile, match="there is no such file"):
-        read(tmp_path / "none.db", COUNT)
+        first_time(tmp_path / "none.db")
     assert not (tmp_path / "none.db").exists()
 
 
@@ -230,7 +239,7 @@ def test_one_file_is_made_by_many_at_once(tmp_path: Path, caplog: pytest.LogCapt
 
     def make(path: Path) -> None:
         together.wait()
-        Database(path).close()
+        LedgerFile(path).close()
 
     with ThreadPoolExecutor(8) as makers:
         for number in range(25):
@@ -241,13 +250,13 @@ def test_one_file_is_made_by_many_at_once(tmp_path: Path, caplog: pytest.LogCapt
 WRITER = """
 import sys
 from pathlib import Path
-from app.storage.store import Database
+from app.storage.ledger_file import LedgerFile
+from tests.ledger import call
 
-database = Database(Path(sys.argv[1]), flush_seconds=0.001)
-database.write("CREATE TABLE IF NOT EXISTS notes (text TEXT NOT NULL)", ())
+file = LedgerFile(Path(sys.argv[1]), flush_seconds=0.001)
 for number in range(500):
-    database.write("INSERT INTO notes (text) VALUES (?)", (sys.argv[2] + str(number),))
-database.close()
+    file.record_call(call(request_id=sys.argv[2] + str(number)))
+file.close()
 """
 
 
@@ -259,4 +268,4 @@ def test_several_processes_make_and_write_one_file(tmp_path: Path) -> None:
     ]
     for writer in writers:
         assert writer.communicate(timeout=60)[1] == b""
-    assert read(path, "SELECT count(*), count(DISTINCT text) FROM notes") == [(1500, 1500)]
+    assert read(path, "SELECT count(*), count(DISTINCT request_id) FROM calls") == [(1500, 1500)]

@@ -1,0 +1,160 @@
+"""The cache's file: entries that may be lost, read where one asks, made anew where the file is damaged.
+
+Its table is no part of the ledger's schema and has no migrations: a file that another version has made is as good as
+lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from .files import make
+from .sqlite import DAMAGE, code, words, write_ahead
+from .writer import Policy, QueuedWriter
+
+logger = logging.getLogger("torii.cache")
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+    id INTEGER PRIMARY KEY,
+    key BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    expires REAL NOT NULL,
+    used REAL NOT NULL,
+    value BLOB NOT NULL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS by_key ON entries (key);
+CREATE INDEX IF NOT EXISTS by_use ON entries (used, id, size);
+CREATE INDEX IF NOT EXISTS by_end ON entries (expires);
+"""
+FIND = "SELECT key, value, expires, used FROM entries WHERE expires > ? AND key IN ({})"
+KEEP = """INSERT INTO entries (key, size, expires, used, value) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (key) DO UPDATE SET size = excluded.size, expires = excluded.expires, used = excluded.used,
+    value = excluded.value"""
+USE = "UPDATE entries SET used = ? WHERE key = ?"
+END = "DELETE FROM entries WHERE expires <= ?"
+EVICT = """DELETE FROM entries WHERE id IN (SELECT id FROM
+    (SELECT id, SUM(size) OVER (ORDER BY used DESC, id DESC) AS together FROM entries) WHERE together > ?)"""
+
+WRITE_BUSY_SECONDS = 5.0
+READ_BUSY_SECONDS = 0.02
+POLICY = Policy("torii-cache", keeps=False, room=2048, batch=512, gather_seconds=0.05)
+
+
+class CacheFile(QueuedWriter):
+    """None of its verbs raises. Times are Unix times in seconds."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(POLICY)
+        self._path = path
+        self._lock = threading.Lock()
+        self._reader: sqlite3.Connection | None = None
+        self._quiet = self._damaged = False
+        try:
+            self._connected()
+        except (sqlite3.Error, OSError) as error:
+            self._failed(error)
+        self._begin()
+
+    def find(self, keys: Sequence[bytes], now: float) -> list[tuple[bytes, bytes, float, float]]:
+        """Key, value, end and last use of each entry that is there; none where there is trouble."""
+        statement = FIND.format(",".join("?" * len(keys)))
+        with self._lock:
+            if self._reader is None:
+                return []
+            try:
+                return self._reader.execute(statement, (now, *keys)).fetchall()
+            except sqlite3.Error as error:
+                self._stumble("read", error)
+                return []
+
+    def keep(self, key: bytes, value: bytes, size: int, now: float, expires: float) -> None:
+        """Soon, in the place of what is under the key. ``size`` is in bytes."""
+        self._write(KEEP, (key, size, expires, now, value))
+
+    def use(self, key: bytes, now: float) -> None:
+        """Writes down the time of a use, soon."""
+        self._write(USE, (now, key))
+
+    def evict(self, limit: int, now: float) -> None:
+        """Deletes what has ended, and then what was not used for the longest time, down to ``limit`` bytes. Soon."""
+        self._write(END, (now,))
+        self._write(EVICT, (limit,))
+
+    def close(self) -> None:
+        """Ends when all that waits is written."""
+        self._end(None)
+        self._shut()
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._damaged:
+            self._renew()
+        if self._writer is None:
+            try:
+                self._writer = self._opened()
+            except sqlite3.Error as error:
+                if code(error) not in DAMAGE:
+                    raise
+                self._renew()
+                self._writer = self._opened()
+        return self._writer
+
+    def _opened(self) -> sqlite3.Connection:
+        """Without the lock, since a locked file is waited for. Nothing more is open where it raises."""
+        make(self._path)
+        writer = self._connection(WRITE_BUSY_SECONDS)
+        try:
+            write_ahead(writer, WRITE_BUSY_SECONDS)
+            writer.execute("PRAGMA synchronous = OFF")  # a power cut may cost the file, never a wrong answer
+            writer.executescript(SCHEMA)
+            reader = self._reader or self._connection(READ_BUSY_SECONDS)
+        except sqlite3.Error:
+            writer.close()
+            raise
+        with self._lock:
+            self._reader = reader
+        return writer
+
+    def _connection(self, busy_seconds: float) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+
+    def _shut(self) -> None:
+        self._disconnect()
+        with self._lock:
+            if self._reader is not None:
+                self._reader.close()
+            self._reader = None
+
+    def _renew(self) -> None:
+        """Sets a damaged file aside, the one from the last time making room. A new one is begun where it is opened."""
+        self._shut()
+        aside = self._path.with_name(f"{self._path.name}.damaged")
+        self._path.replace(aside)
+        for end in ("-wal", "-shm"):
+            self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+        self._damaged = False
+        logger.warning("the cache's file %s was damaged; it is %s now, and a new one was begun", self._path, aside)
+
+    def _failed(self, error: Exception) -> None:
+        opened = "opened" if self._reader is None else "written"
+        self._stumble("made anew" if self._damaged else opened, error)
+
+    def _succeeded(self) -> None:
+        self._quiet = False
+
+    def _turned_away(self) -> None:
+        """One entry less."""
+
+    def _stumble(self, what: str, error: Exception) -> None:
+        if code(error) in DAMAGE:
+            self._damaged = True
+            self._write(END, (0.0,))  # for the thread to make the file anew
+        elif not self._quiet:
+            self._quiet = True
+            logger.warning(
+                "the cache's file %s cannot be %s: %s; calls go on without it", self._path, what, words(error)
+            )

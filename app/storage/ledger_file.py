@@ -1,0 +1,266 @@
+"""The ledger's file: calls, and cooldowns of keys. Rows that must not be lost; several processes may have it open.
+
+While the file cannot be written (locked, disk full) rows wait and are tried again; what does not fit in the queue is
+lost, and counted. A file of an older version is migrated when it is opened, in a child process.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from . import migrations
+from .files import make
+from .new_file import APPLICATION, STATEMENTS, VERSION
+from .sqlite import PASSING, WORDS, NoFile, StoreError, code, meaning, write_ahead
+from .writer import Policy, QueuedWriter
+
+logger = logging.getLogger("torii.store")
+
+BUSY_SECONDS = 5.0  # to wait for another program's lock
+FLUSH_SECONDS = 0.25  # what a killed process may lose
+CHECK_SECONDS = 0.3  # for looking whether the file is sound, when it is opened
+ROOM = 10_000  # rows that may wait
+BATCH = 1000  # rows of one transaction
+
+# In one statement, for it is one look at the file: another process may be making it.
+HEADER = """
+    SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
+    FROM pragma_application_id, pragma_user_version"""
+
+
+class CallRow(NamedTuple):
+    """The columns of ``calls``, as docs/ledger.md says. ``time`` is in Unix milliseconds."""
+
+    time: int
+    caller: str
+    endpoint: str
+    model: str
+    upstream: str
+    upstream_model: str
+    key: str
+    status: int | None
+    error: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    estimated: int
+    seconds: float
+    first_event_seconds: float | None
+    attempts: int
+    request_id: str
+
+
+class CooldownRow(NamedTuple):
+    """The columns of ``key_rests``. ``until`` is a Unix time in seconds."""
+
+    upstream: str
+    fingerprint: str
+    alias: str
+    cause: str
+    until: float
+
+
+def _insert(table: str, columns: tuple[str, ...]) -> str:
+    return f"INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+
+
+INSERT_CALL = f"INSERT {_insert('calls', CallRow._fields)}"
+REPLACE_COOLDOWN = f"INSERT OR REPLACE {_insert('key_rests', CooldownRow._fields)}"
+DELETE_COOLDOWN = "DELETE FROM key_rests WHERE upstream = ? AND fingerprint = ?"
+SELECT_COOLDOWNS = f"SELECT {', '.join(CooldownRow._fields)} FROM key_rests"  # noqa: S608 - our own columns
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """The reason why the file cannot be written, and the numbers of rows that wait and that were lost."""
+
+    what: str
+    waiting: int
+    lost: int
+
+
+class LedgerFile(QueuedWriter):
+    """Opened when made: raises StoreError where the file is not ours, is damaged or cannot be.
+
+    What passes (a lock, a full disk) is no reason not to start. ``close`` writes what waits.
+    """
+
+    def __init__(
+        self, path: Path, *, busy_seconds: float = BUSY_SECONDS, flush_seconds: float = FLUSH_SECONDS, room: int = ROOM
+    ) -> None:
+        super().__init__(Policy("torii-store", keeps=True, room=room, batch=BATCH, gather_seconds=flush_seconds))
+        self.path = path
+        self.migrated = ""  # in words, from and to which version
+        self._busy_seconds = busy_seconds
+        self._lost = 0
+        self._full = False
+        self._trouble: str | None = None
+        self._file: tuple[int, int] | None = None
+        try:
+            self._opened(examine=True).close()
+            self._file = _identity(path)
+        except sqlite3.DatabaseError as error:
+            if code(error) not in PASSING:
+                raise meaning(error) from None
+            self._failed(error)
+        self._begin()
+
+    def record_call(self, row: CallRow) -> None:
+        """Adds a row to the ledger, soon. Never waits, never raises."""
+        self._write(INSERT_CALL, row)
+
+    def remember_cooldown(self, row: CooldownRow) -> None:
+        """In place of what is remembered of that key, soon."""
+        self._write(REPLACE_COOLDOWN, row)
+
+    def forget_cooldown(self, upstream: str, fingerprint: str) -> None:
+        self._write(DELETE_COOLDOWN, (upstream, fingerprint))
+
+    def cooldowns(self) -> list[CooldownRow]:
+        """All that are in the file. Raises StoreError."""
+        with reading(self.path) as connection:
+            return [CooldownRow(*row) for row in connection.execute(SELECT_COOLDOWNS)]
+
+    @property
+    def health(self) -> Trouble | None:
+        """None where all is well."""
+        what = self._trouble
+        return Trouble(what, self.waiting, self._lost) if what else None
+
+    def close(self) -> None:
+        """Writes what waits, if that can be done in the time that another's lock is waited for; takes no more."""
+        self._end(self._busy_seconds + 1)
+        if self.waiting:
+            logger.error("the database: %d rows could not be written before the end", self.waiting)
+
+    def _connected(self) -> sqlite3.Connection:
+        """The connection to the file that is there now: somebody may have removed the one that was."""
+        known = self._file == _identity(self.path)
+        if self._writer is not None and not known:
+            self._disconnect()
+        if self._writer is None:
+            self._writer = self._opened(examine=not known)
+            self._file = _identity(self.path)
+        return self._writer
+
+    def _opened(self, *, examine: bool) -> sqlite3.Connection:
+        """A connection to the file, which is made where there is none, with all our tables in it."""
+        _make(self.path)
+        connection = sqlite3.connect(self.path, timeout=self._busy_seconds, isolation_level=None)
+        try:
+            if _version(connection) and examine:
+                _examine(connection)
+            write_ahead(connection, self._busy_seconds)
+            connection.execute("PRAGMA synchronous=NORMAL")
+            self._bring_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _bring_up(self, connection: sqlite3.Connection) -> None:
+        """To this Torii's version, wherever the file comes from. Another process may be about to do the same."""
+        if _version(connection) == 0:
+            _create(connection)
+        version = _version(connection)
+        if version < VERSION:
+            migrations.run(self.path, self._busy_seconds, done=lambda: _version(connection) == VERSION)
+            self.migrated = f"migrated from version {version} to {VERSION}"
+            logger.info("the ledger's file was %s", self.migrated)
+
+    def _failed(self, error: Exception) -> None:
+        self._file = None  # to be examined anew
+        what = str(meaning(error))
+        if what != self._trouble:
+            self._trouble = what
+            logger.error("the database cannot be written: %s; rows wait until it can", what)
+
+    def _succeeded(self) -> None:
+        self._full = False
+        if self._trouble is not None:
+            self._trouble = None
+            logger.warning("the database is written again; %d rows were lost", self._lost)
+
+    def _turned_away(self) -> None:
+        if not self._full:
+            self._full = True
+            logger.error("the database: there is no room for more rows; what comes now is lost")
+        self._lost += 1
+
+    def _refused(self, error: Exception) -> None:
+        self._lost += 1
+        logger.error("the database: a row cannot be written: %s", type(error).__name__)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection to read on, of this version or an older one. Raises StoreError, and NoFile where there is none."""
+    if not path.is_file():
+        raise NoFile("there is no such file")
+    try:
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+            _version(connection)
+            yield connection
+    except sqlite3.Error as error:
+        raise meaning(error) from None
+
+
+def _make(path: Path) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Who called what is nobody's business on this machine; SQLite gives its other files the same mode.
+        make(path)
+    except FileExistsError:
+        raise NoFile("its folder is no folder") from None
+    except OSError as error:
+        raise NoFile(error.strerror or type(error).__name__) from None
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    """Of our tables in the file; 0 of an empty one. Raises StoreError where it is not ours or newer than this Torii."""
+    ((application, version, tables),) = connection.execute(HEADER).fetchall()
+    if application != APPLICATION and (application or version or tables):
+        raise StoreError("it is another program's database")
+    if version > VERSION:
+        raise StoreError(f"a newer Torii has written it (version {version}; this one knows up to {VERSION})")
+    return int(version)
+
+
+def _examine(connection: sqlite3.Connection) -> None:
+    """Raises StoreError where the file is damaged, as far as that is seen in the time that there is."""
+    until = time.monotonic() + CHECK_SECONDS
+    connection.set_progress_handler(lambda: time.monotonic() > until, 10_000)
+    try:
+        found = connection.execute("PRAGMA quick_check(1)").fetchall()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        return
+    finally:
+        connection.set_progress_handler(None, 0)
+    if found != [("ok",)]:
+        raise StoreError(WORDS[sqlite3.SQLITE_CORRUPT])
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    if _version(connection) == 0:
+        for statement in STATEMENTS:
+            connection.execute(statement)
+    connection.execute("COMMIT")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,45 @@
+"""From an older version of the ledger's file to this Torii's, by Alembic.
+
+    run -> python -m ...migrations FILE -> env.py -> versions/
+
+A child process migrates, since Alembic and SQLAlchemy would stay in the gateway's memory. A migration is one
+transaction: the file is the old one until its end, and stays the old one if the child is killed or the disk is full.
+
+To add a version: change schema.py; add versions/v4_....py with the next ``revision``; bring new_file.py up to date. A
+version that has been out is never changed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ..sqlite import StoreError, error_of
+
+_ONE = threading.Lock()  # one child at a time; of other processes, the file's own lock makes one wait for the other
+
+
+def run(path: Path, busy_seconds: float, done: Callable[[], bool]) -> None:
+    """Migrates the file, unless it is ``done`` by now. Waits ``busy_seconds`` for another program's lock.
+
+    Raises sqlite3.OperationalError with the code that the child had, StoreError where it ended otherwise.
+    """
+    with _ONE:
+        if done():
+            return
+        child = subprocess.run(  # noqa: S603 - ourselves
+            [sys.executable, "-P", "-m", __name__, str(path.absolute()), str(busy_seconds)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # where this process has its modules from
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        if child.returncode == 1 and child.stdout.strip().isdecimal():
+            raise error_of(int(child.stdout))
+        if child.returncode or not done():
+            last = child.stderr.strip().rpartition("\n")[2].partition(":")[0]  # the error's name: its text may say more
+            raise StoreError(f"its migration failed ({last or f'exit code {child.returncode}'})")

@@ -1,0 +1,64 @@
+"""The child process: ``python -m ...migrations FILE SECONDS``. If SQLite fails, it prints the code and exits with 1."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import StaticPool
+
+from ..sqlite import code
+
+FOLDER = Path(__file__).parent
+BY_ALEMBIC = 3  # the first version that has Alembic's own table; user_version alone numbers those before
+
+
+def main() -> int:
+    path, busy_seconds = sys.argv[1:]
+    try:
+        migrate(Path(path), float(busy_seconds))
+    except (DBAPIError, sqlite3.Error) as error:
+        found = code(error.orig if isinstance(error, DBAPIError) else error)
+        if found is None:
+            raise
+        sys.stdout.write(f"{found}\n")
+        return 1
+    return 0
+
+
+def migrate(path: Path, busy_seconds: float, folder: Path = FOLDER) -> None:
+    """To the last version in ``folder``, in one transaction. Makes no file."""
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    with closing(sqlite3.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None)) as driver:
+        engine = create_engine("sqlite://", creator=lambda: driver, poolclass=StaticPool)
+        event.listen(engine, "begin", _begin)
+        with engine.begin() as connection:
+            _upgrade(connection, folder)
+
+
+def _begin(connection: Connection) -> None:
+    """With the lock at once: the driver begins none before a change of the schema, and two processes may be here."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _upgrade(connection: Connection, folder: Path) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    if version < BY_ALEMBIC:
+        command.stamp(config, f"{version:04}")
+    command.upgrade(config, "head")
+    head = int(ScriptDirectory.from_config(config).get_current_head() or 0)
+    connection.exec_driver_sql(f"PRAGMA user_version = {head}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""The writer of an SQLite file: one thread that carries out statements in order, many in a transaction.
+
+    a verb -> _write -> queue -> the thread: one transaction for all that came within gather_seconds -> the file
+
+No caller of a verb waits. There are two policies for a transaction that fails:
+
+    kept       the ledger's: its rows wait in the queue, and are tried again until they are in the file
+    dropped    the cache's: its entries are lost, and the next ones are tried
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from .sqlite import OF_A_ROW, StoreError, code
+
+LONGEST_PAUSE = 5.0  # seconds between two tries to write what is kept
+
+Row = tuple[Any, ...]
+Statement = tuple[str, Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """``thread`` names the thread, ``room`` is the number of statements that may wait, ``batch`` that of one
+    transaction, for which ``gather_seconds`` are waited: it costs more than what is in it."""
+
+    thread: str
+    keeps: bool
+    room: int
+    batch: int
+    gather_seconds: float
+
+
+class QueuedWriter(ABC):
+    """A file's verbs are methods of a subclass; they call ``_write``. The subclass starts the thread by ``_begin``."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._queue: deque[Statement] = deque()
+        self._arrived, self._closing = threading.Event(), threading.Event()
+        self._writer: sqlite3.Connection | None = None
+        self._thread = threading.Thread(target=self._work, name=policy.thread, daemon=True)
+
+    @property
+    def waiting(self) -> int:
+        """Statements that are not in the file yet."""
+        return len(self._queue)
+
+    def _begin(self) -> None:
+        self._thread.start()
+
+    def _end(self, seconds: float | None) -> None:
+        """Takes no more, and waits as long for what waits to be written; None is without end."""
+        self._closing.set()
+        self._arrived.set()
+        self._thread.join(seconds)
+
+    def _write(self, statement: str, row: Row) -> None:
+        """Sees to it that the statement is carried out soon. Never waits, never raises."""
+        if self._closing.is_set() or len(self._queue) >= self._policy.room:
+            self._turned_away()
+            return
+        self._queue.append((statement, row))
+        if not self._arrived.is_set():
+            self._arrived.set()
+
+    # What a file does about it: the thread calls these, but for the first, which the caller of a verb does.
+
+    @abstractmethod
+    def _turned_away(self) -> None:
+        """There is no room for a statement."""
+
+    @abstractmethod
+    def _connected(self) -> sqlite3.Connection:
+        """The open ``_writer``. Raises sqlite3.Error, OSError or StoreError."""
+
+    @abstractmethod
+    def _failed(self, error: Exception) -> None:
+        """A transaction failed; the connection is closed."""
+
+    @abstractmethod
+    def _succeeded(self) -> None:
+        """A transaction is in the file."""
+
+    def _refused(self, error: Exception) -> None:  # noqa: B027 - only where rows are kept
+        """A row can never be written, and is left out, so that it does not hold up the others."""
+
+    # The thread.
+
+    def _work(self) -> None:
+        """What is kept is tried once more after the end was told."""
+        pause, last = self._policy.gather_seconds, False
+        while not last:
+            self._arrived.wait()
+            self._arrived.clear()
+            self._closing.wait(pause)
+            last = self._closing.is_set()
+            pause = self._policy.gather_seconds if self._flushed() else min(2 * pause, LONGEST_PAUSE)
+        self._disconnect()
+
+    def _flushed(self) -> bool:
+        """True if nothing waits any more. A statement stays in the queue until it is in the file or dropped."""
+        while self._queue:
+            batch = [self._queue[place] for place in range(min(len(self._queue), self._policy.batch))]
+            if not self._committed(batch) and self._policy.keeps:
+                self._arrived.set()
+                return False
+            for _ in batch:
+                self._queue.popleft()
+        return True
+
+    def _committed(self, batch: list[Statement]) -> bool:
+        try:
+            self._transact(self._connected(), batch)
+        except (sqlite3.Error, OSError, StoreError) as error:
+            self._disconnect()
+            self._failed(error)
+            return False
+        self._succeeded()
+        return True
+
+    def _transact(self, connection: sqlite3.Connection, batch: list[Statement]) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement, rows in _runs(batch):
+                connection.executemany(statement, rows)
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            if not self._policy.keeps or code(error) not in OF_A_ROW:
+                raise
+            connection.rollback()
+            connection.execute("BEGIN IMMEDIATE")
+            self._one_by_one(connection, batch)
+        connection.execute("COMMIT")
+
+    def _one_by_one(self, connection: sqlite3.Connection, batch: list[Statement]) -> None:
+        """The same but for the rows that no other row would fail as."""
+        for statement, row in batch:
+            try:
+                connection.execute(statement, row)
+            except (sqlite3.Error, ValueError, OverflowError) as error:
+                if code(error) not in OF_A_ROW:
+                    raise
+                self._refused(error)
+
+    def _disconnect(self) -> None:
+        if self._writer is not None:
+            with suppress(sqlite3.Error):
+                self._writer.close()
+            self._writer = None
+
+
+def _runs(batch: list[Statement]) -> Iterator[tuple[str, Iterator[Row]]]:
+    """Rows one after another that the same statement writes."""
+    for statement, run in groupby(batch, key=itemgetter(0)):
+        yield statement, map(itemgetter(1), run)

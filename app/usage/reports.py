@@ -1,0 +1,82 @@
+"""What the rows of the ledger add up to, for the operator. Times are UTC."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from ..core.types import Json
+from ..storage import queries
+
+GROUPS = tuple(queries.GROUPS)
+COUNTS = tuple(name for name in queries.SUMS if name != "seconds")
+_DAY = timedelta(days=1)
+_UNITS = {"d": _DAY, "h": timedelta(hours=1), "m": timedelta(minutes=1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """From ``since`` on and before ``until``, by the times at which calls came; None is open."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def span(self) -> queries.Span:
+        return queries.Span(_milliseconds(self.since), _milliseconds(self.until))
+
+
+def _milliseconds(time: datetime | None) -> int | None:
+    return None if time is None else int(time.timestamp() * 1000)
+
+
+def totals(path: Path, period: Period, by: Sequence[str] = ()) -> list[Json]:
+    """The totals of each group, those with the most tokens first, days in order; without ``by`` in all.
+
+    Raises StoreError, as the others here do.
+    """
+    return [_whole(sums) for sums in queries.totals(path, period.span, by)]
+
+
+def calls(path: Path, period: Period, most: int) -> list[Json]:
+    """The last calls, the latest last."""
+    found = reversed(queries.last_calls(path, period.span, most))
+    return [{**call, "time": moment(call["time"]), "estimated": bool(call["estimated"])} for call in found]
+
+
+def first(path: Path) -> str | None:
+    """The time of the first call; None for an empty ledger."""
+    time = queries.first_time(path)
+    return None if time is None else moment(time)
+
+
+def moment(milliseconds: int) -> str:
+    text = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def when(text: str, now: datetime, *, end: bool = False) -> datetime:
+    """``7d``, ``24h``, ``30m`` before ``now``, or a date or time of UTC; a date as an ``end`` is that day's.
+
+    Raises ValueError in words.
+    """
+    try:
+        if ago := re.fullmatch(r"(\d{1,9})([dhm])", text):
+            return now - int(ago[1]) * _UNITS[ago[2]]
+        found = datetime.fromisoformat(text)
+        found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+        return found + _DAY if end and re.fullmatch(r"[\d-]{8,10}", text) else found
+    except (ValueError, OverflowError):
+        raise ValueError(
+            "is no time: 7d, 24h and 30m are before now, 2026-11-01 and 2026-11-01T12:30 are UTC"
+        ) from None
+
+
+def _whole(sums: Json) -> Json:
+    """Sums are floats where integers might overflow."""
+    counted: dict[str, Any] = {name: int(sums[name]) for name in COUNTS}
+    return {**sums, **counted, "seconds": round(sums["seconds"] or 0.0, 3)}

@@ -1,0 +1,41 @@
+"""The ledger's file as a test looks into it and fills it."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from app.storage.ledger_file import CallRow
+
+
+def read(path: Path, statement: str) -> list[tuple[Any, ...]]:
+    """The rows. Raises sqlite3.Error, as where there is no file."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        return connection.execute(statement).fetchall()
+
+
+def call(**values: Any) -> CallRow:
+    """A row of a usual call but for the columns that are given."""
+    usual: dict[str, Any] = {
+        "time": 1_795_262_400_000,  # 2026-11-21T12:00:00Z
+        "caller": "alice",
+        "endpoint": "embeddings",
+        "model": "jina-embeddings-v3",
+        "upstream": "jina",
+        "upstream_model": "jina-embeddings-v3",
+        "key": "jina",
+        "status": 200,
+        "error": None,
+        "prompt_tokens": 1000,
+        "completion_tokens": 0,
+        "total_tokens": 1000,
+        "estimated": 0,
+        "seconds": 0.5,
+        "first_event_seconds": None,
+        "attempts": 1,
+        "request_id": secrets.token_hex(16),
+    }
+    return CallRow(**{**usual, **values})
