@@ -7,11 +7,13 @@ import os
 import re
 import select
 import stat
+import threading
 import time
 from pathlib import Path
 
 PIPE_SECONDS = 10.0  # for all that comes through a pipe, as of `--config <(...)`
 MOST_BYTES = 16 * 2**20
+_MAKING = threading.Lock()  # a thread that opens a new file waits until the one that made it has closed it
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -67,10 +69,18 @@ def _octal(match: re.Match[str]) -> str:
 
 
 def make(path: Path) -> None:
-    """The file of a database, for its owner alone, where there is none. Raises OSError, also where it is no file."""
-    file = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_NONBLOCK", 0), 0o600)
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-    finally:
-        os.close(file)
+    """The file of a database, for its owner alone, where there is none. Raises OSError, also where it is no file, or
+    cannot be written.
+
+    A file that is there is not opened: when a process closes a file, it loses the locks that SQLite holds on it in the
+    same process, and another process may then take the write-ahead log away that is in use here.
+    """
+    real = Path(os.path.realpath(path))  # also where a link leads to nothing yet
+    with _MAKING:
+        try:
+            os.close(os.open(real, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            if not stat.S_ISREG(real.stat().st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file") from None
+            if not os.access(real, os.R_OK | os.W_OK):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES)) from None

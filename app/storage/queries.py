@@ -33,7 +33,7 @@ from .sqlite import meaning
 DAY = 86_400_000  # milliseconds
 EPOCH = date(1970, 1, 1).toordinal()
 
-GROUPS: dict[str, ColumnElement[Any]] = {
+GROUPED: dict[str, ColumnElement[Any]] = {
     "caller": calls.c.caller,
     "model": calls.c.model,
     "upstream": calls.c.upstream,
@@ -79,12 +79,12 @@ class Span:
         return and_(since, until)
 
 
-def totals(path: Path, span: Span, by: Sequence[str]) -> list[dict[str, Any]]:
-    """The sums of each group, those with the most tokens first, days in order; one row of all without ``by``.
+def sums_of(path: Path, span: Span, by: Sequence[str]) -> list[dict[str, Any]]:
+    """The ``SUMS`` of each group, those with the most tokens first, days in order; one row of all without ``by``.
 
     Raises StoreError, as the others here do.
     """
-    groups = [GROUPS[name].label(name) for name in by]
+    groups = [GROUPED[name].label(name) for name in by]
     sums = {name: element.label(name) for name, element in SUMS.items()}
     query = select(*groups, *sums.values()).where(span.condition())
     if groups:

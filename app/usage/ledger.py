@@ -39,24 +39,24 @@ class Ledger:
         seconds = record.seconds or 0.0
         status, error = outcome(record, use)
         prompt, completion, total, estimated = spent(use)
-        return CallRow(
-            time=int((time.time() - seconds) * 1000),
-            caller=record.caller,
-            endpoint=record.call.endpoint,
-            model=self._clean(record.call.model),
-            upstream=upstream,
-            upstream_model=self._clean(use.target.name),
-            key=use.target.key.alias,
-            status=status,
-            error=self._clean(error.code) if error and error.code else None,
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            total_tokens=total,
-            estimated=int(estimated),
-            seconds=rounded(seconds, 1_000_000),
-            first_event_seconds=None if use.first_event is None else rounded(use.first_event, 1_000_000),
-            attempts=use.attempts,
-            request_id=record.request_id,
+        return CallRow(  # in the order of its columns: by their names it would cost 1 us more
+            int((time.time() - seconds) * 1000),
+            record.caller,
+            record.call.endpoint,
+            self._clean(record.call.model),
+            upstream,
+            self._clean(use.target.name),
+            use.target.key.alias,
+            status,
+            self._clean(error.code) if error and error.code else None,
+            prompt,
+            completion,
+            total,
+            int(estimated),
+            rounded(seconds, 1_000_000),
+            None if use.first_event is None else rounded(use.first_event, 1_000_000),
+            use.attempts,
+            record.request_id,
         )
 
 

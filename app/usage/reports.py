@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core.types import Json
-from ..storage import queries
+from ..storage.queries import GROUPED, SUMS, Span, first_time, last_calls, sums_of
 
-GROUPS = tuple(queries.GROUPS)
-COUNTS = tuple(name for name in queries.SUMS if name != "seconds")
+GROUPS = tuple(GROUPED)
+COUNTS = tuple(name for name in SUMS if name != "seconds")
 _DAY = timedelta(days=1)
 _UNITS = {"d": _DAY, "h": timedelta(hours=1), "m": timedelta(minutes=1)}
 
@@ -26,8 +26,8 @@ class Period:
     until: datetime | None = None
 
     @property
-    def span(self) -> queries.Span:
-        return queries.Span(_milliseconds(self.since), _milliseconds(self.until))
+    def span(self) -> Span:
+        return Span(_milliseconds(self.since), _milliseconds(self.until))
 
 
 def _milliseconds(time: datetime | None) -> int | None:
@@ -39,18 +39,18 @@ def totals(path: Path, period: Period, by: Sequence[str] = ()) -> list[Json]:
 
     Raises StoreError, as the others here do.
     """
-    return [_whole(sums) for sums in queries.totals(path, period.span, by)]
+    return [_whole(sums) for sums in sums_of(path, period.span, by)]
 
 
 def calls(path: Path, period: Period, most: int) -> list[Json]:
     """The last calls, the latest last."""
-    found = reversed(queries.last_calls(path, period.span, most))
+    found = reversed(last_calls(path, period.span, most))
     return [{**call, "time": moment(call["time"]), "estimated": bool(call["estimated"])} for call in found]
 
 
 def first(path: Path) -> str | None:
     """The time of the first call; None for an empty ledger."""
-    time = queries.first_time(path)
+    time = first_time(path)
     return None if time is None else moment(time)
 
 

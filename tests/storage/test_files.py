@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import resource
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from pathlib import Path
 
 import pytest
+
+from app.storage.files import make
 
 from ..cli.test_cli import ROOT, SECONDS, environment
 
@@ -54,3 +59,31 @@ def test_a_pipe_is_read_by_a_process_with_many_open_files() -> None:
     )
     late = "it is no regular file, and did not come to its end in 0.1 seconds; name one"
     assert (done.stdout.splitlines(), done.stderr) == (["read", late], "")
+
+
+OPENS = """
+import sqlite3, sys
+file = sqlite3.connect(sys.argv[1])
+print(*file.execute("SELECT * FROM notes"))
+file.close()
+"""
+
+
+def test_making_a_file_that_is_there_leaves_it_its_locks(tmp_path: Path) -> None:
+    """Without them, another process would take the log away when it closes the file as the last one, as it thinks."""
+    path = tmp_path / "torii.db"
+    make(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as ours:
+        ours.execute("PRAGMA journal_mode = WAL")
+        ours.execute("CREATE TABLE notes (text)")
+        ours.execute("INSERT INTO notes VALUES ('ours')")
+        make(path)
+        done = subprocess.run([sys.executable, "-c", OPENS, str(path)], capture_output=True, text=True, timeout=SECONDS)
+        assert (done.stdout, done.stderr) == ("('ours',)\n", "")
+        assert path.with_name("torii.db-wal").exists()
+
+
+def test_a_file_is_made_where_a_link_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "torii.db")
+    make(tmp_path / "link")
+    assert (tmp_path / "torii.db").stat().st_mode & 0o777 == 0o600
