@@ -15,7 +15,7 @@ from .models import Embedder
 from .research import Citation, Run
 from .steps import Search, Step, Visit, Word
 from .vectors import Encoding
-from .wire import DONE, Answer, Ask, Host, Item, Json, Pause, Stream, Whole, count, milliseconds
+from .wire import DONE, Answer, Ask, Host, Item, Json, Pause, Streamed, Whole, count, milliseconds
 
 MAX_INPUTS = 2048
 _CREATED = 1_626_777_600
@@ -154,7 +154,7 @@ def chat_completions(body: Json, quirk: str) -> Answer:
     run, frame = research.run(plan), _frame(str(name))
     if body.get("stream") is False:
         return Whole(_whole(frame, run), wait=run.seconds)
-    return Stream(_stream(frame, run, empty=quirk == "empty-deltas"))
+    return Streamed(_stream(frame, run, empty=quirk == "empty-deltas"))
 
 
 def _plain(body: Json) -> Answer:

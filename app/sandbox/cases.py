@@ -16,7 +16,7 @@ from typing import Any, Literal
 from . import errors, faults
 from .errors import DIALECTS
 from .faults import Fault
-from .wire import Cut, Stream, Whole
+from .wire import Cut, Streamed, Whole
 
 _TRIGGER = re.compile(r"sandbox:([a-z0-9-]+)(?:@(jina|aihubmix))?")
 Where = Literal["every call", "embeddings, rerank", "streams", "DeepSearch"]
@@ -210,10 +210,10 @@ _SUCCESSES = (
 )
 
 _CONNECTIONS = (
-    Case("hang", "every call", "No answer, not even a status, for ever.", faults.fixed(Stream([Cut.HANG]))),
+    Case("hang", "every call", "No answer, not even a status, for ever.", faults.fixed(Streamed([Cut.HANG]))),
     Case("hang-after-head", "every call", "Status and headers, and then nothing, for ever.", faults.silence),
     Case("hang-mid-stream", "every call", "Half of the answer, and then nothing, for ever.", faults.stops(Cut.HANG)),
-    Case("reset", "every call", "The connection is closed without an answer.", faults.fixed(Stream([Cut.CLOSE]))),
+    Case("reset", "every call", "The connection is closed without an answer.", faults.fixed(Streamed([Cut.CLOSE]))),
     Case("reset-mid-stream", "every call", "Half of the answer, then the connection breaks.", faults.stops(Cut.CLOSE)),
     Case(
         "truncate",

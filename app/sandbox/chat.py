@@ -16,7 +16,7 @@ from uuid import uuid4
 from . import corpus, messages, vectors
 from .messages import Question
 from .schema import Filler
-from .wire import DONE, Answer, Item, Json, Pause, Stream, Whole, count, encode, milliseconds
+from .wire import DONE, Answer, Item, Json, Pause, Streamed, Whole, count, encode, milliseconds
 
 _PIECES = re.compile(r"\s*\S+|\s+$")
 _SECONDS_PER_PIECE = 0.03
@@ -45,7 +45,7 @@ def answer(body: Json, *, streams: bool) -> Answer:
     frame = _frame(body)
     usage = _usage(talk, turn, _choices(body))
     if streams:
-        return Stream(list(_stream(frame, body, turn, usage)))
+        return Streamed(list(_stream(frame, body, turn, usage)))
     choices = [_choice(index, turn, body) for index in range(_choices(body))]
     whole = {**frame, "choices": choices, "usage": usage, "system_fingerprint": "fp_sandbox"}
     return Whole(whole, wait=_SECONDS_PER_PIECE * len(turn.pieces))

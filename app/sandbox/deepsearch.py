@@ -13,7 +13,7 @@ from .errors import Refused
 from .models import DEEPSEARCH
 from .research import Citation, Run
 from .steps import Search, Step, Visit, Word
-from .wire import Answer, Ask, Host, Item, Json, Pause, Stream, Whole, milliseconds
+from .wire import Answer, Ask, Host, Item, Json, Pause, Streamed, Whole, milliseconds
 
 MAX_BODY = 10 * 1024 * 1024
 _HEADERS = {"cache-control": "no-cache"}
@@ -69,7 +69,7 @@ def chat_completions(body: Json, quirk: str) -> Answer:
 def _answer(body: Json, run: Run) -> Answer:
     frame = _frame(body)
     if body.get("stream") is True:
-        return Stream(_stream(frame, run), headers=_HEADERS)
+        return Streamed(_stream(frame, run), headers=_HEADERS)
     return Whole(_whole(frame, run), wait=run.seconds)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import errors
 from .errors import DIALECTS
-from .wire import DONE, Answer, Cut, Item, Json, Pause, Stream, Whole, event
+from .wire import DONE, Answer, Cut, Item, Json, Pause, Streamed, Whole, event
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def stops(*ends: Item) -> Fault:
 
 def truncated(scene: Scene) -> Answer:
     """A stream ends in good order, in its middle. A whole answer cannot: its connection breaks."""
-    return _half(scene.answer) if isinstance(scene.answer, Stream) else stops(Cut.CLOSE)(scene)
+    return _half(scene.answer) if isinstance(scene.answer, Streamed) else stops(Cut.CLOSE)(scene)
 
 
 def half_json(scene: Scene) -> Answer:
@@ -100,12 +100,12 @@ def half_json(scene: Scene) -> Answer:
     return stops(last[: len(last) // 2], b"\n\n")(scene)
 
 
-def _half(answer: Answer) -> Stream:
-    if isinstance(answer, Stream):
+def _half(answer: Answer) -> Streamed:
+    if isinstance(answer, Streamed):
         return replace(answer, items=_first_half(answer.items))
     content = answer.content
     headers = {**answer.headers, "content-length": str(len(content))}
-    return Stream([content[: len(content) // 2]], answer.status, answer.content_type, headers)
+    return Streamed([content[: len(content) // 2]], answer.status, answer.content_type, headers)
 
 
 def _first_half(items: list[Item]) -> list[Item]:
@@ -136,7 +136,7 @@ def misnumbered(items: list[Any]) -> list[Any]:
 
 
 def no_usage(scene: Scene) -> Answer:
-    if isinstance(scene.answer, Stream):
+    if isinstance(scene.answer, Streamed):
         return replace(scene.answer, items=[_without_usage(item) for item in scene.answer.items])
     return replace(scene.answer, body=_without_usage(scene.answer.body))
 
@@ -153,7 +153,7 @@ def stream(change: Callable[[Scene, list[Item]], list[Item]]) -> Fault:
 
     def fault(scene: Scene) -> Answer:
         answer = scene.answer
-        return replace(answer, items=change(scene, answer.items)) if isinstance(answer, Stream) else answer
+        return replace(answer, items=change(scene, answer.items)) if isinstance(answer, Streamed) else answer
 
     return fault
 

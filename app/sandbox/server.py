@@ -23,7 +23,7 @@ from uvicorn.server import ServerState
 from . import aihubmix, cases, deepsearch, errors, jina
 from .errors import Refused
 from .faults import Scene
-from .wire import Answer, Ask, Cut, Handler, Host, Item, Json, Pause, Stream, Whole, event
+from .wire import Answer, Ask, Cut, Handler, Host, Item, Json, Pause, Streamed, Whole, event
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -150,7 +150,7 @@ async def _speak(answer: Answer, send: Send, pace: float) -> None:
 
 
 def _items(answer: Answer) -> tuple[list[Item], dict[str, str]]:
-    if isinstance(answer, Stream):
+    if isinstance(answer, Streamed):
         return answer.items, answer.headers
     content = answer.content
     return [Pause(answer.wait), content], {**answer.headers, "content-length": str(len(content))}

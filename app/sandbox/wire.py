@@ -1,6 +1,6 @@
 """Requests and answers of the stand-ins, before they become bytes.
 
-An answer is ``Whole`` or a ``Stream``. A stream is a list of items, so that a fault
+An answer is ``Whole`` or ``Streamed``. A stream is a list of items, so that a fault
 can be a change of the list: an event cut short, a comment between, a silence.
 """
 
@@ -69,7 +69,7 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class Streamed:
     """An item that is a dict goes out as an SSE event, bytes as they are."""
 
     items: list[Item]
@@ -78,7 +78,7 @@ class Stream:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-Answer = Whole | Stream
+Answer = Whole | Streamed
 # Takes the body and the name of a quirk, "" for none. Raises errors.Refused.
 Handler = Callable[[Json, str], Answer]
 

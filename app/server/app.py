@@ -19,10 +19,7 @@ from ..config.settings import Settings
 from ..core.errors import NotFound, Unavailable
 from ..core.redaction import Redactor
 from ..core.types import Json
-from ..endpoints.chat import Chat
-from ..endpoints.embeddings import Embeddings
-from ..endpoints.rerank import Rerank
-from ..endpoints.token_ids import decoder_or_none
+from ..endpoints import ENDPOINTS, Options
 from ..gateway.build import (
     WHOLE,
     Share,
@@ -204,10 +201,7 @@ class RawRoute(APIRoute):
 
 
 _DOCUMENTS: dict[str, openapi.Document] = {
-    "/v1/embeddings": openapi.EMBEDDINGS,
-    "/v1/rerank": openapi.RERANK,
-    "/v2/rerank": openapi.RERANK_V2,
-    "/v1/chat/completions": openapi.CHAT,
+    **openapi.ENDPOINTS,
     "/v1/models": openapi.MODELS,
     "/v1/models/{model:path}": openapi.MODEL,
     "/healthz": openapi.HEALTHZ,
@@ -244,14 +238,13 @@ PAGES = frozenset(("/", "/healthz", "/readyz", "/v1/models", "/models", *docs.PA
 
 def doors(edge: Edge, own: Own, settings: Settings) -> dict[str, ASGIApp]:
     """The application of each path."""
-    rerank = edge.posted(Rerank())
-    table: dict[str, ASGIApp] = {
-        "/v1/embeddings": edge.posted(Embeddings(decoder_or_none(settings.token_encoding))),
-        "/v1/rerank": rerank,
-        "/v2/rerank": rerank,
-        "/v1/chat/completions": edge.posted(
-            Chat(settings.deepsearch.reasoning, settings.deepsearch.answer_chunk_characters)
-        ),
+    options = Options(
+        settings.token_encoding, settings.deepsearch.reasoning, settings.deepsearch.answer_chunk_characters
+    )
+    table: dict[str, ASGIApp] = {}
+    for endpoint in ENDPOINTS.values():
+        table |= dict.fromkeys(endpoint.paths, edge.posted(endpoint.configured(options)))
+    table |= {
         "/v1/models": edge.simple(own.models),
         "/v1/models/{model:path}": edge.simple(own.model),
         "/healthz": edge.simple(own.healthz, known=False),

@@ -67,7 +67,7 @@ class Ledger:
         return (
             int((time.time() - seconds) * 1000),
             record.caller,
-            record.call.endpoint,
+            record.call.endpoint.name,
             self._clean(record.call.model),
             upstream,
             self._clean(use.target.name),

@@ -238,7 +238,7 @@ def log(record: Record) -> None:
     target, usage = record.target, record.usage or {}
     about: About = (
         ("caller", record.caller),
-        ("endpoint", record.call.endpoint),
+        ("endpoint", record.call.endpoint.name),
         ("model", record.call.model),
         ("upstream", target.upstream.name if target else None),
         ("upstream_model", target.name if target else None),
@@ -253,7 +253,7 @@ def log(record: Record) -> None:
         "seconds": rounded(record.seconds or 0, 10_000),
         "first_event_seconds": None if record.first_event is None else rounded(record.first_event, 10_000),
     }
-    logger.callHandlers(Line(f"{record.call.endpoint} {record.status}", about, figures))
+    logger.callHandlers(Line(f"{record.call.endpoint.name} {record.status}", about, figures))
 
 
 def rounded(seconds: float, parts: int) -> float:

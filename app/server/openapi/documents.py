@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...endpoints import ENDPOINTS as REGISTRY
+
 # ``address`` is where the gateway is: scheme, host and port.
 DESCRIPTION = """\
 A local, OpenAI-compatible gateway for Jina AI and AIHubMix: embeddings, rerank and DeepSearch.
@@ -108,6 +110,16 @@ READYZ = Document(
 )
 RESPONSES = Document("responses", "POST", "/v1/responses", "Not offered", "models")
 
-DOCUMENTS = (EMBEDDINGS, RERANK, RERANK_V2, CHAT, MODELS, MODEL, HEALTHZ, READYZ)
+WRITTEN = {document.path: document for document in (EMBEDDINGS, RERANK, RERANK_V2, CHAT)}
+
+# The paths of the registry. One without words here has those of its endpoint.
+ENDPOINTS = {
+    path: WRITTEN.get(path)
+    or Document(path[1:].replace("/", "_"), endpoint.method, path, endpoint.summary, "models", endpoint.description)
+    for endpoint in REGISTRY.values()
+    for path in endpoint.paths
+}
+
+DOCUMENTS = (*ENDPOINTS.values(), MODELS, MODEL, HEALTHZ, READYZ)
 
 PATHS = tuple(f"{document.method} {document.path}" for document in DOCUMENTS)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import get_args
 
 from ...core.errors import ToriiError
-from ...core.types import EndpointName, Json, Key
+from ...core.types import Json, Key
+from ...endpoints import ENDPOINTS
 from ...routing.table import Account, RouteTable
 from ...upstreams.aihubmix import AIHubMix
 from ...upstreams.jina import Jina
@@ -29,7 +29,7 @@ MODEL: Json = {
             "description": "The day it came out, as a Unix time; 0 where that is not known.",
         },
         "owned_by": {"type": "string"},
-        "endpoints": {"type": "array", "items": {"enum": list(get_args(EndpointName))}},
+        "endpoints": {"type": "array", "items": {"enum": list(ENDPOINTS)}},
         "inputs": {**STRINGS, "description": "What it reads: text, image, audio, video, pdf, file."},
         "dimensions": {"type": ["integer", "null"], "description": "The size of a full vector."},
         "dimensions_allowed": {

@@ -120,6 +120,19 @@ def _posted(schema: str, requests: Json, content: Json, refusals: Sequence[Refus
     }
 
 
+def undescribed() -> Json:
+    """An endpoint of the registry whose fields are not written down in this package."""
+    content = {"application/json": {"schema": {"type": "object"}}}
+    return {
+        "security": SECURITY,
+        "requestBody": {"required": True, "content": content},
+        "responses": {
+            "200": {"description": "The answer.", "headers": _headers(*CALLED), "content": content},
+            **_refs(*SHARED),
+        },
+    }
+
+
 def _kept(schema: str, requests: Json, content: Json, refusals: Sequence[Refusal]) -> Json:
     """As ``_posted``, for what the cache may have."""
     operation = _posted(schema, requests, content, refusals)
