@@ -1,1 +1,1 @@
-"""The cost of Torii, beside nginx and its peers. `make bench` runs it; docs/performance.md carries the result."""
+"""Benchmark of Torii beside nginx and its peers. `make bench` runs it; docs/performance.md has the results."""

@@ -1,8 +1,8 @@
-"""The cost of Torii, beside nginx as the limit and the peers that are installed (`make bench-peers`).
+"""Measure Torii beside nginx as the lower limit and the installed peers (`make bench-peers`).
 
-All run pinned to one core, the stub upstream on another, the callers on the rest; each round is a turn of
-every gateway. What counts is the CPU of a gateway's processes for each call, and its ratio to nginx's in
-the same round: absolute figures differ by machine and hour.
+The gateway is pinned to one core, the stub upstream to another, the load generators to the rest; every gateway has a
+turn in each round. The key figure is the CPU time of a gateway's processes per call, and its ratio to nginx's in the
+same round: absolute figures differ by machine and hour.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ QUICK = ("embeddings", "chat", "embeddings-64-float-as-float", "latency-200", "f
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # and what was started with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # also stops the processes started here
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a text file
     arguments = parser().parse_args()
@@ -102,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def chosen(arguments: argparse.Namespace) -> list[Scenario]:
-    """Those that were named, or the usual ones. Ends the program for a name that is none."""
+    """The named scenarios, or the default ones. Exits with an error for an unknown name."""
     if arguments.quick:
         arguments.rounds, arguments.seconds = 2, 1.5
     wanted = (arguments.profile or arguments.only or "").split(",")
@@ -118,7 +118,7 @@ def chosen(arguments: argparse.Namespace) -> list[Scenario]:
 
 
 def present(arguments: argparse.Namespace) -> Iterable[Gateway]:
-    """The gateways that take part and are there; says of the others how to get them."""
+    """The chosen gateways that are installed; prints how to get the others."""
     ours = Torii(settings=settings_of(arguments.settings))
     every: list[Gateway] = [Nginx(), ours]
     if arguments.against:

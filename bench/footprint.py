@@ -1,4 +1,4 @@
-"""What a gateway needs before it has done anything: time to start, memory, room on the disk."""
+"""The footprint of an idle gateway: start time, memory, installed size."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from .scenarios import SMALL
 from .upstream import Stub, started
 
 REST_SECONDS = 1.0
-TOOLS = {"pip", "setuptools", "wheel"}  # of every venv, needed by none of its programs
+TOOLS = {"pip", "setuptools", "wheel"}  # part of every venv, needed by none of its programs
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Seconds from the start to the first answer, one for each start; memory at rest, after that answer, in MB."""
+    """``starts``: seconds from each start to the first answer; ``rest_mb``: memory at rest, after that answer, in
+    MB."""
 
     starts: list[float]
     rest_mb: float
@@ -85,7 +86,7 @@ def _answered(port: int, request: bytes) -> bool:
 
 
 def _installed(name: str) -> tuple[float | None, int | None]:
-    """Megabytes on the disk with the compiled modules, and the number of packages."""
+    """Installed size in megabytes, including compiled modules, and the number of packages."""
     if name == "torii":
         needed = needs("torii-gateway")
         return (sum(_size(package) for package in needed) + _folder(Path(__file__).parents[1] / "app")) / 1e6, len(
@@ -108,7 +109,7 @@ def _installed(name: str) -> tuple[float | None, int | None]:
 
 
 def needs(package: str) -> set[str]:
-    """It and all that its base installation brings, without any extra of its own."""
+    """The package and all dependencies of its base installation, without its own extras."""
     found: set[str] = set()
     todo = [Requirement(package)]
     while todo:
@@ -129,7 +130,7 @@ def plain_name(requirement: Requirement) -> str:
 
 
 def _size(package: str) -> int:
-    """Of the files that belong to it. Those of an editable installation are not among them."""
+    """The size of the package's files in bytes, 0 for an editable installation."""
     paths = (Path(str(file.locate())) for file in metadata.files(package) or [])
     return sum(path.stat().st_size for path in paths if path.exists())
 

@@ -1,4 +1,4 @@
-"""What is measured: nginx as the limit, Torii as its users run it, and the peers that are installed."""
+"""The gateways to measure: nginx as the lower limit, Torii as its users run it, and the installed peers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from .upstream import Stub
 from .wire import CALLER_KEY, UPSTREAM_KEY, Ask
 
 PEERS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torii-bench"
-"""Where `make bench-peers` installs what Torii is compared with."""
+"""The folder where `make bench-peers` installs the peers."""
 
 CLIENTS_KEY = {"authorization": f"Bearer {CALLER_KEY}"}
 
 
 class Gateway(Protocol):
-    """Something that stands between callers and the stub. ``missing`` says how to get it; empty where it is there."""
+    """A program between callers and the stub. ``missing``: how to install it; empty if it is installed."""
 
     @property
     def name(self) -> str: ...
@@ -42,7 +42,7 @@ class Gateway(Protocol):
         """The process, and the port on which it listens. Raises NotStarted."""
 
     def request(self, ask: Ask, stub: Stub) -> bytes:
-        """The call as this gateway's callers make it, ready to be sent."""
+        """The request as this gateway's callers send it, as bytes."""
 
 
 def http(path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:
@@ -54,7 +54,7 @@ def http(path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> byte
 
 @dataclass(frozen=True)
 class Direct:
-    """No gateway: the stub itself, to see what the generator and the stub can do."""
+    """No gateway: the stub itself, to measure the capacity of generator and stub."""
 
     name: str = "direct"
     missing: str = ""
@@ -67,7 +67,7 @@ class Direct:
 
 
 def untouched(ask: Ask) -> bytes:
-    """The call as the upstream itself takes it."""
+    """The request as the upstream itself accepts it."""
     return http(f"/{ask.place}/v1/{ask.endpoint}", {"model": ask.model, **ask.body}, CLIENTS_KEY)
 
 
@@ -96,7 +96,7 @@ TRUSTING = "proxy_ssl_verify on; proxy_ssl_trusted_certificate {ca}; proxy_ssl_n
 
 @dataclass(frozen=True)
 class Nginx:
-    """`proxy_pass` and another key: about the least that a gateway can do."""
+    """`proxy_pass` and a replaced key: about the least work that a gateway can do."""
 
     name: str = "nginx"
 
@@ -126,7 +126,7 @@ class Nginx:
 class Torii:
     """`torii serve` with a caller's key, upstreams and the log on, from this checkout or another one.
 
-    ``keys`` is the number of its callers, and of its keys at each upstream; ``rows`` are in its ledger at the start.
+    ``keys`` is the number of callers, and of keys at each upstream; ``rows`` is the number of ledger rows at the start.
     """
 
     name: str = "torii"
@@ -138,7 +138,7 @@ class Torii:
 
     @property
     def program(self) -> Path:
-        """Of this checkout, what runs the benchmark runs it too."""
+        """`torii` beside this interpreter for this checkout, else from the other checkout's .venv."""
         if self.checkout == ROOT:
             return Path(sys.executable).with_name("torii")
         return self.checkout / ".venv" / "bin" / "torii"
@@ -175,7 +175,7 @@ class Torii:
         return {**own, **self.settings}
 
     def upstreams(self, asks: Iterable[Ask], stub: Stub) -> dict[str, dict[str, Any]]:
-        """One for each place, as what they answer differs by it."""
+        """One upstream per place, since each place answers differently."""
         found = {ask.place: _upstream(ask, stub.url(ask.place)) for ask in asks}
         for upstream in found.values():
             upstream["api_keys"] = [{"key": f"{UPSTREAM_KEY}-{n}", "name": f"key-{n}"} for n in range(1, self.keys)]
@@ -189,7 +189,7 @@ CALL = ("caller", "embeddings", "m", "jina", "m", "default", 200, None, 7, 0, 7,
 
 
 def ledger(path: Path, rows: int) -> Path:
-    """With so many calls in it, one a second until now."""
+    """A ledger with ``rows`` calls, one per second until now."""
     if rows:
         now = int(time.time())
         Database(path).close()
@@ -253,7 +253,8 @@ def _litellm_model(ask: Ask, url: str) -> dict[str, Any]:
     return {"model_name": ask.place, "litellm_params": where}
 
 
-# Portkey 1.15.2 adds headers to answers of `fetch` that it does not rewrite, which Node 20 forbids: a 500 without this.
+# Portkey 1.15.2 sets headers on `fetch` responses that it does not rewrite, which Node 20 forbids: without this, it
+# answers 500.
 MUTABLE_ANSWERS = """data:text/javascript,
 const get = globalThis.fetch;
 globalThis.fetch = async (...of) => { const got = await get(...of); return new Response(got.body, got); };
@@ -262,7 +263,7 @@ globalThis.fetch = async (...of) => { const got = await get(...of); return new R
 
 @dataclass(frozen=True)
 class Portkey:
-    """Knows no keys of its own: the caller's headers say where a call goes."""
+    """Portkey has no keys of its own: the caller's headers select the upstream and its key."""
 
     name: str = "portkey"
 

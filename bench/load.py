@@ -1,6 +1,6 @@
-"""The callers: `python -m bench.load` reads a Plan from its standard input and writes what came of it.
+"""The load generator: `python -m bench.load` reads a Plan from standard input and writes an Outcome.
 
-Three kinds: `closed`, each connection asks again as soon as it has its answer; `steady`, one call
+Three kinds of load: `closed`, each connection sends its next request as soon as it has the answer; `steady`, one call
 at a time at a fixed rate; `streams`, each connection reads one stream to its end.
 """
 
@@ -22,11 +22,12 @@ from .processes import pin
 from .wire import FRESH, STAMP
 
 BACK_OFF_SECONDS = 1.0
-"""After an answer that is no 200, as SDKs wait too."""
+"""Pause after an answer that is not a 200; SDKs also wait before they retry."""
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """``requests`` are sent in turn. ``seconds`` bounds a round; streams end by themselves, or are given up then."""
+    """``requests`` are sent in turn. ``seconds`` is the length of a round; streams end by themselves, at the latest
+    then."""
 
     kind: Literal["closed", "steady", "streams"]
     port: int
@@ -36,11 +37,11 @@ class Plan(msgspec.Struct, frozen=True):
     rate: float = 0.0
     cores: str = ""
     first_event: bool = False
-    """Of a steady rate: the latency is that of a stream's first event, not of the whole answer."""
+    """For a steady rate: measure the latency of a stream's first event, not of the whole answer."""
 
 
 class Outcome(msgspec.Struct):
-    """Times are seconds; ``cpu`` is this generator's own, ``late`` how old events were on arrival."""
+    """Times in seconds. ``cpu``: of this generator; ``late``: the age of events on arrival."""
 
     done: int = 0
     failed: int = 0
@@ -57,7 +58,7 @@ class Outcome(msgspec.Struct):
 
 
 class Connection(asyncio.Protocol):
-    """Sends a request and hears when its answer is whole, by its length or its last chunk."""
+    """Sends a request and detects the end of its answer, by length or last chunk."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -95,12 +96,12 @@ class Connection(asyncio.Protocol):
 
 
 def ended(pieces: list[bytes]) -> bool:
-    """Whether a body in chunks is whole, by its last chunk, which may have come in pieces itself."""
+    """True if a chunked body is complete: its last chunk has arrived, possibly in pieces."""
     return b"".join(piece[-5:] for piece in pieces[-5:]).endswith(b"0\r\n\r\n")
 
 
 class Caller(Connection):
-    """Of a closed loop."""
+    """A connection of a closed loop."""
 
     def __init__(self, loop: ClosedLoop) -> None:
         self.shared = loop
@@ -128,7 +129,7 @@ class Caller(Connection):
 
 
 class ClosedLoop:
-    """What the connections of one closed loop share."""
+    """The shared state of the connections of one closed loop."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -177,12 +178,12 @@ async def closed(plan: Plan) -> Outcome:
 
 
 def fresh(requests: list[bytes], turn: int) -> bytes:
-    """The request whose turn it is, with texts that were in none before; generators differ by their process."""
+    """The next request, with texts that were in no earlier request. The process id distinguishes generators."""
     return requests[turn % len(requests)].replace(FRESH, b"#%03d%05d" % (os.getpid() % 1000, turn % 100_000))
 
 
 class Waiter(Connection):
-    """Of a steady rate: one answer at a time, waited for."""
+    """A connection at a steady rate: one answer at a time."""
 
     answer: asyncio.Future[bytes]
     first_at: float | None = None
@@ -208,7 +209,7 @@ class Waiter(Connection):
 
 
 async def steady(plan: Plan) -> Outcome:
-    """Calls begin at their time, or as soon as the one before has ended. The first fifth is warming up."""
+    """Each call starts on schedule, or as soon as the previous one has ended. The first fifth is a warm-up."""
     outcome = Outcome()
     loop = asyncio.get_running_loop()
     _, waiter = await loop.create_connection(Waiter, "127.0.0.1", plan.port)
@@ -231,7 +232,7 @@ async def steady(plan: Plan) -> Outcome:
 
 @dataclass
 class Hall:
-    """What the streams of one round share."""
+    """The shared state of the streams of one round."""
 
     outcome: Outcome
     over: asyncio.Event
@@ -243,7 +244,7 @@ class Hall:
 
 
 class Stamps:
-    """Finds each event's stamp once, wherever the stream was cut."""
+    """Finds each event's stamp exactly once, wherever the stream is split."""
 
     LENGTH = 17
 
@@ -262,7 +263,7 @@ class Stamps:
 
 
 class Reader(asyncio.Protocol):
-    """One stream: counts its events, and how late each of them is."""
+    """One stream: counts its events, and records the age of each on arrival."""
 
     def __init__(self, hall: Hall, number: int, request: bytes) -> None:
         self.hall = hall
@@ -312,7 +313,7 @@ class Reader(asyncio.Protocol):
 
 
 async def streams(plan: Plan) -> Outcome:
-    """All are opened evenly over the first second, so that their events do not all fall together."""
+    """The streams are opened evenly over the first second, so that their events do not all coincide."""
     loop = asyncio.get_running_loop()
     outcome = Outcome()
     hall = Hall(outcome, asyncio.Event(), plan.connections, [0] * plan.connections)
@@ -339,7 +340,7 @@ async def streams(plan: Plan) -> Outcome:
 
 
 def sample(values: list[float], most: int = 2000) -> list[float]:
-    """At most so many of them, evenly taken, so that what is reported fits a pipe."""
+    """At most ``most`` of the values, evenly spaced, so that the report fits a pipe."""
     return [round(value, 7) for value in values[:: math.ceil(len(values) / most)]] if values else []
 
 

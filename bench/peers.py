@@ -1,4 +1,4 @@
-"""Installs the gateways that Torii is compared with, outside of the checkout. `make bench-peers` runs it."""
+"""Install the peer gateways outside of the checkout. `make bench-peers` runs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plot beside the figures: CPU of a call, each gateway a bar, on a logarithmic scale."""
+"""A plot of CPU per call, one bar per gateway, on a logarithmic scale."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COLOURS = {"nginx": "#8a8a8a", "torii": "#c8372d", "portkey": "#4d7ea8", "litell
 
 
 def draw(results: Results, file: Path) -> None:
-    """Raises ImportError where matplotlib is not installed."""
+    """Raises ImportError if matplotlib is not installed."""
     import matplotlib
 
     matplotlib.use("svg")

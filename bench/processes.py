@@ -1,4 +1,4 @@
-"""Processes as the kernel sees them: what they have used, what they hold, on which cores they run."""
+"""Processes as the kernel sees them: CPU time, memory, pinned cores."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ROOT = Path(__file__).parents[1]
 
 
 class NotStarted(Exception):
-    """A process did not come up; says which one, and the end of what it wrote."""
+    """A process did not start; the message names it and has the end of its output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Which cores are whose. With fewer than four some are shared, and the figures are worth less."""
+    """The assignment of cores. With fewer than four, some are shared, and the figures are less reliable."""
 
     gateway: int
     upstream: int
@@ -38,14 +38,14 @@ class Cores:
 
 
 def pin(cores: str) -> None:
-    """This process on these cores, given as `2,3`; an empty text changes nothing."""
+    """Pin this process to the cores, given as `2,3`; an empty text changes nothing."""
     if cores:
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
 
 
 @dataclass
 class Running:
-    """A started program with all that it starts itself."""
+    """A started program with all its child processes."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -53,15 +53,15 @@ class Running:
     started: float = field(default_factory=time.monotonic)
 
     def cpu(self) -> float:
-        """Seconds that it and its children have computed, in user and in system mode."""
+        """CPU seconds of the program and its children, in user and system mode."""
         return sum(_cpu(pid) for pid in family(self.process.pid))
 
     def memory(self) -> int:
-        """Bytes that they hold in memory."""
+        """Resident memory of the program and its children, in bytes."""
         return sum(_memory(pid) for pid in family(self.process.pid))
 
     def stop(self, seconds: float = 10) -> None:
-        """Asks it to go, then makes it go; what it started goes with it."""
+        """Terminate the program, kill it after ``seconds``, and kill its remaining children."""
         pids = family(self.process.pid)
         self.process.terminate()
         try:
@@ -86,7 +86,7 @@ class Running:
 def start(
     name: str, command: Iterable[str | Path], *, core: int, folder: Path, environment: Mapping[str, str] | None = None
 ) -> Running:
-    """The program on one core; what it says goes to a file in ``folder``."""
+    """Start the program pinned to one core; its output goes to a file in ``folder``."""
     log = folder / f"{name}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -102,7 +102,7 @@ def start(
 
 
 def python(module: str, *arguments: str) -> list[str]:
-    """A command that runs a module's ``main`` from anywhere."""
+    """A command that runs a module's ``main`` from any working directory."""
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from {module} import main; main()"
     return [sys.executable, "-c", code, *arguments]
 
@@ -115,7 +115,7 @@ def free_port() -> int:
 
 
 def family(pid: int) -> list[int]:
-    """The process and all its descendants, itself first; none where it has gone."""
+    """The process and all its descendants, the process first; empty if it has ended."""
     parents = {int(entry): _parent_of(int(entry)) for entry in os.listdir("/proc") if entry.isdigit()}
     found = [pid] if pid in parents else []
     for one in found:
@@ -124,13 +124,13 @@ def family(pid: int) -> list[int]:
 
 
 def _own_environment() -> dict[str, str]:
-    """Ours, less what would configure Torii or lead a client through a proxy."""
+    """Our environment without variables that would configure Torii or send a client through a proxy."""
     foreign = ("TORII_", "JINA_", "AIHUBMIX_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     return {name: value for name, value in os.environ.items() if not name.upper().startswith(foreign)}
 
 
 def _fields(pid: int) -> list[str]:
-    """Those of /proc/PID/stat from the third on, after the name, which may hold anything."""
+    """The fields of /proc/PID/stat from the third on, after the name, which may contain any character."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Where Torii spends its time under one scenario's load: the functions with the most samples, own and in all."""
+"""Profile Torii under one scenario's load: the functions with the most samples, own and cumulative."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LINES = 40
 
 
 def run(scenario: Scenario, seconds: float) -> None:
-    """By py-spy where it is installed; else by cProfile, which makes small functions look dear."""
+    """Uses py-spy if it is installed; else cProfile, which overstates the cost of small functions."""
     sampler = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
     with tempfile.TemporaryDirectory(prefix="torii-bench-") as name:
         folder, cores = Path(name), Cores.of_this_machine()
@@ -52,7 +52,7 @@ def _sampling(sampler: str, process: Running, result: Path, seconds: float) -> I
 
 
 def _sampled(file: Path) -> str:
-    """Lines of `outermost;...;innermost count`."""
+    """Read lines of `outermost;...;innermost count`."""
     own: Counter[str] = Counter()
     whole: Counter[str] = Counter()
     for line in file.read_text().splitlines():

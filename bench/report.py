@@ -1,4 +1,4 @@
-"""What was found, for people and for programs: tables, a JSON file, the page of the documentation."""
+"""Reports of the results: tables, a JSON file, a section of the documentation."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def notes(measured: Measured) -> list[str]:
 
 
 def cell(measured: Measured, name: str, figure: str) -> str:
-    """Median, least and most of the rounds."""
+    """The median, minimum and maximum of the rounds."""
     values = measured.values(name, figure)
     if not values:
         return "-"
@@ -118,7 +118,7 @@ def page(results: Results, facts: dict[str, Any]) -> str:
 
 
 def grown(results: Results, facts: dict[str, Any]) -> str:
-    """One table: what a call or an event costs Torii as there are more of something."""
+    """One table: the CPU cost of a call or an event in Torii as a quantity grows."""
     head = ["", "", "CPU, us"]
     rows = [
         [measured.scenario.title, name, cell(measured, name, "cpu_us")]
@@ -144,7 +144,7 @@ def told(facts: dict[str, Any]) -> str:
 
 
 def facts(rounds: int, seconds: float, *, tls: bool = False) -> dict[str, Any]:
-    """The machine, without its name, and the day."""
+    """Facts of the machine, without its name, and the date."""
     found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -177,7 +177,7 @@ def plain(results: Results, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def saved(results: Results, facts: dict[str, Any], *, growth: bool, publish: bool) -> Path:
-    """The JSON file; with ``publish`` the committed one, and the page of the documentation with it."""
+    """Write the JSON file; with ``publish`` the committed one, and its section of the documentation."""
     name = "growth" if growth else "measured"
     file = ROOT / "bench" / f"{name}.json" if publish else RESULTS / f"{facts['date']}-{name}.json"
     file.parent.mkdir(exist_ok=True)
@@ -189,7 +189,7 @@ def saved(results: Results, facts: dict[str, Any], *, growth: bool, publish: boo
 
 
 def between(page: str, name: str, text: str) -> str:
-    """The page with ``text`` between the comments that mark the place. Raises ValueError where one is missing."""
+    """The page with ``text`` between its two marking comments. Raises ValueError if a comment is missing."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, found_begin, rest = page.partition(begin)
     _, found_end, after = rest.partition(end)

@@ -1,4 +1,4 @@
-"""The measuring: everything started and pinned, each gateway's turn in each round, what the kernel counted."""
+"""The measurement: starts and pins all processes, gives each gateway a turn per round, reads the kernel's counters."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .scenarios import Figures, Scenario, figures
 from .upstream import Stub
 
 CAPACITY = 1.5
-"""So many times nginx's rate the stub and the generator must reach without it."""
+"""Minimum ratio of the direct rate (generator and stub alone) to nginx's rate."""
 
 LIMIT = 0.9
-"""A generator or stub that was busier than this part of its core was the limit of what was measured."""
+"""Maximum share of its core for a generator or stub; a busier one limited the measurement."""
 
 
 @dataclass
 class Measured:
-    """Of one scenario: each gateway's figures, round by round, and why one could not take part."""
+    """Results of one scenario: each gateway's figures by round, and the reason if a gateway took no part."""
 
     scenario: Scenario
     rounds: dict[str, list[Figures]] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Measured:
 
 @dataclass
 class Field:
-    """All that runs: the stub and the gateways with their ports."""
+    """The running processes: the stub, and the gateways with their ports."""
 
     cores: Cores
     upstream: Running
@@ -53,7 +53,7 @@ class Field:
 def field_of(
     gateways: Sequence[Gateway], scenarios: Sequence[Scenario], folder: Path, *, tls: bool = False
 ) -> Iterator[Field]:
-    """Raises NotStarted for the stub; a gateway that does not start is told of and left out."""
+    """Raises NotStarted if the stub does not start; a gateway that does not start is reported and left out."""
     with contextlib.ExitStack() as stack:
         cores = Cores.of_this_machine()
         upstream, stub = upstreams.started(folder, cores, tls=tls)
@@ -73,7 +73,7 @@ def field_of(
 
 
 def measure(field: Field, scenario: Scenario, rounds: int, seconds: float, say: Callable[[str], None]) -> Measured:
-    """Interleaved: each round is a turn of every gateway, so that a slow minute of the machine meets all."""
+    """Measure in interleaved rounds: every gateway has a turn in each, so a slow minute of the machine affects all."""
     measured = Measured(scenario)
     names = [name for name in field.gateways if name not in (Direct.name, *scenario.apart)]
     names += [Direct.name] * scenario.direct
@@ -103,7 +103,7 @@ def turn(field: Field, scenario: Scenario, name: str, seconds: float, measured: 
     found = figures(scenario, outcome, process.cpu() - before)
     found["stub_busy"] = (field.upstream.cpu() - stub_before) / max(outcome.elapsed, 1e-6)
     found["memory_mb"] = peak[0] / 1e6
-    if not measured.rounds.get(name):  # later rounds use what the first one has left
+    if not measured.rounds.get(name):  # later rounds reuse the memory of the first one
         found["memory_kb_per_stream"] = max(0, peak[0] - held) / 1e3 / scenario.connections
     for what in ("load_busy", "stub_busy"):
         if found[what] > LIMIT and found["gateway_busy"] < LIMIT:
@@ -116,7 +116,7 @@ def turn(field: Field, scenario: Scenario, name: str, seconds: float, measured: 
 
 
 def load(plan: Plan, cores: Cores) -> Outcome:
-    """The plan, carried out on all cores that are for it; the busiest one counts as the generator's use."""
+    """Run the plan on all cores of the load generators; the busiest one counts as the generators' CPU use."""
     spread = min(len(cores.load), plan.connections)
     shares = [plan.connections // spread + (number < plan.connections % spread) for number in range(spread)]
     generators = []
@@ -154,7 +154,8 @@ def _together(parts: list[Outcome]) -> Outcome:
 
 
 def _form(scenario: Scenario, answer: str) -> str:
-    """What is wrong with an answer's vectors; they need not be in the form that was asked for."""
+    """A complaint if the vectors have another encoding than asked for; else empty. Some gateways ignore the encoding
+    asked for."""
     asked = scenario.ask.body.get("encoding_format")
     got = re.search(r'"embedding": ?(["\[])', answer)
     if asked is None or got is None:
@@ -164,7 +165,7 @@ def _form(scenario: Scenario, answer: str) -> str:
 
 
 def _first_call(scenario: Scenario, port: int, request: bytes) -> str:
-    """Also warms the gateway up. What went wrong, empty where nothing did."""
+    """Sends calls that also warm the gateway up. Returns the failure, empty if there was none."""
     if scenario.group == "capped":
         return ""
     plan = Plan(kind="closed", port=port, requests=[request], connections=1, seconds=0.3)
@@ -176,7 +177,7 @@ def _first_call(scenario: Scenario, port: int, request: bytes) -> str:
 
 @contextlib.contextmanager
 def _peak(process: Running) -> Iterator[list[int]]:
-    """The most memory held meanwhile, looked at ten times a second."""
+    """The peak memory inside the block, sampled ten times a second."""
     peak = [process.memory()]
     over = threading.Event()
 
@@ -194,7 +195,7 @@ def _peak(process: Running) -> Iterator[list[int]]:
 
 
 def _subtract_direct(measured: Measured) -> None:
-    """What a gateway adds to a latency, each round by itself."""
+    """Add the latency that each gateway adds, round by round."""
     for name, rounds in measured.rounds.items():
         if name == Direct.name:
             continue

@@ -1,4 +1,4 @@
-"""The situations that are measured, each as a plan for the generator and a reading of what came of it."""
+"""The scenarios: each is a plan for the load generator and a reading of its outcome."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .statistic import percentile
 from .wire import Ask
 
 Figures = dict[str, float]
-"""Of one gateway in one round. Times of the CPU in microseconds, latencies in milliseconds, memory in KB."""
+"""Figures of one gateway in one round. CPU times in microseconds, latencies in milliseconds, memory in KB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """``unit`` is what the CPU is divided by; ``tell`` are the figures that its table shows.
+    """``unit``: the unit that CPU time is divided by; ``tell``: the figures in the scenario's table.
 
-    With ``direct`` the stub is asked without a gateway too, and ``added_*`` is the difference.
-    ``least`` are the fewest seconds that make sense, ``apart`` the gateways that take no part.
+    If ``direct``, the stub is also measured without a gateway, and ``added_*`` is the difference. ``least``: the
+    minimum duration in seconds. ``apart``: the gateways that take no part.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Scenario:
 
 
 def figures(scenario: Scenario, outcome: Outcome, cpu: float) -> Figures:
-    """``cpu`` is what the gateway has computed, in seconds."""
+    """``cpu``: the gateway's CPU time in seconds."""
     done = max(outcome.done, 1)
     found = {
         "cpu_us": cpu / done * 1e6,
@@ -96,7 +96,7 @@ def _steady(rate: int) -> Scenario:
 
 
 MAIN = (
-    # First, so that its memory is that of a gateway which has done nothing else.
+    # First, so that the memory figure is that of a gateway that has done no other work.
     Scenario(
         name="stream-500",
         title="500 streams, 2,000 events a second in all",
@@ -168,7 +168,7 @@ MAIN = (
     ),
 )
 
-# Of a Torii that has such a thing.
+# Only for a Torii that has a cache.
 CACHED = (
     _closed(
         "cached", "embeddings, the same 64 inputs again and again", wire.embeddings(64, fresh=False), 4, group="special"

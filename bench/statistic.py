@@ -18,13 +18,13 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that so many percent do not exceed. Of no values it is an error."""
+    """The smallest value that at least ``percent`` % of the values do not exceed. Raises IndexError without values."""
     ordered = sorted(values)
     at = max(0, -(-len(ordered) * percent // 100) - 1)
     return ordered[int(at)]
 
 
 def ratio(ours: Iterable[float], theirs: Iterable[float]) -> Spread | None:
-    """Round by round, as only what ran side by side compares; None where no round has both."""
+    """The ratios round by round, since only rounds side by side are comparable; None if no round has both."""
     ratios = [one / other for one, other in zip(ours, theirs, strict=False) if other > 0]
     return spread(ratios) if ratios else None

@@ -1,6 +1,6 @@
-"""The upstream: answers at once, out of bytes made before. `python -m bench.stub PORT CORE [TLS_PORT CERTIFICATE KEY]`.
+"""The upstream: answers at once with precomputed bytes. `python -m bench.stub PORT CORE [TLS_PORT CERTIFICATE KEY]`.
 
-It reads no more of a request than it must, so that it is much faster than all that is measured against it.
+It parses as little of a request as possible, so it is much faster than every gateway measured against it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import uvloop
 from . import wire
 from .processes import pin
 
-BURST_EVENTS = 4  # written at once in a stream without a pace
+BURST_EVENTS = 4  # written at once in an unpaced stream
 TICK_SECONDS = 0.001
 RETRY_SECONDS = 1
 
 
 class Cap:
-    """A provider's limit: ``limit`` calls within any minute."""
+    """A provider's rate limit: ``limit`` calls within any minute."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -44,7 +44,7 @@ class Cap:
 
 
 class Upstream(asyncio.Protocol):
-    """One connection. Requests come one after another, their bodies with a length."""
+    """One connection. Requests come one after another and have a content-length."""
 
     caps: dict[str, Cap] = {}  # noqa: RUF012 - of all connections
 
@@ -67,7 +67,7 @@ class Upstream(asyncio.Protocol):
         if len(self.buffer) < end + length:
             return
         first, _, rest = head[head.index(b"/") + 1 : head.index(b" http/")].decode().partition("/")
-        place = rest if first == "v1" else first  # some peers keep nothing of a path but its end
+        place = rest if first == "v1" else first  # some peers keep only the end of a path
         body, self.buffer = self.buffer[end : end + length], b""
         self.answer(place, body)
 
@@ -101,7 +101,7 @@ class Upstream(asyncio.Protocol):
 
 
 class Stream:
-    """A DeepSearch run: the first event at once, the others at their time, or as fast as they are taken."""
+    """A DeepSearch run: the first event at once, the others on schedule, or as fast as the client reads."""
 
     def __init__(self, transport: asyncio.Transport, pacer: Pacer, place: str) -> None:
         rate, _, count = place.removeprefix("s").partition("x")
@@ -117,7 +117,7 @@ class Stream:
         self.go_on()
 
     def go_on(self) -> None:
-        """What is due now; then the other streams' turn."""
+        """Write the events that are due, then let the other streams run."""
         if self.left < 0 or (self.paused and not self._interval):
             return
         if self._interval:
@@ -146,7 +146,7 @@ class Stream:
 
 
 class Pacer:
-    """One timer for all streams: one for each would cost more than the events."""
+    """One timer for all streams; a timer per stream would cost more than the events."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

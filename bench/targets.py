@@ -1,4 +1,4 @@
-"""What Torii has set itself, and whether it was met. A target that nothing was measured for is left out."""
+"""Torii's own performance targets, each with its verdict. A target without a measurement is left out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Target:
-    """``goal`` is the most that may be, or with ``least`` the least; ``shown`` formats a figure."""
+    """``goal``: the maximum, or the minimum if ``least``; ``shown`` formats a figure."""
 
     title: str
     goal: float

@@ -1,4 +1,4 @@
-"""The stub as the gateways see it: where it listens, and whose certificates are to be trusted with it."""
+"""The stub as the gateways see it: its addresses, and the CA to trust."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", 
 
 @dataclass(frozen=True)
 class Stub:
-    """``port`` speaks plain HTTP. With ``ca``, the gateways are sent to ``secure_port``, which speaks TLS."""
+    """``port`` speaks plain HTTP. With ``ca``, the gateways use ``secure_port`` instead, which speaks TLS."""
 
     port: int
     secure_port: int = 0
@@ -32,7 +32,7 @@ class Stub:
 
 
 def started(folder: Path, cores: Cores, *, tls: bool = False) -> tuple[Running, Stub]:
-    """Raises NotStarted, and CalledProcessError where openssl cannot make certificates."""
+    """Raises NotStarted, and CalledProcessError if openssl cannot make certificates."""
     stub = Stub(free_port(), free_port(), certificates(folder)) if tls else Stub(free_port())
     secure = [str(stub.secure_port), str(folder / "cert.pem"), str(folder / "key.pem")] if tls else []
     command = python("bench.stub", str(stub.port), str(cores.upstream), *secure)
@@ -42,7 +42,8 @@ def started(folder: Path, cores: Cores, *, tls: bool = False) -> tuple[Running, 
 
 
 def certificates(folder: Path) -> Path:
-    """Makes an authority, which is returned, and the stub's own certificate, cert.pem with key.pem."""
+    """Make a certificate authority and the stub's own certificate, cert.pem with key.pem. Returns the authority's
+    file."""
     ca = folder / "ca.pem"
     _openssl(*CURVE, "-subj", "/CN=bench", "-keyout", folder / "ca.key", "-out", ca)
     names = ("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE")

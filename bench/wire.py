@@ -1,12 +1,12 @@
-"""What callers ask here and what the providers answer, in Jina's and AIHubMix's own forms.
+"""The callers' requests and the providers' responses, in the formats of Jina and AIHubMix.
 
-A place is the first part of a path at the stub, and says what is answered there:
+A place is the first segment of a path at the stub, and selects its response:
 
     e64-base64    64 embeddings of 1024 numbers, as base64
     e8-float      8 of them, as floats
     rerank, chat  100 results; a small answer of a chat model
-    s800x100      a DeepSearch stream of 100 events, 800 a second; s0x100: as fast as they are taken
-    capped500     embeddings for what is asked, at most 500 calls a minute
+    s800x100      a DeepSearch stream of 100 events, 800 a second; s0x100: as fast as the client reads
+    capped500     embeddings of the request's inputs, at most 500 calls a minute
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ UPSTREAM_KEY = "jina_bench00000000000000000000000000"
 CALLER_KEY = "bench-caller-0000000000000000000"
 
 STAMP = re.compile(rb"@(\d{16})")
-"""In the text of each event: the nanoseconds of the monotonic clock at which it was sent."""
+"""In the text of each event: its send time, in nanoseconds of the monotonic clock."""
 
 FRESH = b"#00000000"
-"""In a text that is to be another one in each call, so that no gateway's cache knows it: becomes a number."""
+"""A placeholder for a number that makes the text unique to its call, so that no gateway's cache has it."""
 
 _WORDS = ("the", "moon", "pulls", "on", "sea", "and", "its", "water", "rises", "twice", "a", "day", "tides", "steady")
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A call as a caller makes it: at which place, of which model there, with which body."""
+    """A call as a caller makes it: its place, endpoint, model and body."""
 
     place: str
     endpoint: Literal["embeddings", "rerank", "chat/completions"]
@@ -49,7 +49,7 @@ class Ask:
 
 
 def embeddings(inputs: int, *, sent: Encoding = "float", asked: Encoding = "float", fresh: bool = True) -> Ask:
-    """``asked`` is what the caller wants, ``sent`` what the upstream answers whatever it was asked for."""
+    """``asked``: the encoding that the caller asks for; ``sent``: the encoding of the upstream's reply, in any case."""
     mark = f" {FRESH.decode()}" if fresh else ""
     body = {"input": [_text(seed, 12) + mark for seed in range(inputs)], "encoding_format": asked}
     return Ask(f"e{inputs}-{sent}", "embeddings", "jina-embeddings-v3", body)
@@ -66,7 +66,7 @@ def chat() -> Ask:
 
 
 def stream(rate: int, count: int) -> Ask:
-    """``count`` events of DeepSearch's thinking, ``rate`` a second; 0 is without a pace."""
+    """``count`` events of DeepSearch's thinking, ``rate`` per second; 0 means unpaced."""
     body = {"stream": True, "messages": [{"role": "user", "content": _text(3, 20)}]}
     return Ask(f"s{rate}x{count}", "chat/completions", "jina-deepsearch-v1", body)
 
@@ -79,7 +79,7 @@ def capped(per_minute: int) -> Ask:
 
 @cache
 def answer(place: str) -> bytes:
-    """The body that a place which always says the same answers with."""
+    """The body of a place that always gives the same response."""
     if place == "rerank":
         return _reranked()
     if place == "chat":
@@ -143,7 +143,7 @@ def _text(seed: int, words: int) -> str:
 
 @cache
 def _vector(seed: int, encoding: str) -> list[float] | str:
-    """A vector of length 1, as a model gives it, rounded to 32 bits."""
+    """A vector of length 1 with numbers rounded to 32 bits, as from a model."""
     chance = random.Random(seed)  # noqa: S311 - data, no secret
     packed = struct.pack(f"<{DIMENSIONS}f", *(round(chance.gauss(0, DIMENSIONS**-0.5), 9) for _ in range(DIMENSIONS)))
     if encoding == "base64":

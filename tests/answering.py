@@ -1,4 +1,4 @@
-"""A gateway between two scripted upstreams that answer whatever they are asked for, in the smallest way."""
+"""A gateway between two scripted upstreams that give a minimal correct answer to any request."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ RESEARCH = streams(b'data: {"choices":[{"delta":{"content":"{}","type":"text"},"
 
 
 async def answer(request: Seen, writer: asyncio.StreamWriter) -> Any:
-    """A vector for each input, of 768 numbers unless told otherwise, a ranking of one document, a text; of
-    DeepSearch a JSON object."""
+    """Embeddings: a vector for each input, of 768 numbers by default. Rerank: a ranking of one document. Chat: a
+    text, or a JSON object for DeepSearch."""
     kind, body = request.path.rpartition("/")[2], request.body
     if kind == "embeddings":
         inputs = body["input"] if isinstance(body["input"], list) else [body["input"]]
@@ -48,5 +48,5 @@ async def both(**values: Any) -> AsyncIterator[tuple[RunningGateway, ScriptedUps
 
 
 def seen_by(*upstreams: ScriptedUpstream) -> list[Any]:
-    """The bodies that they got."""
+    """The bodies that the upstreams received."""
     return [request.body for upstream in upstreams for request in upstream.seen]

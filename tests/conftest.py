@@ -1,4 +1,4 @@
-"""Two fixtures, both real sockets: an upstream that plays a script, and the gateway under its own server."""
+"""Fixtures over real sockets: an upstream that plays scripts, and the gateway under its own server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from app.usage.record import Record
 NEW_LOOP: Callable[[], Any]
 try:
     import uvloop
-except ImportError:  # Windows and PyPy have none
+except ImportError:  # uvloop does not exist for Windows and PyPy
     NEW_LOOP = asyncio.new_event_loop
 else:
     NEW_LOOP = uvloop.new_event_loop
@@ -40,23 +40,23 @@ WITH_CURL = pytest.mark.skipif(
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
-    """The loop that the gateway runs on; asyncio's own differs in its transports."""
+    """The event loop of the gateway; asyncio's own has different transports."""
     return {"loop": NEW_LOOP}
 
 
-# Seconds after which a test gives up on what should happen at once: a machine may be busy, and waiting costs nothing
-# where it happens.
+# Timeout in seconds for events that should happen at once. The timeout is long for busy machines, and a passing test
+# never waits for it.
 PATIENCE = 30.0
 LOOK_SECONDS = 0.002
 
-# An example takes as long as the machine makes it take. The same examples each time: `make fuzz` looks for others.
+# No deadline: an example may take as long as it needs. The examples are always the same; `make fuzz` looks for others.
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
 
 
 class Often:
-    """asyncio for uvicorn, whose server looks ten times a second whether it is to end, and here more often: most tests
-    have a gateway of their own, and would only wait for that."""
+    """asyncio for uvicorn, with shorter sleeps. uvicorn's server checks ten times a second whether to stop; most
+    tests have a gateway of their own and would only wait for that."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
@@ -70,12 +70,12 @@ setattr(uvicorn.server, "asyncio", Often())  # noqa: B010 - a module's name is n
 
 
 def pytest_collection_finish() -> None:
-    """What collecting has made stays to the end: looked at with each collection of garbage, it makes long pauses."""
+    """Freeze the objects made by collection: scanning them at each garbage collection would make long pauses."""
     gc.collect()
     gc.freeze()
 
 
-# Whom clients trust that speak no TLS: to read the usual authorities takes longer than most tests.
+# The TLS context of clients that use no TLS: loading the usual authorities takes longer than most tests.
 NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 JINA_KEY = "jina_0123456789abcdef0123456789abcdef"
@@ -84,7 +84,7 @@ AIHUBMIX_KEY = "sk-0123456789abcdefaihubmix"
 
 @dataclass
 class Seen:
-    """A request as an upstream got it. Header names are in lower case."""
+    """A request as an upstream received it. Header names are in lower case."""
 
     method: str
     path: str
@@ -101,7 +101,7 @@ Script = Callable[["Seen", asyncio.StreamWriter], Any]
 
 @dataclass
 class ScriptedUpstream:
-    """Answers each request with the next of its scripts; the last one stays."""
+    """Answers each request with the next of its scripts; the last script repeats."""
 
     url: str = ""
     seen: list[Seen] = field(default_factory=list)
@@ -126,17 +126,17 @@ class ScriptedUpstream:
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         except RuntimeError:
-            if not writer.is_closing():  # uvloop says so of a connection that is closed
+            if not writer.is_closing():  # uvloop raises it for a closed connection
                 raise
         finally:
             self.tasks.discard(task)
             writer.close()
             with suppress(TimeoutError, ConnectionError):
-                await asyncio.wait_for(writer.wait_closed(), 0.1)  # longer only where the gateway takes nothing more
+                await asyncio.wait_for(writer.wait_closed(), 0.1)  # times out only if the gateway stops reading
             writer.transport.abort()
 
     async def gone(self, seconds: float = PATIENCE) -> None:
-        """Returns when a connection has been closed or reset from the other side; fails as ``until`` does."""
+        """Returns when a connection was closed or reset by the gateway; raises TimeoutError as ``until`` does."""
         await until(lambda: any(reader.at_eof() or reader.exception() is not None for reader in self.readers), seconds)
 
 
@@ -152,7 +152,7 @@ async def read_request(reader: asyncio.StreamReader) -> Seen | None:
 
 
 def replies(body: Any, status: int = 200, **headers: str) -> Script:
-    """A whole answer; ``body`` is bytes or becomes JSON."""
+    """A whole answer; ``body`` is bytes, or a value to encode as JSON."""
     raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
     lines = {"content-type": "application/json", "content-length": str(len(raw)), **_names(headers)}
 
@@ -165,7 +165,7 @@ def replies(body: Any, status: int = 200, **headers: str) -> Script:
 
 
 def streams(*pieces: bytes | asyncio.Event, end: str = "clean", **headers: str) -> Script:
-    """A chunked answer; an event among the pieces is waited for. ``end``: clean, cut (no last chunk) or open."""
+    """A chunked answer. An event among the pieces is awaited. ``end``: clean, cut (no last chunk) or open."""
     lines = {"content-type": "text/event-stream", "transfer-encoding": "chunked", **_names(headers)}
 
     async def play(request: Seen, writer: asyncio.StreamWriter) -> bool:
@@ -217,23 +217,23 @@ async def scripted_upstream() -> AsyncIterator[ScriptedUpstream]:
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[ScriptedUpstream]:
-    """Stands for Jina: api under /v1, DeepSearch under /deepsearch/v1."""
+    """Stands in for Jina: api under /v1, DeepSearch under /deepsearch/v1."""
     async with scripted_upstream() as jina:
         yield jina
 
 
 @pytest.fixture
 async def other_upstream() -> AsyncIterator[ScriptedUpstream]:
-    """Stands for AIHubMix, under /v1."""
+    """Stands in for AIHubMix, under /v1."""
     async with scripted_upstream() as aihubmix:
         yield aihubmix
 
 
 async def until(happened: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    """Looks until it has happened; fails after so many looks as fit into ``seconds`` of a machine that is idle.
+    """Polls until ``happened`` is true; raises TimeoutError after as many polls as fit into ``seconds`` on an idle
+    machine.
 
-    A machine that is busy looks less often, so that it has as many chances: what happens in this loop
-    within a second there does so here.
+    A busy machine polls less often but as many times, so it has the same number of turns of the loop.
     """
     for _ in range(round(seconds / LOOK_SECONDS)):
         if happened():
@@ -243,7 +243,7 @@ async def until(happened: Callable[[], bool], seconds: float = PATIENCE) -> None
 
 
 def settings_for(jina: str | None, aihubmix: str | None = None, **values: Any) -> Settings:
-    """Settings whose upstreams are at these URLs. Every call reaches them: there is no cache unless asked for."""
+    """Settings whose upstreams are at these URLs. The cache is off by default, so every call reaches an upstream."""
     upstreams: dict[str, Any] = {}
     if jina:
         upstreams["jina"] = {
@@ -265,7 +265,7 @@ class RunningGateway:
 
     @property
     def generations(self) -> Generations:
-        """The configurations of its server: the one in force is ``now``."""
+        """The configurations of its server; ``now`` is the one in force."""
         app = self.server.config.app
         assert isinstance(app, FastAPI)
         found: Generations = app.state.generations
@@ -310,7 +310,8 @@ async def serving(act: Any, *, tls: Any = None, host: str = "127.0.0.1") -> Asyn
 
 @asynccontextmanager
 async def running_gateway(settings: Settings, database: Database | None = None) -> AsyncIterator[RunningGateway]:
-    """The real application under its own server, on a free port, in this loop. Without a database no ledger is kept."""
+    """The real application under its own server, on a free port, in this loop. Without ``database`` there is no
+    ledger."""
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     records: list[Record] = []
@@ -335,7 +336,7 @@ async def gateway(upstream: ScriptedUpstream, other_upstream: ScriptedUpstream) 
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """What is in a cycle stays, as all that there was when the program began does for ever: it is frozen."""
+    """No garbage collection in the test: objects in reference cycles stay in memory."""
     gc.collect()
     gc.disable()
     yield

@@ -36,11 +36,11 @@ class Program:
 
     @property
     def lines(self) -> list[str]:
-        """What was logged after the banner."""
+        """The log lines after the banner."""
         return [line for line in self.log.partition(LAST_LINE)[2].splitlines() if line]
 
     def write(self, configuration: bytes) -> None:
-        """Another file, all at once."""
+        """Replaces the configuration file atomically."""
         (self.folder / "new").write_bytes(configuration)
         (self.folder / "new").rename(self.folder / "config.yaml")
 
@@ -58,8 +58,10 @@ P = TypeVar("P", bound=Program)
 async def started(
     kind: type[P], folder: Path, configuration: bytes, *words: str, root: Path = ROOT, before: Sequence[str] = ()
 ) -> AsyncIterator[P]:
-    """Serving on a free port; killed at the end, if it still runs. ``root`` is the checkout that is run, ``before`` a
-    command that becomes it."""
+    """A gateway serving on a free port; killed at the end, if it is still running.
+
+    ``root``: the checkout to run. ``before``: a command line that execs the gateway's.
+    """
     (folder / "config.yaml").write_bytes(configuration)
     with (folder / "log").open("wb") as out:
         process = subprocess.Popen(

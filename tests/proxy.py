@@ -1,8 +1,8 @@
-"""A proxy as a process of its own: CONNECT and forwarding, whatever host is named, to one port of this machine.
+"""A proxy as a process of its own: CONNECT and forwarding for any host, to one port of this machine.
 
     python -m tests.proxy PORT [--password PASSWORD] [--says "403 Forbidden"]
 
-Prints its own port, then each request's head as a line of JSON: the first line, and the names and values behind it.
+Prints its own port, then each request's head as a line of JSON: the request line, then the names and values of headers.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Proxy:
 
     @property
     def heads(self) -> list[list[str]]:
-        """The head of each request that has come, line by line."""
+        """The head of each received request, line by line."""
         return [msgspec.json.decode(line) for line in self.out.read_text().splitlines()[1:]]
 
 
 @contextmanager
 def proxy(folder: Path, port: int, *words: str) -> Iterator[Proxy]:
-    """Runs until the end, with what it got in a file of the folder."""
+    """A running proxy, with its received heads in a file of the folder."""
     out = folder / "proxy"
     with out.open("wb") as written:
         process = subprocess.Popen(
@@ -90,7 +90,7 @@ async def _serve(given: Any, reader: asyncio.StreamReader, writer: asyncio.Strea
 
 
 def _forwarded(lines: list[str]) -> bytes:
-    """A head as the upstream gets it: with its own path, and nothing that was for the proxy."""
+    """A request head as the upstream gets it: with a path of its own, and without headers for the proxy."""
     method, url, version = lines[0].split(" ")
     kept = [line for line in lines[1:] if not line.lower().startswith("proxy-")]
     return "\r\n".join([f"{method} /{url.split('/', 3)[3]} {version}", *kept, "", ""]).encode("latin-1")

@@ -1,4 +1,4 @@
-"""The shape of the gateway, as rules that a machine can hold. Imports point one way: up the table of rows."""
+"""Rules for the structure of the gateway that a machine can check. Imports point one way: up the table of rows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 
 APP = Path(__file__).parents[1] / "app"
 
-# A package imports only from rows above its own; what is in a package know each other.
-# A new module is put into one of these rooms.
+# A package imports only from rows above its own; modules of one package may import each other. A new module goes into
+# one of these rooms.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("", "core", "sandbox"),
     ("endpoints", "storage", "upstreams"),
@@ -28,7 +28,8 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("main",),
     ("cli",),
 )
-# Pure translation: these rooms, but for what waits for the network, a clock or a caller, or asks the machine its name.
+# Pure translation: these rooms, except modules that wait for the network, a clock or a caller, or ask for the machine's
+# name.
 PURE_ROOMS = ("core", "endpoints", "upstreams")
 IMPURE = (
     "core.deadlines",
@@ -38,7 +39,7 @@ IMPURE = (
     "endpoints.incoming",
     "upstreams.client",
 )
-# What is known of another module by its types only.
+# Imports for types only.
 TYPES_ONLY = {("config.checks", "config.settings")}
 
 SETTINGS_READERS = {"cli", "config", "gateway.build", "main", "server"}
@@ -71,12 +72,12 @@ class Module:
 
     @cached_property
     def ours(self) -> set[str]:
-        """The modules of ours that it imports, wherever in it: at its top, in functions, for types."""
+        """All modules of ours that it imports, at its top, in functions, and for types."""
         return {name for node in ast.walk(self.tree) if isinstance(node, ast.ImportFrom) for name in self._named(node)}
 
     @cached_property
     def foreign(self) -> set[str]:
-        """The packages outside of ours that it imports."""
+        """The packages of others that it imports."""
         plain = {alias.name for node in ast.walk(self.tree) if isinstance(node, ast.Import) for alias in node.names}
         froms = {node.module for node in ast.walk(self.tree) if isinstance(node, ast.ImportFrom) and not node.level}
         return {str(name) for name in plain | froms}
@@ -160,7 +161,7 @@ def test_endpoints_and_upstreams_meet_only_in_types(one: str, other: str) -> Non
 
 @pure_module
 def test_translation_has_no_outside(module: Module) -> None:
-    """No I/O, no clock, no chance: such a module is tested by what goes in and what comes out."""
+    """No I/O, no clock, no randomness: such a module is tested by its inputs and outputs alone."""
     tops = {name.partition(".")[0] for name in module.foreign}
     allowed = set(sys.stdlib_module_names) | (PURE_PACKAGES)
     assert tops - allowed == set()
@@ -190,7 +191,7 @@ def test_only_the_edges_read_settings() -> None:
 
 
 def test_the_sandbox_is_apart() -> None:
-    """It plays foreign servers: what it had in common with the gateway, it could not prove."""
+    """The sandbox plays foreign servers: code shared with the gateway would prove nothing about it."""
     sandbox = [module for module in modules().values() if module.top == "sandbox"]
     assert {name for module in sandbox for name in module.ours if modules()[name].top != "sandbox"} == set()
     assert {name for name in importers("sandbox") if not is_in(name, "sandbox")} <= {"cli.main"}
@@ -224,7 +225,7 @@ def test_functions_fit_a_glance() -> None:
 
 
 def test_functions_take_at_most_five_things() -> None:
-    """`self` is not one of them, nor are the options of a constructor that are given by name."""
+    """Neither `self` nor a constructor's keyword-only options count."""
     crowded = []
     for module, node in functions():
         names = [argument.arg for argument in [*node.args.posonlyargs, *node.args.args]]

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: its stub speaks as the providers do, its generator counts right."""
+"""The benchmark measures correctly: its stub behaves like the providers, its load generator counts correctly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .conftest import RunningGateway, running_gateway
 
 @asynccontextmanager
 async def running_stub() -> AsyncIterator[int]:
-    """Its port."""
+    """Yields the stub's port."""
     pacer = stub.Pacer()
     connections: list[stub.Upstream] = []
 
@@ -48,7 +48,7 @@ async def running_stub() -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def gateway_to(ask: wire.Ask) -> AsyncIterator[RunningGateway]:
-    """Torii in front of the stub, configured as the benchmark does it."""
+    """Torii in front of the stub, configured as in the benchmark."""
     async with running_stub() as port:
         values: dict[str, Any] = {"upstreams": Torii().upstreams([ask], Stub(port))}
         async with running_gateway(Settings(**values)) as gateway:
@@ -151,7 +151,7 @@ async def test_the_first_event_of_a_stream_is_before_its_end() -> None:
         plan = load.Plan(kind="steady", port=port, requests=[untouched(wire.stream(20, 5))], seconds=0.5, rate=10)
         whole = await load.steady(plan)
         first = await load.steady(msgspec.structs.replace(plan, first_event=True))
-    assert whole.done == first.done == 4  # the first of five warms up
+    assert whole.done == first.done == 4  # the first of five is the warm-up
     assert min(whole.latencies) >= 0.15 > 0.1 > min(first.latencies)
 
 

@@ -1,4 +1,5 @@
-"""Keys that must be nowhere: sent through every path, at the most talkative level, then looked for everywhere."""
+"""Keys must never leak: they are sent through every path, with the most verbose logging, then searched for in all
+outputs."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ THINK = b'data: {"choices":[{"delta":{"type":"think","content":"<think>hm"}}]}\n
 
 
 def echoing(write: Callable[[str], Script]) -> Script:
-    """Says the key that it was sent back to whoever asked."""
+    """Sends the key that it received back to the caller."""
 
     async def play(request: Any, writer: asyncio.StreamWriter) -> Any:
         return await write(request.headers["authorization"])(request, writer)

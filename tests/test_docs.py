@@ -1,4 +1,4 @@
-"""The documentation is held to the code: its links lead somewhere, its Python compiles, its version is this one."""
+"""The documentation agrees with the code: its links work, its Python compiles, its version is current."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def prose(page: Path) -> str:
 
 @cache
 def anchors(page: Path) -> set[str]:
-    """The names of a page's headings, as GitHub makes them."""
+    """The anchors of a page's headings, as GitHub makes them."""
     text = _FENCED.sub("", page.read_text(encoding="utf-8"))
     plain = [re.sub(r"[^\w\- ]", "", _LINK.sub("", title).lower()).strip() for title in _HEADING.findall(text)]
     return {title.replace(" ", "-") for title in plain}

@@ -1,4 +1,4 @@
-"""What a call leaves behind: nothing that has to wait for the collector, which may not come by for long."""
+"""A call leaves no objects that need the garbage collector, which may not run for a long time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STREAMS: dict[str, list[Script]] = {
 
 @contextmanager
 def left() -> Iterator[list[str]]:
-    """The names of our own things that were in cycles at the end."""
+    """The names of our own objects in reference cycles at the end."""
     found: list[str] = []
     gc.collect()
     gc.set_debug(gc.DEBUG_SAVEALL)

@@ -1,4 +1,4 @@
-"""The door for other ASGI servers."""
+"""The application for other ASGI servers."""
 
 from __future__ import annotations
 

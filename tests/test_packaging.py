@@ -1,4 +1,5 @@
-"""What `pip install .` gives: the command `torii` and one import name, `torii_gateway`, that nobody else uses."""
+"""The result of `pip install .`: the command `torii`, and the single import name `torii_gateway`, which no other
+package uses."""
 
 from __future__ import annotations
 
@@ -22,13 +23,13 @@ from app import __version__
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-# The extras of each lock, beside the package's own dependencies.
+# The extras of each lock, in addition to the package's own dependencies.
 LOCKS = {"run": ["tokens"], "dev": ["test", "check"], "faults": ["faults"], "bench": ["bench"]}
 each_lock = pytest.mark.parametrize("lock", LOCKS)
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    """Its output; a failure shows all that it said."""
+    """The command's output; a failure shows all of it."""
     done = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
@@ -43,7 +44,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, so that nothing is left in the checkout and nothing left there gets in."""
+    """Built from a copy, so that the build neither leaves files in the checkout nor picks up files there."""
     source = tmp_path_factory.mktemp("source")
     for name in ("app", "tests"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -75,7 +76,7 @@ def locked(lock: str) -> Iterator[tuple[Requirement, list[str]]]:
 
 
 def wanted(extras: list[str]) -> Iterator[Requirement]:
-    """The package's ranges, those of its extras, and those of what builds it."""
+    """The version ranges of the package, its extras, and its build requirements."""
     named = PROJECT["project"]["optional-dependencies"]
     lists = [PROJECT["project"]["dependencies"], PROJECT["build-system"]["requires"]]
     for requirement in map(Requirement, itertools.chain(*lists, *(named[extra] for extra in extras))):
@@ -190,7 +191,7 @@ def test_the_image_says_what_it_is_made_of() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/deployment.md", ".env.example", "compose.yaml"])
 def test_the_command_that_makes_the_callers_key(page: str, tmp_path: Path) -> None:
-    """As it stands there, in a shell."""
+    """As written there, in a shell."""
     command = re.search(r"sed .*> \.env", (ROOT / page).read_text())
     assert command is not None
     shutil.copy(ROOT / ".env.example", tmp_path)

@@ -1,4 +1,4 @@
-"""What README.md and the pages of docs/ show is run, and what they list is complete."""
+"""The examples in README.md and docs/ are run, and their lists are complete."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def with_key(code: str, gateway: Beside) -> str:  # noqa: F811
 
 @WITH_CURL
 def test_the_stream_on_the_page_of_deepsearch_is_a_real_one(gateway: Beside) -> None:  # noqa: F811
-    """Line for line, but for ids and times, the head of each chunk and the thinking that is left out."""
+    """Line for line, except for ids and times, the head of each chunk, and the thinking that is left out."""
     (command,) = curls("docs/deepsearch.md")
     streamed = events(run(["/bin/sh", "-c", with_key(command, gateway)]))
     shown = blocks("docs/deepsearch.md", "text")[0]
@@ -78,7 +78,7 @@ def test_the_stream_on_the_page_of_deepsearch_is_a_real_one(gateway: Beside) -> 
 
 
 def events(text: str) -> list[str]:
-    """The lines of a stream; of the head of a chunk only that it is there."""
+    """The lines of a stream, with the head of each chunk replaced by a mark."""
     lines = [line for line in text.splitlines() if line.startswith("data: ")]
     return [re.sub(r'^data: \{("id":.*?|\.\.\.),"choices"', 'data: {...,"choices"', line) for line in lines]
 

@@ -1,4 +1,4 @@
-"""docs/reliability.md and docs/errors.md against the code: what they say of an error is what the code does."""
+"""docs/reliability.md and docs/errors.md against the code: their statements about errors are true."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "reliability.md").read_text(encoding="utf-8")
 RETRY: dict[bool | None, str] = {False: "`false`", True: "`true`", None: ""}
 
-# The rows that are no status, by their first words.
+# The rows without a status, by their first words.
 SAID: dict[str, UpstreamError] = {
     "no answer in time": UpstreamTimeout("x"),
     "no connection": UpstreamUnreachable("x"),
@@ -45,12 +45,12 @@ SAID: dict[str, UpstreamError] = {
     "nothing there": UpstreamMisplaced("x"),
     "a DeepSearch answer": UpstreamMismatch("x"),
 }
-# Of this kind are failures that a repeat would only meet again.
+# The row of failures that a retry would only repeat.
 LASTING = "vectors of another size"
 
 
 def table(page: str, first: str) -> list[list[str]]:
-    """The rows of the table whose head begins with this."""
+    """The rows of the table whose header starts with ``first``."""
     lines = page[page.index(f"| {first} |") :].splitlines()
     rows = [line for line in lines[: lines.index("") if "" in lines else None] if line.startswith("|")]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
@@ -103,7 +103,8 @@ def test_every_class_of_an_upstreams_errors_has_a_row() -> None:
 
 
 def test_deepsearch_is_repeated_only_where_the_page_says_so() -> None:
-    """It goes elsewhere where nothing was begun; everything else that could go elsewhere was accepted."""
+    """A DeepSearch call is retried elsewhere only if no run was started: after every other failure the run counts as
+    accepted."""
     for status in (401, 403, 402, 429, 503):
         assert not failure(Reply(status, {}, b""), upstream="jina", deepsearch=True).accepted
     for status in (408, 500, 502, 504, 520, 524, 529):

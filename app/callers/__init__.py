@@ -1,1 +1,1 @@
-"""The callers: who they are by their keys, and from which origins they may call."""
+"""The callers: their authentication by key, and the origins that they may call from."""

@@ -1,4 +1,4 @@
-"""Cross-origin resource sharing (WHATWG Fetch): which web pages may read the answers."""
+"""Cross-origin resource sharing (WHATWG Fetch): which web pages may read the gateway's responses."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ..core.origins import ANYONE, Headers
 
 Pairs = tuple[tuple[bytes, bytes], ...]
 
-# Chrome asks again after two hours at the latest.
+# Chrome caches a preflight for two hours at most.
 MAX_AGE_SECONDS = 7200
-# What a page may read of an answer beside its body; a prefix cannot be named.
+# Response headers that a page may read. CORS has no syntax for a prefix.
 EXPOSED = (
     "x-request-id",
     "x-torii-cache",
@@ -30,7 +30,8 @@ EXPOSED = (
 _VARY = (b"vary", b"Origin")
 _EXPOSE = (b"access-control-expose-headers", ", ".join(EXPOSED).encode())
 _MAX_AGE = (b"access-control-max-age", str(MAX_AGE_SECONDS).encode())
-# What a preflight may ask for (the last one: Chrome, of a page of the internet), and what lets it have that.
+# Headers of a preflight, each with the response header that grants it. Chrome sends the last one for a page of the
+# public internet.
 _WANTED = (
     (b"access-control-request-method", b"access-control-allow-methods"),
     (b"access-control-request-headers", b"access-control-allow-headers"),
@@ -39,7 +40,7 @@ _WANTED = (
 
 
 class Cors:
-    """``allowed`` are origins, or ``*`` for all. Credentials are allowed to none: a key is sent by who has it."""
+    """``allowed``: origins, or ``*`` for all. Credentials are never allowed: a page must send a key itself."""
 
     def __init__(self, allowed: Collection[bytes] = ()) -> None:
         self.on = bool(allowed)
@@ -50,13 +51,14 @@ class Cors:
         return origin is not None and len(origin) == 1 and (self._anyone or origin[0] in self._allowed)
 
     def headers(self, origin: list[bytes] | None) -> Pairs:
-        """Of every answer, whatever its status."""
+        """Headers for every response, whatever its status."""
         if origin is not None and self.allows(origin):
             return (b"access-control-allow-origin", origin[0]), _EXPOSE, _VARY
         return (_VARY,)
 
     def preflight(self, headers: Headers) -> Pairs:
-        """Of the answer to a preflight of an allowed origin, beside ``headers``: whatever it asks for."""
+        """Additional headers for the response to a preflight from an allowed origin. Grants everything the preflight
+        asks for."""
         wanted = [(allow, b", ".join(headers[ask])) for ask, allow in _WANTED if ask in headers]
         return *wanted, _MAX_AGE
 

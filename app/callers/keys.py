@@ -1,6 +1,6 @@
-"""The callers' keys: who may use this gateway. Only their SHA-256 is kept.
+"""The callers' keys, which admit callers to this gateway. Only their SHA-256 is stored.
 
-A caller's key is checked here and goes nowhere else: no upstream, no message, no log.
+A caller's key is checked here and passed to nothing else: no upstream, no message, no log.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from ..core.errors import Unauthorized
 from ..core.origins import Headers
 
-# LiteLLM, as a client, takes a 401 without these words of OpenAI's for a request that is malformed.
+# LiteLLM, as a client, treats a 401 without these words of OpenAI's as a malformed request.
 INCORRECT = "Incorrect API key provided"
-# Headers that hold a key as it is: Azure's clients send the first, Anthropic's the second.
+# Headers whose whole value is a key: Azure's clients send the first, Anthropic's the second.
 PLAIN = (b"api-key", b"x-api-key")
 
 _RIGHT = (
@@ -26,7 +26,7 @@ _RIGHT = (
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose call it is, as the configuration names them."""
+    """A caller, by the name that the configuration gives them."""
 
     name: str
 
@@ -35,7 +35,7 @@ OPEN = Caller("open")
 
 
 def digest(key: str | bytes) -> bytes:
-    """The SHA-256 by which a key is known, 32 bytes. Text is taken as UTF-8, as it goes over the wire."""
+    """The SHA-256 that identifies a key, 32 bytes. Text is encoded as UTF-8, as on the wire."""
     return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
 
 
@@ -45,7 +45,8 @@ def new_key() -> str:
 
 
 class Callers:
-    """Everyone who may call, given as pairs of name and ``digest`` of the key. Nobody given: open to everyone."""
+    """All known callers, from pairs of name and ``digest`` of the key. Without pairs the gateway is open to
+    everyone."""
 
     def __init__(self, pairs: Iterable[tuple[str, bytes]] = ()) -> None:
         self._callers = {digest: (digest, Caller(name)) for name, digest in pairs}
@@ -55,15 +56,15 @@ class Callers:
         return not self._callers
 
     def check(self, headers: Headers) -> Caller:
-        """The caller, by all headers of a request that hold a key; several of them must hold the same.
+        """The caller that the key of a request belongs to. If several headers hold a key, all must hold the same one.
 
-        Raises Unauthorized, in whose message no part of a key is ever found. An open gateway
-        takes any key and none, because the SDKs insist on sending one.
+        Raises Unauthorized, whose message never contains any part of a key. An open gateway accepts any key or none,
+        because the SDKs insist on sending one.
         """
         if self.open:
             return OPEN
         presented = digest(_presented(headers))
-        # The look-up's time tells at most something of a SHA-256, which leads to no key.
+        # The time of this lookup can reveal only something about a SHA-256, which leads to no key.
         known, caller = self._callers.get(presented, (b"", OPEN))
         if hmac.compare_digest(known, presented):
             return caller

@@ -79,7 +79,7 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
     """The exit code, once it has ended."""
     from ..gateway.build import with_caller_key
     from ..server import workers, writer
-    from ..server.reload import Origin
+    from ..server.reload import ConfigurationSource
     from ..server.runfile import opened
     from ..server.server import listen
     from . import tables
@@ -96,13 +96,13 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
     with ExitStack() as closing:
         for sock in sockets:
             closing.enter_context(sock)
-        origin = Origin(config, given, settings, closing.enter_context(_sandbox(settings)), key)
-        resolved = origin.resolve(settings)
+        source = ConfigurationSource(config, given, settings, closing.enter_context(_sandbox(settings)), key)
+        resolved = source.resolve(settings)
         database, ledger = _ledger(resolved, closing)
         port = sockets[0].getsockname()[1]
         runfile = closing.enter_context(opened(port))
         began = tables.started(resolved, port, key, ledger) + "\n"
-        return workers.serve(origin, sockets, runfile, database, lambda: print(began, file=sys.stderr))
+        return workers.serve(source, sockets, runfile, database, lambda: print(began, file=sys.stderr))
 
 
 def _ledger(settings: Settings, closing: ExitStack) -> tuple[Database | None, str]:

@@ -124,16 +124,16 @@ def reload(config: Path | None, port: int | None) -> None:
 
     settings = load(config, serving=False, port=port)
     try:
-        outcome = runfile.reloaded(settings.port)
+        result = runfile.reloaded(settings.port)
     except runfile.NotReloaded as error:
         raise NotAlive(str(error)) from None
-    if outcome.mistakes:
-        raise NotAlive("the gateway kept its configuration:\n" + "\n".join(f"  {line}" for line in outcome.mistakes))
-    click.echo(f"in force; changed: {', '.join(outcome.changed)}" if outcome.changed else "nothing changed")
-    for note in outcome.notes:
+    if result.mistakes:
+        raise NotAlive("the gateway kept its configuration:\n" + "\n".join(f"  {line}" for line in result.mistakes))
+    click.echo(f"in force; changed: {', '.join(result.changed)}" if result.changed else "nothing changed")
+    for note in result.notes:
         click.echo(note)
-    if outcome.restart:
-        click.echo(f"only after a restart: {', '.join(outcome.restart)}")
+    if result.restart:
+        click.echo(f"only after a restart: {', '.join(result.restart)}")
 
 
 @click.command(cls=Command)

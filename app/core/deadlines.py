@@ -1,7 +1,7 @@
-"""One timer for the waits of many calls, or for the idle connections to an upstream.
+"""Deadlines that share one timer of the event loop; idle connections to an upstream share one too.
 
-Most are over long before their time has come, so the timer stays when one of them is: it is set for the first of them,
-looks which are late when it rings, and is set for the first of the rest.
+Most waits end long before their deadline, so the timer stays when a wait ends: it is set for the earliest deadline,
+ends the waits that are late when it fires, and is then set for the earliest of the rest.
 """
 
 from __future__ import annotations
@@ -14,74 +14,74 @@ from types import TracebackType
 
 
 class Timer(ABC):
-    """``rings`` is its time, by the monotonic clock: that of the first that has to end, or before. ``loop`` is known
-    after the first: asking which one runs is a system call."""
+    """``due`` is when it fires, in seconds of the monotonic clock: at the earliest deadline or before. ``loop`` is kept
+    from the first start on, since asking which loop runs is a system call."""
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.rings = math.inf
+        self.due = math.inf
         self._timer: asyncio.TimerHandle | None = None
 
-    def wind(self, until: float) -> None:
-        """Has it ring at ``until``."""
+    def start(self, until: float) -> None:
+        """Has it fire at ``until``."""
         self.stop()
-        self.rings = until
+        self.due = until
         self.loop = self.loop or asyncio.get_running_loop()
-        self._timer = self.loop.call_later(max(0.0, until - time.monotonic()), self._ring)
+        self._timer = self.loop.call_later(max(0.0, until - time.monotonic()), self._fire)
 
     def stop(self) -> None:
         """Nothing is waited for any more."""
-        self.rings = math.inf
+        self.due = math.inf
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _ring(self) -> None:
+    def _fire(self) -> None:
         self.stop()
         if (first := self._end(time.monotonic())) < math.inf:
-            self.wind(first)
+            self.start(first)
 
     @abstractmethod
     def _end(self, now: float) -> float:
-        """Ends all whose time has come. The time of the first of the rest; infinite if there is none."""
+        """Ends everything that is due. Returns the earliest deadline of the rest, infinity if there is none."""
 
 
-class Clock(Timer):
-    """``waits`` are those that there are now, in one event loop."""
+class DeadlineClock(Timer):
+    """The deadlines of one event loop; ``waits`` are those that a task waits within now."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.waits: set[Alarm] = set()
+        self.waits: set[Deadline] = set()
 
-    def within(self, seconds: float) -> Alarm:
-        return Alarm(self, time.monotonic() + seconds)
+    def within(self, seconds: float) -> Deadline:
+        return Deadline(self, time.monotonic() + seconds)
 
-    def ring(self) -> None:
+    def expire(self) -> None:
         """Ends every wait."""
-        for alarm in self.waits:
-            alarm.ring()
+        for deadline in self.waits:
+            deadline.expire()
 
     def _end(self, now: float) -> float:
-        for alarm in [alarm for alarm in self.waits if alarm.until <= now]:
-            alarm.ring()
-            self.waits.discard(alarm)
-        return min((alarm.until for alarm in self.waits), default=math.inf)
+        for deadline in [deadline for deadline in self.waits if deadline.until <= now]:
+            deadline.expire()
+            self.waits.discard(deadline)
+        return min((deadline.until for deadline in self.waits), default=math.inf)
 
 
-class Alarm:
-    """Ends what a task waits for when its time has come: ``with alarm:`` raises TimeoutError then.
+class Deadline:
+    """Bounds what a task waits for: ``with deadline:`` raises TimeoutError when ``until`` has come.
 
-    ``until`` is a time of the monotonic clock, and may be moved at will between two waits.
+    ``until`` is in seconds of the monotonic clock, and may be moved between two waits.
     """
 
-    __slots__ = ("_cancelling", "_clock", "_task", "_woken", "until")
+    __slots__ = ("_cancelling", "_clock", "_expired", "_task", "until")
 
-    def __init__(self, clock: Clock, until: float) -> None:
+    def __init__(self, clock: DeadlineClock, until: float) -> None:
         self.until = until
         self._clock = clock
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
-        self._woken = False
+        self._expired = False
 
     def __enter__(self) -> None:
         clock = self._clock
@@ -90,31 +90,31 @@ class Alarm:
         self._task = task
         self._cancelling = task.cancelling()
         clock.waits.add(self)
-        if self.until < clock.rings:
-            clock.wind(self.until)
+        if self.until < clock.due:
+            clock.start(self.until)
 
     def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
         self._clock.waits.discard(self)
         task, self._task = self._task, None
-        if self._woken and task is not None:
-            self._woken = False
+        if self._expired and task is not None:
+            self._expired = False
             if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
                 raise TimeoutError
 
-    def ring(self) -> None:
-        """Ends the wait that there is now, if there is one."""
-        if self._task is not None and not self._woken:
-            self._woken = True
+    def expire(self) -> None:
+        """Ends the wait that is under way, if there is one."""
+        if self._task is not None and not self._expired:
+            self._expired = True
             self._task.cancel()
 
 
-class Deadline(Alarm):
-    """For all that is within one ``with``, by a timer of its own."""
+class Timeout(Deadline):
+    """A deadline of ``seconds`` from now, with a timer of its own, for one ``with``."""
 
     __slots__ = ()
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(Clock(), time.monotonic() + seconds)
+        super().__init__(DeadlineClock(), time.monotonic() + seconds)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self._clock.stop()

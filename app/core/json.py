@@ -1,8 +1,9 @@
-"""JSON in, strictly: one exception for everything that is not JSON, or that two readers may understand in two ways."""
+"""Strict decoding of JSON: one exception for all input that is not JSON, or that two readers may interpret
+differently."""
 
 from __future__ import annotations
 
-import json  # noqa: TID251 - only for what msgspec does not tell: lone surrogates, which key comes twice, and the place
+import json  # noqa: TID251 - for details that msgspec does not report: lone surrogates, duplicate keys, positions
 import math
 import re
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ import msgspec
 DEPTH_LIMIT = 64
 DIGITS_LIMIT = 100
 
-BOM = b"\xef\xbb\xbf"  # before UTF-8 it means nothing, and is skipped
+BOM = b"\xef\xbb\xbf"  # has no meaning before UTF-8, and is skipped
 _TOO_LARGE = 10**DIGITS_LIMIT
 _TOO_DEEP = f"nested deeper than {DEPTH_LIMIT} levels"
 _TOO_LONG = f"a whole number has more than {DIGITS_LIMIT} digits"
@@ -27,13 +28,17 @@ _CONSTANT = re.compile(rf"{_STRING}|(-?(?:NaN|Infinity))", re.DOTALL)
 _MARKUP = re.compile(rb"\s*<")
 _SURPLUS_COMMA = re.compile(r",\s*(?=[\]}])")
 
-# Bytes in which the fault is looked for: it takes ten times as long as reading does, and nothing else runs meanwhile.
+# Maximum size, in bytes, of a body that is searched for the fault: that takes ten times as long as decoding and blocks
+# the event loop.
 LOOK_LIMIT = 1_000_000
 
 
 class Malformed(ValueError):
-    """Not JSON, not UTF-8, a number that no float holds, or nested too deep. The text says which, in words of ours:
-    those of a library change with its version. ``place``: where in the value, as ``input[1]``; empty if not known."""
+    """Not JSON, not UTF-8, a number too large for a float, or nested too deep.
+
+    The text says which, in our own words, since a library's messages change with its version. ``place``: the path in
+    the value, as ``input[1]``; empty if not known.
+    """
 
     def __init__(self, message: str, place: str = "") -> None:
         super().__init__(message)
@@ -41,7 +46,7 @@ class Malformed(ValueError):
 
 
 def decode(data: bytes, form: Any = Any) -> Any:
-    """The value of ``data``, as msgspec reads it into the type ``form``. Raises Malformed."""
+    """Decode ``data`` with msgspec as the type ``form``. Raises Malformed."""
     try:
         return msgspec.json.decode(data.removeprefix(BOM), type=form)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -51,7 +56,7 @@ def decode(data: bytes, form: Any = Any) -> Any:
 
 
 def check_text(data: bytes) -> None:
-    """Raises Malformed for what is not UTF-8: ``decode`` passes over what it leaves as msgspec.Raw."""
+    """Raises Malformed if ``data`` is not UTF-8; ``decode`` does not check the parts that it leaves as msgspec.Raw."""
     try:
         data.decode()
     except UnicodeDecodeError as error:
@@ -59,15 +64,15 @@ def check_text(data: bytes) -> None:
 
 
 def numbers(texts: Iterable[msgspec.Raw]) -> list[float]:
-    """Values that are numbers, read all at once. Raises Malformed where one of them is none."""
+    """Decode numbers, all in one pass. Raises Malformed if any value is not a number."""
     return cast("list[float]", decode(b"[" + b",".join(texts) + b"]", list[float]))
 
 
 def decode_strict(data: bytes) -> Any:
-    """As ``decode``, for what a stranger has written: what is checked here is what any other reader will understand.
+    """As ``decode``, for untrusted input: the value checked here is the one that any other JSON reader will see.
 
-    Refused are also keys that come twice, more than DEPTH_LIMIT levels and integers of more than DIGITS_LIMIT digits.
-    Raises Malformed.
+    Also refuses duplicate keys, more than DEPTH_LIMIT levels, and integers of more than DIGITS_LIMIT digits. Raises
+    Malformed.
     """
     data = data.removeprefix(BOM)
     try:
@@ -76,14 +81,14 @@ def decode_strict(data: bytes) -> Any:
         raise _fault(data) from None
     except RecursionError:
         raise Malformed(_TOO_DEEP) from None
-    # What ends a key is counted in the text at least once for each, so a sum that is right rules doubles out.
+    # The regular expression matches at least once per key, so equal counts rule out duplicate keys.
     if _members(tree) != len(_KEY_END.findall(data)):
         json.loads(data, object_pairs_hook=_unique)
     return tree
 
 
 def _members(tree: Any) -> int:
-    """The number of keys in all objects of ``tree``. Raises Malformed for what is over the limits."""
+    """The number of keys in all objects of ``tree``. Raises Malformed if a limit is exceeded."""
     members = 0
     level = [tree]
     for _ in range(DEPTH_LIMIT + 1):
@@ -114,7 +119,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> None:
 
 
 def _fault(data: bytes) -> Malformed:
-    """The error for JSON that could not be read, with the offset of the byte at which that shows."""
+    """The error for undecodable JSON, with the offset of the byte where decoding fails."""
     if not data.strip():
         return Malformed("it is empty")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:2]:
@@ -131,7 +136,8 @@ def _fault(data: bytes) -> Malformed:
 
 
 def _fault_in(text: str) -> Malformed:
-    """Only the place is taken from the standard library. Raises Malformed for a number that is none."""
+    """Finds the fault with the standard library, of which only the position is used. Raises Malformed for an invalid
+    number."""
     try:
         tree = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=lambda _: _refuse_constant(text))
         json.dumps(tree, ensure_ascii=False).encode()
@@ -145,7 +151,7 @@ def _fault_in(text: str) -> Malformed:
 
 
 def _half(tree: Any) -> str:
-    """The place of the first text with half of a surrogate pair; empty where there is none."""
+    """The path of the first string with half of a surrogate pair; empty if there is none."""
     left: list[tuple[Any, Any]] = [((), tree)]
     while left:
         trail, value = left.pop()
@@ -159,7 +165,8 @@ def _half(tree: Any) -> str:
 
 
 def _told(trail: Any) -> str:
-    """Steps into a tree, each with those before it, as ``messages[0].content``."""
+    """A trail of steps as text, such as ``messages[0].content``. A trail is a pair of the trail before it and its
+    last step."""
     steps = []
     while trail:
         trail, step = trail
@@ -168,7 +175,7 @@ def _told(trail: Any) -> str:
 
 
 def _unexpected(text: str, at: int) -> str:
-    if comma := _SURPLUS_COMMA.match(text, at):  # from Python 3.13 on the comma is blamed, before it what follows
+    if comma := _SURPLUS_COMMA.match(text, at):  # reported since Python 3.13; before, the next character
         at = comma.end()
     if text[at - 1 : at] == "\\":
         at -= 1
@@ -195,16 +202,16 @@ def _finite(number: str) -> float:
 
 
 def _refuse_constant(text: str) -> Any:
-    """Raises Malformed for the first of them that stands in no string."""
+    """Raises Malformed for the first such constant outside a string."""
     found = next(match for match in _CONSTANT.finditer(text) if match[1])
     raise Malformed(f"{found[1]} is not a number in JSON (byte {len(text[: found.start()].encode())})")
 
 
 def decode_lenient(data: bytes) -> Any:
-    """As ``decode``, but half surrogate pairs pass, as lone code points.
+    """As ``decode``, but half surrogate pairs are accepted, as lone code points.
 
-    DeepSearch types its thoughts out in small pieces, and a JavaScript string cut inside an
-    emoji is written as an escaped half of it; the other half comes in the next event.
+    DeepSearch types its thoughts out in small pieces. A JavaScript string cut inside an emoji is written as an escaped
+    half of the pair; the other half comes in the next event.
     """
     try:
         return decode(data)
@@ -220,7 +227,7 @@ def decode_lenient(data: bytes) -> Any:
 
 
 def encode(value: Any) -> bytes:
-    """JSON, compact. Half surrogate pairs, which ``decode_lenient`` let pass, go out escaped as they came."""
+    """Compact JSON. Half surrogate pairs, which ``decode_lenient`` accepts, are written as escapes."""
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:

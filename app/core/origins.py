@@ -1,8 +1,8 @@
-"""The host names and the web pages that an open gateway answers.
+"""Checks of Host, Origin and Sec-Fetch-Site that keep foreign web pages out of an open gateway.
 
-A browser carries any page's request to 127.0.0.1, and a page whose name is rebound to 127.0.0.1 even reads the answer.
-No page can forge three headers of such a request: Host, Origin (WHATWG Fetch) and Sec-Fetch-Site (W3C Fetch Metadata).
-Clients that are no browsers send the first of them only.
+A browser sends any page's request to 127.0.0.1, and a page whose host name is rebound to 127.0.0.1 can even read the
+response. No page can forge these three headers (Origin: WHATWG Fetch; Sec-Fetch-Site: W3C Fetch Metadata). Clients
+other than browsers send only the first.
 """
 
 from __future__ import annotations
@@ -16,44 +16,45 @@ from typing import NamedTuple
 
 from .errors import Forbidden
 
-# Of a request: all values of each header, by its name in lower case.
+# All values of each header of a request, by its lower-case name.
 Headers = Mapping[bytes, list[bytes]]
 
 ANYONE = "*"
-# The origin of sandboxed frames, of data: URLs and of local files: any page can have it.
+# The origin of sandboxed frames, data: URLs and local files: any page can obtain it.
 NULL = "null"
 
 _NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9_.-]*[a-z0-9_-])\.?(?::(\d{1,5}))?")
 _ORIGIN = re.compile(rb"([a-z][a-z0-9+.-]*)://([^/?#@*\s]*)", re.IGNORECASE)
 _PORTS = {b"http": b"80", b"https": b"443"}
-# Of this machine: RFC 6761 for localhost; Docker and Podman name the container's host below internal (as ICANN
-# reserves it).
+# Names that always mean this machine: RFC 6761 for localhost; Docker and Podman name the container's host below
+# internal (which ICANN reserves).
 _HERE = (b".localhost", b".internal")
 _REMEMBERED = 64
 
 
-class Place(NamedTuple):
-    """A host in lower case, and its port as it is written; None where the scheme says it."""
+class HostPort(NamedTuple):
+    """A host in lower case, and the port as written; None if the port is left to the scheme."""
 
     host: bytes
     port: bytes | None
 
 
-def place(authority: bytes) -> Place | None:
-    """The host and the port of a Host header, without the dot at its end. None if it is malformed."""
+def place(authority: bytes) -> HostPort | None:
+    """The host and port of a Host header, without a trailing dot. None if the header is malformed."""
     found = _HOST.fullmatch(authority.lower())
-    return Place(found[1], found[2]) if found else None
+    return HostPort(found[1], found[2]) if found else None
 
 
 def of_the_web(origin: bytes) -> bool:
-    """True if a web page may have such an origin. An extension or a desktop application has a scheme of its own."""
+    """True if ``origin`` may be a web page's. Browser extensions and desktop applications have schemes of their own."""
     found = _ORIGIN.fullmatch(origin)
     return found is None or found[1].lower() in _PORTS
 
 
 def same(origin: bytes, host: bytes) -> bool:
-    """True if ``origin`` is that of what ``host`` serves. A missing port is that of the origin's scheme."""
+    """True if ``origin`` is the origin of a page served under ``host``. A missing port is the default of the
+    origin's scheme."""
     found = _ORIGIN.fullmatch(origin)
     if found is None or (default := _PORTS.get(found[1].lower())) is None:
         return False
@@ -61,15 +62,16 @@ def same(origin: bytes, host: bytes) -> bool:
     return page is not None and here is not None and _ported(page, default) == _ported(here, default)
 
 
-def _ported(place: Place, default: bytes) -> tuple[bytes, bytes]:
+def _ported(place: HostPort, default: bytes) -> tuple[bytes, bytes]:
     return place.host, place.port or default
 
 
-# What may stand in the configuration.
+# Validation of settings.
 
 
 def host_name(text: str) -> str:
-    """A name of ``allowed_hosts`` as a browser sends it. ``*.`` before it is everything below it. Raises ValueError."""
+    """A name in ``allowed_hosts`` as a browser sends it. ``*.`` at its start matches every subdomain. Raises
+    ValueError."""
     if text == ANYONE:
         raise ValueError("must be a host name; * would let every web page in. With callers no host is looked at")
     try:
@@ -82,7 +84,7 @@ def host_name(text: str) -> str:
 
 
 def page_origin(text: str) -> str:
-    """An origin of ``cors.allowed_origins`` as a browser sends it. Raises ValueError."""
+    """An origin in ``cors.allowed_origins`` as a browser sends it. Raises ValueError."""
     if text in (ANYONE, NULL):
         return text
     scheme, separator, rest = text.partition("://")
@@ -109,11 +111,11 @@ def _serialised(scheme: str, rest: str) -> str | None:
     return f"{scheme}://{found.host.decode()}{port}"
 
 
-# What is looked at in each request.
+# Checks of each request.
 
 
 class Hosts:
-    """The names under which the gateway is reached on purpose: addresses, localhost, and ``names`` beside them."""
+    """The host names that the gateway answers to: IP addresses, localhost, and ``names``."""
 
     def __init__(self, names: Iterable[str]) -> None:
         given = [name.encode() for name in names]
@@ -128,20 +130,22 @@ def _known(exact: Collection[bytes], below: tuple[bytes, ...], host: bytes) -> b
 
 
 def _is_address(host: bytes) -> bool:
-    """True if the host is an IP address, which no name server can turn into another one."""
+    """True if the host is an IP address, which DNS cannot rebind."""
     try:
         if host.startswith(b"["):
             ipaddress.IPv6Address(host[1:-1].decode())
         else:
-            socket.inet_aton(host.decode())  # 127.1 is one too, to browsers and to curl
+            socket.inet_aton(host.decode())  # 127.1 is an address too, for browsers and for curl
     except (OSError, ValueError):
         return False
     return True
 
 
 class Guard:
-    """Keeps web pages away from a gateway whose keys anyone may spend who reaches it. ``origins`` may ask;
-    ``pages`` are the paths that a link elsewhere may lead to, none of which asks a provider."""
+    """Keeps web pages away from a gateway without callers, whose provider keys anyone who reaches it can spend.
+
+    ``origins``: allowed origins. ``pages``: paths that a link on another site may open; none of them calls a provider.
+    """
 
     def __init__(self, hosts: Hosts, origins: Collection[bytes], pages: Collection[str]) -> None:
         self._known = hosts.known
@@ -165,7 +169,7 @@ class Guard:
         return hosts is not None and same(origin, hosts[0])
 
     def _is_link(self, method: str, path: str, headers: Headers) -> bool:
-        """Somebody has followed a link, and sees the page by itself: no other page can read it."""
+        """True if a user followed a link: only the user sees the page, no other page can read it."""
         return (
             method == "GET"
             and path in self._pages
@@ -174,7 +178,7 @@ class Guard:
         )
 
 
-# Typed in, from a bookmark, or a page of the gateway's own.
+# Typed in, from a bookmark, or from a page of the gateway's own.
 _OWN = ([b"none"], [b"same-origin"])
 
 _OR_CALLERS = "or give the gateway callers (TORII_CALLER_KEY), whose keys no page has"
@@ -185,7 +189,7 @@ _CROSS_SITE = (
 
 
 def shown(values: list[bytes]) -> str:
-    """A header's values for a message."""
+    """The values of a header, for a message."""
     return repr(b", ".join(values)[:200].decode("ascii", "backslashreplace"))
 
 

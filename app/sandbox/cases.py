@@ -3,7 +3,7 @@
     sandbox:429             at every provider that gets this text
     sandbox:500@jina        only at Jina, so that AIHubMix can take over
 
-``CASES`` is the list that documentation, help and tests read.
+Documentation, help texts and tests are made from ``CASES``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from . import errors, faults
 from .errors import DIALECTS
 from .faults import Fault
-from .wire import Cut, Streamed, Whole
+from .wire import Cut, StreamedAnswer, Whole
 
 _TRIGGER = re.compile(r"sandbox:([a-z0-9-]+)(?:@(jina|aihubmix))?")
 Where = Literal["every call", "embeddings, rerank", "streams", "DeepSearch"]
@@ -24,7 +24,7 @@ Where = Literal["every call", "embeddings, rerank", "streams", "DeepSearch"]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """``fault`` None: a quirk, which the run of DeepSearch itself shows (see research.py)."""
+    """``fault`` None: a quirk, implemented by the DeepSearch run itself (see research.py)."""
 
     name: str
     where: Where
@@ -39,7 +39,7 @@ class Trigger:
 
 
 def find(texts: Iterable[str], provider: str) -> Trigger | None:
-    """The first trigger for this provider. An unknown name is a case too: a 400 that lists the known ones."""
+    """The first trigger for this provider. An unknown name gives a case too: a 400 that lists the known names."""
     for text in texts:
         for name, only in _TRIGGER.findall(text):
             if only in ("", provider):
@@ -53,7 +53,7 @@ def _unknown(name: str) -> Case:
 
 
 def texts(body: Any) -> Iterator[str]:
-    """The texts in which a trigger may stand: the input, the query, the last user message."""
+    """The texts that may contain a trigger: the input, the query, the last user message."""
     talk = body.get("messages")
     spoken = [message for message in talk if isinstance(message, dict)] if isinstance(talk, list) else []
     last = next((message for message in reversed(spoken) if message.get("role") == "user"), {})
@@ -210,10 +210,15 @@ _SUCCESSES = (
 )
 
 _CONNECTIONS = (
-    Case("hang", "every call", "No answer, not even a status, for ever.", faults.fixed(Streamed([Cut.HANG]))),
+    Case("hang", "every call", "No answer, not even a status, for ever.", faults.fixed(StreamedAnswer([Cut.HANG]))),
     Case("hang-after-head", "every call", "Status and headers, and then nothing, for ever.", faults.silence),
     Case("hang-mid-stream", "every call", "Half of the answer, and then nothing, for ever.", faults.stops(Cut.HANG)),
-    Case("reset", "every call", "The connection is closed without an answer.", faults.fixed(Streamed([Cut.CLOSE]))),
+    Case(
+        "reset",
+        "every call",
+        "The connection is closed without an answer.",
+        faults.fixed(StreamedAnswer([Cut.CLOSE])),
+    ),
     Case("reset-mid-stream", "every call", "Half of the answer, then the connection breaks.", faults.stops(Cut.CLOSE)),
     Case(
         "truncate",

@@ -1,7 +1,7 @@
-"""A plain chat model in OpenAI's own format: what is sold beside DeepSearch.
+"""A plain chat model in OpenAI's own format, which both providers sell beside DeepSearch.
 
-It answers from the sandbox's pages, calls a tool where tools are given, and fills a schema
-where one is asked for.
+The model answers from the sandbox's pages, calls a tool if the request has tools, and fills the schema if the request
+has one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uuid import uuid4
 from . import corpus, messages, vectors
 from .messages import Question
 from .schema import Filler
-from .wire import DONE, Answer, Item, Json, Pause, Streamed, Whole, count, encode, milliseconds
+from .wire import DONE, Answer, Item, Json, Pause, StreamedAnswer, Whole, count, encode, milliseconds
 
 _PIECES = re.compile(r"\s*\S+|\s+$")
 _SECONDS_PER_PIECE = 0.03
@@ -24,7 +24,7 @@ _SECONDS_PER_PIECE = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A turn of the model: text, or one call of a tool."""
+    """A turn of the model: text, or one tool call."""
 
     text: str = ""
     tool: str = ""
@@ -37,7 +37,7 @@ class Turn:
 
 
 def answer(body: Json, *, streams: bool) -> Answer:
-    """Raises ValueError for messages that are none."""
+    """The reply, streamed if ``streams``. Raises ValueError for invalid messages."""
     talk = body.get("messages")
     if not isinstance(talk, list) or not talk or not all(isinstance(message, dict) for message in talk):
         raise ValueError("messages must be a non-empty array of objects")
@@ -45,7 +45,7 @@ def answer(body: Json, *, streams: bool) -> Answer:
     frame = _frame(body)
     usage = _usage(talk, turn, _choices(body))
     if streams:
-        return Streamed(list(_stream(frame, body, turn, usage)))
+        return StreamedAnswer(list(_stream(frame, body, turn, usage)))
     choices = [_choice(index, turn, body) for index in range(_choices(body))]
     whole = {**frame, "choices": choices, "usage": usage, "system_fingerprint": "fp_sandbox"}
     return Whole(whole, wait=_SECONDS_PER_PIECE * len(turn.pieces))
@@ -60,7 +60,7 @@ def _frame(body: Json) -> Json:
     return {"id": f"chatcmpl-{uuid4().hex}", "object": kind, "created": milliseconds() // 1000, "model": body["model"]}
 
 
-# ------------------------------------------------------------------ what is said
+# -------------------------------------------------------------------- the answer
 
 
 def _turn(body: Json, talk: list[Json]) -> Turn:
@@ -76,7 +76,7 @@ def _turn(body: Json, talk: list[Json]) -> Turn:
 
 
 def _function(body: Json, question: Question) -> Json | None:
-    """The function named in ``tool_choice``, else the one that is nearest to the question."""
+    """The function named in ``tool_choice``, else the function whose description is most similar to the question."""
     functions, choice = _functions(body), body.get("tool_choice")
     if not functions or choice == "none":
         return None
@@ -90,7 +90,7 @@ def _function(body: Json, question: Question) -> Json | None:
 
 
 def _functions(body: Json) -> list[Json]:
-    """Raises ValueError for tools that are none."""
+    """The functions among the tools. Raises ValueError for invalid tools."""
     tools = body["tools"] if isinstance(body.get("tools"), list) else []
     functions: list[Any] = [tool.get("function") for tool in tools if isinstance(tool, dict)]
     if not all(isinstance(function, dict) and isinstance(function.get("name"), str) for function in functions):
@@ -119,7 +119,7 @@ def _said(body: Json, question: Question) -> str:
 
 
 def _shortened(turn: Turn, body: Json) -> Turn:
-    """Cut at ``stop``, and at the cap of output tokens, one token a piece."""
+    """Cut the text at ``stop`` and at the limit of output tokens, one token a piece."""
     given = body.get("stop")
     stops = [stop for stop in (given if isinstance(given, list) else [given]) if isinstance(stop, str) and stop]
     text = min((turn.text.split(stop, 1)[0] for stop in stops), key=len, default=turn.text)
@@ -130,7 +130,7 @@ def _shortened(turn: Turn, body: Json) -> Turn:
     return Turn(text, turn.tool, turn.arguments, turn.finish)
 
 
-# --------------------------------------------------------------------- as it is sent
+# ----------------------------------------------------------------------- wire format
 
 
 def _choice(index: int, turn: Turn, body: Json) -> Json:
@@ -197,7 +197,7 @@ def _logprobs(body: Json, pieces: list[str]) -> Json | None:
 
 
 def _logprob(piece: str, alternatives: int) -> Json:
-    """A piece is certain by its length; the alternatives are the piece in other letters."""
+    """A longer piece gets a higher probability. The alternatives are the same piece in other letter cases."""
     others = [piece, piece.upper(), piece.title(), piece.swapcase(), piece.lower()][:alternatives]
     return {**_scored(piece, 0), "top_logprobs": [_scored(other, rank) for rank, other in enumerate(others)]}
 

@@ -1,4 +1,4 @@
-"""The web of the sandbox: a few short pages, and how to find the right ones."""
+"""The web of the sandbox: a few short pages, and a search over them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 from . import vectors
 from .vectors import Features
 
-# What a crawler finds between real links, and hands on: never to be made clickable.
+# Links that a crawler finds among real ones and DeepSearch passes on. A client must not make them clickable.
 JUNK = ("javascript:void(0)", "mailto:editor@almanac.example.org", "http://localhost:3000/")
 _STRONG, _WEAK = 0.4, 0.15
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """``date`` may be missing; then DeepSearch makes a footnote of the page but no annotation."""
+    """``date`` may be empty; DeepSearch then writes a footnote for the page but no annotation."""
 
     url: str
     title: str
@@ -199,7 +199,7 @@ PAGES = (
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """``score`` is the part of the question that the page has, 0 to 1."""
+    """``score``: the share of the question's weight that the page covers, 0 to 1."""
 
     page: Page
     score: float
@@ -208,13 +208,13 @@ class Hit:
 
 
 def search(question: str) -> list[Hit]:
-    """All pages, best first, each with its sentence that fits the question best."""
+    """All pages, best first, each with the sentence that fits the question best."""
     asked = {name: weight for name, weight in vectors.features(question).items() if name[0] != "s"} or {"=": 1.0}
     return sorted((_hit(asked, page) for page in PAGES), key=lambda hit: -hit.score)
 
 
 def _hit(asked: Features, page: Page) -> Hit:
-    """Relevant by a word in common, or by many parts of words: tide and tides."""
+    """A page is relevant if it shares a word with the question, or many parts of words: tide and tides."""
     text = _features(f"{page.title} {' '.join(page.sentences)}")
     score = vectors.coverage(asked, text)
     shares = any(name[0] == "w" and name in text for name in asked)

@@ -1,7 +1,7 @@
 """deepsearch.jina.ai: the run of DeepSearch in Jina's own wire format.
 
-Every chunk has ``logprobs`` and ``finish_reason``, also where they are null. Thinking is
-in ``content``, marked by ``type``. The answer is one chunk, with everything in it. No [DONE].
+Every chunk has ``logprobs`` and ``finish_reason``, even if they are null. Thinking is in ``content``, marked by
+``type``. The answer is one chunk that contains everything. There is no [DONE].
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ from __future__ import annotations
 from typing import Any
 
 from . import errors, research
-from .errors import Refused
+from .errors import HostError
 from .models import DEEPSEARCH
 from .research import Citation, Run
 from .steps import Search, Step, Visit, Word
-from .wire import Answer, Ask, Host, Item, Json, Pause, Streamed, Whole, milliseconds
+from .wire import Answer, Ask, Host, Item, Json, Pause, StreamedAnswer, Whole, milliseconds
 
 MAX_BODY = 10 * 1024 * 1024
 _HEADERS = {"cache-control": "no-cache"}
 
 
 def authorise(ask: Ask) -> None:
-    """The list of models needs no key. A body over 10 MB is refused before anybody looks at it."""
+    """Check the key and the size; GET requests (the model list) need no key. A body over 10 MB is refused unparsed."""
     if ask.method == "GET":
         return
     if not ask.key:
-        raise Refused(errors.deepsearch(401, "Unauthorized: API key required"))
+        raise HostError(errors.deepsearch(401, "Unauthorized: API key required"))
     if "invalid" in ask.key:
-        raise Refused(errors.deepsearch(401, "Unauthorized: Invalid API key"))
+        raise HostError(errors.deepsearch(401, "Unauthorized: Invalid API key"))
     if len(ask.body) > MAX_BODY:
-        raise Refused(errors.too_large())
+        raise HostError(errors.too_large())
 
 
 def unreadable(body: bytes) -> Whole:
@@ -58,33 +58,33 @@ def _model(name: str) -> Whole:
 
 
 def chat_completions(body: Json, quirk: str) -> Answer:
-    """The name of the model is not looked at, only given back."""
+    """The model's name is not checked, only echoed."""
     _check(body)
     plan = research.plan(body, quirk, _schema(body))
     if plan is None:
-        raise Refused(errors.deepsearch(400, "Last message must be from user"))
+        raise HostError(errors.deepsearch(400, "Last message must be from user"))
     return _answer(body, research.run(plan))
 
 
 def _answer(body: Json, run: Run) -> Answer:
     frame = _frame(body)
     if body.get("stream") is True:
-        return Streamed(_stream(frame, run), headers=_HEADERS)
+        return StreamedAnswer(_stream(frame, run), headers=_HEADERS)
     return Whole(_whole(frame, run), wait=run.seconds)
 
 
 def _check(body: Json) -> None:
-    """Two refusals, one of which echoes what was sent."""
+    """Raises HostError for an empty list and for a value that is no list; the second error echoes the value."""
     talk = body.get("messages")
     if talk == []:
-        raise Refused(errors.deepsearch(400, "Messages array is required and must not be empty"))
+        raise HostError(errors.deepsearch(400, "Messages array is required and must not be empty"))
     if not isinstance(talk, list):
         problem = {"type": "field", "msg": "Invalid value", "path": "messages", "location": "body", "value": talk}
-        raise Refused(Whole({"error": "Invalid request body", "details": [problem]}, 400))
+        raise HostError(Whole({"error": "Invalid request body", "details": [problem]}, 400))
 
 
 def _schema(body: Json) -> Any:
-    """The value in the place of the raw schema, whatever the type beside it says; it is not looked at."""
+    """The raw schema's place, whatever ``type`` beside it says; the value is not checked."""
     form = body.get("response_format")
     return form.get("json_schema") if isinstance(form, dict) else None
 
@@ -130,7 +130,7 @@ def _chunk(frame: Json, delta: Json, finish: str | None = None) -> Json:
 
 
 def _error(frame: Json, run: Run) -> list[Item]:
-    """Two chunks, both with the usage, in an answer of HTTP 200."""
+    """Two chunks, both with the usage, in a response with status 200."""
     closed = _chunk(frame, {"content": "</think>", "type": "think"}, "error")
     told = _chunk(frame, {"content": run.failure, "type": "error"}, "error")
     return [{**closed, "usage": run.usage}, {**told, "usage": run.usage}]
@@ -141,7 +141,7 @@ def _annotations(run: Run) -> Json:
 
 
 def _annotation(citation: Citation) -> Json:
-    """Without indexes; a quote ends in a space."""
+    """An annotation without indexes; its quote ends with a space."""
     return {
         "type": "url_citation",
         "url_citation": {
@@ -157,7 +157,7 @@ def _annotation(citation: Citation) -> Json:
 
 
 def _whole(frame: Json, run: Run) -> Json:
-    """The answer without the thinking. A failure is HTTP 200 too."""
+    """The answer without the thinking. A failed run has status 200 too."""
     if run.failure is None:
         message = {"role": "assistant", "content": run.content, "type": run.kind, **_annotations(run)}
     else:

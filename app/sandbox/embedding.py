@@ -1,4 +1,4 @@
-"""Embeddings of inputs; the same at both providers."""
+"""Embeddings of inputs, the same at both providers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEYS = ("text", *_IMAGES, "pdf", "audio", "video", "content")
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One input. ``words`` are its tokens, or names for the patches of what is not text."""
+    """One input. ``words`` are its tokens, or names for the patches of an input that is not text."""
 
     features: Features
     words: list[str]
@@ -43,7 +43,8 @@ class Options:
 
 
 def read(value: Any) -> Piece:
-    """The input, of any kind. Raises ValueError for what is no text, no object of a known key, or not base64."""
+    """An input of any kind. Raises ValueError if it is neither text, token ids nor an object with a known key, or
+    not base64."""
     if isinstance(value, str):
         return Piece(vectors.features(value), vectors.tokens(value))
     if isinstance(value, list) and value and all(isinstance(token, int) for token in value):
@@ -68,7 +69,7 @@ def _media(key: str, value: str) -> Piece:
 
 
 def decode(value: str) -> bytes:
-    """Base64, bare or in a data URI. Raises ValueError."""
+    """Decode base64, bare or in a data URI. Raises ValueError."""
     try:
         data = base64.b64decode(_DATA_URI.sub("", value, count=1), validate=True)
     except binascii.Error as error:
@@ -79,7 +80,7 @@ def decode(value: str) -> bytes:
 
 
 def mime_type(value: str) -> str:
-    """The type named in a data URI, or ""."""
+    """The MIME type of a data URI, or ""."""
     found = _DATA_URI.match(value)
     return found.group(1) if found else ""
 
@@ -94,7 +95,7 @@ def _fused(parts: list[Piece]) -> Piece:
 
 
 def items(model: Embedder, pieces: list[Piece], options: Options) -> list[Json]:
-    """The ``data`` of the answer."""
+    """The ``data`` of the reply."""
     return [_item(model, piece, options, index) for index, piece in enumerate(pieces)]
 
 
@@ -122,6 +123,6 @@ def _sparse(piece: Piece) -> dict[str, float]:
 
 
 def cut(piece: Piece, tokens: int) -> Piece:
-    """The piece without what is beyond the model's context."""
+    """The piece, cut to ``tokens`` tokens if it is text."""
     words = piece.words[:tokens]
     return replace(piece, words=words, features=vectors.features(" ".join(words))) if piece.kind == "text" else piece

@@ -1,4 +1,4 @@
-"""Errors of each host: three JSON dialects, and the HTML pages of the proxies before them.
+"""Errors of each host: three JSON dialects, and the HTML pages of the proxies in front of them.
 
 jina         api.jina.ai         {"detail": ..., "code": ..., "request_id": ...}, some of them nested
 deepsearch   deepsearch.jina.ai  {"error": "<text>"}
@@ -19,8 +19,8 @@ HTML = "text/html; charset=utf-8"
 Dialect = Callable[[int, str, str], Whole]
 
 
-class Refused(Exception):
-    """An answer that ends the call where it is raised."""
+class HostError(Exception):
+    """An exception with the host's reply to a request that it refuses; raising it ends the call."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__("refused")
@@ -28,17 +28,17 @@ class Refused(Exception):
 
 
 def jina(status: int, message: str, code: str = "") -> Whole:
-    """The flat form, of the front of api.jina.ai: keys, limits, balance."""
+    """The flat form, from the front end of api.jina.ai: keys, limits, balance."""
     return Whole({"detail": message, "code": code or "INTERNAL_ERROR", "request_id": uuid.uuid4().hex}, status)
 
 
 def jina_nested(status: int, message: str, code: str) -> Whole:
-    """The nested form, of the models behind api.jina.ai."""
+    """The nested form, from the models behind api.jina.ai."""
     return Whole({"detail": {"message": message, "request_id": uuid.uuid4().hex, "code": code}}, status)
 
 
 def jina_validation(problems: list[Json]) -> Whole:
-    """422; every problem echoes what was sent as ``input``."""
+    """Status 422; every problem echoes the caller's value as ``input``."""
     first = "; ".join(f"{problem['field']}: {problem['message']}" for problem in problems[:3])
     detail = f"Validation errors in {len(problems)} fields. {first}"
     return Whole({"detail": detail, "request_id": uuid.uuid4().hex, "errors": problems}, 422)
@@ -49,7 +49,7 @@ def problem(field: str, message: str, kind: str, echo: Any) -> Json:
 
 
 def deepsearch(status: int, message: str, code: str = "") -> Whole:
-    """An error that is a string; there is no code to tell."""
+    """The error is a string; DeepSearch has no error codes."""
     return Whole({"error": message}, status)
 
 
@@ -66,7 +66,7 @@ DIALECTS: dict[str, Dialect] = {"jina": jina, "deepsearch": deepsearch, "aihubmi
 
 
 def express(status: int, text: str) -> Whole:
-    """The default error page of express, which deepsearch.jina.ai runs on."""
+    """The default error page of Express, the framework of deepsearch.jina.ai."""
     page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Error</title>\n</head>\n'
         f"<body>\n<pre>{escape(text)}</pre>\n</body>\n</html>\n"
@@ -75,7 +75,7 @@ def express(status: int, text: str) -> Whole:
 
 
 def too_large() -> Whole:
-    """Express with a stack trace and the paths of files, as where NODE_ENV is not set."""
+    """An Express page with a stack trace and file paths, as sent if NODE_ENV is not set."""
     return express(
         413,
         "PayloadTooLargeError: request entity too large\n"

@@ -1,4 +1,4 @@
-"""Faults: each takes the answer that would be given and makes another of it."""
+"""Faults: each is a function from the regular answer to a faulty one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from . import errors
 from .errors import DIALECTS
-from .wire import DONE, Answer, Cut, Item, Json, Pause, Streamed, Whole, event
+from .wire import DONE, Answer, Cut, Item, Json, Pause, StreamedAnswer, Whole, event
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The scene of a fault: the host, the text with the trigger in it, the answer that would be given."""
+    """The input of a fault: the host, the text that contains the trigger, the regular answer."""
 
     host: str
     text: str
@@ -33,7 +33,7 @@ _BALANCE_STATUS = {"jina": 403, "deepsearch": 402, "aihubmix": 403}
 
 
 def refusal(status: int, code: str, told: dict[str, str], headers: dict[str, str] | None = None) -> Fault:
-    """An error in the host's own words; ``told`` is by host, that of ``jina`` for a host without its own."""
+    """An error in the host's own format. ``told``: messages by host; a host without one gets that of ``jina``."""
 
     def fault(scene: Scene) -> Answer:
         answer = DIALECTS[scene.host](status, told.get(scene.host, told["jina"]), code)
@@ -43,7 +43,7 @@ def refusal(status: int, code: str, told: dict[str, str], headers: dict[str, str
 
 
 def balance(status: int | None = None) -> Fault:
-    """The account is empty; the status is the host's own unless given."""
+    """The account is empty. ``status`` defaults to the host's own status."""
 
     def fault(scene: Scene) -> Answer:
         return refusal(status or _BALANCE_STATUS[scene.host], "AUTHZ_INSUFFICIENT_BALANCE", EMPTY_ACCOUNT)(scene)
@@ -52,7 +52,7 @@ def balance(status: int | None = None) -> Fault:
 
 
 def validation(scene: Scene) -> Answer:
-    """Jina echoes what it was sent; at DeepSearch 422 means its account service, and may be asked again."""
+    """Jina echoes the input. At DeepSearch, a 422 means that its account service failed; the call may be retried."""
     if scene.host == "jina":
         wrong = [
             errors.problem("input", "Input should be a valid string", "string_type", scene.text),
@@ -69,7 +69,7 @@ def fixed(answer: Answer) -> Fault:
 
 
 def silence(scene: Scene) -> Answer:
-    """The head goes out, and then nothing."""
+    """Only the head is sent."""
     return replace(_half(scene.answer), items=[b"", Cut.HANG])
 
 
@@ -77,7 +77,7 @@ def silence(scene: Scene) -> Answer:
 
 
 def stops(*ends: Item) -> Fault:
-    """The first half of the answer, and then these."""
+    """The first half of the answer, followed by ``ends``."""
 
     def fault(scene: Scene) -> Answer:
         half = _half(scene.answer)
@@ -87,12 +87,12 @@ def stops(*ends: Item) -> Fault:
 
 
 def truncated(scene: Scene) -> Answer:
-    """A stream ends in good order, in its middle. A whole answer cannot: its connection breaks."""
-    return _half(scene.answer) if isinstance(scene.answer, Streamed) else stops(Cut.CLOSE)(scene)
+    """A stream ends cleanly in its middle. A whole answer cannot, so its connection is closed."""
+    return _half(scene.answer) if isinstance(scene.answer, StreamedAnswer) else stops(Cut.CLOSE)(scene)
 
 
 def half_json(scene: Scene) -> Answer:
-    """A whole answer is cut in its middle, a stream in the middle of an event; both end in good order."""
+    """A whole answer is cut in its middle, a stream in the middle of an event; both end cleanly."""
     if isinstance(scene.answer, Whole):
         content = scene.answer.content
         return replace(scene.answer, body=content[: len(content) // 2])
@@ -100,16 +100,16 @@ def half_json(scene: Scene) -> Answer:
     return stops(last[: len(last) // 2], b"\n\n")(scene)
 
 
-def _half(answer: Answer) -> Streamed:
-    if isinstance(answer, Streamed):
+def _half(answer: Answer) -> StreamedAnswer:
+    if isinstance(answer, StreamedAnswer):
         return replace(answer, items=_first_half(answer.items))
     content = answer.content
     headers = {**answer.headers, "content-length": str(len(content))}
-    return Streamed([content[: len(content) // 2]], answer.status, answer.content_type, headers)
+    return StreamedAnswer([content[: len(content) // 2]], answer.status, answer.content_type, headers)
 
 
 def _first_half(items: list[Item]) -> list[Item]:
-    """Up to the middle of the events: at least one, never the last."""
+    """The items before the middle event: at least one event, never the last."""
     places = [at for at, item in enumerate(items) if isinstance(item, dict)]
     return items[: places[max(1, len(places) // 2)]] if len(places) > 1 else items
 
@@ -118,7 +118,7 @@ def _first_half(items: list[Item]) -> list[Item]:
 
 
 def rows(change: Callable[[list[Any]], list[Any]]) -> Fault:
-    """A change of the vectors or the results."""
+    """Change the vectors or the results."""
 
     def fault(scene: Scene) -> Answer:
         if not isinstance(scene.answer, Whole) or not isinstance(scene.answer.body, dict):
@@ -136,7 +136,7 @@ def misnumbered(items: list[Any]) -> list[Any]:
 
 
 def no_usage(scene: Scene) -> Answer:
-    if isinstance(scene.answer, Streamed):
+    if isinstance(scene.answer, StreamedAnswer):
         return replace(scene.answer, items=[_without_usage(item) for item in scene.answer.items])
     return replace(scene.answer, body=_without_usage(scene.answer.body))
 
@@ -149,11 +149,11 @@ def _without_usage(value: Any) -> Any:
 
 
 def stream(change: Callable[[Scene, list[Item]], list[Item]]) -> Fault:
-    """A change of a stream's items; a whole answer stays as it is."""
+    """Change the items of a stream; a whole answer stays as it is."""
 
     def fault(scene: Scene) -> Answer:
         answer = scene.answer
-        return replace(answer, items=change(scene, answer.items)) if isinstance(answer, Streamed) else answer
+        return replace(answer, items=change(scene, answer.items)) if isinstance(answer, StreamedAnswer) else answer
 
     return fault
 

@@ -1,4 +1,4 @@
-"""api.jina.ai: embeddings, rerank, a small chat model, the list of models."""
+"""api.jina.ai: embeddings, rerank, a small chat model, the model list."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from . import chat, embedding, errors, reranking
 from .embedding import Options, Piece
-from .errors import Refused, problem
+from .errors import HostError, problem
 from .models import JINA_CHAT, JINA_EMBEDDERS, JINA_RERANKERS, Embedder, Reranker
 from .vectors import dense
 from .wire import Answer, Ask, Host, Json, Whole
@@ -19,17 +19,17 @@ _CREATED = 1_700_000_000
 
 
 def authorise(ask: Ask) -> None:
-    """A key is anything but nothing and what contains ``invalid``. The list of models needs none."""
+    """Check the key; GET requests (the model list) need none. Any key is valid unless it contains ``invalid``."""
     if ask.method == "GET":
         return
     if ask.key is None:
-        raise Refused(
+        raise HostError(
             errors.jina(401, "Missing API key. Send it as: Authorization: Bearer <key>", "AUTH_MISSING_API_KEY")
         )
     if not ask.key:
-        raise Refused(errors.jina(401, "Invalid Authorization header format", "AUTH_INVALID_FORMAT"))
+        raise HostError(errors.jina(401, "Invalid Authorization header format", "AUTH_INVALID_FORMAT"))
     if "invalid" in ask.key:
-        raise Refused(errors.jina(401, "Invalid API key", "AUTH_INVALID_API_KEY"))
+        raise HostError(errors.jina(401, "Invalid API key", "AUTH_INVALID_API_KEY"))
 
 
 def unreadable(body: bytes) -> Whole:
@@ -43,7 +43,7 @@ def not_found(ask: Ask) -> Whole:
 
 
 def models(body: Json, quirk: str) -> Answer:
-    """In OpenRouter's shape: prefixed ids, no ``object``, no ``owned_by``."""
+    """OpenRouter's shape: prefixed ids, no ``object``, no ``owned_by``."""
     names = {**dict.fromkeys(JINA_EMBEDDERS), **dict.fromkeys(JINA_RERANKERS), **dict.fromkeys(JINA_CHAT)}
     return Whole({"data": [_listed(name) for name in names]})
 
@@ -63,11 +63,11 @@ def _listed(name: str) -> Json:
 def chat_completions(body: Json, quirk: str) -> Answer:
     name = body.get("model")
     if name not in JINA_CHAT:
-        raise Refused(_no_model(name))
+        raise HostError(_no_model(name))
     try:
         return chat.answer(body, streams=body.get("stream") is True)
     except ValueError as error:
-        raise Refused(errors.jina_validation([problem("messages", str(error), "value_error", None)])) from error
+        raise HostError(errors.jina_validation([problem("messages", str(error), "value_error", None)])) from error
 
 
 def _no_model(name: Any) -> Whole:
@@ -83,11 +83,11 @@ def embeddings(body: Json, quirk: str) -> Answer:
     name = body.get("model")
     model = JINA_EMBEDDERS.get(name) if isinstance(name, str) else None
     if model is None:
-        raise Refused(_no_model(name))
+        raise HostError(_no_model(name))
     encoding = body.get("embedding_type", body.get("encoding_format", "float"))
     if isinstance(encoding, list):
-        # Typed in Jina's OpenAPI, and answered so when it was measured.
-        raise Refused(errors.jina_nested(500, "Internal server error", "INTERNAL_ERROR"))
+        # Jina's OpenAPI description allows a list; the server answered it with this 500 when measured.
+        raise HostError(errors.jina_nested(500, "Internal server error", "INTERNAL_ERROR"))
     refuse_if([*_wrong_options(model, body, encoding), *_wrong_inputs(model, body)] or _extra(model, body))
     pieces = _pieces(model, body)
     options = Options(
@@ -109,7 +109,8 @@ def _size(model: Embedder, body: Json) -> int:
 
 
 def _extra(model: Embedder | Reranker, body: Json) -> list[Json]:
-    """The problems of fields that the model does not have, ``false`` and null too, as public reports show them."""
+    """Problems with fields that the model does not have, even if they are ``false`` or null (public reports show
+    both)."""
     return [
         problem(f"body -> {model.id} -> {name}", "Extra inputs are not permitted", "extra_forbidden", body[name])
         for name in body
@@ -119,7 +120,7 @@ def _extra(model: Embedder | Reranker, body: Json) -> list[Json]:
 
 def refuse_if(problems: list[Json]) -> None:
     if problems:
-        raise Refused(errors.jina_validation(problems))
+        raise HostError(errors.jina_validation(problems))
 
 
 def _wrong_options(model: Embedder, body: Json, encoding: Any) -> list[Json]:
@@ -189,7 +190,7 @@ def _pieces(model: Embedder, body: Json) -> list[Piece]:
     longest = max(piece.tokens for piece in pieces)
     if longest > model.context:
         text = f"Input has {longest} tokens; {model.id} takes {model.context}. Set truncate to cut it."
-        raise Refused(errors.jina_nested(400, text, "INPUT_TOKEN_LIMIT_EXCEEDED"))
+        raise HostError(errors.jina_nested(400, text, "INPUT_TOKEN_LIMIT_EXCEEDED"))
     return pieces
 
 
@@ -218,7 +219,7 @@ def rerank(body: Json, quirk: str) -> Answer:
     name = body.get("model")
     model = JINA_RERANKERS.get(name) if isinstance(name, str) else None
     if model is None:
-        raise Refused(_no_model(name))
+        raise HostError(_no_model(name))
     refuse_if(_wrong_rerank(model, body) or _extra(model, body))
     documents = [embedding.read(document) for document in body["documents"]]
     limit = (body.get("max_doc_length") if model.listwise else None) or model.document_tokens

@@ -14,7 +14,7 @@ _TRIGGER = re.compile(r"sandbox:[a-z0-9-]+(?:@\w+)?")
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """``size`` in bytes; None for a URL, which nobody fetches."""
+    """``size`` in bytes; None for a URL, which is never fetched."""
 
     kind: str
     mime_type: str
@@ -32,7 +32,7 @@ class Question:
 
     @property
     def topic(self) -> str:
-        """The text without the triggers in it."""
+        """The text without its triggers."""
         return _TRIGGER.sub("", self.text).strip()
 
 
@@ -44,13 +44,14 @@ def text_of(content: Any) -> str:
 
 
 def question(message: Any, *, openai_files: bool) -> Question:
-    """Raises ValueError for a part that no provider documents, and for data that is not base64."""
+    """The question in a message. Raises ValueError for a content part that no provider documents, and for data that
+    is not base64."""
     content = message.get("content") if isinstance(message, dict) else None
     return Question(text_of(content), tuple(_attachment(part, openai_files) for part in attached(message)))
 
 
 def overlooking(message: Any) -> Question:
-    """As DeepSearch reads a message: a part that it cannot take is no error, and is not there."""
+    """A message as DeepSearch reads it: unsupported parts are ignored."""
     found = []
     for part in attached(message):
         with suppress(ValueError):
@@ -59,7 +60,7 @@ def overlooking(message: Any) -> Question:
 
 
 def attached(message: Any) -> list[dict[str, Any]]:
-    """The parts that are not text."""
+    """The content parts that are not text."""
     content = message.get("content") if isinstance(message, dict) else None
     parts = content if isinstance(content, list) else []
     return [part for part in parts if isinstance(part, dict) and part.get("type") != "text"]

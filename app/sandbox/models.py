@@ -1,4 +1,4 @@
-"""The models that the stand-ins sell, as far as their wire formats differ."""
+"""The models of the stand-ins, with the properties that affect the wire format."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _V3_TASKS = (*_RETRIEVAL, "text-matching", "classification", "separation")
 _V4_TASKS = ("text-matching", *_RETRIEVAL, "code.query", "code.passage")
 _V5_TASKS = (*_RETRIEVAL, "text-matching", "clustering", "classification")
 
-# Fields of every request (Jina's OpenAPI description, 2026-07), with the aliases that its own server knows too.
+# Fields of every request (Jina's OpenAPI description, 2026-07), with the aliases that only Jina's server knows.
 _EMBED_FIELDS = ("model", "input", "embedding_type", "encoding_format")
 _RERANK_FIELDS = ("model", "query", "documents", "top_n", "top_k", "return_documents", "truncation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedder:
-    """``sizes`` are the only values of ``dimensions`` where not every one is possible.
+    """``sizes``: the allowed values of ``dimensions``; empty if every size up to ``size`` is allowed.
 
-    ``prompt_tokens`` says when the usage has them: v3 sends them only with late chunking
-    or with objects as input, v4 never (measured at api.jina.ai). ``kind`` is what an item
-    of ``data`` holds: one vector, a vector a token, or a dict of weights.
+    ``prompt_tokens``: whether the usage has the field. v3 sends it only with late chunking or with objects as input, v4
+    never (measured at api.jina.ai). ``kind``: an item of ``data`` holds one vector, one vector per token, or a dict of
+    weights.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Embedder:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields of a request; Jina takes no others."""
+        """The fields of a request; Jina refuses all others."""
         options = {
             "dimensions": self.takes_dimensions,
             "task": bool(self.tasks),
@@ -128,7 +128,7 @@ AIHUBMIX_EMBEDDERS = {
 class Reranker:
     """``listwise``: v3 and v3.5, whose scores may be negative and whose documents are always objects.
 
-    A cross encoder gives a document back as it came, string or object.
+    ``echoes``: a result returns the document as sent, string or object (cross encoders do).
     """
 
     id: str
@@ -139,7 +139,7 @@ class Reranker:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields of a request; Jina takes no others."""
+        """The fields of a request; Jina refuses all others."""
         return (*_RERANK_FIELDS, *(("max_doc_length", "return_embeddings") if self.listwise else ()))
 
 

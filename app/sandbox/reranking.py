@@ -1,4 +1,4 @@
-"""Rankings of documents by a query; the same at both providers."""
+"""Rankings of documents by a query, the same at both providers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Score:
 
 
 def scores(model: Reranker, query: Piece, documents: list[Piece]) -> list[Score]:
-    """Best first; what is equal stays in the order of the documents."""
+    """Best first; equal scores keep the order of the documents."""
     found = [Score(index, _score(model, query, document)) for index, document in enumerate(documents)]
     return sorted(found, key=lambda score: -score.value)
 
 
 def _score(model: Reranker, query: Piece, document: Piece) -> float:
-    """0 to 1 for a cross encoder; a listwise model's can be below 0."""
+    """0 to 1 for a cross encoder; a listwise model's score can be below 0."""
     near = (vectors.cosine(query.features, document.features) + vectors.coverage(query.features, document.features)) / 2
     return near - 0.05 if model.listwise else 1 / (1 + math.exp(2.5 - 7 * near))
 
@@ -34,5 +34,5 @@ def shortened(documents: list[Piece], tokens: int) -> list[Piece]:
 
 
 def echo(model: Reranker, document: Any) -> Any:
-    """The document in a result: as it came from a cross encoder, an object from the others."""
+    """The document of a result: as sent if the model echoes it, else an object."""
     return {"text": document} if isinstance(document, str) and not model.echoes else document

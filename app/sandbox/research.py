@@ -2,12 +2,11 @@
 
     question -> steps (search, visit, words of thought) -> answer with footnotes
 
-The run is told here; how each provider writes it down is in deepsearch.py and aihubmix.py.
+This module builds the run; deepsearch.py and aihubmix.py write it in the format of each provider.
 
-The quirks of the real server are kept. Steps are told as often as it tells them (see steps.py).
-Found URLs come without the read ones and with junk among them. A page without a date gets a
-footnote but no annotation. The total of the usage is not the sum of its parts, and no budget
-caps it. A schema is not looked at before the answer is there.
+The quirks of the real server are kept. Steps are repeated as often as it repeats them (see steps.py). ``visitedURLs``
+leaves out the pages that were read and includes junk. A page without a date gets a footnote but no annotation. The
+total of the usage is not the sum of its parts, and no budget caps it. A schema is not checked before the answer exists.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Citation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """``citations`` None: no annotations key. ``failure``: the run ended in this error, without an answer."""
+    """``citations`` None: no annotations key. ``failure``: the error that ended the run without an answer."""
 
     steps: list[Step]
     content: str
@@ -56,7 +55,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The request, as far as it steers the run."""
+    """The parts of a request that steer the run."""
 
     question: Question
     body: Json
@@ -65,28 +64,28 @@ class Plan:
 
     @property
     def budget(self) -> int:
-        """Tokens; ``max_completion_tokens`` is a budget too, not a cap of the output."""
+        """In tokens. ``max_completion_tokens`` is a budget too, not a limit of the output."""
         given = count(self.body.get("budget_tokens")) or count(self.body.get("max_completion_tokens"))
         return given or self._effort[0]
 
     @property
     def _effort(self) -> tuple[int, int]:
-        """Budget and pages; what is no known effort is a medium one."""
+        """Budget in tokens and number of pages; an unknown effort counts as medium."""
         return _EFFORTS.get(str(self.body.get("reasoning_effort")), _EFFORTS["medium"])
 
     @property
     def pages(self) -> int:
-        """The number of pages that may be read."""
+        """The maximum number of pages to read."""
         return max(1, min(self._effort[1], self.budget // _TOKENS_PER_PAGE))
 
     @property
     def team(self) -> int:
-        """Sub-questions; a team has three of them, whatever its size."""
+        """The number of sub-questions: three for a team of any size, else one."""
         return 3 if (count(self.body.get("team_size")) or 1) > 1 else 1
 
     @property
     def searches(self) -> bool:
-        """A provider that the server does not know searches nothing, and nobody is told."""
+        """False for an unknown search provider: the server then searches nothing, without an error."""
         return self.body.get("search_provider") in (None, *_PROVIDERS)
 
     def hosts(self, name: str) -> list[str]:
@@ -144,7 +143,7 @@ def _researched(plan: Plan, hits: list[Hit], *, known: bool) -> Run:
 
 
 def _readable(plan: Plan, hits: list[Hit]) -> list[Hit]:
-    """The hits that the host lists allow, boosted ones first."""
+    """The hits that the host lists allow, boosted hosts first."""
     only, bad, boost = plan.hosts("only_hostnames"), plan.hosts("bad_hostnames"), plan.hosts("boost_hostnames")
     if plan.body.get("search_provider") == "arxiv":
         only = ["papers.example.org"]
@@ -190,7 +189,7 @@ def _cited(sentence: str, number: int) -> str:
 
 
 def _footnote(hit: Hit, number: int) -> str:
-    """Its quote has lost its punctuation on the way, as at Jina."""
+    """The quote lacks its punctuation, as at Jina."""
     quote = re.sub(r"[^\w\u2028\u2029\u0085]+", " ", hit.sentence).strip()
     return f"[^{number}]: {quote} [{hit.page.title}]({hit.page.url})"
 
@@ -207,7 +206,8 @@ def _citations(plan: Plan, read: Iterable[Hit]) -> list[Citation]:
 
 
 def _formed(plan: Plan, answer: str, facts: dict[str, str]) -> tuple[str, str]:
-    """The answer and its type. With a schema it is JSON that fits it, and prose of the same type where that failed."""
+    """The answer and its type. With a schema: JSON that fits the schema, or prose of type ``json`` if filling it
+    failed."""
     if plan.schema is None:
         return answer, "text"
     text = facts.get("sentence") or answer
@@ -234,7 +234,8 @@ def _facts(read: list[Hit]) -> dict[str, str]:
 
 
 def _usage(plan: Plan, pages: int) -> Json:
-    """A large number a page read, whatever the budget: it is looked at between the steps. The total is not the sum."""
+    """A large number of tokens per page read, whatever the budget: the server checks it only between steps. The
+    total is not the sum."""
     prompt = 18_000 + 21_500 * pages + len(plan.question.text)
     completion = 2_600 + 3_250 * pages
     return {
@@ -245,9 +246,10 @@ def _usage(plan: Plan, pages: int) -> Json:
 
 
 def _extras(plan: Plan, found: list[str], read: list[str]) -> Json:
-    """``visitedURLs`` is the first ``max_returned_urls`` of what was found and not read; ``numURLs`` counts all of it.
+    """``visitedURLs``: the first ``max_returned_urls`` pages that were found and not read; ``numURLs`` counts all of
+    them.
 
-    A team tells of the same pages twice.
+    A team lists the same pages twice.
     """
     everything = [url for url in [*found, *JUNK] if url not in read] if found else []
     if plan.team > 1:
@@ -262,10 +264,10 @@ def _extras(plan: Plan, found: list[str], read: list[str]) -> Json:
 
 
 def plan(body: Json, quirk: str, schema: Any = None) -> Plan | None:
-    """The plan of a request; None where the last message is not the user's.
+    """The plan of a request; None if the last message is not from the user.
 
-    Messages without content are dropped first, as the server does, and system messages are never looked at. A picture
-    or a file in an assistant's turn makes the question vanish, and the run is about nothing.
+    Messages without content are dropped first, as the server does; system messages are ignored. An image or a file in
+    an assistant message empties the question, and the run is about nothing.
     """
     spoken = [message for message in body["messages"] if isinstance(message, dict) and message.get("content")]
     if not spoken or spoken[-1].get("role") != "user":

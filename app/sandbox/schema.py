@@ -1,4 +1,4 @@
-"""Values that fit a JSON schema: for structured answers and the arguments of tool calls."""
+"""Values that fit a JSON schema, for structured answers and the arguments of tool calls."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class Filler:
-    """Fills a schema. ``text`` goes into strings, ``named`` into the properties of these names.
+    """Fills a schema. ``text`` is the value of strings, ``named`` maps names of properties to other texts.
 
-    ``pattern``, ``not`` and conditions are not looked at.
+    ``pattern``, ``not`` and conditions are ignored.
     """
 
     root: Any
@@ -33,7 +33,7 @@ class Filler:
     named: dict[str, str] = field(default_factory=dict)
 
     def value(self) -> Any:
-        """Raises ValueError for a schema that is none."""
+        """A value that fits the schema. Raises ValueError for an invalid schema."""
         try:
             return self._any(self.root, "", 0)
         except (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
@@ -87,7 +87,7 @@ class Filler:
         return text[: schema["maxLength"]] if isinstance(schema.get("maxLength"), int) else text
 
     def _choice(self, values: list[Any]) -> Any:
-        """The value that the text names, else the first."""
+        """The value whose name is in the text, else the first."""
         text = self.text.casefold()
         return next((value for value in values if isinstance(value, str) and value.casefold() in text), values[0])
 
@@ -107,7 +107,7 @@ def _kind(schema: dict[str, Any]) -> str:
 
 
 def _best(options: list[Any], depth: int) -> Any:
-    """The first that is not null; null where the nesting gets deep."""
+    """The first option that is not null; null if the nesting is deep."""
     nulls = [option for option in options if isinstance(option, dict) and option.get("type") == "null"]
     others = [option for option in options if option not in nulls]
     return nulls[0] if nulls and (depth >= _DEEPEST or not others) else others[0]

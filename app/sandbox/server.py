@@ -1,4 +1,4 @@
-"""The stand-ins on the wire: an ASGI app, and a server for it in a thread of its own.
+"""The stand-ins over HTTP: an ASGI app, and a server that runs it in its own thread.
 
 POST /jina/v1/embeddings        api.jina.ai
 POST /deepsearch/v1/...         deepsearch.jina.ai
@@ -21,9 +21,9 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from . import aihubmix, cases, deepsearch, errors, jina
-from .errors import Refused
+from .errors import HostError
 from .faults import Scene
-from .wire import Answer, Ask, Cut, Handler, Host, Item, Json, Pause, Streamed, Whole, event
+from .wire import Answer, Ask, Cut, Handler, Host, Item, Json, Pause, StreamedAnswer, Whole, event
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -36,7 +36,8 @@ HOSTS: dict[str, Host] = {host.name: host for host in (jina.HOST, deepsearch.HOS
 
 
 def create_app(pace: float = 1.0) -> App:
-    """The stand-ins as an ASGI app, for uvicorn. ``pace`` scales the delays: 0 none, 1 a person's, 2 twice as slow."""
+    """The stand-ins as an ASGI app, for uvicorn. ``pace`` scales the delays: 0 no delays, 1 realistic, 2 twice as
+    slow."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,7 +52,7 @@ def create_app(pace: float = 1.0) -> App:
 
 
 def respond(path: str, method: str, authorization: str | None, body: bytes) -> Answer:
-    """The answer to a request, by the host that the first part of the path names."""
+    """The answer to a request from the host that the first segment of ``path`` names."""
     name, _, rest = path.lstrip("/").partition("/v1")
     if name not in HOSTS:
         known = ", ".join(f"/{host}/v1" for host in HOSTS)
@@ -59,7 +60,7 @@ def respond(path: str, method: str, authorization: str | None, body: bytes) -> A
     host = HOSTS[name]
     try:
         answer = _answer(host, Ask(method, rest.rstrip("/"), authorization, body))
-    except Refused as refused:
+    except HostError as refused:
         answer = refused.answer
     return replace(answer, headers={**host.headers, **answer.headers}) if host.headers else answer
 
@@ -67,7 +68,7 @@ def respond(path: str, method: str, authorization: str | None, body: bytes) -> A
 def _answer(host: Host, ask: Ask) -> Answer:
     handler = host.routes.get((ask.method, ask.path))
     if handler is None:
-        allowed = ask.method == "OPTIONS" and host.headers  # a browser that asks first
+        allowed = ask.method == "OPTIONS" and host.headers  # a CORS preflight
         return Whole(b"", 204) if allowed else host.not_found(ask)
     host.authorise(ask)
     body = {} if ask.method == "GET" else _decoded(host, ask.body)
@@ -82,7 +83,7 @@ def _answer(host: Host, ask: Ask) -> Answer:
 def _refused_or_not(handler: Handler, body: Json) -> Answer:
     try:
         return handler(body, "")
-    except Refused as refused:
+    except HostError as refused:
         return refused.answer
 
 
@@ -90,9 +91,9 @@ def _decoded(host: Host, body: bytes) -> Json:
     try:
         decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(host.unreadable(body)) from error
+        raise HostError(host.unreadable(body)) from error
     if not isinstance(decoded, dict):
-        raise Refused(host.unreadable(body))
+        raise HostError(host.unreadable(body))
     return decoded
 
 
@@ -104,7 +105,7 @@ def _header(scope: Scope, name: bytes) -> str | None:
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """The body; None if the caller has left."""
+    """The body; None if the client has disconnected."""
     parts = []
     while True:
         message = await receive()
@@ -121,7 +122,7 @@ async def _gone(receive: Receive) -> None:
 
 
 async def _first(speaking: Any, leaving: Any) -> None:
-    """Speaks until the end, or until the caller leaves."""
+    """Send the answer until it ends or the client disconnects."""
     tasks = [asyncio.ensure_future(speaking), asyncio.ensure_future(leaving)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -150,7 +151,7 @@ async def _speak(answer: Answer, send: Send, pace: float) -> None:
 
 
 def _items(answer: Answer) -> tuple[list[Item], dict[str, str]]:
-    if isinstance(answer, Streamed):
+    if isinstance(answer, StreamedAnswer):
         return answer.items, answer.headers
     content = answer.content
     return [Pause(answer.wait), content], {**answer.headers, "content-length": str(len(content))}
@@ -167,10 +168,9 @@ def _bytes(item: dict[str, Any] | bytes) -> bytes:
 
 
 async def _cut(cut: Cut, send: Send) -> None:
-    """Never returns: the task ends when the connection does.
+    """Never returns: the task is cancelled when the connection ends.
 
-    ASGI has no word for a connection closed without an answer; uvicorn's ``send`` is a
-    method of the object that has the transport.
+    ASGI cannot close a connection without an answer. ``send`` is a method of uvicorn's object that holds the transport.
     """
     if cut is Cut.CLOSE:
         transport: asyncio.Transport = send.__self__.transport  # type: ignore[attr-defined]  # uvicorn's own
@@ -182,12 +182,12 @@ async def _cut(cut: Cut, send: Send) -> None:
 
 
 class Sandbox:
-    """The stand-ins on a free port of 127.0.0.1, in a daemon thread with a loop of its own.
+    """The stand-ins on a free port of 127.0.0.1, in a daemon thread with its own event loop.
 
         with Sandbox(pace=0) as sandbox:
             httpx.post(sandbox.urls["jina"] + "/embeddings", ...)
 
-    ``pace`` scales the delays of DeepSearch. It takes no signals and writes no log.
+    ``pace`` scales the delays of DeepSearch (default 1.0). The server handles no signals and writes no log.
     """
 
     def __init__(self, pace: float = 1.0) -> None:
@@ -199,7 +199,7 @@ class Sandbox:
         self.urls: dict[str, str] = {}
 
     def start(self) -> Sandbox:
-        """Returns when connections are accepted; then ``urls`` has the base URL of every host."""
+        """Returns when connections are accepted; ``urls`` then has the base URL of every host."""
         if self._thread is not None:
             raise RuntimeError("The sandbox runs already")
         listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
@@ -213,12 +213,12 @@ class Sandbox:
         return self
 
     def stop(self) -> None:
-        """Ends the server and what is still being answered; any number of times."""
+        """Stop the server and abort open requests. Idempotent."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
         if self._loop is not None and self._stopped is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+            with contextlib.suppress(RuntimeError):  # the loop has already ended
                 self._loop.call_soon_threadsafe(self._stopped.set)
         thread.join()
         self._ready.clear()
@@ -239,10 +239,10 @@ class Sandbox:
             self._ready.set()
 
     async def _serve(self, listener: socket.socket) -> None:
-        """uvicorn's protocol on our own socket.
+        """uvicorn's protocol on a listening socket of our own.
 
-        Its ``Server`` is left out: it would take part in the signals and the logs of the process,
-        and other packages change how it stops.
+        uvicorn's ``Server`` is not used: it would install signal handlers and log, and other packages patch its
+        shutdown.
         """
         config = uvicorn.Config(self._app, log_config=None, log_level=None, http="httptools", ws="none", lifespan="off")
         config.load()
@@ -266,7 +266,7 @@ def _protocol(config: uvicorn.Config, state: ServerState) -> asyncio.Protocol:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed."""
+    """uvloop's, if it is installed."""
     try:
         import uvloop
     except ImportError:

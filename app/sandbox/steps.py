@@ -1,8 +1,8 @@
-"""Steps of a DeepSearch run before its answer: searches, visits and thoughts, as often as the server tells them.
+"""Steps of a DeepSearch run before its answer: searches, visits and thoughts, repeated as the real server does.
 
-A query is told when it is decided, when it is done, and again with the thought that follows. A page is told by its
-index first, then by its URL when it is announced, and once more when it was read. Thoughts are typed out in pieces; the
-last one is not at its end when the answer comes, so it is sent once more, whole.
+A query is sent when it is decided, when it is done, and again with the thought that follows. A page is sent first as
+its index, then as its URL when it is announced, and once more after it was read. Thoughts are typed out in pieces. The
+last thought is cut off when the answer comes, so it is sent once more, whole.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SEARCHING = Pause(0.7)
 READING = Pause(0.5)
 LAST = "But wait, let me evaluate the answer first. The answer is definitive, so let me finalize it. "
 
-# A URL with what stands directly behind it, a CJK character, one white space, a word up to the mark behind it.
+# A URL with the text directly behind it, one CJK character, one white space, or a word up to a punctuation mark.
 _CJK = "\u4e00-\u9fff\u3040-\u30ff\uac00-\ud7af"
 _PIECES = re.compile(rf"https?://[^\s\])}}\"']*|[{_CJK}]|\s|[^\s{_CJK}](?:(?!https?://)[^\s{_CJK}.!?,;:])*")
 
@@ -29,7 +29,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """``url`` is the page's index before it is announced."""
+    """``url``: the page's index before the page is announced, then its URL."""
 
     url: str | int
 
@@ -43,7 +43,7 @@ Step = Search | Visit | Word | Pause
 
 
 def steps(topic: str, queries: list[str], urls: list[str], notes: str, quirk: str) -> list[Step]:
-    """``notes`` is what was found on the pages. Quirks: see ``_ending``."""
+    """``notes``: the findings from the pages. Quirks: see ``_ending``."""
     searches: list[Step] = [Search(query) for query in queries]
     indexes: list[Step] = [Visit(index) for index in range(len(urls))]
     announced: list[Step] = [Visit(url) for url in urls]
@@ -69,12 +69,12 @@ def steps(topic: str, queries: list[str], urls: list[str], notes: str, quirk: st
 
 
 def words(text: str) -> list[Step]:
-    """A thought typed out, each piece after the time that typing it takes."""
+    """A typed-out thought: each piece follows a pause of its typing time."""
     return [step for word in typed(text) for step in (Pause(_typing(word)), Word(word))]
 
 
 def typed(text: str) -> Iterator[str]:
-    """The pieces in which the server types a thought out.
+    """The pieces of a thought, split as the server types them.
 
     >>> list(typed("见 https://a.example/b, c. "))
     ['见', ' ', 'https://a.example/b,', ' ', 'c', '.', ' ']
@@ -87,8 +87,8 @@ def _typing(word: str) -> float:
 
 
 def _ending(quirk: str) -> list[Step]:
-    """The last thought: typed out to its middle and then sent whole. With ``repeated-thought`` it is typed out nearly
-    to its end before, with ``dropped-thought`` it is broken off there."""
+    """The last thought: typed up to its middle, then sent whole. ``repeated-thought``: typed nearly to its end
+    before it is sent whole. ``dropped-thought``: ends there, and is not sent whole."""
     last = words(LAST)
     if quirk == "dropped-thought":
         return last[:-24]

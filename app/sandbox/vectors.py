@@ -1,8 +1,7 @@
 """Texts and images as vectors: hashed words and character n-grams, no model.
 
-Texts that share words, or parts of words, get near vectors. The same text always gets
-the same vector, on every machine. A shorter vector is the start of the longer one, as
-with the real models, which are trained for that.
+Texts that share words, or parts of words, get similar vectors. The same text always gets the same vector, on every
+machine. A shorter vector is a prefix of the longer one, as with the real models, which are trained for that.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _STOP = frozenset(
 
 
 def tokens(text: str) -> list[str]:
-    """Words, single CJK characters and punctuation: what the stand-ins count as tokens."""
+    """Words, single CJK characters and punctuation marks: the tokens that the stand-ins count."""
     return _TOKENS.findall(text)
 
 
@@ -64,13 +63,13 @@ def _weight(name: str) -> float:
 
 
 def of_bytes(data: bytes) -> Features:
-    """The features of an image or a document: its digest."""
+    """The features of an image or a document, made from its digest."""
     digest = blake2b(data, digest_size=8).hexdigest()
     return {f"b:{digest}:{part}": 1.0 for part in range(8)}
 
 
 def of_url(url: str) -> Features:
-    """The features of a URL: its digest, and a little of the words in its path."""
+    """The features of a URL: its digest, and the words of its path at half weight."""
     words = features(re.sub(r"[\W\d_]+", " ", url.split("://")[-1].partition("/")[2]))
     return {**of_bytes(url.encode()), **{name: weight * 0.5 for name, weight in words.items()}}
 
@@ -80,7 +79,7 @@ def cosine(one: Features, other: Features) -> float:
 
 
 def coverage(query: Features, text: Features) -> float:
-    """The share of the query's weight that the text has, 0 to 1."""
+    """The share of the query's weight whose features the text has, 0 to 1."""
     return sum(weight for name, weight in query.items() if name in text) / sum(query.values())
 
 
@@ -89,10 +88,10 @@ def _dot(one: Features, other: Features) -> float:
 
 
 def dense(found: Features, size: int, full: int, *, normalized: bool = True) -> list[float]:
-    """The first ``size`` numbers of the vector of length ``full``; of length 1 unless not ``normalized``.
+    """The first ``size`` numbers of the vector of length ``full``, scaled to norm 1 if ``normalized``.
 
-    A feature has one place in the first four numbers, one in the next four, one in the next eight,
-    and so on, and weighs more where there is more room: so every start of a vector tells something.
+    A feature adds to one of the first four numbers, one of the next four, one of the next eight, and so on, with more
+    weight in wider bands. Every prefix of a vector is therefore meaningful.
     """
     vector = [0.0] * full
     bands = _bands(full)
@@ -120,8 +119,8 @@ def _places(name: str) -> tuple[int, ...]:
 def encoded(vector: Sequence[float], encoding: Encoding) -> Any:
     """The vector as ``float`` list, ``base64`` of little-endian float32, or packed bits as numbers.
 
-    Bits are packed from the highest; a bit is set where the value is above 0. ``binary``
-    is ``ubinary`` less 128: an offset, not two's complement.
+    Bits are packed from the highest; a bit is set if the value is above 0. ``binary`` is ``ubinary`` minus 128: an
+    offset, not two's complement.
     """
     if encoding == "float":
         return list(vector)

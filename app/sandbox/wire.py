@@ -1,7 +1,7 @@
 """Requests and answers of the stand-ins, before they become bytes.
 
-An answer is ``Whole`` or ``Streamed``. A stream is a list of items, so that a fault
-can be a change of the list: an event cut short, a comment between, a silence.
+An answer is whole or streamed. A streamed answer is a list of items, so a fault can be a change to the list: a
+truncated event, a comment between events, a silence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request. ``path`` is below the provider's base URL: ``/embeddings``."""
+    """A request. ``path`` is relative to the provider's base URL: ``/embeddings``."""
 
     method: str
     path: str
@@ -29,7 +29,7 @@ class Ask:
 
     @property
     def key(self) -> str | None:
-        """The bearer key; "" where the header has another form, None where there is no header."""
+        """The bearer key; "" if the header has another form, None if there is no header."""
         if self.authorization is None:
             return None
         scheme, _, key = self.authorization.partition(" ")
@@ -44,7 +44,7 @@ class Pause:
 
 
 class Cut(Enum):
-    """The ends that are none: silence for ever, or the connection closed."""
+    """Abnormal ends of an answer: silence for ever, or a closed connection."""
 
     HANG = "hang"
     CLOSE = "close"
@@ -55,7 +55,7 @@ Item = Json | bytes | Pause | Cut
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """``body``: a JSON value, or bytes to be sent as they are. ``wait``: seconds at pace 1 before the first byte."""
+    """``body``: a JSON value, or bytes to send as they are. ``wait``: seconds at pace 1 before the first byte."""
 
     body: Any
     status: int = 200
@@ -69,8 +69,8 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True)
-class Streamed:
-    """An item that is a dict goes out as an SSE event, bytes as they are."""
+class StreamedAnswer:
+    """A dict among the items is sent as an SSE event, bytes as they are."""
 
     items: list[Item]
     status: int = 200
@@ -78,16 +78,16 @@ class Streamed:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-Answer = Whole | Streamed
-# Takes the body and the name of a quirk, "" for none. Raises errors.Refused.
+Answer = Whole | StreamedAnswer
+# Takes the body and the name of a quirk, "" for none. Raises errors.HostError.
 Handler = Callable[[Json, str], Answer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """One server of a provider. ``authorise`` raises errors.Refused; ``unreadable`` answers a body that is no JSON.
+    """One server of a provider. ``authorise`` raises errors.HostError; ``unreadable`` answers a body that is not JSON.
 
-    ``headers`` are in every answer.
+    ``headers`` are added to every answer.
     """
 
     name: str
@@ -103,17 +103,17 @@ class Host:
 
 
 def count(value: Any) -> int | None:
-    """The value where it is a whole number above 0."""
+    """The value if it is an integer above 0, else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def encode(value: Any) -> bytes:
-    """As JSON.stringify writes it: no spaces, no escapes beyond the needed, U+2028 raw."""
+    """JSON as JSON.stringify writes it: no spaces, no unnecessary escapes, U+2028 raw."""
     return msgspec.json.encode(value)
 
 
 def pretty(value: Any) -> str:
-    """As JSON.stringify(value, null, 2) writes it."""
+    """JSON as JSON.stringify(value, null, 2) writes it."""
     return msgspec.json.format(encode(value), indent=2).decode()
 
 
@@ -122,5 +122,5 @@ def event(item: Json) -> bytes:
 
 
 def milliseconds() -> int:
-    """The clock of ids and of ``created``."""
+    """The time in ids and in ``created``, in milliseconds since 1970."""
     return time.time_ns() // 1_000_000

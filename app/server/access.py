@@ -1,4 +1,4 @@
-"""Decisions on a request before its path is looked for, its key checked, or its body read."""
+"""Checks of a request before its path is routed, its key checked, or its body read."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .http import headers_of
 
 logger = logging.getLogger("torii.access")
 
-# Hosts and origins of which the log has a line; of those beyond, the oldest is forgotten.
+# Number of hosts and origins remembered as logged; beyond it, the oldest is forgotten.
 TOLD = 100
 
 
 class Access:
-    """``guard`` is that of an open gateway; one with callers has none, as no page has their keys."""
+    """``guard``: for an open gateway; None for a gateway with callers, because no web page has their keys."""
 
     def __init__(self, edge: Edge, cors: Cors, guard: Guard | None = None) -> None:
         self._edge = edge
@@ -28,7 +28,8 @@ class Access:
         self._told: dict[str, None] = {}
 
     def door(self, scope: Scope) -> ASGIApp | None:
-        """The application in place of the path's: a refusal, or the answer to a preflight. None if the path answers."""
+        """The application that answers in place of the routed one: a refusal, or a preflight response. None if the
+        request passes."""
         headers = headers_of(scope)
         try:
             if self._guard is not None:
@@ -43,7 +44,8 @@ class Access:
         return None
 
     def sender(self, scope: Scope, send: Send) -> Send:
-        """``send`` with the headers of CORS for each answer, its early head too; ``send`` itself where CORS is off."""
+        """``send``, extended to add the CORS headers to each response, including informational ones; ``send`` itself
+        if CORS is off."""
         if not self._cors.on:
             return send
         more = self._cors.headers(headers_of(scope).get(b"origin"))
@@ -56,7 +58,8 @@ class Access:
         return sent
 
     def _not_shared(self, method: str, headers: Headers) -> None:
-        """A page whose browser will not let it read the answer. Where the browser asks first, it is told no."""
+        """Handle a page whose browser will not let it read the response. Raises Forbidden if the browser sent a
+        preflight."""
         origin = headers[b"origin"]
         if is_preflight(method, headers):
             raise Forbidden(
@@ -69,7 +72,7 @@ class Access:
                 logger.warning("%s", said)
 
     def _first(self, said: str) -> bool:
-        """True if the log has not had it yet: a page can ask a thousand times."""
+        """True if ``said`` has not been logged yet: a page can repeat a request a thousand times."""
         if said in self._told:
             return False
         if len(self._told) >= TOLD:

@@ -41,8 +41,8 @@ from ..routing.cooldowns import KeyStates
 from ..routing.pool import Pool
 from ..storage.store import Database
 from ..usage.ledger import Ledger
-from ..usage.record import Meter, Record, log
-from . import admin, docs, openapi
+from ..usage.record import Meter, Record
+from . import access_log, admin, docs, openapi
 from .access import Access
 from .handlers import Edge, Limits, Load
 from .snapshots import Generation, Generations
@@ -165,7 +165,7 @@ def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[
         client=client,
         attempts=Attempts(pools, client, most=settings.max_attempts, parts=max(1, settings.max_connections // 2)),
         cache=process.shelf.cache(settings),
-        meter=Meter(log, *books, *process.sinks),
+        meter=Meter(access_log.write, *books, *process.sinks),
         seconds=settings.timeouts.total_seconds,
         ping_seconds=settings.ping_seconds,
         message=redactor.message,

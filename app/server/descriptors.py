@@ -1,11 +1,15 @@
-"""File descriptors, and callers who are refused before the last of them is gone.
+"""Limits on connections, so that the process never runs out of file descriptors.
 
-The system gives the lowest number that is free, so that the number of a new connection says how many are in use. From
-``refuse_from`` on connections are told 503, from ``close_from`` on they are closed at once: what is left is for
-upstreams, the books and the configuration. A call takes one for its caller and one for its upstream, so that callers
-get no more than half where the limit is below the need: beyond ``callers`` connections of theirs the next are told 503,
-beyond ``told`` they are closed at once. Where none is left all the same, because the whole system has none or the limit
-was lowered, one that was kept in reserve is given up to take waiting connections, and close them.
+The system assigns the lowest free number, so the number of a new connection shows how many descriptors are in use. From
+``refuse_from`` on connections are refused with a 503, from ``close_from`` on they are closed at once; the rest is for
+upstreams, the ledger and the configuration.
+
+A call takes one descriptor for its caller and one for its upstream. If the limit is lower than needed, callers
+therefore get at most half: beyond ``callers`` caller connections the next ones are refused with a 503, beyond ``told``
+they are closed at once.
+
+If no descriptor is left all the same (the whole system has none, or the limit was lowered), a spare one is closed to
+accept the waiting connections and close them.
 """
 
 from __future__ import annotations
@@ -25,26 +29,27 @@ if sys.platform != "win32":
 
 logger = logging.getLogger("torii")
 
-# Beyond those of callers and upstreams; half of them, or a quarter of a low limit, is what callers do not get.
+# Descriptors for everything but callers and upstreams. Half of them, or a quarter of a low limit, is withheld from
+# callers.
 SPARE_FILES = 200
 OUT = (errno.EMFILE, errno.ENFILE)
 SAY_SECONDS = 10.0
 
 
 class Descriptors:
-    """Of this process. ``look`` is called several times a second, in the event loop."""
+    """The descriptors of this process. ``look`` is called several times a second, in the event loop."""
 
     def __init__(self) -> None:
         self.refuse_from = self.close_from = self.callers = self.told = math.inf
-        self.refused = 0  # connections, or closed
-        self._said = 0  # of them
+        self.refused = 0  # connections refused or closed
+        self._said = 0  # the value of ``refused`` in the latest log line
         self._quiet_until = 0.0
         self._needed = 0
         self._limit = 0
         self._spare: int | None = None
 
     def allow(self, needed: int) -> None:
-        """Raises the limit to ``needed`` and ours, as far as the system allows; says so where it does not."""
+        """Raise the limit to ``needed`` plus SPARE_FILES, as far as the system allows; logs if it does not."""
         self._needed = needed
         if sys.platform != "win32":
             self._limit = allow_files(needed + SPARE_FILES)
@@ -55,18 +60,20 @@ class Descriptors:
             self.told = self.callers + reserve // 2
 
     def refuses(self, callers: int, number: int) -> bool:
-        """True if the last of so many connections of callers, a descriptor of this number, is one too many."""
+        """True if the latest connection is one too many: ``callers`` connections, the latest with descriptor
+        ``number``."""
         return callers > self.callers or number >= self.refuse_from
 
     def closes(self, callers: int, number: int) -> bool:
-        """True if the connection is closed without a word: those who are told are held for a while."""
+        """True if the connection must be closed without a response: a response would hold its descriptor for a
+        while."""
         return callers > self.told or number >= self.close_from
 
     def look(self, listening: Iterable[socket]) -> None:
-        """Takes and closes the connections that wait where no descriptor is left for them, and says once in a while
-        that callers are refused."""
+        """Accept and close the waiting connections if no descriptor is left for them, and log now and then that
+        connections are refused."""
         if sys.platform != "win32" and resource.getrlimit(resource.RLIMIT_NOFILE)[0] != self._limit:
-            self.allow(self._needed)  # somebody has changed it
+            self.allow(self._needed)  # the limit was changed from outside
         out = not _one_is_left()
         if out:
             self._shed(listening)
@@ -86,15 +93,15 @@ class Descriptors:
         os.close(self._spare)
         self._spare = None
         for sock in listening:
-            with suppress(OSError):  # nobody waits there any more
+            with suppress(OSError):  # no connection is waiting any more
                 while True:
                     sock.accept()[0].close()
                     self.refused += 1
 
 
 def allow_files(needed: int) -> int:
-    """Raises the limit of open files to what is needed, as far as the system allows, and says so where it does not.
-    Returns the limit that there is now."""
+    """Raise the limit of open files to ``needed``, as far as the system allows; logs if it does not. Returns the
+    limit now in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)

@@ -15,7 +15,7 @@ from functools import cache
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from ..core.sse import PING
-from .http import Exchange, Head
+from .http import Head, HTTPExchange
 
 
 class Ping(ServerSentEvent):
@@ -39,7 +39,7 @@ class Downstream:
         self._head = head
         self._form = form(seconds)
 
-    async def serve(self, exchange: Exchange) -> None:
+    async def serve(self, exchange: HTTPExchange) -> None:
         """Returns when all has been said."""
         first = await anext(self._events, b"")
         await exchange.begin(self._form.status_code, [*self._head, *self._form.raw_headers], first)
@@ -60,7 +60,7 @@ class Life:
 
     __slots__ = ("_exchange", "_loop", "_saying", "_seconds", "_timer", "last", "speaking")
 
-    def __init__(self, exchange: Exchange, seconds: float) -> None:
+    def __init__(self, exchange: HTTPExchange, seconds: float) -> None:
         self.last = time.monotonic()
         self.speaking = False
         self._exchange = exchange

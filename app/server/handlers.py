@@ -34,11 +34,11 @@ from ..endpoints import Endpoint
 from ..endpoints.incoming import RequestContext
 from ..gateway.gateway import Answer, Gateway
 from .event_stream import Downstream
-from .http import Exchange, Head
+from .http import Head, HTTPExchange
 
 logger = logging.getLogger("torii.edge")
 
-Work = Callable[[Exchange], Awaitable[None]]
+Work = Callable[[HTTPExchange], Awaitable[None]]
 
 # In a request's scope: what the server calls when the connection is lost, None while that means nothing.
 LEAVE = "torii.leave"
@@ -119,7 +119,7 @@ class Edge:
     def posted(self, endpoint: Endpoint) -> ASGIApp:
         """A door to an endpoint: the key is checked before the body is read, and so is whether there is room."""
 
-        async def work(exchange: Exchange) -> None:
+        async def work(exchange: HTTPExchange) -> None:
             caller = self._caller(exchange)
             with self.open:
                 presence = Presence(self.departures, caller.name, asyncio.current_task())
@@ -142,7 +142,7 @@ class Edge:
         """A door to something of our own that is at hand; ``known`` callers only, or anybody.
         ``callers`` are those whom it is for, if others than the gateway's."""
 
-        async def work(exchange: Exchange) -> None:
+        async def work(exchange: HTTPExchange) -> None:
             if known:
                 self._caller(exchange, callers)
             await exchange.answer(200, msgspec.json.encode(respond(exchange.scope)), self._head(exchange.id))
@@ -152,7 +152,7 @@ class Edge:
     def nothing(self) -> ASGIApp:
         """A door to a path at which there is nothing, as things are."""
 
-        async def work(exchange: Exchange) -> None:
+        async def work(exchange: HTTPExchange) -> None:
             raise self._not_found(exchange.path)
 
         return self._door(work)
@@ -160,7 +160,7 @@ class Edge:
     def refusing(self, error: ToriiError) -> ASGIApp:
         """A door that is shut."""
 
-        async def work(exchange: Exchange) -> None:
+        async def work(exchange: HTTPExchange) -> None:
             raise error
 
         return self._door(work)
@@ -168,7 +168,7 @@ class Edge:
     def empty(self, headers: Iterable[tuple[bytes, bytes]]) -> ASGIApp:
         """A door that answers 204, with these headers and no body."""
 
-        async def work(exchange: Exchange) -> None:
+        async def work(exchange: HTTPExchange) -> None:
             await exchange.begin(204, [*headers, *self._head(exchange.id)])
             await exchange.end()
 
@@ -190,7 +190,7 @@ class Edge:
 
     def _door(self, work: Work) -> ASGIApp:
         async def door(scope: Scope, receive: Receive, send: Send) -> None:
-            exchange = Exchange(scope, receive, send)
+            exchange = HTTPExchange(scope, receive, send)
             try:
                 await work(exchange)
             except CallerGone:
@@ -205,14 +205,14 @@ class Edge:
 
         return door
 
-    def _caller(self, exchange: Exchange, callers: Callers | None = None) -> Caller:
+    def _caller(self, exchange: HTTPExchange, callers: Callers | None = None) -> Caller:
         """The caller. A key in the query is refused even if it would be right: queries get into logs."""
         query = exchange.query()
         if query and any(field.partition(b"=")[0].lower() in IN_QUERY for field in query):
             raise Unauthorized("There is a key in the query. Send it in one header 'Authorization: Bearer <key>' only.")
         return (callers or self._gateway.callers).check(exchange.headers)
 
-    async def _answer(self, exchange: Exchange, answer: Answer) -> None:
+    async def _answer(self, exchange: HTTPExchange, answer: Answer) -> None:
         head = self._head(exchange.id, answer.headers)
         if answer.events is None:
             await exchange.answer(200, answer.body, head)
@@ -222,7 +222,7 @@ class Edge:
         finally:
             await answer.events.aclose()
 
-    async def _refuse(self, exchange: Exchange, error: ToriiError) -> None:
+    async def _refuse(self, exchange: HTTPExchange, error: ToriiError) -> None:
         if not error.booked:
             note(exchange.scope, exchange.id, error)
         body, head = self._refusal(error, exchange.id)

@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.types import Receive, Scope, Send
 
-from ..core.deadlines import Deadline
+from ..core.deadlines import Timeout
 from ..core.disconnects import CallerGone
 from ..core.errors import BodyTooSlow, TooLarge, UnsupportedMedia
 from ..core.origins import Headers
@@ -43,7 +43,7 @@ def headers_of(scope: Scope) -> Headers:
     return found
 
 
-class Exchange:
+class HTTPExchange:
     """``begun``: something of an answer was sent, so that there can be no other."""
 
     __slots__ = ("_at_hand", "_receive", "_send", "begun", "headers", "id", "scope")
@@ -85,7 +85,7 @@ class Exchange:
         body = self._at_hand() if self._at_hand is not None else None
         if body is None:
             try:
-                with Deadline(seconds):
+                with Timeout(seconds):
                     body = await self._read(megabytes)
             except TimeoutError:
                 raise BodyTooSlow(f"the body did not arrive within {seconds:g} seconds") from None

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from ..core.errors import Unavailable
-from .writer import STDERR, Writer, writer
+from .writer import STDERR, DescriptorWriter, writer
 
 Redact = Callable[[str], str]
 
@@ -45,8 +45,9 @@ def configure(level: str, redact: Redact, json: bool) -> None:
 
     ``redact`` sees every text that came with a record: message, fields and traceback.
     """
-    handler = next((there for there in logging.root.handlers if isinstance(there, Lazy)), None) or Lazy(writer(STDERR))
-    handler.setFormatter(JsonLines(redact) if json else TextLines(redact))
+    lines = JsonLines(redact) if json else TextLines(redact)
+    handler = installed() or BufferedHandler(writer(STDERR), lines)
+    handler.lines = lines
     writer(STDERR).dropped = handler.dropped
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(logging.WARNING)
@@ -54,11 +55,12 @@ def configure(level: str, redact: Redact, json: bool) -> None:
     logging.getLogger(f"{_SERVER}.error").addFilter(_is_told)
     # That a server has started is said by the command line, with more in it.
     logging.getLogger(_SERVER).setLevel(max(logging.getLogger(_OWN).level, logging.WARNING))
-    # A record that cannot be written must not print its arguments instead.
-    logging.raiseExceptions = False
-    # What no line has is not looked up for each record: the caller's frame, the process, the thread.
-    logging._srcfile = None
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
+def installed() -> BufferedHandler | None:
+    """The handler of this log; None in a process whose logging is not ``configure``'s."""
+    handler = logging.root.handlers[0] if logging.root.handlers else None
+    return handler if isinstance(handler, BufferedHandler) else None
 
 
 def _is_told(record: logging.LogRecord) -> bool:
@@ -66,47 +68,58 @@ def _is_told(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError | Unavailable))
 
 
-class Lazy(logging.Handler):
-    """Puts what a loop has logged into words once in a while, so that many lines cost one write; a warning at once."""
+class BufferedHandler(logging.Handler):
+    """Writes the lines of an event loop together, WRITE_SECONDS after the first of them; a warning at once."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: DescriptorWriter, lines: Lines) -> None:
         super().__init__()
+        self.lines = lines
         self._writer = writer
-        self._records: list[logging.LogRecord] = []
+        self._buffer: list[str] = []
+        self._timed = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._records.append(record)
+        self.add(lambda: self.lines.format(record))
+        if record.levelno >= logging.WARNING:
+            self.flush()
+
+    def add(self, line: Callable[[], str]) -> None:
+        """``line`` makes the text, unless it would be dropped.
+
+        A line that cannot be made fails nothing, and prints no arguments of it instead.
+        """
+        if self._writer.full:
+            self._writer.drop(1)
+            return
         try:
-            if record.levelno >= logging.WARNING:
-                self.flush()
-            elif len(self._records) == 1:
-                asyncio.get_running_loop().call_later(WRITE_SECONDS, self.flush)
+            text = line()
+        except Exception:  # noqa: BLE001 - whatever it is, a call may end here
+            return
+        self.acquire()  # other threads log too
+        self._buffer += (text, "\n")
+        first = len(self._buffer) == 2
+        self.release()
+        if first:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        try:
+            asyncio.get_running_loop().call_later(WRITE_SECONDS, self.flush)
         except RuntimeError:  # no loop runs
             self.flush()
-        except Exception:  # noqa: BLE001 - as logging does: what cannot be logged fails nothing
-            self.handleError(record)
 
     def flush(self) -> None:
-        """Also called at the end of the process. What is to be dropped is not put into words."""
-        self.acquire()  # other threads log too
-        records, self._records = self._records, []
+        """Also called at the end of the process."""
+        self.acquire()
+        parts, self._buffer = self._buffer, []
         self.release()
-        if records and self._writer.full:
-            self._writer.drop(len(records))
-        elif records:
-            self._writer.put("".join(map(self._line, records)), len(records))
+        if parts:
+            self._writer.put("".join(parts), len(parts) // 2)
 
     def dropped(self, lines: int) -> str:
         """The line that says so."""
         said = {"name": "torii.logs", "levelno": logging.WARNING, "levelname": "WARNING", "msg": _DROPPED}
-        return self._line(logging.makeLogRecord({**said, "args": (lines,)}))
-
-    def _line(self, record: logging.LogRecord) -> str:
-        try:
-            return f"{self.format(record)}\n"
-        except Exception:  # noqa: BLE001 - as logging does: what cannot be logged fails nothing
-            self.handleError(record)
-            return ""
+        return f"{self.lines.format(logging.makeLogRecord({**said, 'args': (lines,)}))}\n"
 
 
 _DROPPED = "%d log lines were dropped: nobody read them, or they could not be written"
@@ -124,10 +137,7 @@ class Lines(logging.Formatter):
         return self._text(record.getMessage())
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        given = {name: value for name, value in vars(record).items() if name not in _PLAIN}
-        if "about" in given:  # the line of a call
-            given = {**dict(given["about"]), **given["figures"]}
-        return {name: self._value(value) for name, value in given.items()}
+        return {name: self._value(value) for name, value in vars(record).items() if name not in _PLAIN}
 
     def _value(self, value: object) -> Any:
         if value is None or type(value) in (bool, float):
@@ -148,35 +158,13 @@ class Lines(logging.Formatter):
 
 
 class JsonLines(Lines):
-    def __init__(self, redact: Redact) -> None:
-        super().__init__(redact)
-        self._about = lru_cache(maxsize=1024)(self._said_about)
-
     def format(self, record: logging.LogRecord) -> str:
-        about = getattr(record, "about", None)
-        if about is not None:
-            return self._call(record, about)
-        return self._line(record, self._fields(record))
-
-    def _call(self, record: logging.LogRecord, about: Any) -> str:
-        """The line of a call: all but the time and its figures is the same in many lines."""
-        figures = msgspec.json.encode(record.figures).decode()  # type: ignore[attr-defined]  # a Line has them
-        return (
-            f'{{"time":"{_time(record)}",{self._about(record.levelname, record.name, record.msg, about)},{figures[1:]}'
-        )
-
-    def _said_about(self, level: str, name: str, message: str, about: Any) -> str:
-        made = logging.makeLogRecord({"levelname": level, "name": name, "msg": message})
-        line = self._line(made, {name: self._value(value) for name, value in about})
-        return line[line.index('"level"') : -1]
-
-    def _line(self, record: logging.LogRecord, fields: dict[str, Any]) -> str:
         line = {
-            "time": _time(record),
+            "time": json_time(record.created),
             "level": record.levelname,
             "logger": record.name,
             "message": self._message(record),
-            **fields,
+            **self._fields(record),
         }
         if trace := self._trace(record):
             line["exception"] = trace
@@ -212,8 +200,8 @@ def _whole(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _time(record: logging.LogRecord) -> str:
-    return f"{_second(int(record.created))}.{int(record.created % 1 * 1000):03}Z"
+def json_time(created: float) -> str:
+    return f"{_second(int(created))}.{int(created % 1 * 1000):03}Z"
 
 
 @lru_cache(maxsize=2)

@@ -21,11 +21,11 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from ..core.errors import HeadTooLarge, HeadTooSlow, InvalidRequest, Overloaded, TargetTooLong, ToriiError
-from ..core.transport import Outgoing
+from ..core.transport import CoalescingTransport
 from .cycle import Cycle, OldCycle
 from .descriptors import Descriptors
 from .handlers import LEAVE
-from .http import BODY, LINGER_SECONDS, WHOLE
+from .http import BODY, LINGER_SECONDS, WHOLE, headers_of
 from .offers import NO_PROXY, Offers
 
 logger = logging.getLogger("torii.protocol")
@@ -83,7 +83,7 @@ class Protocol(Offers):
     # The connection.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        super().connection_made(Outgoing(transport, self.loop))  # type: ignore[arg-type]  # it is one in all that is used
+        super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]  # it is one in all that is used
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6) and UNSENT is not None:
             connection.setsockopt(socket.IPPROTO_TCP, UNSENT, UNSENT_BYTES)
@@ -217,7 +217,7 @@ class Protocol(Offers):
             raise InvalidRequest(_NO_HTTP)
         if not self.url.startswith(b"/"):
             raise InvalidRequest(NO_PROXY)
-        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        codings = headers_of(self.scope).get(b"transfer-encoding")  # type: ignore[arg-type]  # as in _cycle
         if codings and (version == "1.0" or [coding.lower() for coding in codings] != [b"chunked"]):
             raise InvalidRequest("the only transfer-encoding is chunked, and HTTP/1.0 has none")
         return version

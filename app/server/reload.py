@@ -1,4 +1,4 @@
-"""Reading the configuration again while calls are served: all of it is put in force, or none."""
+"""Reloading of the configuration while calls are served. A reload applies completely or not at all."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from ..config.settings import ConfigError, Settings, load, validate_start
 from ..config.sources import secret_files
 from ..gateway.build import in_sandbox
 from ..storage.files import mounted
-from .runfile import Outcome, RunFile
+from .runfile import ReloadResult, RunFile
 
 logger = logging.getLogger("torii")
 
 T = TypeVar("T")
 
-# For reading the configuration; `torii reload` waits a little longer.
+# Timeout for reading the configuration; `torii reload` waits a little longer.
 READ_SECONDS = 20.0
 
-# What is fixed when the process starts: its sockets and processes, its key for the run, what stands in for providers.
+# Settings that only a restart changes: sockets, processes, docs, the generated caller key, the ledger, the sandbox.
 FIXED = ("host", "port", "workers", "docs", "generate_caller_key", "ledger", "sandbox", "sandbox_pace")
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """The start of a run: the file and the command line, the settings that they came to,
-    the addresses of the sandbox and the caller's key that was made, where there are such."""
+class ConfigurationSource:
+    """The inputs of a run: the file and the command line, the resulting settings, the sandbox's addresses (empty
+    without a sandbox), and the generated caller key (None without one)."""
 
     path: Path | None
     given: Mapping[str, Any]
@@ -44,11 +44,11 @@ class Origin:
 
     @property
     def started(self) -> Settings:
-        """The configuration that the run began with."""
+        """The configuration that the process started with."""
         return self.resolve(self.settings.model_copy(update={"sandbox": "on" if self.urls else "off"}))
 
     def read(self) -> tuple[Settings, list[str]]:
-        """The settings as they are now, and the names of those that only a restart changes. Raises ConfigError."""
+        """The current settings, and the names of changed settings that need a restart. Raises ConfigError."""
         read = load(self.path, **self.given)
         fixed = {name: getattr(self.settings, name) for name in FIXED}
         fixed["sandbox"] = "on" if self.urls else "off"
@@ -61,7 +61,7 @@ class Origin:
         return self.resolve(settings), restart
 
     def notes(self) -> list[str]:
-        """Notes on files that may have been changed without being seen."""
+        """Warnings about files whose changes may be invisible to this process."""
         ca = self.settings.ca_file
         files = [*([self.path] if self.path else []), *secret_files(), *([ca.path] if ca else [])]
         if not (single := [str(file) for file in files if mounted(file)]):
@@ -75,39 +75,40 @@ class Origin:
         ]
 
     def resolve(self, settings: Settings) -> Settings:
-        """The settings against the sandbox, where it runs."""
+        """The settings, pointed at the sandbox if it runs."""
         return in_sandbox(settings, self.urls) if self.urls else settings
 
 
 class NotRenewed(Exception):
-    """A worker could not put the configuration in force; the text says why."""
+    """A worker could not apply the configuration; the text says why."""
 
 
 def unforeseen(error: Exception) -> str:
-    """The reason of a failure that is no mistake in the configuration. An exception's own text may be a library's, and
-    goes into the log with its traceback."""
+    """The reason for a failure that is no mistake in the configuration. The text of an unexpected exception may come
+    from a library, so it only goes into the log, with its traceback."""
     if isinstance(error, NotRenewed):
         return str(error)
     return f"it could not be put in force ({type(error).__name__}); the gateway's log says more"
 
 
 class Reload:
-    """Reads ``origin`` again when it is asked to, has ``renew`` put it in force, and tells the log and ``runfile``."""
+    """Reads the settings of ``source`` again on request, applies them with ``renew``, and reports to the log and
+    ``runfile``."""
 
     def __init__(
-        self, origin: Origin, renew: Callable[[Settings], Awaitable[None]], runfile: RunFile | None = None
+        self, source: ConfigurationSource, renew: Callable[[Settings], Awaitable[None]], runfile: RunFile | None = None
     ) -> None:
-        self._origin = origin
+        self._source = source
         self._renew = renew
         self._runfile = runfile
-        self._now = origin.started
-        self._outcome = Outcome(os.getpid())
+        self._now = source.started
+        self._result = ReloadResult(os.getpid())
         self._wanted = False
         self._task: asyncio.Task[None] | None = None
         self._tell()
 
     def ask(self) -> None:
-        """Asked again while it reads, it reads once more afterwards."""
+        """Request a reload; a request during a reload starts another one after it."""
         self._wanted = True
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
@@ -116,15 +117,15 @@ class Reload:
         while self._wanted:
             self._wanted = False
             changed, restart, mistakes = await self._once()
-            notes = [] if changed or restart or mistakes else self._origin.notes()
+            notes = [] if changed or restart or mistakes else self._source.notes()
             for note in notes:
                 logger.warning("%s", note)
-            self._outcome = Outcome(os.getpid(), self._outcome.reloads + 1, changed, restart, mistakes, notes)
+            self._result = ReloadResult(os.getpid(), self._result.reloads + 1, changed, restart, mistakes, notes)
             self._tell()
 
     async def _once(self) -> tuple[list[str], list[str], list[str]]:
         try:
-            settings, restart = await aside(self._origin.read, READ_SECONDS)
+            settings, restart = await aside(self._source.read, READ_SECONDS)
             changed = sorted(changes(self._now, settings))
             await self._renew(settings)
         except ConfigError as error:
@@ -142,19 +143,19 @@ class Reload:
 
     def _tell(self) -> None:
         if self._runfile is not None:
-            self._runfile.tell(self._outcome)
+            self._runfile.tell(self._result)
 
 
 async def aside(work: Callable[[], T], seconds: float) -> T:
-    """Returns or raises as ``work`` does, in a thread of its own. Raises TimeoutError after ``seconds``; the thread is
-    then left alone, and unlike one of asyncio's it holds up no end of the process."""
+    """Run ``work`` in its own thread; returns or raises as ``work`` does. Raises TimeoutError after ``seconds``. The
+    thread is then abandoned; unlike a thread of asyncio's executor it does not delay the end of the process."""
     found: Future[T] = Future()
 
     def run() -> None:
-        found.set_running_or_notify_cancel()  # from here on nobody can cancel it
+        found.set_running_or_notify_cancel()  # cannot be cancelled from here on
         try:
             found.set_result(work())
-        except Exception as error:  # noqa: BLE001 - it is raised where the result is awaited
+        except Exception as error:  # noqa: BLE001 - raised where the result is awaited
             found.set_exception(error)
 
     threading.Thread(target=run, name="torii-reload", daemon=True).start()
@@ -169,14 +170,14 @@ def _kept(mistakes: list[str]) -> list[str]:
 
 
 def changes(old: Settings, new: Settings) -> Iterator[str]:
-    """The names of the settings that differ, without a value; in sections and mappings one level down."""
+    """The names of the settings that differ, without values; one level deep in sections and mappings."""
     for name in Settings.model_fields:
         before, after = _entries(getattr(old, name)), _entries(getattr(new, name))
         for key in before.keys() | after.keys():
             if before.get(key, _NONE) != after.get(key, _NONE):
                 yield f"{name}.{key}" if key else name
         if list(before) != list(after) and before == after:
-            yield name  # another order
+            yield name  # a different order
 
 
 _NONE = object()

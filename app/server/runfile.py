@@ -1,4 +1,4 @@
-"""The file by which other commands find a gateway that runs: its process, and what became of its last reload.
+"""The run file: by it other commands find a running gateway, its process and the result of its latest reload.
 
     $XDG_RUNTIME_DIR/torii/<port>.json, else torii-<user>/<port>.json in $TMPDIR or /tmp
 
@@ -30,10 +30,10 @@ SECONDS = 30.0
 LOOK_SECONDS = 0.05
 
 
-class Outcome(msgspec.Struct):
-    """Of the last reload, the ``reloads``-th; the settings by name. With ``mistakes`` nothing has changed.
+class ReloadResult(msgspec.Struct):
+    """The result of reload number ``reloads``, 0 before the first; settings by their names.
 
-    ``notes`` say why nothing may have changed where there are none.
+    If there are ``mistakes``, nothing was changed. ``notes`` say why nothing may have changed although there are none.
     """
 
     pid: int
@@ -45,7 +45,7 @@ class Outcome(msgspec.Struct):
 
 
 class NotReloaded(Exception):
-    """Nobody was there to reload, or nobody answered; in words."""
+    """No gateway was found, or it did not answer; the text says which."""
 
 
 class RunFile:
@@ -60,8 +60,8 @@ class RunFile:
             os.close(self._file)
             raise
 
-    def tell(self, outcome: Outcome) -> None:
-        data = msgspec.json.encode(outcome)
+    def tell(self, result: ReloadResult) -> None:
+        data = msgspec.json.encode(result)
         with suppress(OSError):  # a full disk is no reason for anything
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, data, 0)
@@ -89,7 +89,7 @@ def opened(port: int) -> Iterator[RunFile | None]:
         file.close()
 
 
-def reloaded(port: int) -> Outcome:
+def reloaded(port: int) -> ReloadResult:
     """Has the gateway on ``port`` read its configuration again. Raises NotReloaded."""
     before = _running(port)
     if before is None:
@@ -111,8 +111,8 @@ def runs(port: int) -> bool:
     return _running(port) is not None
 
 
-def _running(port: int) -> Outcome | None:
-    """The last outcome of the gateway on ``port``; None if none is found running."""
+def _running(port: int) -> ReloadResult | None:
+    """The latest result of the gateway on ``port``; None if none is found running."""
     try:
         file = os.open(_directory() / f"{port}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -126,11 +126,11 @@ def _running(port: int) -> Outcome | None:
         os.close(file)
 
 
-def _read(file: int) -> Outcome:
-    """The outcome in the file, once it has been written whole."""
+def _read(file: int) -> ReloadResult:
+    """The result in the file, once it has been written whole."""
     while True:
         with suppress(msgspec.DecodeError):
-            return msgspec.json.decode(os.pread(file, 2**20, 0), type=Outcome)
+            return msgspec.json.decode(os.pread(file, 2**20, 0), type=ReloadResult)
         time.sleep(LOOK_SECONDS)  # noqa: TID251 - there is no event loop in this command
 
 

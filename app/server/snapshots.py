@@ -1,7 +1,7 @@
-"""The configuration in force, and those before it that still have calls.
+"""The configuration in force, and earlier ones that still serve calls.
 
-A reload builds the next one whole and puts it in force at once: every call is served from its beginning to its end
-by the configuration that it met. One that is no longer in force closes its connections when its last call has ended.
+A reload builds the next configuration completely and then switches at once: every call is served from beginning to end
+by the configuration it started with. A replaced configuration closes its connections when its last call has ended.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from .handlers import Edge, Load, nothing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """One configuration at work. ``doors`` by their paths, ``posted`` those for a POST, ``secrets`` its own keys."""
+    """A configuration and everything built from it. ``doors``: handlers by path, ``posted``: those for POST,
+    ``secrets``: its keys and passwords."""
 
     settings: Settings = field(repr=False)
     gateway: Gateway = field(repr=False)
@@ -51,7 +52,7 @@ class Generations:
         self._closing: set[asyncio.Task[None]] = set()
 
     def door(self, path: str) -> ASGIApp:
-        """An ASGI application: the door at ``path`` of whichever configuration is in force when a call comes."""
+        """An ASGI application: the handler at ``path`` of the configuration in force when the call arrives."""
 
         def door(scope: Scope, receive: Receive, send: Send) -> object:
             return self.now.doors[path](scope, receive, send)
@@ -59,12 +60,12 @@ class Generations:
         return door  # type: ignore[return-value]  # it gives an awaitable
 
     def start(self) -> None:
-        """Begins what goes on beside the calls. Needs a running loop."""
+        """Start the background work of the pools. Needs a running loop."""
         for pool in self.now.pools.values():
             pool.start()
 
     def renew(self, settings: Settings) -> None:
-        """Puts other settings in force, for the calls that come from now on. Where it raises, nothing has changed."""
+        """Put new settings in force for the calls from now on. If it raises, nothing has changed."""
         old = self.now
         fresh = self._build(settings, self.load, self.secrets)
         go_on(settings, fresh.pools, old.settings, old.pools)
@@ -84,7 +85,7 @@ class Generations:
 
     @property
     def secrets(self) -> frozenset[str]:
-        """The keys of all that are at work."""
+        """The keys and passwords of all configurations that still serve calls."""
         return frozenset().union(*(generation.secrets for generation in self._living()))
 
     @property
@@ -101,7 +102,7 @@ class Generations:
 
     def _close(self, generation: Generation) -> None:
         self._before.remove(generation)
-        generation.edge.open.ended = nothing  # it would hold itself
+        generation.edge.open.ended = nothing  # a reference cycle otherwise
         task = asyncio.ensure_future(_end(generation))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -30,7 +30,7 @@ from ..gateway.build import Share, open_ledger, secrets
 from ..storage.store import Database
 from . import logs, writer
 from .app import create_app
-from .reload import NotRenewed, Origin, Reload, unforeseen
+from .reload import ConfigurationSource, NotRenewed, Reload, unforeseen
 from .runfile import RunFile
 from .server import LAST_SECONDS, Server, ends_now, last_resort
 
@@ -45,7 +45,7 @@ HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def serve(
-    origin: Origin,
+    source: ConfigurationSource,
     sockets: list[socket],
     runfile: RunFile | None,
     database: Database | None,
@@ -55,19 +55,19 @@ def serve(
 
     Several workers open the database themselves: it was only seen to be right.
     """
-    settings = origin.resolve(origin.settings)
+    settings = source.resolve(source.settings)
     json = not sys.stderr.isatty()
     if settings.workers > 1:
         if database:
             database.close()
         _configure(settings, frozenset(), json)
-        return asyncio.run(Workers(origin, sockets, json).run(runfile, begun))
+        return asyncio.run(Workers(source, sockets, json).run(runfile, begun))
     server = _server(Server, settings, create_app(settings, database=database), json)
 
     async def renew(settings: Settings) -> None:
         _renew(server, settings, json)
 
-    reload = Reload(origin, renew, runfile)
+    reload = Reload(source, renew, runfile)
     server.hangup = lambda: server.handle_exit(signal.SIGTERM, None) if _hung_up(json) else reload.ask()
     server.take_signals()
     begun()
@@ -103,14 +103,14 @@ def _hung_up(json: bool) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class WorkerJob:
     settings: Settings = field(repr=False)
     share: Share
     json: bool
 
 
-class Member(Server):
-    """One of several. Ctrl+C reaches all processes of a terminal; what it means is said by the parent."""
+class WorkerServer(Server):
+    """The server of a worker. Ctrl+C reaches all processes of a terminal; what it means is said by the parent."""
 
     link: Connection
 
@@ -127,40 +127,40 @@ class Member(Server):
             super().handle_exit(sig, frame)
 
 
-def work(job: Job, sockets: list[socket], link: Connection) -> None:
+def work(job: WorkerJob, sockets: list[socket], link: Connection) -> None:
     """The life of a worker."""
     writer.redirect()
     database, _ = open_ledger(job.settings)
     app = create_app(job.settings, share=job.share, database=database)
-    member = _server(Member, job.settings, app, job.json)
-    assert isinstance(member, Member)
-    member.link = link
-    member.take_signals()
+    server = _server(WorkerServer, job.settings, app, job.json)
+    assert isinstance(server, WorkerServer)
+    server.link = link
+    server.take_signals()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
-    threading.Thread(target=_obey, args=(member, link, job.json), daemon=True).start()
-    member.run(sockets)
+    threading.Thread(target=_obey, args=(server, link, job.json), daemon=True).start()
+    server.run(sockets)
     if database:
         database.close()
 
 
-def _obey(member: Member, link: Connection, json: bool) -> None:
+def _obey(server: WorkerServer, link: Connection, json: bool) -> None:
     """Takes settings from the parent and says how it went: None, or what was wrong; or the name of the signal at which
     it is to wait for nothing. Ends when the parent does."""
 
     async def renew(settings: Settings) -> None:
-        _renew(member, settings, json)
+        _renew(server, settings, json)
 
     while True:
         try:
             said = link.recv()
         except (EOFError, OSError):
-            member.handle_exit(signal.SIGTERM, None)
+            server.handle_exit(signal.SIGTERM, None)
             return
         if isinstance(said, str):
-            member.end_now(said)
+            server.end_now(said)
             continue
         try:
-            member.do(renew(said))
+            server.do(renew(said))
         except Exception as error:
             logger.exception("a reload failed")
             link.send(unforeseen(error))
@@ -175,7 +175,7 @@ class Worker:
     """A process, and the line to it. ``ready`` and ``ended`` come true in their time; ``ready`` is False
     where it ended before."""
 
-    def __init__(self, job: Job, sockets: list[socket]) -> None:
+    def __init__(self, job: WorkerJob, sockets: list[socket]) -> None:
         self._loop = asyncio.get_running_loop()
         self._link, other = SPAWN.Pipe()
         self._process = SPAWN.Process(target=work, args=(job, sockets, other), name=f"torii-{job.share.worker}")
@@ -243,9 +243,9 @@ _GONE = "it has ended"
 
 
 class Workers:
-    def __init__(self, origin: Origin, sockets: list[socket], json: bool) -> None:
-        self._origin = origin
-        self._settings = origin.resolve(origin.settings)
+    def __init__(self, source: ConfigurationSource, sockets: list[socket], json: bool) -> None:
+        self._source = source
+        self._settings = source.resolve(source.settings)
         self._sockets = sockets
         self._json = json
         self._workers: dict[int, Worker] = {}
@@ -256,7 +256,7 @@ class Workers:
     async def run(self, runfile: RunFile | None, begun: Callable[[], None]) -> int:
         """The exit code, when all have ended."""
         loop = asyncio.get_running_loop()
-        reload = Reload(self._origin, self._renew, runfile)
+        reload = Reload(self._source, self._renew, runfile)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._leave() if _hung_up(self._json) else reload.ask())
         for sig in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sig, self._end, sig)
@@ -270,7 +270,7 @@ class Workers:
         served = False
         while not self._leaving:
             share = Share(number, self._settings.workers)
-            worker = self._workers[number] = Worker(Job(self._settings, share, self._json), self._sockets)
+            worker = self._workers[number] = Worker(WorkerJob(self._settings, share, self._json), self._sockets)
             if ready := await worker.ready():
                 logger.info("worker %d is ready: process %s", number, worker.pid)
             code = await worker.ended

@@ -35,8 +35,8 @@ RWF_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)  # Linux only
 STDOUT, STDERR = 1, 2
 
 
-class Writer:
-    """Of one file descriptor. ``dropped`` says in a line that so many were dropped."""
+class DescriptorWriter:
+    """The writer of one file descriptor. ``dropped`` makes the line that says how many lines were dropped."""
 
     def __init__(self, descriptor: int) -> None:
         self.dropped: Callable[[int], str] = _dropped
@@ -136,14 +136,14 @@ def _dropped(lines: int) -> str:
 
 
 @cache
-def writer(descriptor: int) -> Writer:
-    """The one of STDERR or STDOUT. Where that was closed before the start, its number may be another file's by now."""
+def writer(descriptor: int) -> DescriptorWriter:
+    """The writer of STDERR or STDOUT, or of nothing: the number of a closed one may be another file's by now."""
     stream = {STDOUT: sys.__stdout__, STDERR: sys.__stderr__}[descriptor]
-    return Writer(os.open(os.devnull, os.O_WRONLY) if stream is None else descriptor)
+    return DescriptorWriter(os.open(os.devnull, os.O_WRONLY) if stream is None else descriptor)
 
 
-class Stream(io.TextIOBase):
-    """In the place of ``sys.stderr`` or ``sys.stdout``: what Python, its warnings and libraries print."""
+class LineStream(io.TextIOBase):
+    """Stands in for ``sys.stderr`` or ``sys.stdout``, for what Python, its warnings and libraries print."""
 
     encoding = "utf-8"
 
@@ -180,9 +180,9 @@ class Stream(io.TextIOBase):
 
 
 def redirect() -> None:
-    """Whatever this process prints goes through writers from now on."""
+    """Sends everything that this process prints through writers from now on."""
     atexit.register(_end)
-    sys.stdout, sys.stderr = cast(TextIO, Stream(STDOUT)), cast(TextIO, Stream(STDERR))
+    sys.stdout, sys.stderr = cast(TextIO, LineStream(STDOUT)), cast(TextIO, LineStream(STDERR))
 
 
 def _end() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable
 from copy import copy
@@ -14,8 +13,6 @@ from ..core.errors import ToriiError, Unavailable, UpstreamBroken, UpstreamTimeo
 from ..core.types import Call, Event, Json, Target
 from ..core.usage import Tokens
 from ..endpoints.fields import total_usage
-
-logger = logging.getLogger("torii.calls")
 
 # The ends of a stream at which the upstream has not said that it failed.
 CUT = (UpstreamBroken, UpstreamTimeout, UpstreamTruncated)
@@ -231,46 +228,6 @@ class Meter:
             sink(record)
 
 
-def log(record: Record) -> None:
-    """The line of a call."""
-    if not logger.isEnabledFor(logging.INFO):
-        return
-    target, usage = record.target, record.usage or {}
-    about: About = (
-        ("caller", record.caller),
-        ("endpoint", record.call.endpoint.name),
-        ("model", record.call.model),
-        ("upstream", target.upstream.name if target else None),
-        ("upstream_model", target.name if target else None),
-        ("status", record.status),
-        ("cache", record.cache),
-    )
-    if record.error is not None:
-        about += (("error", record.error.code), ("reason", getattr(record.error, "reason", None)))
-    figures = {
-        "request_id": record.request_id,
-        "total_tokens": usage.get("total_tokens"),
-        "seconds": rounded(record.seconds or 0, 10_000),
-        "first_event_seconds": None if record.first_event is None else rounded(record.first_event, 10_000),
-    }
-    logger.callHandlers(Line(f"{record.call.endpoint.name} {record.status}", about, figures))
-
-
 def rounded(seconds: float, parts: int) -> float:
     """To the nearest of so many parts of a second. Rounded to digits a number becomes a text and a number again."""
     return round(seconds * parts) / parts
-
-
-class Line(logging.LogRecord):
-    """A log line as ``logger.info`` makes it, at a fraction of the cost. ``about`` is the same for many calls, and may
-    be anything that a caller wrote; ``figures`` are the gateway's own."""
-
-    def __init__(self, message: str, about: About, figures: Json) -> None:
-        self.__dict__ = said = _PLAIN.copy()
-        said["msg"], said["about"], said["figures"] = message, about, figures
-        said["created"] = now = time.time()
-        said["msecs"] = now % 1 * 1000
-
-
-About = tuple[tuple[str, str | int | None], ...]
-_PLAIN = vars(logging.LogRecord(logger.name, logging.INFO, "", 0, "", None, None))

@@ -1,7 +1,7 @@
-"""A tiny application beside Torii: every minute it asks which of three notes is nearest to a question.
+"""A tiny application beside Torii: every minute it finds which of three notes is nearest to a question.
 
-It needs nothing but Python. The two variables that it reads are those of the OpenAI SDKs,
-so that `OpenAI()` in their place would find the gateway just as well.
+It needs nothing but Python. It reads the two environment variables of the OpenAI SDKs, so `OpenAI()` would find the
+gateway as well.
 """
 
 from __future__ import annotations

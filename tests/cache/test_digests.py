@@ -1,4 +1,4 @@
-"""When two calls are the same: whatever is changed of one, it is another one."""
+"""The identity of calls: any difference that matters gives another digest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from app.upstreams import KINDS
 from app.upstreams.catalogue import unlisted
 
 URL = "https://host.example/v1"
-UNKNOWN = "jina-embeddings-v9"  # it is sent every option
+UNKNOWN = "jina-embeddings-v9"  # this model is sent every option
 EMBED: Json = {
     "model": "m",
     "input": ["a", "b"],
@@ -55,12 +55,12 @@ def rank(body: Json) -> Call:
 
 
 def differs(one: Any, other: Any) -> bool:
-    """True and 1, 1 and 1.0, are not the same to everybody who reads them."""
+    """True differs from 1, and 1 from 1.0, for some readers."""
     return msgspec.json.encode(one, order="deterministic") != msgspec.json.encode(other, order="deterministic")
 
 
 def may_be(name: str, value: Any) -> bool:
-    """Null is as if it was not there, and a size is a number."""
+    """Null counts as absent, and a size must be an integer above 0."""
     return value is not None and (name != "dimensions" or (type(value) is int and value > 0))
 
 
@@ -107,7 +107,7 @@ options = st.fixed_dictionaries(
 @pytest.mark.parametrize("model", ["jina-embeddings-v3", "jina-clip-v2", "a-new-one"])
 @given(one=options, other=options)
 def test_keys_are_equal_exactly_where_the_bodies_are(kind: str, model: str, one: Json, other: Json) -> None:
-    """Whatever the translation leaves out."""
+    """Fields that the translation drops do not matter."""
     there = target(kind, model)
     calls = [embed({"model": "m", "input": "a", **dict(sorted(given.items()))}) for given in (one, other)]
     sent = [there.upstream.request(call, there).body for call in calls]
@@ -141,7 +141,7 @@ def test_forms_of_unicode_are_different_texts() -> None:
         ({"url": "https://x.example/a.png"}, {"image": "https://x.example/a.png"}, True),
         ({"image": "data:image/png;base64,aGk="}, {"image": "aGk="}, True),
         ({"image": "aGk="}, {"text": "aGk="}, False),
-        ({"text": "a"}, "a", False),  # are not sent alike
+        ({"text": "a"}, "a", False),  # the two are sent differently
         ({"type": "text", "text": "a"}, {"text": "a"}, True),
         ({"type": "image_url", "image_url": {"url": "u"}}, {"image": "u"}, True),
         ({"type": "image_url", "image_url": {"url": "u"}}, {"text": "u"}, False),
@@ -169,7 +169,7 @@ def test_another_model_or_place_is_another_call(other: Target) -> None:
 
 
 def test_what_changes_nothing_of_the_answer_changes_no_key() -> None:
-    """The caller's encoding is made here, `user` is not sent, and the key that is used does not matter."""
+    """The gateway makes the caller's encoding itself, does not send `user`, and any key gives the same answer."""
     body: Json = {"input": ["a", "b"], "model": "another-name-of-it", "dimensions": 8, "task": "text-matching"}
     here = keys_of(embed({"model": "m", "task": "text-matching", "dimensions": 8, "input": ["a", "b"]}), target())
     for more in ({"encoding_format": "base64"}, {"embedding_type": "ubinary", "user": "ann"}, {}):
@@ -224,7 +224,7 @@ def test_an_entry_comes_back_as_it_was() -> None:
 
 
 def test_a_ranking_that_was_kept_result_by_result_is_read_as_one_that_is_kept_together() -> None:
-    """As those are in files that were written before."""
+    """Earlier versions stored each result by itself, and files may still have such entries."""
     call = Rerank().parse({"model": "m", "query": "q", "documents": ["a", "b"]}, "/rerank")
     results = [
         {"index": 1, "relevance_score": msgspec.Raw(b"0.10")},

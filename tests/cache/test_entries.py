@@ -1,4 +1,4 @@
-"""An entry of a store is a right answer to the call, or it is asked for again and replaced; no call fails for it."""
+"""A stored entry is a valid answer to its call, or is requested again and replaced. No call fails because of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def several(text: bytes) -> bytes:
 async def answers(
     upstream: ScriptedUpstream, folder: Path, body: Any, entries: dict[bytes, bytes], path: str = "/v1/embeddings"
 ) -> list[httpx.Response]:
-    """With these entries in a file, and after a restart; and without a cache."""
+    """The answers with these entries in a file: first, after a restart, and without a cache."""
     upstream.plays(plays)
     await fill(folder / "cache.db", entries)
     cache = {"store": "sqlite", "path": str(folder / "cache.db")}
@@ -70,7 +70,7 @@ async def test_an_unsound_vector_is_asked_for_again(bad: bytes, upstream: Script
 async def test_a_vector_of_another_size_than_asked_for_is_asked_for_again(
     encoding: str, sent: bytes, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    """An eighth is right only where the numbers are bytes."""
+    """An eighth of the size is valid only if the numbers are bytes."""
     body = {**EMBED, "dimensions": 16, "encoding_format": encoding}
     [key] = keys(body, upstream.url)
     first, second, plain = await answers(upstream, tmp_path, body, {key: packed(item(sent))})
@@ -93,7 +93,7 @@ async def test_an_item_without_its_index_has_it_again(upstream: ScriptedUpstream
     assert first.json()["data"] == [{"object": "embedding", "index": 0, "embedding": [1] * 8}]
 
 
-# What is sound by itself, and not beside the rest of the answer.
+# Entries that are valid by themselves, but not beside the rest of the reply.
 
 OTHERS = {
     "another size": item(b"[0.5,0.25]"),
@@ -107,7 +107,7 @@ OTHERS = {
 async def test_what_is_at_hand_has_the_shape_of_what_comes(
     other: Any, inputs: list[str], upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    """Else all of it is asked for, whatever the number of attempts."""
+    """Otherwise all inputs are requested, whatever the number of attempts."""
     body = {**EMBED, "input": inputs}
     first, second, plain = await answers(upstream, tmp_path, body, {keys(body, upstream.url)[0]: packed(other)})
     assert [told(first)[0], told(second)[0]] == ["miss", "hit"]
@@ -135,7 +135,7 @@ async def test_a_number_that_base64_does_not_hold_is_asked_for_again(
 
 
 async def test_a_model_that_has_another_size_from_today_on(upstream: ScriptedUpstream) -> None:
-    """Memory alone. What was asked for once more is in the books twice: it was billed twice."""
+    """In memory only. A repeated request is recorded twice, since it was billed twice."""
     size = 2
 
     async def play(request: Seen, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""A cache changes no answer: each index is the place in the call that asks, whoever paid for the vector."""
+"""A cache changes no reply: each index is the position in the current call, whichever call paid for the vector."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ from ..conftest import (
 from .test_lookup import ask, asked, told, vector
 
 MODEL, RANKER = "jina-embeddings-v3", "jina-reranker-m0"
-MOST = 3  # inputs of one upstream call
+MOST = 3  # inputs per upstream call
 
 
 async def plays(request: Seen, writer: asyncio.StreamWriter) -> None:
-    """The same answer to the same question; a vector depends on its input and the options alone, unless chunking is
-    late."""
+    """The same answer to the same request. A vector depends only on its input and the options, except with late
+    chunking."""
     body = request.body
     if "documents" in body:
         scores = [vector([body["query"], document])[0] for document in body["documents"]]
@@ -69,7 +69,7 @@ async def plays(request: Seen, writer: asyncio.StreamWriter) -> None:
 @pytest.mark.parametrize("encoding", ["float", "base64", "binary", "ubinary"])
 @pytest.mark.parametrize("inputs", [["b"], ["c", "a"], ["d", "c"], ["b", "b", "e"], ["c", "d", "e", "b", "a", "c"]])
 async def test_an_index_is_the_place_in_this_call(encoding: str, inputs: list[str], upstream: ScriptedUpstream) -> None:
-    """All of it at hand, some, in parts, and the same input twice."""
+    """All inputs cached, some of them, split into parts, and the same input twice."""
     upstream.plays(plays)
     models = {MODEL: {"max_inputs": MOST}}
     async with running_gateway(settings_for(upstream.url, cache={"store": "memory"}, models=models)) as gateway:
@@ -82,14 +82,14 @@ async def test_an_index_is_the_place_in_this_call(encoding: str, inputs: list[st
 
 
 def without_usage(response: httpx.Response) -> dict[str, bytes] | bytes:
-    """The bytes of each field of an answer, but for its usage and ids; of an error all."""
+    """The bytes of each field of a reply, without usage and id; the whole body of an error."""
     if response.status_code != 200:
         return response.content
     fields = msgspec.json.decode(response.content, type=dict[str, msgspec.Raw])
     return {name: bytes(value) for name, value in fields.items() if name not in ("usage", "id")}
 
 
-# Random sequences, against a gateway that keeps nothing.
+# Random sequences, compared with a gateway without a cache.
 
 TEXTS = st.sampled_from(["a", "b", "c", "d", "e"])
 CONTROLS = st.sampled_from(["", "", "", "no-store", "no-cache"])
@@ -114,7 +114,7 @@ RANKING = st.fixed_dictionaries(
     optional={"top_n": st.integers(1, 5), "return_documents": st.booleans()},
 )
 REQUEST = st.tuples(EMBEDDING | RANKING, CONTROLS)
-# What is asked for at once; a call that comes several times may share one upstream call.
+# Requests sent at once; identical ones may share one upstream call.
 STEP = st.lists(REQUEST, min_size=1, max_size=4) | st.builds(lambda request: [request] * 3, REQUEST)
 
 
@@ -123,7 +123,7 @@ STEP = st.lists(REQUEST, min_size=1, max_size=4) | st.builds(lambda request: [re
     steps=st.lists(STEP, min_size=2, max_size=8), restart=st.integers(0, 8), store=st.sampled_from(["memory", "sqlite"])
 )
 def test_every_answer_is_that_of_a_gateway_without_a_cache(steps: Any, restart: int, store: str) -> None:
-    """Over a restart too, and under a limit that has small calls go together."""
+    """Across a restart too, and under a limit that causes batching."""
     with asyncio.Runner(loop_factory=NEW_LOOP) as runner:
         runner.run(compared(steps, restart, store))
 
@@ -158,11 +158,11 @@ async def post(gateway: RunningGateway, body: Json, control: str) -> httpx.Respo
     return await gateway.post(path, body, **({"cache-control": control} if control else {}))
 
 
-# Entries that another version has written, or another program.
+# Entries written by another version or another program.
 
 
 def keys(body: Json, url: str) -> list[bytes]:
-    """The keys under which an answer is kept."""
+    """The digests under which a reply is stored."""
     entry = known(body["model"])
     assert entry is not None
     place = Target(KINDS["jina"]("jina", f"{url}/v1"), entry.model, body["model"], Key("k"))
@@ -180,7 +180,7 @@ async def fill(path: Path, values: dict[bytes, bytes]) -> None:
 
 
 def packed(item: Any, head: Any = None, tokens: int = 5) -> bytes:
-    """As an entry was written before it was checked."""
+    """An entry in the format of earlier versions."""
     usual = {"object": b'"list"', "data": b"", "model": b'"m"', "usage": b""}
     return msgspec.msgpack.encode([head or usual, item if isinstance(item, list) else [item], tokens])
 
@@ -219,7 +219,7 @@ BAD: dict[str, bytes] = {
 async def test_an_entry_that_does_not_hold_is_asked_for_again(
     bad: bytes, encoding: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    """Never served and never an error; what comes is kept in its place."""
+    """An invalid entry is never served and never an error; the new answer replaces it."""
     upstream.plays(plays)
     body = {"model": MODEL, "input": ["a", "b"], "encoding_format": encoding}
     good = packed(item(msgspec.json.encode(vector(["b", {"model": MODEL}, None]))))
@@ -287,7 +287,7 @@ async def test_a_ranking_that_does_not_hold_is_asked_for_again(
 async def test_base64_of_no_finite_numbers_is_no_answer(
     given: str, numbers: list[float], upstream: ScriptedUpstream
 ) -> None:
-    """Whichever encoding the caller wants; and it is not kept."""
+    """In any encoding; and the answer is not stored."""
     text = b64encode(pack("<2f", *numbers)).decode()
     data = [{"object": "embedding", "index": 0, "embedding": text}]
     upstream.plays(replies({"object": "list", "model": "m", "data": data, "usage": {"total_tokens": 1}}))
@@ -311,7 +311,7 @@ async def test_base64_of_no_finite_numbers_is_no_answer(
 
 @pytest.mark.parametrize("given", ["float", "base64", "binary"])
 async def test_base64_has_the_dimensions_that_were_asked_for(given: str, upstream: ScriptedUpstream) -> None:
-    """A failure that a repeat would only meet again, and callers are told so."""
+    """A retry would only repeat this failure, and callers are told so."""
     data = [{"object": "embedding", "index": 0, "embedding": b64encode(pack("<2f", 1, 2)).decode()}]
     upstream.plays(replies({"object": "list", "model": "m", "data": data, "usage": {"total_tokens": 1}}))
     body = {"model": MODEL, "input": ["a"], "encoding_format": given, "dimensions": 8}
@@ -323,6 +323,6 @@ async def test_base64_has_the_dimensions_that_were_asked_for(given: str, upstrea
 
 
 def test_what_is_kept_is_an_entry() -> None:
-    """The bytes above are of the form in which entries are written."""
+    """The bytes above have the format of stored entries."""
     head = {"object": b'"list"', "data": b"", "model": b'"m"', "usage": b""}
     assert packed(item(b"[1]")) == Entry(head, [item(b"[1]")], 5).pack()

@@ -1,4 +1,4 @@
-"""What was paid for is not paid for again: over real sockets, with an upstream that counts what it is asked."""
+"""Paid answers are not paid for again: over real sockets, with an upstream that counts its requests."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ RERANK = {"model": "jina-reranker-m0", "query": "q", "documents": ["one", "two"]
 
 
 def vector(of: Any, dimensions: int = 8) -> list[float]:
-    """Numbers of many digits, of either sign."""
+    """Numbers with many digits and both signs."""
     digest = sha256(msgspec.json.encode(of)).digest()
     return [(byte - 127.5) / 300.7 + place / 1e9 for place, byte in enumerate(digest[:dimensions])]
 
 
 async def embeds(request: Seen, writer: asyncio.StreamWriter) -> None:
-    """Vectors that depend on everything asked, five tokens for each input."""
+    """Vectors that depend on the whole request; five tokens per input."""
     body = request.body
     options = {name: value for name, value in body.items() if name != "input"}
     inputs = body["input"]
@@ -83,14 +83,14 @@ def asked(upstream: ScriptedUpstream) -> list[list[Any]]:
 
 
 def told(response: httpx.Response) -> tuple[str, int, int | None]:
-    """What the answer says of itself: the header, the tokens that were billed, those that were not."""
+    """The reply's cache header, its billed tokens, and its cached tokens."""
     usage = response.json()["usage"]
     assert usage["prompt_tokens"] == usage["total_tokens"]
     return response.headers["x-torii-cache"], usage["total_tokens"], usage.get("cached_tokens")
 
 
 def without_usage(response: httpx.Response) -> str:
-    """The bytes of the answer, less its usage."""
+    """The bytes of the reply, without its usage."""
     raw = msgspec.json.decode(response.content, type=dict[str, msgspec.Raw])
     return str({name: bytes(value) for name, value in raw.items() if name != "usage"})
 
@@ -117,7 +117,7 @@ async def test_only_the_gaps_are_asked_for_and_the_order_is_kept(upstream: Scrip
     async with cached(upstream) as gateway:
         whole = await ask(gateway, {**EMBED, "input": ["four", "two", "five", "one", "four"]}, cache_control="no-store")
     assert asked(upstream) == [["one", "two", "three"], ["four", "five"], ["four", "two", "five", "one", "four"]]
-    # Of the 15 tokens of the first call, 4 are the share of "one" and of "two"; and 5 of 10 those of "four".
+    # Of the 15 tokens of the first call, "one" and "two" have a share of 4 each. Of the 10 of the other, "four" has 5.
     assert (told(partial), told(whole)) == (("partial", 10, 13), ("off", 25, None))
     assert without_usage(partial) == without_usage(whole)
 
@@ -146,7 +146,7 @@ SENT: dict[str, Callable[[list[float]], Any]] = {
 
 @pytest.mark.parametrize("sent", SENT)
 async def test_bit_for_bit_what_an_uncached_run_gives(sent: str, upstream: ScriptedUpstream) -> None:
-    """In every encoding that may be asked for, out of every one that may be sent; hits and partial hits."""
+    """For every encoding requested and every encoding sent; hits and partial hits."""
 
     async def play(request: Seen, writer: asyncio.StreamWriter) -> None:
         data = [
@@ -168,7 +168,7 @@ async def test_bit_for_bit_what_an_uncached_run_gives(sent: str, upstream: Scrip
 
 
 async def test_an_answer_that_was_kept_anew_is_given_anew_in_every_encoding(upstream: ScriptedUpstream) -> None:
-    """What was made of the old one in base64 went with it."""
+    """The base64 form of the old answer was dropped with it."""
     body = {**EMBED, "input": "a", "encoding_format": "base64"}
     async with cached(upstream) as gateway:
         for number, control in ((1.0, ""), (1.0, ""), (2.0, "no-cache"), (2.0, "")):
@@ -239,7 +239,7 @@ async def test_a_pdf_has_a_vector_for_each_page_and_is_alone(provider: str, upst
 async def test_a_pdf_among_other_inputs_is_asked_for_with_them(
     inputs: Any, provider: str, upstream: ScriptedUpstream
 ) -> None:
-    """Alone it has a vector for each page; the others may be at hand."""
+    """Alone, it has a vector for each page; other inputs may be cached."""
 
     async def play(request: Seen, writer: asyncio.StreamWriter) -> None:
         given = request.body["input"]
@@ -322,7 +322,7 @@ async def test_rankings_are_kept_as_a_whole(upstream: ScriptedUpstream) -> None:
     assert second.json()["results"] == [{"index": 0, "relevance_score": 0.0, "document": {"text": "one"}}]
     assert first.json()["id"] != second.json()["id"]
     assert "document" not in cohere.json()["results"][0]
-    # The documents are the caller's own, also where the ranking is another's.
+    # The documents are the caller's own, even if another call paid for the ranking.
     assert objects.headers["x-torii-cache"] == "hit"
     assert objects.json()["results"][0]["document"] == {"text": "one", "id": 7}
     assert states == ["miss"] * 4
@@ -400,14 +400,14 @@ async def test_only_an_answer_is_kept(wrong: Any, upstream: ScriptedUpstream) ->
 async def test_a_vector_that_cannot_be_written_is_not_kept(
     upstream: ScriptedUpstream, other_upstream: ScriptedUpstream
 ) -> None:
-    """No float32 holds it, so the next provider is asked, and asked again the next time."""
+    """No float32 holds it, so the next provider is called, and again the next time."""
     upstream.plays(replies({"data": [{"index": 0, "embedding": [1e300]}], "usage": {"total_tokens": 1}}))
     other_upstream.plays(embeds)
     body = {**EMBED, "input": "a", "encoding_format": "base64"}
     async with running_gateway(settings_for(upstream.url, other_upstream.url, cache={"store": "memory"})) as gateway:
         answers = [await ask(gateway, body) for _ in range(2)]
         forced = [await ask(gateway, {**body, "model": "jina/jina-embeddings-v3", "encoding_format": "float"})]
-        # As numbers it is an answer, and so it is there; in base64 it is not.
+        # As numbers it is valid, and so it is cached; in base64 it is not.
         answers += [await ask(gateway, {**body, "encoding_format": coding}) for coding in ("base64", "float")]
     assert [(a.headers["x-torii-upstream"], a.headers["x-torii-cache"]) for a in (*forced, *answers)] == [
         ("jina", "miss"),
@@ -501,7 +501,7 @@ async def test_the_record_has_the_key_that_was_used(upstream: ScriptedUpstream) 
 
 
 class Gate:
-    """An upstream that answers when it is told to, and hears when it is given up."""
+    """An upstream that answers once ``open`` is set, and notices if the request is abandoned."""
 
     def __init__(self, answer: Any = embeds) -> None:
         self.open = asyncio.Event()
@@ -551,7 +551,7 @@ async def test_a_leader_who_leaves_does_not_take_the_call_with_him(upstream: Scr
         answers = await asyncio.gather(*followers)
         records = await gateway.ended(3)
     assert gate.asked == 1
-    # Somebody pays for it: the first who is still there.
+    # The first caller who is still there pays for the call.
     assert sorted(told(response) for response in answers) == [("hit", 0, 15), ("miss", 15, None)]
     assert [record.status for record in records] == [499, 200, 200]
     assert records[0].usage is None
@@ -591,7 +591,7 @@ async def test_an_error_goes_to_all(upstream: ScriptedUpstream) -> None:
 
 
 async def test_two_accounts_at_one_place_share_no_call(upstream: ScriptedUpstream) -> None:
-    """One of them may be empty, and the other not."""
+    """One account may be empty, and the other not."""
     gate = Gate()
     upstream.plays(gate)
     settings = settings_for(upstream.url, cache={"store": "memory"})
@@ -605,13 +605,13 @@ async def test_two_accounts_at_one_place_share_no_call(upstream: ScriptedUpstrea
         await until(lambda: gate.asked == 2)
         gate.open.set()
         answers = await asyncio.gather(*calls)
-        # What was paid for is at hand for both, as it is the same model at the same place.
+        # A paid answer is cached for both, since it is the same model at the same address.
         assert [told(await ask(gateway, body))[0] for body in bodies] == ["hit", "hit"]
     assert [told(answer)[0] for answer in answers] == ["miss", "miss"]
 
 
 async def test_a_call_that_was_given_up_is_not_joined() -> None:
-    """It may need a while to end."""
+    """A cancelled call may need a while to end."""
     flights: Flights[str] = Flights()
     ending = asyncio.Event()
 
@@ -646,12 +646,13 @@ async def test_a_call_that_was_given_up_is_not_joined() -> None:
 
 
 def rows(path: Path) -> list[tuple[Any, ...]]:
-    """Status, tokens, whether they are an estimate, attempts: of each row of the ledger."""
+    """Status, tokens, whether they are an estimate, and attempts of each ledger row."""
     return read(path, "SELECT status, total_tokens, estimated, attempts FROM calls ORDER BY id")
 
 
 async def test_a_row_of_the_ledger_is_a_call_that_was_paid_for(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """Hits have none, and of calls that were shared one has it, also where the first has left."""
+    """Cache hits have no row. Of calls that shared one upstream call, one has a row, even if the first caller has
+    left."""
     gate = Gate()
     gate.open.set()
     upstream.plays(gate)
@@ -697,7 +698,8 @@ async def test_a_failure_of_a_shared_call_is_one_row(upstream: ScriptedUpstream,
 
 @pytest.mark.parametrize("policy", ["cancel", "drain"])
 async def test_for_those_who_stay_all_parts_are_asked_for(policy: str, upstream: ScriptedUpstream) -> None:
-    """And another provider or key too: the first has left, but the call is theirs."""
+    """Including retries with another provider or key: the first caller has left, but the remaining callers need the
+    call."""
     gate = Gate()
     upstream.plays(gate)
     settings = settings_for(
@@ -725,7 +727,7 @@ async def test_for_those_who_stay_all_parts_are_asked_for(policy: str, upstream:
 
 
 async def test_a_follower_who_stays_is_drained_when_he_leaves(upstream: ScriptedUpstream) -> None:
-    """The first has left before; what the upstream does is then done for the second."""
+    """The first caller has left before; the call is then drained for the second one."""
     gate = Gate()
     upstream.plays(gate)
     callers = [
@@ -754,8 +756,10 @@ async def test_a_follower_who_stays_is_drained_when_he_leaves(upstream: Scripted
 
 
 async def test_nobody_joins_a_call_that_nobody_wanted(upstream: ScriptedUpstream) -> None:
-    """A drained call in parts, of which one was not asked for, will not come to an answer, while another is at work.
-    Who asks for the same then begins his own."""
+    """A drained call in parts never completes if one part was not sent, even while another is in flight.
+
+    A caller with the same call then starts a new one.
+    """
     held = {"one": Gate(), "two": Gate(), "three": Gate()}
 
     async def play(request: Seen, writer: asyncio.StreamWriter) -> None:
@@ -806,7 +810,7 @@ async def test_calls_that_differ_or_want_their_own_share_nothing(upstream: Scrip
             ]
         ]
         await until(lambda: gate.asked == 7)
-        calls.append(asyncio.create_task(ask(gateway, forced)))  # goes to the same place by another name
+        calls.append(asyncio.create_task(ask(gateway, forced)))  # has the same target under another name
         await until(lambda: waiting(gateway) == 4)
         gate.open.set()
         await asyncio.gather(*calls)
@@ -829,7 +833,7 @@ PLACE = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted("m"), "m
 
 
 def sends_at_the_end(begun: asyncio.Event) -> Callable[[Record], Awaitable[None]]:
-    """Work of which something goes out just when it is told to end."""
+    """Work that sends a request at the moment it is cancelled."""
 
     async def work(record: Record) -> None:
         begun.set()
@@ -843,7 +847,7 @@ def sends_at_the_end(begun: asyncio.Event) -> Callable[[Record], Awaitable[None]
 
 
 async def test_what_goes_out_while_the_last_one_leaves_is_billed() -> None:
-    """A part of the call may be about to be sent as it is told to end."""
+    """A part of the call may be about to be sent when it is cancelled."""
     begun = asyncio.Event()
 
     record = Record("id", "open", EmbeddingsCall(model="m", body={}))
@@ -857,7 +861,7 @@ async def test_what_goes_out_while_the_last_one_leaves_is_billed() -> None:
 
 
 async def test_the_first_has_the_bill_where_nobody_stays() -> None:
-    """He has gone before, and the last who leaves ends his call, of which something may go out still."""
+    """The first caller left before. The last one to leave cancels the call, which may still send a request."""
     begun = asyncio.Event()
     records = [Record("id", "open", EmbeddingsCall(model="m", body={})) for _ in range(2)]
     flights: Flights[None] = Flights()

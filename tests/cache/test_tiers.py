@@ -1,4 +1,4 @@
-"""Where entries are: this process, a file, Redis. What they hold, for how long, and what becomes of them in trouble."""
+"""The cache's tiers: memory, a file, Redis. Their contents, lifetimes, and behaviour in failures."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def key(number: int) -> bytes:
 
 
 def entry(value: bytes) -> Entry:
-    """All of it made anew, as it is where an answer comes."""
+    """An entry of new objects, as for a new answer."""
     head = {"object": b'"%b"' % b"list", "data": b"", "model": b'"%b"' % (b"m" * 20), "usage": b""}
     return Entry(head, [{"object": b'"%b"' % b"embedding", "index": b"%d" % 100, "embedding": value}], 0)
 
@@ -73,7 +73,7 @@ def test_memory_has_a_bound_and_the_least_recently_used_goes() -> None:
 @pytest.mark.parametrize("form", [0, 0.6])
 @pytest.mark.parametrize("size", [1, 100, 1000, 10_000])
 def test_the_bound_is_of_what_entries_cost_in_the_process(size: int, form: float) -> None:
-    """With all that Python needs for them, also when they have been coming and going for long; and not half as much."""
+    """Including Python's overhead, also after many insertions and evictions; and at least half of the limit is used."""
     limit = 1_000_000
     least = most = limit * 0.9
     tracemalloc.start()
@@ -197,7 +197,7 @@ async def test_a_damaged_file_is_set_aside(
     with disk(path) as store:
         store.write({key(number): os.urandom(5000) for number in range(50)}, 0.0, 10.0)
     content = path.read_bytes()
-    # From the second page on it is nonsense, or all of it.
+    # The file is garbage, from its second page on or completely.
     path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096) if damage is None else damage)
     with disk(path) as store:
         assert await at_hand(store, *range(50)) == set()
@@ -218,7 +218,7 @@ async def test_a_file_that_cannot_be_opened_costs_no_call(
         file = tmp_path / "no-such-folder" / "cache.db"
         told_why = f"the cache's file {file} cannot be opened: No such file or directory; calls go on without it"
         assert told_why in caplog.messages
-        # And it is used as soon as it can be.
+        # The file is used as soon as it can be opened.
         (tmp_path / "no-such-folder").mkdir()
         await ask(gateway, {**EMBED, "input": "new"})
         await until(lambda: (tmp_path / "no-such-folder" / "cache.db").exists())
@@ -234,7 +234,7 @@ async def test_a_locked_file_costs_no_call(upstream: ScriptedUpstream, tmp_path:
             assert [told(await ask(gateway))[0] for _ in range(2)] == ["miss", "hit"]
         finally:
             other.close()
-        await until(lambda: count(path) == 3)  # what waited was written
+        await until(lambda: count(path) == 3)  # the queued entry was written
 
 
 async def test_a_file_that_is_locked_at_the_start_is_opened_later(
@@ -310,7 +310,7 @@ def test_one_file_is_made_by_many_at_once(tmp_path: Path, caplog: pytest.LogCapt
 
 
 async def test_two_processes_share_a_file(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """Another process writes while this one has the file open, and each has what the other wrote."""
+    """Another process writes while this one has the file open, and each can read the other's entries."""
     path = tmp_path / "cache.db"
     script = """
 import asyncio, sys
@@ -387,7 +387,7 @@ async def test_time_and_memory_over_a_file(upstream: ScriptedUpstream, tmp_path:
     assert len(entries(later)) == 1
     now = 1059.9
     assert await later.read([key(1)], CALL, TARGET) == {key(1): entry}
-    now = 1060.0  # what was read from the file does not hold longer for it
+    now = 1060.0  # reading an entry from the file does not extend its lifetime
     assert await later.read([key(1)], CALL, TARGET) == {}
     assert await fresh().read([key(1)], CALL, TARGET) == {}
     await later.aclose()
@@ -414,7 +414,7 @@ WITH_REDIS = pytest.mark.skipif(
 
 @asynccontextmanager
 async def redis_server(folder: Path, *options: str) -> AsyncIterator[str]:
-    """On a socket in a folder, so that it has no port that others could have; gives its URL."""
+    """On a socket in a folder, so that it needs no port; yields its URL."""
     socket = folder / "redis.sock"
     command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder), *options]
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
@@ -462,7 +462,7 @@ async def test_without_redis_calls_go_on(
                 "redis-cli", "-s", url.removeprefix("unix://"), "shutdown", "nosave", stdout=subprocess.DEVNULL
             )
             await process.wait()
-            # The memory has it; what it has not is asked for.
+            # The memory tier has it; other inputs are requested.
             assert told(await ask(gateway)) == ("hit", 0, 15)
             assert [told(await ask(gateway, {**EMBED, "input": "new"}))[0] for _ in range(2)] == ["miss", "hit"]
     assert "Redis did not answer" in caplog.text
@@ -511,11 +511,11 @@ def test_the_tiers_are_those_of_the_settings(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["c.db"]
 
 
-# From one configuration to the next.
+# Across a change of configuration.
 
 
 async def test_what_was_paid_for_outlives_a_reload(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """In memory too, as long as it is said to be in the same place and of the same size."""
+    """In memory too, as long as the store's path and size are unchanged."""
     upstream.plays(embeds)
     cache: dict[str, Any] = {"store": "memory"}
     async with running_gateway(settings_for(upstream.url, cache=cache)) as gateway:
@@ -531,7 +531,7 @@ async def test_what_was_paid_for_outlives_a_reload(upstream: ScriptedUpstream, t
             gateway.generations.renew(settings_for(upstream.url, cache=cache))
             states.append(told(await ask(gateway))[0])
         assert states == ["miss", "hit", "miss", "miss", "hit", "off"]
-        # Nobody uses the file any more.
+        # The file is no longer in use.
         await until(lambda: "torii-cache" not in [thread.name for thread in threading.enumerate()])
         cache["store"] = "sqlite"
         gateway.generations.renew(settings_for(upstream.url, cache=cache))

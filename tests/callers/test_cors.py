@@ -1,4 +1,4 @@
-"""Pages of the origins that are allowed call the gateway and read all of its answers; no other page reads one."""
+"""Pages of allowed origins can call the gateway and read all of its responses; no other page can read any."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KEYED = {"authorization": f"Bearer {CALLER_KEY}"}
 
 
 def shared(answer: httpx.Response) -> dict[str, str]:
-    """The headers of the answer that say which pages may read it."""
+    """The response headers that state which pages may read it."""
     return {
         name: value for name, value in answer.headers.items() if name.startswith("access-control-") or name == "vary"
     }
@@ -104,7 +104,7 @@ async def test_a_preflights_exact_bytes_and_the_next_request_on_its_connection(g
 
 
 async def test_a_preflight_of_another_scheme_and_of_a_private_network(gateway: RunningGateway) -> None:
-    """Chrome asks whether a page of the internet may reach this machine: those that are allowed may."""
+    """Chrome asks whether a page of the public internet may reach this machine: allowed pages may."""
     asked = {**asks("GET", private_network="true"), "origin": "app://obsidian.md"}
     answer = await gateway.client.options("/v1/models", headers=asked)
     assert (answer.status_code, shared(answer)) == (
@@ -130,7 +130,7 @@ async def test_a_preflight_that_is_refused(origin: str, gateway: RunningGateway)
 
 
 async def test_a_preflight_where_nobody_is_allowed(upstream: ScriptedUpstream) -> None:
-    """A desktop application may ask an open gateway, and its browser reads nothing."""
+    """A desktop application may call an open gateway, but its browser engine cannot read the response."""
     async with running_gateway(settings_for(upstream.url)) as gateway:
         answer = await gateway.client.options("/v1/models", headers={**asks(), "origin": "app://obsidian.md"})
     message = (
@@ -148,7 +148,7 @@ async def test_an_options_that_is_no_preflight(gateway: RunningGateway) -> None:
     assert [shared(plain), shared(of_page)] == [{"vary": "Origin"}, ALLOWED]
 
 
-# Answers.
+# Responses.
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ async def test_every_answer_can_be_read_by_its_page(
 
 
 async def test_an_answer_to_who_is_no_page_says_that_it_differs_by_origin(gateway: RunningGateway) -> None:
-    """Or a cache in between would give it to a page."""
+    """Otherwise a cache in between could serve the response to a page."""
     answer = await gateway.post("/v1/embeddings", BODY, **KEYED)
     assert (answer.status_code, shared(answer)) == (200, {"vary": "Origin"})
 
@@ -188,7 +188,7 @@ async def test_an_answer_to_who_is_no_page_says_that_it_differs_by_origin(gatewa
 async def test_a_stream_and_its_early_head_can_be_read(
     early: bool, upstream: ScriptedUpstream, other_upstream: ScriptedUpstream
 ) -> None:
-    """The head goes out before the provider has said anything, where that takes longer than ``ping_seconds``."""
+    """The gateway sends its head before the provider's if the provider takes longer than ``ping_seconds``."""
     more = asyncio.Event()
     other_upstream.plays(streams(b": \n\n", more, CHUNK, END))
     given = {"ping_seconds": 0.05 if early else 15, **cors(PAGE)}
@@ -239,7 +239,7 @@ async def test_several_origins_in_one_request_are_none(gateway: RunningGateway) 
 
 
 def test_every_header_of_the_gateways_own_is_exposed() -> None:
-    """As the code has them: what an answer may bring beside what all answers of HTTP have."""
+    """As found in the code: all headers of a response beyond the standard ones of HTTP."""
     own = r'"(x-(?:torii|request|should|ratelimit)-[a-z-]+|retry-after)"'
     sources = [path for path in APP.rglob("*.py") if path.parent.name != "sandbox"]
     named = {name for path in sources for name in re.findall(own, path.read_text(encoding="utf-8"))}
@@ -255,7 +255,7 @@ def test_every_header_of_the_gateways_own_is_exposed() -> None:
 async def test_a_refused_origin_is_told_in_the_log_once(
     upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A gateway with callers serves the call, which has a key, and no browser shows its page the answer."""
+    """A gateway with callers serves the call, which has a key; no browser shows the response to the page."""
     caplog.set_level(logging.INFO, "torii.access")
     upstream.plays(replies(VECTORS))
     async with running_gateway(settings_for(upstream.url, caller_key=CALLER_KEY, **cors(PAGE))) as gateway:
@@ -294,7 +294,7 @@ async def test_a_reload_changes_who_is_allowed(upstream: ScriptedUpstream) -> No
         assert await status() == (403, 403)
 
 
-# What may be configured.
+# Allowed settings.
 
 
 def mistakes(tmp_path: Path, text: str) -> list[str]:

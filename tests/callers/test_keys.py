@@ -1,4 +1,4 @@
-"""Callers and their keys."""
+"""Authentication of callers by their keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RIGHT = (
 
 
 def sent(*authorization: bytes, **plain: bytes) -> dict[bytes, list[bytes]]:
-    """The headers of a request; ``x_api_key`` is x-api-key."""
+    """The headers of a request; ``x_api_key`` stands for x-api-key."""
     headers = {name.replace("_", "-").encode(): [value] for name, value in plain.items()}
     return {**headers, b"authorization": list(authorization)} if authorization else headers
 

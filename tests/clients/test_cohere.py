@@ -16,7 +16,7 @@ QUERY = "when is high water at the harbour"
 
 @pytest.fixture
 def transport() -> Iterator[httpx.Client]:
-    """Cohere's clients leave their own one open."""
+    """Cohere's clients never close their own transport."""
     with httpx.Client(trust_env=False) as client:
         yield client
 
@@ -31,7 +31,7 @@ def test_version_2(gateway: Beside, upstream: str, transport: httpx.Client) -> N
 
 
 def test_version_1_gives_documents_back(gateway: Beside, upstream: str, transport: httpx.Client) -> None:
-    """AIHubMix sends no documents, and Jina's cross-encoders send strings, on which this client warns."""
+    """AIHubMix sends no documents, and Jina's cross-encoders send strings, which make this client warn."""
     client = cohere.Client(api_key=gateway.key, base_url=gateway.root, httpx_client=transport)
     ranked = client.rerank(
         model=f"{upstream}/jina-reranker-v2-base-multilingual", query=QUERY, documents=DOCUMENTS, return_documents=True

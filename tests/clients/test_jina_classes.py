@@ -1,5 +1,7 @@
-"""The Jina classes of LangChain, LlamaIndex and Haystack, unmodified. They weigh some hundred megabytes,
-so they are in the extra `clients`; `make clients` installs them and runs this."""
+"""The Jina classes of LangChain, LlamaIndex and Haystack, unmodified.
+
+They need some hundred megabytes, so they are in the extra `clients`; `make clients` installs them and runs these tests.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ import pytest
 
 from .conftest import Beside
 
-pytestmark = pytest.mark.filterwarnings("default")  # these libraries deprecate themselves, and leave sockets open
+# These libraries use deprecated functions of their own, and leave sockets open.
+pytestmark = pytest.mark.filterwarnings("default")
 
 WHY = "is in the extra `clients`: run `make clients`"
 DOCUMENTS = ["Bread is baked in ovens.", "High water comes twice a day at the harbour.", "A gate stands in water."]
@@ -57,7 +60,7 @@ def test_langchain_rerank(gateway: Beside, upstream: str, monkeypatch: pytest.Mo
 def test_llamaindex_embeddings(gateway: Beside, upstream: str, encoding: str) -> None:
     jina = have("llama_index.embeddings.jinaai.base")
     embedding = jina.JinaEmbedding(api_key=gateway.key, model=f"{upstream}/jina-embeddings-v3", embedding_type=encoding)
-    # The class takes no base URL, though the part of it that calls does.
+    # The class takes no base URL, though its HTTP part does.
     embedding._api = jina._JinaAPICaller(
         model=f"{upstream}/jina-embeddings-v3", base_url=gateway.base_url, api_key=gateway.key
     )

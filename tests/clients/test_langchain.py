@@ -19,7 +19,7 @@ class Answer(BaseModel):
 
 @pytest.fixture
 def transport() -> Iterator[httpx.Client]:
-    """LangChain leaves its own one open."""
+    """LangChain never closes its own transport."""
     with httpx.Client(trust_env=False, timeout=30) as client:
         yield client
 

@@ -1,4 +1,4 @@
-"""Mounts in a container: a folder shows a file that an editor has replaced, a single file does not."""
+"""Mounts in a container: a folder shows a file that an editor has replaced, a single-file mount does not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ CURE = "where one was replaced outside, as editors do, only a restart sees the n
 
 
 def mounting(*pairs: tuple[Path, Path]) -> list[str]:
-    """A command that makes the mounts for itself alone, and becomes what stands behind it. Each is source and place."""
+    """A command that makes the mounts in its own namespace, then runs the rest as its command line. Each mount is
+    source and target."""
     words = [str(path) for pair in pairs for path in pair]
     script = "".join(f'mount --bind "${{{2 * at + 1}}}" "${{{2 * at + 2}}}" && ' for at in range(len(pairs)))
     for ways in (["unshare", "--mount"], ["unshare", "--map-root-user", "--mount"]):
@@ -30,7 +31,7 @@ def mounting(*pairs: tuple[Path, Path]) -> list[str]:
 
 
 def replace(path: Path, text: str) -> None:
-    """As an editor does it: another file in its place."""
+    """Replaces the file by another one, as editors do."""
     (path.parent / "new").write_text(text)
     (path.parent / "new").rename(path)
 

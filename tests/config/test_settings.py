@@ -1,4 +1,4 @@
-"""Settings from every source, and every mistake with its place and without its value."""
+"""Settings from every source, and every mistake with its position and without its value."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Write = Callable[[str], Path]
 
 @pytest.fixture(autouse=True)
 def _nothing_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No variable, secret file or configuration file of the machine."""
+    """Removes the machine's variables, secret files and configuration files."""
     for name in list(os.environ):
         if name.startswith("TORII_") or re.fullmatch(r"(JINA|AIHUBMIX)_API_KEY(_FILE)?", name):
             monkeypatch.delenv(name)
@@ -55,7 +55,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def mistakes(path: Path | None = None, **overrides: Any) -> list[str]:
-    """The lines of the error, without the directory, and never with the secret."""
+    """The lines of the error, without the directory. Checks that they do not contain the secret."""
     with pytest.raises(ConfigError) as error:
         load(path, **{"sandbox": "on", **overrides})
     assert SECRET not in str(error.value)
@@ -65,7 +65,7 @@ def mistakes(path: Path | None = None, **overrides: Any) -> list[str]:
 
 
 def short(lines: list[str]) -> list[str]:
-    """Only the nearest of many settings are named; the first of them stands for all, and the rest has to add up."""
+    """The lines with lists of settings shortened: only the nearest settings are named, and their count must add up."""
     more = len(Settings.model_fields) - NEAREST
     cut = re.compile(rf"Allowed: (\w+)(, \w+){{{NEAREST - 1}}} and {more} more, see docs/configuration\.md$")
     return [cut.sub(r"Allowed: \1, ...", line) for line in lines]
@@ -100,8 +100,11 @@ def test_the_example_is_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def blocks() -> list[list[int]]:
-    """The numbers of the lines of config.example.yaml that are settings commented out: blocks, and each entry of one
-    that is a whole by itself. Prose has one space behind its #, settings have more."""
+    """The line numbers of config.example.yaml that are commented-out settings: blocks, and each complete entry in a
+    block.
+
+    Prose has one space after its #, settings have more.
+    """
     lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
     found: list[list[int]] = []
     for number, line in enumerate(lines):
@@ -231,7 +234,7 @@ def test_the_stronger_source_wins(monkeypatch: pytest.MonkeyPatch, write: Write,
 def test_a_byte_order_mark_before_a_file_is_skipped(
     monkeypatch: pytest.MonkeyPatch, write: Write, tmp_path: Path
 ) -> None:
-    """As editors on Windows put it there; UTF-16 is refused."""
+    """Windows editors write a byte order mark. UTF-16 is refused."""
     path = tmp_path / "marked.yaml"
     path.write_bytes("port: 8005".encode("utf-8-sig"))
     for name in ("jina_api_key", "torii_operator_key"):
@@ -341,7 +344,7 @@ def test_a_bare_on_or_off_means_what_it_says(write: Write, written: str, expecte
     assert load(write(f"docs: {written}"), sandbox="on").docs == expected
 
 
-# ---------------------------------------------------------------- what follows from settings
+# ---------------------------------------------------------------------------- derived values
 
 
 def test_the_sandbox_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -567,7 +570,7 @@ def test_the_cache(write: Write, cache: str, expected: str | None) -> None:
 
 
 def test_redis_needs_its_package(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "redis", None)  # as Python itself marks a package that is not to be had
+    monkeypatch.setitem(sys.modules, "redis", None)  # Python's own mark for a package that cannot be imported
     [mistake] = mistakes(write("sandbox: on\ncache: {store: redis, redis_url: 'redis://host'}"))
     assert mistake.endswith(
         "cache.store: redis needs a package that is not installed: in the checkout, pip install '.[redis]'"
@@ -664,7 +667,7 @@ def test_mistakes_in_the_environment_name_the_variable(monkeypatch: pytest.Monke
 
 
 def paths(model: type[BaseModel], above: Keys = ()) -> Iterator[Keys]:
-    """Those of all settings and sections."""
+    """The paths of all settings and sections."""
     for name, field in model.model_fields.items():
         yield (*above, name)
         kinds = [field.annotation, *get_args(field.annotation)]

@@ -1,4 +1,4 @@
-"""One timer for the waits of many calls."""
+"""One timer for the deadlines of many calls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from app.core.deadlines import Alarm, Clock, Deadline
+from app.core.deadlines import Deadline, DeadlineClock, Timeout
 
 
 def now() -> float:
@@ -15,76 +15,76 @@ def now() -> float:
 
 
 async def test_a_wait_ends_when_its_time_has_come() -> None:
-    alarm = Alarm(Clock(), now() + 0.01)
+    deadline = Deadline(DeadlineClock(), now() + 0.01)
     with pytest.raises(TimeoutError):
-        with alarm:
+        with deadline:
             await asyncio.Event().wait()
 
 
 async def test_a_time_that_was_moved_on_holds() -> None:
-    alarm = Alarm(Clock(), now() + 0.5)
-    with alarm:
+    deadline = Deadline(DeadlineClock(), now() + 0.5)
+    with deadline:
         await asyncio.sleep(0)
-    alarm.until = now() + 60
-    with alarm:
-        await asyncio.sleep(0.6)  # longer than the first time, which rings in it and is set anew
+    deadline.until = now() + 60
+    with deadline:
+        await asyncio.sleep(0.6)  # longer than the first timeout, during which the timer fires and is set anew
 
 
 async def test_a_time_that_was_moved_back_holds() -> None:
-    alarm = Alarm(Clock(), now() + 60)
-    with alarm:
+    deadline = Deadline(DeadlineClock(), now() + 60)
+    with deadline:
         await asyncio.sleep(0)
-    alarm.until = now() + 0.01
+    deadline.until = now() + 0.01
     with pytest.raises(TimeoutError):
-        with alarm:
+        with deadline:
             await asyncio.Event().wait()
 
 
 async def test_nothing_happens_to_who_does_not_wait() -> None:
-    alarm = Alarm(Clock(), now() + 0.5)
-    with alarm:
+    deadline = Deadline(DeadlineClock(), now() + 0.5)
+    with deadline:
         await asyncio.sleep(0)
     await asyncio.sleep(0.6)
-    alarm.until = now() + 0.01
+    deadline.until = now() + 0.01
     with pytest.raises(TimeoutError):
-        with alarm:
+        with deadline:
             await asyncio.Event().wait()
 
 
 async def test_ring_ends_the_wait_at_once() -> None:
-    alarm = Alarm(Clock(), now() + 60)
-    asyncio.get_running_loop().call_soon(alarm.ring)
+    deadline = Deadline(DeadlineClock(), now() + 60)
+    asyncio.get_running_loop().call_soon(deadline.expire)
     with pytest.raises(TimeoutError):
-        with alarm:
+        with deadline:
             await asyncio.Event().wait()
 
 
 async def test_a_cancellation_from_outside_stays_one() -> None:
-    alarm = Alarm(Clock(), now() + 60)
+    deadline = Deadline(DeadlineClock(), now() + 60)
     waits = asyncio.Event()
 
     async def wait() -> None:
-        with alarm:
+        with deadline:
             waits.set()
             await asyncio.Event().wait()
 
     task = asyncio.create_task(wait())
     await waits.wait()
-    alarm.ring()
+    deadline.expire()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
 async def test_errors_pass() -> None:
-    alarm = Alarm(Clock(), now() + 60)
+    deadline = Deadline(DeadlineClock(), now() + 60)
     with pytest.raises(KeyError):
-        with alarm:
+        with deadline:
             raise KeyError
 
 
-async def test_one_clock_rings_for_each_in_its_time() -> None:
-    clock, rung = Clock(), []
+async def test_one_clock_ends_each_wait_at_its_deadline() -> None:
+    clock, rung = DeadlineClock(), []
 
     async def wait(seconds: float) -> None:
         with pytest.raises(TimeoutError):
@@ -99,7 +99,7 @@ async def test_one_clock_rings_for_each_in_its_time() -> None:
 
 
 async def test_a_wait_that_is_over_keeps_the_timer_for_the_next() -> None:
-    clock = Clock()
+    clock = DeadlineClock()
     with clock.within(0.02):
         await asyncio.sleep(0)
     with pytest.raises(TimeoutError):
@@ -110,7 +110,7 @@ async def test_a_wait_that_is_over_keeps_the_timer_for_the_next() -> None:
 
 
 async def test_a_clock_ends_all_waits_at_once() -> None:
-    clock = Clock()
+    clock = DeadlineClock()
 
     async def wait() -> None:
         with clock.within(60):
@@ -118,15 +118,15 @@ async def test_a_clock_ends_all_waits_at_once() -> None:
 
     tasks = [asyncio.create_task(wait()) for _ in range(3)]
     await asyncio.sleep(0)
-    clock.ring()
+    clock.expire()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [TimeoutError] * 3
 
 
 async def test_a_deadline_is_over_with_what_is_within_it() -> None:
-    with Deadline(0.02):
+    with Timeout(0.02):
         await asyncio.sleep(0)
     await asyncio.sleep(0.04)
     with pytest.raises(TimeoutError):
-        with Deadline(0.02):
+        with Timeout(0.02):
             await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""JSON in and out: one exception for everything that is none."""
+"""JSON decoding and encoding: one exception for all invalid input."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_what_goes_in_comes_out(value: Any) -> None:
     ("data", "form", "says"),
     [
         (b'{"a":"\\ud800"}', Any, HALF),
-        (b'{"a":"\\ud83d\\ude00",}', Any, "unexpected '}' (byte 20)"),  # a whole pair, and a comma too many
+        (b'{"a":"\\ud83d\\ude00",}', Any, "unexpected '}' (byte 20)"),  # a whole pair, and a surplus comma
         (b"[1,, ]", Any, "unexpected ']' (byte 5)"),
         (b'{"a":NaN}', Any, "NaN is not a number in JSON (byte 5)"),
         (b'["\\"NaN", -Infinity]', Any, "-Infinity is not a number in JSON (byte 10)"),

@@ -1,6 +1,6 @@
-"""A web page spends no key of an open gateway and reads nothing of it; no client that is no browser notices.
+"""No web page can use the keys of an open gateway or read its responses, and no other client is affected.
 
-Raw requests over real sockets. What a real browser makes of it is in server/test_browser.py.
+Raw requests over real sockets; server/test_browser.py tests with a real browser.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CROSS_SITE = (
 )
 
 
-# Its upstream is at 127.0.0.1, and no message names an upstream's host.
+# The upstream is at 127.0.0.1, and messages never name an upstream's host.
 REDACTED = Redactor((), ["127.0.0.1"]).message
 
 
@@ -56,7 +56,7 @@ def request(*headers: str, line: str = "GET /healthz HTTP/1.1", body: bytes = b"
 
 
 def embedding(*headers: str) -> bytes:
-    """An embeddings call that is right in every other way."""
+    """An embeddings request that is otherwise valid."""
     return request(*headers, f"content-length: {len(BODY)}", line="POST /v1/embeddings HTTP/1.1", body=BODY)
 
 
@@ -115,7 +115,7 @@ async def test_a_host_that_is_known(host: str, open_gateway: RunningGateway) -> 
 
 @pytest.mark.parametrize("host", FOREIGN)
 async def test_a_host_that_is_not_known(host: str, open_gateway: RunningGateway, upstream: ScriptedUpstream) -> None:
-    """A page whose name was rebound to 127.0.0.1 is of one origin with the gateway, and its browser says so."""
+    """A page whose name was rebound to 127.0.0.1 has the same origin as the gateway, and its browser says so."""
     own = (f"origin: http://{host}", "sec-fetch-site: same-origin")
     for got in (
         await asked(open_gateway, request(f"host: {host}")),
@@ -138,12 +138,12 @@ async def test_several_hosts_and_none(open_gateway: RunningGateway) -> None:
 async def test_a_target_with_a_host_of_its_own_is_no_way_past_it(open_gateway: RunningGateway) -> None:
     for target in ("http://evil.example/healthz", "http://127.0.0.1/healthz"):
         assert await code(open_gateway, request("host: 127.0.0.1", line=f"GET {target} HTTP/1.1")) == 400
-    # Two slashes begin a path here, which is none of ours.
+    # A path may begin with two slashes; the gateway has no such path.
     assert await code(open_gateway, request("host: 127.0.0.1", line="GET //evil.example/healthz HTTP/1.1")) == 404
     assert await code(open_gateway, request("host: evil.example", line="GET //healthz HTTP/1.1")) == 403
 
 
-# Every path, before the key and the body.
+# For every path, before the key and the body are checked.
 
 LINES = [
     f"{method} {path} HTTP/1.1"
@@ -177,7 +177,7 @@ async def test_a_head_is_guarded(open_gateway: RunningGateway) -> None:
 
 
 async def test_it_is_refused_before_its_body_is_there(open_gateway: RunningGateway) -> None:
-    """Nor is a body awaited that is too large by far."""
+    """The gateway does not wait for a body that is far too large either."""
     head = ("host: 127.0.0.1", "origin: null", "content-length: 99999999")
     got = await asked(open_gateway, request(*head, line="POST /v1/embeddings HTTP/1.1"))
     assert (got.line, got.headers["connection"]) == ("HTTP/1.1 403 Forbidden", "close")
@@ -254,7 +254,7 @@ MAY_NOT = [
 
 @pytest.mark.parametrize(("host", "origin"), MAY_ASK)
 async def test_an_origin_that_may_ask(host: str, origin: str, open_gateway: RunningGateway) -> None:
-    """Whatever its browser says of the site."""
+    """Whatever its browser states in Sec-Fetch-Site."""
     for site in ("cross-site", "same-origin", "none"):
         page = (f"host: {host}", f"origin: {origin}", f"sec-fetch-site: {site}")
         assert await code(open_gateway, embedding(*page)) == 200
@@ -324,13 +324,13 @@ async def test_no_page_that_a_link_may_lead_to_asks_a_provider() -> None:
     assert {path for path in PAGES if path in DOCUMENTS and DOCUMENTS[path].method != "GET"} == set()
 
 
-# Who is let in as ever.
+# Requests that are still allowed.
 
 
 @pytest.mark.parametrize(
     "headers",
     [
-        ("host: torii:8000",),  # as the other services of a compose file ask for it
+        ("host: torii:8000",),  # as the other services of a compose file call it
         ("host: evil.example",),
         ("host: localhost", "origin: https://evil.example", "sec-fetch-site: cross-site"),
         ("host: localhost", "origin: null"),
@@ -357,7 +357,7 @@ async def test_callers_keys_are_the_guard_where_there_are_some(
     ],
 )
 async def test_the_kind_of_a_body_says_nothing(kind: str | None, status: int, open_gateway: RunningGateway) -> None:
-    """Neither curl -d, nor Python's urllib, nor Node's fetch with a string says that it is JSON."""
+    """Neither curl -d, nor Python's urllib, nor Node's fetch with a string states JSON as the content type."""
     named = [f"content-type: {kind}"] if kind else []
     assert await code(open_gateway, embedding("host: localhost", *named)) == status
 
@@ -413,7 +413,7 @@ CLIENTS = [
 async def test_no_sdk_sends_what_is_looked_at_and_none_is_refused(
     client: Any, answer: Any, upstream: ScriptedUpstream, other_upstream: ScriptedUpstream
 ) -> None:
-    """First to a listener that writes down what comes, then to a gateway."""
+    """First to a listener that records the request, then to a gateway."""
     upstream.plays(replies(answer))
     other_upstream.plays(replies(answer))
     await client(upstream.url)
@@ -427,7 +427,7 @@ async def test_no_sdk_sends_what_is_looked_at_and_none_is_refused(
 
 
 async def test_azures_sdk_is_known_by_its_key(keyed: RunningGateway) -> None:
-    """It sends `api-key` and no Authorization."""
+    """Azure's SDK sends `api-key` and no Authorization."""
     given: Any = {"base_url": f"{keyed.url}/v1", "api_version": "1", "max_retries": 0}
     async with openai.AsyncAzureOpenAI(api_key=CALLER_KEY, **given) as client:
         assert "jina-embeddings-v3" in [model.id async for model in client.models.list()]
@@ -438,7 +438,7 @@ async def test_azures_sdk_is_known_by_its_key(keyed: RunningGateway) -> None:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not on this machine: its fetch was not tried")
 async def test_nodes_fetch_is_not_taken_for_a_page(open_gateway: RunningGateway) -> None:
-    """It sends `sec-fetch-mode: cors`, and text/plain for a string. The AI SDK and openai-node send by it."""
+    """Node's fetch sends `sec-fetch-mode: cors`, and text/plain for a string. The AI SDK and openai-node use it."""
     script = f"fetch('{open_gateway.url}/v1/embeddings', {{method: 'POST', body: '{BODY.decode()}'}})"
     process = await asyncio.create_subprocess_exec(
         "node", "-e", f"{script}.then(answer => console.log(answer.status))", stdout=asyncio.subprocess.PIPE
@@ -496,7 +496,7 @@ async def test_a_reload_changes_who_may_ask(upstream: ScriptedUpstream) -> None:
         assert await statuses() == [403, 403, 403]
 
 
-# What may be configured.
+# Allowed settings.
 
 
 @pytest.mark.parametrize(

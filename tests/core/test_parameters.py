@@ -1,5 +1,5 @@
-"""Every field that a caller may send is in the table of fates; the documentation says the same, and so do the bodies
-that upstreams get over real sockets."""
+"""The parameter table has every field that a caller may send; the documentation and the bodies of upstream requests
+over real sockets agree with the table."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OTHER: dict[EndpointName, str] = {
 RESEARCHED: Json = {**ASK, "stream": True}
 
 
-# --- the table is whole ------------------------------------------------------------------------
+# --- the table is complete ---------------------------------------------------------------------
 
 
 def fields_of(*kinds: type) -> set[str]:
@@ -140,7 +140,8 @@ SAMPLES: dict[str, Any] = {
 TRUE = ("late_chunking", "return_multivector", "return_tokenized_input", "truncate", "truncation", "return_embeddings")
 SAMPLES |= dict.fromkeys(TRUE, True)
 
-# Of a field that Torii does itself: a value, and what Jina's models or DeepSearch are sent for it, and what others are.
+# For a field that Torii handles itself: a value, the fields sent to Jina's models or DeepSearch, and those sent to
+# others.
 DONE: dict[tuple[EndpointName, str], tuple[Any, Json, Json]] = {
     **{("embeddings", name): ("base64", {}, {"encoding_format": "float"}) for name in SPELLINGS},
     ("embeddings", "input"): ("Hi", {}, {"encoding_format": "float"}),
@@ -187,7 +188,7 @@ def having(option: str) -> str:
 
 
 def base(endpoint: EndpointName, model: str, jina: bool) -> Json:
-    """The body that the upstream is sent for the smallest call."""
+    """The upstream request for the smallest call."""
     own: dict[EndpointName, tuple[Json, Json]] = {
         "embeddings": ({}, {"encoding_format": "float"}),
         "rerank": ({"return_documents": False}, {}),

@@ -1,4 +1,4 @@
-"""What must not be seen is taken out, and nothing else."""
+"""Secrets and hosts are removed from texts, and nothing else is."""
 
 from __future__ import annotations
 

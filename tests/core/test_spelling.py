@@ -1,4 +1,4 @@
-"""Other spellings of one and the same: names of models, values, inputs; and that they share what the cache keeps."""
+"""Equivalent spellings of model names, values and inputs, which share their cache entries."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_an_upstream_in_front_stays_in_front() -> None:
     table = RouteTable({**ACCOUNTS, "local": LOCAL}, unknown="aihubmix")
     assert ways(table, f"jina/jinaai/{V3}") == ways(table, "JINA/Jina-Embeddings-V3") == [("jina", V3)]
     assert ways(table, "aihubmix/JINA-EMBEDDINGS-V3") == [("aihubmix", V3)]
-    # A server of one's own is asked for the name as it is written.
+    # An upstream of the user's own gets the name as it is written.
     assert ways(table, f"local/jinaai/{V3}") == [("local", f"jinaai/{V3}")]
 
 
@@ -132,7 +132,7 @@ def test_a_removed_model_is_gone_under_all_its_spellings(name: str) -> None:
                 table.find(asked)
 
 
-# --- a model that an upstream does not know either ---------------------------------------------
+# --- models that the upstream does not know either ---------------------------------------------
 
 UNKNOWN = {"error": {"message": "Incorrect model ID, request the list (tid: 1)", "type": "Aihubmix_api_error"}}
 NEAREST = " Nearest: jina-embeddings-v3, jina-embeddings-v4, jina-embeddings-v2-base-zh. GET /v1/models lists all."

@@ -29,7 +29,8 @@ def events(*pieces: bytes) -> list[ServerEvent]:
     st.lists(st.lists(DATA, min_size=1, max_size=3), max_size=5), LINE_END, st.lists(st.integers(0, 400)), st.booleans()
 )
 def test_any_cut_gives_the_same_events(written: list[list[str]], end: str, places: list[int], final: bool) -> None:
-    """Also of text that str.splitlines would cut, with comments between, with and without the last blank line."""
+    """Also for text that str.splitlines would cut, with comments between events, with and without the last blank
+    line."""
     stream = "".join(
         f": note{end}" + "".join(f"data: {line}{end}" for line in lines) + end for lines in written
     ).encode()

@@ -1,4 +1,4 @@
-"""What goes out at the end of a turn of the loop."""
+"""Data written at the end of a turn of the loop."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.core.transport import Outgoing
+from app.core.transport import CoalescingTransport
 
 from ..conftest import PATIENCE
 
 
 @asynccontextmanager
-async def connection() -> AsyncIterator[tuple[Outgoing, asyncio.StreamReader]]:
-    """Both ends of one: what is written, and who reads it."""
+async def connection() -> AsyncIterator[tuple[CoalescingTransport, asyncio.StreamReader]]:
+    """Both ends of a connection: its transport, and a reader at the other end."""
     ours, theirs = socket.socketpair()
     loop = asyncio.get_running_loop()
     reader, writer = await asyncio.open_connection(sock=theirs)
     transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
     try:
-        yield Outgoing(transport, loop), reader
+        yield CoalescingTransport(transport, loop), reader
     finally:
         transport.abort()
         writer.close()

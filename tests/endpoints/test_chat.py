@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: what a caller may send, and the models that need no translation."""
+"""POST /v1/chat/completions: allowed requests, and the models that need no translation."""
 
 from __future__ import annotations
 

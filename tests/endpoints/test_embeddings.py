@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: every form of request into one, every form of answer into the one that was asked for."""
+"""POST /v1/embeddings: all forms of requests become one, and the reply has the form that was asked for."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refusal(endpoint: Embeddings | None = None, /, **body: Any) -> tuple[str, st
 
 
 def answer(call: EmbeddingsCall, *bodies: bytes) -> bytes:
-    """What the caller gets when the upstream answers the parts of his call with ``bodies``."""
+    """The reply to the caller if the upstream answers the parts of their call with ``bodies``."""
     endpoint = Embeddings()
     replies = [
         UPSTREAM.reply(part, TARGET, body) for part, body in zip(endpoint.split(call, None), bodies, strict=True)
@@ -48,7 +48,7 @@ def upstream_body(*vectors: Any, usage: Any = None) -> bytes:
     return msgspec.json.encode({"model": "jina-embeddings-v3", "object": "list", "usage": usage, "data": data})
 
 
-# --- what comes in -----------------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_any_inputs_under_any_cap_get_their_own_vectors(data: st.DataObject, cou
     assert rendered["usage"] == {"total_tokens": count, "prompt_tokens": count}
 
 
-# --- what goes back ----------------------------------------------------------------------------
+# --- replies ------------------------------------------------------------------------------------
 
 
 def test_floats_go_back_byte_for_byte() -> None:

@@ -1,4 +1,4 @@
-"""POST /v1/rerank and /v2/rerank: Jina's and Cohere's requests into one form, the answer into theirs."""
+"""POST /v1/rerank and /v2/rerank: Jina's and Cohere's requests in one form, the reply in theirs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def ranked(*scores: float, **more: Any) -> bytes:
     return msgspec.json.encode({"model": "jina-reranker-v3", "results": results, "usage": {"total_tokens": 7}, **more})
 
 
-# --- what comes in -----------------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------------------
 
 
 def test_jinas_request_becomes_the_canonical_one() -> None:
@@ -143,7 +143,7 @@ def test_a_chat_sent_here_is_told_where_to_go() -> None:
         Rerank().parse({"model": "m", "query": "q"}, "/rerank")
 
 
-# --- what goes back ----------------------------------------------------------------------------
+# --- replies ------------------------------------------------------------------------------------
 
 
 def test_an_answer_without_documents_gets_them_from_the_request() -> None:
@@ -192,7 +192,7 @@ def test_trap_09_scores_below_zero_go_back_byte_for_byte() -> None:
 
 
 def test_trap_09_aihubmixs_printed_answer_is_completed() -> None:
-    """Three results for nine documents, no object, no documents: as on its page."""
+    """Three results for nine documents, no object, no documents: as on AIHubMix's page."""
     request = msgspec.json.decode((WIRE / "aihubmix" / "rerank-multimodal.request.json").read_bytes())
     call = replace(Rerank().parse(request, "/rerank"), id="1")
     target = Target(AIHubMix(), MODEL, "jina-reranker-m0", Key("k" * 20))
@@ -234,7 +234,7 @@ def test_fields_that_nobody_knows_stay() -> None:
 
 
 def test_what_the_upstream_says_of_a_document_is_left_out() -> None:
-    """Also in a result with fields that nobody knows, which stay."""
+    """Also in a result with unknown fields, which stay."""
     items = [{"index": 0, "relevance_score": 0.5, "document": "theirs", "new_field": 1}]
     for kept, left_out in ((1, items), (0, [{k: v for k, v in items[0].items() if k != "new_field"}])):
         [result] = answer(parse(documents=["mine"]), ranked(results=left_out))["results"]

@@ -1,4 +1,4 @@
-"""What a stranger may send: JSON that can be read in one way only, HTTP that ends where everybody thinks it ends."""
+"""Input from strangers: JSON with a single reading, and HTTP requests with an unambiguous end."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Got:
 
 
 async def sent(gateway: RunningGateway, *pieces: bytes, seconds: float = 2 * PATIENCE) -> bytes:
-    """All that comes back until the gateway closes; fails where it does not within ``seconds``."""
+    """All data until the gateway closes the connection; fails if it does not within ``seconds``."""
     parts = urlsplit(gateway.url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
@@ -73,7 +73,7 @@ async def sent(gateway: RunningGateway, *pieces: bytes, seconds: float = 2 * PAT
 
 
 def answers(data: bytes) -> list[Got]:
-    """The answers in ``data``, which all have a content-length, and nothing else."""
+    """The responses in ``data``, each with a content-length; fails on any other data."""
     found = []
     while data:
         head, _, data = data.partition(b"\r\n\r\n")
@@ -110,7 +110,7 @@ LENGTH = b"content-length: 43"
 
 @pytest.fixture
 async def keyed(upstream: ScriptedUpstream) -> AsyncIterator[RunningGateway]:
-    """A gateway that has callers."""
+    """A gateway with callers."""
     callers = [{"name": "team", "key": CALLER_KEY}]
     async with running_gateway(settings_for(upstream.url, callers=callers)) as running:
         yield running
@@ -232,7 +232,7 @@ TREES = st.recursive(
 
 
 def written(tree: Any) -> tuple[bytes, bool]:
-    """As JSON, with lists of pairs as objects; and whether a key comes twice in one of them."""
+    """The tree as JSON, with lists of pairs as objects; and whether an object has a duplicate key."""
     if not isinstance(tree, list):
         return msgspec.json.encode(tree), False
     if tree and all(isinstance(item, tuple) for item in tree):
@@ -259,7 +259,7 @@ async def test_a_nul_that_is_escaped_goes_on_escaped(gateway: RunningGateway, up
     assert upstream.seen[0].raw == b'{"model":"jina-embeddings-v3","input":["a\\u0000b"]}'
 
 
-# What would move the target.
+# Requests that would change the target.
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ async def test_two_keys_are_none(keyed: RunningGateway, upstream: ScriptedUpstre
 async def test_a_key_as_azures_and_anthropics_clients_send_it(
     headers: list[bytes], keyed: RunningGateway, upstream: ScriptedUpstream
 ) -> None:
-    """It goes no further than a Bearer's does."""
+    """Such a key is forwarded no further than a Bearer key."""
     upstream.plays(replies(VECTORS))
     [got] = answers(await sent(keyed, posted(*headers, LENGTH, b"connection: close")))
     assert got.line == "HTTP/1.1 200 OK"
@@ -413,7 +413,7 @@ async def test_a_trailer_is_no_header(keyed: RunningGateway, upstream: ScriptedU
     assert upstream.seen == []
 
 
-# Where a request ends.
+# The end of a request.
 
 CHUNKED = b"transfer-encoding: chunked"
 SMUGGLING = {
@@ -510,7 +510,7 @@ async def test_a_head_has_at_most_64_kilobytes_and_100_headers(gateway: RunningG
     assert got.line == "HTTP/1.1 200 OK"
     for head in (
         [get + b"x: " + b"y" * HEAD_BYTES + b"\r\n\r\n"],
-        [get + b"x: " + b"y" * 2_000_000],  # without an end
+        [get + b"x: " + b"y" * 2_000_000],  # endless
         [get, *[b"x-%d: y\r\n" % number * 1000 for number in range(20)]],
     ):
         [got] = answers(await sent(gateway, *head))
@@ -575,7 +575,7 @@ async def test_a_models_path_leads_to_a_model_or_nowhere(model: str, gateway: Ru
     assert "x-evil" not in got.headers
 
 
-# What is unusual and right.
+# Unusual but valid requests.
 
 
 async def test_expect_100_continue(keyed: RunningGateway, upstream: ScriptedUpstream) -> None:
@@ -584,7 +584,7 @@ async def test_expect_100_continue(keyed: RunningGateway, upstream: ScriptedUpst
     expect = b"expect: 100-continue"
     data = await sent(keyed, posted(right, LENGTH, expect, b"connection: close", body=b""), BODY)
     assert data.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
-    refused = await sent(keyed, posted(LENGTH, expect, body=b""))  # nothing of the body is asked for, or waited for
+    refused = await sent(keyed, posted(LENGTH, expect, body=b""))  # the body is neither requested nor awaited
     assert refused.startswith(b"HTTP/1.1 401 Unauthorized\r\n")
 
 

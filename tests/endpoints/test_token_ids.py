@@ -1,4 +1,4 @@
-"""Token ids back into text, with the real vocabulary and without a network."""
+"""Decoding of token ids into text, with the real vocabulary and without a network."""
 
 from __future__ import annotations
 

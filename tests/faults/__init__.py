@@ -1,4 +1,4 @@
-"""The fault matrix, over real sockets. ``matrix`` says which test holds which row."""
+"""The fault matrix, over real sockets. ``matrix`` lists the tests of each row."""
 
 import pytest
 

@@ -1,6 +1,6 @@
-"""All of the matrix, the document against the gateway, and at the end what became of each row: `make faults`.
+"""Run the whole matrix and the OpenAPI contract test, then print the outcome of each row: `make faults`.
 
-Options go to pytest. The exit code is 0 only where nothing failed.
+Options are passed to pytest. The exit code is 0 only if nothing failed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Outcomes:
-    """What became of each test, by its name without parameters."""
+    """The outcomes of each test, by its name without parameters."""
 
     def __init__(self) -> None:
         self.of: dict[str, Counter[str]] = defaultdict(Counter)

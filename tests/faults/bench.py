@@ -1,4 +1,4 @@
-"""The bench of the faults: gateways, what a refusal must look like, and how much memory something took."""
+"""The test bench of the faults: gateways, checks of error replies, and memory measurement."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from ..conftest import (
     until,
 )
 
-COMMENT = re.compile(rb"^:.*\n", re.MULTILINE)  # one line, without a blank one behind it
+COMMENT = re.compile(rb"^:.*\n", re.MULTILINE)  # a comment is one line, without a blank line after it
 
 # The HTTP engines behind app/upstreams/client/client.py, as the setting http_client names them.
 ENGINES = ("httptools", "httpx")
-# Of a test about what is in a whole answer or in an event: whichever engine brought it.
+# For tests of the content of a whole answer or an event, which does not depend on the engine.
 above_the_wire = pytest.mark.above_the_wire
 
 EMBED = {"model": "jina-embeddings-v3", "input": ["a", "b"]}
@@ -57,15 +57,15 @@ CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}],
 
 EMBEDDINGS, CHATS, RERANKS = "/v1/embeddings", "/v1/chat/completions", "/v1/rerank"
 
-# Seconds of the deadlines that a test is not about: no machine may be so busy that one of them is met.
+# Deadlines that a test is not about, in seconds: long enough that even a busy machine never reaches one.
 LONG = 60.0
 DEADLINES = ("connect_seconds", "headers_seconds", "reply_seconds", "idle_seconds", "event_seconds", "total_seconds")
-# Seconds of the one that a test is about: enough for all that has to happen before it on a machine that is busy.
+# The deadline that a test is about, in seconds: long enough for the steps before it on a busy machine.
 SOON = 1.0
-# Seconds after which a test gives up on a call: longer than any deadline.
+# The timeout of a call in a test, in seconds: longer than any deadline.
 PATIENCE = 2 * LONG
 
-# What a caller is told of an answer that ended too early, and of one that is no HTTP.
+# The messages for an answer that ended too early, and for one that is not HTTP.
 BROKE_OFF = "the upstream broke off the connection"
 MALFORMED = "the upstream sent malformed HTTP"
 
@@ -79,14 +79,14 @@ TYPES = {
 
 
 def patient(engine: str, jina: str | None, aihubmix: str | None = None, **values: Any) -> Settings:
-    """Settings whose deadlines are long. ``timeouts`` are laid over them: that which the test is about."""
+    """Settings with long deadlines. ``timeouts`` override them: the deadline that the test is about."""
     timeouts = {**dict.fromkeys(DEADLINES, LONG), **values.pop("timeouts", {})}
     return settings_for(jina, aihubmix, http_client=engine, timeouts=timeouts, **values)
 
 
 @dataclass
 class Bench:
-    """Both upstreams, and gateways before them with the engine that is tested."""
+    """Both upstreams, and gateways in front of them with the engine under test."""
 
     engine: str
     jina: ScriptedUpstream
@@ -94,15 +94,15 @@ class Bench:
     loose: list[asyncio.Event] = field(default_factory=list)
 
     def gateway(self, *, both: bool = False, **values: Any) -> AbstractAsyncContextManager[RunningGateway]:
-        """Before Jina alone, or before ``both``."""
+        """In front of Jina alone, or of ``both``."""
         return running_gateway(patient(self.engine, self.jina.url, self.aihubmix.url if both else None, **values))
 
     def mixed(self, **values: Any) -> AbstractAsyncContextManager[RunningGateway]:
-        """Before AIHubMix alone, which sells the models that need no translation."""
+        """In front of AIHubMix alone, whose chat models need no translation."""
         return running_gateway(patient(self.engine, None, self.aihubmix.url, **values))
 
     def before(self, url: str, other: str | None = None, **values: Any) -> AbstractAsyncContextManager[RunningGateway]:
-        """Before whatever is at ``url``."""
+        """In front of any server at ``url``."""
         return running_gateway(patient(self.engine, url, other, **values))
 
 
@@ -116,7 +116,7 @@ async def at_once(
     check: Callable[[Bench, RunningGateway, Case], Awaitable[None]],
     subtests: pytest.Subtests,
 ) -> None:
-    """Checks all cases together, as each waits for a deadline, on benches and before gateways of their own."""
+    """Check all cases concurrently, since each waits for a deadline. Each case has its own bench and gateway."""
     async with AsyncExitStack() as stack:
         places = []
         for case in cases.values():
@@ -131,7 +131,7 @@ async def at_once(
 
 
 async def asked(gateway: RunningGateway, path: str = EMBEDDINGS, body: Any = EMBED) -> httpx.Response:
-    """The answer, which has to come within the test's own patience: every call ends."""
+    """The answer. Fails after PATIENCE seconds: every call must end."""
     async with asyncio.timeout(PATIENCE):
         return await gateway.post(path, body)
 
@@ -145,7 +145,8 @@ def assert_failed(
     should_retry: bool | None = None,
     upstream: str | None = "jina",
 ) -> str:
-    """The whole of a refusal: status, envelope, headers, and nothing in it of hosts, keys and markup. Its message."""
+    """Check an error reply completely: status, envelope, headers, and no host, key or markup in it. Returns its
+    message."""
     assert response.status_code == status, response.text[:500]
     envelope = response.json()
     assert envelope["error"]["code"] == code, response.text[:500]
@@ -162,7 +163,7 @@ def assert_failed(
 
 
 def assert_clean(message: str) -> str:
-    """One printable line that names no host, port or key and holds no markup."""
+    """Check that the message is one printable line without host, port, key or markup."""
     assert message
     assert len(message) < 1000
     assert message.isprintable()
@@ -173,7 +174,7 @@ def assert_clean(message: str) -> str:
 
 
 async def assert_booked(gateway: RunningGateway, *statuses: int) -> list[Record]:
-    """One record for each call, with these statuses, in the order in which they ended."""
+    """Check that there is one record per call, with these statuses in the order in which the calls ended."""
     records = await gateway.ended(len(statuses))
     assert [record.status for record in records] == list(statuses)
     for record in records:
@@ -183,7 +184,7 @@ async def assert_booked(gateway: RunningGateway, *statuses: int) -> list[Record]
 
 
 async def assert_booked_as(gateway: RunningGateway, response: httpx.Response, status: int) -> Record:
-    """The one record of this answer's call, among those of others."""
+    """The single record of this answer's call, among those of other calls."""
     own = response.headers["x-request-id"]
     await until(lambda: any(record.request_id == own for record in gateway.records))
     [record] = [record for record in gateway.records if record.request_id == own]
@@ -194,13 +195,13 @@ async def assert_booked_as(gateway: RunningGateway, response: httpx.Response, st
 
 
 def assert_ended_in_time(record: Record) -> None:
-    """At once, or by the deadline that the test is about: the others tell the caller the same, but later."""
+    """Check that the call ended before any long deadline, which would return the same error, but later."""
     assert record.seconds is not None
     assert record.seconds < LONG
 
 
 def assert_counts(usage: Any) -> None:
-    """What is booked is nothing or counts: whole numbers, none below zero, none without bounds."""
+    """Check that the recorded usage is empty or consists of integers from 0 to 2**53."""
     assert usage is None or isinstance(usage, dict)
     for name, value in (usage or {}).items():
         if not isinstance(value, dict):
@@ -209,7 +210,7 @@ def assert_counts(usage: Any) -> None:
 
 
 def chunks_of(response: httpx.Response) -> list[Any]:
-    """The events of a stream: parsed, [DONE] as text; comments are left out."""
+    """The events of a stream: parsed, [DONE] as text, without comments."""
     return read_events(response.content)
 
 
@@ -221,7 +222,7 @@ def read_events(data: bytes) -> list[Any]:
 
 
 def assert_complete(response: httpx.Response, content: str) -> list[Any]:
-    """One clean OpenAI stream: this content, one finish, one [DONE] at its end, no error."""
+    """Check a clean OpenAI stream: this content, one finish reason, one [DONE] at its end, no error."""
     assert response.status_code == 200, response.text[:500]
     assert response.headers["content-type"].startswith("text/event-stream")
     got = chunks_of(response)
@@ -236,7 +237,7 @@ def assert_complete(response: httpx.Response, content: str) -> list[Any]:
 
 
 def assert_broken(response: httpx.Response, status: int, code: str) -> str:
-    """A stream that had begun and failed: an error event at its end, no [DONE], no second error. The message."""
+    """Check a stream that failed after its start: one error event at its end, no [DONE]. Returns the message."""
     assert response.status_code == 200, response.text[:500]
     got = chunks_of(response)
     assert "[DONE]" not in got
@@ -249,12 +250,12 @@ def assert_broken(response: httpx.Response, status: int, code: str) -> str:
     return assert_clean(error["message"])
 
 
-# Other ends of a connection.
+# Servers that do not speak HTTP.
 
 
 @dataclass
 class Listener:
-    """A server that speaks no HTTP of its own: what came in, and on how many connections."""
+    """A server that does not speak HTTP itself. Counts its connections and keeps the bytes received."""
 
     url: str
     connections: int = 0
@@ -284,7 +285,7 @@ async def listening(act: Any, *, tls: Any = None, host: str = "127.0.0.1") -> As
 
 
 def resident_peak() -> int:
-    """The most memory that this process has had, in bytes."""
+    """The peak memory of this process, in bytes."""
     if sys.platform == "linux":
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
         assert found is not None
@@ -294,9 +295,9 @@ def resident_peak() -> int:
 
 @contextmanager
 def at_most_megabytes(limit: int) -> Iterator[None]:
-    """What is done within takes no more memory than this, on top of what there was; generously meant."""
+    """Check that the block needs at most ``limit`` MB of additional memory. Limits are generous."""
     if sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident_peak()
     yield
     grown = (resident_peak() - before) / 1024 / 1024
@@ -304,5 +305,5 @@ def at_most_megabytes(limit: int) -> Iterator[None]:
 
 
 def descriptors() -> int:
-    """The open files of this process."""
+    """The number of open files of this process."""
     return len(os.listdir("/dev/fd"))

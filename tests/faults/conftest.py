@@ -1,4 +1,5 @@
-"""Every fault is played to each of the HTTP engines; those that an engine never sees to one, but by `make faults`."""
+"""Every fault is played to each of the HTTP engines. Faults above the wire are played to one engine only, except by
+`make faults`."""
 
 from __future__ import annotations
 

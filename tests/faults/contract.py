@@ -1,4 +1,5 @@
-"""The sandboxed gateway against its own /openapi.json, by Schemathesis: no 500, nothing that is not in the document."""
+"""The sandboxed gateway against its own /openapi.json, by Schemathesis: no 500, nothing that the document does not
+have."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ START_SECONDS = 30
 
 
 def main() -> int:
-    """Its exit code; 1 where Schemathesis is not there or the gateway does not start."""
+    """The exit code of Schemathesis; 1 if it is not installed or the gateway does not start."""
     command = shutil.which("schemathesis", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if command is None:
         print("Schemathesis is not installed; this does it: pip install -e '.[faults]'", file=sys.stderr)
@@ -43,7 +44,7 @@ def main() -> int:
 
 
 def base_url(log: Path) -> str:
-    """Where the gateway is, once it has said so; empty where it does not."""
+    """The gateway's URL, once the log has it; empty if it never does."""
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         if "Ctrl+C ends it." in (text := log.read_text()):

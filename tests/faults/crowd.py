@@ -1,5 +1,7 @@
-"""Crowds: many callers at once on raw sockets, before ``torii serve`` as a process of its own, and providers that
-answer rightly, count what they bill, and play a fault where a test says so."""
+"""Crowds: many callers at once on raw sockets, in front of ``torii serve`` as a process of its own.
+
+The providers answer correctly, count the tokens they bill, and play the faults that a test asks for.
+"""
 
 from __future__ import annotations
 
@@ -34,20 +36,20 @@ MODELS: dict[Kind, str] = {
     "deepsearch stream": "jina-deepsearch-v1",
     "deepsearch": "jina-deepsearch-v1",
 }
-CALL_SECONDS = 120.0  # after which a test gives up on a call: every call ends
-BOOK_SECONDS = 10.0  # within which rows are written; it takes a quarter of one
-PAUSE = 0.02  # until a provider answers, so that calls meet there
+CALL_SECONDS = 120.0  # timeout of a call: every call must end
+BOOK_SECONDS = 10.0  # timeout for rows to be written, which takes a quarter of a second
+PAUSE = 0.02  # before a provider answers, so that calls overlap there
 OPERATOR = "operator-key-of-the-crowd-0123"
 
 _numbers = itertools.count(1)
 
 
-# ---------------------------------------------------------------- calls, and what becomes of them
+# ------------------------------------------------------------------------------ calls and replies
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A call. ``texts`` are in no other call, so that no cache knows them."""
+    """A call. Its ``texts`` are in no other call, so no cache has them."""
 
     kind: Kind
     texts: tuple[str, ...]
@@ -75,7 +77,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a caller was told."""
+    """The reply to a caller."""
 
     ask: Ask
     status: int
@@ -103,7 +105,7 @@ class Told:
 
     @property
     def wrong(self) -> str:
-        """Empty where it is the whole and right answer to this call."""
+        """Empty if the reply is the complete and correct answer to its call; else a description."""
         if self.status != 200:
             return f"{self.status} {self.body[:300]!r}"
         try:
@@ -124,7 +126,7 @@ class Told:
         return self._streamed() == said(self.ask.texts[0])
 
     def _streamed(self) -> str:
-        """The text of a stream that ends as it should. Comments may stand anywhere."""
+        """The text of a stream that ends correctly. Comments are allowed anywhere."""
         lines = [line.removeprefix(b"data: ") for line in self.body.split(b"\n") if line.startswith(b"data: ")]
         assert lines.pop() == b"[DONE]"
         choices = [choice for line in lines for choice in msgspec.json.decode(line)["choices"]]
@@ -138,7 +140,8 @@ def asks(kind: Kind, count: int, model: str = "", *, inputs: int = 1, **more: An
 
 
 async def crowd(port: int, calls: Sequence[Ask], at_once: int | None = None) -> list[Told]:
-    """The answers, in the order of the calls. All connect, then each sends call after call until none is left."""
+    """The replies, in the order of the calls. All callers connect first; each then sends one call after another
+    until none is left."""
     told: list[Told | None] = [None] * len(calls)
     rest = iter(enumerate(calls))
     lines = [await Line.to(port) for _ in range(at_once or len(calls))]
@@ -198,7 +201,7 @@ def wrongs(told: Iterable[Told]) -> list[str]:
 
 
 def vector(text: str) -> list[float]:
-    """By which the answer to a text is known again."""
+    """A vector that identifies its text."""
     return [float(text.split()[1]), 0.5]
 
 
@@ -219,12 +222,12 @@ def texts_of(request: Seen) -> list[str]:
 
 
 def cost(texts: Sequence[str]) -> int:
-    """In tokens: three for each text and one for the call."""
+    """The cost in tokens: three per text and one per call."""
     return 3 * len(texts) + 1
 
 
 def reply(request: Seen) -> dict[str, Any]:
-    """The right answer of either provider, where it is no stream."""
+    """The correct answer of either provider, if it is not a stream."""
     texts = texts_of(request)
     usage = {"total_tokens": cost(texts), "prompt_tokens": cost(texts)}
     if request.path.endswith("/embeddings"):
@@ -250,11 +253,11 @@ Faults = Callable[[Seen], Script | None]
 
 @dataclass
 class Provider:
-    """An upstream. ``faults`` says what a request meets in place of the right answer; None is the right one. It is
-    answered after ``pause`` seconds.
+    """An upstream. ``faults`` returns the script for a request in place of the correct answer, or None for the correct
+    answer. Replies come after ``pause`` seconds.
 
-    ``billed`` are tokens by the gateway's request id, ``at_work`` the requests of each key that are not answered yet,
-    ``most`` the most of them there were at once.
+    ``billed``: tokens by the gateway's request id; ``at_work``: each key's requests that are not answered yet;
+    ``most``: the maximum of ``at_work``.
     """
 
     upstream: ScriptedUpstream
@@ -276,7 +279,7 @@ class Provider:
         self.faults = lambda request: script
 
     def first(self, *scripts: Script | None) -> None:
-        """These, one after another; then right answers."""
+        """Plays these scripts, one per request, then answers correctly."""
         rest = iter(scripts)
         self.faults = lambda request: next(rest, None)
 
@@ -308,7 +311,7 @@ async def provider() -> AsyncIterator[Provider]:
 
 
 def after(happened: Callable[[], bool], script: Script = right) -> Script:
-    """The script, once that has happened."""
+    """The script, delayed until ``happened`` is true."""
 
     async def play(request: Seen, writer: asyncio.StreamWriter) -> Any:
         await until(happened)
@@ -321,7 +324,7 @@ def after(happened: Callable[[], bool], script: Script = right) -> Script:
 
 
 def jina_at(url: str, *keys: str, **more: Any) -> dict[str, Any]:
-    """An upstream of the configuration, with these keys or one."""
+    """The configuration of an upstream with these keys, or with one key."""
     urls = {"base_url": f"{url}/v1", "deepsearch_base_url": f"{url}/deepsearch/v1"}
     return {"kind": "jina", **urls, **_keys("jina", keys), **more}
 
@@ -341,8 +344,10 @@ def secret(prefix: str, name: str) -> str:
 def gateway(
     folder: Path, upstreams: dict[str, Any], *, root: Path = ROOT, **values: Any
 ) -> AbstractAsyncContextManager[Program]:
-    """``torii serve`` before these upstreams, with books beside its configuration and the defaults for all the rest.
-    ``root`` is another checkout to run."""
+    """``torii serve`` in front of these upstreams, with a ledger beside its configuration and defaults for the rest.
+
+    ``root``: the checkout to run.
+    """
     configuration = {
         "sandbox": "off",
         "upstreams": upstreams,
@@ -354,21 +359,21 @@ def gateway(
 
 
 async def keys(program: Program) -> list[dict[str, Any]]:
-    """Each key's state, as the operator sees it."""
+    """The state of each key, from the operator's endpoint."""
     headers = {"authorization": f"Bearer {OPERATOR}"}
     found: list[dict[str, Any]] = (await program.client.get("/admin/upstreams", headers=headers)).json()["data"]
     return found
 
 
 async def waiting(program: Program, count: int) -> None:
-    """Until so many calls wait for a key."""
+    """Returns when ``count`` calls wait for a key."""
     async with asyncio.timeout(CALL_SECONDS):
         while sum({key["upstream"]: key["waiting"] for key in await keys(program)}.values()) < count:
             pass
 
 
 async def booked(program: Program, count: int) -> list[dict[str, Any]]:
-    """The ledger's rows, once there are so many, or have been for long enough."""
+    """The ledger's rows, once there are ``count`` of them or BOOK_SECONDS have passed."""
     path = program.folder / "torii.db"
 
     def rows() -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""How many calls fail where one upstream does, in each of three bursts of 40 and of 200 callers.
+"""Count the calls that fail when one upstream fails, in each of three bursts of 40 and of 200 callers.
 
     python -m tests.faults.figures [a checkout, this one by default]
 
-Nothing is judged here: the figures of two checkouts are to be held against each other.
+The program makes no judgement: its figures are for comparing two checkouts.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ JOINED: dict[str, Script] = {
 
 @dataclass
 class Place:
-    """A checkout, and where its gateways may write."""
+    """A checkout, and the folder for its gateways' files."""
 
     root: Path
     folder: Path
@@ -73,7 +73,7 @@ Before = Callable[[], object]
 
 
 async def bursts(program: Program, kind: Kind, at_once: int, before: Before = lambda: None) -> str:
-    """The failed calls of each burst."""
+    """The number of failed calls in each burst."""
     failed = []
     for _ in range(BURSTS):
         before()
@@ -82,7 +82,7 @@ async def bursts(program: Program, kind: Kind, at_once: int, before: Before = la
 
 
 async def one_of_two(place: Place, kind: Kind, name: str, script: Script) -> None:
-    """Jina has the fault, AIHubMix has none."""
+    """Jina has the fault, AIHubMix is healthy."""
     figures = []
     for at_once in (20, *AT_ONCE) if kind.startswith("deepsearch") else AT_ONCE:
         async with provider() as jina, provider() as aihubmix:
@@ -125,7 +125,7 @@ async def four_keys(place: Place) -> None:
 
 
 async def joined(place: Place, name: str) -> None:
-    """With the limits of ``tier: free`` the sixth call of a burst is the first that is joined: it meets the fault."""
+    """With the limits of ``tier: free`` the sixth call of a burst is the first batched one, and meets the fault."""
     figures = []
     for at_once in AT_ONCE:
         async with provider() as jina:
@@ -136,7 +136,7 @@ async def joined(place: Place, name: str) -> None:
 
 
 async def one_bad_input(place: Place) -> None:
-    """The calls that fail beside the one whose input always makes a 500."""
+    """Counts the failed calls other than the one whose input always causes a 500."""
     figures = []
     for at_once in AT_ONCE:
         async with provider() as jina:
@@ -159,7 +159,7 @@ async def large(place: Place, name: str, both: bool) -> None:
         async with place.gateway(upstreams) as program:
             [told] = await crowd(program.port, asks("embeddings", 1, inputs=LARGE_INPUTS))
             await booked(program, 1)
-            await asyncio.sleep(0.5)  # a second row would come with it
+            await asyncio.sleep(0.5)  # time for a second row to appear
             with closing(sqlite3.connect(program.folder / "torii.db")) as database:
                 [(tokens,)] = database.execute("SELECT sum(total_tokens) FROM calls").fetchall()
     billed = sum((jina.billed + aihubmix.billed).values())

@@ -1,7 +1,7 @@
-"""The fault matrix: each row, the fault in few words, and the tests that hold it.
+"""The fault matrix: each row, its fault in a few words, and its tests.
 
-A test is named as pytest names it, without its parameters: the file below tests/, then the function; all of a file
-where no function is named. A row without tests says why.
+A test is named as pytest names it, without its parameters: the file below tests/, then the function; a file without a
+function means all of its tests. A row without tests gives the reason.
 """
 
 from __future__ import annotations
@@ -373,7 +373,7 @@ ROWS: tuple[Row, ...] = (
         USAGE + "test_without_a_place_for_them_it_starts_without_books",
         USAGE + "test_a_file_that_cannot_be_is_refused_where_it_was_named",
     ),
-    row(  # PostgreSQL is not used yet, and Redis by the cache alone
+    row(  # PostgreSQL is not used yet, and Redis only by the cache
         71,
         "Redis or Postgres down",
         "cache/test_tiers.py::test_without_redis_calls_go_on",

@@ -1,4 +1,4 @@
-"""What an upstream can do wrong on the wire, as scripts for a ScriptedUpstream."""
+"""Faults of an upstream on the wire, as scripts for a ScriptedUpstream."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DRIP_SECONDS = 0.05
 
 
 def wire(*pieces: bytes | float | asyncio.Event, end: str = "fin") -> Script:
-    """These bytes and no others; a number is a pause in seconds, an event is waited for. Then ``end``:
+    """Exactly these bytes; a number is a pause in seconds, an event is awaited. Then ``end``:
 
     fin     the connection is closed
-    reset   it is reset (SO_LINGER 0)
-    open    it stays, for the next request
-    hang    it stays, and nothing more is ever said
+    reset   the connection is reset (SO_LINGER 0)
+    open    the connection stays open for the next request
+    hang    the connection stays open, and nothing more is sent
     """
 
     async def play(request: Any, writer: asyncio.StreamWriter) -> bool:
@@ -41,7 +41,7 @@ def wire(*pieces: bytes | float | asyncio.Event, end: str = "fin") -> Script:
 
 async def ended(writer: asyncio.StreamWriter, end: str) -> bool:
     if end == "reset":
-        await asyncio.sleep(DRIP_SECONDS)  # what was written is read before the reset takes it away
+        await asyncio.sleep(DRIP_SECONDS)  # lets the client read the data before the reset discards it
         reset(writer)
     elif end == "hang":
         await asyncio.Event().wait()
@@ -49,7 +49,7 @@ async def ended(writer: asyncio.StreamWriter, end: str) -> bool:
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """Closes with a reset in place of a FIN."""
+    """Close with a reset instead of a FIN."""
     reset_transport(writer.transport)
 
 
@@ -60,7 +60,7 @@ def reset_transport(transport: asyncio.WriteTransport) -> None:
 
 
 def endless(begin: bytes, pieces: Callable[[], Iterable[bytes]], *, every: float = 0.0) -> Script:
-    """``begin``, then the pieces, ``every`` so many seconds, as long as somebody takes them."""
+    """``begin``, then the pieces, one every ``every`` seconds, as long as the client reads."""
 
     async def play(request: Any, writer: asyncio.StreamWriter) -> bool:
         writer.write(begin)
@@ -78,7 +78,7 @@ def forever(piece: bytes) -> Callable[[], Iterable[bytes]]:
 
 
 def dripping(data: bytes, *, head: bytes = b"") -> Script:
-    """``head`` at once, then a byte at a time."""
+    """``head`` at once, then one byte at a time."""
     return endless(head, lambda: (data[place : place + 1] for place in range(len(data))), every=DRIP_SECONDS)
 
 
@@ -88,7 +88,7 @@ def head(*lines: str, status: str = "200 OK", kind: str = "application/json") ->
 
 
 def whole(body: bytes, *lines: str, status: str = "200 OK", kind: str = "application/json") -> bytes:
-    """An answer as it should be."""
+    """A well-formed answer."""
     return head(f"content-length: {len(body)}", *lines, status=status, kind=kind) + body
 
 
@@ -111,7 +111,7 @@ def hang(request: Any, writer: asyncio.StreamWriter) -> Any:
 
 
 def sse(*events: Any) -> bytes:
-    """Events as they should be; bytes are an event's data as it is."""
+    """Well-formed events; bytes are sent unchanged as an event's data."""
     return b"".join(b"data: " + json_of(event) + b"\n\n" for event in events)
 
 
@@ -122,7 +122,7 @@ def delta(content: str = "", finish: str | None = None, **more: Any) -> dict[str
 
 
 def thought(text: str) -> dict[str, Any]:
-    """A chunk of DeepSearch, while it thinks."""
+    """A chunk of DeepSearch's thinking."""
     return {"id": "1", "choices": [{"index": 0, "delta": {"content": text, "type": "think"}, "finish_reason": None}]}
 
 

@@ -1,4 +1,4 @@
-"""Rows 36-47: errors in every shape, and answers that are none, over the wire and to the last header."""
+"""Rows 36-47: errors in every shape, and invalid answers, checked over the wire up to the last header."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ REJECTED |= {415: (415, "upstream_rejected"), 422: (400, "upstream_rejected")}
 @above_the_wire
 @pytest.mark.parametrize("shape", SAID)
 async def test_the_callers_mistake_in_any_shape(shape: str, bench: Bench) -> None:
-    """Its class stays, its words are cleaned, and nobody is asked again."""
+    """The error keeps its class, its text is cleaned, and no further attempt is made."""
     async with bench.gateway(both=True) as gateway:
         for status, (told, code) in REJECTED.items():
             bench.jina.plays(replies(SAID[shape], status))
@@ -73,7 +73,7 @@ async def test_the_callers_mistake_in_any_shape(shape: str, bench: Bench) -> Non
     assert (len(bench.jina.seen), len(bench.aihubmix.seen)) == (len(REJECTED), 0)
 
 
-# A wrong address: nothing is there for models that the upstream serves.
+# A wrong address: 404 or 405 for a model that the upstream serves.
 
 HERE = f"for {EMBED['model']}, which it serves; upstreams.jina.base_url in the gateway's configuration may be wrong"
 
@@ -82,20 +82,21 @@ HERE = f"for {EMBED['model']}, which it serves; upstreams.jina.base_url in the g
 @pytest.mark.parametrize("shape", SAID)
 @pytest.mark.parametrize("status", [404, 405])
 async def test_nothing_is_there_for_a_model_that_it_serves(status: int, shape: str, bench: Bench) -> None:
-    """The next upstream is asked; where there is none, the setting is named, and nothing of what came."""
+    """The next upstream is tried. If there is none, the error names the setting and contains none of the upstream's
+    text."""
     bench.jina.plays(replies(SAID[shape], status))
     bench.aihubmix.plays(GOOD)
     async with bench.gateway() as gateway:
         message = assert_failed(await asked(gateway), 502, "upstream_misplaced", should_retry=False)
         assert message == f"jina answered {status} {HERE}, such as without its /v1"
     async with bench.gateway(both=True) as gateway:
-        for _ in range(6):  # it is no reason to ask the upstream last
+        for _ in range(6):  # the upstream keeps its place in the order
             response = await asked(gateway)
             assert (response.json(), response.headers["x-torii-upstream"]) == (ANSWERED, "aihubmix")
     assert len(bench.jina.seen) == 7
 
 
-UNKNOWN: dict[int, dict[str, Any]] = {  # by status: AIHubMix's words, Jina's, Ollama's, vLLM's
+UNKNOWN: dict[int, dict[str, Any]] = {  # by status: the texts of AIHubMix, Jina, Ollama and vLLM
     400: {"error": {"message": "Incorrect model ID 'jina-embeddings-v3'.", "type": "Aihubmix_api_error"}},
     422: {"detail": "Model 'jina-embeddings-v3' not found", "code": "INPUT_MODEL_NOT_FOUND"},
     404: {"error": {"message": 'model "JINA-embeddings-v3" not found, try pulling it first', "type": "api_error"}},
@@ -106,7 +107,7 @@ UNKNOWN: dict[int, dict[str, Any]] = {  # by status: AIHubMix's words, Jina's, O
 @above_the_wire
 @pytest.mark.parametrize("status", UNKNOWN)
 async def test_a_name_that_the_upstream_does_not_know_is_told_in_its_words(status: int, bench: Bench) -> None:
-    """The address is right there, and the name in the configuration may be wrong."""
+    """The address may be right, and the model's name in the configuration wrong."""
     bench.jina.plays(replies(UNKNOWN[status], status))
     bench.aihubmix.plays(GOOD)
     async with bench.gateway() as gateway:
@@ -122,7 +123,8 @@ async def test_a_name_that_the_upstream_does_not_know_is_told_in_its_words(statu
 
 
 async def test_a_base_url_without_its_version_is_named_to_the_operator(bench: Bench) -> None:
-    """DeepSearch's address is another setting; what the table does not say of an upstream is no mistake of it."""
+    """DeepSearch has an address setting of its own. A model that the table does not list for the upstream is the
+    caller's mistake, not the configuration's."""
     bench.jina.plays(replies({"detail": "Not Found"}, 404))
     async with bench.gateway() as gateway:
         failed = await asked(gateway, CHATS, {**DEEP, "stream": False})
@@ -183,7 +185,7 @@ async def test_an_empty_account(path: str, asks: Any, bench: Bench, subtests: py
 # 39: 429.
 
 NOON = "Wed, 21 Oct 2026 12:00:00 GMT"
-LIMITED: dict[str, tuple[dict[str, str], str]] = {  # what the upstream says, what the caller is told
+LIMITED: dict[str, tuple[dict[str, str], str]] = {  # the upstream's headers, the caller's Retry-After
     "nothing said": ({}, "5"),
     "seconds": ({"retry_after": "12"}, "12"),
     "half a second": ({"retry_after": "0.5"}, "1"),
@@ -203,7 +205,7 @@ LIMITED: dict[str, tuple[dict[str, str], str]] = {  # what the upstream says, wh
 
 @above_the_wire
 async def test_a_rate_limit(bench: Bench, subtests: pytest.Subtests) -> None:
-    """There is one key only: it is asked again where the time is over soon; else it would only meet the limit again."""
+    """The only key is used again if the limit ends soon; otherwise a retry would only meet the limit again."""
     for form, (headers, seconds) in LIMITED.items():
         with subtests.test(form):
             async with bench.gateway() as gateway:
@@ -256,7 +258,7 @@ async def test_a_failure_of_the_upstream(shape: str, bench: Bench) -> None:
 async def test_a_failure_of_deepsearch_is_not_repeated_unless_it_was_refused(
     bench: Bench, subtests: pytest.Subtests
 ) -> None:
-    """503 says that the run was not begun; every other failure leaves that open, and a run is paid for."""
+    """A 503 means that the run was not started. Any other failure leaves that open, and a run costs money."""
     async with bench.gateway() as gateway:
         for status, (told, code) in FAILED.items():
             with subtests.test(status=status):
@@ -346,14 +348,14 @@ async def test_deepsearchs_finish_reason_error(stream: bool, bench: Bench) -> No
 
 @above_the_wire
 async def test_another_models_finish_reason_error(bench: Bench) -> None:
-    """Relays tell failures so of any model."""
+    """Relays report failures of any model this way."""
     choice = {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "error"}
     bench.aihubmix.plays(replies({"object": "chat.completion", "choices": [choice]}))
     async with bench.mixed() as gateway:
         assert_failed(await asked(gateway, CHATS, ASK), 502, "upstream_error", upstream="aihubmix")
 
 
-# 43-45: what is no answer.
+# 43-45: invalid answers.
 
 ITEM = {"object": "embedding", "index": 0, "embedding": [0.5]}
 
@@ -367,7 +369,7 @@ def vector(written: bytes) -> bytes:
 
 
 def beside(written: bytes) -> bytes:
-    """A good answer with a field that nobody knows."""
+    """A good answer with an unknown field."""
     return b'{"new":' + written + b"," + msgspec.json.encode(VECTORS)[1:]
 
 
@@ -439,7 +441,7 @@ async def test_an_answer_that_is_none(bench: Bench, subtests: pytest.Subtests) -
 @pytest.mark.parametrize("status", ["204 No Content", "205 Reset Content"])
 async def test_a_success_without_content(status: str, lines: list[str], bench: Bench) -> None:
     data = "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode()
-    endless = status.startswith("205") and not lines  # it has no end but that of the connection
+    endless = status.startswith("205") and not lines  # such a response ends only with its connection
     bench.jina.plays(wire(data, end="fin" if endless else "open"))
     async with bench.gateway() as gateway:
         assert_failed(await asked(gateway), 502, "upstream_error")

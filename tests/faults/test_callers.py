@@ -1,4 +1,4 @@
-"""Rows 9-13, 23 and 25: bodies that are too large, packed or in another form, and what is written of all that."""
+"""Rows 9-13, 23 and 25: request bodies that are too large, compressed or in another format, and their log lines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOO_LARGE = envelope("too_large", "the body is larger than 1 MB (max_body_megaby
 
 
 async def test_a_body_declared_too_large_is_refused_before_it_comes(upstream: ScriptedUpstream) -> None:
-    """Nothing of it was sent, and the answer is there."""
+    """The reply comes before any of the body was sent."""
     async with running_gateway(settings_for(upstream.url, max_body_megabytes=1)) as gateway:
         declared = [posted(b"content-length: %d" % size, body=b"") for size in (MEGABYTE + 1, 10**12)]
         for data in await asyncio.gather(*(sent(gateway, request) for request in declared)):
@@ -37,7 +37,7 @@ async def test_a_body_declared_too_large_is_refused_before_it_comes(upstream: Sc
 
 
 async def test_a_body_in_chunks_is_refused_at_the_limit(upstream: ScriptedUpstream) -> None:
-    """However much is sent, no more than the limit is kept."""
+    """The gateway keeps no more than the limit, however much is sent."""
     chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
     async with running_gateway(settings_for(upstream.url, max_body_megabytes=1)) as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.client.base_url.port)
@@ -55,7 +55,7 @@ async def test_a_body_in_chunks_is_refused_at_the_limit(upstream: ScriptedUpstre
 
 
 async def _flood(writer: asyncio.StreamWriter, chunk: bytes) -> None:
-    """300 MB, or until the other side has closed."""
+    """Sends 300 MB, or less if the gateway closes the connection."""
     try:
         for _ in range(300 * 16):
             writer.write(chunk)
@@ -77,7 +77,7 @@ async def test_a_stranger_is_refused_before_his_body_comes(upstream: ScriptedUps
     assert upstream.seen == []
 
 
-# 11: packed.
+# 11: compressed.
 
 
 async def test_a_body_packed_in_another_way_is_refused_before_it_comes(upstream: ScriptedUpstream) -> None:
@@ -94,7 +94,7 @@ async def test_a_body_packed_in_another_way_is_refused_before_it_comes(upstream:
 
 
 def bomb(megabytes: int) -> bytes:
-    """Blanks, a thousand times as many as bytes."""
+    """Compressed blanks, a thousand times smaller than their content."""
     packer = zlib.compressobj(9, wbits=zlib.MAX_WBITS | 16)
     first = packer.compress(b" " * MEGABYTE) + packer.flush(zlib.Z_FULL_FLUSH)
     again = packer.compress(b" " * MEGABYTE) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -103,7 +103,7 @@ def bomb(megabytes: int) -> bytes:
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_bomb_is_refused_at_the_limit(chunked: bool, upstream: ScriptedUpstream) -> None:
-    """10 MB that hold 10 GB: no more is unpacked than the limit."""
+    """10 MB that expand to 10 GB: decompression stops at the limit."""
     body = bomb(10_000)
     framed = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(body)
     framing = (b"%x\r\n" % len(body), b"\r\n0\r\n\r\n") if chunked else (b"", b"")
@@ -119,7 +119,7 @@ async def test_a_bomb_is_refused_at_the_limit(chunked: bool, upstream: ScriptedU
 
 
 async def test_a_bomb_holds_up_nobody(upstream: ScriptedUpstream) -> None:
-    """The loop has its turn after every 64 kB of 32 MB, before the answer."""
+    """The loop runs after every 64 kB of 32 MB, before the answer."""
     turns, body = 0, bomb(33)
 
     async def turn() -> None:
@@ -142,7 +142,8 @@ async def test_a_bomb_holds_up_nobody(upstream: ScriptedUpstream) -> None:
 
 @pytest.mark.parametrize("missing", [0, 1], ids=["whole", "without its last byte"])
 async def test_many_bombs_at_once_take_the_room_of_one(missing: int, upstream: ScriptedUpstream) -> None:
-    """Each would be taken alone. One whose end is held back takes no more than what was sent of it."""
+    """Each body alone would be within the limit. A body whose end is withheld takes no more memory than its
+    compressed bytes."""
     body = gzip.compress(b" " * 8 * MEGABYTE)
     request = posted(b"content-encoding: gzip", b"content-length: %d" % len(body), body=body[: len(body) - missing])
     async with running_gateway(settings_for(upstream.url, max_body_megabytes=8)) as gateway:
@@ -151,7 +152,7 @@ async def test_many_bombs_at_once_take_the_room_of_one(missing: int, upstream: S
             for _, writer in streams:
                 writer.write(request)
             async with asyncio.timeout(PATIENCE):
-                for _ in range(500 if missing else 0):  # enough turns of the loop to unpack what came
+                for _ in range(500 if missing else 0):  # enough turns of the loop to decompress the received part
                     await asyncio.sleep(0)
                 for reader, writer in streams:
                     writer.write(body[len(body) - missing :])
@@ -170,7 +171,7 @@ async def test_many_packed_bodies_at_once_are_all_served(upstream: ScriptedUpstr
 
 
 async def test_what_is_packed_is_bounded_too(upstream: ScriptedUpstream) -> None:
-    """Empty blocks for ever: nothing comes out of them."""
+    """Endless empty blocks, which expand to nothing."""
     empty = b"\0\0\0\xff\xff" * 10_000
     async with running_gateway(settings_for(upstream.url, max_body_megabytes=1)) as gateway:
         head = posted(b"content-encoding: deflate", b"transfer-encoding: chunked", body=b"")
@@ -182,7 +183,7 @@ async def test_what_is_packed_is_bounded_too(upstream: ScriptedUpstream) -> None
 
 
 async def test_a_packed_body_may_be_as_large_as_any(upstream: ScriptedUpstream) -> None:
-    """Up to the last byte."""
+    """The limit is exact to the byte."""
     upstream.plays(replies(VECTORS))
     full = BODY + b" " * (MEGABYTE - len(BODY))
     async with running_gateway(settings_for(upstream.url, max_body_megabytes=1)) as gateway:
@@ -202,7 +203,7 @@ async def test_the_packed_body_of_a_stranger_is_not_unpacked(upstream: ScriptedU
     assert upstream.seen == []
 
 
-# 13: other forms.
+# 13: other formats.
 
 
 @pytest.mark.parametrize(
@@ -237,13 +238,13 @@ async def test_a_form_in_parts_is_refused(kind: str, upstream: ScriptedUpstream)
     assert answer.json() == envelope("unsupported_media_type", message)
 
 
-# 23: addresses of the caller's.
+# 23: addresses named by the caller.
 
 
 async def test_the_gateway_fetches_nothing_that_a_caller_names(
     upstream: ScriptedUpstream, other_upstream: ScriptedUpstream
 ) -> None:
-    """Not for a picture, a document or anything else: not even a connection is made."""
+    """Neither for an image nor a document nor anything else: no connection is even made."""
     with socket.create_server(("127.0.0.1", 0)) as inside:
         inside.setblocking(False)
         url = f"http://127.0.0.1:{inside.getsockname()[1]}/secret.png"
@@ -266,7 +267,7 @@ async def test_the_gateway_fetches_nothing_that_a_caller_names(
     assert len(upstream.seen) + len(other_upstream.seen) == len(calls)
 
 
-# 25: what is written of it.
+# 25: log lines.
 
 EVIL = 'x\r\n{"level":"error","message":"forged"}\nERROR forged\x1b[31m\u2028forged\x00\x85'
 

@@ -1,4 +1,4 @@
-"""Row 72: the wall clock jumps. What is limited or waited for is counted by the monotonic clock."""
+"""Row 72: the wall clock jumps. Limits and waits use the monotonic clock."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DAY = 86_400.0
 
 @pytest.fixture(params=[DAY, -DAY], ids=["a day on", "a day back"])
 def jump(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Once it is set, the wall clock is a day off."""
+    """Once this event is set, the wall clock is a day off."""
     jumped, wall = asyncio.Event(), time.time
     monkeypatch.setattr(time, "time", lambda: wall() + (request.param if jumped.is_set() else 0.0))
     return jumped
@@ -39,7 +39,7 @@ def jump(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> asy
 def keyed(bench: Bench, **upstream: Any) -> Settings:
     jina = {"base_url": f"{bench.jina.url}/v1", **upstream}
     values: dict[str, Any] = {"upstreams": {"jina": jina}, "http_client": bench.engine, "pace_seconds": 0.1}
-    values["cache"] = {"store": "off"}  # the same call again and again is to reach it
+    values["cache"] = {"store": "off"}  # the same call repeatedly must reach the upstream
     return Settings(**values)
 
 
@@ -71,7 +71,7 @@ async def test_a_key_rests_as_long_as_it_was_said_when_the_clock_jumps(jump: asy
 
 @above_the_wire
 async def test_a_call_takes_the_time_that_it_takes_when_the_clock_jumps(jump: asyncio.Event, bench: Bench) -> None:
-    """No deadline is met for it, and what is booked is how long it took."""
+    """The jump triggers no deadline, and the record has the real duration."""
     bench.aihubmix.plays(streams(sse(delta("a")), jump, sse(delta("b"), delta("", "stop")) + DONE_MODEL))
     async with bench.mixed() as gateway:
         call = asyncio.ensure_future(asked(gateway, CHATS, CHAT))

@@ -1,4 +1,4 @@
-"""Rows 29-35: nobody there, the wrong one there, gone again, silent, or speaking something that is no HTTP."""
+"""Rows 29-35: no server, the wrong server, a server that closes or stays silent, or a protocol that is not HTTP."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ FOUND = STREAM_HEAD.replace(b"transfer-encoding: chunked\r\n", b"connection: clo
 
 @contextmanager
 def closed_port() -> Iterator[str]:
-    """The URL of a port that is taken and refuses every connection."""
+    """The URL of a bound port that refuses every connection."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"
@@ -68,7 +68,7 @@ def closed_port() -> Iterator[str]:
 
 @contextmanager
 def full_port() -> Iterator[str]:
-    """The URL of a port whose queue is full: who connects to it waits."""
+    """The URL of a port whose queue is full: a client that connects to it waits."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen(0)
@@ -85,7 +85,7 @@ def full_port() -> Iterator[str]:
 
 
 async def test_refused_by_both(bench: Bench) -> None:
-    """At once: neither the time to connect nor any other has to pass."""
+    """The error comes at once: neither the connect timeout nor any other deadline has to pass."""
     with closed_port() as one, closed_port() as two:
         async with bench.before(one, two) as gateway:
             response = await asked(gateway)
@@ -145,7 +145,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture(scope="module")
 def certificates(authority: trustme.CA) -> Certificates:
-    """By what is wrong with them, for a server on 127.0.0.1."""
+    """TLS contexts for a server on 127.0.0.1, by the fault of their certificate."""
     past = datetime.now(UTC) - timedelta(days=1)
     good = authority.issue_cert("127.0.0.1")
     leaves = {
@@ -169,7 +169,7 @@ def ca_file(authority: trustme.CA, tmp_path: Path) -> str:
 
 
 async def answering(listener: Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Takes whatever comes for a request."""
+    """Answers all data that ends with a brace, whatever the data is."""
     while data := await reader.read(65536):
         listener.received += data
         if data.endswith(b"}"):
@@ -210,7 +210,7 @@ async def test_an_unknown_authority_is_sent_nothing(bench: Bench, certificates: 
 
 
 async def test_no_tls_where_there_should_be(bench: Bench) -> None:
-    """A key is in no byte of it, whatever the other side takes it for."""
+    """The key is in none of the bytes sent, whatever protocol the server speaks."""
     async with listening(answering) as server:
         url = server.url.replace("http:", "https:")
         async with bench.before(url, timeouts={"connect_seconds": 0.2}) as gateway:
@@ -233,7 +233,8 @@ async def resetting(listener: Listener, reader: asyncio.StreamReader, writer: as
 
 @pytest.mark.parametrize("act", [resetting, lambda *_: asyncio.sleep(0)], ids=["reset", "closed"])
 async def test_gone_as_soon_as_connected(act: Any, bench: Bench) -> None:
-    """Whether that is seen while connecting or while writing is a race; that a pure call is made twice is not."""
+    """The failure appears while connecting or while writing, which is a race. A pure call is made twice in either
+    case."""
     async with listening(act) as server:
         async with bench.before(server.url) as gateway:
             response = await asked(gateway)
@@ -275,7 +276,7 @@ async def test_gone_once_is_not_seen(script: Script, bench: Bench) -> None:
 
 @pytest.mark.parametrize("script", GONE.values(), ids=GONE)
 async def test_gone_deepsearch_is_not_begun_again(script: Script, bench: Bench) -> None:
-    """The request was there; nobody knows whether the run has begun, and it would be paid for."""
+    """The request was sent; the run may have started, and would have to be paid for."""
     bench.jina.plays(script)
     async with bench.gateway(both=True) as gateway:
         response = await asked(gateway, CHATS, DEEP)
@@ -284,7 +285,7 @@ async def test_gone_deepsearch_is_not_begun_again(script: Script, bench: Bench) 
     assert (len(bench.jina.seen), len(bench.aihubmix.seen)) == (1, 0)
 
 
-# 33: closed while it was idle.
+# 33: closed while idle.
 
 
 @pytest.mark.parametrize("end", ["fin", "reset"])
@@ -292,7 +293,7 @@ async def test_gone_deepsearch_is_not_begun_again(script: Script, bench: Bench) 
 async def test_a_connection_that_was_closed_while_idle_is_not_used(
     path: str, body: Any, end: str, bench: Bench
 ) -> None:
-    """No attempt is lost to it, and a DeepSearch run neither, which would be made once only."""
+    """A closed connection costs neither an attempt nor a DeepSearch run, which is started only once."""
     closing = asyncio.Event()
     bench.jina.plays(wire(whole(json_of(VECTORS)), closing, end=end), GOOD if body is EMBED else raw(FOUND))
     async with bench.gateway(max_attempts=1) as gateway:
@@ -305,7 +306,8 @@ async def test_a_connection_that_was_closed_while_idle_is_not_used(
 
 @pytest.mark.parametrize("end", ["fin", "reset"])
 async def test_a_connection_that_is_closed_as_it_is_used_again(end: str, bench: Bench) -> None:
-    """No attempt is lost to it, where connections are kept, for the request goes out once more, over a new one."""
+    """A closed connection costs no attempt on an engine that keeps connections: the request is sent again, over a
+    new connection."""
     bench.jina.plays(GOOD, wire(end=end), GOOD)
     async with bench.gateway(max_attempts=2 if bench.engine == "httpx" else 1) as gateway:
         assert (await asked(gateway)).status_code == 200
@@ -315,7 +317,8 @@ async def test_a_connection_that_is_closed_as_it_is_used_again(end: str, bench: 
 
 
 async def test_deepsearch_rides_no_kept_connection(bench: Bench) -> None:
-    """However short it was idle: it might end as it is used, and nobody could tell whether the run has begun."""
+    """However briefly a connection was idle, the upstream may close it as the call reuses it, and then the run may
+    or may not have started."""
     bench.jina.plays(GOOD, raw(FOUND), wire())
     async with bench.gateway() as gateway:
         assert (await asked(gateway)).status_code == 200
@@ -376,7 +379,7 @@ async def test_no_head_in_time_is_not_seen_where_another_answers(engine: str, su
 
 
 async def test_a_flood_of_interim_answers_is_given_up_on(bench: Bench) -> None:
-    """For its size where that is counted, else for its time."""
+    """The flood fails by size if the engine counts the bytes, else by time."""
     bench.jina.plays(endless(b"", forever(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)))
     timed = bench.engine == "httpx"
     async with bench.gateway(timeouts=IN_TIME if timed else {}) as gateway:
@@ -396,7 +399,7 @@ async def test_an_interim_answer_is_none(bench: Bench) -> None:
     assert len(bench.jina.seen) == 2
 
 
-# 35: no HTTP.
+# 35: not HTTP.
 
 ODD = {
     "another protocol": b"SSH-2.0-OpenSSH_9.6\r\n",
@@ -415,7 +418,7 @@ ODD = {
 }
 
 
-# httpx's parser looks at nothing before an empty line, which these end without.
+# httpx's parser examines nothing before an empty line, and these end without one.
 ENDED_BY_HTTPX = ("another protocol", "mail", "HTTP/0.9")
 
 
@@ -426,7 +429,7 @@ async def test_no_http(kind: str, bench: Bench) -> None:
         response = await asked(gateway)
         await assert_booked(gateway, 502)
     told = assert_failed(response, 502, "upstream_error")
-    if bench.engine == "httptools" or kind != "HTTP/7.7":  # httpx takes any version, and finds no vectors in it
+    if bench.engine == "httptools" or kind != "HTTP/7.7":  # httpx accepts any version, and finds no vectors in it
         assert told == (BROKE_OFF if bench.engine == "httpx" and kind in ENDED_BY_HTTPX else MALFORMED)
     assert len(bench.jina.seen) == 2
 
@@ -448,7 +451,7 @@ GIANT = {
 LARGE = "the upstream's head is larger than 64 kB"
 LARGE_REST = "the upstream sent more than 64 kB that is neither head nor body"
 MANY = "the upstream's answer has more than 100 headers"
-# How each engine sees it: httpx counts the headers of a head that has ended.
+# The message of each engine: httpx counts headers only when the head has ended.
 TOLD_OF_GIANTS = {
     "a line without end": (LARGE, LARGE),
     "a status line without end": (LARGE, LARGE),
@@ -461,7 +464,7 @@ TOLD_OF_GIANTS = {
 
 @pytest.mark.parametrize("kind", GIANT)
 async def test_giant_heads(kind: str, bench: Bench) -> None:
-    """Given up on for their size, long before their time is up."""
+    """Giant heads fail by size, long before a deadline."""
     bench.jina.plays(GIANT[kind])
     with at_most_megabytes(100):
         async with bench.gateway() as gateway:
@@ -488,7 +491,7 @@ async def test_a_head_larger_than_64_kb_in_one_piece_with_its_body(size: int, be
 
 @pytest.mark.parametrize("count", [98, 99])
 async def test_more_than_100_headers_with_a_body(count: int, bench: Bench) -> None:
-    """Two are there for the body."""
+    """The body's own headers are two more."""
     bench.jina.plays(raw(whole(BODY, *["x: y"] * count)))
     async with bench.gateway() as gateway:
         response = await asked(gateway)

@@ -1,4 +1,4 @@
-"""Rows 52, 61 and 62: many at once, and what is left behind."""
+"""Rows 52, 61 and 62: many calls at once, and leftovers."""
 
 from __future__ import annotations
 
@@ -35,20 +35,23 @@ from .scripts import CHUNKED, DONE_MODEL, STREAM_HEAD, chunk, delta, hang, head,
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """A call takes four descriptors here, as both its ends are in this process."""
+    """A call takes four descriptors here, since both of its ends are in this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-# 52: everything is 503.
+# 52: everything answers 503.
 
 
 @pytest.mark.parametrize(("path", "asks"), [(EMBEDDINGS, EMBED), (CHATS, DEEP)], ids=["embeddings", "deepsearch"])
 async def test_no_storm_of_both_while_everything_is_503(path: str, asks: Any, bench: Bench) -> None:
-    """No call is made more than three times, and of those under way no more than a fifth are made again where they
-    have failed. That each goes on to the other upstream is no repeat."""
+    """No call is made more than three times, and at most a fifth of the calls in flight are repeats at the same
+    upstream.
+
+    The move of each call to the other upstream does not count as a repeat.
+    """
     asked_for: Counter[str] = Counter()
     asked_at: Counter[tuple[str, str]] = Counter()
     repeats = [0]
@@ -60,7 +63,7 @@ async def test_no_storm_of_both_while_everything_is_503(path: str, asks: Any, be
         repeat = asked_at[call, request.headers["host"]] > 1
         repeats.append(repeats[-1] + repeat)
         await until(lambda: len(asked_for) == 30)
-        await asyncio.sleep(0.01)  # so that those that may be repeated meet
+        await asyncio.sleep(0.01)  # so that the allowed repeats overlap
         repeats.append(repeats[-1] - repeat)
         await replies({"detail": "busy"}, 503, retry_after="3")(request, writer)
 
@@ -78,7 +81,7 @@ async def test_no_storm_of_both_while_everything_is_503(path: str, asks: Any, be
 
 
 async def answered(gateway: RunningGateway, path: str, asks: Any) -> bytes:
-    """The body, over a connection of its own: the usual client would let only a hundred go at once."""
+    """The body, over a connection of its own: the usual client limits itself to a hundred connections."""
     body = msgspec.json.encode(asks)
     heads = (b"content-length: %d" % len(body), b"connection: close")
     data = await sent(gateway, posted(*heads, body=body, path=path.encode()))
@@ -88,7 +91,7 @@ async def answered(gateway: RunningGateway, path: str, asks: Any) -> bytes:
 
 
 def unchunked(body: bytes) -> Iterator[bytes]:
-    """The chunks, which have to be whole to the last."""
+    """The chunks; fails if any is incomplete."""
     while True:
         size, _, body = body.partition(b"\r\n")
         if not int(size, 16):
@@ -99,7 +102,7 @@ def unchunked(body: bytes) -> Iterator[bytes]:
 
 
 async def test_500_streams_at_once(bench: Bench, many_files: None) -> None:
-    """All are open at the same time, and each ends as it should."""
+    """All are open at the same time, and each ends correctly."""
     all_open = asyncio.Event()
     begin, end = sse(delta("a")), sse(delta("b"), delta("", "stop")) + DONE_MODEL
     bench.aihubmix.plays(streams(begin, all_open, end))
@@ -127,7 +130,7 @@ async def test_300_calls_of_a_second_at_once(bench: Bench, many_files: None) -> 
     assert len(bench.jina.seen) == 300
 
 
-# 62: nothing is left behind.
+# 62: no leftovers.
 
 BROKEN: list[Script] = [
     wire(),
@@ -150,10 +153,10 @@ BROKEN: list[Script] = [
 
 
 async def test_200_broken_calls_leave_nothing_behind(bench: Bench) -> None:
-    """No file, no task and no connection, whichever way they broke and whoever left."""
+    """No file, task or connection remains, however the calls failed and whichever callers left."""
 
     async def break_some(fifties: int) -> tuple[int, int]:
-        """How many tasks and files there are when all have ended."""
+        """The number of tasks and files when all calls have ended."""
         for _ in range(fifties):
             bench.aihubmix.plays(*BROKEN * 4)
             asks = [{**CHAT, "stream": number % 3 > 0} for number in range(50)]
@@ -162,9 +165,9 @@ async def test_200_broken_calls_leave_nothing_behind(bench: Bench) -> None:
             for call in calls[::5]:  # these callers leave
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
-        gateway.server.renew(settings)  # idle connections to upstreams are closed with it
+        gateway.server.renew(settings)  # also closes idle connections to upstreams
         await until(lambda: not any(map(is_open, bench.aihubmix.readers)))
-        for task in bench.aihubmix.tasks:  # those of the upstream that hang
+        for task in bench.aihubmix.tasks:  # tasks of the upstream that hang
             task.cancel()
         await until(lambda: not any(map(is_upstreams, asyncio.all_tasks())))
         await until(lambda: not gateway.server.server_state.connections)

@@ -1,4 +1,4 @@
-"""One healthy target of two, and many callers at once: nobody sees the fault of the other."""
+"""One healthy target of two, and many callers at once: no caller notices the other target's fault."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .scripts import hang, head, json_of, reset, whole, wire
 
 AT_ONCE = (40, 200)
 BURSTS = 3
-CALLS = 1000  # of each fault, with so many at once, in `make faults`; a burst of each in `make test`
+CALLS = 1000  # for each fault and concurrency, in `make faults`; one burst of each in `make test`
 HEAD_SECONDS = 3.0  # within which a healthy upstream answers on any machine
 
 PAGE = b"<html><head><title>busy</title></head><body><h1>Try later</h1></body></html>"
@@ -28,7 +28,7 @@ ERROR = {"error": {"message": "the model is overloaded", "type": "server_error",
 
 
 def changed(change: Any) -> Script:
-    """The right answer, with another body."""
+    """The correct answer, with its body changed."""
 
     async def play(request: Seen, writer: asyncio.StreamWriter) -> Any:
         return await wire(whole(change(reply(request))), end="open")(request, writer)
@@ -37,13 +37,13 @@ def changed(change: Any) -> Script:
 
 
 def fewer(right: dict[str, Any]) -> bytes:
-    """One item too few. A ranking may have fewer results than there are documents: there it is one twice."""
+    """One item too few. A ranking may have fewer results than documents, so its results are duplicated instead."""
     if "data" in right:
         return json_of({**right, "data": right["data"][:-1]})
     return json_of({**right, "results": right["results"] * 2})
 
 
-# What Jina says, before it has begun anything.
+# Jina's replies before it has started any work.
 REFUSALS: dict[str, Script] = {
     "401": replies({"detail": "Invalid API key"}, 401),
     "402": replies({"detail": "Insufficient balance"}, 402),
@@ -53,7 +53,7 @@ REFUSALS: dict[str, Script] = {
     "503": replies(ERROR, 503),
     "503 Retry-After": replies(ERROR, 503, retry_after="30"),
 }
-# What it says or does otherwise, and a pure call is asked elsewhere.
+# Other faults; after them, a pure call is retried elsewhere.
 FAULTS: dict[str, Script] = {
     **{str(status): replies(ERROR, status) for status in (408, 500, 502, 504, 520, 524, 529)},
     "502 HTML": replies(PAGE, 502, content_type="text/html"),
@@ -73,7 +73,7 @@ FAULTS: dict[str, Script] = {
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A Jina that has the fault and an AIHubMix that has none, and the model that is had at both."""
+    """A Jina with the fault and a healthy AIHubMix, and the model that both serve."""
 
     model: str
     jina: str
@@ -84,7 +84,7 @@ class Pair:
 async def failing(
     faults: dict[str, Script], kind: Kind, folder: Path, **values: Any
 ) -> AsyncIterator[tuple[Program, dict[str, Pair]]]:
-    """A gateway before a pair for each fault: keys and breakers know nothing of the faults of others."""
+    """A gateway in front of one pair per fault, so that keys and breakers are not affected by other faults."""
     async with AsyncExitStack() as stack:
         pairs = {}
         for place, (name, script) in enumerate(faults.items()):
@@ -97,7 +97,7 @@ async def failing(
 
 @asynccontextmanager
 async def refusing() -> AsyncIterator[str]:
-    """An address that takes no connection."""
+    """An address that refuses every connection."""
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -105,7 +105,7 @@ async def refusing() -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def resetting() -> AsyncIterator[str]:
-    """An address that resets each connection."""
+    """An address that resets every connection."""
 
     async def act(listener: Any, reader: Any, writer: asyncio.StreamWriter) -> None:
         reset(writer)
@@ -129,7 +129,7 @@ def configured(pairs: Iterable[Pair], kind: Kind) -> dict[str, Any]:
 
 
 def calls_of(request: pytest.FixtureRequest, engine: str, at_once: int) -> int:
-    """In each burst. The other engine is slow: the loop that is tested here is the same."""
+    """The number of calls per burst. The other engine is slow, and the loop under test is the same."""
     whole = request.config.getoption("--every-engine", False) and engine == "httptools"
     return max(at_once, CALLS // BURSTS if whole else 0)
 
@@ -145,7 +145,7 @@ async def test_a_fault_of_one_target_is_seen_by_nobody(
     request: pytest.FixtureRequest,
     subtests: pytest.Subtests,
 ) -> None:
-    """Of DeepSearch those before a run is begun; a call that may have begun one ends there."""
+    """For DeepSearch only faults before a run has started; a call that may have started a run is not retried."""
     faults = REFUSALS if kind.startswith("deepsearch") else REFUSALS | FAULTS
     async with failing(faults, kind, tmp_path, http_client=engine) as (program, pairs):
         for name, pair in pairs.items():
@@ -156,7 +156,7 @@ async def test_a_fault_of_one_target_is_seen_by_nobody(
 @pytest.mark.above_the_wire
 @pytest.mark.parametrize("kind", ["embeddings", "rerank"])
 async def test_a_silent_target_is_seen_by_nobody(kind: Kind, engine: str, tmp_path: Path) -> None:
-    """The first burst waits for the deadline, and the others go elsewhere at once."""
+    """The first burst waits for the deadline; the others go straight to the healthy target."""
     timeouts = {"headers_seconds": HEAD_SECONDS}
     async with failing({"silent": hang}, kind, tmp_path, http_client=engine, timeouts=timeouts) as (program, pairs):
         await assert_seen_by_nobody(program, pairs["silent"], kind, AT_ONCE[0], AT_ONCE[0])
@@ -168,7 +168,7 @@ async def test_a_silent_target_is_seen_by_nobody(kind: Kind, engine: str, tmp_pa
 async def test_a_connection_that_cannot_be_made_is_seen_by_nobody(
     kind: Kind, at_once: int, engine: str, tmp_path: Path, request: pytest.FixtureRequest, subtests: pytest.Subtests
 ) -> None:
-    """A reset comes after the connection was made: a run of DeepSearch may have been begun."""
+    """Not for DeepSearch if the reset follows the connection: a run may have started."""
     places = {"refused": refusing, **({} if kind.startswith("deepsearch") else {"reset at accept": resetting})}
     for name, place in places.items():
         with subtests.test(name):
@@ -181,6 +181,6 @@ async def test_a_connection_that_cannot_be_made_is_seen_by_nobody(
 
 
 async def assert_seen_by_nobody(program: Program, pair: Pair, kind: Kind, at_once: int, calls: int) -> None:
-    """Three bursts of so many calls."""
+    """Three bursts of ``calls`` calls."""
     failed = [wrongs(await crowd(program.port, asks(kind, calls, pair.model), at_once)) for _ in range(BURSTS)]
     assert [len(burst) for burst in failed] == [0] * BURSTS, [burst[:2] for burst in failed]

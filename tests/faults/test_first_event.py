@@ -1,4 +1,4 @@
-"""Rows 53, 55, 57: the wait for a stream's first event, before and after the caller has our own head."""
+"""Rows 53, 55, 57: the wait for a stream's first event, before and after the gateway has sent its own head."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .test_streams import DEEPSEARCH, DONE, MODEL, SILENT, TEXT, Speech, each_sp
 PING = b": ping\n"
 OPERATOR = "operator-key-0123456789"
 
-# Events in which nothing is said yet.
+# Events without any content.
 HOLLOW: dict[str, bytes] = {
     "nothing": b"",
     "comments": b": working\n\n:\n\n",
@@ -49,12 +49,12 @@ HOLLOW: dict[str, bytes] = {
 
 
 def hollow(speech: Speech) -> dict[str, bytes]:
-    """<think> is text where thinking is not told apart."""
+    """``<think>`` counts as text if the model does not mark its thinking."""
     return {kind: first for kind, first in HOLLOW.items() if speech is DEEPSEARCH or kind != "<think>"}
 
 
 async def state(gateway: RunningGateway) -> dict[str, Any]:
-    """What the operator sees of the only key."""
+    """The state of the only key, from the operator's endpoint."""
     answer = await gateway.client.get("/admin/upstreams", headers={"authorization": f"Bearer {OPERATOR}"})
     [row] = answer.json()["data"]
     assert isinstance(row, dict)
@@ -62,7 +62,7 @@ async def state(gateway: RunningGateway) -> dict[str, Any]:
 
 
 async def rested(gateway: RunningGateway) -> dict[str, Any]:
-    """The same once no call is at work with it."""
+    """The state of the only key, once no call uses the key."""
     row = await state(gateway)
     for _ in range(1000):
         if not row["at_work"]:
@@ -74,7 +74,7 @@ async def rested(gateway: RunningGateway) -> dict[str, Any]:
 
 
 class Upstream:
-    """An upstream that says ``first`` behind its head, and the rest when it is let to."""
+    """An upstream that sends ``first`` after its head, and the rest when ``more`` is set."""
 
     def __init__(self, speech: Speech, bench: Bench, first: bytes, *rest: bytes | float, end: str = "fin") -> None:
         self.at = speech.of(bench)
@@ -96,7 +96,7 @@ class Upstream:
 
 
 class Caller:
-    """Who has our head and a comment already, while the upstream has said nothing."""
+    """A caller who has received the gateway's head and a comment while the upstream has sent no content."""
 
     def __init__(self, response: httpx.Response, pieces: AsyncIterator[bytes], got: bytes) -> None:
         self.response = response
@@ -121,7 +121,7 @@ async def told_that_it_lives(gateway: RunningGateway, body: Any) -> AsyncIterato
 
 
 def assert_only_an_error(got: bytes, code: str) -> str:
-    """Comments, what is hollow, one error event, no [DONE]. The message."""
+    """Check for comments, events without content, one error event and no [DONE]. Returns the message."""
     *before, last = read_events(got)
     assert set(last) == {"error", "detail"}
     assert last["error"]["code"] == code
@@ -131,7 +131,7 @@ def assert_only_an_error(got: bytes, code: str) -> str:
     return assert_clean(last["detail"])
 
 
-# 55: comments prove life.
+# 55: comments are signs of life.
 
 
 @each_speech
@@ -139,7 +139,7 @@ def assert_only_an_error(got: bytes, code: str) -> str:
 async def test_comments_before_the_first_event_keep_a_call_alive(
     ping_seconds: float, speech: Speech, bench: Bench
 ) -> None:
-    """For longer than a head may take, and longer than any silence may be."""
+    """The comments last longer than the deadlines for a head and for a silence."""
     comments: list[bytes | float | asyncio.Event] = [chunk(b": keepalive\n\n"), 0.1] * 15
     speech.of(bench).plays(wire(STREAM_HEAD, *comments, chunk(speech.good), LAST, end="open"))
     timeouts = {"headers_seconds": SOON, "idle_seconds": SOON}
@@ -169,7 +169,7 @@ async def test_comments_keep_a_run_alive_for_a_caller_who_does_not_stream(bench:
 async def test_what_says_nothing_does_not_begin_a_stream(
     speech: Speech, bench: Bench, subtests: pytest.Subtests
 ) -> None:
-    """A failure behind it has a status of its own; a call that may be made again is."""
+    """A failure after such a beginning gets a status of its own, and a retryable call is retried."""
     async with speech.before(bench, ping_seconds=LONG) as gateway:
         for kind, first in hollow(speech).items():
             with subtests.test(kind):
@@ -188,7 +188,7 @@ async def test_what_says_nothing_does_not_begin_a_stream(
 
 @above_the_wire
 async def test_another_answers_where_nothing_was_said(bench: Bench) -> None:
-    """Before our own head another attempt is made, as it was."""
+    """Before the gateway has sent its own head, another attempt is made."""
     role = HOLLOW["a role"]
     bench.aihubmix.plays(streams(role, sse({"error": {"message": "boom"}})), streams(role + MODEL.good))
     async with bench.mixed(ping_seconds=LONG) as gateway:
@@ -199,7 +199,7 @@ async def test_another_answers_where_nothing_was_said(bench: Bench) -> None:
 
 @each_speech
 async def test_a_caller_is_told_that_his_stream_lives(speech: Speech, bench: Bench, subtests: pytest.Subtests) -> None:
-    """Behind the upstream's 200, whatever comes of it that says nothing; then comes the answer, and nothing twice."""
+    """After the upstream's 200, for each kind of empty beginning; then comes the answer, without repetition."""
     async with speech.before(bench, ping_seconds=0.05, operator_key=OPERATOR) as gateway:
         for kind, first in hollow(speech).items():
             with subtests.test(kind):
@@ -219,7 +219,7 @@ async def test_a_caller_is_told_that_his_stream_lives(speech: Speech, bench: Ben
 
 @each_speech
 async def test_the_wait_is_over_once_something_was_said(speech: Speech, bench: Bench) -> None:
-    """A silence behind it costs no time: who looks for the first event again and again would take all of it."""
+    """A silence after the first content costs no CPU: a repeated scan for the first event would use all of it."""
     speech.of(bench).plays(wire(STREAM_HEAD, chunk(speech.begin), 1.0, chunk(speech.end), LAST, end="open"))
     async with speech.before(bench, ping_seconds=0.2) as gateway:
         before = time.process_time()
@@ -228,7 +228,7 @@ async def test_the_wait_is_over_once_something_was_said(speech: Speech, bench: B
     assert_complete(response, TEXT)
 
 
-# 53, 57: failures after our own head.
+# 53, 57: failures after the gateway's own head.
 
 Failing = tuple[list[bytes | float], str, int, str, dict[str, Any]]
 BLAMED = {"failures": 1, "state": "healthy", "cause": None}
@@ -267,7 +267,7 @@ AFTER: dict[str, Failing] = {
 async def test_a_failure_after_our_own_head_is_told_in_the_stream(
     speech: Speech, engine: str, subtests: pytest.Subtests
 ) -> None:
-    """An error event, no [DONE], nothing asked again; the key and the upstream are blamed as they were before it."""
+    """An error event, no [DONE], no retry. The failure counts against key and upstream as it does before the head."""
 
     def before(bench: Bench, failing: Failing) -> AbstractAsyncContextManager[RunningGateway]:
         return speech.before(bench, ping_seconds=0.05, operator_key=OPERATOR)
@@ -320,7 +320,7 @@ async def test_no_head_goes_out_before_the_upstreams(speech: Speech, bench: Benc
 
 @above_the_wire
 async def test_an_upstream_that_breaks_after_our_own_head_is_asked_last(bench: Bench) -> None:
-    """Five in a row, as with any other failure: that we went on is no answer."""
+    """Five failures in a row open the breaker, as with any other failure: the head that was sent is no success."""
     async with bench.mixed(ping_seconds=0.02, operator_key=OPERATOR) as gateway:
         for _ in range(5):
             assert not (await state(gateway))["broken"]
@@ -338,14 +338,15 @@ async def test_an_upstream_that_breaks_after_our_own_head_is_asked_last(bench: B
         assert not (await rested(gateway))["broken"]
 
 
-# The ends of the wait that are nobody's fault.
+# Waits that end without an upstream's fault.
 
 
 @each_speech
 async def test_a_caller_who_leaves_while_nothing_was_said(
     speech: Speech, bench: Bench, subtests: pytest.Subtests
 ) -> None:
-    """Before and after our own head: booked once as left, the upstream's connection closed, the key free, no blame."""
+    """Before and after the gateway's head: recorded once as 499, the upstream's connection closed, the key free, no
+    failure counted."""
     for ping_seconds in (0.05, LONG):
         async with speech.before(bench, ping_seconds=ping_seconds, operator_key=OPERATOR) as gateway:
             with subtests.test("told" if ping_seconds < SOON else "untold"):
@@ -367,7 +368,8 @@ async def test_a_caller_who_leaves_while_nothing_was_said(
 
 @each_speech
 async def test_a_shutdown_while_nothing_was_said(speech: Speech, bench: Bench, subtests: pytest.Subtests) -> None:
-    """Before our own head it is a status, after it an error event; the upstream is not blamed for it."""
+    """Before the gateway's head, the caller gets a status, after it an error event. No failure is counted for the
+    upstream."""
     for ping_seconds in (0.05, LONG):
         async with speech.before(bench, ping_seconds=ping_seconds, drain_seconds=0.2) as gateway:
             with subtests.test("told" if ping_seconds < SOON else "untold"):
@@ -396,7 +398,7 @@ async def test_the_total_time_ends_the_wait(speech: Speech, bench: Bench) -> Non
 
 
 async def test_a_tool_call_is_said_something(bench: Bench) -> None:
-    """Not held back until the text that may never come."""
+    """A tool call is not held back until text comes, since text may never come."""
     call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}
     first = {
         "id": "u",

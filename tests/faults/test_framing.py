@@ -1,4 +1,4 @@
-"""Rows 48-51: where an answer ends, how it is packed, and how large it may be."""
+"""Rows 48-51: the end of an answer, its compression, and its maximum size."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def length(size: int) -> str:
     return f"content-length: {size}"
 
 
-# 48: where the answer ends.
+# 48: the end of the answer.
 
 CUT: dict[str, Script] = {
     "a length too long": raw(head(length(len(BODY) + 9)) + BODY),
@@ -62,14 +62,15 @@ CUT: dict[str, Script] = {
 }
 
 
-# Of those: what only ended too early.
+# Of these, the ones that merely ended too early.
 ENDED = {"a length too long", "no last chunk", "half a chunk", "half a size", "half the end"}
-# httpx's parser waits for the end of a chunk's line that has none.
+# httpx's parser waits for the end of a chunk line that never comes.
 ENDED_BY_HTTPX = {*ENDED, "chunks that are none"}
 
 
 async def test_an_answer_without_a_right_end(bench: Bench, subtests: pytest.Subtests) -> None:
-    """A pure call is made once more, on a new connection; and only what broke off is said to have done so."""
+    """A pure call is retried once, on a new connection. Only an answer that ended too early is reported as broken
+    off."""
     ended = ENDED_BY_HTTPX if bench.engine == "httpx" else ENDED
     async with bench.gateway() as gateway:
         for kind, script in CUT.items():
@@ -78,7 +79,7 @@ async def test_an_answer_without_a_right_end(bench: Bench, subtests: pytest.Subt
                 bench.jina.plays(script)
                 response = await asked(gateway)
                 told = assert_failed(response, 502, "upstream_error")
-                if kind != "a length too short":  # that is a whole answer, and no JSON
+                if kind != "a length too short":  # the shortened answer is complete, but not JSON
                     assert told == (BROKE_OFF if kind in ended else MALFORMED)
                 assert len(bench.jina.seen) == 2
                 await assert_booked_as(gateway, response, 502)
@@ -123,12 +124,12 @@ GLUED: dict[str, bytes] = {
 
 
 def fresh(bench: Bench, calls: int) -> int:
-    """How many connections so many calls make that find none to use again: httpx has one for each."""
+    """The number of new connections for ``calls`` calls if none can be reused: httpx opens one per call."""
     return calls if bench.engine == "httpx" else 1
 
 
 async def test_an_answer_glued_on_is_never_given_to_the_next(bench: Bench, subtests: pytest.Subtests) -> None:
-    """What comes unasked spoils its connection: the next call has another."""
+    """Unrequested data makes its connection unusable: the next call uses another one."""
     async with bench.gateway(max_attempts=1) as gateway:
         for kind, data in GLUED.items():
             with subtests.test(kind):
@@ -142,20 +143,20 @@ async def test_an_answer_glued_on_is_never_given_to_the_next(bench: Bench, subte
 
 
 async def test_an_answer_that_comes_unasked_is_never_given_to_the_next(bench: Bench) -> None:
-    """As before, but it comes while the connection is idle."""
+    """As before, but the data arrives while the connection is idle."""
     more = asyncio.Event()
     bench.jina.plays(wire(whole(BODY), more, EVIL, end="open"), GOOD)
     async with bench.gateway(max_attempts=1) as gateway:
         assert (await asked(gateway)).json() == ANSWERED
         more.set()
-        await asyncio.sleep(0.1)  # the connection is idle when it comes
+        await asyncio.sleep(0.1)  # the connection is idle when the data arrives
         for _ in range(2):
             response = await asked(gateway)
             assert (response.status_code, response.json()) == (200, ANSWERED)
     assert len(bench.jina.readers) == 1 + fresh(bench, 2)
 
 
-# 49: the body stops, or comes a byte at a time.
+# 49: the body stops, or arrives one byte at a time.
 
 SILENT: dict[str, Script] = {
     "silence in a length": wire(head(length(len(BODY))) + HALF, end="hang"),
@@ -187,7 +188,7 @@ async def test_a_body_that_stops(script: Script, bench: Bench) -> None:
 
 
 async def assert_stopped(bench: Bench, gateway: RunningGateway, script: Script, status: int, code: str) -> None:
-    """It failed so at both attempts, and the next call does not."""
+    """Both attempts fail, and the next call succeeds."""
     bench.jina.plays(script)
     response = await asked(gateway)
     await assert_booked(gateway, status)
@@ -197,7 +198,7 @@ async def assert_stopped(bench: Bench, gateway: RunningGateway, script: Script, 
     assert (await asked(gateway)).json() == ANSWERED
 
 
-# 50: packed bodies.
+# 50: compressed bodies.
 
 
 def deflated(data: bytes, bits: int = 15) -> bytes:
@@ -235,7 +236,7 @@ SPOILT: dict[str, tuple[str, bytes]] = {
 
 
 async def test_packed_bodies_that_nobody_asked_for(bench: Bench, subtests: pytest.Subtests) -> None:
-    """The right data or none."""
+    """The caller gets the correct data or an error."""
     async with bench.gateway() as gateway:
         for kind, (coding, data) in PACKED.items():
             with subtests.test(kind):
@@ -268,7 +269,7 @@ async def test_packed_bodies_that_cannot_be_unpacked(bench: Bench, subtests: pyt
 
 
 def bomb(coding: str) -> tuple[bytes, bytes]:
-    """The beginning of 10 GB of spaces in 10 MB, and 16 KB of it that can come any number of times."""
+    """The start of 10 GB of spaces in 10 MB, and a block of 16 KB that can be repeated any number of times."""
     packer = zlib.compressobj(9, wbits=31 if coding == "gzip" else 15)
     begin = packer.compress(b" " * 16) + packer.flush(zlib.Z_FULL_FLUSH)
     again = packer.compress(b" " * 16 * 1024 * 1024) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -297,7 +298,7 @@ LARGE: dict[str, Script] = {
 
 @pytest.mark.parametrize("script", LARGE.values(), ids=LARGE)
 async def test_what_is_too_large(script: Script, bench: Bench) -> None:
-    """Given up on for its size, not for its time, in memory for little more than the limit; and not asked for again."""
+    """The answer fails by size, not by time, in little more memory than the limit, and the call is not retried."""
     bench.jina.plays(script)
     async with bench.gateway(max_reply_megabytes=4) as gateway:
         with at_most_megabytes(100):

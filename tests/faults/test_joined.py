@@ -1,4 +1,4 @@
-"""Calls that are joined, and identical ones that are shared: one failure is one failure and one repeat."""
+"""Batched calls and identical calls: one failure counts as one failure and causes one retry."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ ONCE: dict[str, Script] = {
     "504": replies(ERROR, 504),
     "429": replies({"detail": CANARY}, 429, retry_after="1"),
 }
-# Of a connection that was used before: the request goes up once more over a new one, which is nobody's repeat.
+# For a reused connection: the request is sent again over a new one, which is not a retry.
 RESET: dict[str, Script] = {"reset": wire(end="reset")}
-# With these nothing is gained by halves, or they are harm.
+# Faults for which splitting a batch in halves is useless or harmful.
 WHOLE: dict[str, Script] = {
     "429": replies({"detail": CANARY}, 429, retry_after="1"),
     "429 for long": replies({"detail": CANARY}, 429, retry_after="30"),
@@ -69,13 +69,13 @@ OF_SHARING = re.compile(r"caller|joined|shared|sharing|together|several|others|a
 
 @dataclass
 class Crowded:
-    """A gateway whose only key is at its limit, which two rankings hold until they are let go."""
+    """A gateway whose only key is at its limit, held by two rankings until they are released."""
 
     program: Program
     jina: Provider
 
     async def joined(self, calls: list[Ask]) -> list[Told]:
-        """The answers to calls that all wait until the key is free, and then go together."""
+        """The answers to calls that all wait until the key is free, and are then sent as one batch."""
         free = asyncio.Event()
         faults = self.jina.faults
 
@@ -94,7 +94,7 @@ class Crowded:
         return answers
 
     def sizes(self) -> list[int]:
-        """How many texts each embeddings call that came to Jina had, in order."""
+        """The number of texts in each embeddings call to Jina, in order."""
         return [len(texts_of(request)) for request in self.jina.seen if request.path.endswith("/embeddings")]
 
 
@@ -109,7 +109,7 @@ async def crowded(folder: Path, aihubmix: Provider | None = None, **values: Any)
 
 
 def first(*scripts: Script) -> Callable[[Seen], Script | None]:
-    """For the first embeddings calls that come."""
+    """Plays these scripts for the first embeddings calls, one each."""
     rest = iter(scripts)
     return lambda request: next(rest, None)
 
@@ -136,7 +136,7 @@ async def test_one_failure_with_another_target_is_one_call_there(fault: str, tmp
 
 @pytest.mark.parametrize("fault", ONCE)
 async def test_a_free_tier_under_40_callers_loses_nobody(fault: str, tmp_path: Path) -> None:
-    """The sixth call that comes is the first that is joined; each burst meets the fault once."""
+    """The sixth call is the first batched one; each burst meets the fault once."""
     async with provider() as jina:
         async with gateway(tmp_path, {"jina": jina_at(jina.url, tier="free")}) as program:
             for _ in range(3):
@@ -171,7 +171,7 @@ async def test_an_input_that_always_fails_fails_alone(fault: str, tmp_path: Path
 
 
 async def test_halves_are_bounded(tmp_path: Path) -> None:
-    """Everything fails: nobody waits for as many calls as there are callers."""
+    """Every call fails, yet the number of upstream calls stays far below the number of callers."""
     async with crowded(tmp_path) as here:
         here.jina.faults = lambda request: OOPS
         told = await here.joined(asks("embeddings", 40))
@@ -209,7 +209,7 @@ async def test_an_open_breaker_is_no_reason_to_halve(tmp_path: Path) -> None:
 
 
 async def joined_behind_failures(here: Crowded, calls: list[Ask]) -> list[Told]:
-    """As ``joined``, but those who hold the key fail too, so that nothing says that the upstream works again."""
+    """As ``joined``, but the calls that hold the key fail too, so the upstream never seems to have recovered."""
     free = asyncio.Event()
     here.jina.faults = lambda request: after(free.is_set, OOPS) if request.path.endswith("/rerank") else OOPS
     holders = asyncio.create_task(crowd(here.program.port, asks("rerank", CONCURRENCY)))
@@ -221,11 +221,11 @@ async def joined_behind_failures(here: Crowded, calls: list[Ask]) -> list[Told]:
     return await told
 
 
-# What callers are told.
+# The callers' errors.
 
 
 def assert_failed_alike(told: list[Told], status: int, code: str) -> None:
-    """Each is told what happened to their call, and nothing of others."""
+    """Each caller is told about their own call, and nothing about others."""
     assert {(each.status, each.code) for each in told} == {(status, code)}
     for each in told:
         assert "jina" in each.message or "the upstream" in each.message
@@ -255,7 +255,7 @@ async def test_callers_are_told_of_a_failure(fault: str, tmp_path: Path) -> None
 
 
 async def shared(program: Program, jina: Provider, faults: Callable[[Seen], Script | None]) -> list[Told]:
-    """The answers to 40 identical calls; the first upstream call is answered when all have been sent."""
+    """The answers to 40 identical calls. The upstream answers the first one after all have been sent."""
     [ask] = asks("embeddings", 1)
     before = len(jina.seen)
     jina.pause = 0.3

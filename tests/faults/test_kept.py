@@ -1,6 +1,6 @@
-"""Row 33: connections that are kept, before an upstream that closes idle ones just as they are used again.
+"""Row 33: kept connections to an upstream that closes idle ones at the moment they are reused.
 
-The callers are many, and the gateway is a process of its own, as it is shipped: no setting but http_client.
+There are several callers, and the gateway is a process of its own, with default settings except http_client.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\
 
 
 class Impatient(asyncio.Protocol):
-    """Answers each request with the number in its input, and ends an idle connection ``after`` so many milliseconds;
-    None is only at the next request. A request that comes then may be read, but is never answered."""
+    """Answers each request with the number in its input, and ends a connection that is idle for ``after`` milliseconds.
+
+    ``after`` None: ends it at the next request. Such a request may be read, but is never answered.
+    """
 
     def __init__(self, end: str, after: Iterator[float | None]) -> None:
         self._end, self._after = end, after
@@ -78,14 +80,14 @@ class Impatient(asyncio.Protocol):
 
 
 def vector(text: str) -> bytes:
-    """An answer that belongs to this text and no other."""
+    """An answer that identifies its text."""
     data = [{"object": "embedding", "index": 0, "embedding": [float(text)]}]
     return msgspec.json.encode({"object": "list", "data": data, "usage": {"total_tokens": 1}})
 
 
 @asynccontextmanager
 async def impatient(end: str, *after: float | None) -> AsyncIterator[str]:
-    """Its URL; the milliseconds are taken by turns."""
+    """The server's URL. Connections use the values of ``after`` in turn."""
     times = itertools.cycle(after)
     server = await asyncio.get_running_loop().create_server(lambda: Impatient(end, times), "127.0.0.1", 0)
     try:
@@ -125,7 +127,7 @@ async def test_no_call_fails_where_the_upstream_closes_what_is_idle(
 
 
 async def together(client: httpx.AsyncClient, texts: Iterator[int]) -> AsyncIterator[Any]:
-    """What was answered wrongly to callers who ask one after the other. Their pauses hit the upstream's."""
+    """The wrong answers to callers who each send one call after another. Their pauses coincide with the upstream's."""
     pauses = itertools.cycle((0.0, 1.0, 2.0, 2.5, 3.0, 3.5, 4.0))
 
     async def calls() -> list[Any]:

@@ -1,4 +1,5 @@
-"""Large calls, which go up in parts, and the books: what was answered is kept, and what was billed is booked."""
+"""Large calls, which are sent upstream in parts, and the ledger: good answers are kept, and billed tokens are
+booked."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ from .crowd import (
 from .scripts import head, json_of, whole, wire
 from .test_failover import ERROR, changed, fewer
 
-INPUTS, PARTS = 5000, 10  # of 512 inputs each, and the rest
+INPUTS, PARTS = 5000, 10  # of 512 inputs each; the last part has the rest
 FAILURES: dict[str, Script] = {
     "503": replies(ERROR, 503),
     "500": replies(ERROR, 500),
@@ -51,7 +52,7 @@ REFUSALS: dict[str, Script] = {
 
 
 def nth(number: int, script: Script) -> Callable[[Seen], Script | None]:
-    """The script for the ``number``-th call that comes, counted from 1."""
+    """Plays the script for the ``number``-th call, counted from 1."""
     came = [0]
 
     def faults(request: Seen) -> Script | None:
@@ -62,14 +63,16 @@ def nth(number: int, script: Script) -> Callable[[Seen], Script | None]:
 
 
 def answered_once(*providers: Provider) -> None:
-    """Whatever was asked again had failed: nothing was billed twice."""
+    """Check that only failed parts were sent again, and nothing was billed twice."""
     billed = sum(sum(each.billed.values()) for each in providers)
     assert billed == 3 * INPUTS + PARTS
 
 
 async def assert_books(program: Program, calls: int, providers: dict[str, Provider]) -> list[dict[str, Any]]:
-    """A row for each upstream that was asked, sharing the call's id; in it all that was billed there for the call. An
-    answer that could not be read may have been billed too: there is an estimate on top."""
+    """Check that each upstream asked has a row with the call's id and all tokens it billed for the call.
+
+    An unreadable answer may have been billed too, so an estimate is added for it.
+    """
     asked = {
         (request.headers["x-request-id"], name) for name, provider in providers.items() for request in provider.seen
     }
@@ -112,7 +115,7 @@ async def test_a_failed_part_alone_is_asked_again(fault: str, number: int, tmp_p
 
 @pytest.mark.parametrize("fault", [*FAILURES, *REFUSALS])
 async def test_a_failed_part_alone_is_asked_at_the_other_target(fault: str, tmp_path: Path) -> None:
-    """Parts that were on the wire with the same key are answered there."""
+    """Other parts in flight with the same key get their answers from it."""
     script = {**FAILURES, **REFUSALS}[fault]
     async with provider() as jina, provider() as aihubmix:
         jina.faults = nth(PARTS, script)
@@ -128,7 +131,7 @@ async def test_a_failed_part_alone_is_asked_at_the_other_target(fault: str, tmp_
 
 @pytest.mark.parametrize("fault", REFUSALS)
 async def test_a_part_whose_key_is_refused_goes_to_another_key(fault: str, tmp_path: Path) -> None:
-    """One of two keys refuses whatever comes: each part that met it is asked once more, and no other."""
+    """One of two keys refuses everything: each part that used it is sent once more, and no other part is."""
     bad = secret("jina", "bad")
     async with provider() as jina, gateway(tmp_path, {"jina": jina_at(jina.url, "good", "bad")}) as program:
         jina.faults = lambda request: REFUSALS[fault] if key_of(request) == bad else None
@@ -141,7 +144,7 @@ async def test_a_part_whose_key_is_refused_goes_to_another_key(fault: str, tmp_p
 
 
 async def test_an_upstream_that_breaks_in_the_middle_of_a_large_call(tmp_path: Path) -> None:
-    """What it had answered is kept; all the rest is asked at the other."""
+    """The answers of the broken upstream are kept; the remaining parts go to the other upstream."""
     async with provider() as jina, provider() as aihubmix:
         came = [0]
 
@@ -159,7 +162,7 @@ async def test_an_upstream_that_breaks_in_the_middle_of_a_large_call(tmp_path: P
 
 
 async def test_large_calls_of_many_with_a_key_refused(tmp_path: Path) -> None:
-    """Ten callers at once: all right, each part billed once."""
+    """Ten callers at once: all get correct answers, and each part is billed once."""
     bad = secret("jina", "bad")
     async with provider() as jina, provider() as aihubmix:
         jina.faults = lambda request: REFUSALS["401"] if key_of(request) == bad else None
@@ -171,12 +174,14 @@ async def test_large_calls_of_many_with_a_key_refused(tmp_path: Path) -> None:
             await assert_books(program, 10, {"jina": jina, "aihubmix": aihubmix})
 
 
-# The books of a call that failed, or failed over.
+# The ledger rows of a call that failed, or failed over.
 
 
 async def test_tokens_of_a_large_call_that_fails_are_booked(tmp_path: Path) -> None:
-    """Five parts are answered and billed; the sixth and all that comes after it fail. What is under way then is cut,
-    and estimated: it may have been billed too."""
+    """Five parts are answered and billed; all later parts fail.
+
+    Parts in flight at that moment are cancelled and estimated, since they may have been billed too.
+    """
     async with provider() as jina, gateway(tmp_path, {"jina": jina_at(jina.url)}) as program:
         came = [0]
 
@@ -194,7 +199,7 @@ async def test_tokens_of_a_large_call_that_fails_are_booked(tmp_path: Path) -> N
 
 
 def billed_for(jina: Provider, script: Script) -> Script:
-    """The script, whose answer is billed."""
+    """The script, with its answer billed."""
 
     async def play(request: Seen, writer: Any) -> Any:
         jina.billed[request.headers["x-request-id"]] += cost(texts_of(request))
@@ -205,7 +210,7 @@ def billed_for(jina: Provider, script: Script) -> Script:
 
 @pytest.mark.parametrize("kind", ["embeddings", "rerank"])
 async def test_tokens_of_an_attempt_that_was_left_are_booked(kind: Any, tmp_path: Path) -> None:
-    """Jina bills for an answer that is none: it has a row, and so has AIHubMix; together they are one call."""
+    """Jina bills for an invalid answer: Jina and AIHubMix have a row each, which together are one call."""
     async with provider() as jina, provider() as aihubmix:
         jina.always(billed_for(jina, changed(fewer)))
         upstreams = {"jina": jina_at(jina.url), "aihubmix": aihubmix_at(aihubmix.url)}
@@ -252,7 +257,7 @@ def calls_in_usage(program: Program) -> tuple[int, int]:
     return total["calls"], total["total_tokens"]
 
 
-# What can only repeat.
+# Faults that a retry can only repeat.
 
 
 def ignores_dimensions(request: Seen) -> Script:
@@ -261,7 +266,7 @@ def ignores_dimensions(request: Seen) -> Script:
 
 @pytest.mark.parametrize("targets", [1, 2])
 async def test_an_upstream_that_ignores_dimensions_is_asked_once(targets: int, tmp_path: Path) -> None:
-    """Vectors of two dimensions where 256 were asked for: so it will be again."""
+    """The vectors have two dimensions although 256 were requested, and a retry would return the same."""
     async with provider() as jina, provider() as aihubmix:
         upstreams = {"jina": jina_at(jina.url), "aihubmix": aihubmix_at(aihubmix.url)}
         asked = dict(list(upstreams.items())[:targets])
@@ -271,7 +276,7 @@ async def test_an_upstream_that_ignores_dimensions_is_asked_once(targets: int, t
                 assert (told.status, told.code) == (502, "upstream_error")
                 assert told.headers["x-should-retry"] == "false"
                 assert (len(jina.seen), len(aihubmix.seen)) == (turn, turn if targets == 2 else 0)
-            # Nor is its breaker opened by callers who ask for what it does not do.
+            # Callers who request an unsupported option do not open the upstream's breaker either.
             for _ in range(5):
                 await crowd(program.port, asks("embeddings", 1, dimensions=256))
             jina.seen.clear()
@@ -291,7 +296,8 @@ async def test_where_one_target_ignores_dimensions_the_other_answers(tmp_path: P
 
 
 async def test_large_calls_leave_connections_for_each_other(tmp_path: Path) -> None:
-    """Six calls of ten parts each, and twelve connections: the first parts have one each, the later ones the rest."""
+    """Six calls of ten parts each share twelve connections: each call's first part gets one, later parts share the
+    rest."""
     async with (
         provider() as jina,
         gateway(

@@ -1,4 +1,4 @@
-"""The matrix is whole, and what it names is there."""
+"""The matrix is complete, and all tests named in it exist."""
 
 from __future__ import annotations
 

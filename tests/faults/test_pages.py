@@ -1,4 +1,4 @@
-"""Rows 36, 40, 42-44, 53: HTML where an answer should be, and what is JSON but for its first three bytes."""
+"""Rows 36, 40, 42-44, 53: HTML in place of an answer, and JSON after a byte order mark."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ PAGES: dict[str, str] = {
 
 
 def assert_page(response: Any, status: int, code: str, says: str, **more: Any) -> None:
-    """The whole message, and nothing of the page anywhere."""
+    """Check the whole message, and that nothing of the page appears anywhere."""
     assert assert_failed(response, status, code, **more) == says
     assert_untold(response)
 
@@ -84,7 +84,7 @@ async def test_a_page_in_place_of_an_error(page: str, bench: Bench) -> None:
 
 @pytest.mark.parametrize("kind", ["text/html", "TEXT/HTML;charset=gbk", "application/xhtml+xml"])
 async def test_what_calls_itself_a_page_is_one(kind: str, bench: Bench) -> None:
-    """Unless it is JSON after all."""
+    """Unless the body is JSON."""
     async with bench.gateway(max_attempts=1) as gateway:
         bench.jina.plays(replies(WORDS.encode(), 503, content_type=kind))
         assert_page(await asked(gateway), 503, "upstream_error", "jina answered 503 with an HTML page")
@@ -126,7 +126,7 @@ async def test_a_text_without_markup_is_told(text: bytes, says: str, bench: Benc
     ],
 )
 async def test_a_word_in_angle_brackets_is_told(text: str, bench: Bench) -> None:
-    """However often it was escaped."""
+    """However often the text was escaped."""
     async with bench.gateway(max_attempts=1) as gateway:
         for escape in (str, escaped, twice, as_json, as_javascript):
             bench.jina.plays(replies({"detail": f"no: {escape(text)}"}, 500))
@@ -150,7 +150,7 @@ def as_javascript(text: str) -> str:
     return text.replace("<", "\\x3C").replace(">", "\\x3E")
 
 
-# What none of a page's usual tags is in.
+# Pages without any of the usual tags.
 FRAGMENTS = {
     "an unknown tag": f"<cf-error>{WORDS}</cf-error>",
     "an unknown tag, cut": f"502 <cf-error code='1020'>{WORDS}",
@@ -191,7 +191,7 @@ async def test_a_page_is_one_however_it_is_escaped(escape: str, bench: Bench, su
 
 @pytest.mark.parametrize("status", [201, 202, 203, 207])
 async def test_the_status_that_came_is_told(status: int, bench: Bench) -> None:
-    """Of those that say that all is well."""
+    """For the success statuses."""
     says = f"{{}} answered {status} with an HTML page"
     async with bench.gateway(max_attempts=1) as gateway:
         for body in (WHOLE.encode(), {"error": WHOLE}):
@@ -209,7 +209,7 @@ async def test_the_status_that_came_is_told(status: int, bench: Bench) -> None:
 
 
 def shapes(page: str) -> dict[str, Any]:
-    """A page inside of JSON, in each place where an upstream's words are looked for."""
+    """A page inside JSON, in each place where the gateway looks for an upstream's message."""
     return {
         "message": {"error": {"message": page, "type": "x", "code": "y"}},
         "message with words before it": {"error": {"message": f"bad response from upstream: {page}"}},
@@ -250,7 +250,7 @@ async def test_words_beside_a_page_are_told(bench: Bench) -> None:
 
 
 async def test_what_a_page_says_still_decides(bench: Bench) -> None:
-    """An empty account is one, however it is told."""
+    """An empty account is recognised in HTML too."""
     bench.jina.plays(replies(f"<html><p>Insufficient account balance. {WORDS}</p></html>".encode(), 403))
     async with bench.gateway(max_attempts=1) as gateway:
         response = await asked(gateway)
@@ -273,13 +273,13 @@ async def test_a_page_in_place_of_an_answer(page: str, bench: Bench) -> None:
 
 @each_speech
 async def test_a_page_in_place_of_a_stream(speech: Speech, bench: Bench, subtests: pytest.Subtests) -> None:
-    """As the body, where it begins as one, and as the data of an event."""
+    """As the body, if the body begins as a page, and as the data of an event."""
     says = f"{speech.name} answered 200 with an HTML page"
     retry = {"should_retry": speech.retry, "upstream": speech.name}
     async with speech.before(bench, max_attempts=1) as gateway:
         for kind, page in PAGES.items():
             bodies = {"event": sse(page.replace("\r", "").replace("\n", " ").encode())}
-            if not kind.startswith("text"):  # which is a line of a stream that nobody knows
+            if not kind.startswith("text"):  # as a body, such a page is an unknown line of a stream
                 bodies["body"] = page.encode()
             for place, body in bodies.items():
                 with subtests.test(kind, place=place):
@@ -311,7 +311,7 @@ async def test_a_page_in_an_error_of_a_stream(speech: Speech, bench: Bench) -> N
 
 
 async def test_a_model_may_write_html(bench: Bench) -> None:
-    """An answer is the model's own, whatever is in it."""
+    """The content of an answer is the model's own and is not checked for HTML."""
     content = {"id": "u", "choices": [{"index": 0, "delta": {"content": WHOLE}, "finish_reason": "stop"}]}
     bench.aihubmix.plays(streams(sse(content), sse(b"[DONE]")))
     async with bench.mixed() as gateway:

@@ -1,4 +1,5 @@
-"""Keys that are refused, empty or limited, and upstreams that keep failing: who is asked by many callers, and when."""
+"""Keys that are refused, empty or limited, and upstreams that keep failing: which target many callers' calls go to,
+and when."""
 
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ REFUSALS: dict[str, Script] = {
     "429": replies({"detail": "slow down"}, 429, retry_after="30"),
 }
 refused = pytest.mark.parametrize("refusal", REFUSALS)
-BREAK_SECONDS = 10.0  # docs/keys.md
-WAITING_SECONDS = 0.1  # of an answer, in bursts that are there to wait for something
+BREAK_SECONDS = 10.0  # as documented in docs/keys.md
+WAITING_SECONDS = 0.1  # delay of an answer, in bursts that wait for an event
 
 
 async def burst(program: Program, count: int = 40, kind: Kind = "embeddings") -> list[Told]:
@@ -47,7 +48,7 @@ def both(jina: Provider, aihubmix: Provider, *keys: str) -> dict[str, Any]:
     return {"jina": jina_at(jina.url, *keys), "aihubmix": aihubmix_at(aihubmix.url)}
 
 
-# Only calls that are on the wire touch a key that is known not to work.
+# Only calls in flight use a key that is known to fail.
 
 
 @refused
@@ -63,14 +64,15 @@ async def test_a_key_known_to_fail_is_left_alone(kind: Kind, refusal: str, tmp_p
 
 @refused
 async def test_calls_on_the_wire_meet_the_refusal_and_no_others_do(refusal: str, tmp_path: Path) -> None:
-    """The first of 40 is told; while the others wait, 40 more come: none of those goes to the key."""
+    """The first of 40 calls gets the refusal. While the others wait for theirs, 40 more calls come: none of them
+    uses the key."""
     known = asyncio.Event()
     async with provider() as jina, provider() as aihubmix:
         all_came = after(lambda: len(jina.seen) == 40, REFUSALS[refusal])
         jina.first(all_came, *[after(known.is_set, REFUSALS[refusal])] * 39, *[REFUSALS[refusal]] * 1000)
         async with gateway(tmp_path, both(jina, aihubmix)) as program:
             on_the_wire = asyncio.create_task(burst(program))
-            await until(lambda: len(aihubmix.seen) == 1)  # whose call was told
+            await until(lambda: len(aihubmix.seen) == 1)  # the call that got the refusal
             assert wrongs(await burst(program)) == []
             known.set()
             assert wrongs(await on_the_wire) == []
@@ -97,13 +99,13 @@ async def test_one_of_two_keys_fails_and_nobody_sees_it(count: int, refusal: str
 
 
 def times(provider: Provider, key: str) -> int:
-    """How often it was asked with this key."""
+    """The number of requests with this key."""
     return sum(key_of(request) == key for request in provider.seen)
 
 
 @refused
 async def test_four_keys_that_fail_cost_nobody_an_answer(refusal: str, tmp_path: Path) -> None:
-    """One caller, whose first call is answered already. No key is asked twice."""
+    """With a single caller, even the first call gets an answer. No key is used twice."""
     names = ("a", "b", "c", "d")
     async with provider() as jina, provider() as aihubmix:
         jina.always(REFUSALS[refusal])
@@ -116,7 +118,7 @@ async def test_four_keys_that_fail_cost_nobody_an_answer(refusal: str, tmp_path:
 
 
 def with_a_busy_key(url: str) -> dict[str, Any]:
-    """Of two keys the second takes one call at a time."""
+    """Two keys; the second allows one call at a time."""
     free, busy = secret("jina", "free"), secret("jina", "busy")
     return jina_at(
         url, api_keys=[{"key": free, "name": "free"}, {"key": busy, "name": "busy", "limits": {"concurrency": 1}}]
@@ -140,7 +142,7 @@ async def test_a_busy_key_is_not_waited_for_while_another_target_answers(refusal
 
 
 async def test_a_limited_key_is_used_again_before_a_busy_one_is_free(tmp_path: Path) -> None:
-    """There is no other upstream: whichever of the keys is free first serves the call, and those behind it in line."""
+    """There is no other upstream: the key that is free first serves the call, and the calls queued behind it."""
     done = asyncio.Event()
     async with provider() as jina:
         first = after(lambda: times(jina, secret("jina", "busy")) == 1)
@@ -156,7 +158,7 @@ async def test_a_limited_key_is_used_again_before_a_busy_one_is_free(tmp_path: P
 
 @pytest.mark.parametrize("limits", [{"concurrency": 1}, {"requests_per_minute": 1}], ids=["busy", "spent"])
 async def test_a_repeat_takes_the_key_that_is_free(limits: dict[str, int], tmp_path: Path) -> None:
-    """The fault was the upstream's: nobody waits for the other key, neither the call nor those that came after it."""
+    """The upstream caused the failure, so neither this call nor later ones wait for the other key."""
     done = asyncio.Event()
     free, other = secret("jina", "free"), secret("jina", "other")
     keys = [
@@ -196,7 +198,7 @@ async def test_where_every_key_is_refused_each_is_asked_by_one_call_at_a_time(
             for _ in range(3):
                 assert_refused(await burst(program), status, code)
             assert set((jina.most | aihubmix.most).values()) <= {1}
-            # An account that was topped up works with the next call.
+            # If the account is topped up, the next call succeeds.
             jina.always(None)
             assert wrongs(await burst(program, 1)) == []
             assert wrongs(await burst(program)) == []
@@ -220,11 +222,12 @@ async def test_where_every_key_is_limited_the_time_is_told_and_none_is_asked_bef
     assert (len(jina.seen), len(aihubmix.seen)) == (1, 1)
 
 
-# A rest that ends.
+# A cooldown that ends.
 
 
 class Limited:
-    """A provider that says 429 ``limits`` times, for a second each. No request comes before its time: ``early``."""
+    """A provider that answers 429 ``limits`` times, with a cooldown of one second each. ``early`` counts requests
+    during a cooldown."""
 
     def __init__(self, limits: int) -> None:
         self.limits = limits
@@ -242,7 +245,7 @@ class Limited:
 
 
 async def test_a_limited_key_is_waited_for(tmp_path: Path) -> None:
-    """There is no other: all wait until its time has come, and are answered."""
+    """There is no other key: all calls wait until its cooldown ends, and are answered."""
     async with provider() as jina:
         jina.faults = limited = Limited(1)
         async with gateway(tmp_path, {"jina": jina_at(jina.url)}) as program:
@@ -253,7 +256,7 @@ async def test_a_limited_key_is_waited_for(tmp_path: Path) -> None:
 
 
 async def test_a_rest_that_ends_is_tried_by_one_call_whose_failure_is_seen_by_nobody(tmp_path: Path) -> None:
-    """The one that tries is held until 40 others are answered elsewhere; then it meets a 429 too."""
+    """The call that tries the key is delayed until 40 others are answered elsewhere; then it gets a 429 too."""
     async with provider() as jina, provider() as aihubmix:
         limited, before = Limited(3), 0
         aihubmix.pause = WAITING_SECONDS
@@ -305,7 +308,7 @@ async def test_a_broken_upstream_is_asked_last_and_then_by_one_call(tmp_path: Pa
 
 
 async def test_where_all_are_broken_all_are_asked(tmp_path: Path) -> None:
-    """Nothing is refused for it: the answer is there with the first call for which one is."""
+    """Calls are never refused because of open breakers: the first call after a recovery is answered."""
     async with provider() as jina, provider() as aihubmix:
         for each in (jina, aihubmix):
             each.always(replies({"detail": "busy"}, 503))

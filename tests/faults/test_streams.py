@@ -1,4 +1,4 @@
-"""Rows 53-60: streams that fail early or late, that are written oddly, that fall silent or never end."""
+"""Rows 53-60: streams that fail early or late, have an odd format, fall silent or never end."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ DONE = sse(b"[DONE]")
 
 @dataclass(frozen=True)
 class Speech:
-    """How one kind of upstream speaks: what it is asked, the beginning and the end of its stream, its usage."""
+    """The dialect of one kind of upstream: its request, the beginning and the end of its stream, its usage."""
 
     name: str
     asks: Any
@@ -73,7 +73,7 @@ class Speech:
 
     @property
     def tries(self) -> int:
-        """Upstream calls for one that failed before its first event: a DeepSearch run is not begun again."""
+        """Upstream calls for a call that fails before its first event: a DeepSearch run is not started again."""
         return 1 if self.name == "jina" else 2
 
 
@@ -93,7 +93,7 @@ each_speech = pytest.mark.parametrize("speech", [DEEPSEARCH, MODEL], ids=["deeps
 
 # 53: before the first event.
 
-# The first two while no connection is kept: on one that is, the request goes out once more.
+# The first two need a new connection: on a reused one, the request is sent again.
 EARLY: dict[str, tuple[Script, int, str]] = {
     "closed": (wire(), 502, "upstream_error"),
     "reset": (wire(end="reset"), 502, "upstream_error"),
@@ -108,7 +108,7 @@ EARLY: dict[str, tuple[Script, int, str]] = {
     "only comments": (streams(b": hi\n\n"), 502, "upstream_stream_truncated"),
     "HTML": (replies(b"<html><body>Sign in</body></html>", content_type="text/html"), 502, "upstream_error"),
 }
-# And the deadline that ends it: that for the head, then those for pieces and for events.
+# Each with the deadline that ends it: the one for the head, then those for pieces and for events.
 SILENT: dict[str, tuple[Script, str]] = {
     "silence": (hang, "headers_seconds"),
     "silence behind the head": (wire(STREAM_HEAD, end="hang"), "idle_seconds"),
@@ -174,7 +174,7 @@ async def test_a_refusal_in_place_of_a_stream(speech: Speech, status: int, told:
     )
 
 
-# 54: written oddly.
+# 54: odd formats.
 
 
 def events_of(data: bytes) -> list[bytes]:
@@ -248,12 +248,12 @@ async def test_usage_is_cumulative_and_not_summed(bench: Bench) -> None:
     assert record.usage == {"total_tokens": 7}
 
 
-# 55: comments for long, then the answer.
+# 55: comments for a long time, then the answer.
 
 
 @each_speech
 async def test_comments_keep_a_stream_alive(speech: Speech, bench: Bench) -> None:
-    """Longer than any silence may be; a stream is not cut while its upstream says that it works."""
+    """Comments last longer than the idle deadline: a stream is not cut while its upstream shows signs of life."""
     comments: list[bytes | float | asyncio.Event] = [chunk(b": working\n\n"), 0.1] * 15
     speech.of(bench).plays(
         wire(STREAM_HEAD, chunk(speech.begin), *comments, chunk(speech.end), b"0\r\n\r\n", end="open")
@@ -280,7 +280,7 @@ LATE: dict[str, tuple[Callable[[bytes], Script], int, str]] = {
     "[DONE] without a finish": (lambda data: streams(data, DONE), 502, "upstream_stream_truncated"),
     "a bad chunk": (lambda data: wire(STREAM_HEAD, chunk(data), b"xyz\r\n"), 502, "upstream_error"),
 }
-# And the deadline that ends it: where nothing comes that for pieces, where something does that for events.
+# Each with the deadline that ends it: the one for pieces if nothing arrives, else the one for events.
 STUCK: dict[str, tuple[Callable[[bytes], Script], str]] = {
     "silence": (lambda data: wire(STREAM_HEAD, chunk(data), end="hang"), "idle_seconds"),
     "silence in an event": (lambda data: wire(STREAM_HEAD, chunk(data + b"data: {"), end="hang"), "idle_seconds"),
@@ -300,7 +300,7 @@ STUCK: dict[str, tuple[Callable[[bytes], Script], str]] = {
 async def test_a_stream_that_breaks_ends_in_an_error(
     speech: Speech, play: Callable[[bytes], Script], status: int, code: str, bench: Bench
 ) -> None:
-    """One error event, no [DONE], nothing tried again, and the last usage that was told is booked."""
+    """One error event, no [DONE], no retry; the last reported usage is recorded."""
     speech.of(bench).plays(play(speech.begin + SOME))
     async with speech.before(bench) as gateway:
         await assert_broken_once(speech, bench, gateway, status, code)
@@ -333,7 +333,7 @@ async def assert_broken_once(speech: Speech, bench: Bench, gateway: RunningGatew
 
 @each_speech
 async def test_a_stream_without_an_end_is_ended(speech: Speech, bench: Bench) -> None:
-    """By the time that a call has in all, however busy it is."""
+    """By the call's total time, however much it sends."""
     piece = chunk(sse(thought("hm ") if speech is DEEPSEARCH else delta("a")))
     speech.of(bench).plays(endless(STREAM_HEAD + chunk(speech.begin), forever(piece), every=0.05))
     async with speech.before(bench, timeouts={"total_seconds": SOON}) as gateway:
@@ -345,7 +345,7 @@ async def test_a_stream_without_an_end_is_ended(speech: Speech, bench: Bench) ->
 @pytest.mark.parametrize("ended_by", ["its time", "a shutdown"])
 @each_speech
 async def test_a_stream_that_never_pauses_is_ended(ended_by: str, speech: Speech, bench: Bench) -> None:
-    """Where there is always more already, nobody waits whom a timer could wake."""
+    """If more data is always available, the reading task never waits, so no timer would wake it."""
     piece = chunk(sse(thought("hm ") if speech is DEEPSEARCH else delta("a")) * 100)
     speech.of(bench).plays(endless(STREAM_HEAD + chunk(speech.begin), forever(piece)))
     timeouts = {"total_seconds": SOON if ended_by == "its time" else LONG}
@@ -365,7 +365,7 @@ async def test_a_stream_that_never_pauses_is_ended(ended_by: str, speech: Speech
 async def test_a_deepsearch_run_for_a_caller_who_does_not_stream_has_a_status(
     engine: str, subtests: pytest.Subtests
 ) -> None:
-    """He has been sent nothing yet, so every break of the stream is a status to him."""
+    """The caller has received nothing yet, so every failure of the stream becomes a status."""
     broken = {kind: (LATE[kind][0], "idle_seconds", *LATE[kind][1:]) for kind in ("a FIN", "an end")}
     broken |= {kind: (*STUCK[kind], 504, "upstream_timeout") for kind in ("silence", "comments for ever")}
 
@@ -383,7 +383,7 @@ async def test_a_deepsearch_run_for_a_caller_who_does_not_stream_has_a_status(
     await at_once(broken, engine, before, check, subtests)
 
 
-# 58: errors told in the middle.
+# 58: errors reported in the middle.
 
 LINK = "http://127.0.0.1:9/v1"
 TOLD: dict[str, tuple[bytes, int, str]] = {
@@ -431,7 +431,7 @@ async def test_deepsearchs_finish_reason_error_in_the_middle(bench: Bench) -> No
     assert record.usage == {"total_tokens": 3}
 
 
-# 59: events that are none.
+# 59: invalid events.
 
 BAD: dict[str, bytes] = {
     "half JSON": b'data: {"choices":[\n\n',
@@ -488,7 +488,7 @@ ENDLESS = {
 @pytest.mark.parametrize("piece", ENDLESS.values(), ids=ENDLESS)
 @pytest.mark.parametrize("begun", [False, True], ids=["first", "later"])
 async def test_an_event_that_never_ends_is_cut(begun: bool, piece: bytes, bench: Bench) -> None:
-    """At its limit, long before its time is up; the time that this takes grows with its size only."""
+    """The event fails by size, long before a deadline, in time linear in the size."""
     begin = chunk(DEEPSEARCH.begin) if begun else b""
     bench.jina.plays(endless(STREAM_HEAD + begin + chunk(b"data: "), forever(chunk(piece))))
     async with bench.gateway(max_event_megabytes=4) as gateway:
@@ -503,7 +503,7 @@ async def test_an_event_that_never_ends_is_cut(begun: bool, piece: bytes, bench:
 
 @above_the_wire
 async def test_all_attempts_of_a_call_have_its_total_time_together(bench: Bench) -> None:
-    """Row 57: the stream of a second attempt ends when the call's time is over, not that of the attempt."""
+    """Row 57: the stream of a second attempt ends with the call's total time, not with a new one."""
     drip = endless(STREAM_HEAD, forever(chunk(sse(delta("x")))), every=0.05)
     bench.aihubmix.plays(hang, drip)
     async with bench.mixed(timeouts={"headers_seconds": 1.5, "total_seconds": 2.5}) as gateway:
@@ -517,7 +517,7 @@ async def test_all_attempts_of_a_call_have_its_total_time_together(bench: Bench)
 
 @pytest.mark.parametrize("engine", ["httptools"])
 async def test_a_run_that_is_paid_for_is_put_on_no_idle_connection(upstream: ScriptedUpstream, engine: str) -> None:
-    """It may be closed at the other end at that moment, and the run is not sent again."""
+    """The server may be closing the connection at that moment, and the run is not sent again."""
     upstream.plays(replies({"data": [{"index": 0, "embedding": [1.0]}], "usage": {}}), streams(RUN))
     async with running_gateway(patient(engine, upstream.url)) as gateway:
         for _ in range(2):
@@ -533,7 +533,7 @@ RUN = b'data: {"choices":[{"delta":{"content":"a","type":"text"},"finish_reason"
 
 
 async def test_a_run_whose_time_is_over_is_not_asked_for_again(upstream: ScriptedUpstream) -> None:
-    """Row 57: it is collected for a caller who does not stream, and goes on and on."""
+    """Row 57: the run is collected for a caller who does not stream, and never ends."""
     think = b'data: {"choices":[{"delta":{"type":"think","content":"<think>hm"}}]}\n\n'
     upstream.plays(endless(STREAM_HEAD, forever(chunk(think)), every=0.02))
     async with running_gateway(patient("httptools", upstream.url, timeouts={"total_seconds": SOON})) as gateway:

@@ -1,1 +1,1 @@
-"""Searched by chance: what no list of cases has."""
+"""Random search for cases that no list has."""

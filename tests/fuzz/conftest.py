@@ -1,4 +1,4 @@
-"""How long is searched: a little with all other tests, long with `make fuzz`."""
+"""The duration of the search: short in the test suite, long with `make fuzz`."""
 
 from __future__ import annotations
 

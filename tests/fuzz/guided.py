@@ -1,4 +1,4 @@
-"""Guided by coverage, with Atheris: `make fuzz-atheris`. What it finds is written into the folder that it is run in.
+"""Coverage-guided fuzzing with Atheris: `make fuzz-atheris`. Findings are written into the working directory.
 
 The properties are those of test_json and test_events.
 """
@@ -27,7 +27,7 @@ def json_text(data: bytes) -> None:
 
 
 def events(data: bytes) -> None:
-    """The first bytes are places to cut the rest at."""
+    """The first bytes are the positions to cut the rest at."""
     places, stream = list(data[:4]), data[4:]
     assert decoded(cut(stream, places), 10**6) == decoded([stream], 10**6)
 

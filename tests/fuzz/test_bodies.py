@@ -1,4 +1,4 @@
-"""Answers of upstreams that were spoilt, and bodies of callers that were never right: only our own errors come out."""
+"""Corrupted replies of upstreams and invalid bodies of callers: only our own errors are raised."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 @st.composite
 def spoilt(draw: st.DrawFn) -> bytes:
-    """A documented answer with some of its values exchanged, or some of its bytes."""
+    """A documented reply with some values exchanged, or some bytes changed."""
     body = draw(st.sampled_from(REPLIES))
     if draw(st.booleans()):
         place = draw(st.integers(0, len(body)))
@@ -73,7 +73,7 @@ def answered(body: bytes) -> None:
 
 @given(spoilt())
 def test_only_our_own_errors_come_out_of_an_answer_that_was_spoilt(body: bytes) -> None:
-    """And what is taken for an answer can be written as one."""
+    """A reply that is accepted can also be encoded."""
     answered(body)
 
 
@@ -104,7 +104,7 @@ LIKELY = st.fixed_dictionaries(
 @pytest.mark.parametrize("deepsearch", [False, True])
 @given(body=BODIES | LIKELY)
 def test_a_body_is_a_call_or_an_invalid_request(deepsearch: bool, body: Any) -> None:
-    """Up to the bytes that would go upstream."""
+    """Up to the bytes of the upstream request."""
     target = Target(Jina(), Model(id="m", endpoints=MODEL.endpoints, deepsearch=deepsearch), "m", Key("k" * 20))
     endpoints: tuple[Endpoint, ...] = (Embeddings(), Rerank(), Chat())
     for endpoint in endpoints:

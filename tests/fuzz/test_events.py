@@ -1,4 +1,4 @@
-"""The event decoder against a reading of the whole text at once, and the folds behind it against anything."""
+"""The event decoder against a parser of the whole text, and the folds on arbitrary input."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 def read(data: bytes) -> list[ServerEvent]:
-    """As the standard says, of the whole text; an event without its blank line counts too."""
+    """The events of the whole text by the standard; a last event without its blank line counts too."""
     lines = re.split(rb"\r\n|\n|\r", data.removeprefix(b"\xef\xbb\xbf"))
     found: list[ServerEvent] = []
     held: list[bytes] = []
@@ -86,7 +86,7 @@ def test_any_cut_of_any_bytes_gives_the_same_events(data: bytes, places: list[in
 
 @given(STREAMS | st.binary(max_size=60))
 def test_any_bytes_are_read_as_the_standard_says(data: bytes) -> None:
-    """But for bodies that are no streams at all, which are one event."""
+    """Except bodies that are no event stream, which become one event."""
     if data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] not in (b"{", b"[", b"<"):
         assert decoded([data]) == read(data)
 
@@ -99,7 +99,7 @@ def test_nothing_but_its_own_failure_is_raised(data: bytes, places: list[int], l
 
 @pytest.mark.parametrize("piece", [b"x", b"data: x", b"\r", b"\n", b"data:x\n", b"{", b": x\r\n"])
 def test_each_byte_is_looked_at_once(piece: bytes) -> None:
-    """What is fed in bytes is not joined again and again: a megabyte of them is no more work than their number."""
+    """Data fed byte by byte is not joined repeatedly: the work for a megabyte is proportional to its size."""
     decoder = Decoder(limit=2**30)
     for _ in range(1_000_000 // len(piece)):
         decoder.feed(piece)
@@ -133,7 +133,7 @@ ANYTHING = st.recursive(
 
 
 def loosely(**fields: Any) -> st.SearchStrategy[Any]:
-    """An object with some of these fields, each of which may be anything instead."""
+    """An object with some of these fields, each of which may have any value instead."""
     return st.fixed_dictionaries({}, optional={name: value | ANYTHING for name, value in fields.items()})
 
 
@@ -177,7 +177,7 @@ CALL = ChatCall(model="m", body={}, stream=True, id="1", created=1, include_usag
 @pytest.mark.parametrize("make", [DeepSearchFold, ChatFold])
 @given(events=EVENTS)
 def test_only_our_own_errors_come_out_of_a_fold(make: Any, events: list[tuple[bytes, str]]) -> None:
-    """And whatever comes out of it can be written, and gathered to a whole answer."""
+    """All events can be written to a stream, and collected into a whole reply."""
     fold: Fold = make("jina")
     got: list[Event] = []
     try:

@@ -1,4 +1,4 @@
-"""decode_strict against the standard library: neither takes what the other reads in another way."""
+"""decode_strict against the standard library: neither accepts input that the other reads differently."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ SOUP = st.lists(TOKENS, max_size=25).map(b"".join)
 
 
 def strictly(data: bytes) -> Any:
-    """The standard library's value, without what is refused on purpose. Raises ValueError."""
+    """The standard library's value; raises ValueError for input that is refused on purpose."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({key for key, _ in pairs}) < len(pairs):

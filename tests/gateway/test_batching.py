@@ -1,4 +1,4 @@
-"""Small embeddings calls go together where a limit binds, and nowhere else."""
+"""Small embeddings calls are batched if a rate limit binds, and only then."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def capped(upstream: ScriptedUpstream, limits: dict[str, Any] | None, **values: 
 
 
 def vector(text: str) -> list[float]:
-    """A vector that says which input it is of; 32 bits hold its numbers."""
+    """A vector that identifies its input; its numbers are exact in 32 bits."""
     return [float(ord(character)) for character in text.ljust(8)[:8]]
 
 
 async def embeds(request: Any, writer: asyncio.StreamWriter) -> None:
-    """Three tokens an input and one for the call; a bad input is refused, and named."""
+    """Bills three tokens per input and one per call. Refuses a bad input, and names it."""
     inputs = request.body["input"]
     if BAD in inputs:
         detail = f"Validation error: input[{inputs.index(BAD)}] of {inputs} is bad"
@@ -61,7 +61,7 @@ async def embeds(request: Any, writer: asyncio.StreamWriter) -> None:
 
 
 class Gate:
-    """The first request is answered when it is opened, so that a limit of concurrency binds until then."""
+    """Holds the answer to the first request until ``open`` is set, so that a concurrency limit binds until then."""
 
     def __init__(self, upstream: ScriptedUpstream, play: Any = embeds) -> None:
         self.open = asyncio.Event()
@@ -88,7 +88,7 @@ def pool_of(gateway: RunningGateway) -> Pool:
 async def together(
     gateway: RunningGateway, upstream: ScriptedUpstream, gate: Gate, calls: Sequence[Callable[[], Any]]
 ) -> list[httpx.Response]:
-    """The answers to calls that all wait while a first one holds the only key."""
+    """The answers to calls that all wait while a first call holds the only key."""
     first = asyncio.create_task(ask(gateway, ["first"]))
     await until(lambda: len(upstream.seen) == 1)
     tasks = []
@@ -246,13 +246,13 @@ async def test_who_leaves_before_is_not_asked_for(upstream: ScriptedUpstream) ->
 
 
 class Rest:
-    """The rest of the way: answers whoever is still there."""
+    """A stand-in for the sender of batches: answers every member that has not left."""
 
     def __init__(self) -> None:
         self.asked: list[list[Any]] = []
 
     async def together(self, members: list[Member], targets: Any, target: Target, lease: Lease) -> None:
-        await asyncio.sleep(0)  # those who leave have left by then
+        await asyncio.sleep(0)  # callers who leave have left by then
         wanted = still_wanted(members)
         self.asked.append([member.inputs for member in wanted])
         for member in wanted:
@@ -269,7 +269,7 @@ class Rest:
 
 
 async def test_who_leaves_at_the_moment_of_admission_is_not_asked_for(caplog: pytest.LogCaptureFixture) -> None:
-    """And leaves no failure behind that nobody has looked at."""
+    """Nor does it leave an exception that was never retrieved."""
     pool, rest, batcher = (
         Pool("jina", [(Key("secret", "a"), Quota(concurrency=1))], patience=PATIENCE),
         Rest(),
@@ -303,7 +303,7 @@ async def test_who_leaves_at_the_moment_of_admission_is_not_asked_for(caplog: py
 
 
 async def test_a_batch_that_all_leave_as_it_begins_gives_its_key_back() -> None:
-    """Its task has not begun then, and never does."""
+    """The batch's task has not started at that point, and never does."""
     pool, batcher = Pool("jina", [(Key("secret", "a"), Quota(concurrency=1))], patience=PATIENCE), Batcher()
     place = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
     held = await pool.lease(Need())
@@ -323,7 +323,7 @@ async def test_a_batch_that_all_leave_as_it_begins_gives_its_key_back() -> None:
 
 
 async def test_a_call_that_ended_before_its_batch_went_out_costs_nothing() -> None:
-    """It is booked already: the others pay for its inputs, so that the books add up to what is billed."""
+    """The call is already recorded, so the others pay for its inputs; the ledger then adds up to the billed tokens."""
     pool = Pool("jina", [(Key("secret", "a"), Quota())], patience=PATIENCE)
     place = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
     calls = [EmbeddingsCall(model=MODEL, body={"input": [text]}) for text in ("stays", "has gone", "stays too")]
@@ -425,7 +425,8 @@ async def test_nothing_is_joined_while_no_limit_binds(upstream: ScriptedUpstream
 
 
 async def test_no_part_of_a_large_call_is_held_back_so_that_others_join_it(upstream: ScriptedUpstream) -> None:
-    """Of four requests a minute two were made at once: the third is held back now, if others may join it."""
+    """Two of four requests per minute were made at once. The third would now be delayed if others could join its
+    batch."""
     upstream.plays(embeds)
     models = {MODEL: {"max_inputs": 2}}
     settings = capped(upstream, {"requests_per_minute": 4}, pace_seconds=600, models=models)
@@ -452,7 +453,7 @@ async def test_others_are_not_held_back_with_those_who_may_be_joined() -> None:
 
 @pytest.mark.parametrize("limit", [100, 500])
 def test_whoever_waits_at_a_limit_does_not_wait_long(limit: int) -> None:
-    """Also when the first burst is a minute old, and there is room for another."""
+    """Also if the first burst is a minute old and there is room for another."""
     window, now, last = Window(limit), 0.0, 0.0
     while now < 4 * MINUTE:
         while not window.wait(now, 1) and not window.pace(now):
@@ -483,5 +484,5 @@ def test_what_is_left_of_a_limit_lasts_until_there_is_more_again() -> None:
     gaps = [after - before for before, after in pairwise(gone)]
     assert max(gaps) < 2 * MINUTE / 50
     assert gone[49] < 1 < gone[51]
-    for begin in gone:  # also where the first came to the provider late, and the others did not
+    for begin in gone:  # also if the first request reached the provider late and the others did not
         assert sum(begin <= time < begin + MINUTE + ON_THE_WAY for time in gone) <= 100

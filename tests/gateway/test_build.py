@@ -1,4 +1,4 @@
-"""From settings to routes, callers and upstreams; the sandbox in place of the providers."""
+"""Construction of routes, callers and upstreams from settings, with the sandbox in place of the providers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers of DeepSearch that are to be JSON of a schema: through real sockets, in each way in which they are none."""
+"""DeepSearch answers that must fit a JSON schema, over real sockets, with every kind of violation."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ async def test_it_passes_where_the_operator_says_so(upstream: ScriptedUpstream) 
 async def test_a_schema_that_takes_for_ever_holds_nothing(
     gateway: RunningGateway, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Patterns that backtrack, and definitions that multiply: the other calls go on meanwhile."""
+    """Patterns that backtrack, and definitions that multiply: other calls are served meanwhile."""
     monkeypatch.setattr(conformity, "SECONDS", 1.0)
     multiplying: dict[str, Any] = {"d0": {"type": "string"}}
     for number in range(1, 60):
@@ -209,7 +209,7 @@ async def test_no_process_is_left_of_a_caller_who_leaves(
     assert upstream.seen == []
 
 
-# Of three kilobytes, and read by no validator in anybody's life.
+# Three kilobytes that no validator could ever finish.
 MULTIPLYING = {
     "$defs": {
         "d0": {"properties": {"a": {}}},
@@ -255,7 +255,7 @@ async def test_a_schema_that_cannot_be_read_is_refused_and_holds_nothing(
 
 
 async def test_patterns_that_fill_the_memory_are_refused(gateway: RunningGateway, upstream: ScriptedUpstream) -> None:
-    """By what is reached first."""
+    """By time or by memory, whichever limit is reached first."""
     response = await gateway.post(CHATS, ask({"allOf": [{"pattern": rf"[\p{{L}}]{{20}}{n}"} for n in range(3000)]}))
     assert response.status_code == 400
     assert response.json()["error"]["message"] in {
@@ -312,7 +312,7 @@ def test_a_process_that_cannot_be_started_keeps_no_files() -> None:
 
 
 def test_the_process_finds_the_validator_where_the_gateway_has_it() -> None:
-    """Such as in a user's own folder, or in PYTHONPATH: here the packages belong to no interpreter."""
+    """For example in the user's own folder or in PYTHONPATH. In this test the packages belong to no interpreter."""
     program = (
         f"import asyncio, sys; sys.path[:0] = {[path for path in sys.path if path]}; "
         "from app.gateway.conformity import misfit; print(asyncio.run(misfit({'type': 'string'}, '1')))"

@@ -1,4 +1,4 @@
-"""Callers who leave: whether the upstream is closed or read to its end, and one record of it either way."""
+"""Disconnects of callers: the upstream is closed or read to its end, and one record is written in either case."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Hold:
 
 @dataclass
 class Case:
-    """A call, how the upstream answers it, whether bytes have come when the caller leaves, and the whole usage."""
+    """A call: the upstream's answer, whether the caller has received bytes before leaving, and the total tokens."""
 
     path: str
     body: Any
@@ -80,7 +80,7 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 class Caller:
-    """A connection of its own, that can be closed at any time."""
+    """A connection of its own that can be closed at any time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -115,7 +115,7 @@ def going_on(gateway: RunningGateway) -> int:
 
 
 async def leave(gateway: RunningGateway, upstream: ScriptedUpstream, case: Case, key: str = "") -> None:
-    """Asks, and leaves as soon as the upstream is at work; where bytes are to come, after the first of them."""
+    """Call and disconnect as soon as the upstream has the request; if ``read``, after the first bytes of the answer."""
     asked = len(upstream.seen)
     caller = await Caller.asks(gateway, case.path, case.body, key)
     await until(lambda: len(upstream.seen) > asked)
@@ -129,13 +129,13 @@ def tokens(record: Record) -> int | None:
 
 
 async def booked(gateway: RunningGateway, count: int = 1) -> list[tuple[int | None, int | None]]:
-    """Status and tokens of the calls, once ``count`` of them have ended. No more than these may be there."""
+    """Status and tokens of the calls, once ``count`` of them have ended. Fails if there are more."""
     records = await gateway.ended(count)
     assert len(records) == count
     return [(record.status, tokens(record)) for record in records]
 
 
-# What becomes of the call.
+# The outcome of the call.
 
 
 @every_case
@@ -206,7 +206,7 @@ async def test_a_caller_who_had_all_of_it_has_not_left(upstream: ScriptedUpstrea
         await until(lambda: going_on(gateway) == 0)
 
 
-# How long, and how many.
+# Limits in time and number.
 
 
 @every_case
@@ -267,14 +267,15 @@ async def test_no_more_than_so_many_go_on(policy: str, upstream: ScriptedUpstrea
         await until(lambda: going_on(gateway) == 0)
         hold = Hold()
         upstream.plays(case.script(hold))
-        await leave(gateway, upstream, case)  # there is room again
+        await leave(gateway, upstream, case)  # a place is free again
         await until(lambda: going_on(gateway) == 1)
         hold.more.set()
         assert (await booked(gateway, 22))[-1] == (499, 69650)
 
 
 async def test_a_part_that_has_failed_hides_no_other_that_is_at_work(upstream: ScriptedUpstream) -> None:
-    """The second of two parts meets a limit and waits for its end; the first is at work when the caller leaves."""
+    """The second of two parts meets a rate limit and waits for its end. The first is in flight when the caller
+    leaves."""
     hold = Hold()
 
     async def play(request: Seen, writer: asyncio.StreamWriter) -> None:
@@ -283,7 +284,7 @@ async def test_a_part_that_has_failed_hides_no_other_that_is_at_work(upstream: S
             vector = {"object": "embedding", "index": 0, "embedding": [0.5]}
             await replies({**VECTORS, "data": [vector]})(request, writer)
         else:
-            await until(lambda: len(upstream.seen) == 2)  # or the first would wait for the same
+            await until(lambda: len(upstream.seen) == 2)  # or the first would wait for the same limit
             await replies({"detail": "slow down"}, 429, retry_after="3")(request, writer)
 
     upstream.plays(play)
@@ -298,7 +299,7 @@ async def test_a_part_that_has_failed_hides_no_other_that_is_at_work(upstream: S
         assert await booked(gateway) == [(499, 4)]
 
 
-# Whose word it is.
+# The precedence of policies.
 
 
 async def test_the_caller_s_word_goes_before_the_model_s_and_that_before_the_general_one(
@@ -342,7 +343,7 @@ def test_the_order_of_the_words() -> None:
     assert words == ["detach", "detach", "cancel", "cancel", "drain", "cancel"]
 
 
-# Nothing new is asked for him.
+# No new upstream calls for a caller who has left.
 
 
 @pytest.mark.parametrize("policy", ["drain", "detach"])
@@ -368,8 +369,8 @@ async def test_no_attempt_is_made_after_the_caller_has_left(
 
 @pytest.mark.parametrize(("policy", "parts", "usage"), [("cancel", 2, 512), ("drain", 2, 1024), ("detach", 3, 1100)])
 async def test_a_call_in_parts(policy: OnDisconnect, parts: int, usage: int, upstream: ScriptedUpstream) -> None:
-    """He leaves in the second of three: it is closed, or the last, or the third follows. What came is booked.
-    The key does one at a time."""
+    """The caller leaves during the second of three parts: with cancel it is closed, with drain it is the last, with
+    detach the third part follows. Answers received are recorded. The key allows one call at a time."""
     more = asyncio.Event()
 
     async def embed(request: Seen, writer: asyncio.StreamWriter) -> None:
@@ -397,7 +398,7 @@ async def test_a_call_in_parts(policy: OnDisconnect, parts: int, usage: int, ups
 async def test_parts_that_are_at_work_come_to_their_end(
     policy: OnDisconnect, usage: int | None, upstream: ScriptedUpstream
 ) -> None:
-    """Two of three are, when he leaves. Drained, both are read, and the third is not asked for."""
+    """Two of three parts are in flight when the caller leaves. With drain, both are read, and the third is not sent."""
     hold = Hold()
 
     async def embed(request: Seen, writer: asyncio.StreamWriter) -> None:
@@ -425,7 +426,8 @@ async def narrow_gateway(
     first: ScriptedUpstream | None = None,
     concurrency: int = 1,
 ) -> AsyncIterator[RunningGateway]:
-    """A key for one call at a time, or for more; where there is another upstream, that is asked first."""
+    """A gateway whose key allows one call at a time, or ``concurrency``. If given, upstream ``first`` is tried
+    before it."""
     urls = {"base_url": f"{upstream.url}/v1", "deepsearch_base_url": f"{upstream.url}/deepsearch/v1"}
     other: Any = {"aihubmix": {"base_url": f"{first.url}/v1", "api_key": AIHUBMIX_KEY}} if first else {}
     jina: Any = {"jina": {**urls, "api_key": JINA_KEY, "limits": {"concurrency": concurrency}}}
@@ -491,7 +493,7 @@ async def test_the_key_is_held_until_the_upstream_s_answer_ends(case: Case, upst
         assert (await gateway.post("/v1/embeddings", EMBED)).status_code == 200
 
 
-# The other ends.
+# Other ends of a call.
 
 
 @pytest.mark.parametrize("case", [CASES["mid-stream"], CASES["embeddings"]], ids=["stream", "whole"])
@@ -523,7 +525,7 @@ async def test_a_shutdown_waits_its_time_for_what_goes_on(upstream: ScriptedUpst
 
 
 async def test_a_caller_who_closes_his_half_has_left(upstream: ScriptedUpstream) -> None:
-    """A FIN after the request is what a leaving caller sends too, so it is taken for that: he gets no answer."""
+    """A leaving caller also sends a FIN after the request, so a half-close counts as leaving, and gets no answer."""
     upstream.plays(Hold().embeds)
     async with gateway_with(upstream) as gateway:
         caller = await Caller.asks(gateway, "/v1/embeddings", EMBED)
@@ -535,7 +537,8 @@ async def test_a_caller_who_closes_his_half_has_left(upstream: ScriptedUpstream)
 
 
 async def test_a_caller_who_is_cut_off_has_left(upstream: ScriptedUpstream, other_upstream: ScriptedUpstream) -> None:
-    """Because he took nothing: with drain his stream is read on, from where it had stopped for him."""
+    """The caller was cut off for not reading. With drain their stream is read on from the point where it had
+    stalled."""
     flood = Flood()
     other_upstream.plays(flood.play)
     body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "stream": True}

@@ -1,4 +1,4 @@
-"""The life of a call over real sockets: what leaves, what comes back, what happens when either side goes."""
+"""The life of a call over real sockets: requests, responses, and disconnects of either side."""
 
 from __future__ import annotations
 
@@ -391,7 +391,7 @@ async def test_silence_ends(upstream: ScriptedUpstream) -> None:
         assert (response.status_code, response.json()["error"]["code"]) == (504, "upstream_timeout")
 
 
-# Who leaves when.
+# Disconnects.
 
 
 async def test_a_caller_who_leaves_mid_stream_closes_the_upstream_within_a_second(
@@ -438,7 +438,7 @@ async def test_each_call_is_settled_once(gateway: RunningGateway, upstream: Scri
 
 
 async def test_sigterm_with_an_open_stream(upstream: ScriptedUpstream) -> None:
-    """The stream is finished within the drain time, new work is refused, and the server ends."""
+    """The stream is finished within the drain time, new calls are refused, and the server ends."""
     more = asyncio.Event()
     upstream.plays(streams(FULL[:1500], more, FULL[1500:]))
     async with running_gateway(settings_for(upstream.url, drain_seconds=20)) as gateway:
@@ -471,7 +471,7 @@ async def test_sigterm_with_a_stream_longer_than_the_drain(upstream: ScriptedUps
     assert last["detail"] == "this gateway is shutting down and could not finish the call"
 
 
-# The edge.
+# The HTTP interface.
 
 
 async def test_callers_keys() -> None:
@@ -534,7 +534,7 @@ async def test_bodies_that_are_too_large_or_in_a_form_that_is_not_read(upstream:
 
 
 async def test_trap_31_ids_are_our_own(gateway: RunningGateway, upstream: ScriptedUpstream) -> None:
-    """Jina's are the millisecond, so two runs may share one."""
+    """Jina's ids are the time in milliseconds, so two runs may share one."""
     upstream.plays(streams(FULL))
     body = {**ASK, "stream": True}
     answers = await asyncio.gather(*(gateway.post("/v1/chat/completions", body) for _ in range(3)))
@@ -544,7 +544,7 @@ async def test_trap_31_ids_are_our_own(gateway: RunningGateway, upstream: Script
 
 
 async def test_trap_32_no_classifier_is_trained_in_public(gateway: RunningGateway, upstream: ScriptedUpstream) -> None:
-    """Jina trains classifiers for everybody unless told otherwise; there is no such endpoint here."""
+    """Jina trains classifiers publicly unless told otherwise, so the gateway has no such endpoint."""
     for path in ("/v1/train", "/v1/classify", "/v1/classifiers"):
         assert (await gateway.post(path, {"model": "jina-embeddings-v3"})).status_code == 404
     assert not upstream.seen
@@ -601,7 +601,7 @@ def test_nothing_secret_in_the_application_object() -> None:
 async def test_a_request_that_becomes_no_call_has_a_line_in_the_log(
     method: str, path: str, body: bytes, line: tuple[int, str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By its x-request-id, and one line, as a call has one."""
+    """One line, as for a call, with the x-request-id."""
     caplog.set_level("INFO", "torii")
     async with running_gateway(settings_for("http://127.0.0.1:9")) as gateway:
         response = await gateway.client.request(method, path, content=body)
@@ -618,15 +618,16 @@ async def test_a_call_that_fails_has_one_line_with_the_reason(caplog: pytest.Log
     async with running_gateway(settings_for("http://127.0.0.1:9")) as gateway:
         response = await gateway.post("/v1/embeddings", EMBED)
     [record] = [found for found in caplog.records if found.name in ("torii.calls", "torii.edge")]
-    about = dict(vars(record)["about"])
-    assert (response.status_code, about["error"]) == (502, "upstream_unreachable")
-    assert about["reason"] == "nobody listens there"
+    fields = vars(record)
+    assert (response.status_code, fields["error"]) == (502, "upstream_unreachable")
+    assert fields["reason"] == "nobody listens there"
 
 
 async def test_a_body_above_the_servers_limit_is_refused_here(
     gateway: RunningGateway, upstream: ScriptedUpstream
 ) -> None:
-    """A PDF of 8 MB passes as a part, and has 11 MB in base64: the server's 413 is a page with its paths."""
+    """A PDF of 8 MB is allowed as a part, but has 11 MB in base64. The server's own 413 would be a page with its
+    file paths."""
     pdf = b64encode(b"%PDF" + bytes(8 * 1024 * 1024)).decode()
     part = {"type": "file", "file": {"filename": "a.pdf", "file_data": pdf}}
     response = await gateway.post("/v1/chat/completions", {**ASK, "messages": [{"role": "user", "content": [part]}]})

@@ -1,4 +1,4 @@
-"""A call with more inputs than a model takes at once: its parts run at the same time, and are one answer."""
+"""A call with more inputs than a model accepts at once: its parts run concurrently, and are merged into one reply."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def body_of(count: int) -> dict[str, Any]:
 
 
 async def embeds(request: Seen, writer: asyncio.StreamWriter) -> None:
-    """Each text is a number, and its own vector."""
+    """Each text is a number, which is also its vector."""
     texts = request.body["input"]
     data = [{"object": "embedding", "index": n, "embedding": [float(text)]} for n, text in enumerate(texts)]
     await replies({"object": "list", "model": "m", "data": data, "usage": {"total_tokens": len(texts)}})(
@@ -24,7 +24,7 @@ async def embeds(request: Seen, writer: asyncio.StreamWriter) -> None:
 
 
 async def test_parts_run_at_the_same_time_and_come_back_in_order(upstream: ScriptedUpstream) -> None:
-    """The second is answered first."""
+    """The second part is answered first."""
     first = asyncio.Event()
 
     async def play(request: Seen, writer: asyncio.StreamWriter) -> None:
@@ -101,7 +101,7 @@ async def test_a_part_that_meets_a_sick_key_is_blamed_on_that_key(upstream: Scri
 
 
 async def test_a_deadline_is_one_after_a_part_has_failed(upstream: ScriptedUpstream) -> None:
-    """The first attempt's last part fails while the others are at work; the second attempt meets silence."""
+    """In the first attempt, the last part fails while the others are in flight; the second attempt gets no answer."""
     never = asyncio.Event()
 
     async def play(request: Seen, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""Keys that rest, over a restart: known again by what they are, not by their name, and never for too long."""
+"""Cooldowns of keys across a restart: identified by the key itself, not by its name, and never for too long."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 def remembered(database: Database) -> list[Rest]:
-    """Once all is written."""
+    """The stored cooldowns, once all are written."""
     while database.waiting:
         threading.Event().wait(0.001)
     return KeyStates(database).remembered()
 
 
 def pool(database: Database, *keys: Key) -> Pool:
-    """A pool as a new process has it."""
+    """A pool as in a new process."""
     made = Pool("jina", [(key, Quota()) for key in keys or (A, B)], remember=KeyStates(database).remember)
     made.recall(remembered(database))
     return made
@@ -118,7 +118,7 @@ async def test_the_application_remembers(database: Database) -> None:
 async def test_a_reload_asks_no_file_and_tells_no_old_rest_again(
     database: Database, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a key's calls have shown since the start stays, whatever the file says by now, or does not."""
+    """The state of a key learned since the start is kept, whatever the file contains by now."""
     upstream.plays(replies(VECTORS))
     rest = Rest("jina", fingerprint("jina", Key(ONE)), "x", "rate limited", time.time() + 100)
     KeyStates(database).remember(rest)

@@ -1,4 +1,4 @@
-"""Keys of an upstream: who takes the next call, who rests, what is waited for."""
+"""Keys of an upstream: choice for the next call, cooldowns, waiting."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def names(leases: list[Lease]) -> str:
 
 
 def lease_of(pool: Pool, key: Key) -> Lease:
-    """A lease that was made just now, as an answer finds it."""
+    """A lease made just now, as if an answer had just come."""
     return Lease(pool, next(seat for seat in pool.seats if seat.key is key), time.monotonic())
 
 
@@ -95,7 +95,7 @@ async def test_a_refused_key_rests_and_is_named_in_the_log(failure: Any, caplog:
 
 
 async def test_a_limited_key_is_never_used_before_its_time() -> None:
-    """Nor is a refused one beside it, as long as the limited one comes back by itself."""
+    """Nor is a refused key beside it used, as long as the limited one will recover by itself."""
     keys = pool()
     keys.failed(lease_of(keys, A), UpstreamAuth("no"))
     keys.failed(lease_of(keys, B), UpstreamRateLimited("slow", retry_after=30))
@@ -108,7 +108,7 @@ async def test_a_limited_key_is_never_used_before_its_time() -> None:
 
 @pytest.mark.parametrize("works", [False, True])
 async def test_of_shut_keys_one_is_tried_by_one_call_at_a_time(works: bool) -> None:
-    """The others wait for what becomes of that call, and share it."""
+    """The other calls wait for the outcome of that call, and share it."""
     keys = pool(patience=PATIENCE)
     for key in (A, B):
         keys.failed(lease_of(keys, key), UpstreamQuota("empty"))
@@ -214,7 +214,7 @@ async def test_deepsearch_and_embeddings_have_limits_of_their_own() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 12)), max_size=60), st.integers(1, 20))
 def test_no_minute_holds_more_than_the_limit(calls: list[tuple[float, int]], limit: int) -> None:
-    """Each waits as long as it is told; more than the limit at once passes alone."""
+    """Each amount waits as long as the window says. An amount above the limit passes alone."""
     window, now = Window(limit), 0.0
     spent: list[tuple[float, int]] = []
     for gap, amount in calls:
@@ -259,11 +259,11 @@ async def test_a_key_that_comes_back_does_not_get_all_that_it_missed() -> None:
     assert sorted(order[1:]) in (list("aaabb"), list("aabbb"))
 
 
-# The line.
+# The queue.
 
 
 async def busy(keys: Pool) -> tuple[Lease, list[asyncio.Task[Lease]]]:
-    """The lease of the only key, and two who wait for it."""
+    """The lease of the only key, and two waiting calls."""
     [first] = await taken(keys, 1)
     waiting = [asyncio.create_task(keys.lease(Need())) for _ in range(2)]
     await asyncio.sleep(0)
@@ -334,7 +334,7 @@ async def test_the_end_of_a_call_is_waited_for_though_another_key_is_at_its_minu
 
 
 async def test_a_call_that_cannot_have_every_key_holds_up_nobody() -> None:
-    """It has failed with one key and waits for the other, be it for the end of a call or of a minute."""
+    """The call has failed with one key and waits for the other, for the end of a call or of a minute."""
     for limit in (Quota(concurrency=1), Quota(requests=1)):
         keys = pool(Quota(concurrency=1), limit, patience=100)
         first, _ = await taken(keys, 2)
@@ -349,7 +349,7 @@ async def test_a_call_that_cannot_have_every_key_holds_up_nobody() -> None:
 
 
 async def test_patience_counts_from_when_the_call_came() -> None:
-    """So that all waits of a call together are bounded, at however many keys and upstreams."""
+    """So that all waits of a call together are bounded, whatever the number of keys and upstreams."""
     keys = Pool("jina", [(A, Quota(concurrency=1))], patience=60)
     await taken(keys, 1)
     async with asyncio.timeout(PATIENCE):
@@ -365,7 +365,7 @@ async def test_the_last_keys_rest_is_waited_for_where_it_is_short() -> None:
     assert lease.taken >= until_then
 
 
-# Keys that are shut, where nothing can be probed.
+# Refused or empty keys without a possible probe.
 
 
 @pytest.mark.parametrize("failure", [UpstreamAuth("no"), UpstreamQuota("empty")])
@@ -651,7 +651,7 @@ async def test_where_all_are_broken_all_are_asked_in_their_order(
 
 
 async def test_a_call_in_line_goes_elsewhere_as_soon_as_no_key_is_ready() -> None:
-    """It does not wait for the end of a rest, or for its patience, while another upstream could answer."""
+    """The call does not wait for the end of a cooldown or for its queue timeout while another upstream could answer."""
     keys = Pool("jina", [(A, Quota(concurrency=1))], patience=60)
     [first] = await taken(keys, 1)
     ways: list[Any] = [lambda: True, lambda: False]

@@ -1,4 +1,4 @@
-"""Keys that are refused or out of balance: who notices, what wakes them, and what is asked meanwhile."""
+"""Keys that are refused or out of balance: detection, probes, and calls meanwhile."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from ..server.test_admin import EMBED, ONE, OPERATOR, TWO, VECTORS, states, two_
 CHAT = {"model": "jina-deepsearch-v1", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
 ANSWER = b'data: {"choices":[{"delta":{"content":"a","type":"text"},"finish_reason":"stop"}],"usage":{}}\n\n'
 
-# An empty account, as Jina, DeepSearch and AIHubMix tell it; the last two also with a status that means something else.
+# An empty account, as Jina, DeepSearch and AIHubMix report it. The last two also use a status that means something
+# else.
 RECHARGE = {
     "error": {"message": "Your account balance is insufficient. Please recharge.", "type": "Aihubmix_api_error"}
 }
@@ -45,20 +46,20 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def keyed(upstream: ScriptedUpstream, text: str = "hi") -> list[str]:
-    """The keys of the calls about ``text``; a probe's is hello."""
+    """The keys of the calls with the input ``text``; a probe's input is hello."""
     found = [seen for seen in upstream.seen if seen.body.get("input") == [text]]
     return [seen.headers["authorization"].removeprefix("Bearer ") for seen in found]
 
 
 async def becomes(gateway: RunningGateway, state: str) -> None:
-    """Looks until the first key is so."""
+    """Polls until the first key has this state."""
     async with asyncio.timeout(PATIENCE):
         while (await states(gateway))["jina-one"]["state"] != state:  # noqa: ASYNC110 - the gateway has no other sign
             await asyncio.sleep(0.005)
 
 
 class Account:
-    """Answers the first key as ``sick`` says, until it is well; the other one always."""
+    """Answers the first key with ``sick`` until ``well`` is set; always answers the other key."""
 
     def __init__(self, status: int, body: Any) -> None:
         self.sick = replies(body, status)

@@ -1,4 +1,4 @@
-"""Which targets a name leads to, and what is said of a name that leads nowhere."""
+"""The targets of a model name, and the errors for a name without targets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ONLY_JINA = RouteTable({"jina": JINA, "aihubmix": None})
 
 
 def ways(table: RouteTable, name: str) -> list[tuple[str, str]]:
-    """Upstream and its name of the model, in the order of the targets."""
+    """Upstream and the upstream's name of the model, in the order of the targets."""
     return [(target.upstream.name, target.name) for target in table.find(name).targets]
 
 

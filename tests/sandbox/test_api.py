@@ -1,4 +1,4 @@
-"""Embeddings, rerank, plain chat and lists of models in the sandbox, with each provider's errors."""
+"""Embeddings, rerank, plain chat and model lists in the sandbox, with each provider's errors."""
 
 from __future__ import annotations
 

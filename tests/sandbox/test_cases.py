@@ -1,4 +1,4 @@
-"""Every trigger of the sandbox, seen from the other end of a socket; and that it never breaks by itself."""
+"""Every trigger of the sandbox, seen by a client; and the sandbox never fails without a trigger."""
 
 from __future__ import annotations
 

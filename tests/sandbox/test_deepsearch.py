@@ -1,4 +1,4 @@
-"""DeepSearch in the sandbox: byte for byte in the forms that both providers document."""
+"""DeepSearch in the sandbox: byte for byte in the formats that both providers document."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def ask(http: httpx.Client, url: str, question: Any = QUESTION, **options: Any) 
 
 
 def normalised(text: str) -> str:
-    """The clock's part of ids: 1790000000123 and 1790000000."""
+    """The text with all ids made from the clock replaced by 1790000000123 and 1790000000."""
     numbers = re.sub(r'"(id|system_fingerprint)":"(fp_)?\d{13}"', r'"\1":"\g<2>1790000000123"', text)
     return re.sub(r'"created":\d{10}\b', '"created":1790000000', numbers)
 
@@ -236,7 +236,7 @@ def test_budgets_and_lengths_are_seen(sandbox: Sandbox, http: httpx.Client) -> N
     wide = ask(http, sandbox.urls["deepsearch"], question, reasoning_effort="high").json()
     tight = ask(http, sandbox.urls["deepsearch"], question, budget_tokens=20_000).json()
     assert len(wide["readURLs"]) > len(tight["readURLs"]) == 1
-    assert tight["usage"]["total_tokens"] > 20_000  # it is looked at between the steps
+    assert tight["usage"]["total_tokens"] > 20_000  # the server checks the budget between the steps
     one = ask(http, sandbox.urls["deepsearch"], question, max_returned_urls="1").json()
     assert len(one["visitedURLs"]) == 1 < one["numURLs"]
 
@@ -363,7 +363,7 @@ def test_a_schema_is_filled_in_pretty_json(sandbox: Sandbox, http: httpx.Client,
 
 
 def test_trap_25_no_schema_is_looked_at(sandbox: Sandbox, http: httpx.Client) -> None:
-    """OpenAI's wrapper describes nothing, so a string comes; where nothing can be made of it, prose."""
+    """OpenAI's wrapper has no schema keywords, so a string comes back. A schema that cannot be filled gives prose."""
     wrapper = {"name": "tides", "strict": True, "schema": SCHEMA}
 
     def said(**form: Any) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The sandbox as a server: how it starts, stops and lets go; and what it does not touch."""
+"""The sandbox as a server: its start, its stop, released resources, and no side effects on the process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.sandbox import Sandbox
 
 QUESTION = {"messages": [{"role": "user", "content": "What are tides?"}], "stream": True}
 HANGING = {"messages": [{"role": "user", "content": "sandbox:hang"}], "stream": True}
-# Seconds; far fewer than what is open would take.
+# In seconds; far less than the open answers would take.
 AT_ONCE = 5.0
 KEY = {"authorization": "Bearer sandbox-key"}
 

@@ -1,4 +1,4 @@
-"""The operator's endpoint: there only with a key of its own, and with the state of each key in it."""
+"""The operator's endpoint: present only with a key of its own, and listing the state of each upstream key."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EMBED = {"model": "jina-embeddings-v3", "input": ["hi"]}
 
 
 def two_keys(url: str, *, more: Any = None, **settings: Any) -> Settings:
-    """Settings with the keys ``one`` and ``two`` at Jina, and an operator; ``more`` is said of Jina."""
+    """Settings with the keys ``one`` and ``two`` at Jina, and an operator key; ``more`` updates Jina's settings."""
     jina = {
         "base_url": f"{url}/v1",
         "deepsearch_base_url": f"{url}/deepsearch/v1",
@@ -39,7 +39,7 @@ def two_keys(url: str, *, more: Any = None, **settings: Any) -> Settings:
 
 
 async def states(gateway: RunningGateway) -> dict[str, Any]:
-    """What the operator sees of each key, by its alias."""
+    """The state of each key, by its alias, from the operator's endpoint."""
     answer = await gateway.client.get("/admin/upstreams", headers={"authorization": f"Bearer {OPERATOR}"})
     assert answer.status_code == 200
     assert set(answer.json()) == {"object", "data"}

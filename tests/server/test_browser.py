@@ -1,4 +1,4 @@
-"""A gateway met by a real Chromium: pages of other sites get nothing of it, allowed pages get all."""
+"""A gateway visited by a real Chromium: pages of other sites can read nothing, allowed pages can read everything."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ..endpoints.test_strict_input import BODY, CALLER_KEY, VECTORS
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is on this machine: no page was tried in one")
 
-# Both names lead to 127.0.0.1, as a rebound one does.
+# Both names lead to 127.0.0.1, as a rebound name does.
 NAMES = "--host-resolver-rules=MAP evil.example 127.0.0.1, MAP app.example 127.0.0.1"
 QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--no-proxy-server"),
 )
-# Of the page's own time, which stands still while it waits for an answer.
+# In the page's own time, which stands still while the page waits for a response.
 BUDGET = "--virtual-time-budget=20000"
 SECONDS = 120
 
@@ -84,12 +84,12 @@ Promise.all(Object.entries(tries).map(async ([name, tried]) => {
 
 @asynccontextmanager
 async def site(page: str) -> AsyncIterator[int]:
-    """A web server with one page; its port."""
+    """A web server with one page; yields its port."""
     body = page.encode()
     head = f"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")  # not on each connection: a browser opens some that it may want
+        await reader.readuntil(b"\r\n\r\n")  # fails for the unused connections that a browser opens in advance
         writer.write(head.encode() + body)
         await writer.drain()
 
@@ -100,7 +100,7 @@ async def site(page: str) -> AsyncIterator[int]:
 
 
 async def shown(url: str, folder: Path) -> str:
-    """The text of a page, when its scripts have done what they do."""
+    """The text of a page after its scripts have run."""
     assert CHROMIUM is not None
     process = await asyncio.create_subprocess_exec(
         *(CHROMIUM, *QUIET, NAMES, BUDGET, f"--user-data-dir={folder}/profile", "--dump-dom", url),
@@ -127,21 +127,21 @@ def page(script: str, gateway: RunningGateway) -> str:
 
 
 def quoted(text: str) -> str:
-    """As JavaScript has it."""
+    """The text as a JavaScript literal."""
     return msgspec.json.encode(text).decode()
 
 
 async def tried(
     script: str, gateway: RunningGateway, name: str, folder: Path, allow: Callable[[str], object] = len
 ) -> Any:
-    """The report of a page of ``name`` on a gateway. ``allow`` is told its origin before it is opened."""
+    """The report of a page of ``name`` on a gateway. ``allow`` gets the page's origin before the page is opened."""
     async with site(page(script + REPORT, gateway)) as port:
         allow(f"http://{name}:{port}")
         return msgspec.json.decode(await shown(f"http://{name}:{port}/", folder))
 
 
 async def led(script: str, gateway: RunningGateway, folder: Path) -> str:
-    """The page to which a page of another site leads its reader."""
+    """The page that a page of another site sends its reader to."""
     async with site(page(script, gateway)) as port:
         return await shown(f"http://evil.example:{port}/", folder)
 
@@ -164,7 +164,7 @@ async def test_a_page_of_another_site_gets_nothing_of_an_open_gateway(
         assert spent(gateway, upstream, other_upstream) == 0
     refused = "TypeError: Failed to fetch"
     assert found == {
-        "hidden": "response opaque",  # it is told nothing, and so not that it was refused
+        "hidden": "response opaque",  # an opaque response does not even show that it is a refusal
         "read": refused,
         "health": refused,
         "json": refused,
@@ -176,7 +176,7 @@ async def test_a_page_of_another_site_gets_nothing_of_an_open_gateway(
 async def test_a_page_whose_name_was_rebound_reads_nothing(
     upstream: ScriptedUpstream, other_upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    """Its name leads to the gateway itself, which then is of the page's origin."""
+    """The page's name leads to the gateway itself, so the gateway has the page's origin."""
     async with gateway_for(upstream, other_upstream) as gateway:
         rebound = gateway.url.replace("127.0.0.1", "evil.example")
         assert '"code":"forbidden"' in await shown(f"{rebound}/v1/models", tmp_path)
@@ -206,7 +206,7 @@ async def test_a_link_leads_to_a_page_and_a_form_to_nothing(
 async def test_the_gateways_own_page_works(
     upstream: ScriptedUpstream, other_upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    """Its scripts, its document, and the address that it names."""
+    """The page's scripts, the API's document, and the address shown."""
     async with gateway_for(upstream, other_upstream) as gateway:
         text = await shown(f"{gateway.url}/docs", tmp_path)
     assert "/v1/embeddings" in text
@@ -217,7 +217,7 @@ async def test_the_gateways_own_page_works(
 async def test_a_page_that_is_allowed_reads_answers_streams_and_failures(
     callers: dict[str, str], upstream: ScriptedUpstream, other_upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    """Its port is not known before: the origin is put in force by a reload."""
+    """The page's port is not known in advance, so a reload puts its origin in force."""
     async with gateway_for(upstream, other_upstream, **callers) as gateway:
 
         def allow(origin: str) -> None:
@@ -230,7 +230,7 @@ async def test_a_page_that_is_allowed_reads_answers_streams_and_failures(
 async def test_a_page_that_is_not_allowed_reads_nothing_of_a_gateway_with_callers(
     upstream: ScriptedUpstream, other_upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    """Not even with a key that is right."""
+    """Not even with a valid key."""
     async with gateway_for(upstream, other_upstream, caller_key=CALLER_KEY) as gateway:
         found = await tried(APPLICATION, gateway, "evil.example", tmp_path)
         assert spent(gateway, upstream, other_upstream) == 0

@@ -1,4 +1,5 @@
-"""File descriptors that run out: callers are refused at once and told why, the log says so, and then all goes on."""
+"""File descriptors that run out: callers are refused at once with a reason, the log reports it, and service
+recovers."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ SAID = r"file descriptors run out: new connections are refused or closed, \d+ of
 
 @asynccontextmanager
 async def connections(running: Gateway, count: int) -> AsyncIterator[list[asyncio.StreamReader]]:
-    """So many on which nothing is asked."""
+    """``count`` connections without a request."""
     host, port = running.client.base_url.host, running.port
     opened = [await asyncio.open_connection(host, port) for _ in range(count)]
     try:
@@ -57,7 +58,7 @@ async def _end(reader: asyncio.StreamReader) -> bytes:
 
 
 async def _ended(readers: list[asyncio.StreamReader], count: int) -> list[bytes]:
-    """What those were told that were refused: so many or more, long before the time for a head is over."""
+    """The responses on refused connections, ``count`` or more of them, long before the timeout for a request head."""
     reading = [asyncio.create_task(_end(reader)) for reader in readers]
     await until(lambda: sum(task.done() for task in reading) >= count, SECONDS)
     ended = [task.result() for task in reading if task.done()]
@@ -77,7 +78,7 @@ async def test_callers_beyond_the_limit_are_refused_at_once_and_the_rest_is_serv
         for process in processes:
             resource.prlimit(process, resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
         await running.says(rf"{LIMIT} open files are allowed here, \d+ may be needed: .*")
-        # Before the others, and with an upstream, for which there has to be a descriptor left.
+        # Opened before the others, and with an upstream call, which must get a descriptor.
         async with _known(running) as known:
             async with connections(running, 4 * LIMIT) as readers:
                 ended = await _ended(readers, (4 - workers) * LIMIT)
@@ -119,7 +120,7 @@ async def test_a_burst_leaves_each_call_that_is_taken_a_descriptor_for_its_upstr
 
 
 async def _call(port: int) -> bytes:
-    """The answer to a call on a connection of its own; empty if that was closed without a word."""
+    """The response to a call on a connection of its own; empty if the connection was closed without one."""
     body = msgspec.json.encode(EMBED)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -134,14 +135,15 @@ async def _call(port: int) -> bytes:
 async def test_a_call_without_a_descriptor_for_its_upstream_is_shed(
     engine: str, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    """It is counted neither against the key nor against the upstream, which would be asked last after so many."""
+    """Neither the key nor the upstream has a failure counted; after so many, the upstream would be tried last."""
     upstream.plays(replies(VECTORS, connection="close"))
     async with program(tmp_path, upstream.url, http_client=engine) as running, AsyncExitStack() as stack:
         process = running.process.pid
         async with connections(running, 3):
             await until(lambda: _sockets(process) >= 4, SECONDS)
-            free = min(_lowest_free(process) for _ in range(20))  # what is only looked at is given back at once
-            # Their descriptors are above the limit that comes: they may be used, and closing them makes room for none.
+            free = min(_lowest_free(process) for _ in range(20))  # other descriptors are in use only briefly
+            # The descriptors of these connections are above the coming limit: they can still be used, and closing one
+            # frees none below the limit.
             known = [await stack.enter_async_context(_known(running)) for _ in range(2 * BREAK_AFTER + 1)]
             resource.prlimit(process, resource.RLIMIT_NOFILE, (free, free))
             for client in known[1:]:
@@ -159,15 +161,15 @@ async def test_a_call_without_a_descriptor_for_its_upstream_is_shed(
 
 @asynccontextmanager
 async def _known(running: Gateway) -> AsyncIterator[httpx.AsyncClient]:
-    """With a connection that is open already."""
+    """A client with an open connection."""
     async with httpx.AsyncClient(base_url=running.client.base_url, timeout=SECONDS, trust_env=False) as client:
         assert (await client.get("/healthz")).status_code == 200
         yield client
 
 
 def _sockets(process: int) -> int:
-    """Those that callers and upstreams are at the other end of, and those that are listened on."""
-    with suppress(FileNotFoundError):  # one was just being closed
+    """The number of the process's sockets: of callers, of upstreams, and listening ones."""
+    with suppress(FileNotFoundError):  # a descriptor was just being closed
         return sum(os.readlink(f"/proc/{process}/fd/{number}").startswith("socket:") for number in _numbers(process))
     return 0
 
@@ -181,7 +183,7 @@ def _numbers(process: int) -> set[int]:
 
 
 async def test_a_limit_that_was_lowered_is_raised_again(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """Below what is open already, so that no connection can be taken any more."""
+    """Lowered below the number of open descriptors, so that no connection can be accepted."""
     upstream.plays(replies(VECTORS))
     async with program(tmp_path, upstream.url) as running:
         hard = resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE)[1]

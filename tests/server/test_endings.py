@@ -1,4 +1,4 @@
-"""The program asked to end at once, and with what an operator may put in the place of its files."""
+"""A program that is told to end at once, and one with pipes in place of its files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NOTHING = "it is a pipe that nothing comes out of; name a regular file"
 
 
 def pipe_at(path: Path) -> None:
-    """A named pipe in the place of what is there."""
+    """Replaces the file by a named pipe."""
     os.mkfifo(path.with_name("pipe"))
     path.with_name("pipe").rename(path)
 
@@ -55,14 +55,14 @@ async def _is_told(running: Gateway, body: AsyncIterator[bytes]) -> None:
 
 
 async def _interrupt(running: Gateway) -> None:
-    """Twice. The second once the first is heard, or they would be taken for one."""
+    """Sends two SIGINT, the second after the first was handled; otherwise they would count as one."""
     running.signal(signal.SIGINT)
     await running.says("SIG.*: no new calls; open ones have 600 seconds to end.*")
     running.signal(signal.SIGINT)
 
 
 async def _asks(running: Gateway, path: str, body: Any) -> Caller:
-    """A caller whose request is on its way."""
+    """A caller whose request has been sent."""
     caller = Caller(*await asyncio.open_connection("127.0.0.1", running.port))
     data = msgspec.json.encode(body)
     caller.writer.write(posted(b"content-length: %d" % len(data), body=data, path=path.encode()))
@@ -70,7 +70,7 @@ async def _asks(running: Gateway, path: str, body: Any) -> Caller:
 
 
 async def assert_unfinished(caller: Caller, *, should_retry: str | None = None) -> str:
-    """All that comes until the connection is closed. The request id."""
+    """Checks the whole response until the connection is closed. Returns the request id."""
     head, _, body = (await caller.reader.read()).partition(b"\r\n\r\n")
     caller.writer.close()
     status, *lines = head.decode().split("\r\n")
@@ -83,7 +83,7 @@ async def assert_unfinished(caller: Caller, *, should_retry: str | None = None) 
 
 
 async def held(request: Seen, writer: asyncio.StreamWriter) -> None:
-    """An upstream that says nothing."""
+    """An upstream that never answers."""
     await asyncio.Event().wait()
 
 
@@ -91,7 +91,7 @@ async def held(request: Seen, writer: asyncio.StreamWriter) -> None:
 async def test_calls_that_wait_for_an_upstream_are_told_and_booked(
     workers: int, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    """A DeepSearch run that was begun is paid for, and not to be begun again."""
+    """A DeepSearch run that was started costs money, and must not be started again."""
     upstream.plays(held)
     deep = {"model": "jina-deepsearch-v1", "messages": ASK["messages"]}
     calls: list[tuple[str, Any]] = [
@@ -119,7 +119,8 @@ async def test_calls_that_wait_for_an_upstream_are_told_and_booked(
 
 
 async def test_calls_that_wait_for_anything_else_are_told(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """For a key alone, with others, or for an identical call; for the later parts of a large one; for the body."""
+    """The calls wait for a key alone, in a batch, or for an identical call; for later parts of a large call; for the
+    request body."""
     upstream.plays(held)
     calls: list[tuple[str, Any]] = [
         ("/v1/rerank", RANK),
@@ -143,7 +144,8 @@ async def test_calls_that_wait_for_anything_else_are_told(upstream: ScriptedUpst
         half = Caller(*await asyncio.open_connection("127.0.0.1", running.port))
         half.writer.write(posted(b"content-length: 9", b"expect: 100-continue", body=b"{", path=b"/v1/rerank"))
         assert await half.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        await waiting(running, 6)  # of the large call its first part and one other, of the two identical ones the first
+        # Six calls wait: two parts of the large call, one of the two identical calls, and the three others.
+        await waiting(running, 6)
         await _interrupt(running)
         for caller in (*callers, half):
             await assert_unfinished(caller)
@@ -183,7 +185,7 @@ def test_what_stands_still_is_ended_all_the_same() -> None:
     assert done.returncode == 0
 
 
-# ---------------------------------------------------------------- pipes in the place of files
+# -------------------------------------------------------------------- pipes in place of files
 
 
 @both
@@ -196,7 +198,7 @@ async def test_a_pipe_in_the_place_of_the_configuration_holds_up_neither_calls_n
         running.signal(signal.SIGHUP)
         await running.says(f"config.yaml: cannot be read: {NOTHING}")
         assert (await running.client.post("/v1/embeddings", json=EMBED)).status_code == 200
-        silent = os.open(tmp_path / "config.yaml", os.O_RDWR)  # who has it open to write, and writes nothing
+        silent = os.open(tmp_path / "config.yaml", os.O_RDWR)  # open for writing, but nothing is written
         try:
             running.signal(signal.SIGHUP)
             assert (await running.client.post("/v1/embeddings", json=EMBED)).status_code == 200
@@ -251,7 +253,7 @@ def test_a_ledger_that_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_comes_through_a_pipe_in_time_is_read(tmp_path: Path) -> None:
-    """As of `torii check --config <(...)`."""
+    """For example from `torii check --config <(...)`."""
     end, start = os.pipe()
     os.write(start, configuration("http://127.0.0.1:9"))
     os.close(start)

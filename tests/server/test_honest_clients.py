@@ -1,4 +1,4 @@
-"""Honest clients that do more than the plain: offers of protocols, packed bodies, slashes too many, HEAD, HTTP/1.0."""
+"""Honest clients with unusual requests: protocol upgrades, compressed bodies, extra slashes, HEAD, HTTP/1.0."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LAST = b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
 CHUNKS = b"2b\r\n" + BODY + b"\r\n0\r\n\r\n"
 OPERATOR_KEY = "a-key-of-the-operator-0123456789"
 
-# As java.net.http.HttpClient makes it with each request over plain HTTP.
+# The offer that java.net.http.HttpClient makes with each request over plain HTTP.
 H2C = (
     b"Connection: Upgrade, HTTP2-Settings",
     b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
@@ -62,13 +62,13 @@ def line(got: Got) -> str:
 
 @pytest.fixture
 async def operated(upstream: ScriptedUpstream, other_upstream: ScriptedUpstream) -> AsyncIterator[RunningGateway]:
-    """A gateway with an operator."""
+    """A gateway with an operator key."""
     settings = settings_for(upstream.url, other_upstream.url, operator_key=OPERATOR_KEY)
     async with running_gateway(settings) as running:
         yield running
 
 
-# Offers.
+# Protocol upgrades.
 
 
 @pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
@@ -79,7 +79,7 @@ async def test_an_offer_is_ignored_and_the_connection_goes_on_in_http(
     gateway: RunningGateway,
     upstream: ScriptedUpstream,
 ) -> None:
-    """In one go, or byte for byte, or one after the other."""
+    """In one piece, byte by byte, or one request after another."""
     upstream.plays(replies(VECTORS))
     headers, body = frame
     offered = posted(*offer, *headers, body=body)
@@ -94,7 +94,7 @@ async def test_an_offer_is_ignored_and_the_connection_goes_on_in_http(
 
     reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(gateway.url).port)
     async with asyncio.timeout(PATIENCE):
-        for _ in range(3):  # each waits for the answer to the one before it
+        for _ in range(3):  # each request waits for the previous answer
             writer.write(offered)
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -103,7 +103,7 @@ async def test_an_offer_is_ignored_and_the_connection_goes_on_in_http(
 
 
 async def test_offers_are_ignored_of_requests_without_a_body(gateway: RunningGateway) -> None:
-    """More of them in one go than there are nested calls in Python."""
+    """More requests in one piece than Python allows nested calls."""
     for offer in OFFERS.values():
         get = b"\r\n".join([b"GET /healthz HTTP/1.1", b"host: localhost", *offer, b"", b""])
         got = answers(await sent(gateway, get * 1200 + LAST))
@@ -112,7 +112,7 @@ async def test_offers_are_ignored_of_requests_without_a_body(gateway: RunningGat
 
 
 async def test_an_offer_beside_close_or_in_http_1_0(gateway: RunningGateway, upstream: ScriptedUpstream) -> None:
-    """The bytes behind it are no request any more."""
+    """The bytes after it are not read as a request."""
     upstream.plays(replies(VECTORS))
     closing = posted(b"connection: close, upgrade", b"upgrade: h2c", LENGTH)
     old = posted(b"connection: upgrade", b"upgrade: h2c", LENGTH, version=b"1.0")
@@ -137,7 +137,7 @@ REFUSED = {name: case for name, case in SMUGGLING.items() if b" HTTP/1.1\r\nhost
 async def test_an_offer_hides_no_request(
     request_: bytes, message: str, gateway: RunningGateway, upstream: ScriptedUpstream
 ) -> None:
-    """A request that is refused without an offer is refused with one."""
+    """A request that is refused without an offer is refused with one as well."""
     upstream.plays(replies(VECTORS))
     offered = request_.replace(b"host: localhost\r\n", b"host: localhost\r\n" + b"\r\n".join(H2C) + b"\r\n", 1)
     assert_refused(await sent(gateway, offered + HIDDEN, HIDDEN), "400 Bad Request", "invalid_request", message)
@@ -145,7 +145,7 @@ async def test_an_offer_hides_no_request(
 
 
 async def test_what_follows_an_offer_must_be_http(gateway: RunningGateway, upstream: ScriptedUpstream) -> None:
-    """The preface of HTTP/2 by who did not wait for the answer, or a frame of a WebSocket."""
+    """The HTTP/2 preface of a client that did not wait for the answer, or a WebSocket frame."""
     upstream.plays(replies(VECTORS))
     for behind in (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"):
         one, two = answers(await sent(gateway, posted(*H2C, LENGTH) + behind))
@@ -167,7 +167,7 @@ async def test_connect_is_no_offer_and_is_refused_whatever_its_target(
 
 
 async def test_the_rest_of_a_head_counts_beside_an_offer(upstream: ScriptedUpstream) -> None:
-    """The key, and the coding of the body."""
+    """The key, and the transfer coding of the body."""
     upstream.plays(replies(VECTORS))
     callers = [{"name": "team", "key": CALLER_KEY}]
     right = b"Authorization: Bearer " + CALLER_KEY.encode()
@@ -185,7 +185,7 @@ async def test_the_rest_of_a_head_counts_beside_an_offer(upstream: ScriptedUpstr
         assert line(got) == "200 OK"
 
 
-# Packed bodies.
+# Compressed bodies.
 
 PACKED = {
     "gzip": gzip.compress(BODY),
@@ -219,7 +219,7 @@ async def test_a_packed_body_is_unpacked(
 async def test_codings_that_nobody_unpacks_are_refused_by_name(
     gateway: RunningGateway, upstream: ScriptedUpstream
 ) -> None:
-    """Before it has come."""
+    """The refusal comes before the body."""
     message = "content-encoding may be gzip or deflate, once; or send the body as it is"
     refused = (["br"], ["zstd"], ["compress"], ["gzip, gzip"], ["gzip", "gzip"], ["deflate", "x-gzip"], ["gzip;q=1"])
     heads = [
@@ -249,7 +249,7 @@ DAMAGED = {
 async def test_a_body_that_cannot_be_unpacked_is_a_400_that_says_why(
     body: bytes, message: str, gateway: RunningGateway, upstream: ScriptedUpstream
 ) -> None:
-    """The connection goes on."""
+    """The connection stays usable."""
     request = posted(b"content-encoding: gzip", b"content-length: %d" % len(body), body=body)
     one, two = answers(await sent(gateway, request + LAST))
     assert (line(one), one.json) == ("400 Bad Request", envelope("invalid_request", message))
@@ -327,7 +327,7 @@ async def test_a_call_by_such_a_path_is_the_call_that_was_meant(
     rerank = {"model": "jina-reranker-m0", "query": "q", "documents": ["a"]}
     ranked = {"model": "m", "results": [{"index": 0, "relevance_score": 0.5}], "usage": {"total_tokens": 1}}
     upstream.plays(replies(ranked))
-    for path, told in (("/v1/rerank/", True), ("/v1/v2/rerank", False)):  # Cohere's second version gives none back
+    for path, told in (("/v1/rerank/", True), ("/v1/v2/rerank", False)):  # Cohere's second version returns no documents
         [result] = (await gateway.post(path, rerank)).json()["results"]
         assert ("document" in result) is told
 
@@ -344,7 +344,7 @@ async def test_an_error_names_the_path_that_was_meant(
 
 
 async def test_the_operators_path_has_one_spelling(operated: RunningGateway) -> None:
-    """A proxy may close it by its name."""
+    """So that a proxy can block it by name."""
     key = {"authorization": f"Bearer {OPERATOR_KEY}"}
     assert (await operated.client.get("/admin/upstreams", headers=key)).status_code == 200
     for path in ("/admin/upstreams/", "/admin//upstreams", "//admin/upstreams", "/v1/admin/upstreams"):
@@ -359,7 +359,7 @@ async def test_the_operators_path_has_one_spelling(operated: RunningGateway) -> 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz/", "/v1/models", "/v1/models/jina-embeddings-v3", "/models"])
 async def test_head_is_a_get_without_a_body(path: str, gateway: RunningGateway) -> None:
-    """And the next answer on the connection is the next."""
+    """The next response on the connection belongs to the next request."""
     head = f"HEAD {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
     data = await sent(gateway, head + head + LAST)
     get = await gateway.client.get(path)
@@ -389,7 +389,7 @@ EVENTS = [
 
 
 async def streamed(gateway: RunningGateway, *headers: bytes) -> tuple[list[str], bytes]:
-    """The head's lines and the body of a streamed chat in HTTP/1.0."""
+    """The head's lines and the body of a streamed chat over HTTP/1.0."""
     ask = {"model": "aihubmix/gpt-4o-mini", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
     body = msgspec.json.encode(ask)
     length = b"content-length: %d" % len(body)

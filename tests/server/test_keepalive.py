@@ -1,4 +1,4 @@
-"""Keep-alive comments: one line each, never inside an event, and no event to a client."""
+"""Keep-alive comments: one line each, never inside an event, and not an event for any client."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def decoded(pieces: Iterable[bytes]) -> list[tuple[str | None, str]]:
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_openais_decoder_takes_no_comment_for_an_event(size: int) -> None:
-    """Also once a stream has ids, with which a blank line ends an event, empty or not."""
+    """Also in a stream with ids, where any blank line ends an event, even an empty one."""
     stream = PING + b"id: 7\n" + A + PING + PING + B + PING + DONE
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
     assert decoded(pieces) == [("7", event[6:-2].decode()) for event in (A, B, DONE)]
 
 
 async def received(gateway: RunningGateway, comments: int, more: asyncio.Event) -> bytes:
-    """All bytes of the stream; ``more`` is set once it has had so many comments."""
+    """All bytes of the stream; ``more`` is set once ``comments`` comments have arrived."""
     got = b""
     async with gateway.client.stream("POST", "/v1/chat/completions", json=ASK) as response:
         assert response.status_code == 200
@@ -60,7 +60,7 @@ async def test_the_bytes_of_a_silent_stream(upstream: ScriptedUpstream) -> None:
 
 
 async def test_no_comment_comes_inside_an_event(upstream: ScriptedUpstream) -> None:
-    """However large it is, however slowly it is taken, and however often a comment would be due."""
+    """However large the event, however slow the reader, and however often a comment is due."""
     large = A.replace(b'"a"', b'"' + b"x" * 1_000_000 + b'"')
     upstream.plays(streams(*[large] * 8, B + DONE))
     async with running_gateway(settings_for(None, upstream.url, ping_seconds=0.001)) as gateway:

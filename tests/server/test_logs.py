@@ -1,4 +1,4 @@
-"""What the log's lines are, whoever has a say in what is in them."""
+"""The format of log lines, whatever text they contain and whichever logger writes them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ WHEN = 1789892130.1234  # 2026-09-20T08:15:30.123Z
 
 @pytest.fixture
 def restored() -> Iterator[None]:
-    """The logging of this process as it was before."""
+    """Restores the logging of this process."""
     loggers = [logging.getLogger(name) for name in (None, "torii", "uvicorn")]
     before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
-    raises = logging.raiseExceptions
     yield
-    logging.raiseExceptions = raises
     for logger, level, handlers in before:
         logger.setLevel(level)
         logger.handlers[:] = handlers
@@ -52,7 +50,7 @@ def as_json(made: logging.LogRecord) -> Any:
 
 
 def as_text(made: logging.LogRecord) -> str:
-    """Without the time of day, which is that of the machine's place."""
+    """The line without its time of day, which depends on the machine's time zone."""
     return logs.TextLines(redact).format(made)[len("08:15:30 ") :]
 
 
@@ -130,7 +128,7 @@ def test_other_scripts_are_written_as_they_are() -> None:
 
 
 def written(capfd: pytest.CaptureFixture[str]) -> tuple[str, str]:
-    """Both outputs, once all that was logged is in them."""
+    """Both outputs, after all queued lines are written."""
     writer(STDERR).drain(PATIENCE)
     out, err = capfd.readouterr()
     return out, err

@@ -1,4 +1,4 @@
-"""What /openapi.json says is true: of the routes, of what they take and of what they answer."""
+"""The statements of /openapi.json are true: about the routes, their requests and their responses."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def named(path: str) -> list[Any]:
 
 
 def mistakes(schema: str, value: Any) -> list[str]:
-    """What a JSON Schema validator has against the value."""
+    """The errors that a JSON Schema validator finds in the value."""
     whole = {"$ref": f"#/components/schemas/{schema}", "components": DOCUMENT["components"]}
     return [error.message for error in OAS31Validator(whole).iter_errors(value)]
 
@@ -242,7 +242,7 @@ def test_every_parameter_of_deepsearch_is_described() -> None:
         assert properties[name]["description"].strip()
 
 
-# Answers.
+# Responses.
 
 
 @pytest.mark.parametrize(

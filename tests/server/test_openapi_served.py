@@ -1,4 +1,4 @@
-"""What /openapi.json says is what the gateway does, asked over HTTP."""
+"""The gateway behaves as /openapi.json says, tested over HTTP."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEY = "torii-key-of-the-tests"
 
 @pytest.fixture
 async def caller() -> AsyncIterator[httpx.AsyncClient]:
-    """A caller of a gateway as the examples have it; no upstream is asked for anything."""
+    """A client of a gateway configured as in the examples; no upstream is ever called."""
     settings = settings_for(
         "http://127.0.0.1:1",
         "http://127.0.0.1:1",
@@ -38,7 +38,7 @@ AUTHORIZED = {"authorization": f"Bearer {KEY}"}
 
 
 async def test_it_is_what_the_gateway_serves(caller: httpx.AsyncClient) -> None:
-    """With the address at which it was asked for."""
+    """With the address that the client used."""
     found = (await caller.get("/openapi.json")).json()
     assert found == openapi.document(__version__, "http://torii")
     assert found["servers"] == [{"url": "http://torii"}]
@@ -63,7 +63,7 @@ async def test_it_names_the_address_at_which_it_is_served(
 
 
 async def test_where_it_is_switched_off_the_refusal_says_how_to_switch_it_on() -> None:
-    """As it is by itself where other machines reach the gateway."""
+    """This is the default if other machines can reach the gateway."""
     message = (
         "the API's description is not shown here: docs is off, or auto, which is on only where this machine alone "
         "reaches the gateway. docs: on (TORII_DOCS=on) shows it to everyone, from the next start on"

@@ -1,4 +1,4 @@
-"""Many callers at once: as many as are allowed are served, more are told so early, and idle ones cost nobody."""
+"""Many callers at once: as many as allowed are served, the others get an early refusal, and idle ones affect nobody."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STREAMED = posted(b"content-length: %d" % len(_ASK), b"connection: close", body=
 
 @pytest.fixture(autouse=True)
 def _many_files() -> None:
-    """Upstream and callers are in this process too."""
+    """The upstream and the callers are in this process too."""
     allow_files(8000)
 
 
@@ -51,7 +51,7 @@ async def connected(gateway: RunningGateway) -> tuple[asyncio.StreamReader, asyn
 
 @asynccontextmanager
 async def idle(gateway: RunningGateway, count: int) -> AsyncIterator[list[asyncio.StreamReader]]:
-    """Connections on which nothing is asked."""
+    """``count`` connections without a request."""
     connections = [await connected(gateway) for _ in range(count)]
     try:
         yield [reader for reader, _ in connections]
@@ -62,7 +62,7 @@ async def idle(gateway: RunningGateway, count: int) -> AsyncIterator[list[asynci
 
 @asynccontextmanager
 async def full(upstream: ScriptedUpstream, calls: int, **settings: Any) -> AsyncIterator[tuple[RunningGateway, Any]]:
-    """A gateway all of whose calls are taken, until the event is set."""
+    """A gateway with all of its ``calls`` call slots in use, until the event is set."""
     go = asyncio.Event()
 
     async def waits(request: Seen, writer: asyncio.StreamWriter) -> None:
@@ -152,7 +152,8 @@ async def test_one_connection_too_many_is_told_so_and_closed(upstream: ScriptedU
 async def test_far_too_many_connections_are_closed_at_once(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hundred are told why, for as long as those linger; here that is until all have come."""
+    """At most a hundred get a reason, as long as their connections linger; in this test they linger until all have
+    come."""
     monkeypatch.setattr("app.server.protocol.LINGER_SECONDS", PATIENCE)
     async with running_gateway(settings_for(upstream.url, max_caller_connections=1)) as gateway:
         async with idle(gateway, 400) as readers:
@@ -169,7 +170,7 @@ async def _end(reader: asyncio.StreamReader) -> bytes:
 
 
 async def _whole(gateway: RunningGateway, request: bytes) -> bytes:
-    """All that comes on a connection of its own: of several hundred, httpx's pool would take most of the time."""
+    """The whole response on a connection of its own: with several hundred, httpx's pool would take most of the time."""
     reader, writer = await connected(gateway)
     writer.write(request)
     try:
@@ -181,7 +182,7 @@ async def _whole(gateway: RunningGateway, request: bytes) -> bytes:
 async def test_500_streams_at_once_beside_1000_idle_connections(
     upstream: ScriptedUpstream, other_upstream: ScriptedUpstream
 ) -> None:
-    """All are open together: the upstream ends none before it has seen them all."""
+    """All streams are open together: the upstream ends none before it has received all requests."""
     upstream.plays(replies(VECTORS))
     go = asyncio.Event()
     other_upstream.plays(streams(CHUNK * 3, go, CHUNK * 3, END))

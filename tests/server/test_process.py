@@ -1,4 +1,5 @@
-"""The program under signals, in processes of its own: it drains, reads its configuration again, keeps its workers."""
+"""The program under signals, in processes of its own: it drains, reloads its configuration, and replaces its
+workers."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ VECTORS = {
     "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}],
 }
 EMBED = {"model": "jina-embeddings-v3", "input": ["hi"]}
-# Rankings, unlike embeddings, are not joined where a limit binds.
+# Rankings are never batched, unlike embeddings.
 RANKED = {"results": [{"index": 0, "relevance_score": 0.5}], "usage": {"total_tokens": 1}}
 RANK = {"model": "jina-reranker-v2-base-multilingual", "query": "q", "documents": ["a"]}
 ASK = {"model": "jina/other", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
@@ -43,7 +44,7 @@ ASK = {"model": "jina/other", "stream": True, "messages": [{"role": "user", "con
 class Gateway(Program):
     @property
     def messages(self) -> list[str]:
-        """What was logged after the banner, but for the calls."""
+        """The log messages after the banner, without those of calls."""
         lines = [msgspec.json.decode(line) for line in self.lines]
         return [line["message"] for line in lines if line["logger"] != "torii.calls"]
 
@@ -58,11 +59,11 @@ class Gateway(Program):
         return await asyncio.to_thread(torii, *reload, cwd=self.folder, XDG_RUNTIME_DIR=str(self.folder))
 
     async def model(self, name: str) -> int:
-        """What comes on a connection of its own."""
+        """The response's status, on a connection of its own."""
         return (await self.client.get(f"/v1/models/{name}", headers={"connection": "close"})).status_code
 
     async def ready(self, workers: int, *, starts: int = 0) -> set[int]:
-        """The processes of the workers, once as many were started as there are, or ``starts`` of them."""
+        """The worker processes, once ``workers`` of them have started, or ``starts``."""
 
         def count() -> int:
             return sum(bool(re.fullmatch(r"worker \d is ready: process \d+", message)) for message in self.messages)
@@ -71,14 +72,14 @@ class Gateway(Program):
         return self.workers()
 
     def workers(self) -> set[int]:
-        """The processes that the parent started, less Python's own."""
+        """The parent's child processes, without Python's own."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
         return {child for child, command in commands.items() if b"spawn_main" in command}
 
 
 def configuration(upstream: str, **values: Any) -> bytes:
-    """Every call reaches the upstream: there is no cache."""
+    """A configuration without a cache, so that every call reaches the upstream."""
     jina = {"base_url": f"{upstream}/v1", "api_key": JINA_KEY, **values.pop("jina", {})}
     return msgspec.json.encode({"upstreams": {"jina": jina}, "cache": {"store": "off"}, **values})
 
@@ -114,7 +115,7 @@ ENDED = {
 
 
 def assert_told(events: bytes) -> None:
-    """All that comes of a stream that the gateway could not finish: one event that says so."""
+    """Checks the rest of a stream that the gateway could not finish: one event with the error."""
     assert events.endswith(b"\n\n")
     assert msgspec.json.decode(events.strip().removeprefix(b"data: ")) == ENDED
 
@@ -233,7 +234,8 @@ async def _calls(running: Gateway, stop: asyncio.Event) -> list[int]:
 
 
 async def test_limits_and_open_calls_of_a_key_outlive_a_reload(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """Two a minute, of which one was spent before; then one at once, which is at work since before."""
+    """First two requests per minute, one of them spent before the reload; then one at a time, in flight since before
+    the reload."""
     more = asyncio.Event()
     upstream.plays(replies(VECTORS))
     once = {"limits": {"requests_per_minute": 2}}
@@ -310,14 +312,15 @@ async def test_torii_reload_says_how_it_went(upstream: ScriptedUpstream, tmp_pat
         assert done.stderr == (
             f"torii: no gateway of yours runs on port {other}, but on {port}: torii reload --port {port}\n"
         )
-        assert len(running.messages) == 3  # who was not asked has said nothing
+        assert len(running.messages) == 3  # no message for the gateway that was not addressed
         run = tmp_path / "torii" / f"{port}.json"
         assert (run.stat().st_mode & 0o777, run.parent.stat().st_mode & 0o777) == (0o600, 0o700)
         left = run.read_bytes()
         running.signal(signal.SIGTERM)
         assert await running.ends() == 0
     assert not run.exists()
-    # What a killed gateway leaves names a process that may be anybody's; here it is one that would end on SIGHUP.
+    # The file of a killed gateway names a process id that any other process may have by now; here one that SIGHUP would
+    # end.
     stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     run.write_bytes(re.sub(rb'"pid":\d+', b'"pid":%d' % stranger.pid, left))
     done = torii("reload", "--port", str(port), "-c", "right.yaml", cwd=tmp_path, XDG_RUNTIME_DIR=str(tmp_path))
@@ -342,7 +345,7 @@ async def test_a_folder_that_others_can_write_in_is_not_used(upstream: ScriptedU
 
 
 async def test_a_terminal_that_is_closed_ends_it(tmp_path: Path) -> None:
-    """SIGHUP's other meaning: whoever ran it in a window has closed that."""
+    """SIGHUP also means that the user closed the terminal window."""
     terminal, side = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "app", "serve", "--sandbox", "--port", "0"],
@@ -379,7 +382,7 @@ async def test_workers_share_the_port_and_one_that_dies_is_replaced(upstream: Sc
         assert running.log.count(LAST_LINE) == 1
         before = await running.ready(2)
         assert len(before) == 2
-        # Each serves when the other is gone.
+        # Each worker serves alone when the other is killed.
         for starts, process in enumerate(sorted(before), 3):
             running.configure(upstream.url, workers=2, models={"two": "jina-embeddings-v3"})
             os.kill(process, signal.SIGKILL)
@@ -389,7 +392,7 @@ async def test_workers_share_the_port_and_one_that_dies_is_replaced(upstream: Sc
             assert answer.status_code == 200
             await running.ready(2, starts=starts)
         assert not before & running.workers()
-        # With what is in force, not with what the file says by now.
+        # With the configuration in force, not with the changed file.
         assert (await running.client.get("/v1/models/one", headers=fresh)).json()["alias_of"] == "jina-embeddings-v3"
         assert (await running.reload()).returncode == 0
         running.signal(signal.SIGTERM)

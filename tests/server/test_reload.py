@@ -1,4 +1,4 @@
-"""A reload that fails of something else than a mistake in the configuration."""
+"""A reload that fails for another reason than a mistake in the configuration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.config.settings import Settings, load
-from app.server.reload import NotRenewed, Origin, Reload
+from app.server.reload import ConfigurationSource, NotRenewed, Reload
 
 from ..conftest import until
 
@@ -27,6 +27,6 @@ async def test_an_unforeseen_failure_is_told_in_words_of_ours(
 
     path = tmp_path / "config.yaml"
     path.write_text("upstreams: {jina: {api_key: a-key}}\n")
-    reload = Reload(Origin(path, {}, load(path), {}, None), renew)
+    reload = Reload(ConfigurationSource(path, {}, load(path), {}, None), renew)
     reload.ask()
     await until(lambda: told in caplog.messages)

@@ -1,4 +1,4 @@
-"""Callers who send slowly, read slowly or not at all: each is cut off in time, and nobody else notices."""
+"""Callers who send slowly, read slowly or not at all: each is cut off in time, and no other caller is affected."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def connected(gateway: RunningGateway) -> tuple[asyncio.StreamReader, asyn
 
 
 async def dribble(writer: asyncio.StreamWriter, data: bytes) -> None:
-    """A byte every 20 ms, for ever, until the other side has closed."""
+    """Sends a byte every 20 ms until the gateway closes the connection."""
     place = 0
     while not writer.is_closing():
         writer.write(data[place % len(data) :][:1])
@@ -68,7 +68,7 @@ async def test_empty_lines_for_ever_are_no_request(upstream: ScriptedUpstream) -
     async with gateway_with(upstream, head_seconds=1) as gateway:
         reader, writer = await connected(gateway)
         dribbling = asyncio.create_task(dribble(writer, b"\r\n"))
-        with suppress(ConnectionResetError):  # where a line came in the moment of the end
+        with suppress(ConnectionResetError):  # if a line arrived at the moment of the close
             assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
         dribbling.cancel()
         writer.close()
@@ -89,7 +89,7 @@ async def test_a_second_head_has_the_same_time(upstream: ScriptedUpstream) -> No
 async def test_a_connection_is_kept_for_its_time_after_the_last_answer(
     seconds: int, upstream: ScriptedUpstream
 ) -> None:
-    """Whatever of the second call falls into the time for which it is kept after the first one."""
+    """Whichever part of the second call falls into the keep-alive time after the first one."""
     loop, begun = asyncio.get_running_loop(), []
 
     async def late(request: Seen, writer: asyncio.StreamWriter) -> None:
@@ -140,7 +140,7 @@ async def test_a_body_that_dribbles_in_is_refused_when_its_time_is_up(upstream: 
         reader, writer = await connected(gateway)
         writer.write(posted(b"content-length: 100000", body=b"{"))
         dribbling = asyncio.create_task(dribble(writer, b" "))
-        # Not to the end of the connection: who goes on sending may be reset after he was told.
+        # Not to the end of the connection: a client that goes on sending may be reset after the answer.
         [got] = answers(await asyncio.wait_for(reader.readuntil(b'seconds"}'), PATIENCE))
         dribbling.cancel()
         writer.close()
@@ -154,7 +154,7 @@ async def test_a_body_that_dribbles_in_is_refused_when_its_time_is_up(upstream: 
 
 
 class Flood:
-    """A stream without an end, as fast as it is taken; counts what could be written."""
+    """An endless stream, as fast as the client reads; counts the bytes written."""
 
     def __init__(self) -> None:
         self.written = 0
@@ -174,7 +174,7 @@ class Flood:
             return False
 
     async def stalls(self) -> int:
-        """Returns what was written when no more could be, for as many turns as half a second has."""
+        """Returns the bytes written when the stream has stalled, for as many turns of the loop as half a second has."""
         before, turns = 0, 0
         while not before or turns < 100:
             turns = turns + 1 if self.written == before else 0
@@ -184,7 +184,7 @@ class Flood:
 
 
 async def stalled(gateway: RunningGateway, request: bytes) -> socket.socket:
-    """A caller who has asked, and does not read."""
+    """A caller who has sent a request, and does not read."""
     parts = urlsplit(gateway.url)
     caller = socket.socket()
     caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -203,12 +203,12 @@ async def test_a_reader_who_stands_still_stops_the_upstream(
     async with gateway_with(upstream, other_upstream, write_seconds=30) as gateway:
         caller = await stalled(gateway, ASKED)
         held = await asyncio.wait_for(flood.stalls(), PATIENCE)
-        assert 0 < held < 64 * 1024 * 1024  # what the kernel's buffers of two connections take
+        assert 0 < held < 64 * 1024 * 1024  # the capacity of the kernel's buffers of two connections
         [connection] = gateway.server.server_state.connections
         assert connection.transport.get_write_buffer_size() < 1024 * 1024
         loop = asyncio.get_running_loop()
         taken = 0
-        while taken < held + len(CHUNK):  # and goes on when he does
+        while taken < held + len(CHUNK):  # the stream goes on when the caller reads
             taken += len(await asyncio.wait_for(loop.sock_recv(caller, 1024 * 1024), PATIENCE))
         assert flood.written > held
         caller.close()

@@ -1,4 +1,4 @@
-"""From one configuration to the next: what is left of those before."""
+"""A change of configuration, and the release of earlier ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VECTORS = {"data": [{"index": 0, "embedding": [0.5]}], "usage": {"total_tokens":
 
 
 def parts(found: Generations) -> list[weakref.ref[Any]]:
-    """Of what is in force: what is large in it, and what other things hang on."""
+    """Weak references to the large parts of the configuration in force, which hold its other parts."""
     now = found.now
     return [weakref.ref(part) for part in (now.gateway, now.gateway._client, now.edge)]
 
@@ -45,7 +45,7 @@ async def test_what_is_no_longer_in_force_is_gone_at_once(
         for turn in range(1, 6):
             assert (await gateway.post("/v1/embeddings", EMBED)).status_code == 200
             before += parts(gateway.generations)
-            if changed == "nothing":  # a pool of which none is the heir knows itself
+            if changed == "nothing":  # a pool without a successor holds itself
                 before += map(weakref.ref, gateway.generations.now.pools.values())
             gateway.generations.renew(settings_for(upstreams[turn % 2].url, **given))
             await gone(before)
@@ -73,7 +73,7 @@ async def test_an_open_call_keeps_its_own_configuration_and_none_that_came_after
 
 
 def held(until_then: asyncio.Event, script: Any) -> Any:
-    """Nothing is answered before that has happened."""
+    """The script, delayed until the event is set."""
 
     async def play(request: Any, writer: asyncio.StreamWriter) -> Any:
         await until_then.wait()
@@ -83,7 +83,7 @@ def held(until_then: asyncio.Event, script: Any) -> Any:
 
 
 async def in_line(gateway: RunningGateway, upstream: ScriptedUpstream) -> asyncio.Task[httpx.Response]:
-    """A call that waits at another configuration, once the second call of the upstream tries their key."""
+    """A call that waits in another configuration, once the upstream's second call is using their key."""
     await until(lambda: len(upstream.seen) == 2)
     gateway.generations.renew(settings_for(upstream.url, pace_seconds=500))
     pool = gateway.generations.now.pools["jina"]
@@ -93,7 +93,7 @@ async def in_line(gateway: RunningGateway, upstream: ScriptedUpstream) -> asynci
 
 
 async def test_a_key_that_works_again_serves_those_in_line_in_each_configuration(upstream: ScriptedUpstream) -> None:
-    """The call that tries it began before a reload, goes on for long, and has its head."""
+    """The call that tries the key began before a reload, is still running, and has its head."""
     tried, more = asyncio.Event(), asyncio.Event()
     runs = held(tried, streams(CHUNK, more, END))
     upstream.plays(replies({"detail": "slow down"}, 429, retry_after="1"), runs, replies(VECTORS))
@@ -112,7 +112,7 @@ async def test_a_key_that_works_again_serves_those_in_line_in_each_configuration
 async def test_a_key_that_is_refused_once_more_is_so_for_those_in_line_in_each_configuration(
     upstream: ScriptedUpstream,
 ) -> None:
-    """The outcome of the call that tried it is told to them; none of them tries it too."""
+    """The outcome of the call that tried the key counts for all waiting calls; none of them tries the key as well."""
     tried = asyncio.Event()
     refuses = replies({"detail": "Invalid API key"}, 401)
     upstream.plays(refuses, held(tried, refuses))

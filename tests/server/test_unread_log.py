@@ -1,4 +1,5 @@
-"""A log that is not taken: a pipe that nobody reads or that is closed, a full disk. It costs lines, and no call."""
+"""A log without a reader: a pipe that is not read or is closed, a full disk. The gateway loses log lines, but no
+call."""
 
 from __future__ import annotations
 
@@ -22,14 +23,13 @@ from ..cli.test_cli import LAST_LINE, ROOT, SECONDS, environment, free_port
 from ..conftest import ScriptedUpstream, replies, until
 from .test_process import EMBED, VECTORS, configuration
 
-# Of a model that there is not: each call makes a line of more than 3 kB, and one that is below 4 kB, which a system
-# writes in one piece.
+# Calls of an unknown model: each makes a log line of more than 3 kB but below 4 kB, which a system writes in one piece.
 LONG = {"model": "m" * 3000, "input": "hi"}
 
 
 @contextmanager
 def pipe(*, full: bool = False) -> Iterator[tuple[int, int]]:
-    """The end to read from and the one to write to."""
+    """The reading end and the writing end."""
     ends = os.pipe()
     if full:
         os.set_blocking(ends[1], False)
@@ -56,7 +56,7 @@ class Gateway:
             return False
 
     async def calls(self, count: int, body: Any, status: int) -> None:
-        """So many one after the other, on four connections each of which may be another worker's."""
+        """``count`` calls, on four connections, each of which may go to another worker."""
 
         async def some() -> None:
             async with httpx.AsyncClient(base_url=self.client.base_url, timeout=SECONDS, trust_env=False) as client:
@@ -70,14 +70,14 @@ class Gateway:
         return await asyncio.to_thread(self.process.wait, SECONDS)
 
     def cpu(self) -> float:
-        """Seconds that it has used."""
+        """CPU seconds used."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @asynccontextmanager
 async def serving(folder: Path, upstream: str, log: int, **values: Any) -> AsyncIterator[Gateway]:
-    """Both outputs are ``log``. It serves; killed at the end, if it still runs."""
+    """A running gateway with both outputs to ``log``; killed at the end, if it is still running."""
     (folder / "config.yaml").write_bytes(configuration(upstream, unknown_models_upstream="none", **values))
     port = free_port()
     process = subprocess.Popen(
@@ -119,13 +119,13 @@ class Reader:
         return LAST_LINE.encode() in self.data
 
     def lines(self) -> list[Any]:
-        """Those after the banner that are whole; none of them may be something else than JSON."""
+        """The complete lines after the banner; each of them must be JSON."""
         self._read()
         text = self.data.decode().rpartition(LAST_LINE)[2]
         return [msgspec.json.decode(line) for line in text[: text.rfind("\n") + 1].splitlines() if line]
 
     def count(self) -> tuple[int, int]:
-        """Lines of calls, and those that were dropped."""
+        """The number of lines of calls, and of dropped lines."""
         messages = [(line["logger"], line["message"]) for line in self.lines()]
         dropped = [re.match(r"(\d+) log lines were dropped", message) for _, message in messages]
         return sum(logger == "torii.calls" for logger, _ in messages), sum(int(found[1]) for found in dropped if found)
@@ -190,7 +190,7 @@ async def test_a_full_device_fails_no_call_and_costs_no_time(upstream: ScriptedU
 async def _served_at_rest(gateway: Gateway) -> None:
     await gateway.calls(400, EMBED, 200)
     before = gateway.cpu()
-    await asyncio.sleep(1)  # to see that it does nothing
+    await asyncio.sleep(1)  # to see that the gateway is idle
     assert gateway.cpu() - before < 0.5
     assert await gateway.healthy()
     assert await gateway.ends() == 0
@@ -199,7 +199,7 @@ async def _served_at_rest(gateway: Gateway) -> None:
 async def test_a_reader_who_comes_back_misses_nothing_that_the_queue_could_hold(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    """A named pipe: without a reader writing to it fails, as to a closed one."""
+    """A named pipe: without a reader, writing to it fails as to a closed pipe."""
     upstream.plays(replies(VECTORS))
     os.mkfifo(tmp_path / "log")
     end = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
@@ -222,7 +222,7 @@ async def test_a_reader_who_comes_back_misses_nothing_that_the_queue_could_hold(
 async def test_a_line_that_a_full_disk_cut_off_is_continued_when_there_is_room(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    """The size that files may have stands for the room on the disk: a write is cut off in the same way."""
+    """A file size limit stands in for a full disk: the limit cuts a write off in the same way."""
     upstream.plays(replies(VECTORS))
     path = tmp_path / "log"
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -291,7 +291,7 @@ def test_what_is_printed_arrives_whole_where_somebody_reads() -> None:
 
 
 def test_an_output_that_is_closed_is_none() -> None:
-    """Its number may be another file's by then."""
+    """The output's descriptor number may belong to another file by then."""
     script = f"exec {sys.executable} -c 'from app.server import writer; writer.redirect(); print(1)' >&- 2>&-"
     done = subprocess.run(["sh", "-c", script], cwd=ROOT, env=environment({}), timeout=SECONDS)
     assert done.returncode == 0

@@ -1,1 +1,1 @@
-"""The soak: the gateway under load, faults, callers who leave and reloads, for minutes. ``make soak``."""
+"""The soak test: minutes of load, faults, disconnects and reloads for the gateway. ``make soak``."""

@@ -1,4 +1,4 @@
-"""``make soak``: minutes of load, faults, callers who leave and reloads; then a table. Exit code 0: all held."""
+"""``make soak``: minutes of load, faults, disconnects and reloads, then a table. Exit code 0 if all checks passed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .soak import MEGABYTE, Plan, Soak, soak
 
-SHOWN = 40  # of what was wrong
+SHOWN = 40  # failed checks
 
 
 def main(words: list[str]) -> int:
@@ -29,7 +29,7 @@ def main(words: list[str]) -> int:
 
 
 def table(run: Soak) -> str:
-    """Calls by kind and outcome, and everything else in a line each."""
+    """Calls by kind and outcome, then one line per other figure."""
     return "\n".join([*_calls(run), "", *_facts(run), *_wrongs(run)])
 
 
@@ -79,7 +79,7 @@ def _facts(run: Soak) -> list[str]:
 
 
 def _longest(run: Soak) -> str:
-    """Seconds until the end, for those who waited for it."""
+    """The longest time of a call in seconds, by kind, of callers who waited for its end."""
     longest: defaultdict[str, float] = defaultdict(float)
     for told in run.journal.told.values():
         if told.manner == "patient":

@@ -1,4 +1,4 @@
-"""The ledger held against what the upstreams have witnessed and the callers were told."""
+"""Audit of the ledger against the upstreams' records and the replies that callers received."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .callers import Journal, Told
 from .configurations import AGAIN
 
 QUERY = "SELECT request_id, upstream, caller, status, error, time, seconds, total_tokens, estimated FROM calls"
-# Between a caller's leaving and the gateway's knowing of it, on a machine that has other work to do.
+# Time for the gateway to notice that a caller has left, on a machine with other work.
 LEAVING_SECONDS = 3.0
-# A request may be lost on its way: the connection was being closed, or could not be made in time. Few are. Nor does a
-# machine that has other work to do keep every deadline: an answer may come when it is not waited for any more.
+# A few requests may get lost on their way: the connection was being closed, or could not be made in time. A machine
+# with other work does not keep every deadline either: an answer may come after its caller has stopped waiting.
 ON_THE_WAY = ("upstream_error", "upstream_timeout", "upstream_unreachable")
 LOST_SHARE = 0.001
 
@@ -38,14 +38,15 @@ class Booked:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Where it was asked, and for which call."""
+        """The upstream and the call's id."""
         return self.upstream, self.request_id
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Of calls with a number, by upstream. ``unmet``: rows of calls whose caller left, or whose connection was lost,
-    before the upstream had met them. ``calls`` are all that have a row, also those without a number."""
+    """``met``: upstream calls with a number that an upstream received. ``unmet``: rows of calls that no upstream
+    received, since the caller left or the connection was lost. ``calls``: all calls with a row, with or without a
+    number."""
 
     rows: int
     met: int
@@ -56,10 +57,10 @@ class Audit:
 
 
 def audit(rows: list[tuple[Any, ...]], journal: Journal) -> Audit:
-    """One row for each upstream that was asked for a call, and in it what the upstream has billed."""
+    """Check that each call has one row per upstream asked, with the tokens that the upstream billed."""
     everything = [Booked(*row) for row in rows]
     booked = [row for row in everything if row.caller != AGAIN]
-    again = {row.place for row in everything if row.caller == AGAIN}  # their number is not known, nor needed
+    again = {row.place for row in everything if row.caller == AGAIN}  # without known numbers
     met = {place for place in journal.witness.met if place[1] not in journal.witness.again} - again
     wrongs, unmet = _met(everything, met, journal)
     wrongs += _told_as_booked(booked, journal)
@@ -71,7 +72,7 @@ def audit(rows: list[tuple[Any, ...]], journal: Journal) -> Audit:
 
 
 def few(found: list[str], of: int, what: str) -> list[str]:
-    """Nothing, if it is no more than a busy machine makes of so many."""
+    """Empty if there are few enough to be the effect of a busy machine; else a summary."""
     most = LOST_SHARE * of + 2
     return [] if len(found) <= most else [f"{len(found)} {what}; for instance:", *found[:10]]
 
@@ -84,7 +85,7 @@ def _met(everything: list[Booked], met: set[tuple[str, str]], journal: Journal) 
     missing = [place for place in met if place not in rows]
     numbered = set(journal.witness.id_of.values())
     wrongs += [f"{place} was met and has no row" for place in missing if place[1] in numbered]
-    # Who asked is not known of a request that was cut off before its number came.
+    # The caller is unknown if a request was cut off before its number arrived.
     halves = [f"{place}" for place in missing if place[1] not in numbered]
     wrongs += few(halves, len(booked), "were met in part, and have no row")
     unmet = [row for row in booked if row.place not in met]
@@ -98,7 +99,8 @@ def _met(everything: list[Booked], met: set[tuple[str, str]], journal: Journal) 
 
 
 def _told_as_booked(booked: list[Booked], journal: Journal) -> list[str]:
-    """The upstream that was left has what its own failure comes to; one row has what the caller was told."""
+    """Check that one row of each call has the caller's status and code. The row of an abandoned upstream has its own
+    failure."""
     by_id: defaultdict[str, list[Booked]] = defaultdict(list)
     for row in booked:
         by_id[row.request_id].append(row)
@@ -111,7 +113,8 @@ def _told_as_booked(booked: list[Booked], journal: Journal) -> list[str]:
 
 
 def _billed(booked: list[Booked], journal: Journal) -> list[str]:
-    """Of calls whose answer came whole: what was under way when a call ended otherwise may have been read, or not."""
+    """Checks only calls with a complete answer: if a call ended otherwise, the gateway may or may not have read the
+    answers in flight."""
     witness = journal.witness
     whole = {
         witness.id_of[number]
@@ -133,7 +136,7 @@ def _answered_twice(journal: Journal) -> list[str]:
 
 
 def _differs(row: Booked, told: Told) -> str:
-    """What the row says otherwise than its caller; empty where it says the same."""
+    """The difference between the row and the caller's reply; empty if there is none."""
     if told.outcome in ("done", "200") or (told.status is not None and told.outcome != "left"):
         same = row.status == told.status and row.error == told.code
         return "" if same else f"was told {told.status} {told.code}; booked is {row.status} {row.error}"

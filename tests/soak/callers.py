@@ -1,6 +1,6 @@
-"""The soak's callers: on raw sockets, one call after another, each in a manner of its own; and what they were told.
+"""The soak's callers: one call after another on raw sockets, each in a random manner; and the replies they received.
 
-A caller judges what he is told at once: whether it is an answer to his own call, whole, and in time.
+A caller checks each reply at once: it must be the answer to their own call, complete, and in time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .configurations import AGAIN, CALLERS, EVERYONE, TIMEOUTS
 from .plays import PAGE_WORDS, Kind, text_of, vector_of
 from .upstreams import Witness
 
-# What a call may take in all; the rest is for slow callers, and for a machine that has other work to do.
+# Additional time for slow callers, and for a machine with other work.
 SPARE_SECONDS = 60.0
 PATIENCE = TIMEOUTS["total_seconds"] + SPARE_SECONDS
 NONSENSE_SECONDS = TIMEOUTS["head_seconds"] + TIMEOUTS["body_seconds"] + SPARE_SECONDS
@@ -30,7 +30,7 @@ REFUSALS = frozenset((400, 404, 429, 502, 503, 504))
 
 MANNERS = {"patient": 64, "leaves": 20, "resets": 5, "slow": 5, "stands still": 1}
 AGAIN_SHARE = 0.15  # of the calls
-# Failures of an upstream that answered a call rightly: none but those of a machine that has other work to do.
+# Failures of an upstream that answered correctly. Only a machine with other work causes them.
 OWN_FAILURES = ("upstream_error", "upstream_timeout", "upstream_unreachable", "upstream_stream_truncated")
 KINDS: dict[Kind, int] = {"embeddings": 40, "rerank": 20, "chat": 20, "deepsearch": 20}
 PATHS: dict[Kind, str] = {
@@ -43,8 +43,8 @@ PATHS: dict[Kind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A call as its caller means it. ``number`` is in all of its inputs, unless it asks ``again`` for what others have
-    asked for: of that the gateway knows some, all, or nothing."""
+    """A call as its caller intends it. ``number`` is in all of its inputs, unless it is a call ``again``: its inputs
+    come from a few texts shared by many calls, so the gateway may have some, all or none of them cached."""
 
     number: int
     kind: Kind
@@ -59,7 +59,7 @@ class Wish:
 
     @classmethod
     def some(cls, number: int, chance: Random, *, long: bool) -> Wish:
-        """``long``: whose answer no buffer holds."""
+        """``long``: the answer is larger than any socket buffer."""
         if long:
             return cls(number, "chat", _asks("gpt-4o-mini", f"soak {number} long", stream=True), True, True)
         if chance.random() < AGAIN_SHARE:
@@ -68,8 +68,8 @@ class Wish:
         inputs = [f"soak {number} {place}" for place in range(chance.randint(1, 6))]
         if kind == "embeddings":
             model = chance.choice(("jina-embeddings-v3", "in-parts", "aihubmix/jina-embeddings-v3"))
-            # With an option that the gateway does not know, because such calls are never joined: one that went up with
-            # others could not be told from them by its id.
+            # The unknown option keeps the call out of batches: the ids of batched calls could not be told apart
+            # upstream.
             return cls(number, kind, {"model": model, "input": inputs, "soak": number})
         if kind == "rerank":
             return cls(number, kind, {"model": "jina-reranker-m0", "query": inputs[0], "documents": inputs})
@@ -79,7 +79,7 @@ class Wish:
 
     @classmethod
     def _again(cls, number: int, chance: Random) -> Wish:
-        """Of a few texts, in any order, some of them twice."""
+        """A few shared texts in any order, some of them twice."""
         texts = [f"again {chance.randrange(40)} {chance.randrange(3)}" for _ in range(chance.randint(1, 6))]
         if chance.random() < 0.3:
             query = {"model": "jina-reranker-m0", "query": "again", "documents": texts}
@@ -101,8 +101,11 @@ def _asks(model: str, text: str, *, stream: bool) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Told:
-    """What became of a call, as far as its caller knows. ``status`` is the ledger's word for it: the answer's, or
-    that of the failure by which a stream ended; None where he does not know. ``left`` is a Unix time."""
+    """The outcome of a call as its caller knows it.
+
+    ``status``: the status in the ledger: the reply's, or that of the failure that ended a stream; None if the caller
+    does not know it. ``left``: the Unix time of a disconnect.
+    """
 
     number: int
     name: str
@@ -116,21 +119,21 @@ class Told:
 
 @dataclass
 class Journal:
-    """All that the callers were told, and all that was wrong."""
+    """All replies that the callers received, and all failed checks."""
 
     witness: Witness
     told: dict[int, Told] = field(default_factory=dict)
     nonsense: Counter[str] = field(default_factory=Counter)
     wrongs: list[str] = field(default_factory=list)
-    needless: list[str] = field(default_factory=list)  # failures where nothing but right answers was played
-    leaving: bool = False  # the gateway has been told to end, and may close what is idle
+    needless: list[str] = field(default_factory=list)  # failures although only correct answers were played
+    leaving: bool = False  # the gateway is shutting down, and may close idle connections
 
     def wrong(self, what: str) -> None:
         self.wrongs.append(what)
 
 
 class Cut(Exception):
-    """The connection ended before the answer did. ``begun``: some of it had come."""
+    """The connection ended before the answer did. ``begun``: a part of the answer had arrived."""
 
     def __init__(self, begun: bool) -> None:
         self.begun = begun
@@ -138,7 +141,7 @@ class Cut(Exception):
 
 @dataclass
 class Caller:
-    """One of many, at ``port``. His calls follow from the seed and his number, one after another."""
+    """One of many callers, at ``port``. Their calls follow from the seed and their number, one after another."""
 
     number: int
     port: int
@@ -187,7 +190,7 @@ class Caller:
                 return
             told.outcome = "cut off"
             if kept and not getattr(error, "begun", False) and told.number not in self.journal.witness.id_of:
-                told.outcome = "closed before"  # the kept connection was closed as the request went out
+                told.outcome = "closed before"  # the kept connection was closed while the request was being sent
             elif told.manner != "stands still" and not self.journal.leaving:
                 self.journal.wrong(f"call {told.number} ({told.name}, {told.manner}) was cut off: {error!r}")
 
@@ -206,7 +209,7 @@ class Caller:
             judged(wish, told, *await self._read(slow=told.manner == "slow"), self.journal)
 
     async def _read(self, *, slow: bool = False) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of one whole answer. Raises Cut."""
+        """Status, headers and body of a complete answer. Raises Cut."""
         assert self.reader is not None
         begun = False
         try:
@@ -234,7 +237,7 @@ class Caller:
         return b"".join(pieces)
 
     async def _connect(self, *, small: bool = False) -> None:
-        """``small``: little of an answer is held for him by the system."""
+        """``small``: use a small receive buffer, so that the system buffers little of an answer."""
         self._hang_up()
         sock = socket.socket()
         sock.setblocking(False)
@@ -257,10 +260,10 @@ class Caller:
         self.writer.close()
         self.reader = self.writer = None
 
-    # ------------------------------------------------------------ what is no call
+    # ----------------------------------------------------------- invalid requests
 
     async def _nonsense(self, chance: Random) -> None:
-        """It ends soon, by a refusal or a closed connection, and reaches no upstream."""
+        """Send an invalid request, which must soon end in a refusal or a closed connection, and reaches no upstream."""
         name, sent = chance.choice([*NONSENSE.items()])
         try:
             async with asyncio.timeout(NONSENSE_SECONDS):
@@ -304,11 +307,11 @@ NONSENSE: dict[str, Callable[[Random], bytes]] = {
 }
 
 
-# ---------------------------------------------------------------- judging an answer
+# ----------------------------------------------------------------- checking a reply
 
 
 def judged(wish: Wish, told: Told, status: int, headers: dict[str, str], body: bytes, journal: Journal) -> None:
-    """Notes what was told; wrong is all that a client could take for something else than it is."""
+    """Record the reply. A reply is wrong if a client could mistake it for something else."""
     told.status, told.outcome = status, str(status)
     played = journal.witness.played[wish.number] if not wish.again else []
     names = [fault.name for fault in played]

@@ -1,4 +1,5 @@
-"""Configurations for the soak to change between: other keys, limits, models and policies each time; some are broken."""
+"""Configurations for the soak to change between, with other keys, limits, models and policies each time. Some are
+broken."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-# Seconds. All that a caller can wait for is made of these.
+# In seconds. Every wait of a caller is a sum of these.
 TIMEOUTS = {
     "connect_seconds": 10.0,
     "headers_seconds": 2.0,
@@ -21,7 +22,7 @@ TIMEOUTS = {
 }
 PACE, DRAIN, ATTEMPTS = 1.0, 8.0, 3
 CALLERS = {"team": "soak-key-of-the-team-0123456789", "notebook": "soak-key-of-the-notebook-0123456"}
-# Who asks for what was asked before: of those calls that reach an upstream some are joined, or shared.
+# The caller of repeated calls. Some of these calls are batched or share an upstream call.
 AGAIN = "again"
 EVERYONE = {**CALLERS, AGAIN: "soak-key-of-those-who-ask-again-01"}
 OPERATOR = "soak-key-of-the-operator-0123456"
@@ -32,17 +33,17 @@ BROKEN = ("prot: 8000\n", "upstreams: {jina: {kind: jinn}}\n", "timeouts: [1, 2\
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the upstreams are, and the ledger, beside which a cache may be."""
+    """The addresses of the upstreams, and the ledger, whose folder also has the cache."""
 
     jina: str
     aihubmix: str
     ledger: Path | None = None
 
     def configuration(self, number: int, chance: Random, *, clients: int) -> dict[str, Any]:
-        """The ``number``-th: it knows the model ``soak-<number>``, by which it is known to be in force."""
+        """The configuration with this number. The model ``soak-<number>`` shows that this configuration is in force."""
         policies: tuple[str | None, ...] = ("cancel", "drain", "detach", None)
         said = {name: chance.choice(policies) for name in EVERYONE}
-        path = chance.choice(("", "", "", "/moved"))  # another address: nothing is known of its keys
+        path = chance.choice(("", "", "", "/moved"))  # another address, so the state of its keys is not carried over
         jina = f"{self.jina}{path}"
         return {
             "callers": [
@@ -86,14 +87,15 @@ class Places:
         }
 
     def _cache(self, chance: Random) -> dict[str, Any]:
-        """Small, so that it is full soon. No two calls with a number are the same, so that each reaches an upstream."""
+        """A small cache, so that it fills up soon. No two calls with a number are identical, so each of them reaches
+        an upstream."""
         stores = ("off", "memory", "sqlite") if self.ledger else ("off", "memory")
         files = {"path": str(self.ledger.with_name("cache.db")), "megabytes": 4} if self.ledger else {}
         return {"store": chance.choice(stores), "memory_megabytes": 1, **files}
 
 
 def _keys(secrets: list[str], chance: Random) -> list[dict[str, Any]]:
-    """Some of them, in any order, each with limits of its own."""
+    """Some of the keys, in any order, each with limits of its own."""
     return [
         {
             "key": secret,

@@ -1,6 +1,6 @@
-"""Phases of the soak before gateways of their own, one after another, in which no call may fail at all.
+"""Phases of the soak, one after another, each with a gateway of its own. No call in them may fail.
 
-The faults of these are met in the load too, where many others hide them: here each is alone, and always the same.
+The load has the faults of these phases too, but among many others: here each fault is alone, and always the same.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from ..program import Program
 
 AT_ONCE = 40
 LONGEST_SECONDS = 30.0  # of a phase
-SHOWN = 5  # of the calls that went wrong in a phase
-PIPE_LINES = 3000  # more than a pipe and the queue before it hold
+SHOWN = 5  # of the failed calls in a phase
+PIPE_LINES = 3000  # more than the pipe and the queue in front of it can hold
 LOST = re.compile(rb"\d+ (?:log )?lines? .*(?:dropped|lost)|(?:dropped|lost) \d+")
 
 
 @dataclass
 class Phase:
-    """``seconds`` of calls in a folder of its own; what went wrong in it."""
+    """``seconds`` of calls in a folder of its own, and the failures."""
 
     folder: Path
     seconds: float
@@ -60,7 +60,7 @@ class Phase:
     wrongs: list[str] = field(default_factory=list)
 
     async def turns(self) -> AsyncIterator[int]:
-        """Numbers, as long as there is time; one at least."""
+        """Turn numbers until the time is over; at least one."""
         end, turn = time.monotonic() + self.seconds, 0
         while not turn or time.monotonic() < end:
             yield turn
@@ -73,7 +73,7 @@ class Phase:
 
 
 async def phases(folder: Path, seconds: float, seed: int, show: Callable[[str], None]) -> list[str]:
-    """All of them, a tenth of ``seconds`` each. What was wrong, with the name of its phase."""
+    """Run all phases, a tenth of ``seconds`` each. Returns the failures, each with the name of its phase."""
     wrong = []
     for name, play in PHASES.items():
         phase = Phase(folder / name.replace(" ", "-"), min(seconds / 10, LONGEST_SECONDS), Random(f"{seed}/{name}"))
@@ -98,7 +98,7 @@ async def both(folder: Path, *keys: str) -> AsyncIterator[tuple[Provider, Provid
 
 
 async def one_key_fails(phase: Phase) -> None:
-    """Of three keys one is refused, one is limited again and again, one works; and AIHubMix is well."""
+    """One of three keys is refused, one is rate-limited repeatedly, one works. AIHubMix is healthy."""
     refused, limited = secret("jina", "refused"), secret("jina", "limited")
     async with both(phase.folder, "refused", "limited", "well") as (jina, _, program):
         limits = {refused: REFUSALS["401"], limited: test_joined.ONCE["429"]}
@@ -108,7 +108,7 @@ async def one_key_fails(phase: Phase) -> None:
 
 
 async def joined_calls_fail(phase: Phase) -> None:
-    """With the limits of a free key, each burst meets a failure, which is that of a joined call or of another."""
+    """With the limits of a free key, each burst meets one failure, of a batched call or of another."""
     faults = [*test_joined.ONCE.values()]
     async with provider() as jina, gateway(phase.folder, {"jina": jina_at(jina.url, limits={"concurrency": 5})}) as it:
         async for _ in phase.turns():
@@ -117,7 +117,7 @@ async def joined_calls_fail(phase: Phase) -> None:
 
 
 async def parts_fail(phase: Phase) -> None:
-    """Of each large call one part or more; the books have a row for each upstream, with all that it billed."""
+    """One or more parts of each large call fail. The ledger has a row for each upstream, with all tokens it billed."""
     faults = [*test_large.FAILURES.values(), test_joined.ONCE["429"]]
     calls = 0
     async with both(phase.folder, "one", "two") as (jina, aihubmix, program):
@@ -144,7 +144,8 @@ async def idle_connections_end(phase: Phase) -> None:
 
 
 async def the_log_is_not_read(phase: Phase) -> None:
-    """The log goes into a pipe that nobody reads for a while: every call is answered; then it says what it lost."""
+    """The log goes into a pipe that is not read for a while. Every call is answered, and the log later reports the
+    lost lines."""
     async with provider() as jina:
         jina.pause = 0.0
         configuration = {"sandbox": "off", "upstreams": {"jina": jina_at(jina.url)}, "ledger": {"path": "off"}}
@@ -173,7 +174,7 @@ async def the_log_is_not_read(phase: Phase) -> None:
 
 
 async def healthy(port: int) -> bool:
-    """Whether /healthz says so."""
+    """True if /healthz answers 200."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
@@ -183,7 +184,7 @@ async def healthy(port: int) -> bool:
 
 
 class Log:
-    """What came through a pipe, read by a thread while ``reads`` is set."""
+    """The output of a pipe, read by a thread while ``reads`` is set."""
 
     def __init__(self, pipe: int) -> None:
         self.text = b""
@@ -200,7 +201,7 @@ class Log:
 
 
 def piped(folder: Path) -> tuple[subprocess.Popen[bytes], Log]:
-    """The gateway, whose log goes into a pipe."""
+    """The gateway, with its log in a pipe."""
     reading, writing = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", "app", "serve", "--port", "0"],

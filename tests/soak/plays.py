@@ -1,6 +1,6 @@
-"""What the upstreams of the soak play: right answers, which bear the number of their call, and every kind of fault.
+"""The scripts of the soak's upstreams: correct answers, which carry the number of their call, and all kinds of faults.
 
-Which one a call meets follows from the seed, its number and how often it was asked, not from the time.
+The fault of a call follows from the seed, its number and how often it was tried, not from the time.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from ..faults.scripts import (
 
 Kind = Literal["embeddings", "rerank", "chat", "deepsearch"]
 
-# Larger than the gateway lets an answer or an event be.
+# Larger than the gateway's limits for an answer and an event.
 TOO_LARGE = 3 * 1024 * 1024
 TOKENS, STREAM_TOKENS = 9, 7
-LONG = 600_000  # characters of an answer that no socket's buffer holds
+LONG = 600_000  # in characters; such an answer fits into no socket buffer
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as an upstream reads it. ``number`` is the call's, and ``inputs`` each bear it; None is that of a
-    probe, and of calls ``again`` for what was asked before."""
+    """A request as an upstream reads it. ``number`` is the call's and part of each of its ``inputs``; None for a
+    probe, and for a call ``again`` with shared texts."""
 
     kind: Kind
     number: int | None
@@ -72,7 +72,7 @@ class Asked:
         return cls(kind, number, [], stream=body["stream"], long=b" long" in request.raw)
 
 
-# ---------------------------------------------------------------- right answers
+# -------------------------------------------------------------- correct answers
 
 
 def text_of(number: int | None, *, long: bool = False) -> str:
@@ -81,7 +81,7 @@ def text_of(number: int | None, *, long: bool = False) -> str:
 
 
 def vector_of(text: str) -> list[float]:
-    """By which the answer to an input is known again: the call's number and the input's."""
+    """A vector that identifies its input: the numbers of the call and of the input."""
     return [float(part) for part in text.split()[1:]] or [0.5]
 
 
@@ -101,12 +101,12 @@ def body_of(asked: Asked) -> bytes:
 
 
 def tokens_of(asked: Asked) -> int:
-    """What a right answer says that it cost."""
+    """The tokens in the usage of a correct answer."""
     return STREAM_TOKENS if asked.stream and asked.kind == "chat" else TOKENS
 
 
 def events_of(asked: Asked) -> list[bytes]:
-    """The events of a stream; the one before the last finishes it."""
+    """The events of a stream; the event before the last has the finish reason."""
     text = text_of(asked.number, long=asked.long)
     if asked.kind == "deepsearch":
         thoughts = [sse(thought(word)) for word in ("<think>", "What ", "is ", "asked?", "</think>")]
@@ -132,8 +132,9 @@ def _pause(chance: Random) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """``of``: any, whole, stream or a kind. ``finishes``: what it sends is a right answer, if an odd one. ``bills``:
-    whether for its tokens; None where that is open. ``closes``: the connection, between so many seconds later."""
+    """``of``: any, whole, stream or a kind. ``finishes``: the script sends a correct answer, even if an odd one.
+    ``bills``: whether it bills tokens; None if unknown. ``closes``: the range of seconds after which it closes the
+    connection."""
 
     name: str
     make: Callable[[Asked, Random], Script]
@@ -154,12 +155,12 @@ def says(status: str, body: Any, *lines: str, kind: str = "application/json") ->
 
 
 def body(change: Callable[[bytes], bytes], *lines: str) -> Callable[[Asked, Random], Script]:
-    """A right head with a body that ``change`` has made of the right one."""
+    """A correct head with a body made by ``change`` from the correct one."""
     return lambda asked, chance: wire(whole(change(body_of(asked)), *lines), end="open")
 
 
 def begun(*rest: bytes | float, end: str) -> Callable[[Asked, Random], Script]:
-    """The first events of a stream, then what is given. One alone finishes nothing."""
+    """The first events of a stream, then ``rest``. The stream never finishes."""
 
     def make(asked: Asked, chance: Random) -> Script:
         events = events_of(asked)[:-2]
@@ -182,7 +183,7 @@ def as_chunks(*pieces: bytes) -> Callable[[Asked, Random], Script]:
 
 
 def glued(asked: Asked, chance: Random) -> Script:
-    """Behind the answer one that nobody asked for, with another call's number."""
+    """After the answer, an unrequested one with another call's number."""
     stranger = Asked(asked.kind, 0, ["soak 0 0"] * len(asked.inputs), asked.stream)
     return wire(whole(body_of(asked)) + whole(body_of(stranger)), end="open")
 
@@ -194,7 +195,7 @@ def commented(asked: Asked, chance: Random) -> Script:
 
 
 def comments_first(asked: Asked, chance: Random) -> Script:
-    """For longer than a head may take: they are signs of life."""
+    """Comments for longer than the deadline for a head: they are signs of life."""
     comments: list[bytes | float] = [
         piece for _ in range(chance.randint(14, 16)) for piece in (chunk(b": x\n\n"), 0.15)
     ]
@@ -212,14 +213,15 @@ def dripped_thoughts(asked: Asked, chance: Random) -> Script:
 
 
 def wrong_count(asked: Asked, chance: Random) -> Script:
-    """One too few, or one twice. A ranking may well have fewer results than there are documents."""
+    """One item too few or one too many. For a ranking always too many, since it may have fewer results than
+    documents."""
     fewer = asked.kind == "embeddings" and chance.random() < 0.5
     inputs = asked.inputs[1:] if fewer else [*asked.inputs, asked.inputs[0]]
     return wire(whole(body_of(Asked(asked.kind, asked.number, inputs, stream=False))), end="open")
 
 
 def as_base64(*vectors: bytes) -> Callable[[Asked, Random], Script]:
-    """Vectors as text in base64, these in turn."""
+    """Vectors as base64 text, taken from ``vectors`` in turn."""
 
     def make(asked: Asked, chance: Random) -> Script:
         texts = [b64encode(vector).decode() for vector, _ in zip(cycle(vectors), asked.inputs, strict=False)]
@@ -229,7 +231,7 @@ def as_base64(*vectors: bytes) -> Callable[[Asked, Random], Script]:
     return make
 
 
-# Of a page of a provider's proxy: nobody is told what is in it.
+# Words of a proxy's error page, which no caller may see.
 PAGE_WORDS = ("203.0.113.7", "8a1b2c3d4e5f")
 PAGE = b"<html><h1>Bad gateway</h1><p>Your IP: 203.0.113.7; Ray ID: 8a1b2c3d4e5f</p></html>"
 BOMB = gzip.compress(b" " * 20 * 1024 * 1024)
@@ -237,7 +239,7 @@ ERROR = {"error": {"message": "the model is overloaded", "type": "server_error",
 FAILING = {"choices": [{"index": 0, "delta": {"content": "Error: no", "type": "error"}, "finish_reason": "error"}]}
 
 RIGHT = Fault("right", right, weight=60, finishes=True, bills=True)
-# What a call again may meet, beside the right answer.
+# Faults of a call ``again``, beside the correct answer.
 AGAIN = (
     "429",
     "429 without a time",
@@ -253,7 +255,7 @@ AGAIN = (
 AGAIN_SHARE = 0.2
 FAULTS: tuple[Fault, ...] = (
     RIGHT,
-    # In place of an answer.
+    # Instead of an answer.
     Fault("400", says("400 Bad Request", {"detail": "no such task"}), bills=False),
     Fault("404", says("404 Not Found", {"detail": "Incorrect model id"}), weight=0.5, bills=False),
     Fault(
@@ -281,10 +283,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault("dripping head", fixed(lambda: dripping(head("content-length: 2")))),
     Fault("half a head", fixed(lambda: wire(head("content-length: 2")[:30], end="hang"))),
     Fault("endless 102", fixed(lambda: endless(b"", forever(b"HTTP/1.1 102 Processing\r\n\r\n"), every=0.05))),
-    # A right answer; then the connection is closed while it is idle, or just as it is used again.
+    # A correct answer; then the connection is closed while idle, or just as it is reused.
     Fault("closed later", right, weight=5, finishes=True, bills=True, closes=(0.0, 0.3)),
     Fault("closed soon", right, weight=5, finishes=True, bills=True, closes=(0.002, 0.004)),
-    # An answer that is none.
+    # An invalid answer.
     Fault("error as an answer", says("200 OK", ERROR)),
     Fault("empty 200", says("200 OK", b""), of="whole"),
     Fault("null", says("200 OK", None), of="whole"),
@@ -316,7 +318,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault("bomb", body(lambda _: BOMB, "content-encoding: gzip"), of="whole", weight=0.3),
     Fault("too large", body(lambda right: right + b" " * TOO_LARGE), of="whole", weight=0.3),
-    # A stream that is none, or only odd.
+    # An invalid stream, or one in an odd format.
     Fault("stream reset", begun(end="reset"), of="stream", weight=2),
     Fault("stream closed", begun(end="fin"), of="stream", weight=2),
     Fault("stream ends early", begun(LAST, end="open"), of="stream", weight=2),
@@ -341,7 +343,7 @@ COUNTED = Fault("wrong count", wrong_count, weight=2)
 
 
 def fault(asked: Asked, chance: Random) -> Fault:
-    """What this request is to meet. A probe is always answered."""
+    """The fault for this request. A probe always gets an answer."""
     if asked.number is None:
         few = [*(fault for fault in FAULTS if fault.name in AGAIN), COUNTED]
         return chance.choice(few) if asked.again and chance.random() < AGAIN_SHARE else RIGHT

@@ -1,4 +1,4 @@
-"""The soak's gateway: told to read its configuration again, measured, and what its log says."""
+"""The soak's gateway: reloads, measurements, and a check of its log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from app.server.runfile import Outcome
+from app.server.runfile import ReloadResult
 
 from ..cli.test_cli import SECONDS
 from ..conftest import until
@@ -19,7 +19,7 @@ from ..program import Program
 from .configurations import AIHUBMIX_KEYS, CALLERS, EVERYONE, JINA_KEYS, OPERATOR
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
-# What is logged as a warning or an error while all is as it should be.
+# Warnings and errors that are normal in a soak.
 EXPECTED = re.compile(
     r"\w+: key \S+ (rests:|works again).*|\w+: \d+ calls failed in a row.*|the configuration stays as it was.*"
     r"|config\.yaml.*|no upstream has a key.*|a restart is needed.*",
@@ -29,7 +29,7 @@ EXPECTED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Of the gateway: bytes in memory, open descriptors, threads; and its connections at the upstreams."""
+    """The gateway's memory in bytes, its open descriptors and threads, and its connections to the upstreams."""
 
     memory: int
     files: int
@@ -38,19 +38,20 @@ class Measure:
 
 
 class Soaked(Program):
-    async def reload(self) -> Outcome:
-        """SIGHUP, and what came of it. Raises TimeoutError."""
-        before = self._outcome().reloads
+    async def reload(self) -> ReloadResult:
+        """Send SIGHUP and return the outcome. Raises TimeoutError."""
+        before = self._result().reloads
         self.signal(signal.SIGHUP)
-        await until(lambda: self._outcome(before).reloads > before, SECONDS)
-        return self._outcome()
+        await until(lambda: self._result(before).reloads > before, SECONDS)
+        return self._result()
 
-    def _outcome(self, otherwise: int = 0) -> Outcome:
-        """What the gateway says of its last reload, unless it is just writing that."""
+    def _result(self, otherwise: int = 0) -> ReloadResult:
+        """The outcome of the latest reload. If the file is just being written, an outcome with ``otherwise``
+        reloads."""
         try:
-            return msgspec.json.decode((self.folder / "torii" / f"{self.port}.json").read_bytes(), type=Outcome)
+            return msgspec.json.decode((self.folder / "torii" / f"{self.port}.json").read_bytes(), type=ReloadResult)
         except msgspec.DecodeError:
-            return Outcome(0, reloads=otherwise)
+            return ReloadResult(0, reloads=otherwise)
 
     def measure(self, lines: int) -> Measure:
         place = Path(f"/proc/{self.process.pid}")
@@ -59,18 +60,18 @@ class Soaked(Program):
         return Measure(pages * PAGE, len(os.listdir(place / "fd")), threads, lines)
 
     async def get(self, path: str, key: str = CALLERS["team"]) -> tuple[int, Any]:
-        """On a connection of its own."""
+        """Uses a connection of its own."""
         headers = {"connection": "close", "authorization": f"Bearer {key}"}
         response = await self.client.get(path, headers=headers)
         return response.status_code, response.json()
 
     async def at_work(self) -> list[str]:
-        """The keys that calls hold, or wait for."""
+        """The keys that are in use or have calls waiting for them."""
         _, said = await self.get("/admin/upstreams", OPERATOR)
         return [key["key"] for key in said["data"] if key["at_work"] or key["waiting"]]
 
     def misspoken(self) -> list[str]:
-        """What its log should not say: tracebacks, keys, and errors that nothing here is the reason for."""
+        """Log lines that should not be there: tracebacks, keys, and unexpected errors."""
         lines = self.lines
         secrets = [*JINA_KEYS, *AIHUBMIX_KEYS, *EVERYONE.values(), OPERATOR]
         wrong = [line for line in lines if "Traceback" in line or any(secret in line for secret in secrets)]

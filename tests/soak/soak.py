@@ -1,9 +1,9 @@
-"""The soak itself: load, faults and reloads together, then rest; and what must be true of all that.
+"""The soak test itself: load, faults and reloads together, then rest, then the checks.
 
     a little load -> rest: the base -> load, reloads, measured each second -> rest: the base again -> SIGTERM under load
-    then the phases, in which one fault is alone
+    then the phases, each with a single fault
 
-At rest the configuration is read once more, so that no connection is left for later, and every one must be gone.
+At rest the configuration is reloaded once more, so that no idle connections are kept, and all connections must close.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from .upstreams import Witness, upstream
 MEGABYTE = 1024 * 1024
 SETTLING_SECONDS = 60.0
 ENDING_SECONDS = 1.0
-# What may come between the first and the last third after the warm-up: a heap that is not quite at its size yet, and
-# a load that is never the same twice. A leak of a kilobyte a call, or a descriptor in a hundred calls, is far more.
+# Allowed growth from the first to the last third after the warm-up: the heap may not have its final size yet, and the
+# load varies. A leak of a kilobyte per call, or of a descriptor per hundred calls, is far above it.
 MEMORY_GROWTH, MEMORY_SPARE = 1.05, 8 * MEGABYTE
 FILES_GROWTH, FILES_SPARE = 1.25, 15
 THREADS_SPARE = 2
@@ -45,7 +45,7 @@ THREADS_SPARE = 2
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``clients`` call at once; the gateway is warm after a minute, or a quarter of a short time."""
+    """``clients`` call concurrently. The gateway counts as warm after a minute, or after a quarter of a shorter run."""
 
     seconds: float
     seed: int = 1
@@ -58,7 +58,8 @@ class Plan:
 
 @dataclass
 class Soak:
-    """``reloads`` counts those that were put in force and those that were refused, ``measures`` are by seconds."""
+    """``reloads`` counts configurations put in force and refused; ``measures`` has the time in seconds of each
+    measurement."""
 
     plan: Plan
     journal: Journal
@@ -79,7 +80,7 @@ class Soak:
 
 
 async def soak(plan: Plan, folder: Path, show: Callable[[str], None]) -> Soak:
-    """Plays it all. What was wrong is in its ``wrongs``."""
+    """Run the whole soak. Its ``wrongs`` has the failed checks."""
     witness = Witness(plan.seed)
     run = Soak(plan, Journal(witness))
     async with upstream(witness, "jina") as jina, upstream(witness, "aihubmix") as aihubmix:
@@ -107,7 +108,7 @@ async def soak(plan: Plan, folder: Path, show: Callable[[str], None]) -> Soak:
 
 
 async def load(journal: Journal, port: int, plan: Plan, *, first: int = 0, stop: asyncio.Event | None = None) -> None:
-    """The callers, for so long or until ``stop``; returns when each has ended his last call."""
+    """Run the callers for ``plan.seconds`` or until ``stop``; returns when each has ended their last call."""
     stop = stop or asyncio.Event()
     callers = [Caller(first + number, port, journal, plan.seed) for number in range(plan.clients)]
     async with asyncio.TaskGroup() as group:
@@ -120,7 +121,7 @@ async def load(journal: Journal, port: int, plan: Plan, *, first: int = 0, stop:
 
 @dataclass
 class Reloader:
-    """Changes the configuration at random, or breaks it, and looks whether it is in force."""
+    """Changes the configuration at random, or breaks it, and checks which one is in force."""
 
     run: Soak
     program: Soaked
@@ -164,9 +165,10 @@ class Reloader:
 
 
 async def resting(reloader: Reloader) -> Measure:
-    """What is held when nobody calls, once every connection to the upstreams is gone. Wrong where one stays."""
+    """The gateway's resources at rest, once all connections to the upstreams have closed. Notes a failure if one
+    stays open."""
     run, running = reloader.run, reloader.program
-    await reloader.changes(Random(f"{run.plan.seed}/rest"))  # to the same one each time
+    await reloader.changes(Random(f"{run.plan.seed}/rest"))  # the same configuration each time
     try:
         await until(lambda: not run.witness.lines, SETTLING_SECONDS)
         most = run.base.files if run.base else 1_000_000
@@ -198,7 +200,7 @@ async def _measured(run: Soak, running: Soaked, stop: asyncio.Event, show: Calla
 
 
 async def _ended(run: Soak, running: Soaked) -> None:
-    """SIGTERM while calls are open: they end, and so does the gateway."""
+    """SIGTERM while calls are open: the calls end, and so does the gateway."""
     stop = asyncio.Event()
     calling = asyncio.create_task(
         load(run.journal, running.port, Plan(PATIENCE, run.plan.seed, 16), first=950, stop=stop)
@@ -217,7 +219,7 @@ async def _ended(run: Soak, running: Soaked) -> None:
 
 
 def _held(run: Soak) -> None:
-    """Memory, descriptors and threads: flat under load, and back at rest."""
+    """Check that memory, descriptors and threads are flat under load, and descriptors back to the base at rest."""
     assert run.base is not None
     assert run.rest is not None
     warm = [measure for at, measure in run.measures if at >= run.plan.warm]

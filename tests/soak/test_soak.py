@@ -1,4 +1,4 @@
-"""The soak, short: once against the program, once in this process, where its tasks can be counted."""
+"""A short soak: once against the program, once in this process, whose tasks can be counted."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ async def test_the_program_under_load_faults_departures_and_reloads(tmp_path: Pa
 
 
 async def test_no_task_is_left(tmp_path: Path) -> None:
-    """In this loop are the gateway, its upstreams and its callers; what is left of any of them is seen."""
-    others = _generations()  # of tests that failed, whose tracebacks are kept
+    """The gateway, its upstreams and its callers run in this loop, so a leftover of any of them is detected."""
+    others = _generations()  # snapshots of failed tests, whose tracebacks are kept
     witness = Witness(seed=2)
     journal = Journal(witness)
     database = Database(tmp_path / "torii.db")
@@ -56,7 +56,7 @@ async def test_no_task_is_left(tmp_path: Path) -> None:
             await until(lambda: asyncio.all_tasks() - base == _probes(gateway), SETTLING_SECONDS)
             assert _at_work(gateway) == []
             reached = len({record.request_id for record in gateway.records if record.reached})
-            gateway.records.clear()  # their errors know where they were raised
+            gateway.records.clear()  # their errors hold tracebacks
             await until(lambda: _generations() <= others + 1, SETTLING_SECONDS)
     database.close()
     books = audit(database.read(QUERY), journal)
@@ -66,13 +66,13 @@ async def test_no_task_is_left(tmp_path: Path) -> None:
 
 
 def _probes(gateway: RunningGateway) -> set[asyncio.Task[None]]:
-    """Of the configuration in force: one for each key that was refused."""
+    """The probes of the configuration in force, one for each refused key."""
     seats = [seat for pool in gateway.generations.now.pools.values() for seat in pool.seats]
     return {seat.probing for seat in seats if seat.probing is not None}
 
 
 def _at_work(gateway: RunningGateway) -> list[str]:
-    """What still holds something: keys, lines for them, calls without callers, open calls."""
+    """Resources still in use: keys, queues for them, calls without callers, open calls."""
     now = gateway.generations.now
     states = [state for pool in now.pools.values() for state in pool.state()]
     held = [f"{state['key']} is at work" for state in states if state["at_work"] or state["waiting"]]
@@ -81,7 +81,7 @@ def _at_work(gateway: RunningGateway) -> list[str]:
 
 
 def _generations() -> int:
-    """Configurations that are in memory, in force or not."""
+    """The number of configurations in memory, in force or not."""
     gc.collect()
     return sum(isinstance(found, Generation) for found in gc.get_objects())
 

@@ -1,4 +1,4 @@
-"""The soak's two upstreams: they play what ``plays`` has chosen, and witness what came to them."""
+"""The soak's two upstreams: they play the scripts that ``plays`` selects, and record the requests they receive."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ _ID_BYTES = 52
 
 @dataclass
 class Witness:
-    """What both upstreams have seen: how often each of the gateway's ids came to which of them, with which id a number
-    came, and what was played to each number, in order. ``again`` are the ids of calls without a number.
+    """The records of both upstreams.
 
-    ``billed`` are the tokens of right answers, ``open`` what may have been billed or not, by upstream and id; and
-    ``answered``, how often each input was answered.
+    ``met``: how often each upstream received each of the gateway's ids. ``id_of``: the id of each call's number.
+    ``played``: the faults played to each number, in order. ``again``: the ids of calls without a number. ``billed``:
+    the tokens of correct answers by upstream and id; ``open``: those that may or may not have been billed.
+    ``answered``: how often each input was answered.
     """
 
     seed: int
@@ -40,7 +41,7 @@ class Witness:
     lines: set[Line] = field(default_factory=set)
 
     def finished(self, number: int) -> bool:
-        """Whether a right answer was played to this call, whole."""
+        """True if a correct answer was played to this call, to its end."""
         return any(fault.finishes for fault in self.played[number])
 
     def choose(self, asked: Asked, request_id: str) -> Fault:
@@ -62,7 +63,7 @@ class Witness:
         return chosen
 
     def settle(self, chosen: Fault, asked: Asked, upstream: str, request_id: str, *, whole: bool) -> None:
-        """It has been played, ``whole`` or until the connection was gone."""
+        """Record a fault that was played, ``whole`` or until the connection was closed."""
         if asked.number is None or chosen.bills is False:
             return
         if not (whole and chosen.bills):
@@ -73,8 +74,8 @@ class Witness:
 
 
 class Line(asyncio.StreamReaderProtocol):
-    """A connection. Ids are witnessed as their bytes come, whatever becomes of the request; and what is played
-    on it ends with it."""
+    """A connection. Ids are recorded as their bytes arrive, whatever happens to the request. A script that is
+    playing ends with the connection."""
 
     def __init__(self, witness: Witness, upstream: str) -> None:
         super().__init__(asyncio.StreamReader(limit=2**24), self._serve)
@@ -120,8 +121,8 @@ class Line(asyncio.StreamReaderProtocol):
             writer.close()
 
     async def _play(self, request: Seen, writer: asyncio.StreamWriter) -> bool:
-        """Whether the connection may be used again. What comes on one that is being closed is read until the other side
-        has closed it too, and so is witnessed."""
+        """Returns True if the connection may be reused. A connection being closed is read until the gateway has
+        closed it too, so requests that arrive meanwhile are recorded."""
         asked, request_id = Asked.read(request), request.headers["x-request-id"]
         chosen = self._witness.choose(asked, request_id)
         chance = Random(f"{self._witness.seed}/{asked.number}")
@@ -140,7 +141,7 @@ class Line(asyncio.StreamReaderProtocol):
 
 @asynccontextmanager
 async def upstream(witness: Witness, name: str) -> AsyncIterator[str]:
-    """The one of this name; its URL."""
+    """The URL of the upstream with this name."""
     made = asyncio.get_running_loop().create_server(lambda: Line(witness, name), "127.0.0.1", 0, backlog=2048)
     server = await made
     try:

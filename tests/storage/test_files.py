@@ -1,4 +1,4 @@
-"""Files whose paths an operator names, in a process that has many others open."""
+"""Files at paths that an operator names, in a process with many other open files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from ..cli.test_cli import ROOT, SECONDS, environment
 
-MANY = 1100  # select knows descriptors below 1024
+MANY = 1100  # select() only works for descriptors below 1024
 
 READS = """
 import os, resource, sys, threading
@@ -43,7 +43,7 @@ except OSError as error:
     resource.getrlimit(resource.RLIMIT_NOFILE)[1] < MANY + 100, reason="this machine allows no 1200 open files"
 )
 def test_a_pipe_is_read_by_a_process_with_many_open_files() -> None:
-    """As of ``--config <(...)``; one that says nothing is given up on."""
+    """For example from ``--config <(...)``. A pipe without data is given up on."""
     done = subprocess.run(
         [sys.executable, "-c", READS, str(MANY)],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The database under what happens to files: locked, full, damaged, foreign, gone, shared."""
+"""The database under file problems: locked, full, damaged, foreign, removed, shared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COUNT = "SELECT count(*) FROM notes"
 
 @contextmanager
 def noting(path: Path, room: int = 10_000) -> Iterator[Database]:
-    """A database that is looked at every few milliseconds, with a table for notes."""
+    """A database that is checked every few milliseconds, with a table for notes."""
     database = Database(path, room=room, busy_seconds=0.05, flush_seconds=0.01)
     try:
         database.write("CREATE TABLE IF NOT EXISTS notes (text TEXT NOT NULL)", ())
@@ -225,7 +225,7 @@ def test_where_no_file_can_be_it_says_so(tmp_path: Path) -> None:
 
 
 def test_one_file_is_made_by_many_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As workers do that start together: none sees half of what another makes, none is sent away by its lock."""
+    """Like workers that start together: none sees a half-made file, and none is turned away by another's lock."""
     together = Barrier(8)
 
     def make(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP engines over raw sockets: what they take for an answer, which connection they use again, what they leave."""
+"""The HTTP engines over raw sockets: valid answers, reused connections, leftovers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ..faults.bench import descriptors
 from ..faults.scripts import reset, wire
 
 BOTH = ("httptools", "httpx")
-SOON = 0.5  # seconds of a deadline that is to be met, after something else has happened
+SOON = 0.5  # a deadline in seconds that will be reached, after other steps
 OK = b"HTTP/1.1 200 OK\r\n"
 ANSWER = OK + b"content-length: 2\r\n\r\n{}"
 
@@ -76,7 +76,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return chosen
 
 
-# What goes out.
+# Requests.
 
 
 async def test_a_request_is_exactly_this(name: str) -> None:
@@ -107,7 +107,7 @@ async def test_a_header_stays_in_its_line(name: str, value: str, upstream: Scrip
     assert upstream.seen == []
 
 
-# What is an answer.
+# Valid answers.
 
 READ: dict[str, tuple[bytes, int, bytes]] = {
     "an interim one before it": (b"HTTP/1.1 103 Early\r\ncontent-encoding: gzip\r\n\r\n" + ANSWER, 200, b"{}"),
@@ -140,7 +140,7 @@ READ: dict[str, tuple[bytes, int, bytes]] = {
 
 @pytest.mark.parametrize(("data", "status", "body"), READ.values(), ids=READ)
 async def test_it_is_read_right(name: str, data: bytes, status: int, body: bytes, upstream: ScriptedUpstream) -> None:
-    """In one piece and in single bytes; and no header comes from before it or from behind it."""
+    """In one piece and byte by byte. No header is taken from interim answers or trailers."""
     upstream.plays(raw(data), in_bytes(data))
     for _ in range(2):
         async with opened(name) as made:
@@ -167,7 +167,7 @@ BROKEN: dict[str, bytes] = {
     "two lengths": OK + b"content-length: 2\r\ncontent-length: 1\r\n\r\n{}",
     "a chunk below zero": OK + b"transfer-encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n",
 }
-# h11, httpx's parser, takes these for what they are meant to be.
+# h11, httpx's parser, accepts these as intended.
 TAKEN_BY_HTTPX = {"a folded header", "another version", "chunks within another coding"}
 
 
@@ -187,11 +187,11 @@ async def test_it_is_no_answer(name: str, kind: str, upstream: ScriptedUpstream)
     await until(lambda: not upstream.tasks)
 
 
-# How large its head may be.
+# The limit of a head's size.
 
 
 def headed(size: int) -> bytes:
-    """An answer whose status line and headers are so many bytes, with the empty line behind them."""
+    """An answer whose status line and headers have ``size`` bytes, including the empty line."""
     return OK + b"content-length: 2\r\nx: " + b"y" * (size - len(ANSWER) - 3) + b"\r\n\r\n{}"
 
 
@@ -231,7 +231,7 @@ async def test_a_larger_head_is_not_read(name: str, sent: Any, upstream: Scripte
         OK + b"x: y\r\n" * 100 + b"content-length: 2\r\n\r\n{}": many,
         OK + b"x: y\r\n" * 50_000 + b"\r\n{}": large if name == "httpx" else many,
     }
-    if name == "httptools":  # httpx keeps nothing of what comes before the answer
+    if name == "httptools":  # httpx does not buffer interim answers
         heads[b"HTTP/1.1 103 Early\r\nlink: x\r\n\r\n" + headed(HEAD)] = large
         heads[b"HTTP/1.1 102 Processing\r\n\r\n" * 5000 + ANSWER] = large
     async with opened(name) as made:
@@ -243,7 +243,7 @@ async def test_a_larger_head_is_not_read(name: str, sent: Any, upstream: Scripte
     await until(lambda: not upstream.tasks)
 
 
-# Which connection is used again.
+# Reuse of connections.
 
 
 async def test_a_connection_is_used_again_only_where_both_sides_may(upstream: ScriptedUpstream) -> None:
@@ -273,7 +273,8 @@ async def test_a_connection_is_used_again_only_where_both_sides_may(upstream: Sc
 
 @pytest.mark.parametrize("evil", [ANSWER.replace(b"{}", b"[]"), b"H", b""], ids=["an answer", "a byte", "its end"])
 async def test_what_came_unseen_on_an_idle_connection_spoils_it(evil: bytes) -> None:
-    """It is in the system's buffer only: the loop had no time to look, as all of this is in one step of it."""
+    """The data is only in the system's buffer: the loop has had no chance to read it, since all of this happens in
+    one step."""
     server = Blocking()
     async with opened() as made:
         with server:
@@ -286,7 +287,7 @@ async def test_what_came_unseen_on_an_idle_connection_spoils_it(evil: bytes) -> 
 async def test_a_connection_that_was_idle_for_long_is_closed(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a timer, with no other call that would find it."""
+    """By a timer, without another call."""
     upstream.plays(replies({}))
     async with opened() as made:
         assert isinstance(made, HttptoolsEngine)
@@ -297,7 +298,7 @@ async def test_a_connection_that_was_idle_for_long_is_closed(
         await upstream.gone()
         await until(lambda: not made._open)
         [place] = made._origins.values()
-        assert (place.idle, place.rings, place._timer) == ({}, inf, None)
+        assert (place.idle, place.due, place._timer) == ({}, inf, None)
         await asked(made, upstream.url)
         assert len(upstream.readers) == 2
 
@@ -310,21 +311,22 @@ async def test_the_timer_of_idle_connections_is_not_set_for_each_call(upstream: 
         [place] = made._origins.values()
         timer = place._timer
         assert timer is not None
-        assert 10 < place.rings - time.monotonic() <= 20
+        assert 10 < place.due - time.monotonic() <= 20
         for _ in range(3):
             await asked(made, upstream.url)
         assert place._timer is timer
         upstream.plays(replies({}, keep_alive="timeout=5, max=100"))
         await asked(made, upstream.url)
         assert place._timer is not timer
-        assert 0 < place.rings - time.monotonic() <= 4
+        assert 0 < place.due - time.monotonic() <= 4
         assert len(upstream.readers) == 1
-    assert place.rings == inf
+    assert place.due == inf
     assert place._timer is None
 
 
 async def test_a_connection_is_closed_before_its_upstream_does(upstream: ScriptedUpstream) -> None:
-    """By the time that it has stated, of which the half is taken where it is a second; the others stay."""
+    """By the timeout that the upstream states, of which half is used if it is one second. Other connections stay
+    open."""
     upstream.plays(replies({}, keep_alive="timeout=1"), replies({}))
     async with opened() as made:
         assert isinstance(made, HttptoolsEngine)
@@ -335,7 +337,7 @@ async def test_a_connection_is_closed_before_its_upstream_does(upstream: Scripte
         assert len(upstream.readers) == 2
         [place] = made._origins.values()
         assert (len(made._open), len(place.idle)) == (1, 1)
-        assert place.rings - time.monotonic() > 5
+        assert place.due - time.monotonic() > 5
 
 
 @pytest.mark.parametrize(
@@ -383,10 +385,10 @@ async def test_an_idle_connection_that_its_upstream_ends_is_dropped_at_once(
         await until(lambda: not made._open)
 
 
-# A kept connection that ends as it is used again.
+# A kept connection that ends as it is reused.
 
 
-# How servers say that a connection was idle for too long.
+# Replies of servers to a connection that was idle for too long.
 IDLE: dict[str, bytes] = {
     "408, as Apache says it": b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 4\r\nConnection: close\r\n\r\nlate",
     "408, as Node says it": b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n",
@@ -394,7 +396,7 @@ IDLE: dict[str, bytes] = {
     "408 in HTTP/1.0": b"HTTP/1.0 408 Request Timeout\r\nContent-Length: 4\r\n\r\nlate",
     "408, of which the half": b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 4\r\nConnection: close\r\n\r\nla",
 }
-# What is the request's own: said of a connection that stays, or after a word that the request was read.
+# Replies to the request itself: the connection stays open, or an interim answer shows that the request was read.
 OWN_408: dict[str, bytes] = {
     "that stays": b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 4\r\n\r\nlate",
     "after an interim head": b"HTTP/1.1 102 Processing\r\n\r\n" + IDLE["408, as Apache says it"],
@@ -403,12 +405,12 @@ OWN_408: dict[str, bytes] = {
 
 @dataclass
 class Forgetful:
-    """Answers the first request of each connection, and ends the connection at the second, as ``last`` says:
+    """Answers the first request of each connection, and ends the connection at the second, depending on ``last``:
 
-    fin, reset    without a byte
-    half closed   without a byte, and takes what comes
-    a byte        with the first of an answer
-    one of IDLE   with that, in two pieces
+    fin, reset    without sending a byte
+    half closed   without sending a byte, while still reading
+    a byte        after the first byte of an answer
+    one of IDLE   after this answer, in two pieces
     """
 
     last: str
@@ -434,7 +436,7 @@ class Forgetful:
 @pytest.mark.parametrize("end", ["fin", "reset", "half closed", *IDLE])
 @pytest.mark.parametrize("size", [2, 4_000_000])
 async def test_a_request_that_met_the_end_of_a_kept_connection_is_written_once_more(end: str, size: int) -> None:
-    """On a new connection, though there is another idle one: that may be as stale. It is told each time it goes out."""
+    """On a new connection even if another one is idle, which may be as stale. Each write is reported."""
     server = Forgetful(end)
     told: list[int] = []
     async with serving(server) as url, opened() as made:
@@ -456,7 +458,7 @@ async def test_a_408_of_the_request_itself_is_its_answer(said: bytes, upstream: 
 
 
 async def test_a_408_on_a_new_connection_is_an_answer(name: str, upstream: ScriptedUpstream) -> None:
-    """Also where the request goes out again for one on a kept connection."""
+    """Also if the request was sent again after a failure on a kept connection."""
     said = IDLE["408, as Apache says it"]
     upstream.plays(raw(said), open_after(ANSWER), raw(said), raw(said))
     async with opened(name) as made:
@@ -466,7 +468,7 @@ async def test_a_408_on_a_new_connection_is_an_answer(name: str, upstream: Scrip
 
 
 async def test_nothing_is_written_if_its_caller_says_no_as_it_is_about_to_go(upstream: ScriptedUpstream) -> None:
-    """Neither on a kept connection nor on a new one; and the connection is closed."""
+    """Neither on a kept connection nor on a new one; the connection is closed."""
 
     def refuses() -> None:
         raise UpstreamBroken("no")
@@ -500,7 +502,7 @@ async def test_it_is_not_written_again_where_an_answer_had_begun() -> None:
 
 
 async def test_it_is_not_written_again_where_nobody_is_there_any_more() -> None:
-    """The first time it went out, and that is told: it may have been read."""
+    """The first write is reported, since the request may have been read."""
     server = Forgetful("fin")
     told: list[int] = []
     async with opened() as made:
@@ -513,7 +515,7 @@ async def test_it_is_not_written_again_where_nobody_is_there_any_more() -> None:
 
 
 async def test_what_is_sent_once_rides_no_kept_connection(upstream: ScriptedUpstream) -> None:
-    """However short it was idle; and its own is kept for others."""
+    """However briefly it was idle. The call's own connection is kept for others."""
     upstream.plays(replies({}))
     async with opened() as made:
         await asked(made, upstream.url)
@@ -528,7 +530,7 @@ async def test_what_is_sent_once_rides_no_kept_connection(upstream: ScriptedUpst
 
 
 async def test_a_connection_with_a_request_still_on_it_is_not_used_again() -> None:
-    """The upstream refuses a body before it has read it, and says that the connection stays."""
+    """The upstream refuses a body before reading it, and keeps the connection open."""
     read: list[int] = []
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -556,7 +558,7 @@ async def test_a_connection_that_closes_as_it_is_made_is_not_waited_on() -> None
 
 
 async def test_it_is_told_when_a_request_begins_to_go_out(name: str, upstream: ScriptedUpstream) -> None:
-    """Once for each, before the upstream can have seen it; a connection that is kept has to be none of the first."""
+    """Once per request, before the upstream can have received it; on a kept connection too."""
     upstream.plays(replies({}))
     seen: list[int] = []
     async with opened(name) as made:
@@ -604,7 +606,7 @@ def test_the_reason_is_found_under_what_the_library_makes_of_it(error: Exception
 
 @pytest.mark.parametrize(("number", "whose"), [(errno.EMFILE, "process"), (errno.ENFILE, "machine")])
 def test_a_want_of_descriptors_is_the_gateways_own(number: int, whose: str) -> None:
-    """Also where it is one of several causes, as of a host with several addresses."""
+    """Also as one of several causes, for example for a host with several addresses."""
     outer = RuntimeError()
     outer.__cause__ = ExceptionGroup("all of them", [OSError(errno.ECONNREFUSED, ""), OSError(number, "")])
     failure = unreachable(outer)
@@ -612,7 +614,7 @@ def test_a_want_of_descriptors_is_the_gateways_own(number: int, whose: str) -> N
     assert failure.headers() == {"retry-after": "1", "x-should-retry": "true"}
 
 
-# In a process of its own: in this one something may give a descriptor back at any time.
+# In a process of its own, since descriptors in this one may be freed at any time.
 WITHOUT_DESCRIPTORS = """
 import asyncio, contextlib, os, resource, socket, sys
 from app.upstreams import client as engines
@@ -660,7 +662,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_a_process_without_descriptors_says_so(name: str, host: str, upstream: ScriptedUpstream) -> None:
-    """It cannot connect, or not even find the address."""
+    """The process can neither connect nor even resolve the address."""
     upstream.plays(raw(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}"))
     words = [sys.executable, "-c", WITHOUT_DESCRIPTORS, name, upstream.url.replace("127.0.0.1", host)]
     done = await asyncio.to_thread(subprocess.run, words, capture_output=True, text=True, timeout=PATIENCE)
@@ -670,11 +672,11 @@ async def test_a_process_without_descriptors_says_so(name: str, host: str, upstr
     )
 
 
-# How many connections there are.
+# The number of connections.
 
 
 async def test_the_limit_counts_connections_that_are_being_made(name: str, upstream: ScriptedUpstream) -> None:
-    """Beyond it calls are refused as by the gateway itself: it says nothing of the upstream."""
+    """Beyond the limit, the gateway refuses calls itself, and no failure of the upstream is reported."""
     go = asyncio.Event()
 
     async def wait(request: Any, writer: asyncio.StreamWriter) -> None:
@@ -707,12 +709,12 @@ async def test_idle_connections_make_room_for_another_place(
         await answer.aclose()
 
 
-# Nothing is left behind.
+# No leftovers.
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_who_gives_up_leaves_no_connection(name: str, scheme: str) -> None:
-    """While TLS is agreed on, or while the head is waited for. With httpx TLS has its whole time before its end."""
+    """During the TLS handshake, or while waiting for the head. With httpx, a TLS handshake ends only at its timeout."""
     ended = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -742,8 +744,10 @@ async def test_who_gives_up_leaves_no_connection(name: str, scheme: str) -> None
 @pytest.mark.parametrize("end", [b"", OK + b"content-length: 2\r\n\r\n{", ANSWER], ids=["broken", "half", "whole"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_who_leaves_at_any_moment_leaves_no_connection(name: str, scheme: str, end: bytes) -> None:
-    """After each turn of the loop there is, from the first to that in which the exchange has ended. There may be one
-    connection, so that the next call is served only where nothing is left of it."""
+    """The caller leaves after each turn of the loop in turn, until the exchange has ended.
+
+    Only one connection is allowed, so the next call is served only if nothing is left of the previous one.
+    """
     server = Ending()
     authority = trustme.CA()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if scheme == "https" else None
@@ -774,7 +778,7 @@ async def test_who_leaves_at_any_moment_leaves_no_connection(name: str, scheme: 
 
 @dataclass
 class Ending:
-    """Says so much to each request, and ends the connection."""
+    """Sends ``said`` to each request, and ends the connection."""
 
     said: bytes = b""
 
@@ -805,7 +809,7 @@ async def test_who_gives_up_in_a_body_leaves_no_connection(name: str, upstream: 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("end", ["closed by us", "closed by the upstream", "broken off"])
 async def test_a_connection_is_gone_when_it_is_closed(end: str, upstream: ScriptedUpstream) -> None:
-    """With what had come on it, and not only when the collector comes by."""
+    """Including data received on it, and without waiting for the garbage collector."""
     upstream.plays(raw(ANSWER if end == "closed by the upstream" else OK + b"content-length: 9\r\n\r\n{"))
     if end == "closed by us":
         upstream.plays(open_after(OK + b"content-length: 9\r\n\r\n{"))
@@ -822,14 +826,14 @@ async def test_a_connection_is_gone_when_it_is_closed(end: str, upstream: Script
         await until(lambda: found() is None)
 
 
-# Who takes nothing holds his upstream back.
+# Backpressure: a caller who does not read stalls the upstream.
 
 LARGE = 8 * 1024 * 1024
 
 
 @pytest.mark.parametrize("end", ["whole", "cut", "reset"])
 async def test_an_answer_that_is_not_taken_is_held_back(end: str) -> None:
-    """It waits in the system's buffers, and comes whole, or as far as it came, when it is taken."""
+    """The answer waits in the system's buffers, and arrives whole, or as far as it was sent, when it is read."""
     written: list[int] = []
 
     async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -850,7 +854,7 @@ async def test_an_answer_that_is_not_taken_is_held_back(end: str) -> None:
         assert isinstance(answer, HttptoolsAnswer)
         await until(lambda: answer._held)
         await asyncio.sleep(0.2)
-        assert sum(written) < LARGE  # it is held back
+        assert sum(written) < LARGE  # it is stalled
         assert answer._size < WAITING_BYTES + 1024 * 1024
         if end == "whole":
             assert sum([len(piece) async for piece in pieces(answer)]) == LARGE
@@ -883,7 +887,7 @@ async def test_a_held_answer_can_be_given_up() -> None:
 
 @pytest.mark.parametrize("head", [b"\r\n", b"content-length: 3\r\n\r\n"], ids=["no length", "a length"])
 async def test_an_end_of_tls_without_a_word_completes_nothing_that_has_a_length(head: bytes) -> None:
-    """Without one nobody can tell whether that was all; the JSON in it can."""
+    """Without a length, only the JSON in the body shows whether it is complete."""
     authority = trustme.CA()
     trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(trusted)
@@ -921,11 +925,11 @@ async def test_a_connection_over_tls_is_used_again() -> None:
     async with serving(answer, tls=trusted) as url, opened(ca=authority.cert_pem.bytes()) as made:
         for _ in range(3):
             assert await asked(made, url) == (200, b"{}")
-            await asyncio.sleep(0.01)  # the server's session tickets come
+            await asyncio.sleep(0.01)  # so that the server's session tickets arrive
     assert len(connections) == 1
 
 
-# A host of several addresses.
+# A host with several addresses.
 
 
 async def test_the_next_address_is_tried_where_one_is_dead_or_silent() -> None:
@@ -954,7 +958,7 @@ async def test_the_next_address_is_tried_where_one_is_dead_or_silent() -> None:
         await reach(loop, "torii-test.invalid", 80)
 
 
-# Other ends.
+# Test servers.
 
 
 def in_bytes(data: bytes) -> Callable[..., Any]:
@@ -986,7 +990,7 @@ async def pieces(answer: Any) -> AsyncIterator[bytes]:
 
 
 class Blocking:
-    """A server in a thread of its own, which goes on while the loop stands still: ANSWER to each request."""
+    """A server in a thread of its own, which runs while the loop is blocked; sends ANSWER to each request."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -1003,7 +1007,8 @@ class Blocking:
             taken.close()
 
     def sends(self, number: int, data: bytes) -> None:
-        """More on this connection, or its end where there is nothing to say. On loopback it has come then."""
+        """Sends more on this connection, or closes it if ``data`` is empty. On loopback the data has arrived on
+        return."""
         if data:
             self.taken[number].sendall(data)
         else:

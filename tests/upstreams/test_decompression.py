@@ -1,4 +1,4 @@
-"""Packed bodies: right, cut, damaged, and far larger than they look."""
+"""Decompression of bodies: valid, truncated, corrupt, and far larger than they look."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_bomb_comes_out_in_small_pieces() -> None:
 
 
 def test_a_step_takes_little_where_nothing_comes_out() -> None:
-    """Blocks that are empty, a megabyte of them."""
+    """A megabyte of empty blocks."""
     body = packed("deflate")
     assert body is not None
     steps = list(body.steps(b"\0\0\0\xff\xff" * 200_000))

@@ -1,4 +1,4 @@
-"""DeepSearch: what goes to the providers, and what their streams mean."""
+"""DeepSearch: requests to the providers, and the meaning of their streams."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ASK = {"role": "user", "content": "hi"}
 
 
 def body(**fields: Any) -> dict[str, Any]:
-    """What a provider is sent for a caller's body."""
+    """The provider's request for a caller's body."""
     sent = {"model": "jina-deepsearch-v1", "messages": [ASK], **fields}
     return deepsearch_body(Chat().parse(sent, "/v1/chat/completions"))
 
@@ -427,7 +427,7 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 4}
 
 
 def meaning(*chunks: bytes) -> list[Event]:
-    """What the chunks mean; neighbouring texts of a kind are joined."""
+    """The events of the chunks; adjacent texts of the same kind are joined."""
     fold = DeepSearchFold("jina")
     events = [event for data in chunks for event in fold.feed(data)]
     joined: list[Event] = []
@@ -685,13 +685,14 @@ def test_two_footnotes_of_one_page_have_a_citation_each() -> None:
 
 
 def cited(text: str, annotations: list[Any]) -> list[tuple[str, int, str]]:
-    """Of each citation: its page, where its mark begins, and the mark."""
+    """Each citation's page, the start of its mark, and the mark."""
     places = [one["url_citation"] for one in cite(text, annotations)]
     return [(one["url"][8], one["start_index"], text[one["start_index"] : one["end_index"]]) for one in places]
 
 
 def test_the_marks_number_and_its_definition_decide() -> None:
-    """Definitions are in the order of the annotations, marks in that of the text; what is left over has a line."""
+    """Definitions are in the order of the annotations, marks in the order of the text. An unused definition keeps
+    its line."""
     text = (
         "Six.[^1]\n\nOld.[^3]\n\n\u205c [^2]\n\n[^1]: Old [P](https://p.example/)\n\n"
         "[^2]: Blue [S](https://s.example/)\n\n[^3]: Six [T](https://t.example/)"

@@ -1,4 +1,4 @@
-"""Streams made from runs of DeepSearch's own code, over real sockets, streamed and collected."""
+"""Streams recorded from DeepSearch's own code, over real sockets, streamed and collected."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_the_same_from_aihubmix(
 
 @pytest.mark.parametrize("most", [0, "0"])
 async def test_no_annotations_means_none(most: Any, gateway: RunningGateway, upstream: ScriptedUpstream) -> None:
-    """The server would give one."""
+    """The server itself would return one."""
     shape = OF["real_json_with_annotations"]
     upstream.plays(streams(shape["sse"].encode()))
     whole = (await gateway.post("/v1/chat/completions", {**ASK, "max_annotations": most})).json()
@@ -74,7 +74,8 @@ async def test_an_error_told_in_a_stream_has_no_markup(gateway: RunningGateway, 
 
 
 async def test_in_front_of_the_sandbox_nothing_comes_twice() -> None:
-    """The sandbox repeats as the server does; whichever piece the last thought is broken off at, it is told once."""
+    """The sandbox repeats texts as the real server does. Wherever the last thought is cut off, the gateway returns
+    it once."""
     questions = ("What are tides?", "What are tides? sandbox:repeated-thought", "潮汐是怎样形成的?")
     with Sandbox(pace=0) as sandbox:
         root = sandbox.urls["deepsearch"].removesuffix("/deepsearch/v1")

@@ -1,4 +1,4 @@
-"""What upstreams say when they fail, replayed from tests/wire/errors.jsonl, and what callers are told."""
+"""Errors of upstreams, replayed from tests/wire/errors.jsonl, and the resulting errors for callers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The catalogue against the facts of the providers' own descriptions."""
+"""The catalogue against the facts in the providers' own descriptions."""
 
 from __future__ import annotations
 

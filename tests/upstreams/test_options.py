@@ -1,4 +1,4 @@
-"""Options that mean nothing to a model do not reach it, and what it cannot do is refused here; over real sockets."""
+"""Options without a meaning for a model are not sent to it, and unsupported ones are refused, over real sockets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..conftest import RunningGateway, ScriptedUpstream, running_gateway, settin
 
 Both = tuple[RunningGateway, ScriptedUpstream, ScriptedUpstream]
 
-# What gateways and SDKs add, which is for no model.
+# Fields that gateways and SDKs add, and that no model uses.
 SURPLUS: Json = {
     "metadata": {"team": "search"},
     "user": "ann",
@@ -28,7 +28,7 @@ SURPLUS: Json = {
     "litellm_call_id": "c-1",
     "litellm_metadata": {"a": 1},
 }
-# All options, each as it is where it is left out.
+# All options, each with its default.
 DEFAULTS: Json = {
     "dimensions": None,
     "task": None,
@@ -242,7 +242,7 @@ async def test_what_deepsearch_does_not_do_is_refused(
     assert seen_by(jina, aihubmix) == []
 
 
-# --- against the sandbox, whose Jina knows the models by facts of its own -----------------------
+# --- against the sandbox, whose Jina has its own facts about the models -------------------------
 
 
 EMBEDDERS = [name for name, entry in CATALOGUE.items() if "embeddings" in entry.model.endpoints]

@@ -1,4 +1,4 @@
-"""Proxies on the way to the upstreams: real processes at both ends of a tunnel, and nothing of a password anywhere."""
+"""Proxies between gateway and upstreams: real processes at both ends of a tunnel, and no password leaks anywhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..cli.test_cli import environment, free_port, torii
 from ..conftest import JINA_KEY, PATIENCE, ScriptedUpstream, replies, until
 from ..program import Program, started
 
-# A name that no resolver knows: who reaches it has asked the proxy for it.
+# A name that no resolver knows: only the proxy can reach it.
 HOST = "provider.invalid"
 PASSWORD = "p@ss:word/of-the-proxy"
 TOKEN = b64encode(f"{proxies.USER}:{PASSWORD}".encode()).decode()
@@ -46,7 +46,7 @@ both_schemes = pytest.mark.parametrize("scheme", ["https", "http"])
 
 @asynccontextmanager
 async def provider(folder: Path, scheme: str) -> AsyncIterator[tuple[ScriptedUpstream, int]]:
-    """An upstream that is HOST by its certificate, and its port; the authority is in the folder as ca.pem."""
+    """An upstream with a certificate for HOST, and its port; the CA's certificate is in the folder as ca.pem."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -147,7 +147,7 @@ async def test_a_proxy_that_refuses_is_named_to_the_operator_and_not_to_the_call
 
 @both_engines
 async def test_a_proxy_that_makes_no_way(http_client: str, tmp_path: Path) -> None:
-    """It says so, nobody listens there, or the certificate behind it is a stranger's."""
+    """The proxy refuses, the proxy's port is closed, or the server behind it has an untrusted certificate."""
     async with provider(tmp_path, "https") as (_, port):
         with proxies.proxy(tmp_path, port, "--says", "403 Forbidden") as proxy:
             text = msgspec.json.encode(config("https", jina={"proxy_url": url(proxy.port)}, http_client=http_client))
@@ -174,7 +174,7 @@ async def test_a_proxy_that_makes_no_way(http_client: str, tmp_path: Path) -> No
 async def test_the_environments_proxy_if_it_is_asked_for(
     scheme: str, http_client: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not unless it is, and never to this machine itself."""
+    """Not by default, and never for this machine itself."""
     async with provider(tmp_path, scheme) as (_, port):
         with proxies.proxy(tmp_path, port, "--password", PASSWORD) as proxy:
             variables = {f"{scheme.upper()}_PROXY": url(proxy.port)}

@@ -1,7 +1,7 @@
-"""Every documented stream, whole, byte by byte and cut at every place, gives what it must.
+"""Every documented stream has the expected result: whole, byte by byte, and split at every position.
 
 stream-shapes.jsonl is made from the providers' pages, stream-shapes-real.jsonl from runs of the server's own code;
-those are played as AIHubMix relays them too.
+the latter are also played as AIHubMix relays them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REAL = [msgspec.json.decode(line) for line in (WIRE / "stream-shapes-real.jsonl"
 
 
 def relayed(shape: dict[str, Any]) -> dict[str, Any]:
-    """A stream of Jina's as AIHubMix writes it down again: no steps, no quotes, no lists, thinking apart, [DONE]."""
+    """A Jina stream in AIHubMix's format: no steps, no quotes, no lists, separate thinking, [DONE]."""
     events = [event.removeprefix("data: ") for event in shape["sse"].split("\n\n") if event]
     chunks = [_relayed(msgspec.json.decode(event)) for event in events]
     lines = [msgspec.json.encode(chunk).decode() for chunk in chunks]
@@ -82,7 +82,7 @@ def run(fold: Fold, pieces: Iterable[bytes]) -> tuple[list[Event], ToriiError | 
 
 
 def outcome(fold: Fold, pieces: Iterable[bytes]) -> dict[str, Any]:
-    """What a client of the gateway has at the end of its stream."""
+    """The result for a client of the gateway at the end of its stream."""
     events, error = run(fold, pieces)
     writer = Chat(piece=7).writer(call(include_usage=True))
     out = writer.write(events) + (writer.end() if error is None else writer.fail(error.envelope()))
@@ -90,7 +90,7 @@ def outcome(fold: Fold, pieces: Iterable[bytes]) -> dict[str, Any]:
 
 
 def read(stream: bytes) -> dict[str, Any]:
-    """A strict OpenAI client: joins the deltas, allows one finish reason and one usage, wants [DONE] or an error."""
+    """A strict OpenAI client: joins the deltas, allows one finish reason and one usage, requires [DONE] or an error."""
     got: dict[str, Any] = {"reasoning": "", "content": "", "finish": [], "citations": [], "usage": [], "error": None}
     got["steps"] = []
     events = [part.removeprefix(b"data: ") for part in stream.split(b"\n\n")]
@@ -206,7 +206,7 @@ def test_collected_for_a_caller_who_does_not_stream(shape: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("shape", OWN, ids=name)
 def test_the_gateways_own_form_passes_through_a_gateway(shape: dict[str, Any]) -> None:
-    """Torii in front of Torii: a normalised stream, taken for DeepSearch, comes out the same."""
+    """Torii in front of Torii: a normalised stream, read as DeepSearch's, comes out unchanged."""
     fold = DeepSearchFold("torii")
     got = outcome(fold, [shape["sse"].encode()])
     check(got, shape, total(fold))

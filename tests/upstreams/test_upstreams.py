@@ -1,4 +1,4 @@
-"""What goes to each provider, to the byte, and which of its 2xx answers are answers."""
+"""Requests to each provider, to the byte, and the validation of their 2xx replies."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def wire(name: str) -> Json:
 
 
 def documented(name: str, upstream: OpenAICompatible) -> Json:
-    """What becomes of a documented request on its way to ``upstream``."""
+    """The upstream's request for a documented request."""
     body = wire(name)
     endpoint = Rerank() if "documents" in body else Embeddings()
     return sent(endpoint.parse(body, endpoint.paths[0]), upstream, body["model"])
@@ -362,7 +362,7 @@ VECTORS = [
 @pytest.mark.parametrize("space", ["", " ", "\n "])
 @pytest.mark.parametrize("vector", VECTORS)
 def test_an_answer_as_documented_is_read_as_any_other_is(vector: bytes, space: str, asked: str) -> None:
-    """A field that is not documented makes it one that is read field by field."""
+    """An undocumented field makes the gateway read the reply field by field."""
     endpoint, call = Embeddings(), embeddings(input=["a", "b"], encoding_format=asked)
     item = b'{"object":"embedding","index":%d,"embedding":%s%s}'
     data = b",".join(item % (place, space.encode(), vector) for place in (1, 0))
@@ -446,7 +446,7 @@ def test_a_wrong_ranking_is_no_answer(body: bytes, reason: str) -> None:
 
 @pytest.mark.parametrize(("top_n", "sent", "enough"), [(None, 1, False), (1, 1, True), (2, 1, False), (9, 2, True)])
 def test_a_ranking_has_as_many_results_as_were_asked_for(top_n: int | None, sent: int, enough: bool) -> None:
-    """AIHubMix's page prints fewer where ``top_n`` was not asked for."""
+    """AIHubMix's page shows fewer results for a request without ``top_n``."""
     results = [{"index": place, "relevance_score": 1} for place in range(sent)]
     body = msgspec.json.encode({"results": results})
     for upstream in (Jina(), AIHubMix()):

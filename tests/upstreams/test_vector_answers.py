@@ -1,4 +1,4 @@
-"""Vectors as an upstream may send them: several for one input, sparse ones, and what is nearly one."""
+"""Vectors in every form: several for one input, sparse ones, and almost valid ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_VECTOR = "an item without a vector"
 
 
 async def answer(upstream: ScriptedUpstream, encoding: str, items: list[bytes], **options: Any) -> httpx.Response:
-    """The body that a caller gets if ``items`` are the fields of each vector, beside its index."""
+    """The response to a caller if ``items`` are the fields of each vector, beside its index."""
     data = b",".join(b'{"object":"embedding","index":%d,%b}' % each for each in enumerate(items))
     upstream.plays(replies(b'{"object":"list","model":"m","data":[%b],"usage":{"total_tokens":2}}' % data))
     body = {"model": "jina-embeddings-v3", "input": ["a", "b"][: len(items)], "encoding_format": encoding, **options}
@@ -95,7 +95,7 @@ async def test_all_vectors_of_an_answer_have_one_shape(
 async def test_several_vectors_and_sparse_ones_come_back_as_their_bytes(
     field: bytes, vectors: list[bytes], encoding: str, upstream: ScriptedUpstream
 ) -> None:
-    """Whatever the encoding, and whatever number of dimensions the model was asked for."""
+    """Whatever the encoding and the number of dimensions asked for."""
     response = await answer(upstream, encoding, [b'"%b":%b' % (field, each) for each in vectors], dimensions=64)
     assert response.status_code == 200
     assert data_of(response) == vectors

@@ -1,4 +1,5 @@
-"""The books over real sockets: one row for each call that reached an upstream, and no other; storage hurts no call."""
+"""The ledger over real sockets: one row for each call that reached an upstream, and no other. Storage problems
+affect no call."""
 
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ def chunk(content: str, finish: str | None = None, **more: Any) -> bytes:
 
 @dataclass
 class Books:
-    """The gateway with a ledger, and what is in it."""
+    """The gateway with a ledger, and the ledger's rows."""
 
     gateway: RunningGateway
     path: Path
@@ -91,7 +92,7 @@ def used(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["prompt_tokens"], row["completion_tokens"], row["total_tokens"], row["estimated"]
 
 
-# ---------------------------------------------------------------- what is in a row
+# --------------------------------------------------------------- contents of a row
 
 
 async def test_a_row_says_who_called_what_where_and_how_it_went(books: Books, upstream: ScriptedUpstream) -> None:
@@ -134,7 +135,7 @@ async def test_each_upstream_that_was_asked_has_a_row(
 
 
 async def test_the_last_upstream_that_was_reached_has_the_calls_end(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """Though another was tried after it, to which no connection could be made."""
+    """Although another upstream was tried after it, but could not be connected to."""
     upstream.plays(replies({"detail": "busy"}, 503))
     with closed_port() as url, closing(Database(tmp_path / "torii.db")) as database:
         async with running_gateway(settings_for(upstream.url, url, max_attempts=1), database) as gateway:
@@ -189,7 +190,7 @@ async def test_calls_that_reached_no_upstream_have_no_row(books: Books, upstream
 async def test_a_call_that_met_nobody_has_no_row(
     port: Any, status: int, path: str, engine: Any, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
-    """Where nobody listens; where a connection is never taken, and it takes too long, or the caller leaves."""
+    """If the connection is refused, and if it is never accepted until the timeout or until the caller leaves."""
     body = {**(EMBED if path == "/v1/embeddings" else DEEP)}
     upstream.plays(vectors({"total_tokens": 9}))
     with port() as url, closing(Database(tmp_path / "torii.db")) as database:
@@ -209,8 +210,11 @@ async def test_a_call_that_met_nobody_has_no_row(
 
 
 async def test_attempts_are_the_requests_that_went_out(tmp_path: Path) -> None:
-    """The second call's goes out on a kept connection that is just being closed, and again on a new one, and is one.
-    The third's is refused with a 503, and its repeat finds nobody."""
+    """The request of the second call is sent on a kept connection that is just being closed, then on a new one: one
+    attempt.
+
+    The third call gets a 503, and its retry cannot connect.
+    """
     answers = vectors({"total_tokens": 9})
     refuses = replies({"detail": "busy"}, 503, connection="close")
     connections: list[list[Script]] = [[answers], [answers, refuses]]
@@ -241,7 +245,7 @@ async def test_attempts_are_the_requests_that_went_out(tmp_path: Path) -> None:
 
 
 async def test_what_did_not_go_out_is_estimated_nowhere(tmp_path: Path) -> None:
-    """The caller leaves while the repeat of a refused request waits for a connection that nobody takes."""
+    """The caller leaves while the retry of a refused request waits for a connection that is never accepted."""
     loop = asyncio.get_running_loop()
     waiting = [socket.socket() for _ in range(4)]
     with socket.socket() as port, closing(Database(tmp_path / "torii.db")) as database:
@@ -417,11 +421,11 @@ async def test_deepsearch_for_a_caller_who_does_not_stream_is_booked_as_counted(
     assert used(row)[1] > 0
 
 
-# ---------------------------------------------------------------- books equal calls
+# ----------------------------------------------------------------- one row per call
 
 
 async def test_the_books_equal_the_calls(books: Books, upstream: ScriptedUpstream) -> None:
-    """200 calls of every kind, ten at a time: each that reached an upstream is there once."""
+    """200 calls of every kind, ten at a time: each that reached an upstream has exactly one row."""
     never = asyncio.Event()
     scripts: dict[str, Script] = {
         "ok": vectors({"total_tokens": 2}),
@@ -463,7 +467,7 @@ async def test_the_books_equal_the_calls(books: Books, upstream: ScriptedUpstrea
     never.set()
 
 
-# ---------------------------------------------------------------- storage hurts no call
+# ------------------------------------------------------ storage problems affect no call
 
 
 async def test_a_locked_ledger_hurts_no_call_and_shows_in_the_health(books: Books, upstream: ScriptedUpstream) -> None:

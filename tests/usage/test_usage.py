@@ -1,4 +1,4 @@
-"""`torii usage`, and the books of the program itself: where they are, when it refuses, what a kill costs."""
+"""`torii usage`, and the ledger of the program itself: its path, refused starts, the loss at a kill."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def kept(path: Path, *rows: tuple[Any, ...]) -> Path:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> dict[str, Any]:
-    """Four calls on two days, as the words for ``torii``."""
+    """A ledger of four calls on two days, as arguments for ``torii``."""
     day = int(timedelta(days=1).total_seconds() * 1000)
     chat = {"endpoint": "chat", "model": "jina-deepsearch-v1", "completion_tokens": 500, "total_tokens": 1500}
     path = kept(
@@ -219,7 +219,7 @@ def test_what_was_written_is_the_answer_and_the_thinking(reply: Any, expected: i
 
 def variables(upstream: ScriptedUpstream, **more: str) -> dict[str, str]:
     base = {"JINA_API_KEY": JINA_KEY, "TORII_UPSTREAMS__JINA__BASE_URL": f"{upstream.url}/v1"}
-    return {**base, "TORII_CACHE__STORE": "off", **more}  # the same calls again and again are to reach it
+    return {**base, "TORII_CACHE__STORE": "off", **more}  # repeated identical calls must reach the upstream
 
 
 def rows(path: Path) -> list[tuple[Any, ...]]:
@@ -318,7 +318,7 @@ def test_a_file_that_must_not_be_touched_is_refused(damage: str, said: str, name
 async def test_a_kill_under_load_costs_at_most_the_last_second(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     upstream.plays(VECTORS)
     path = tmp_path / "torii.db"
-    place = variables(upstream, TORII_LEDGER__PATH=str(path), TORII_LOG_LEVEL="warning")  # nobody reads the log
+    place = variables(upstream, TORII_LEDGER__PATH=str(path), TORII_LOG_LEVEL="warning")  # the log is not read
     ended: dict[str, float] = {}
 
     async def call_on(client: httpx.AsyncClient) -> None:
@@ -378,7 +378,7 @@ async def test_a_full_disk_hurts_no_call_and_is_caught_up_with(upstream: Scripte
 
 
 async def _health(client: httpx.AsyncClient, status: str) -> dict[str, Any]:
-    """What the gateway says of itself, once that has this status."""
+    """The response of /healthz, once it has this status."""
     async with asyncio.timeout(SECONDS):
         while True:
             health: dict[str, Any] = (await client.get("/healthz")).json()

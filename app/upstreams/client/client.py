@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ...core.deadlines import Alarm, Clock
+from ...core.deadlines import Deadline, DeadlineClock
 from ...core.errors import ToriiError, UpstreamTimeout, UpstreamTooLarge, shutting_down
 from ...core.types import Reply, Request, Stream
 from . import Answer, Engine, Going, nothing
@@ -55,7 +55,7 @@ class Client:
         self.sizes = sizes or Sizes()
         self.ending = False
         self._engine = engine
-        self._clock = Clock()
+        self._clock = DeadlineClock()
 
     async def send(self, request: Request, since: float | None = None, going: Going = nothing) -> Reply:
         """The whole answer. Raises as ``open`` does, and where the body is not to be had."""
@@ -74,18 +74,18 @@ class Client:
         """
         now = time.monotonic()
         ends = (now if since is None else since) + self.deadlines.total
-        alarm = Alarm(self._clock, now if self.ending else min(now + self.deadlines.headers, ends))
+        deadline = Deadline(self._clock, now if self.ending else min(now + self.deadlines.headers, ends))
         try:
-            with alarm:
+            with deadline:
                 answer = await self._engine.open(request, going)
         except TimeoutError:
             raise self.late() from None
-        return _Stream(answer, alarm, self, ends)
+        return _Stream(answer, deadline, self, ends)
 
     def cut(self) -> None:
         """Ends every wait, now and from now on, with Unavailable: the process has to go."""
         self.ending = True
-        self._clock.ring()
+        self._clock.expire()
 
     def late(self) -> ToriiError:
         return shutting_down() if self.ending else UpstreamTimeout("the upstream did not answer in time")
@@ -95,9 +95,9 @@ class Client:
 
 
 class _Stream:
-    def __init__(self, answer: Answer, alarm: Alarm, client: Client, ends: float) -> None:
+    def __init__(self, answer: Answer, deadline: Deadline, client: Client, ends: float) -> None:
         self._answer = answer
-        self._alarm = alarm
+        self._deadline = deadline
         self._client = client
         self._event_until = time.monotonic() + client.deadlines.event
         self._idle_until = 0.0  # where a piece is waited for already
@@ -148,9 +148,9 @@ class _Stream:
         if (at_hand := self._answer.at_hand()) is not None:
             return at_hand
         until = min(until, self._event_until, self._total_until)
-        self._alarm.until = 0.0 if self._client.ending else min(until, look)
+        self._deadline.until = 0.0 if self._client.ending else min(until, look)
         try:
-            with self._alarm:
+            with self._deadline:
                 return await self._answer.chunk()
         except TimeoutError:
             if look < until and not self._client.ending:

@@ -13,7 +13,7 @@ import time
 import httptools
 
 from ...core.errors import UpstreamBroken, UpstreamUnreachable
-from ...core.transport import Outgoing
+from ...core.transport import CoalescingTransport
 from .base import BROKE_OFF, HEAD_BYTES, HEADERS, LARGE_HEAD, LARGE_REST, MALFORMED, MANY_HEADERS, Going
 from .origin import Origin, idle_seconds
 from .proxy import way
@@ -32,7 +32,7 @@ class Connection(asyncio.Protocol):
         self.idle_until = 0.0
         self._origin = origin
         self._opened = opened
-        self._transport: Outgoing | None = None
+        self._transport: CoalescingTransport | None = None
         self._come: select.poll | None = None  # tells whether something has come; there is none on Windows
         self._answer: HttptoolsAnswer | None = None
         self._interim = False
@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
     # asyncio
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP's and TLS's
-        self._transport = Outgoing(transport, self.loop)
+        self._transport = CoalescingTransport(transport, self.loop)
         self._parser = httptools.HttpResponseParser(self)  # it calls the methods named on_... below
         self._opened.add(self)
         if hasattr(select, "poll"):

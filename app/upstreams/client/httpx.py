@@ -47,7 +47,7 @@ class HttpxEngine:
         if wire.ca:
             trusted.load_verify_locations(cadata=wire.ca.decode("ascii"))
         self._most = wire.connections
-        self._open: set[Exchange] = set()
+        self._open: set[HttpxExchange] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         self._proxies = wire.proxies
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
@@ -69,7 +69,7 @@ class HttpxEngine:
     async def open(self, request: Request, going: Going = nothing) -> HttpxAnswer:
         if len(self._open) >= self._most:
             raise in_use()
-        exchange = Exchange(going)
+        exchange = HttpxExchange(going)
         self._open.add(exchange)
         sending = asyncio.create_task(self._send(request, exchange))
         try:
@@ -87,7 +87,7 @@ class HttpxEngine:
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    async def _send(self, request: Request, exchange: Exchange) -> HttpxAnswer:
+    async def _send(self, request: Request, exchange: HttpxExchange) -> HttpxAnswer:
         closed = partial(self._open.discard, exchange)
         try:
             outgoing = self._client.build_request(
@@ -106,7 +106,7 @@ class HttpxEngine:
         return answer
 
 
-class Exchange:
+class HttpxExchange:
     """Progress of a request, as the library tells; it keeps this, and what it knows, in cycles.
 
     ``left``: nobody waits for it. ``on_wire``: it may be cancelled.
@@ -129,7 +129,7 @@ class Exchange:
             self.on_wire = False
 
 
-async def _leave(sending: asyncio.Task[HttpxAnswer], exchange: Exchange) -> None:
+async def _leave(sending: asyncio.Task[HttpxAnswer], exchange: HttpxExchange) -> None:
     """Ends what nobody waits for any more."""
     exchange.left = True
     await _end(sending, exchange)
@@ -137,14 +137,14 @@ async def _leave(sending: asyncio.Task[HttpxAnswer], exchange: Exchange) -> None
         await sending.result().aclose()
 
 
-async def _end(task: asyncio.Task[HttpxAnswer] | asyncio.Task[bytes], exchange: Exchange) -> None:
+async def _end(task: asyncio.Task[HttpxAnswer] | asyncio.Task[bytes], exchange: HttpxExchange) -> None:
     if exchange.on_wire:
         task.cancel()
     await asyncio.wait([task])
 
 
 class HttpxAnswer:
-    def __init__(self, response: httpx.Response, exchange: Exchange, closed: Callable[[], None]) -> None:
+    def __init__(self, response: httpx.Response, exchange: HttpxExchange, closed: Callable[[], None]) -> None:
         self._response = response
         self._exchange = exchange
         self._closed = closed

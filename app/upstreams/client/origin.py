@@ -64,8 +64,8 @@ class Origin(Timer, Generic[Kept]):
     def keep(self, connection: Kept) -> None:
         """Until its ``idle_until``."""
         self.idle[connection] = None
-        if connection.idle_until < self.rings:
-            self.wind(connection.idle_until)
+        if connection.idle_until < self.due:
+            self.start(connection.idle_until)
 
     def take(self) -> Kept | None:
         """The one that was used last and is still good; those before it that are not are closed."""

@@ -1,5 +1,5 @@
-// Java's own HTTP client against the gateway, as Spring AI and LangChain4j use it: with the offer of h2c that it makes
-// with every plain call. TORII_ROOT is the gateway's address without /v1. Prints a line of JSON for each finding.
+// Java's own HTTP client against the gateway, as Spring AI and LangChain4j use it: with the h2c upgrade that it offers
+// on every plain HTTP call. TORII_ROOT is the gateway's address without /v1. Prints a line of JSON for each finding.
 
 import java.io.ByteArrayInputStream;
 import java.io.ByteArrayOutputStream;
@@ -73,7 +73,7 @@ public class Client {
         return "\"" + plain.chars().mapToObj(c -> c < ' ' ? " " : String.valueOf((char) c)).collect(Collectors.joining()) + "\"";
     }
 
-    // What the client sends, seen by a server that answers nothing but 204.
+    // The client's request, recorded by a server that always answers 204.
     static void offers() throws Exception {
         try (ServerSocket server = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
             URI uri = URI.create("http://127.0.0.1:" + server.getLocalPort() + "/");

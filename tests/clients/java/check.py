@@ -2,8 +2,8 @@
 
     .venv/bin/python -m tests.clients.java.check            or: make clients-java
 
-Needs Java 11 or newer with its compiler, and no library. Prints a line for each finding; exit code 1 where one of them
-failed, or where there is no Java.
+Needs Java 11 or newer with its compiler, and no library. Prints a line for each finding; the exit code is 1 if one of
+them failed, or if there is no Java.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def run(java: str, root: str) -> Iterator[Finding]:
-    """The findings of the client; one more if it ends otherwise than well."""
+    """The findings of the client, and one more if it exits with an error."""
     command = [java, str(CLIENT)]
     environment = {**os.environ, "TORII_ROOT": root}
     try:

@@ -1,4 +1,4 @@
-// What every script here shares: where the gateway is, what is asked, and how a finding is told to check.py.
+// Shared by all scripts here: the gateway's address, the requests, and the report of a finding to check.py.
 
 import assert from "node:assert/strict";
 
@@ -12,7 +12,7 @@ export const documents = ["Bread wants a long rise.", "The Moon pulls on the sea
 
 const SECONDS = 60;
 
-// One finding, as a line for check.py. A check that does not end is a failure too.
+// One finding, as a line for check.py. A check that never ends counts as failed.
 export async function check(library, what, work) {
   let timer;
   const late = new Promise((_, reject) => {
@@ -28,7 +28,7 @@ export async function check(library, what, work) {
   console.log(JSON.stringify({ library, what, fault }));
 }
 
-// The vectors of `texts`, without any library between.
+// The vectors of `texts`, without a client library.
 export async function vectors(model, options = {}) {
   const response = await fetch(`${base}/embeddings`, {
     method: "POST",
@@ -47,7 +47,7 @@ export function same(found, wanted) {
   }
 }
 
-// A DeepSearch answer: the text with its footnote, nothing of the thinking in it.
+// A DeepSearch answer: the text with its footnote, without any thinking.
 export function answers(text) {
   assert.match(text, /Tides rise and fall because the Moon/);
   assert.match(text, /\[\^1\]/);
@@ -59,7 +59,7 @@ export function thinks(text) {
   assert.doesNotMatch(text, /<\/?think>/);
 }
 
-// An OpenAI citation, whose indexes are of the marker in the answer.
+// An OpenAI citation, whose indexes are those of the marker in the answer.
 export function cites(annotations, text) {
   const { type, url_citation: source } = annotations[0];
   assert.equal(type, "url_citation");
@@ -67,7 +67,7 @@ export function cites(annotations, text) {
   assert.equal([...text].slice(source.start_index, source.end_index).join(""), "[^1]");
 }
 
-// The work must fail with an error that `wanted` knows.
+// The work must fail with an error that `wanted` accepts.
 export async function fails(work, wanted) {
   let outcome;
   try {

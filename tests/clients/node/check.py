@@ -4,7 +4,7 @@
     .venv/bin/python tests/clients/node/check.py openai     scripts whose name contains this
 
 npm installs the libraries of package.json into a folder outside of this checkout: TORII_NODE_CLIENTS, or
-torii-node-clients in the user's cache. Prints a line for each finding; exit code 1 where one of them failed.
+torii-node-clients in the user's cache. Prints a line for each finding; the exit code is 1 if one of them failed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 SCRIPT_SECONDS = 300
 START_SECONDS = 30
-# A stream that a caller left is one record with this status (see app/usage/record.py).
+# The status of a stream whose caller has left (see app/usage/record.py).
 GONE = 499
 
 _JAVASCRIPT = re.compile(r"^```js\n(.*?)^```$", re.M | re.S)
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def install() -> Path:
-    """The folder with the scripts and, from an earlier run or a new one, the libraries."""
+    """The folder with the scripts and the libraries, from an earlier run or a new one."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = Path(os.environ.get("TORII_NODE_CLIENTS") or cache / "torii-node-clients")
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,8 @@ def install() -> Path:
     wanted, stamp = (HERE / "package.json").read_bytes(), folder / "node_modules" / ".installed.json"
     if not stamp.exists() or stamp.read_bytes() != wanted:
         (folder / "package.json").write_bytes(wanted)
-        # Without the peers: @langchain/community names a hundred of them, and the needed ones are in package.json.
+        # Without peer dependencies: @langchain/community names a hundred of them, and the needed ones are in
+        # package.json.
         options = ["--no-package-lock", "--no-audit", "--no-fund", "--legacy-peer-deps", "--loglevel=error"]
         subprocess.run(["npm", "install", *options], cwd=folder, check=True)
         stamp.write_bytes(wanted)
@@ -101,7 +102,7 @@ class Gateway:
         self.root = address[1]
 
     def left(self, count: int) -> int:
-        """How many calls were seen to be left by their callers, waiting a little for ``count`` of them."""
+        """The number of calls recorded as left by their callers, waiting briefly for ``count`` of them."""
         seen = 0
         try:
             while seen < count:
@@ -113,12 +114,12 @@ class Gateway:
 
 @contextmanager
 def gateway(folder: Path) -> Iterator[Gateway]:
-    """The gateway in its sandbox, on a free port, with no settings but these."""
+    """The gateway in its sandbox, on a free port, with only these settings."""
     settings = {"PYTHONPATH": str(ROOT), "TORII_SANDBOX_PACE": "0", "TORII_PORT": "0", "XDG_RUNTIME_DIR": str(folder)}
-    settings["TORII_CACHE__STORE"] = "off"  # or the usage of the second of two calls that are the same is none
+    settings["TORII_CACHE__STORE"] = "off"  # otherwise the second of two identical calls would have no usage
     plain = {name: value for name, value in os.environ.items() if not name.startswith("TORII_")}
     command = [sys.executable, "-m", "app", "serve", "--sandbox"]
-    # In the folder of the scripts, where there is no config.yaml.
+    # In the folder of the scripts, which has no config.yaml.
     process = subprocess.Popen(command, cwd=folder, env={**plain, **settings}, stderr=subprocess.PIPE, text=True)
     running = Gateway(process)
     threading.Thread(target=running.read, daemon=True).start()
@@ -131,7 +132,8 @@ def gateway(folder: Path) -> Iterator[Gateway]:
 
 
 def run(folder: Path, script: str, root: str) -> Iterator[Finding]:
-    """The findings of a script; one more if it ends otherwise than well. README.md's only have to print something."""
+    """The findings of a script, and one more if it exits with an error. Scripts of README.md only need to print
+    something."""
     own = script.startswith("readme-")
     if own:
         path = folder / script
@@ -159,7 +161,7 @@ def finding(line: str) -> Finding:
 
 
 def left(running: Gateway, found: Iterable[Finding]) -> Iterator[Finding]:
-    """Whether the gateway has seen each stream that was aborted end there."""
+    """A finding for each aborted stream: the gateway must have recorded that it ended there."""
     aborted = sum(finding.what.endswith("stream aborted") for finding in found)
     if aborted:
         seen = running.left(aborted)

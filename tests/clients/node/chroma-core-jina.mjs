@@ -6,7 +6,7 @@ import { base, check, fails, key, same, texts, upstreams, vectors } from "./chec
 
 const told = (what, work) => check("@chroma-core/jina", what, work);
 
-// The constructor takes no address; the field does.
+// The constructor accepts no address, but the field does.
 function embedder(options) {
   const made = new JinaEmbeddingFunction({ apiKey: key, ...options });
   made.url = `${base}/embeddings`;

@@ -6,7 +6,7 @@ import { base, check, fails, key, same, texts, upstreams, vectors } from "./chec
 
 const told = (what, work) => check("@langchain/community", what, work);
 
-// The constructor takes no address; the field does.
+// The constructor accepts no address, but the field does.
 function embeddings(model) {
   const made = new JinaEmbeddings({ apiKey: key, model });
   made.baseUrl = `${base}/embeddings`;
