@@ -39,7 +39,8 @@ class Value(msgspec.Struct, frozen=True):
 class EndpointFacts:
     """What the cache, the gateway and the ledger have to know of an endpoint.
 
-    pure       equal calls have equal replies, so that a reply may be kept, and shared by calls under way
+    pure       equal calls have equal replies, so that a reply may be shared by calls under way, and kept if it has no
+               other fields than cache/entries.py knows
     inputs     the list in a call's body whose items have a vector each, in the reply's ``data``: they may be sent in
                several calls, and kept apart; empty if a call only makes sense as a whole
     batchable  calls with ``inputs`` may go to the upstream together

@@ -27,7 +27,7 @@ class Translation(NamedTuple):
     write   (upstream, call, target) -> the body of the request, without the model. Raises InvalidRequest for what the
             provider cannot do.
     read    (upstream, call, body, status) -> the canonical reply out of a body that came with a ``status`` of success.
-            Raises UpstreamError for an error sent as one.
+            Raises UpstreamError for an error sent as one. A canonical reply is read as itself: so is what was kept.
     fold    (upstream, call, target, status) -> the fold of a stream; None if the endpoint is not streamed.
     """
 
