@@ -56,16 +56,22 @@ P = TypeVar("P", bound=Program)
 
 @asynccontextmanager
 async def started(
-    kind: type[P], folder: Path, configuration: bytes, *words: str, root: Path = ROOT, before: Sequence[str] = ()
+    kind: type[P],
+    folder: Path,
+    configuration: bytes,
+    *words: str,
+    root: Path = ROOT,
+    before: Sequence[str] = (),
+    module: str = "app",
 ) -> AsyncIterator[P]:
     """A gateway serving on a free port; killed at the end, if it is still running.
 
-    ``root``: the checkout to run. ``before``: a command line that execs the gateway's.
+    ``root``: the checkout to run. ``before``: a command line that execs the gateway's. ``module``: the program itself.
     """
     (folder / "config.yaml").write_bytes(configuration)
     with (folder / "log").open("wb") as out:
         process = subprocess.Popen(
-            [*before, sys.executable, "-m", "app", "serve", "--port", "0", *words],
+            [*before, sys.executable, "-m", module, "serve", "--port", "0", *words],
             cwd=folder,
             env=environment({"XDG_RUNTIME_DIR": str(folder), "PYTHONPATH": str(root)}),
             stdin=subprocess.DEVNULL,

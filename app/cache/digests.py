@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from ..core.types import Call, EmbeddingsCall, Json, Target
+from ..core.types import Call, Json, Target
 
 SIZE = 20  # bytes of a key
 VERSION = b"torii-cache-1"  # a new one for whatever changes what an entry means
@@ -39,12 +39,13 @@ _json = msgspec.json.Encoder(order="deterministic")
 def keys_of(call: Call, target: Target, owner: str = "") -> list[bytes]:
     """A key for each input, in order; or a single one for the call as a whole. ``owner`` has entries of his own."""
     body = target.upstream.body(call, target)
-    inputs = body["input"] if isinstance(call, EmbeddingsCall) else None
-    options = {name: value for name, value in body.items() if name != "input"}
+    endpoint = call.endpoint
+    inputs = body[endpoint.inputs] if endpoint.inputs else None
+    options = {name: value for name, value in body.items() if name != endpoint.inputs}
     apart = isinstance(inputs, list) and _apart(options) and (len(inputs) == 1 or not _has_pdf(inputs))
     shared = options if apart else body
     # JSON has no bare line ends, so nothing of one part can be taken for the other.
-    scope = _json.encode([owner, call.endpoint, target.upstream.url(call, target), target.name, apart, shared])
+    scope = _json.encode([owner, endpoint.name, target.upstream.url(call, target), target.name, apart, shared])
     base = blake2b(scope + b"\n", digest_size=SIZE, person=VERSION)
     return [_key(base, item) for item in inputs] if apart and inputs else [base.digest()]
 
@@ -53,7 +54,7 @@ def kind_of(call: Call, target: Target) -> bytes | None:
     """Equal ones can be asked for together at ``target``. None for a call whose inputs may depend on one another, and
     for one with a PDF, which has to be sent alone."""
     body = target.upstream.body(call, target)
-    inputs = body.pop("input")
+    inputs = body.pop(call.endpoint.inputs)
     if not isinstance(inputs, list) or _has_pdf(inputs):
         return None
     if not _apart(body):
@@ -64,10 +65,10 @@ def kind_of(call: Call, target: Target) -> bytes | None:
 def part_of(call: Call, place: int, keys: list[bytes]) -> Call:
     """The call whose only key is the one at ``place`` of ``keys``; for floats, since most vectors are checked as these
     in the shortest time."""
-    if not isinstance(call, EmbeddingsCall):
+    if not call.endpoint.inputs:
         return call
-    inputs = call.body["input"]
-    return replace(call, body={**call.body, "input": inputs if len(keys) == 1 else [inputs[place]]}, encoding="float")
+    inputs = call.body[call.endpoint.inputs] if len(keys) == 1 else [call.body[call.endpoint.inputs][place]]
+    return replace(call, body={**call.body, call.endpoint.inputs: inputs}, encoding="float")
 
 
 def _key(base: blake2b, item: Any) -> bytes:

@@ -13,11 +13,9 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from ..core.errors import ToriiError
-from ..core.types import Call, EndpointName, Json, RerankCall, Target
+from ..core.types import Call, Json, Target
 from ..core.usage import LARGEST
 from ..core.vectors import Shape, Vector, field_of
-
-HOLDS: dict[EndpointName, str] = {"embeddings": "data", "rerank": "results", "chat": "choices"}
 
 # What an answer may have in it to be kept. Anything else might repeat what was asked, as tokenized_input does.
 HEAD = frozenset(["created", "data", "id", "meta", "model", "object", "provider", "request_id", "results", "usage"])
@@ -31,9 +29,10 @@ HEAD_SIZE, ITEM_SIZE = 400, 300
 
 
 class Entry(NamedTuple):
-    """``head`` is the top level of the answer, empty where the items and the usage were; but a ranking is one piece
-    of JSON in it, and ``items`` tell only the names of its fields. ``tokens`` is what the entry was billed; where
-    several inputs were billed together, its share by length. ``shape`` is of its vectors, None for a ranking."""
+    """``head`` is the top level of the answer, empty where the items and the usage were; but the items of a call
+    without ``inputs``, such as a ranking, are one piece of JSON in it, and ``items`` tell only the names of their
+    fields. ``tokens`` is what the entry was billed; where several inputs were billed together, its share by length.
+    ``shape`` is of its vectors, None for a ranking."""
 
     head: Fields
     items: list[Fields]
@@ -68,34 +67,35 @@ _items = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 
 def unpacked(value: bytes, call: Call, target: Target) -> Entry | None:
     """The entry; None for what is none, and for what would be no right answer of ``target`` to ``call``."""
-    holds = HOLDS[call.endpoint]
+    holds, most = call.endpoint.items, call.most_items
     try:
         head, items, tokens = _packed.decode(value)
         if not {holds, "usage"} <= head.keys():
             return None
-        reply = target.upstream.reply(call, target, _answer(head, items, tokens, holds))
+        reply = target.upstream.reply(call, target, _answer(head, items, tokens, call))
     except (msgspec.MsgspecError, UnicodeDecodeError, ToriiError):
         return None
-    if isinstance(call, RerankCall) and len(reply[holds]) > (call.top_n or len(call.documents)):
+    if most is not None and len(reply[holds]) > most:
         return None
-    entry = entry_of(reply, holds)
+    entry = entry_of(reply, call)
     return entry if entry.silent else None
 
 
-def _answer(head: Fields, items: list[Fields], tokens: int, holds: str) -> bytes:
+def _answer(head: Fields, items: list[Fields], tokens: int, call: Call) -> bytes:
     """The upstream's answer, as far as it was kept. In files of earlier versions a ranking is among the items."""
-    if holds == "results" and head[holds]:
-        held: Any = msgspec.Raw(head[holds])
+    if not call.endpoint.inputs and head[call.endpoint.items]:
+        held: Any = msgspec.Raw(head[call.endpoint.items])
     else:
-        held = numbered(items) if holds == "data" else list(map(_raw, items))
-    return msgspec.json.encode({**_raw(head), holds: held, "usage": {"total_tokens": tokens}})
+        held = numbered(items) if call.endpoint.inputs else list(map(_raw, items))
+    return msgspec.json.encode({**_raw(head), call.endpoint.items: held, "usage": {"total_tokens": tokens}})
 
 
-def entry_of(reply: Json, holds: str) -> Entry:
+def entry_of(reply: Json, call: Call) -> Entry:
     """The whole of a canonical answer."""
+    holds = call.endpoint.items
     head = {name: b"" if name in (holds, "usage") else _bytes(value) for name, value in reply.items()}
     tokens = billed(reply["usage"])
-    if holds == "results":
+    if not call.endpoint.inputs:
         head[holds] = msgspec.json.encode(reply[holds])
         return Entry(head, [dict.fromkeys(chain.from_iterable(reply[holds]), b"")], tokens)
     items = [{name: _bytes(value) for name, value in item.items()} for item in reply[holds]]
@@ -104,8 +104,13 @@ def entry_of(reply: Json, holds: str) -> Entry:
 
 
 def ranked(results: bytes) -> list[Json]:
-    """The results of a ranking; their indexes are places in its documents."""
-    return [{**item, "index": int(bytes(item["index"]))} for item in _items.decode(results)]
+    """The items of a call without ``inputs``, such as the results of a ranking, whose indexes are places in its
+    documents. All but the indexes are JSON."""
+    items: list[Json] = _items.decode(results)
+    for item in items:
+        if "index" in item:
+            item["index"] = int(bytes(item["index"]))
+    return items
 
 
 def numbered(items: list[Fields]) -> list[Json]:

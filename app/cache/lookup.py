@@ -19,7 +19,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ..core.errors import UpstreamFailed
-from ..core.types import Call, EmbeddingsCall, Json, RerankCall, Route, Target
+from ..core.types import Call, Json, Route, Target
 from ..core.vectors import encoded
 from ..usage.record import Record
 from .digests import keys_of, part_of
@@ -94,7 +94,7 @@ class Cache:
         directives = {directive.strip().lower() for directive in control.split(b",")} if control else ()
         on = self._memory is not None and route.model.cached and b"no-store" not in directives
         lookup = Lookup(self, record, route, record.caller if self._apart else "")
-        lookup.writes = on and _is_pure(record.call)
+        lookup.writes = on and record.call.endpoint.pure
         lookup.reads = lookup.writes and b"no-cache" not in directives
         return lookup
 
@@ -178,7 +178,7 @@ class Lookup:
 
     def _rendered(self, found: Found, render: Callable[[Json], bytes]) -> Outcome:
         outcome = found.hit()
-        if isinstance(self._call, EmbeddingsCall) and self._call.encoding == "base64":
+        if self._call.encoding == "base64":
             self._cache.in_base64(found.keys, outcome.reply)
         return replace(outcome, body=render(outcome.reply))
 
@@ -215,7 +215,7 @@ class Lookup:
     def beside(self, found: Found, targets: Sequence[Target]) -> Sequence[Target]:
         """Those of ``targets`` whose vectors may be in one answer: of one space, and of one upstream with what is at
         hand. Only vectors have a space."""
-        if len(targets) == 1 or not isinstance(self._call, EmbeddingsCall):
+        if len(targets) == 1 or not self._call.endpoint.inputs:
             return targets
         if found.entries:
             return [found.target]
@@ -239,7 +239,7 @@ class Lookup:
 
     async def _look(self, target: Target) -> Found:
         if not self.writes:
-            return Found(self._call, target, [], {}, "off" if _is_pure(self._call) else None)
+            return Found(self._call, target, [], {}, "off" if self._call.endpoint.pure else None)
         keys = keys_of(self._call, target, self._owner)
         entries = await self._cache.read(keys, self._call, target) if self.reads else {}
         return Found(self._call, target, keys, entries)
@@ -256,8 +256,3 @@ async def _begun(begin: Begin[Outcome], record: Record) -> Outcome:
 
 def _place(target: Target) -> tuple[str, str]:
     return target.upstream.name, target.name
-
-
-def _is_pure(call: Call) -> bool:
-    """True if the call has the same answer every time."""
-    return isinstance(call, EmbeddingsCall | RerankCall)

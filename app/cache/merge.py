@@ -9,10 +9,10 @@ import msgspec
 from msgspec.structs import replace
 
 from ..core.errors import UpstreamFailed
-from ..core.types import Call, EmbeddingsCall, Json, Target, Value
+from ..core.types import Call, Json, Target, Value
 from ..core.usage import shares
 from ..core.vectors import encoded, field_of
-from .entries import HOLDS, Entry, billed, entry_of, numbered, ranked
+from .entries import Entry, billed, entry_of, numbered, ranked
 
 State = Literal["hit", "partial", "miss", "off"]
 
@@ -74,8 +74,9 @@ class Found:
         """The call with what is left to ask for."""
         if len(self.missing) == len(self.keys):
             return self.call
-        inputs = self.call.body["input"]
-        return replace(self.call, body={**self.call.body, "input": [inputs[place] for place in self.missing]})
+        name = self.call.endpoint.inputs
+        inputs = [self.call.body[name][place] for place in self.missing]
+        return replace(self.call, body={**self.call.body, name: inputs})
 
     def forget(self) -> None:
         """Forgets the entries at hand: they are of no use."""
@@ -101,7 +102,7 @@ class Found:
         cached = sum(entry.tokens for place, entry in enumerate(entries) if place not in asked)
         try:
             answer = self._answer(entries, {**reply["usage"], "cached_tokens": cached})
-            if isinstance(self.call, EmbeddingsCall) and self.call.encoding == "base64":
+            if self.call.encoding == "base64":
                 _write_base64(answer["data"])
         except UpstreamFailed:
             if not self.entries:
@@ -111,17 +112,17 @@ class Found:
         return Outcome(target, answer, "partial")
 
     def _entries(self, reply: Json) -> dict[bytes, Entry]:
-        whole, missing = entry_of(reply, HOLDS[self.call.endpoint]), self.missing
+        whole, missing = entry_of(reply, self.call), self.missing
         if len(missing) == 1:  # one input, or the call as a whole, has all that came
             return {self.keys[missing[0]]: whole}
-        lengths = [len(msgspec.json.encode(self.call.body["input"][place])) for place in missing]
+        lengths = [len(msgspec.json.encode(self.call.body[self.call.endpoint.inputs][place])) for place in missing]
         parts = zip(missing, whole.items, shares(whole.tokens, lengths), strict=True)
         return {self.keys[place]: Entry(whole.head, [item], share, whole.shape) for place, item, share in parts}
 
     def _answer(self, entries: list[Entry], usage: Json) -> Json:
         """One answer of all entries, in order. Raises UpstreamFailed for those that are not of one shape."""
-        reply, holds = entries[0].head_with(usage), HOLDS[self.call.endpoint]
-        if holds == "results":
+        reply, holds = entries[0].head_with(usage), self.call.endpoint.items
+        if not self.call.endpoint.inputs:
             reply[holds] = ranked(entries[0].head[holds])
             return reply
         items = [item for entry in entries for item in entry.items]

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import NoDecode
 
 from ..core.origins import host_name, page_origin
+from ..endpoints import ENDPOINTS
 from ..storage.files import read
 from ..upstreams.catalogue import PREFIX
 from ..upstreams.client.proxies import parse
@@ -30,7 +32,12 @@ PLACEHOLDER = "change-me-this-is-only-an-example"
 KNOWN = "is the example's key, which everybody knows; `openssl rand -hex 24` makes a good one"
 
 _UPSTREAM_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-_ENDPOINT_PATH = re.compile(r"/(embeddings|rerank|chat(/completions)?)$")
+# The endings of a URL that has an endpoint's path, or the beginning of one: /chat/completions, /chat.
+_ENDPOINT_PATHS = [
+    ending
+    for endpoint in ENDPOINTS.values()
+    for ending in accumulate(f"/{part}" for part in endpoint.paths[0].split("/")[2:])
+]
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -63,8 +70,9 @@ def url(url: str) -> str:
         raise ValueError("must be a URL such as https://host.example/v1")
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("must be a plain URL: no user, password, query or fragment; a key belongs in api_key")
-    if endpoint := _ENDPOINT_PATH.search(parts.path.rstrip("/")):
-        raise ValueError(f"must be the part before {endpoint[0]}, such as https://host.example/v1")
+    path = parts.path.rstrip("/")
+    if endpoint := next(filter(path.endswith, _ENDPOINT_PATHS), None):
+        raise ValueError(f"must be the part before {endpoint}, such as https://host.example/v1")
     return url.rstrip("/")
 
 

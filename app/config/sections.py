@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ..core.types import EndpointName, OnDisconnect, OnMismatch, ReasoningMode, SystemMessages
+from ..core.types import OnDisconnect, OnMismatch, ReasoningMode, SystemMessages
+from ..endpoints import ENDPOINTS
+from ..upstreams import KINDS
 from .fields import (
     AUTO,
     KNOWN,
@@ -31,9 +34,21 @@ from .fields import (
 )
 from .sources import Values
 
+if TYPE_CHECKING:
+    EndpointName = str
+    Kind = str
+else:  # the names in the registries
+    EndpointName = Literal[tuple(ENDPOINTS)]
+    Kind = Literal[tuple(KINDS)]
+
+# The addresses of the providers that have one of their own.
 BASE_URLS = {
-    "jina": {"base_url": "https://api.jina.ai/v1", "deepsearch_base_url": "https://deepsearch.jina.ai/v1"},
-    "aihubmix": {"base_url": "https://aihubmix.com/v1"},
+    kind: {
+        field.name: field.default
+        for field in fields(upstream)
+        if field.name.endswith("base_url") and field.default is not MISSING
+    }
+    for kind, upstream in KINDS.items()
 }
 
 
@@ -91,7 +106,7 @@ class KeySettings(Section):
 class UpstreamSettings(Section):
     """A provider. Without a key it is not used. ``api_key`` and ``api_keys`` are all its keys together."""
 
-    kind: Literal["jina", "aihubmix", "openai"]
+    kind: Kind
     base_url: Url
     deepsearch_base_url: Url | None = None
     api_key: UpstreamKey = None

@@ -47,6 +47,9 @@ PROXYS = {"proxy_server_request": DROPPED, f"{LITELLM}*": DROPPED}
 # What is for the provider's books, of which Jina keeps none, or names a person, who is nobody's business upstream.
 BOOKS = ("metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user")
 
+# Of an endpoint that is neither streamed nor chat.
+UNREAD = {"stream": DROPPED, **dict.fromkeys(BOOKS, DROPPED), **PROXYS}
+
 EMBEDDINGS: Mapping[str, Field] = {
     "model": DONE,
     "input": DONE,
@@ -62,9 +65,7 @@ EMBEDDINGS: Mapping[str, Field] = {
     "return_tokenized_input": Field("option", "sent", False),
     "task": Field("option", "sent"),
     "truncate": Field("option", "sent", False),
-    "stream": DROPPED,
-    **dict.fromkeys(BOOKS, DROPPED),
-    **PROXYS,
+    **UNREAD,
 }
 
 RERANK: Mapping[str, Field] = {
@@ -83,9 +84,7 @@ RERANK: Mapping[str, Field] = {
     "max_chunks_per_doc": ONLY_OTHERS,
     "priority": ONLY_OTHERS,
     "relevant_spans": REFUSED,
-    "stream": DROPPED,
-    **dict.fromkeys(BOOKS, DROPPED),
-    **PROXYS,
+    **UNREAD,
 }
 
 CHAT: Mapping[str, Field] = {
@@ -149,8 +148,8 @@ TABLE: Mapping[EndpointName, Mapping[str, Field]] = {"embeddings": EMBEDDINGS, "
 
 
 def dropped(endpoint: EndpointName) -> frozenset[str]:
-    """The fields that go to no provider whatsoever."""
-    return frozenset(name for name, field in TABLE[endpoint].items() if field == DROPPED)
+    """The fields that go to no provider whatsoever; of an endpoint without a table, those that no model reads."""
+    return frozenset(name for name, field in TABLE.get(endpoint, UNREAD).items() if field == DROPPED)
 
 
 def with_fate(endpoint: EndpointName, *fates: Fate) -> frozenset[str]:

@@ -10,14 +10,14 @@ each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import msgspec
 
 Json = dict[str, Any]
-EndpointName = Literal["embeddings", "rerank", "chat"]
+EndpointName = str  # a key of app.endpoints.ENDPOINTS
 Encoding = Literal["float", "base64", "binary", "ubinary"]
 ReasoningMode = Literal["reasoning_content", "reasoning", "think_tags", "drop"]
 SystemMessages = Literal["fold", "drop", "refuse"]
@@ -35,28 +35,64 @@ class Value(msgspec.Struct, frozen=True):
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
 
+@dataclass(frozen=True, slots=True)
+class EndpointFacts:
+    """What the cache, the gateway and the ledger have to know of an endpoint.
+
+    pure       equal calls have equal replies, so that a reply may be shared by calls under way, and kept if it has no
+               other fields than cache/entries.py knows
+    inputs     the list in a call's body whose items have a vector each, in the reply's ``data``: they may be sent in
+               several calls, and kept apart; empty if a call only makes sense as a whole
+    batchable  calls with ``inputs`` may go to the upstream together
+    items      the field of the reply that holds the list of results, each of them an object
+    texts      the fields of a call's body that a model reads, for an estimate of its tokens
+    writes     the model writes text, which is counted as completion tokens
+    streamed   the answer may come as a stream
+    """
+
+    name: EndpointName
+    pure: bool = False
+    inputs: str = ""
+    batchable: bool = False
+    items: str = ""
+    texts: tuple[str, ...] = ()
+    writes: bool = False
+    streamed: bool = False
+
+
+EMBEDDINGS = EndpointFacts("embeddings", pure=True, inputs="input", batchable=True, items="data", texts=("input",))
+RERANK = EndpointFacts("rerank", pure=True, items="results", texts=("query", "documents"))
+CHAT = EndpointFacts("chat", items="choices", texts=("messages", "tools"), writes=True, streamed=True)
+
+
 class Call(Value, frozen=True, kw_only=True):
     """One request, parsed into the canonical form, not yet routed.
 
     ``model`` is the name that the caller used, and is echoed to him. ``body`` is
     what an OpenAI-compatible upstream would be sent, without ``model`` and
     ``stream``; fields that no endpoint knows are in it untouched. ``id`` and ``created``
-    (seconds) are stamped by the gateway, for the answers that carry an own id.
+    (seconds) are stamped by the gateway, for the answers that carry an own id. ``encoding`` is that of the vectors in
+    the caller's answer.
     """
 
-    endpoint: EndpointName
+    endpoint: EndpointFacts
     model: str
     body: Json
     stream: bool = False
+    encoding: Encoding = "float"
     id: str = ""
     created: int = 0
 
+    @property
+    def most_items(self) -> int | None:
+        """The most items of a right reply; None if there is no such number."""
+        return None
+
 
 class EmbeddingsCall(Call, frozen=True, kw_only=True):
-    """``body["input"]`` is always a list; ``encoding`` is what the caller wants back."""
+    """``body["input"]`` is always a list."""
 
-    endpoint: EndpointName = "embeddings"
-    encoding: Encoding = "float"
+    endpoint: EndpointFacts = EMBEDDINGS
 
 
 class RerankCall(Call, frozen=True, kw_only=True):
@@ -67,18 +103,22 @@ class RerankCall(Call, frozen=True, kw_only=True):
     Cohere's second version has in its answers.
     """
 
-    endpoint: EndpointName = "rerank"
+    endpoint: EndpointFacts = RERANK
     documents: list[Any] = []
     top_n: int | None = None
     return_documents: bool = True
     max_doc_length: int | None = None
     cohere: bool = False
 
+    @property
+    def most_items(self) -> int:
+        return self.top_n or len(self.documents)
+
 
 class ChatCall(Call, frozen=True, kw_only=True):
     """``body`` is the caller's, with ``stream_options`` still in it."""
 
-    endpoint: EndpointName = "chat"
+    endpoint: EndpointFacts = CHAT
     include_usage: bool = False
     reasoning: ReasoningMode = "reasoning_content"
 
@@ -152,6 +192,24 @@ class Route:
 
     model: Model
     targets: tuple[Target, ...]
+
+    @property
+    def endpoints(self) -> list[EndpointName]:
+        """The endpoints that the model may be called at: those of its targets' upstreams, if it is limited to none."""
+        served = dict.fromkeys(name for target in self.targets for name in target.upstream.endpoints)
+        return [name for name in self.model.endpoints or served if name in served]
+
+    def to(self, endpoint: EndpointName) -> Route | None:
+        """The route of a call to ``endpoint``, without the targets that do not have it; None if there is none."""
+        if self.model.endpoints and endpoint not in self.model.endpoints:
+            return None
+        for target in self.targets:
+            if endpoint not in target.upstream.endpoints:
+                break
+        else:
+            return self
+        targets = tuple(target for target in self.targets if endpoint in target.upstream.endpoints)
+        return Route(self.model, targets) if targets else None
 
 
 class Request(Value, frozen=True):
@@ -289,8 +347,13 @@ class Upstream(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def endpoints(self) -> Collection[EndpointName]:
+        """The names of the endpoints that it serves."""
+
     def request(self, call: Call, target: Target) -> Request:
-        """The call in the provider's form. Raises InvalidRequest for what the provider cannot do."""
+        """The call in the provider's form. Raises InvalidRequest for what the provider cannot do, and KeyError for a
+        call to an endpoint that is not one of ``endpoints``."""
 
     def url(self, call: Call, target: Target) -> str:
         """The URL of the request."""
@@ -299,7 +362,7 @@ class Upstream(Protocol):
         """The body of the request, without the model."""
 
     def streams(self, call: Call, target: Target) -> bool:
-        """True if the upstream is asked to stream; DeepSearch is, even for a caller who does not."""
+        """True if the upstream is asked to stream; DeepSearch is, also for a caller who wants the answer whole."""
 
     def reply(self, call: Call, target: Target, body: bytes, status: int = 200) -> Json:
         """The canonical answer out of a body that came with a ``status`` of success. Raises UpstreamError for an error

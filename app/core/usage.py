@@ -13,8 +13,7 @@ from .types import Call, Chunk, Event, Json, Reasoning, Text
 BYTES_PER_TOKEN = 4
 LARGEST = 2**53  # no count of tokens is larger
 
-# What a model reads of a call's body, and writes into an answer.
-_READ = ("input", "query", "documents", "messages", "tools")
+# What a model writes into an answer.
 _WRITTEN = frozenset(("content", "reasoning_content", "reasoning", "text", "tool_calls", "function", "arguments"))
 _ANSWERS = ("delta", "message", "text")
 _SAID = (Text, Reasoning)
@@ -44,7 +43,7 @@ def tokens(call: Call, usage: Any, written: int) -> Tokens:
     said = usage if isinstance(usage, dict) else {}
     prompt, completion = _count(said.get("prompt_tokens")), _count(said.get("completion_tokens"))
     total = _count(said.get("total_tokens"))
-    if call.endpoint != "chat":  # nothing is written, and rerankers say the total alone
+    if not call.endpoint.writes:  # nothing is written, and rerankers say the total alone
         completion = completion or 0
         prompt = total if prompt is None else prompt
     estimated = (prompt, completion, total).count(None) > 1
@@ -124,7 +123,7 @@ def _written(part: Any) -> int:
 
 
 def _read(call: Call) -> list[Any]:
-    return [call.body[name] for name in _READ if name in call.body]
+    return [call.body[name] for name in call.endpoint.texts if name in call.body]
 
 
 def _rest(total: int | None, other: int | None, estimate: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -14,11 +14,10 @@ from ..core.json import encode as encode_json
 from ..core.names import not_one_of
 from ..core.sse import DONE, encode
 from ..core.types import (
-    Call,
+    CHAT,
     ChatCall,
     Chunk,
     Citations,
-    EndpointName,
     Event,
     Extras,
     Finish,
@@ -30,6 +29,7 @@ from ..core.types import (
     Text,
     Usage,
 )
+from .endpoint import Endpoint, Options
 from .fields import copied, model_of, unsent
 
 UNSENT = unsent("chat")
@@ -37,17 +37,22 @@ MODES: tuple[ReasoningMode, ...] = ("reasoning_content", "reasoning", "think_tag
 
 
 @dataclass(frozen=True, slots=True)
-class Chat:
+class Chat(Endpoint):
     """``reasoning`` says where DeepSearch's thinking goes, unless a call says otherwise in ``x_reasoning``.
 
     ``piece`` is the length in characters of the deltas in which an answer that comes whole is
     handed on; 0 hands it on whole.
     """
 
+    facts: ClassVar = CHAT
+    paths: ClassVar = ("/v1/chat/completions",)
+
     reasoning: ReasoningMode = "reasoning_content"
     piece: int = 200
-    name: EndpointName = "chat"
-    paths: tuple[str, ...] = ("/chat/completions",)
+
+    @classmethod
+    def configured(cls, options: Options) -> Chat:
+        return cls(options.reasoning, options.answer_chunk_characters)
 
     def parse(self, body: Json, path: str) -> ChatCall:
         body = copied(body, UNSENT)
@@ -69,17 +74,11 @@ class Chat:
             reasoning=self._mode(body.pop("x_reasoning", None)),
         )
 
-    def split(self, call: Call, cap: int | None) -> list[Call]:
-        return [call]
+    def writer(self, call: ChatCall) -> ChunkWriter:
+        return ChunkWriter(call, self.piece)
 
-    def merge(self, call: Call, replies: list[Json]) -> Json:
-        return replies[0]
-
-    def render(self, call: Call, reply: Json) -> bytes:
-        return msgspec.json.encode({**reply, "model": call.model})
-
-    def writer(self, call: ChatCall) -> Writer:
-        return Writer(call, self.piece)
+    def collect(self, call: ChatCall, events: Iterable[Event]) -> Json:
+        return collect(call, events)
 
     def _mode(self, mode: Any) -> ReasoningMode:
         if mode is None:
@@ -96,7 +95,7 @@ def _missing_messages(body: Json) -> str:
     return "messages must be a list of at least one message"
 
 
-class Writer:
+class ChunkWriter:
     """Events into OpenAI chunks: one id, one finish reason, usage only where asked for, [DONE] only at the end."""
 
     def __init__(self, call: ChatCall, piece: int) -> None:

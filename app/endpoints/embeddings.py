@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from msgspec.structs import replace
 
 from ..core.errors import InvalidRequest, UpstreamFailed
 from ..core.names import not_one_of
-from ..core.types import Call, EmbeddingsCall, Encoding, EndpointName, Json
+from ..core.types import EMBEDDINGS, Call, EmbeddingsCall, Encoding, Json
 from ..core.vectors import Vector, encoded, field_of
+from .endpoint import Endpoint, Options
 from .fields import given, model_of, total_usage, unsent, usage_shown, whole_number
+from .token_ids import decoder_or_none
 
 # The option is spelled in four ways. OpenAI's comes last: its SDKs add encoding_format "base64" to what they are
 # told to send. LlamaIndex always sends encoding_type; Jina takes embedding_type, AIHubMix's page has embedding_format.
@@ -35,12 +37,17 @@ Decode = Callable[[list[int]], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Embeddings:
+class Embeddings(Endpoint):
     """``decode_tokens`` turns token ids into text; without it, inputs of token ids are refused."""
 
+    facts: ClassVar = EMBEDDINGS
+    paths: ClassVar = ("/v1/embeddings",)
+
     decode_tokens: Decode | None = None
-    name: EndpointName = "embeddings"
-    paths: tuple[str, ...] = ("/embeddings",)
+
+    @classmethod
+    def configured(cls, options: Options) -> Embeddings:
+        return cls(decoder_or_none(options.token_encoding))
 
     def parse(self, body: Json, path: str) -> EmbeddingsCall:
         encoding = _encoding(body)
@@ -51,7 +58,7 @@ class Embeddings:
             whole_number("dimensions", body["dimensions"])
         return EmbeddingsCall(model=model, body=body, encoding=encoding)
 
-    def split(self, call: Call, cap: int | None) -> list[Call]:
+    def split(self, call: EmbeddingsCall, cap: int | None) -> list[Call]:
         inputs = call.body["input"]
         if cap is None or len(inputs) <= cap:
             return [call]
@@ -64,7 +71,7 @@ class Embeddings:
         parts = (inputs[start : start + cap] for start in range(0, len(inputs), cap))
         return [replace(call, body={**call.body, "input": part}) for part in parts]
 
-    def merge(self, call: Call, replies: list[Json]) -> Json:
+    def merge(self, call: EmbeddingsCall, replies: list[Json]) -> Json:
         """The answers, each of them in the order of its own inputs, as one."""
         data = [item for reply in replies for item in reply["data"]]
         inputs = call.body["input"]
@@ -75,8 +82,7 @@ class Embeddings:
         data = [{**item, "index": place} for place, item in enumerate(data)]
         return {**replies[0], "data": data, "usage": total_usage([reply["usage"] for reply in replies])}
 
-    def render(self, call: Call, reply: Json) -> bytes:
-        assert isinstance(call, EmbeddingsCall)
+    def render(self, call: EmbeddingsCall, reply: Json) -> bytes:
         data = [_item(item, call.encoding) for item in reply["data"]]
         usage = usage_shown(reply["usage"])
         return msgspec.json.encode({**reply, "object": "list", "model": call.model, "data": data, "usage": usage})

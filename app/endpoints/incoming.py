@@ -12,12 +12,12 @@ from ..core.errors import InvalidRequest
 from ..core.json import Malformed, decode_strict
 from ..core.names import shown
 from ..core.types import Call, Json, Value
-from . import Endpoint
+from .endpoint import Endpoint
 
 
-class Incoming(Value, frozen=True):
-    """Its path without the query, the raw body, who sent it and whether he is still there; ``cache_control``
-    as he wrote it."""
+class RequestContext(Value, frozen=True):
+    """The path of a request without its query, its raw body, the name of its caller and whether they are still there;
+    ``cache_control`` is the header as they wrote it."""
 
     hidden = ("body",)
 
@@ -29,7 +29,7 @@ class Incoming(Value, frozen=True):
     cache_control: bytes = b""
 
 
-def parse(endpoint: Endpoint, incoming: Incoming) -> Call:
+def parse(endpoint: Endpoint, incoming: RequestContext) -> Call:
     """The body as a call, stamped with an id and the time. Raises InvalidRequest."""
     call = endpoint.parse(json_object(incoming.body), incoming.path)
     return msgspec.structs.replace(call, id=incoming.id, created=int(time.time()))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from ..core.errors import InvalidRequest
-from ..core.types import Call, EndpointName, Json, RerankCall
+from ..core.types import RERANK, Json, RerankCall
+from .endpoint import Endpoint
 from .fields import given, model_of, total_usage, unsent, usage_shown, whole_number
 
 # Tokens of a document that are read: Jina's name, Cohere's, and AIHubMix's, whose page describes it as tokens.
@@ -21,9 +22,11 @@ COHERE_META = {"api_version": {"version": "2"}, "billed_units": {"search_units":
 
 
 @dataclass(frozen=True, slots=True)
-class Rerank:
-    name: EndpointName = "rerank"
-    paths: tuple[str, ...] = ("/rerank",)
+class Rerank(Endpoint):
+    """Never in parts: the scores of a listwise reranker hold only among the documents that it read together."""
+
+    facts: ClassVar = RERANK
+    paths: ClassVar = ("/v1/rerank", "/v2/rerank")
 
     def parse(self, body: Json, path: str) -> RerankCall:
         """``path`` decides what is not said: Cohere's second version gives no documents back."""
@@ -47,18 +50,12 @@ class Rerank:
             cohere=cohere,
         )
 
-    def split(self, call: Call, cap: int | None) -> list[Call]:
-        """Never in parts: the scores of a listwise reranker hold only among the documents that it read together."""
-        return [call]
-
-    def merge(self, call: Call, replies: list[Json]) -> Json:
+    def merge(self, call: RerankCall, replies: list[Json]) -> Json:
         """No more results than asked for."""
-        assert isinstance(call, RerankCall)
         [reply] = replies
         return {**reply, "results": reply["results"][: call.top_n], "usage": total_usage([reply["usage"]])}
 
-    def render(self, call: Call, reply: Json) -> bytes:
-        assert isinstance(call, RerankCall)
+    def render(self, call: RerankCall, reply: Json) -> bytes:
         answer = {
             "id": f"rerank-{call.id}",
             "object": "list",

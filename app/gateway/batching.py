@@ -74,7 +74,7 @@ class Member:
 
     @property
     def inputs(self) -> list[Any]:
-        inputs: list[Any] = self.part.body["input"]
+        inputs: list[Any] = self.part.body[self.part.endpoint.inputs]
         return inputs
 
     @property
@@ -348,7 +348,8 @@ def _in_our_words(failure: UpstreamError, upstream: str) -> str:
 
 def merged(members: list[Member]) -> Call:
     part = members[0].part
-    return replace(part, body={**part.body, "input": [item for member in members for item in member.inputs]})
+    inputs = [item for member in members for item in member.inputs]
+    return replace(part, body={**part.body, part.endpoint.inputs: inputs})
 
 
 def divided(answer: Json, members: list[Member]) -> list[Json]:

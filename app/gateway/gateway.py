@@ -19,10 +19,9 @@ from ..callers.keys import Callers
 from ..core.deadlines import DeadlineClock
 from ..core.disconnects import CallerGone
 from ..core.errors import InvalidRequest, ToriiError, Unavailable, UpstreamError, told
-from ..core.types import Call, ChatCall, EmbeddingsCall, Json, Route, Target, Value
-from ..endpoints import PATHS, Endpoint
-from ..endpoints.chat import Chat, collect
-from ..endpoints.incoming import Incoming, parse
+from ..core.types import Call, Json, Route, Target, Value
+from ..endpoints import ENDPOINTS, Endpoint
+from ..endpoints.incoming import RequestContext, parse
 from ..routing.failover import Failover
 from ..routing.lease import Lease
 from ..routing.limits import Need
@@ -70,7 +69,7 @@ class Gateway:
         self._ping_seconds = ping_seconds
         self._message = message
 
-    async def handle(self, endpoint: Endpoint, incoming: Incoming) -> Answer:
+    async def handle(self, endpoint: Endpoint, incoming: RequestContext) -> Answer:
         """The answer of the first target that has one. Raises ToriiError."""
         if self.draining:
             raise Unavailable("this gateway is shutting down", retry_after=1)
@@ -131,10 +130,11 @@ class Gateway:
         await self._cache.aclose()
 
     def _route(self, call: Call) -> Route:
-        route = self.routes.find(call.model)
-        if call.endpoint not in route.model.endpoints:
-            right = " or ".join(f"POST /v1/{PATHS[name]}" for name in route.model.endpoints)
-            raise InvalidRequest(f"{route.model.id} is not a model for this endpoint; use {right}", param="model")
+        found = self.routes.find(call.model)
+        route = found.to(call.endpoint.name)
+        if route is None:
+            right = " or ".join(f"POST {ENDPOINTS[name].paths[0]}" for name in found.endpoints)
+            raise InvalidRequest(f"{found.model.id} is not a model for this endpoint; use {right}", param="model")
         return route
 
     async def _asked(self, endpoint: Endpoint, lookup: Lookup, route: Route, need: Need, record: Record) -> Outcome:
@@ -154,24 +154,21 @@ class Gateway:
 
     async def _whole(self, endpoint: Endpoint, lookup: Lookup, found: Found, way: Failover, record: Record) -> Outcome:
         if found.target.upstream.streams(record.call, found.target):
-            target, reply = await self._attempts.first(
-                way, partial(self._collected, record.call, record), record.presence
-            )
+            target, reply = await self._attempts.first(way, partial(self._collected, endpoint, record), record.presence)
             return Outcome(target, reply)
         parts = endpoint.split(found.rest, found.target.model.max_inputs)
-        needs = way.need.parted(len(parts), *lookup.missing(), batch=isinstance(found.rest, EmbeddingsCall))
+        needs = way.need.parted(len(parts), *lookup.missing(), batch=found.rest.endpoint.batchable)
         asks = [partial(self._attempts.ask, *each, record) for each in zip(parts, way.parted(needs), strict=True)]
         answers = await self._attempts.parts(asks)
         outcome = found.filled(endpoint.merge(found.rest, [reply for _, reply in answers]), answers[0][0])
         lookup.keep(found, parts, answers)
         return outcome
 
-    async def _collected(self, call: Call, record: Record, target: Target, lease: Lease) -> tuple[Target, Json]:
-        assert isinstance(call, ChatCall)
-        stream, fold = await self._attempts.open(call, record, target, lease)
+    async def _collected(self, endpoint: Endpoint, record: Record, target: Target, lease: Lease) -> tuple[Target, Json]:
+        stream, fold = await self._attempts.open(record.call, record, target, lease)
         try:
             async with aclosing(translate(stream, fold, record)) as source:
-                reply = collect(call, [event async for events in source for event in events])
+                reply = endpoint.collect(record.call, [event async for events in source for event in events])
         except BaseException as failure:
             record.streamed(fold.usage, failure if isinstance(failure, ToriiError) else None)
             raise
@@ -186,8 +183,6 @@ class Gateway:
 
         Not for longer than a caller may be left without a word: then their stream begins, and what fails is told in it.
         """
-        assert isinstance(endpoint, Chat)
-        assert isinstance(call, ChatCall)
         stream, fold = await self._attempts.open(call, record, target, lease)
         origin = await begin(stream, fold, record, lease, self._ping_seconds)
         relay = Relay(origin, endpoint.writer(call), record, meter=self._meter, envelope=self.envelope)

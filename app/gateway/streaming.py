@@ -1,6 +1,6 @@
 """A stream on its way: an upstream's bytes into events, events into the caller's bytes, and one end for both.
 
-stream.pieces -> Decoder -> fold -> Writer -> the caller
+stream.pieces -> Decoder -> fold -> StreamWriter -> the caller
                                        `-> settle and close, once, however it ends
 """
 
@@ -16,7 +16,7 @@ from ..core.errors import ToriiError, UpstreamBroken, UpstreamError, UpstreamMis
 from ..core.json import Malformed
 from ..core.sse import PING, Decoder, ServerEvent
 from ..core.types import Chunk, Event, Fold, Head, Json, Stream, Structured
-from ..endpoints.chat import Writer
+from ..endpoints import StreamWriter
 from ..routing.lease import Lease
 from ..usage.record import Meter, Record
 from .conformity import misfit
@@ -62,7 +62,13 @@ class Relay:
     """
 
     def __init__(
-        self, source: Source, writer: Writer, record: Record, *, meter: Meter, envelope: Callable[[ToriiError], Json]
+        self,
+        source: Source,
+        writer: StreamWriter,
+        record: Record,
+        *,
+        meter: Meter,
+        envelope: Callable[[ToriiError], Json],
     ) -> None:
         self._source = source
         self._writer = writer

@@ -107,7 +107,7 @@ class RouteTable:
             "object": "model",
             "created": model.created,
             "owned_by": model.owned_by,
-            "endpoints": list(model.endpoints),
+            "endpoints": route.endpoints,
             "inputs": list(model.inputs),
             "dimensions": model.dimensions,
             "dimensions_allowed": list(model.dimensions_allowed),

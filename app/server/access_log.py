@@ -41,7 +41,7 @@ def _values(record: Record) -> Values:
     target, error = record.target, record.error
     upstream, model = (target.upstream.name, target.name) if target is not None else (None, None)
     call = record.call
-    values: Values = (record.caller, call.endpoint, call.model, upstream, model, record.status, record.cache)
+    values: Values = (record.caller, call.endpoint.name, call.model, upstream, model, record.status, record.cache)
     return values if error is None else (*values, error.code, getattr(error, "reason", None))
 
 

@@ -18,10 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .. import __version__
 from ..config.settings import Settings
 from ..core.redaction import Redactor
-from ..endpoints.chat import Chat
-from ..endpoints.embeddings import Embeddings
-from ..endpoints.rerank import Rerank
-from ..endpoints.token_ids import decoder_or_none
+from ..endpoints import ENDPOINTS, Options
 from ..gateway.build import (
     WHOLE,
     Share,
@@ -126,16 +123,18 @@ class Torii(FastAPI):
 # The hot paths, and the only ones that are no routes of FastAPI's: their bodies must pass unharmed, with fields that
 # nobody here knows, and an answer is bytes that a provider wrote. FastAPI's router, its dependencies, validation and
 # serialising would cost each call more than the gateway does.
-_HOT = ("/v1/embeddings", "/v1/rerank", "/v2/rerank", "/v1/chat/completions")
+_HOT = tuple(path for endpoint in ENDPOINTS.values() for path in endpoint.paths)
 HOT = (*_HOT, *(path.removeprefix("/v1") for path in _HOT if path.startswith("/v1/")))
 
 
 def _hot(edge: Edge, settings: Settings) -> dict[str, ASGIApp]:
     """The application of each hot path."""
-    rerank = edge.posted(Rerank())
-    embeddings = edge.posted(Embeddings(decoder_or_none(settings.token_encoding)))
-    chat = edge.posted(Chat(settings.deepsearch.reasoning, settings.deepsearch.answer_chunk_characters))
-    table = dict(zip(_HOT, (embeddings, rerank, rerank, chat), strict=True))
+    options = Options(
+        settings.token_encoding, settings.deepsearch.reasoning, settings.deepsearch.answer_chunk_characters
+    )
+    table: dict[str, ASGIApp] = {}
+    for endpoint in ENDPOINTS.values():
+        table |= dict.fromkeys(endpoint.paths, edge.posted(endpoint.configured(options)))
     # The base URL without /v1 is a common slip; it answers too, undocumented.
     return {path: table.get(path) or table[f"/v1{path}"] for path in HOT}
 

@@ -30,7 +30,7 @@ from ..core.errors import (
     told,
 )
 from ..endpoints import Endpoint
-from ..endpoints.incoming import Incoming
+from ..endpoints.incoming import RequestContext
 from ..gateway.gateway import Answer, Gateway
 from .event_stream import Downstream
 from .http import Head, HTTPExchange
@@ -127,7 +127,7 @@ class Edge:
                     body = await exchange.body(limits.body_megabytes, limits.body_seconds, turn)
                     exchange.scope[LEAVE] = presence.leave
                     control = b",".join(exchange.header(b"cache-control"))
-                    incoming = Incoming(exchange.path, body, caller.name, exchange.id, presence, control)
+                    incoming = RequestContext(exchange.path, body, caller.name, exchange.id, presence, control)
                     await self._answer(exchange, await self._gateway.handle(endpoint, incoming))
                 except asyncio.CancelledError as error:
                     raise presence.ended() from error

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from ..core.errors import NotFound
 from ..core.types import EndpointName
+from ..endpoints import ENDPOINTS
 from .routes import CallerRoute, InForce, OpenRoute, refusals
 
 RESPONSES_HINT = (
@@ -26,7 +27,7 @@ class ModelEntry(BaseModel):
     object: Literal["model"]
     created: int = Field(description="The day it came out, as a Unix time; 0 where that is not known.")
     owned_by: str
-    endpoints: list[EndpointName]
+    endpoints: list[Annotated[EndpointName, Field(json_schema_extra={"enum": list(ENDPOINTS)})]]
     inputs: list[str] = Field(description="What it reads: text, image, audio, video, pdf, file.")
     dimensions: int | None = Field(description="The size of a full vector.")
     dimensions_allowed: list[int] = Field(

@@ -10,6 +10,10 @@ from .aihubmix import AIHubMix
 from .jina import Jina
 from .openai import OpenAICompatible
 
-KINDS: dict[str, type[OpenAICompatible]] = {"openai": OpenAICompatible, "jina": Jina, "aihubmix": AIHubMix}
+KINDS: dict[str, type[OpenAICompatible]] = {
+    "jina": Jina,
+    "aihubmix": AIHubMix,
+    "openai": OpenAICompatible,
+}
 
 __all__ = ["KINDS", "AIHubMix", "Jina", "OpenAICompatible"]

@@ -5,30 +5,43 @@ Source: AIHubMix's page on Jina AI.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
-from ..core.types import EmbeddingsCall, Json, RerankCall, Target
+from ..core.types import EmbeddingsCall, EndpointName, Json, RerankCall, Target
+from . import openai, validation
 from .jina import jina_embeddings, jina_rerank
-from .openai import OpenAICompatible, cohere_rerank, openai_embeddings
+from .openai import OpenAICompatible, Translation, cohere_rerank, read_embeddings
 
 
-@dataclass(frozen=True, slots=True)
-class AIHubMix(OpenAICompatible):
-    name: str = "aihubmix"
-    base_url: str = "https://aihubmix.com/v1"
+def write_embeddings(upstream: AIHubMix, call: EmbeddingsCall, target: Target) -> Json:
+    """Other models get OpenAI's option, of which the page does not speak for Jina's."""
+    return jina_embeddings(call, target) if _is_jina(target) else openai.write_embeddings(upstream, call, target)
 
-    def embeddings(self, call: EmbeddingsCall, target: Target) -> Json:
-        """Other models get OpenAI's option, of which the page does not speak for Jina's."""
-        return jina_embeddings(call, target) if _is_jina(target) else openai_embeddings(call)
 
-    def rerank(self, call: RerankCall, target: Target) -> Json:
-        """The limit of a document is named as on the page: "applicable only to Cohere (not supported by Jina)"."""
-        return jina_rerank(call, target) if _is_jina(target) else cohere_rerank(call, "max_chunk_per_doc")
+def write_rerank(upstream: AIHubMix, call: RerankCall, target: Target) -> Json:
+    """The limit of a document is named as on the page: "applicable only to Cohere (not supported by Jina)"."""
+    return jina_rerank(call, target) if _is_jina(target) else cohere_rerank(call, "max_chunk_per_doc")
 
-    def least_results(self, call: RerankCall) -> int:
-        """One if ``top_n`` was not asked for: the provider's page prints three results for eight documents."""
-        return 1 if call.top_n is None else min(call.top_n, len(call.documents))
+
+def read_rerank(upstream: AIHubMix, call: RerankCall, body: bytes, status: int) -> Json:
+    """At least one result if ``top_n`` was not asked for: the provider's page prints three for eight documents."""
+    least = 1 if call.top_n is None else min(call.top_n, len(call.documents))
+    return validation.ranking(call, body, upstream.name, least, status)
 
 
 def _is_jina(target: Target) -> bool:
     return target.name.removeprefix("jina-ai/").startswith("jina-")
+
+
+@dataclass(frozen=True, slots=True)
+class AIHubMix(OpenAICompatible):
+    endpoints: ClassVar[Mapping[EndpointName, Translation]] = {
+        "embeddings": Translation("/embeddings", write_embeddings, read_embeddings),
+        "rerank": Translation("/rerank", write_rerank, read_rerank),
+        "chat": OpenAICompatible.endpoints["chat"],
+    }
+
+    name: str = "aihubmix"
+    base_url: str = "https://aihubmix.com/v1"

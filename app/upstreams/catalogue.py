@@ -47,14 +47,14 @@ V3_RERANKING = ("max_doc_length", "return_embeddings")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """A model and the kinds of upstream that are documented to serve it."""
 
     model: Model
     kinds: tuple[str, ...] = (JINA,)
 
 
-def known(name: str) -> Entry | None:
+def known(name: str) -> CatalogueEntry | None:
     """The catalogue's entry, found under its id in any letter case, with or without one of PREFIXES in front."""
     return CATALOGUE.get(name) or CATALOGUE.get(bare(name).lower())
 
@@ -66,40 +66,40 @@ def bare(name: str) -> str:
 
 
 def unlisted(name: str, owned_by: str = "unknown") -> Model:
-    """A model of which only the name is known: any endpoint, no limits of ours.
+    """A model of which only the name is known: any endpoint of its upstreams, no limits of ours.
 
     The names of DeepSearch are known by their beginning, since its server takes any of them.
     """
     if name.startswith("jina-deepsearch-"):
         return Model(id=name, endpoints=("chat",), inputs=DEEPSEARCH_INPUTS, deepsearch=True)
-    return Model(id=name, endpoints=("embeddings", "rerank", "chat"), owned_by=owned_by)
+    return Model(id=name, endpoints=(), owned_by=owned_by)
 
 
 def _entry(
     name: str, *endpoints: EndpointName, released: str = "", kinds: tuple[str, ...] = (JINA,), **facts: Any
-) -> Entry:
+) -> CatalogueEntry:
     midnight = datetime.fromisoformat(f"{released}T00:00:00+00:00") if released else None
     created = int(midnight.timestamp()) if midnight else 0
-    return Entry(Model(id=name, endpoints=endpoints, created=created, **facts), kinds)
+    return CatalogueEntry(Model(id=name, endpoints=endpoints, created=created, **facts), kinds)
 
 
-def _embeddings(name: str, **facts: Any) -> Entry:
+def _embeddings(name: str, **facts: Any) -> CatalogueEntry:
     return _entry(name, "embeddings", max_inputs=MAX_INPUTS, **facts)
 
 
-def _v2(language: str, released: str, **facts: Any) -> Entry:
+def _v2(language: str, released: str, **facts: Any) -> CatalogueEntry:
     name, size = f"jina-embeddings-v2-base-{language}", {"dimensions": 768, "context": 8192}
     return _embeddings(name, released=released, features=("normalized", "truncate"), **size, **facts)
 
 
-def _v5(name: str, released: str, **facts: Any) -> Entry:
+def _v5(name: str, released: str, **facts: Any) -> CatalogueEntry:
     size = {"dimensions": 1024, "context": 32768} if name.endswith("-small") else {"dimensions": 768, "context": 8192}
     features = ("dimensions", "normalized", "truncate")
     # Jina's description lets all of them ask for 1024 dimensions, also the one of 768.
     return _embeddings(name, released=released, tasks=V5_TASKS, features=features, largest=1024, **size, **facts)
 
 
-def _code(size: str, dimensions: int) -> Entry:
+def _code(size: str, dimensions: int) -> CatalogueEntry:
     return _embeddings(
         f"jina-code-embeddings-{size}",
         released="2025-09-01",
@@ -110,7 +110,7 @@ def _code(size: str, dimensions: int) -> Entry:
     )
 
 
-def _colbert(version: str, *features: str, **facts: Any) -> Entry:
+def _colbert(version: str, *features: str, **facts: Any) -> CatalogueEntry:
     return _entry(
         f"jina-colbert-{version}",
         "embeddings",
@@ -123,7 +123,7 @@ def _colbert(version: str, *features: str, **facts: Any) -> Entry:
     )
 
 
-def _deepsearch(version: str, **facts: Any) -> Entry:
+def _deepsearch(version: str, **facts: Any) -> CatalogueEntry:
     name = f"jina-deepsearch-{version}"
     return _entry(name, "chat", inputs=DEEPSEARCH_INPUTS, features=("reasoning", "citations"), deepsearch=True, **facts)
 
@@ -192,4 +192,4 @@ _ENTRIES = (
     _entry("jina-ocr-v1", "chat", inputs=("text", "image")),
 )
 
-CATALOGUE: Mapping[str, Entry] = {entry.model.id: entry for entry in _ENTRIES}
+CATALOGUE: Mapping[str, CatalogueEntry] = {entry.model.id: entry for entry in _ENTRIES}

@@ -6,11 +6,12 @@ Source: Jina's OpenAPI description, versions of 2026.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from ..core.types import Call, EmbeddingsCall, Json, RerankCall, Target
-from .openai import PATHS, OpenAICompatible
+from ..core.types import Call, EmbeddingsCall, EndpointName, Json, RerankCall, Target
+from .openai import OpenAICompatible, Translation, read_embeddings, read_rerank
 from .options import fitting
 from .parts import thing
 
@@ -24,33 +25,19 @@ OLD_NAMES = ("url", "bytes")
 MAX_DOC_LENGTH = 8192
 
 
-@dataclass(frozen=True, slots=True)
-class Jina(OpenAICompatible):
-    """Both addresses with their ``/v1``."""
+def write_embeddings(upstream: Jina, call: EmbeddingsCall, target: Target) -> Json:
+    body = jina_embeddings(call, target)
+    inputs = body["input"]
+    # "PDFs must be sent as single inputs, not in a list."
+    alone = len(inputs) == 1 and isinstance(inputs[0], dict) and "pdf" in inputs[0]
+    return {**body, "input": inputs[0]} if alone else body
 
-    name: str = "jina"
-    base_url: str = "https://api.jina.ai/v1"
-    deepsearch_url: str = "https://deepsearch.jina.ai/v1"
 
-    def url(self, call: Call, target: Target) -> str:
-        base = self.deepsearch_url if target.model.deepsearch else self.base_url
-        return base.rstrip("/") + PATHS[call.endpoint]
-
-    def setting(self, target: Target) -> str:
-        return "deepsearch_base_url" if target.model.deepsearch else "base_url"
-
-    def embeddings(self, call: EmbeddingsCall, target: Target) -> Json:
-        body = jina_embeddings(call, target)
-        inputs = body["input"]
-        # "PDFs must be sent as single inputs, not in a list."
-        alone = len(inputs) == 1 and isinstance(inputs[0], dict) and "pdf" in inputs[0]
-        return {**body, "input": inputs[0]} if alone else body
-
-    def rerank(self, call: RerankCall, target: Target) -> Json:
-        body = jina_rerank(call, target)
-        if call.max_doc_length is not None and target.name.removeprefix("jina-ai/").startswith("jina-reranker-v3"):
-            body["max_doc_length"] = min(call.max_doc_length, MAX_DOC_LENGTH)
-        return body
+def write_rerank(upstream: Jina, call: RerankCall, target: Target) -> Json:
+    body = jina_rerank(call, target)
+    if call.max_doc_length is not None and target.name.removeprefix("jina-ai/").startswith("jina-reranker-v3"):
+        body["max_doc_length"] = min(call.max_doc_length, MAX_DOC_LENGTH)
+    return body
 
 
 def jina_embeddings(call: EmbeddingsCall, target: Target) -> Json:
@@ -94,3 +81,25 @@ def _input(item: Any) -> Any:
     if isinstance(item.get("content"), list):  # several things for one vector
         item["content"] = _inputs(item["content"])
     return item
+
+
+@dataclass(frozen=True, slots=True)
+class Jina(OpenAICompatible):
+    """Both addresses with their ``/v1``."""
+
+    endpoints: ClassVar[Mapping[EndpointName, Translation]] = {
+        "embeddings": Translation("/embeddings", write_embeddings, read_embeddings),
+        "rerank": Translation("/rerank", write_rerank, read_rerank),
+        "chat": OpenAICompatible.endpoints["chat"],
+    }
+
+    name: str = "jina"
+    base_url: str = "https://api.jina.ai/v1"
+    deepsearch_base_url: str = "https://deepsearch.jina.ai/v1"
+
+    def url(self, call: Call, target: Target) -> str:
+        base = self.deepsearch_base_url if target.model.deepsearch else self.base_url
+        return base.rstrip("/") + self.endpoints[call.endpoint.name].path
+
+    def setting(self, target: Target) -> str:
+        return "deepsearch_base_url" if target.model.deepsearch else "base_url"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
 from ..core.errors import TooLarge
-from ..core.types import Call, ChatCall, EmbeddingsCall, Fold, Json, Reply, Request, RerankCall, Target
+from ..core.types import Call, ChatCall, EmbeddingsCall, EndpointName, Fold, Json, Reply, Request, RerankCall, Target
 from . import validation
 from .chat import ChatFold, chat_body, chat_reply
 from .deepsearch import DeepSearchRules, deepsearch_body, schema_of, wants_citations
@@ -17,12 +19,77 @@ from .parts import text_of
 
 BODY_LIMIT = 10 * 1024 * 1024  # of the whole body, at DeepSearch (express.json of jina-ai/node-DeepResearch)
 
-PATHS = {"embeddings": "/embeddings", "rerank": "/rerank", "chat": "/chat/completions"}
+
+class Translation(NamedTuple):
+    """An endpoint at an upstream: ``path`` behind the upstream's base URL, and the functions between a call in its
+    canonical form and the provider's.
+
+    write   (upstream, call, target) -> the body of the request, without the model. Raises InvalidRequest for what the
+            provider cannot do.
+    read    (upstream, call, body, status) -> the canonical reply out of a body that came with a ``status`` of success.
+            Raises UpstreamError for an error sent as one. A canonical reply is read as itself: so is what was kept.
+    fold    (upstream, call, target, status) -> the fold of a stream; None if the endpoint is not streamed.
+    """
+
+    path: str
+    write: Callable[[Any, Any, Target], Json]
+    read: Callable[[Any, Any, bytes, int], Json]
+    fold: Callable[[Any, Any, Target, int], Fold] | None = None
+
+
+def write_embeddings(upstream: OpenAICompatible, call: EmbeddingsCall, target: Target) -> Json:
+    """OpenAI's form. Floats are asked for, whatever the caller wants: the values of the option differ, and are made
+    here."""
+    inputs = call.body["input"]
+    if dict in map(type, inputs):
+        inputs = [text_of(item) for item in inputs]
+    return {**call.body, "input": inputs, "encoding_format": "float"}
+
+
+def read_embeddings(upstream: OpenAICompatible, call: EmbeddingsCall, body: bytes, status: int) -> Json:
+    return validation.embeddings(call, body, upstream.name, status)
+
+
+def write_rerank(upstream: OpenAICompatible, call: RerankCall, target: Target) -> Json:
+    return cohere_rerank(call, "max_tokens_per_doc")
+
+
+def cohere_rerank(call: RerankCall, doc_limit: str) -> Json:
+    """Cohere's form, which other servers have taken over; ``doc_limit`` is their name for a document's tokens."""
+    limits = {"top_n": call.top_n, doc_limit: call.max_doc_length}
+    return {**call.body, **{name: limit for name, limit in limits.items() if limit is not None}}
+
+
+def read_rerank(upstream: OpenAICompatible, call: RerankCall, body: bytes, status: int) -> Json:
+    """As many results as were asked for, all of them if no number was."""
+    least = min(call.most_items, len(call.documents))
+    return validation.ranking(call, body, upstream.name, least, status)
+
+
+def write_chat(upstream: OpenAICompatible, call: ChatCall, target: Target) -> Json:
+    return deepsearch_body(call, upstream.rules.system_messages) if target.model.deepsearch else chat_body(call)
+
+
+def read_chat(upstream: OpenAICompatible, call: ChatCall, body: bytes, status: int) -> Json:
+    return chat_reply(body, upstream.name, status)
+
+
+def fold_chat(upstream: OpenAICompatible, call: ChatCall, target: Target, status: int) -> Fold:
+    if not target.model.deepsearch:
+        return ChatFold(upstream.name, status)
+    schema = schema_of(call.body) if upstream.rules.schema_mismatch == "error" else None
+    return DeepSearchFold(upstream.name, status, citing=wants_citations(call.body), schema=schema)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAICompatible:
-    """``base_url`` is what the paths of ``PATHS`` are put behind: with ``/v1``, where the server has it."""
+    """``base_url`` is what the paths of ``endpoints`` are put behind: with ``/v1``, where the server has it."""
+
+    endpoints: ClassVar[Mapping[EndpointName, Translation]] = {
+        "embeddings": Translation("/embeddings", write_embeddings, read_embeddings),
+        "rerank": Translation("/rerank", write_rerank, read_rerank),
+        "chat": Translation("/chat/completions", write_chat, read_chat, fold_chat),
+    }
 
     name: str
     base_url: str
@@ -42,47 +109,27 @@ class OpenAICompatible:
                 f"{len(body):,}",
                 param="messages",
             )
-        schema = schema_of(call.body) if isinstance(call, ChatCall) and target.model.deepsearch else None
+        schema = schema_of(call.body) if target.model.deepsearch else None
         return Request(self.url(call, target), headers, body, target.model.deepsearch, schema)
 
     def url(self, call: Call, target: Target) -> str:
-        return self.base_url.rstrip("/") + PATHS[call.endpoint]
+        return self.base_url.rstrip("/") + self.endpoints[call.endpoint.name].path
 
     def body(self, call: Call, target: Target) -> Json:
         """The provider's body, without the model."""
-        if isinstance(call, EmbeddingsCall):
-            return self.embeddings(call, target)
-        if isinstance(call, RerankCall):
-            return self.rerank(call, target)
-        if isinstance(call, ChatCall):
-            return deepsearch_body(call, self.rules.system_messages) if target.model.deepsearch else chat_body(call)
-        raise TypeError(f"no upstream takes a {type(call).__name__}")
-
-    def embeddings(self, call: EmbeddingsCall, target: Target) -> Json:
-        return openai_embeddings(call)
-
-    def rerank(self, call: RerankCall, target: Target) -> Json:
-        return cohere_rerank(call, "max_tokens_per_doc")
-
-    def least_results(self, call: RerankCall) -> int:
-        """The least number of results in an answer."""
-        return min(call.top_n or len(call.documents), len(call.documents))
+        return self.endpoints[call.endpoint.name].write(self, call, target)
 
     def streams(self, call: Call, target: Target) -> bool:
-        return call.stream or target.model.deepsearch
+        return call.stream or (target.model.deepsearch and call.endpoint.streamed)
 
     def reply(self, call: Call, target: Target, body: bytes, status: int = 200) -> Json:
-        if isinstance(call, EmbeddingsCall):
-            return validation.embeddings(call, body, self.name, status)
-        if isinstance(call, RerankCall):
-            return validation.ranking(call, body, self.name, self.least_results(call), status)
-        return chat_reply(body, self.name, status)
+        return self.endpoints[call.endpoint.name].read(self, call, body, status)
 
     def fold(self, call: Call, target: Target, status: int = 200) -> Fold:
-        if not target.model.deepsearch:
-            return ChatFold(self.name, status)
-        schema = schema_of(call.body) if self.rules.schema_mismatch == "error" else None
-        return DeepSearchFold(self.name, status, citing=wants_citations(call.body), schema=schema)
+        fold = self.endpoints[call.endpoint.name].fold
+        if fold is None:
+            raise TypeError(f"{self.name} has no stream of {call.endpoint.name}")
+        return fold(self, call, target, status)
 
     def error(self, call: Call, target: Target, reply: Reply) -> Exception:
         error = failure(reply, upstream=self.name, deepsearch=target.model.deepsearch)
@@ -94,18 +141,3 @@ class OpenAICompatible:
     def setting(self, target: Target) -> str:
         """The setting that says where the target is."""
         return "base_url"
-
-
-def openai_embeddings(call: EmbeddingsCall) -> Json:
-    """OpenAI's form. Floats are asked for, whatever the caller wants: the values of the option differ, and are made
-    here."""
-    inputs = call.body["input"]
-    if dict in map(type, inputs):
-        inputs = [text_of(item) for item in inputs]
-    return {**call.body, "input": inputs, "encoding_format": "float"}
-
-
-def cohere_rerank(call: RerankCall, doc_limit: str) -> Json:
-    """Cohere's form, which other servers have taken over; ``doc_limit`` is their name for a document's tokens."""
-    limits = {"top_n": call.top_n, doc_limit: call.max_doc_length}
-    return {**call.body, **{name: limit for name, limit in limits.items() if limit is not None}}

@@ -42,7 +42,7 @@ class Ledger:
         return CallRow(  # in the order of its columns: by their names it would cost 1 us more
             int((time.time() - seconds) * 1000),
             record.caller,
-            record.call.endpoint,
+            record.call.endpoint.name,
             self._clean(record.call.model),
             upstream,
             self._clean(use.target.name),

@@ -106,7 +106,8 @@ LIKELY = st.fixed_dictionaries(
 def test_a_body_is_a_call_or_an_invalid_request(deepsearch: bool, body: Any) -> None:
     """Up to the bytes of the upstream request."""
     target = Target(Jina(), Model(id="m", endpoints=MODEL.endpoints, deepsearch=deepsearch), "m", Key("k" * 20))
-    for endpoint in (Embeddings(), Rerank(), Chat()):
+    endpoints: tuple[Endpoint, ...] = (Embeddings(), Rerank(), Chat())
+    for endpoint in endpoints:
         for path in ("/v1/x", "/v2/rerank"):
             try:
                 call = endpoint.parse(dict(body), path)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from app import __version__
 from app.config.settings import Settings
 from app.core import parameters
 from app.core.types import EndpointName
+from app.endpoints import ENDPOINTS
 from app.endpoints.chat import MODES, Chat
 from app.endpoints.embeddings import ENCODINGS, SPELLINGS, Embeddings
 from app.endpoints.rerank import Rerank
@@ -29,6 +31,7 @@ from app.upstreams.deepsearch import EFFORTS, IGNORED, PARAMETERS, PLACES, deeps
 
 from . import examples
 
+FOLDER = Path(openapi.__file__).parent
 CONTENTS = openapi.contents(create_app(Settings()).routes)
 DOCUMENT = openapi.document(CONTENTS, __version__, "http://localhost:8000")
 
@@ -128,9 +131,15 @@ def test_every_public_path_is_in_it_and_no_other() -> None:
 
 def test_the_hot_paths_are_those_of_the_files_and_the_endpoints() -> None:
     posted = [path for path, method, _ in operations() if method == "post"]
-    endpoints = (Embeddings(), Rerank(), Chat())
-    assert set(posted) == {f"/v1{path}" for endpoint in endpoints for path in endpoint.paths} | {"/v2/rerank"}
+    assert posted == [path for endpoint in ENDPOINTS.values() for path in endpoint.paths]
     assert set(HOT) == {*posted, *(path.removeprefix("/v1") for path in posted)}
+
+
+def test_every_path_of_an_endpoint_has_its_fields_in_a_file() -> None:
+    described = [
+        path for name in openapi.FILES for path in msgspec.yaml.decode((FOLDER / name).read_bytes()).get("paths", ())
+    ]
+    assert {path for endpoint in ENDPOINTS.values() for path in endpoint.paths} <= set(described)
 
 
 def test_the_path_of_a_model_has_its_parameter() -> None:

@@ -126,10 +126,8 @@ def test_trap_33_prefixed_ids_are_the_same_model() -> None:
     assert known("") is None
 
 
-def test_an_unlisted_model_takes_every_endpoint() -> None:
-    assert unlisted("gpt-4o", "aihubmix") == Model(
-        id="gpt-4o", endpoints=("embeddings", "rerank", "chat"), owned_by="aihubmix"
-    )
+def test_an_unlisted_model_is_limited_to_no_endpoint() -> None:
+    assert unlisted("gpt-4o", "aihubmix") == Model(id="gpt-4o", endpoints=(), owned_by="aihubmix")
 
 
 def test_an_unlisted_deepsearch_model_is_deepsearch() -> None:

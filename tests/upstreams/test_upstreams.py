@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from app.core.errors import UpstreamFailed, UpstreamQuota, UpstreamRateLimited, UpstreamRejected
-from app.core.types import Call, EndpointName, Json, Key, Model, Reply, Request, Target
+from app.core.types import Call, EmbeddingsCall, EndpointFacts, EndpointName, Json, Key, Model, Reply, Request, Target
 from app.endpoints.chat import Chat
 from app.endpoints.embeddings import Embeddings
 from app.endpoints.rerank import Rerank
@@ -28,7 +28,7 @@ def target(upstream: OpenAICompatible, name: str, *, deepsearch: bool = False) -
     return Target(upstream, Model(id=name, endpoints=endpoints, deepsearch=deepsearch), name, Key(SECRET))
 
 
-def embeddings(**body: Any) -> Call:
+def embeddings(**body: Any) -> EmbeddingsCall:
     return Embeddings().parse({"model": "m", **body}, "/embeddings")
 
 
@@ -214,9 +214,10 @@ def test_each_model_has_the_fold_of_its_form() -> None:
     assert isinstance(AIHubMix().fold(chat(), target(AIHubMix(), "gpt-x")), ChatFold)
 
 
-def test_a_call_of_no_known_kind_is_a_bug() -> None:
-    with pytest.raises(TypeError, match="no upstream takes a Call"):
-        OTHER.body(Call(endpoint="chat", model="m", body={}), target(OTHER, "x"))
+def test_a_call_to_an_endpoint_that_an_upstream_does_not_have_is_a_bug() -> None:
+    """The gateway looks for an upstream that has it."""
+    with pytest.raises(KeyError):
+        OTHER.body(Call(endpoint=EndpointFacts("made up"), model="m", body={}), target(OTHER, "x"))
 
 
 # --- replies -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
 from ...core.types import Json
+from ...endpoints import ENDPOINTS, Endpoint
 
 FILES = ("gateway.yaml", "embeddings.yaml", "rerank.yaml", "chat.yaml", "own.yaml", "failures.yaml")
 
@@ -32,6 +33,10 @@ def contents(routes: Sequence[BaseRoute]) -> Json:
     found: Json = {}
     for name in FILES:
         found = merged(found, msgspec.yaml.decode((files(__package__ or "") / name).read_bytes()))
+    for endpoint in ENDPOINTS.values():
+        for path in endpoint.paths:
+            if path not in found["paths"]:
+                found["paths"][path] = {endpoint.method.lower(): _undescribed(endpoint, path, found)}
     return merged(found, {part: described[part] for part in ("paths", "components")})
 
 
@@ -49,3 +54,18 @@ def merged(one: Json, other: Json) -> Json:
         if isinstance(one[name], dict) and isinstance(other[name], dict):
             both[name] = merged(one[name], other[name])
     return both
+
+
+def _undescribed(endpoint: type[Endpoint], path: str, found: Json) -> Json:
+    """The operation at a path of the registry that no file describes, in the words of its endpoint."""
+    content = {"application/json": {"schema": {"type": "object"}}}
+    refusals = {status: {"$ref": f"#/components/responses/{status}"} for status in found["components"]["responses"]}
+    return {
+        "operationId": path[1:].replace("/", "_"),
+        "tags": ["models"],
+        "summary": endpoint.summary,
+        "description": endpoint.description,
+        "security": [{"bearer": []}, {"api-key": []}, {"x-api-key": []}, {}],
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": {"description": "The answer.", "content": content}, **refusals},
+    }
