@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from .config.settings import found, load
+from .config.loader import found, load
 from .config.sources import ConfigError, Mistake
 from .server import app as server
 

@@ -27,7 +27,7 @@ CANARIES = (JINA, SECOND, AIHUBMIX, CALLER, STRANGER)
 
 CONFIG = f"""
 log_level: debug
-pace_seconds: 0.1
+queue_timeout_seconds: 0.1
 cache: {{store: off}}
 caller_key: {CALLER}
 ledger: {{path: torii.db}}

@@ -153,7 +153,7 @@ def test_every_setting_that_bounds_something_is_named_and_no_other() -> None:
 
 def test_every_deadline_is_drawn() -> None:
     drawn = set(re.findall(r"\|-- (\w+)", PAGE))
-    callers = {"head_seconds", "body_seconds", "write_seconds"}
+    callers = {"request_head_seconds", "request_body_seconds", "write_seconds"}
     assert drawn == {name.partition(".")[2] for name in names(Settings) if name.startswith("timeouts.")} - callers
 
 

@@ -65,7 +65,7 @@ def serve(config: Path | None, host: str | None, port: int | None, workers: int 
       torii serve --config config.yaml --workers 4
     """
     given: dict[str, Any] = {"host": host, "port": port, "workers": workers, "sandbox": "on" if sandbox else None}
-    from ..config.settings import found
+    from ..config.loader import found
 
     config = found(config)  # which may not simply be gone when it is read again
     settings = load(config, **given)
@@ -277,5 +277,5 @@ def _sandbox(settings: Settings) -> Iterator[dict[str, str]]:
         return
     from ..sandbox import Sandbox
 
-    with Sandbox(settings.sandbox_pace) as sandbox:
+    with Sandbox(settings.sandbox_time_scale) as sandbox:
         yield sandbox.urls

@@ -91,11 +91,11 @@ def _meant(given: str, allowed: Iterable[str]) -> str:
 
 
 def load(config: Path | None, *, serving: bool = True, keyless: bool = False, **overrides: Any) -> Settings:
-    from ..config import settings
+    from ..config import loader
 
     try:
-        return settings.load(config, serving=serving, keyless=keyless, **overrides)
-    except settings.ConfigError as error:
+        return loader.load(config, serving=serving, keyless=keyless, **overrides)
+    except loader.ConfigError as error:
         count = len(error.mistakes)
         head = "the configuration has a mistake" if count == 1 else f"the configuration has {count} mistakes"
         raise Wrong(f"{head}:\n" + "\n".join(f"  {mistake}" for mistake in error.mistakes)) from None

@@ -7,22 +7,19 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from ..core.names import nearest
 from ..core.origins import ANYONE, NULL
 from ..upstreams.catalogue import CATALOGUE, known
 from ..upstreams.client.proxies import Place, parse, place, variable
+from .sections import KeyLimits, ModelSettings
+from .settings import Settings
 from .sources import Keys
-
-if TYPE_CHECKING:
-    from .sections import KeyLimits, ModelSettings
-    from .settings import Settings
 
 Found = Iterator[tuple[Keys, str]]
 
 
-def contradictions(settings: Settings, bad: set[str], checks: Checks) -> list[tuple[Keys, str]]:
+def violations(settings: Settings, bad: set[str], checks: Checks) -> list[tuple[Keys, str]]:
     """All that the checks find; without those that touch ``bad`` sections, of which nothing is known."""
     return [found for needs, check in checks if not bad & needs for found in check(settings)]
 
@@ -204,7 +201,7 @@ def _names(settings: Settings) -> list[str]:
     return [*CATALOGUE, *(name for name, model in settings.models.items() if model)]
 
 
-Checks = tuple[tuple[frozenset[str], Callable[["Settings"], Found]], ...]
+Checks = tuple[tuple[frozenset[str], Callable[[Settings], Found]], ...]
 ALWAYS: Checks = (
     (frozenset({"callers", "caller_key"}), _callers),
     (frozenset({"upstreams"}), _keys),

@@ -10,15 +10,15 @@ from typing import Any
 import yaml
 
 from ..storage.files import read
-from .sources import Keys, Mistake, Source, Values
+from .sources import Keys, Mistake, SettingsSource, Values
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
 
-def read_file(path: Path) -> Source:
+def read_file(path: Path) -> SettingsSource:
     """The YAML of a configuration file, with ``${VAR}`` and ``${VAR:-default}`` filled in; ``$${`` is ``${``."""
-    source = Source(str(path))
+    source = SettingsSource(str(path))
     try:
         text = read(path).decode("utf-8-sig")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -63,7 +63,7 @@ _FAULTS = {
 }
 
 
-def _survey(node: yaml.Node, source: Source, keys: Keys = (), above: frozenset[int] = frozenset()) -> bool:
+def _survey(node: yaml.Node, source: SettingsSource, keys: Keys = (), above: frozenset[int] = frozenset()) -> bool:
     """Notes every key's line and every key written twice. False where the text refers to itself."""
     if id(node) in above:
         source.mistakes.append(source.mistake(keys, "refers to itself"))
@@ -85,14 +85,14 @@ def _survey(node: yaml.Node, source: Source, keys: Keys = (), above: frozenset[i
     return sound
 
 
-def _mapping(values: Any, source: Source) -> Values:
+def _mapping(values: Any, source: SettingsSource) -> Values:
     if isinstance(values, dict):
         return values
     source.mistakes.append(Mistake(source.where, "", "must be a mapping of settings, as in config.example.yaml"))
     return {}
 
 
-def _filled(value: Any, source: Source, keys: Keys = ()) -> Any:
+def _filled(value: Any, source: SettingsSource, keys: Keys = ()) -> Any:
     """The value with variables filled in and with keys that are text."""
     if isinstance(value, dict):
         wrong = [key for key in value if not isinstance(key, str)]

@@ -200,8 +200,8 @@ class TimeoutSettings(Section):
     idle_seconds: Seconds = 300
     event_seconds: Seconds = 600
     total_seconds: Seconds = 1800
-    head_seconds: Seconds = 10
-    body_seconds: Seconds = 60
+    request_head_seconds: Seconds = 10
+    request_body_seconds: Seconds = 60
     write_seconds: Seconds = 60
 
 

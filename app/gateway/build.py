@@ -94,7 +94,7 @@ def build_pools(
         name: Pool(
             name,
             build_keys(settings, name, share),
-            patience=settings.pace_seconds,
+            patience=settings.queue_timeout_seconds,
             probe=probe(client, routes, name),
             remember=remember,
         )

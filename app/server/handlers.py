@@ -80,7 +80,8 @@ class Open:
     def __enter__(self) -> None:
         if self.load.calls >= self.most:
             raise Overloaded(
-                f"this gateway has {self.load.calls} calls open and takes no more at once (max_calls)", retry_after=1
+                f"{self.load.calls} calls are open, the limit of this gateway (max_concurrent_calls)",
+                retry_after=1,
             )
         self.load.calls += 1
         self.calls += 1

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, SecretStr
 
-from ..config.settings import ConfigError, Settings, load, validate_start
-from ..config.sources import secret_files
+from ..config.loader import load, validate_start
+from ..config.settings import Settings
+from ..config.sources import ConfigError, secret_files
 from ..gateway.build import in_sandbox
 from ..storage.files import mounted
 from .runfile import Outcome, RunFile
@@ -28,7 +29,7 @@ T = TypeVar("T")
 READ_SECONDS = 20.0
 
 # What is fixed when the process starts: its sockets and processes, its key for the run, what stands in for providers.
-FIXED = ("host", "port", "workers", "docs", "generate_caller_key", "ledger", "sandbox", "sandbox_pace")
+FIXED = ("host", "port", "workers", "docs", "generate_caller_key", "ledger", "sandbox", "sandbox_time_scale")
 
 
 @dataclass(frozen=True, slots=True)

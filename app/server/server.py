@@ -77,7 +77,7 @@ class Server(uvicorn.Server):
         return self._generations.secrets
 
     def _bind(self, settings: Settings) -> None:
-        self._bounds.head_seconds = settings.timeouts.head_seconds
+        self._bounds.head_seconds = settings.timeouts.request_head_seconds
         self._bounds.write_seconds = settings.timeouts.write_seconds
         self._bounds.connections = settings.max_caller_connections
         self._bounds.descriptors.allow(settings.max_caller_connections + settings.max_connections)

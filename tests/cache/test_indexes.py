@@ -140,7 +140,7 @@ async def compared(steps: Any, restart: int, store: str) -> None:
 
 
 def limited(upstream: ScriptedUpstream, cache: Json) -> Settings:
-    given = settings_for(upstream.url, cache=cache, models={MODEL: {"max_inputs": MOST}}, pace_seconds=60)
+    given = settings_for(upstream.url, cache=cache, models={MODEL: {"max_inputs": MOST}}, queue_timeout_seconds=60)
     jina = {**given.upstreams["jina"].model_dump(), "limits": {"concurrency": 1}}
     return given.model_validate({**given.model_dump(), "upstreams": {"jina": jina}})
 

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from app.callers.cors import EXPOSED
-from app.config.settings import ConfigError, Settings, load
+from app.config.loader import ConfigError, load
+from app.config.settings import Settings
 
 from ..conftest import RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, streams
 from ..endpoints.test_strict_input import BODY, CALLER_KEY, VECTORS, envelope, sent

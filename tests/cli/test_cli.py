@@ -282,7 +282,7 @@ def test_a_key_made_for_the_run_is_printed_once_and_its_curl_lines_work(tmp_path
 
 
 def test_sigterm_lets_an_open_stream_end_and_takes_no_new_call(tmp_path: Path) -> None:
-    with serving("--sandbox", cwd=tmp_path, TORII_SANDBOX_PACE="0.3") as running:
+    with serving("--sandbox", cwd=tmp_path, TORII_SANDBOX_TIME_SCALE="0.3") as running:
         question = {"role": "user", "content": "What is a torii?"}
         body = {"model": "jina-deepsearch-v1", "stream": True, "messages": [question]}
         with running.asked("POST", "/v1/chat/completions", body) as answer:

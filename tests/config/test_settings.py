@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from app.config.fields import KNOWN, PLACEHOLDER, Section
-from app.config.settings import ConfigError, Settings, load, validate_start
-from app.config.sources import NEAREST, QUOTED, Keys, dotted, explain
+from app.config.loader import load, validate_start
+from app.config.settings import Settings
+from app.config.sources import NEAREST, QUOTED, RENAMED, ConfigError, Keys, dotted, explain
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config.example.yaml"
@@ -436,8 +437,8 @@ def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:
         "torii.yaml:4: host: must be an address or a host name, such as 127.0.0.1 or 0.0.0.0",
         "torii.yaml:5: docs: must be 'off', 'on' or 'auto'",
         "torii.yaml:7: timeouts.conect_seconds: unknown key; did you mean connect_seconds? Allowed: connect_seconds, "
-        "event_seconds, idle_seconds, head_seconds, body_seconds, write_seconds, total_seconds, reply_seconds, "
-        "headers_seconds",
+        "event_seconds, idle_seconds, write_seconds, total_seconds, reply_seconds, headers_seconds, "
+        "request_head_seconds, request_body_seconds",
         "torii.yaml:8: timeouts.idle_seconds: must be more than 0",
         "torii.yaml:11: callers[0].key: must have at least 16 characters; `openssl rand -hex 24` makes a good one",
         "torii.yaml:12: callers[1].name: is missing",
@@ -658,9 +659,27 @@ def test_mistakes_in_the_environment_name_the_variable(monkeypatch: pytest.Monke
         "environment: TORII_UPSTREAMS__MINE__BASE_URL: must be a plain URL: no user, password, query or fragment; "
         "a key belongs in api_key",
         "environment: TORII_TIMEOUTS__IDLE: unknown key; did you mean idle_seconds? Allowed: idle_seconds, "
-        "body_seconds, write_seconds, total_seconds, head_seconds, reply_seconds, event_seconds, headers_seconds, "
-        "connect_seconds",
+        "write_seconds, total_seconds, reply_seconds, event_seconds, headers_seconds, connect_seconds, "
+        "request_head_seconds, request_body_seconds",
     ]
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items(), ids=map(dotted, RENAMED))
+def test_a_former_name_is_answered_with_the_present_one(
+    monkeypatch: pytest.MonkeyPatch, write: Write, old: Keys, new: Keys
+) -> None:
+    *above, last = old
+    path = write("port: 8000\n" + "".join(f"{key}:\n  " for key in above) + f"{last}: 7\n")
+    assert mistakes(path) == [f"torii.yaml:{2 + len(above)}: {dotted(old)}: was renamed; use {dotted(new)} instead"]
+    variable, present = ("TORII_" + "__".join(map(str, keys)).upper() for keys in (old, new))
+    monkeypatch.setenv(variable, "7")
+    assert mistakes() == [f"environment: {variable}: was renamed; use {present} instead"]
+    monkeypatch.delenv(variable)
+    monkeypatch.setenv(present, "7")
+    value: Any = load(sandbox="on")
+    for key in new:
+        value = getattr(value, str(key))
+    assert value == 7
 
 
 def paths(model: type[BaseModel], above: Keys = ()) -> Iterator[Keys]:

@@ -30,7 +30,12 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": folder, "TORII_SANDBOX_PACE": "0"}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "HOME": folder,
+            "TORII_SANDBOX_TIME_SCALE": "0",
+        }
         start = [sys.executable, "-m", "app", "serve", "--sandbox", "--port", "0"]
         with log.open("wb") as out:
             gateway = subprocess.Popen(start, cwd=folder, env=environment, stdout=out, stderr=out)

@@ -288,7 +288,7 @@ async def test_a_part_that_has_failed_hides_no_other_that_is_at_work(upstream: S
 
     upstream.plays(play)
     models = {EMBED["model"]: {"max_inputs": 1}}
-    async with gateway_with(upstream, "drain", models=models, pace_seconds=600) as gateway:
+    async with gateway_with(upstream, "drain", models=models, queue_timeout_seconds=600) as gateway:
         caller = await Caller.asks(gateway, "/v1/embeddings", {**EMBED, "input": ["a", "b"]})
         [seat] = gateway.generations.now.pools["jina"].seats
         await until(lambda: seat.cause == "rate limited")
@@ -431,7 +431,7 @@ async def narrow_gateway(
     jina: Any = {"jina": {**urls, "api_key": JINA_KEY, "limits": {"concurrency": concurrency}}}
     disconnect = DisconnectSettings(policy=policy)
     cache = CacheSettings(store="off")
-    settings = Settings(upstreams={**other, **jina}, pace_seconds=pace, disconnect=disconnect, cache=cache)
+    settings = Settings(upstreams={**other, **jina}, queue_timeout_seconds=pace, disconnect=disconnect, cache=cache)
     async with running_gateway(settings) as gateway:
         yield gateway
 

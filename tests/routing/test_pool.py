@@ -607,7 +607,7 @@ async def test_one_deadline_bounds_all_attempts(upstream: ScriptedUpstream, othe
 
 async def test_the_deadline_bounds_the_wait_for_a_key_too(upstream: ScriptedUpstream) -> None:
     upstream.plays(replies({"detail": "slow"}, 429, retry_after="20"))
-    given = settings_for(upstream.url, pace_seconds=30, timeouts={"total_seconds": 1})
+    given = settings_for(upstream.url, queue_timeout_seconds=30, timeouts={"total_seconds": 1})
     async with running_gateway(given) as gateway, asyncio.timeout(PATIENCE):
         assert (await gateway.post("/v1/embeddings", EMBED)).status_code == 504
     assert len(upstream.seen) == 1

@@ -71,7 +71,7 @@ async def test_callers_beyond_the_limit_are_refused_at_once_and_the_rest_is_serv
     workers: int, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     upstream.plays(replies(VECTORS))
-    slow = {"timeouts": {"head_seconds": 600}}
+    slow = {"timeouts": {"request_head_seconds": 600}}
     async with program(tmp_path, upstream.url, workers=workers, **slow) as running:
         processes = await running.ready(2) if workers == 2 else {running.process.pid}
         for process in processes:

@@ -131,7 +131,7 @@ async def test_calls_that_wait_for_anything_else_are_told(upstream: ScriptedUpst
     ]
     values = {
         "drain_seconds": 600,
-        "pace_seconds": 600,
+        "queue_timeout_seconds": 600,
         "operator_key": OPERATOR,
         "jina": {"limits": {"concurrency": 1}},
         "cache": {"store": "memory"},

@@ -237,19 +237,19 @@ async def test_limits_and_open_calls_of_a_key_outlive_a_reload(upstream: Scripte
     more = asyncio.Event()
     upstream.plays(replies(VECTORS))
     once = {"limits": {"requests_per_minute": 2}}
-    async with program(tmp_path, upstream.url, pace_seconds=0.1, jina=once) as running:
+    async with program(tmp_path, upstream.url, queue_timeout_seconds=0.1, jina=once) as running:
         assert (await running.client.post("/v1/embeddings", json=EMBED)).status_code == 200
         named = {"api_key": None, "api_keys": [{"key": JINA_KEY, "name": "renamed"}], **once}
-        running.configure(upstream.url, pace_seconds=0.2, jina=named)
-        assert (await running.reload()).stdout == "in force; changed: pace_seconds, upstreams.jina\n"
+        running.configure(upstream.url, queue_timeout_seconds=0.2, jina=named)
+        assert (await running.reload()).stdout == "in force; changed: queue_timeout_seconds, upstreams.jina\n"
         statuses = [(await running.client.post("/v1/embeddings", json=EMBED)).status_code for _ in range(2)]
         assert statuses == [200, 429]
         single = {"limits": {"concurrency": 1}}
-        running.configure(upstream.url, pace_seconds=0.2, jina=single)
+        running.configure(upstream.url, queue_timeout_seconds=0.2, jina=single)
         assert (await running.reload()).returncode == 0
         upstream.plays(streams(CHUNK, more, END), replies(VECTORS))
         async with streaming(running) as body:
-            running.configure(upstream.url, pace_seconds=0.1, jina=single)
+            running.configure(upstream.url, queue_timeout_seconds=0.1, jina=single)
             assert (await running.reload()).returncode == 0
             assert (await running.client.post("/v1/embeddings", json=EMBED)).status_code == 429
             more.set()
@@ -264,11 +264,11 @@ async def test_a_reload_of_what_has_not_changed_says_so(upstream: ScriptedUpstre
 
 async def test_what_only_a_restart_changes_is_named(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     async with program(tmp_path, upstream.url) as running:
-        running.configure(upstream.url, workers=3, docs="off", sandbox="on", max_calls=7)
+        running.configure(upstream.url, workers=3, docs="off", sandbox="on", max_concurrent_calls=7)
         done = await running.reload()
-        assert done.stdout == "in force; changed: max_calls\nonly after a restart: workers, docs, sandbox\n"
+        assert done.stdout == "in force; changed: max_concurrent_calls\nonly after a restart: workers, docs, sandbox\n"
         assert running.messages == [
-            "the configuration was read again; what changed is max_calls",
+            "the configuration was read again; what changed is max_concurrent_calls",
             "a restart is needed for workers, docs, sandbox",
         ]
         assert "x-torii-sandbox" not in (await running.client.get("/healthz")).headers
@@ -279,9 +279,9 @@ async def test_the_callers_and_the_seconds_for_a_head_change_at_once(
 ) -> None:
     async with program(tmp_path, upstream.url) as running:
         key = "a-key-of-the-caller-0123456789"
-        running.configure(upstream.url, caller_key=key, timeouts={"head_seconds": 1})
+        running.configure(upstream.url, caller_key=key, timeouts={"request_head_seconds": 1})
         done = await running.reload()
-        assert done.stdout == "in force; changed: caller_key, timeouts.head_seconds\n"
+        assert done.stdout == "in force; changed: caller_key, timeouts.request_head_seconds\n"
         assert (await running.client.get("/v1/models")).status_code == 401
         headers = {"authorization": f"Bearer {key}"}
         assert (await running.client.get("/v1/models", headers=headers)).status_code == 200
@@ -336,9 +336,9 @@ async def test_a_folder_that_others_can_write_in_is_not_used(upstream: ScriptedU
     async with program(tmp_path, upstream.url) as running:
         assert list((tmp_path / "torii").iterdir()) == []
         assert (await running.reload()).returncode == 1
-        running.configure(upstream.url, max_calls=7)
+        running.configure(upstream.url, max_concurrent_calls=7)
         running.signal(signal.SIGHUP)
-        await running.says("the configuration was read again; what changed is max_calls")
+        await running.says("the configuration was read again; what changed is max_concurrent_calls")
 
 
 async def test_a_terminal_that_is_closed_ends_it(tmp_path: Path) -> None:
@@ -414,7 +414,7 @@ async def test_a_reload_reaches_every_worker_and_a_broken_file_none(upstream: Sc
 async def test_the_limits_of_a_key_hold_for_all_workers_together(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     upstream.plays(replies(RANKED))
     limited = {"limits": {"requests_per_minute": 5}}
-    async with program(tmp_path, upstream.url, workers=2, pace_seconds=0.1, jina=limited) as running:
+    async with program(tmp_path, upstream.url, workers=2, queue_timeout_seconds=0.1, jina=limited) as running:
         ask = [running.client.post("/v1/rerank", json=RANK, headers={"connection": "close"}) for _ in range(40)]
         statuses = [answer.status_code for answer in await asyncio.gather(*ask)]
     assert set(statuses) == {200, 429}

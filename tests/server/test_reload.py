@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.config.settings import Settings, load
+from app.config.loader import load
+from app.config.settings import Settings
 from app.server.reload import NotRenewed, Origin, Reload
 
 from ..conftest import until

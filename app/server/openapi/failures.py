@@ -76,7 +76,7 @@ NO_PATH = NotFound(f"there is nothing at '/v1/embedding'. This gateway has {', '
 NO_JSON = InvalidRequest("the body is not JSON: unexpected '\"' (byte 31)")
 DRAINING = Unavailable("this gateway is shutting down", retry_after=1)
 TRUNCATED = UpstreamTruncated("jina ended the stream before the answer was complete")
-OVERLOADED = Overloaded("this gateway has 1000 calls open and takes no more at once (max_calls)", retry_after=1)
+OVERLOADED = Overloaded("1000 calls are open, the limit of this gateway (max_concurrent_calls)", retry_after=1)
 NOT_READY = Unavailable("shutting down", retry_after=1)
 
 

@@ -114,7 +114,12 @@ class Gateway:
 @contextmanager
 def gateway(folder: Path) -> Iterator[Gateway]:
     """The gateway in its sandbox, on a free port, with no settings but these."""
-    settings = {"PYTHONPATH": str(ROOT), "TORII_SANDBOX_PACE": "0", "TORII_PORT": "0", "XDG_RUNTIME_DIR": str(folder)}
+    settings = {
+        "PYTHONPATH": str(ROOT),
+        "TORII_SANDBOX_TIME_SCALE": "0",
+        "TORII_PORT": "0",
+        "XDG_RUNTIME_DIR": str(folder),
+    }
     settings["TORII_CACHE__STORE"] = "off"  # or the usage of the second of two calls that are the same is none
     plain = {name: value for name, value in os.environ.items() if not name.startswith("TORII_")}
     command = [sys.executable, "-m", "app", "serve", "--sandbox"]
