@@ -17,9 +17,9 @@ from .server import app as server
 logger = logging.getLogger("torii")
 
 ONLY_SERVE = (
-    "a development server: only torii serve ends slow and idle connections, bounds connections and file descriptors, "
-    "drains calls at the end, reloads the configuration, keeps the ledger, runs the sandbox and writes its log without "
-    "waiting"
+    "a development server: only torii serve times out slow and idle connections, limits connections and descriptors, "
+    "drains calls on shutdown, reloads the configuration, writes the ledger, runs the sandbox and logs without "
+    "blocking"
 )
 
 
@@ -27,7 +27,7 @@ def create_app() -> FastAPI:
     """The application of the configuration that ``torii serve`` would take. Raises ConfigError."""
     settings = load(found(None))
     if settings.sandboxed:
-        needs = "runs with torii serve only; set a key of an upstream, such as JINA_API_KEY"
+        needs = "is available with torii serve only; set an upstream key, such as JINA_API_KEY"
         raise ConfigError([Mistake("", "sandbox", needs)])
     logger.warning(ONLY_SERVE)
     return server.create_app(settings)

@@ -39,7 +39,7 @@ def test_uvicorn_serves_it_and_the_log_says_what_is_missing(tmp_path: Path, door
             assert httpx.get(f"{found[1]}/healthz").status_code == 200 if found else lines == []
         finally:
             server.terminate()
-    said = [line for line in lines if line.startswith("a development server: only torii serve ends slow")]
+    said = [line for line in lines if line.startswith("a development server: only torii serve times out slow")]
     assert len(said) == 1
 
 
@@ -47,6 +47,6 @@ def test_without_a_key_it_says_so(tmp_path: Path) -> None:
     with uvicorn(tmp_path, "app.main:app", TORII_SANDBOX="on") as server:
         _, said = server.communicate(timeout=60)
     assert said.endswith(
-        "ConfigError: sandbox: runs with torii serve only; set a key of an upstream, such as JINA_API_KEY\n"
+        "ConfigError: sandbox: is available with torii serve only; set an upstream key, such as JINA_API_KEY\n"
     )
     assert server.returncode != 0

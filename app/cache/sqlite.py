@@ -115,9 +115,9 @@ class Database:
             for end in ("-wal", "-shm"):
                 self._path.with_name(self._path.name + end).unlink(missing_ok=True)
             self._connect()
-            logger.warning("the cache's file %s was damaged; it is %s now, and a new one was begun", self._path, aside)
+            logger.warning("the cache file %s was damaged; it is now %s, and a new file was created", self._path, aside)
         except (sqlite3.Error, OSError) as error:
-            self._trouble("made anew", error)
+            self._trouble("replaced", error)
 
     def _work(self) -> None:
         while not self._ended:
@@ -168,9 +168,7 @@ class Database:
     def _trouble(self, what: str, error: Exception) -> None:
         if not self._quiet:
             self._quiet = True
-            logger.warning(
-                "the cache's file %s cannot be %s: %s; calls go on without it", self._path, what, words(error)
-            )
+            logger.warning("the cache file %s cannot be %s: %s; calls bypass the file", self._path, what, words(error))
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

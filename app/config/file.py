@@ -33,7 +33,7 @@ def read_file(path: Path) -> SettingsSource:
     except RecursionError:
         source.mistakes.append(Mistake(str(path), "", "nested too deep"))
     except ValueError:
-        source.mistakes.append(Mistake(str(path), "", "a number or a date in it is none; put it in quotes"))
+        source.mistakes.append(Mistake(str(path), "", "contains an invalid number or date; put it in quotes"))
     return source
 
 
@@ -50,16 +50,16 @@ def _unreadable(path: Path, text: str, error: yaml.YAMLError) -> Mistake:
 def _fault(rest: str, column: int) -> str:
     """``rest`` is the text from the place at which it could not be read on."""
     if not rest.strip():
-        return "it ends where a bracket, a quote or a value is still missing"
+        return "the file ends before a bracket, a quote or a value is complete"
     faults = (what for sign, what in _FAULTS.items() if rest.startswith(sign))
-    return next(faults, f"look at the quotes, brackets, colons and the indentation before column {column}")
+    return next(faults, f"check the quotes, brackets, colons and indentation before column {column}")
 
 
 _FAULTS = {
     "\t": "a tab, where only spaces are allowed",
-    "*": "an alias (*) for what is named (&) nowhere above; a text that begins so needs quotes",
-    "!": "a tag (!), and none is known here; a text that begins so needs quotes",
-    "---": "a second document begins here, and one is read",
+    "*": "an alias (*) without an anchor (&) above it; quote a text that begins with *",
+    "!": "a tag (!), and tags are not supported; quote a text that begins with !",
+    "---": "a second document begins here, and only one is allowed",
 }
 
 
@@ -80,7 +80,7 @@ def _survey(node: yaml.Node, source: SettingsSource, keys: Keys = (), above: fro
             twice = source.lines.get(path)
             source.lines[path] = key.start_mark.line + 1
             if twice and key.tag != "tag:yaml.org,2002:merge":
-                source.mistakes.append(source.mistake(path, f"is written twice, first in line {twice}"))
+                source.mistakes.append(source.mistake(path, f"duplicate key, first set in line {twice}"))
             sound &= _survey(value, source, path, above)
     return sound
 

@@ -50,7 +50,7 @@ class CallerSettings(Section):
         if (self.key is None) == (self.sha256 is None):
             raise ValueError("must have either a key or a sha256")
         if self.sha256 is not None and not SHA256.fullmatch(self.sha256):
-            raise ValueError("sha256 must be 64 hexadecimal digits; `printf %s KEY | sha256sum` makes them")
+            raise ValueError("sha256 must be 64 hexadecimal digits, as `printf %s KEY | sha256sum` prints them")
         if self.sha256 == hashlib.sha256(PLACEHOLDER.encode()).hexdigest():
             raise ValueError(f"sha256 {KNOWN}")
         return self
@@ -175,7 +175,7 @@ class ModelSettings(Section):
     @model_validator(mode="after")
     def _alias_has_nothing_else(self) -> ModelSettings:
         if self.alias_of and len(self.model_fields_set) > 1:
-            raise ValueError("an alias is what it stands for; it has no other keys than alias_of")
+            raise ValueError("an alias takes no other keys than alias_of")
         return self
 
     def facts(self) -> Values:

@@ -56,9 +56,7 @@ RENAMED: Mapping[Keys, Keys] = {
     ("timeouts", "body_seconds"): ("timeouts", "request_body_seconds"),
 }
 
-QUOTED = (
-    "has quotes around it, which belong to the value here (docker run --env-file keeps them); write it without them"
-)
+QUOTED = "is in quotes, which are part of the value here (docker run --env-file keeps them); remove the quotes"
 # Of more allowed keys than MANY only the NEAREST are named.
 MANY, NEAREST = 16, 6
 
@@ -82,7 +80,7 @@ _WORDS = {
     "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
-    "too_short": "must have at least {min_length} of its kind",
+    "too_short": "must have at least {min_length} entry",
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
     "too_long": "must have at most {max_length} characters",
@@ -264,7 +262,7 @@ def _secrets_directory(source: SettingsSource) -> Path | None:
     if directory.is_dir():
         return directory
     if os.environ.get(SECRETS_VARIABLE):
-        source.mistakes.append(Mistake("environment", SECRETS_VARIABLE, f"{directory} is no directory"))
+        source.mistakes.append(Mistake("environment", SECRETS_VARIABLE, f"{directory} is not a directory"))
     return None
 
 
@@ -272,7 +270,7 @@ def _put_file(source: SettingsSource, keys: tuple[str, ...], path: Path, name: s
     try:
         value = read(path).decode("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "the file is not UTF-8 text"
         what = f"cannot be read: {reason}" if name == str(path) else f"{path} cannot be read: {reason}"
         source.mistakes.append(Mistake(source.where, name, what))
         return

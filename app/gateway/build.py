@@ -250,10 +250,10 @@ def open_ledger(settings: Settings) -> tuple[Database | None, str]:
     except NoFile as error:
         if not auto:
             raise
-        return None, f"none, calls are not booked: {path}: {error}; ledger.path can name another file"
+        return None, f"none, calls are not recorded: {path}: {error}; set ledger.path to another file"
 
 
-NO_FOLDER = "none, calls are not booked: neither XDG_STATE_HOME nor HOME is set; ledger.path can name a file"
+NO_FOLDER = "none, calls are not recorded: neither XDG_STATE_HOME nor HOME is set; set ledger.path to a file"
 
 
 def build_operator(settings: Settings) -> Callers | None:

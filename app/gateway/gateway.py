@@ -134,7 +134,7 @@ class Gateway:
         route = self.routes.find(call.model)
         if call.endpoint not in route.model.endpoints:
             right = " or ".join(f"POST /v1/{PATHS[name]}" for name in route.model.endpoints)
-            raise InvalidRequest(f"{route.model.id} is not a model for this endpoint; use {right}", param="model")
+            raise InvalidRequest(f"{route.model.id} does not serve this endpoint; use {right}", param="model")
         return route
 
     async def _asked(self, endpoint: Endpoint, lookup: Lookup, route: Route, need: Need, record: Record) -> Outcome:

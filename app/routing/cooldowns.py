@@ -35,5 +35,5 @@ class KeyStates:
         try:
             return [Rest(*row) for row in self._database.read(ALL)]
         except StoreError as error:
-            logger.warning("which keys rested before the start is not known: %s", error)
+            logger.warning("the saved cooldowns cannot be read: %s", error)
             return []

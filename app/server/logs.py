@@ -109,7 +109,7 @@ class Lazy(logging.Handler):
             return ""
 
 
-_DROPPED = "%d log lines were dropped: nobody read them, or they could not be written"
+_DROPPED = "%d log lines were dropped: the log was not read, or could not be written"
 
 
 class Lines(logging.Formatter):

@@ -71,8 +71,8 @@ class Origin:
         if len(single) > 1:
             which = f"{', '.join(single[:-1])} and {single[-1]} are mounted as single files"
         return [
-            f"{which}: where one was replaced outside, as editors do, only a restart sees "
-            "the new one; mount its folder instead (docs/deployment.md)"
+            f"{which}: if the file is replaced outside, as editors do, only a restart reads "
+            "the new file; mount its folder instead (docs/deployment.md)"
         ]
 
     def resolve(self, settings: Settings) -> Settings:
@@ -89,7 +89,7 @@ def unforeseen(error: Exception) -> str:
     goes into the log with its traceback."""
     if isinstance(error, NotRenewed):
         return str(error)
-    return f"it could not be put in force ({type(error).__name__}); the gateway's log says more"
+    return f"the configuration could not be applied ({type(error).__name__}); the gateway's log has the cause"
 
 
 class Reload:
@@ -136,9 +136,9 @@ class Reload:
             logger.exception("a reload failed")
             return [], [], _kept([unforeseen(error)])
         self._now = settings
-        logger.info("the configuration was read again; what changed is %s", ", ".join(changed) or "nothing")
+        logger.info("the configuration was reloaded; changed: %s", ", ".join(changed) or "nothing")
         if restart:
-            logger.warning("a restart is needed for %s", ", ".join(restart))
+            logger.warning("needs a restart: %s", ", ".join(restart))
         return changed, restart, []
 
     def _tell(self) -> None:
@@ -163,7 +163,7 @@ async def aside(work: Callable[[], T], seconds: float) -> T:
 
 
 def _kept(mistakes: list[str]) -> list[str]:
-    logger.error("the configuration stays as it was, because the new one has mistakes")
+    logger.error("the configuration was not reloaded, because the new one has mistakes")
     for mistake in mistakes:
         logger.error("%s", mistake)
     return mistakes

@@ -66,7 +66,7 @@ SOON = 1.0
 PATIENCE = 2 * LONG
 
 # What a caller is told of an answer that ended too early, and of one that is no HTTP.
-BROKE_OFF = "the upstream broke off the connection"
+BROKE_OFF = "the upstream closed the connection early"
 MALFORMED = "the upstream sent malformed HTTP"
 
 TYPES = {

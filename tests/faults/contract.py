@@ -51,7 +51,7 @@ def base_url(log: Path) -> str:
     """Where the gateway is, once it has said so; empty where it does not."""
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
-        if "Ctrl+C ends it." in (text := log.read_text()):
+        if "Press Ctrl+C to stop." in (text := log.read_text()):
             return text.partition("Base URL  ")[2].partition("/v1")[0]
         time.sleep(0.05)  # noqa: TID251 - no event loop is here
     print(log.read_text(), file=sys.stderr)

@@ -177,7 +177,7 @@ async def test_a_call_waits_no_longer_than_its_patience() -> None:
     await taken(keys, 2)
     with pytest.raises(UpstreamRateLimited) as caught:
         await keys.lease(Need())
-    assert caught.value.message == "every key of jina is at the limit that this gateway keeps for it"
+    assert caught.value.message == "every key of jina is at its limit in this gateway"
     assert caught.value.retry_after is not None
 
 

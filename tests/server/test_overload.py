@@ -223,7 +223,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_goes(caplog: pytest.LogC
         allow_files(before[1] + 1)
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == before[1]
         assert caplog.messages == [
-            f"{before[1]} open files are allowed here, {before[1] + 1} may be needed: raise the limit (ulimit -n), "
+            f"the limit is {before[1]} open files, and {before[1] + 1} may be needed: raise the limit (ulimit -n), "
             "or lower max_caller_connections or max_connections"
         ]
     finally:

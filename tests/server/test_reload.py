@@ -16,7 +16,10 @@ from ..conftest import until
 @pytest.mark.parametrize(
     ("failure", "told"),
     [
-        (OSError(24, "text of a library"), "it could not be put in force (OSError); the gateway's log says more"),
+        (
+            OSError(24, "text of a library"),
+            "the configuration could not be applied (OSError); the gateway's log has the cause",
+        ),
         (NotRenewed("a worker kept its configuration: why"), "a worker kept its configuration: why"),
     ],
 )

@@ -173,7 +173,7 @@ def _middle_gone(good: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda good: b"x" * len(good), "it is damaged, or no database"),
+        (lambda good: b"x" * len(good), "it is damaged, or is not a database"),
         (lambda good: good[:100] + b"x" * 4000 + good[4100:], "it is damaged"),
         (lambda good: good[: len(good) // 2], "it is damaged"),
         (_middle_gone, "it is damaged"),
@@ -200,14 +200,14 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         with pytest.raises(StoreError) as error:
             use(path)
         newer = len(VERSIONS) + 1
-        assert str(error.value) == f"a newer Torii has written it (version {newer}; this one knows up to {newer - 1})"
+        assert str(error.value) == f"a newer Torii wrote it (version {newer}; this Torii knows up to {newer - 1})"
 
 
 def test_another_programs_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "theirs.db"
     with another(path) as other:
         other.execute("CREATE TABLE bookmarks (url TEXT)")
-    with pytest.raises(StoreError, match="another program's database"):
+    with pytest.raises(StoreError, match="it belongs to another program"):
         Database(path)
     with another(path) as other:
         assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("bookmarks",)]
