@@ -144,9 +144,9 @@ def names(section: type[BaseModel], above: str = "") -> Iterator[str]:
 
 def test_every_setting_that_bounds_something_is_named_and_no_other() -> None:
     every = set(names(Settings))
-    named = set(re.findall(r"`((?:timeouts|disconnect|ledger)\.\w+|(?:max|drain|pace|ping)_\w+)`", PAGE))
+    named = set(re.findall(r"`((?:timeouts|disconnect|ledger)\.\w+|(?:max|drain|queue|ping)_\w+)`", PAGE))
     assert named <= every
-    bounds = {name for name in every if re.match(r"(timeouts|disconnect|ledger)\.|(max|drain|pace|ping)_", name)}
+    bounds = {name for name in every if re.match(r"(timeouts|disconnect|ledger)\.|(max|drain|queue|ping)_", name)}
     assert bounds - named == set()
     assert {"workers", "http_client", "ca_file"} <= every
 

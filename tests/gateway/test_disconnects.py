@@ -468,7 +468,7 @@ async def test_a_call_that_waits_for_another_key_is_not_tried_again(
         working = await Caller.asks(gateway, "/v1/embeddings", {**EMBED, "model": "jina/jina-embeddings-v3"})
         await until(lambda: len(upstream.seen) == 1)
         waiting = await Caller.asks(gateway, "/v1/embeddings", EMBED)
-        await until(lambda: "key aihubmix rests: refused" in caplog.text)
+        await until(lambda: "key aihubmix is in cooldown: refused" in caplog.text)
         await waiting.leaves()
         assert await booked(gateway) == [(499, None)]
         hold.more.set()

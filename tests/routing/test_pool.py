@@ -90,7 +90,7 @@ async def test_a_refused_key_rests_and_is_named_in_the_log(failure: Any, caplog:
     keys = pool()
     keys.failed(lease_of(keys, A), failure)
     assert names(await taken(keys, 3)) == "bbb"
-    assert "key a rests" in caplog.text
+    assert "key a is in cooldown" in caplog.text
     assert "secret" not in caplog.text
 
 

@@ -105,7 +105,7 @@ def test_a_known_model_that_nobody_here_serves_says_who_does() -> None:
 
 def test_an_unknown_model_names_the_nearest() -> None:
     assert not_found(ONLY_JINA, "Jina-Embedings-V3") == (
-        "The model 'Jina-Embedings-V3' is not known. Nearest: jina-embeddings-v3, jina-embeddings-v4, "
+        "The model 'Jina-Embedings-V3' is unknown. Nearest: jina-embeddings-v3, jina-embeddings-v4, "
         "jina-embeddings-v2-base-zh. GET /v1/models lists all models."
     )
     assert 1 <= len(nearest("zzzzzz", CATALOGUE)) <= 3
@@ -177,13 +177,13 @@ def test_an_alias_may_take_a_known_name_to_one_upstream() -> None:
 
 def test_an_alias_for_what_has_no_key_here_is_not_listed() -> None:
     table = RouteTable({"jina": JINA, "aihubmix": None}, {"fast": "aihubmix/gpt-4o-mini"})
-    assert "is not known" in not_found(table, "fast")
+    assert "is unknown" in not_found(table, "fast")
     assert "fast" not in {model["id"] for model in table.models()}
 
 
 def test_aliases_in_a_circle_lead_nowhere() -> None:
     table = RouteTable({"jina": JINA}, {"a": "b", "b": "a", "jina-clip-v2": "jina-clip-v2"})
-    assert "is not known" in not_found(table, "a")
+    assert "is unknown" in not_found(table, "a")
     assert ways(table, "jina-clip-v2") == [("jina", "jina-clip-v2")]
 
 

@@ -100,7 +100,7 @@ async def test_what_does_not_fit_in_the_queue_is_lost_and_counted(
             assert (trouble.waiting, trouble.lost) == (10, 5)
             other.execute("ROLLBACK")
         await until(lambda: noted(path) == 10)
-    assert sum("no room" in record.message for record in caplog.records) == 1
+    assert sum("queue of rows is full" in record.message for record in caplog.records) == 1
 
 
 async def test_a_lock_at_the_start_is_waited_for(tmp_path: Path) -> None:
