@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 from app.config.fields import KNOWN, PLACEHOLDER, Section
 from app.config.loader import load, validate_start
 from app.config.settings import Settings
-from app.config.sources import NEAREST, QUOTED, RENAMED, ConfigError, Keys, dotted, explain
+from app.config.sources import NEAREST, QUOTED, ConfigError, Keys, dotted, explain
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config.example.yaml"
@@ -662,7 +662,17 @@ def test_mistakes_in_the_environment_name_the_variable(monkeypatch: pytest.Monke
     ]
 
 
-@pytest.mark.parametrize(("old", "new"), RENAMED.items(), ids=map(dotted, RENAMED))
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (("pace_seconds",), ("queue_timeout_seconds",)),
+        (("max_calls",), ("max_concurrent_calls",)),
+        (("sandbox_pace",), ("sandbox_time_scale",)),
+        (("timeouts", "head_seconds"), ("timeouts", "request_head_seconds")),
+        (("timeouts", "body_seconds"), ("timeouts", "request_body_seconds")),
+    ],
+    ids=lambda keys: dotted(keys),
+)
 def test_a_former_name_is_answered_with_the_present_one(
     monkeypatch: pytest.MonkeyPatch, write: Write, old: Keys, new: Keys
 ) -> None:
