@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from .config.settings import found, load
+from .config.loader import found, load
 from .config.sources import ConfigError, Mistake
 from .server import app as server
 
@@ -35,7 +35,7 @@ def create_app() -> FastAPI:
     """The application of the configuration that ``torii serve`` would take. Raises ConfigError."""
     settings = load(found(None))
     if settings.sandboxed:
-        needs = "runs with torii serve only; set a key of an upstream, such as JINA_API_KEY"
+        needs = "is available with torii serve only; set an upstream key, such as JINA_API_KEY"
         raise ConfigError([Mistake("", "sandbox", needs)])
     logger.warning("a development server: only torii serve %s", ", ".join(ONLY_SERVE))
     return server.create_app(settings)

@@ -27,7 +27,7 @@ CANARIES = (JINA, SECOND, AIHUBMIX, CALLER, STRANGER)
 
 CONFIG = f"""
 log_level: debug
-pace_seconds: 0.1
+queue_timeout_seconds: 0.1
 cache: {{store: off}}
 caller_key: {CALLER}
 ledger: {{path: torii.db}}
@@ -111,7 +111,7 @@ async def test_no_key_is_told_logged_or_sent_to_the_other(upstream: ScriptedUpst
             [sys.executable, "-m", "app", "serve", "--port", "0"], cwd=tmp_path, env=environment, stderr=out, stdout=out
         )
         try:
-            await until(lambda: b"Ctrl+C ends it." in log.read_bytes())
+            await until(lambda: b"Press Ctrl+C to stop." in log.read_bytes())
             root = log.read_text().partition("Base URL  ")[2].partition("/v1")[0]
             headers = {"authorization": f"Bearer {CALLER}"}
             async with httpx.AsyncClient(base_url=root, headers=headers, timeout=PATIENCE, trust_env=False) as client:

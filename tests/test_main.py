@@ -68,6 +68,6 @@ def test_without_a_key_it_says_so(tmp_path: Path) -> None:
     with uvicorn(tmp_path, "app.main:app", TORII_SANDBOX="on") as server:
         _, said = server.communicate(timeout=60)
     assert said.endswith(
-        "ConfigError: sandbox: runs with torii serve only; set a key of an upstream, such as JINA_API_KEY\n"
+        "ConfigError: sandbox: is available with torii serve only; set an upstream key, such as JINA_API_KEY\n"
     )
     assert server.returncode != 0

@@ -217,5 +217,5 @@ def test_the_page_says_how_to_install_what_is_on_no_index() -> None:
     assert "`pipx install .`" in text
     assert re.search(r"^- macOS: .*xcode-select --install", text, re.M)
     assert re.search(r"^- Windows: in WSL", text, re.M)
-    assert "AIHubMix has the Responses API, and Torii does not pass it on yet" in text
+    assert "Torii does not support the Responses API yet" in text
     assert not re.search(r"pip install '?torii-gateway", text)

@@ -79,7 +79,7 @@ async def test_everything_that_names_the_endpoints_names_a_made_up_one(program: 
 async def test_a_call_goes_to_an_upstream_that_has_its_endpoint(
     program: Program, upstream: ScriptedUpstream, other_upstream: ScriptedUpstream
 ) -> None:
-    wrong = "is not a model for this endpoint; use POST /v1/grade"
+    wrong = "does not serve this endpoint; use POST /v1/grade"
     assert await told(program, "/v1/embeddings", {"model": "judge/any", "input": "a"}) == f"any {wrong}"
     response = await program.client.post("/v1/grade", json={**TEXTS, "model": "either"})
     assert (response.status_code, response.headers["x-torii-upstream"]) == (200, "judge")

@@ -145,16 +145,16 @@ def names(section: type[BaseModel], above: str = "") -> Iterator[str]:
 
 def test_every_setting_that_bounds_something_is_named_and_no_other() -> None:
     every = set(names(Settings))
-    named = set(re.findall(r"`((?:timeouts|disconnect|ledger)\.\w+|(?:max|drain|pace|ping)_\w+)`", PAGE))
+    named = set(re.findall(r"`((?:timeouts|disconnect|ledger)\.\w+|(?:max|drain|queue|ping)_\w+)`", PAGE))
     assert named <= every
-    bounds = {name for name in every if re.match(r"(timeouts|disconnect|ledger)\.|(max|drain|pace|ping)_", name)}
+    bounds = {name for name in every if re.match(r"(timeouts|disconnect|ledger)\.|(max|drain|queue|ping)_", name)}
     assert bounds - named == set()
     assert {"workers", "http_client", "ca_file"} <= every
 
 
 def test_every_deadline_is_drawn() -> None:
     drawn = set(re.findall(r"\|-- (\w+)", PAGE))
-    callers = {"head_seconds", "body_seconds", "write_seconds"}
+    callers = {"request_head_seconds", "request_body_seconds", "write_seconds"}
     assert drawn == {name.partition(".")[2] for name in names(Settings) if name.startswith("timeouts.")} - callers
 
 

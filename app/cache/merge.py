@@ -127,7 +127,7 @@ class Found:
             return reply
         items = [item for entry in entries for item in entry.items]
         if len(entries) > 1 and len(set(map(_shape, entries))) > 1:  # a model may have got other dimensions meanwhile
-            raise UpstreamFailed("the inputs were answered with vectors of different sizes")
+            raise UpstreamFailed("the vectors of the inputs have different sizes")
         reply[holds] = numbered(items)
         return reply
 

@@ -81,7 +81,7 @@ class Redis:
             self._rests_until = time.monotonic() + REST_SECONDS
             # Its text may hold the address, and with it the password.
             logger.warning(
-                "Redis did not answer (%s); calls go on without it for %g seconds", type(error).__name__, REST_SECONDS
+                "Redis did not answer (%s); calls bypass Redis for %g seconds", type(error).__name__, REST_SECONDS
             )
             return None
 

@@ -68,7 +68,7 @@ class Callers:
         known, caller = self._callers.get(presented, (b"", OPEN))
         if hmac.compare_digest(known, presented):
             return caller
-        raise Unauthorized(f"{INCORRECT}: it is not known here. {_RIGHT}; a key of Jina or AIHubMix is not one.")
+        raise Unauthorized(f"{INCORRECT}: this gateway does not know the key. {_RIGHT}, not a provider's key.")
 
 
 def _presented(headers: Headers) -> bytes:
@@ -77,14 +77,14 @@ def _presented(headers: Headers) -> bytes:
         if name in headers:
             keys += filter(None, map(bytes.strip, headers[name]))
     if not keys:
-        raise Unauthorized(f"There is no key in this request. {_RIGHT}.")
+        raise Unauthorized(f"The request has no API key. {_RIGHT}.")
     if len(keys) > 1 and len(set(keys)) > 1:
-        raise Unauthorized(f"{INCORRECT}: the headers of this request hold different keys. {_RIGHT}.")
+        raise Unauthorized(f"{INCORRECT}: the headers of the request hold different keys. {_RIGHT}.")
     return keys[0]
 
 
 def _bearer(authorization: bytes) -> bytes:
     words = authorization.split()
     if len(words) != 2 or words[0].lower() != b"bearer":
-        raise Unauthorized(f"{INCORRECT}: the Authorization header has not the form 'Bearer <key>'. {_RIGHT}.")
+        raise Unauthorized(f"{INCORRECT}: the Authorization header does not have the form 'Bearer <key>'. {_RIGHT}.")
     return words[1]

@@ -34,15 +34,15 @@ SECONDS = 30.0
 ADVICE: dict[type[ToriiError], str] = {
     Overloaded: "Raise the limit of open files (ulimit -n).",
     UpstreamAuth: "Set the right key: {key}.",
-    UpstreamQuota: "Top up the account, or set the key of another one: {key}.",
-    UpstreamRateLimited: "The address and the key are right; try again in a while.",
-    UpstreamUnreachable: "See whether this machine reaches {url}, and whether upstreams.{name}.base_url is right.",
-    UpstreamTimeout: "See whether {url} is the right address, and whether the provider has an outage.",
-    UpstreamRedirected: "Set upstreams.{name}.base_url to the address that the server itself has.",
-    UpstreamMisplaced: "See whether upstreams.{name}.base_url is the part of the address before /embeddings, mostly "
+    UpstreamQuota: "Top up the account, or set the key of another account: {key}.",
+    UpstreamRateLimited: "The address and the key are right; try again later.",
+    UpstreamUnreachable: "Check that this machine can reach {url} and that upstreams.{name}.base_url is right.",
+    UpstreamTimeout: "Check that {url} is the right address, and whether the provider has an outage.",
+    UpstreamRedirected: "Set upstreams.{name}.base_url to an address that does not redirect.",
+    UpstreamMisplaced: "Check that upstreams.{name}.base_url is the part of the address before /embeddings, usually "
     "with /v1.",
-    UpstreamRejected: "See whether upstreams.{name}.base_url is the part of the address before /embeddings.",
-    UpstreamFailed: "See whether {url} is the right address; if it is, the fault is at the provider.",
+    UpstreamRejected: "Check that upstreams.{name}.base_url is the part of the address before /embeddings.",
+    UpstreamFailed: "Check that {url} is the right address; if it is, the fault is the provider's.",
 }
 
 
@@ -81,7 +81,7 @@ class _Check:
         alias = "" if key.alias == name else key.alias
         target = probe.target(self.routes, name)
         if target is None:
-            return Outcome(name, alias, True, "not called: no embeddings model is to be had there")
+            return Outcome(name, alias, True, "not called: the upstream serves no embeddings model")
         started = time.monotonic()
         try:
             await probe.call(self.client, replace(target, key=key))

@@ -50,13 +50,13 @@ for command in (usage, upstreams, reload, healthcheck):
 @config_option
 @host_option
 @port_option
-@click.option("--workers", type=int, metavar="NUMBER", help="Processes that share the port.  [default: 1]")
+@click.option("--workers", type=int, metavar="NUMBER", help="Number of processes that share the port.  [default: 1]")
 @click.option("--sandbox", is_flag=True, help="Answer from built-in stand-ins of both providers: no keys, no network.")
 def serve(config: Path | None, host: str | None, port: int | None, workers: int | None, sandbox: bool) -> None:
-    """Run the gateway, until Ctrl+C or SIGTERM.
+    """Run the gateway until Ctrl+C or SIGTERM.
 
-    Calls that are then open are finished, as far as the time to drain allows. Port 0 takes any free port.
-    SIGHUP makes it read its configuration again, as torii reload does.
+    On Ctrl+C or SIGTERM, open calls may finish within drain_seconds. Port 0 picks any free port.
+    SIGHUP reloads the configuration, as torii reload does.
 
     \b
     Examples:
@@ -65,7 +65,7 @@ def serve(config: Path | None, host: str | None, port: int | None, workers: int 
       torii serve --config config.yaml --workers 4
     """
     given: dict[str, Any] = {"host": host, "port": port, "workers": workers, "sandbox": "on" if sandbox else None}
-    from ..config.settings import found
+    from ..config.loader import found
 
     config = found(config)  # which may not simply be gone when it is read again
     settings = load(config, **given)
@@ -121,8 +121,8 @@ def _ledger(settings: Settings, closing: ExitStack) -> tuple[LedgerFile | None, 
 
 def _refused(path: Path | None, error: Exception) -> str:
     return (
-        f"ledger.path: {path}: {error}. Nothing was changed there. "
-        "Set ledger.path (TORII_LEDGER__PATH) to a file that can be written, or to off; or move this file away."
+        f"ledger.path: {path}: {error}. The file was not changed. "
+        "Set ledger.path (TORII_LEDGER__PATH) to a writable file or to off, or move this file away."
     )
 
 
@@ -132,14 +132,14 @@ def _cannot_listen(host: str, port: int, error: OSError) -> str:
 
     place = f"cannot listen on {host} port {port}"
     if isinstance(error, socket.gaierror):
-        return f"{place}: {host} is no known address or host name. --host 127.0.0.1 is this machine alone."
+        return f"{place}: {host} is not a known address or host name. Use --host 127.0.0.1 for this machine only."
     if error.errno == errno.EADDRINUSE:
         other = port + 1 if port < 65535 else port - 1
-        return f"{place}: another program uses it. End that one, or take another port: {_again(f'--port {other}')}"
+        return f"{place}: another program uses it. Stop that program, or use another port: {_again(f'--port {other}')}"
     if error.errno == errno.EACCES:
-        return f"{place}: that is not allowed here. Ports from 1024 on mostly are: {_again('--port 8000')}"
+        return f"{place}: permission denied. Ports from 1024 up are usually allowed: {_again('--port 8000')}"
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"{place}: this machine has no such address. --host 127.0.0.1 is this machine alone, 0.0.0.0 all it has."
+        return f"{place}: this machine has no such address. --host 127.0.0.1 is this machine, 0.0.0.0 all addresses."
     return f"{place}: {reason(error)}."
 
 
@@ -165,11 +165,11 @@ def _end_on_sigterm() -> Iterator[None]:
 @config_option
 @click.option("--live", is_flag=True, help="Also make one cheap call with each key.")
 def check(config: Path | None, live: bool) -> None:
-    """Show what the configuration comes to.
+    """Check the configuration and print the result.
 
-    Prints where the settings come from, the upstreams and the route table; or every mistake with its
-    file and key (exit code 2). With --live a key that fails, or none at all, makes the exit code 1. No secret
-    is shown. Without any key it shows what would be there.
+    Prints the sources of the settings, the upstreams and the route table, or every mistake with its file
+    and key (exit code 2). With --live, the exit code is 1 if a key fails or no key is set. Secrets are not
+    printed. If no key is set, the models that keys would give access to are printed.
 
     \b
     Examples:
@@ -202,7 +202,7 @@ def _shown(settings: Settings) -> tuple[Settings, list[str]]:
 
     if settings.active:
         return settings, []
-    said = "No upstream has a key, so nothing could be asked. With a key for each, this would be there:"
+    said = "No upstream has a key, so no model can be called. With a key for each, these models would be served:"
     return as_if_keyed(settings), [said]
 
 
@@ -216,7 +216,7 @@ def _port_taken(settings: Settings) -> Iterator[str]:
             sock.close()
     except OSError as error:
         if runs(settings.port):
-            yield f"a gateway of yours runs on port {settings.port}."
+            yield f"one of your gateways runs on port {settings.port}."
         else:
             yield _cannot_listen(settings.host, settings.port, error)
 
@@ -236,9 +236,9 @@ def _all_answer(settings: Settings, routes: RouteTable) -> bool:
 
 @main.command()
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="Print them as GET /v1/models answers.")
+@click.option("--json", "as_json", is_flag=True, help="Print the response of GET /v1/models.")
 def models(config: Path | None, as_json: bool) -> None:
-    """List the models that can be had, and what they can do.
+    """List the models and their features.
 
     \b
     Examples:
@@ -277,5 +277,5 @@ def _sandbox(settings: Settings) -> Iterator[dict[str, str]]:
         return
     from ..sandbox import Sandbox
 
-    with Sandbox(settings.sandbox_pace) as sandbox:
+    with Sandbox(settings.sandbox_time_scale) as sandbox:
         yield sandbox.urls

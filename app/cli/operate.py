@@ -14,26 +14,26 @@ if TYPE_CHECKING:
 
 HEALTH_SECONDS = 3
 NO_OPERATOR = (
-    "this needs the operator's key, and none is set. Set TORII_OPERATOR_KEY (16 characters or more; "
-    "`openssl rand -hex 24` makes a good one) for the gateway and for this command, and start the gateway anew."
+    "this command needs the operator's key, and none is set. Set TORII_OPERATOR_KEY (16 characters or more; "
+    "generate one with `openssl rand -hex 24`) for the gateway and for this command, and restart the gateway."
 )
 OTHER_OPERATOR = {
-    401: "it has another operator_key than this command. Give both the same.",
-    404: "it runs without an operator_key. Start it anew with the one that this command has.",
+    401: "the gateway has another operator_key. Set the same operator_key for the gateway and this command.",
+    404: "the gateway has no operator_key. Restart the gateway with the operator_key of this command.",
 }
 
 
 @click.command(cls=Command)
 @config_option
-@click.option("--since", metavar="TIME", help="From then on: 7d, 24h, 30m, 2026-11-01 or 2026-11-01T12:30 (UTC).")
-@click.option("--until", metavar="TIME", help="Up to then, in the same forms; a date is to its end.")
-@click.option("--by", multiple=True, metavar="WORD", help="caller, model, upstream, key, endpoint or day; several too.")
-@click.option("--calls", type=click.IntRange(1), metavar="NUMBER", help="Print the last calls one by one instead.")
-@click.option("--json", "as_json", is_flag=True, help="Print numbers for programs.")
+@click.option("--since", metavar="TIME", help="Start: 7d, 24h or 30m ago, 2026-11-01 or 2026-11-01T12:30 (UTC).")
+@click.option("--until", metavar="TIME", help="End, in the same forms; a date includes the whole day.")
+@click.option("--by", multiple=True, metavar="WORD", help="Group by caller, model, upstream, key, endpoint or day.")
+@click.option("--calls", type=click.IntRange(1), metavar="NUMBER", help="Print the last calls instead of sums.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def usage(config: Path | None, calls: int | None, as_json: bool, **asked: Any) -> None:
-    """Print calls and tokens, as the ledger has them.
+    """Print calls and tokens from the ledger.
 
-    Works while the gateway runs. Times are UTC. Sums with estimates in them are marked with ~.
+    Works while the gateway runs. Times are UTC. Sums that include estimates are marked with ~.
 
     \b
     Examples:
@@ -47,13 +47,11 @@ def usage(config: Path | None, calls: int | None, as_json: bool, **asked: Any) -
 
     path = ledger_file(load(config, serving=False))
     if path is None:
-        raise Wrong(
-            "there is no ledger: ledger.path is off, or it is auto, and neither XDG_STATE_HOME nor HOME is set."
-        )
+        raise Wrong("there is no ledger: ledger.path is off, or is auto while neither XDG_STATE_HOME nor HOME is set.")
     try:
         click.echo(_usage(path, calls, as_json, **asked))
     except NoFile as error:
-        raise Wrong(f"no ledger at {path}: {error}. The first `torii serve` with a provider's key makes one.") from None
+        raise Wrong(f"no ledger at {path}: {error}. The first `torii serve` with an upstream key creates it.") from None
     except StoreError as error:
         raise Wrong(f"the ledger {path} cannot be read: {error}.") from None
 
@@ -97,7 +95,7 @@ def _groups(given: tuple[str, ...]) -> list[str]:
 
     names = list(dict.fromkeys(name.strip() for text in given for name in text.split(",")))
     if wrong := [name for name in names if name not in GROUPS]:
-        raise Wrong(f"--by takes {', '.join(GROUPS)}; not {wrong[0]!r}.")
+        raise Wrong(f"--by must be one of {', '.join(GROUPS)}; not {wrong[0]!r}.")
     return names or ["model"]
 
 
@@ -105,12 +103,12 @@ def _groups(given: tuple[str, ...]) -> list[str]:
 @config_option
 @its_port_option
 def reload(config: Path | None, port: int | None) -> None:
-    """Have the gateway read its configuration again.
+    """Make the running gateway reload its configuration.
 
-    Reads the configuration itself first; then the gateway reads what it was started with. Where anything is wrong
-    with it, the gateway goes on with the one that it has. Open calls end with the one that they began with.
-    Exit code 0: it is in force; 1: the gateway kept the old one, or there is none; 2: there are mistakes, and
-    the gateway was not asked.
+    Checks the configuration first; then the gateway reloads the configuration it was started with. If the new
+    configuration has a mistake, the gateway keeps the present one. Open calls finish with the configuration
+    they began with. Exit code 0: the new configuration is in force; 1: the gateway kept the present one, or no
+    gateway runs; 2: the configuration has mistakes, and the gateway was not asked.
 
     \b
     Examples:
@@ -126,11 +124,11 @@ def reload(config: Path | None, port: int | None) -> None:
         raise NotAlive(str(error)) from None
     if result.mistakes:
         raise NotAlive("the gateway kept its configuration:\n" + "\n".join(f"  {line}" for line in result.mistakes))
-    click.echo(f"in force; changed: {', '.join(result.changed)}" if result.changed else "nothing changed")
+    click.echo(f"reloaded; changed: {', '.join(result.changed)}" if result.changed else "nothing changed")
     for note in result.notes:
         click.echo(note)
     if result.restart:
-        click.echo(f"only after a restart: {', '.join(result.restart)}")
+        click.echo(f"needs a restart: {', '.join(result.restart)}")
 
 
 @click.command(cls=Command)
@@ -138,9 +136,9 @@ def reload(config: Path | None, port: int | None) -> None:
 @its_host_option
 @its_port_option
 def healthcheck(config: Path | None, host: str | None, port: int | None) -> None:
-    """Ask the gateway on this machine whether it is alive.
+    """Check that the gateway on this machine is alive.
 
-    Reads host and port as serve does. Exit code 0: GET /healthz answered 200; 1: anything else.
+    Uses the same host and port settings as serve. Exit code 0: GET /healthz answered 200; 1: anything else.
 
     \b
     Example, in a Dockerfile:
@@ -160,11 +158,11 @@ def healthcheck(config: Path | None, host: str | None, port: int | None) -> None
 @config_option
 @its_host_option
 @its_port_option
-@click.option("--json", "as_json", is_flag=True, help="Print it as GET /admin/upstreams answers.")
+@click.option("--json", "as_json", is_flag=True, help="Print the response of GET /admin/upstreams.")
 def upstreams(config: Path | None, host: str | None, port: int | None, as_json: bool) -> None:
-    """Ask the running gateway how each key of each upstream is.
+    """Print the state of each upstream key of the running gateway.
 
-    Reads host, port and operator_key as serve does: the gateway has to run with the same operator_key.
+    Uses the same host, port and operator_key settings as serve; the gateway must run with the same operator_key.
 
     \b
     Examples:
@@ -181,13 +179,13 @@ def upstreams(config: Path | None, host: str | None, port: int | None, as_json: 
     url = tables.address(settings.host, settings.port)
     status, body = _asked(url, "/admin/upstreams", settings.operator_key.get_secret_value())
     if status != 200:
-        reason = OTHER_OPERATOR.get(status, "is that a gateway?")
+        reason = OTHER_OPERATOR.get(status, "is this a Torii gateway?")
         raise NotAlive(f"{url}/admin/upstreams answered {status}: {reason}")
     try:
         keys = msgspec.json.decode(body)["data"]
         text = msgspec.json.format(body, indent=2).decode() if as_json else tables.keys(keys)
     except (msgspec.DecodeError, KeyError, TypeError):
-        raise NotAlive(f"{url}/admin/upstreams answered with something else: is that a gateway?") from None
+        raise NotAlive(f"{url}/admin/upstreams sent an unexpected response: is this a Torii gateway?") from None
     click.echo(text)
 
 

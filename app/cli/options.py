@@ -17,12 +17,12 @@ config_option = click.option(
     "--config",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="The configuration file.  [default: $TORII_CONFIG, else ./config.yaml if there is one]",
+    help="The configuration file.  [default: $TORII_CONFIG, else ./config.yaml if it exists]",
 )
 host_option = click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
 port_option = click.option("--port", type=int, metavar="NUMBER", help="Port to listen on.  [default: 8000]")
-its_host_option = click.option("--host", metavar="ADDRESS", help="Address at which it listens.  [default: 127.0.0.1]")
-its_port_option = click.option("--port", type=int, metavar="NUMBER", help="Port at which it listens.  [default: 8000]")
+its_host_option = click.option("--host", metavar="ADDRESS", help="Address of the gateway.  [default: 127.0.0.1]")
+its_port_option = click.option("--port", type=int, metavar="NUMBER", help="Port of the gateway.  [default: 8000]")
 
 
 class Wrong(click.ClickException):
@@ -43,8 +43,8 @@ def reason(error: Exception) -> str:
     if said := getattr(error, "strerror", None):
         return str(said)
     if isinstance(error, TimeoutError):
-        return "nothing came in time"
-    return "the connection was broken off" if isinstance(error, ConnectionError) else "what came is no HTTP"
+        return "the response timed out"
+    return "the connection was closed early" if isinstance(error, ConnectionError) else "the response is not HTTP"
 
 
 class Command(click.Command):
@@ -59,7 +59,7 @@ class Command(click.Command):
             if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
                 raise
             path = f"{parent.command_path} {info_name}" if parent else str(info_name)
-            raise Wrong(f"{_misuse(error, self)} `{path} --help` shows what there is.") from None
+            raise Wrong(f"{_misuse(error, self)} `{path} --help` shows the usage.") from None
 
 
 class Commands(Command, click.Group):
@@ -67,22 +67,22 @@ class Commands(Command, click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args[0] not in self.commands:
-            there = f"`{ctx.command_path} --help` shows what there is."
-            raise Wrong(f"there is no command {args[0]}{_meant(args[0], self.commands)} {there}")
+            there = f"`{ctx.command_path} --help` lists the commands."
+            raise Wrong(f"unknown command {args[0]}{_meant(args[0], self.commands)} {there}")
         return super().resolve_command(ctx, args)
 
 
 def _misuse(error: click.UsageError, command: click.Command) -> str:
     options = {name: option for option in command.params for name in option.opts}
     if isinstance(error, click.NoSuchOption):
-        return f"there is no option {error.option_name}{_meant(error.option_name, options)}"
+        return f"unknown option {error.option_name}{_meant(error.option_name, options)}"
     if isinstance(error, click.BadOptionUsage):
         flag = getattr(options.get(error.option_name), "is_flag", True)  # --help is made by click, as it is asked for
         return f"{error.option_name} {'takes no value' if flag else 'needs a value'}."
     if isinstance(error, click.BadParameter) and error.param is not None:
         least = getattr(error.param.type, "min", None)
-        return f"{error.param.opts[-1]} must be a whole number{'' if least is None else f' from {least} on'}."
-    return "it takes options only, no other words."
+        return f"{error.param.opts[-1]} must be a whole number{'' if least is None else f' of at least {least}'}."
+    return "the command takes options only, no arguments."
 
 
 def _meant(given: str, allowed: Iterable[str]) -> str:
@@ -91,11 +91,11 @@ def _meant(given: str, allowed: Iterable[str]) -> str:
 
 
 def load(config: Path | None, *, serving: bool = True, keyless: bool = False, **overrides: Any) -> Settings:
-    from ..config import settings
+    from ..config import loader
 
     try:
-        return settings.load(config, serving=serving, keyless=keyless, **overrides)
-    except settings.ConfigError as error:
+        return loader.load(config, serving=serving, keyless=keyless, **overrides)
+    except loader.ConfigError as error:
         count = len(error.mistakes)
         head = "the configuration has a mistake" if count == 1 else f"the configuration has {count} mistakes"
         raise Wrong(f"{head}:\n" + "\n".join(f"  {mistake}" for mistake in error.mistakes)) from None

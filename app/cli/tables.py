@@ -44,7 +44,7 @@ def started(settings: Settings, port: int, key: str | None, ledger: str = "") ->
     if settings.docs_open:
         facts.append(("Docs", f"{url}/docs"))
     if settings.workers > 1:
-        facts.append(("Workers", f"{settings.workers} processes, which share the limits of the upstreams' keys"))
+        facts.append(("Workers", f"{settings.workers} processes; each has a share of the upstream keys' limits"))
     if settings.sandboxed:
         facts.append(("Sandbox", "built-in stand-ins answer, from made-up data: no network, no cost, no real results"))
     parts = [
@@ -53,7 +53,7 @@ def started(settings: Settings, port: int, key: str | None, ledger: str = "") ->
         indented(upstreams(settings, WIDTH - len(INDENT))),
         "Try it:",
         indented(trial_lines(settings, url, key)),
-        "Ctrl+C ends it.",
+        "Press Ctrl+C to stop.",
     ]
     return "\n\n".join(parts)
 
@@ -73,7 +73,7 @@ def callers(settings: Settings, key: str | None = None) -> str:
         return "anyone on this machine, with any key or none; no caller keys are set"
     names = [caller.name for caller in settings.callers]
     if settings.caller_key:
-        names.append("default (a key made for this run)" if key else "default")
+        names.append("default (a key generated for this run)" if key else "default")
     return ", ".join(names)
 
 
@@ -82,7 +82,7 @@ def _elsewhere(settings: Settings) -> str:
         unspecified = ipaddress.ip_address(settings.host).is_unspecified
     except ValueError:
         unspecified = False
-    return "  (and at every other address of this machine)" if unspecified else ""
+    return "  (and on all other addresses of this machine)" if unspecified else ""
 
 
 # ---------------------------------------------------------------- upstreams, routes, models
@@ -100,7 +100,7 @@ def upstreams(settings: Settings, width: int = WIDTH) -> str:
 
 def _key(settings: Settings, name: str) -> str:
     if name not in settings.active:
-        return "none, so it is not used"
+        return "none, not used"
     if settings.sandboxed:
         return "none needed in the sandbox"
     tails = [Key(key.key.get_secret_value()).tail for key in settings.upstreams[name].keys if key.key]
@@ -148,13 +148,13 @@ def models(listed: Iterable[Json]) -> str:
 
 def keys(states: Iterable[Json]) -> str:
     """The state of each key of a running gateway, with the part of its limits that is spent."""
-    head = ("UPSTREAM", "KEY", "STATE", "AT WORK", "CALLS", "FAILED")
+    head = ("UPSTREAM", "KEY", "STATE", "IN FLIGHT", "CALLS", "FAILED")
     rows, more = [], []
     for state in states:
         minute = [f"{_share(spent['used'], spent['limit'])} {name}" for name, spent in state["minute"].items()]
         rows.append(
             (
-                state["upstream"] + (" (keeps failing, asked last)" if state["broken"] else ""),
+                state["upstream"] + (" (keeps failing, tried last)" if state["broken"] else ""),
                 " ".join(part for part in (state["key"], state["tail"] and f"...{state['tail']}") if part),
                 _state(state),
                 _share(state["at_work"], state["concurrency"]),
@@ -168,8 +168,8 @@ def keys(states: Iterable[Json]) -> str:
 
 def _state(key: Json) -> str:
     if key["state"] == "resting":
-        return f"{key['cause']}, rests until {key['until'].replace('T', ' ')}"
-    return f"{key['cause']}, tried with the next call" if key["state"] == "trial" else key["state"]
+        return f"{key['cause']}, in cooldown until {key['until'].replace('T', ' ')}"
+    return f"{key['cause']}, tried by the next call" if key["state"] == "trial" else key["state"]
 
 
 def _share(used: int, limit: int | None) -> str:
@@ -182,7 +182,7 @@ def _words(words: Iterable[str]) -> str:
 
 def unknown_models(settings: Settings) -> str:
     upstream = settings.unknown_upstream
-    return f"Any other model is asked for at {upstream}." if upstream else "Any other model is answered with a 404."
+    return f"Unknown models go to {upstream}." if upstream else "Unknown models get a 404."
 
 
 def origin(config: Path | None) -> str:
@@ -200,7 +200,7 @@ def notes(settings: Settings) -> list[str]:
     if used or not names:
         return []
     verb = "is" if len(names) == 1 else "are"
-    return [f"{_words(sorted(names))} {verb} set and not used; proxy_from_environment: true uses it."]
+    return [f"{_words(sorted(names))} {verb} set but not used; set proxy_from_environment: true to use a proxy."]
 
 
 def _is_setting(variable: str) -> bool:
@@ -248,7 +248,7 @@ def calls(listed: Iterable[Json]) -> str:
 def no_calls(first: str | None) -> str:
     """``first`` is when the first call of the ledger came, if there is any."""
     return (
-        f"No calls in this time; the first in the ledger came at {first}." if first else "No calls in the ledger yet."
+        f"No calls in this period; the first in the ledger is from {first}." if first else "No calls in the ledger yet."
     )
 
 
@@ -261,4 +261,4 @@ def _amount(row: Json, name: str) -> str:
 def _estimated(total: Json) -> Iterable[str]:
     if total["estimated_calls"]:
         share = 100 * total["estimated_tokens"] / max(total["total_tokens"], 1)
-        yield f"~ with estimates in it: {total['estimated_calls']:,} of the calls, {share:.1f} % of the tokens."
+        yield f"~ includes estimates: {total['estimated_calls']:,} of the calls, {share:.1f} % of the tokens."

@@ -7,22 +7,19 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from ..core.names import nearest
 from ..core.origins import ANYONE, NULL
 from ..upstreams.catalogue import CATALOGUE, known
 from ..upstreams.client.proxies import Place, parse, place, variable
+from .sections import KeyLimits, ModelSettings
+from .settings import Settings
 from .sources import Keys
-
-if TYPE_CHECKING:
-    from .sections import KeyLimits, ModelSettings
-    from .settings import Settings
 
 Found = Iterator[tuple[Keys, str]]
 
 
-def contradictions(settings: Settings, bad: set[str], checks: Checks) -> list[tuple[Keys, str]]:
+def violations(settings: Settings, bad: set[str], checks: Checks) -> list[tuple[Keys, str]]:
     """All that the checks find; without those that touch ``bad`` sections, of which nothing is known."""
     return [found for needs, check in checks if not bad & needs for found in check(settings)]
 
@@ -30,15 +27,15 @@ def contradictions(settings: Settings, bad: set[str], checks: Checks) -> list[tu
 def _callers(settings: Settings) -> Found:
     names = Counter(caller.name for caller in settings.callers)
     if settings.caller_key and "default" in names:
-        yield ("caller_key",), "is the key of the caller named default, and callers has one of that name too"
+        yield ("caller_key",), "belongs to the caller named default, and callers also has a caller of that name"
     digests: set[str] = set()
     for index, caller in enumerate(settings.callers):
         if names[caller.name] > 1:
-            yield ("callers", index, "name"), "is there more than once; a name is for one caller"
+            yield ("callers", index, "name"), "duplicate name; each caller needs a name of its own"
         key = caller.key.get_secret_value() if caller.key else ""
         digest = caller.sha256 or hashlib.sha256(key.encode()).hexdigest()
         if digest in digests:
-            yield ("callers", index), "has the same key as another caller; a key is for one"
+            yield ("callers", index), "duplicate key; each caller needs a key of its own"
         digests.add(digest)
 
 
@@ -46,10 +43,10 @@ def _keys(settings: Settings) -> Found:
     for name, upstream in settings.upstreams.items():
         names = [key.name or str(number) for number, key in enumerate(upstream.keys, 1)]
         if len(set(names)) < len(names):
-            yield ("upstreams", name, "api_keys"), "two keys have the same name; a name is for one key"
+            yield ("upstreams", name, "api_keys"), "duplicate name; each key needs a name of its own"
         keys = [key.key.get_secret_value() for key in upstream.keys if key.key]
         if len(set(keys)) < len(keys):
-            yield ("upstreams", name, "api_keys"), "the same key is there twice; its limits would be kept twice over"
+            yield ("upstreams", name, "api_keys"), "duplicate key; its limits would be counted twice"
 
 
 def _operator(settings: Settings) -> Found:
@@ -59,7 +56,7 @@ def _operator(settings: Settings) -> Found:
     keys = [caller.key for caller in settings.callers] + [settings.caller_key]
     digests = {hashlib.sha256(key.get_secret_value().encode()).hexdigest() for key in keys if key}
     if digest in digests | {caller.sha256 for caller in settings.callers}:
-        yield ("operator_key",), "is the key of a caller too; the operator needs one of his own"
+        yield ("operator_key",), "is also a caller's key; the operator needs a separate key"
 
 
 def _unknown_models(settings: Settings) -> Found:
@@ -83,10 +80,10 @@ def _alias(name: str, model: ModelSettings, settings: Settings) -> Found:
         following = settings.models.get(end)
         end = following.alias_of if following else None
     if end == name:
-        yield (), f"stands for itself: {' -> '.join([*chain, name])}"
+        yield (), f"is an alias of itself: {' -> '.join([*chain, name])}"
     elif len(chain) == 2 and not _exists(chain[1], settings):
         near = ", ".join(nearest(chain[1], _names(settings)))
-        yield (), f"stands for what is no known model; nearest: {near}"
+        yield (), f"is an alias of an unknown model; nearest: {near}"
 
 
 def _exists(name: str, settings: Settings) -> bool:
@@ -97,17 +94,17 @@ def _exists(name: str, settings: Settings) -> bool:
 
 def _targets(name: str, model: ModelSettings, settings: Settings) -> Found:
     if not model.targets and not known(name):
-        yield (), f"needs targets, because nothing is known of it; one or more of {', '.join(settings.upstreams)}"
+        yield (), f"needs targets, because the model is unknown; one or more of {', '.join(settings.upstreams)}"
     places = [(target.upstream, target.model or name) for target in model.targets]
     for index, target in enumerate(places):
         if target[0] not in settings.upstreams:
             yield ("targets", index), _no_upstream(target[0], settings)
         if target in places[:index]:
-            yield ("targets", index), "is there twice"
+            yield ("targets", index), "duplicate target"
     spaces = dict.fromkeys(entry.model.id for _, there in places if (entry := known(there)))
     if len(spaces) > 1:
         different = f"name different models, {' and '.join(spaces)}"
-        yield ("targets",), f"{different}: their vectors and scores do not compare, so none can stand in for another"
+        yield ("targets",), f"{different}: their vectors and scores are not comparable, so one cannot replace another"
 
 
 def _proxies(settings: Settings) -> Found:
@@ -116,7 +113,7 @@ def _proxies(settings: Settings) -> Found:
     for name, upstream in settings.upstreams.items():
         url = upstream.proxy_url.get_secret_value() if upstream.proxy_url else None
         if any(given.setdefault(place(there), url) != url for there in upstream.urls):
-            yield ("upstreams", name, "proxy_url"), "another upstream at the same address is reached in another way"
+            yield ("upstreams", name, "proxy_url"), "differs from the proxy_url of another upstream at the same address"
 
 
 def _proxies_of_the_environment(settings: Settings) -> Found:
@@ -132,7 +129,7 @@ def _proxies_of_the_environment(settings: Settings) -> Found:
 
 def _redis(settings: Settings) -> Found:
     if settings.cache.store == "redis" and settings.cache.redis_url is None:
-        yield ("cache", "redis_url"), "is needed where cache.store is redis, such as redis://127.0.0.1:6379/0"
+        yield ("cache", "redis_url"), "is required if cache.store is redis, such as redis://127.0.0.1:6379/0"
 
 
 def _redis_here(settings: Settings) -> Found:
@@ -144,14 +141,14 @@ def _redis_here(settings: Settings) -> Found:
 def _cache_folder(settings: Settings) -> Found:
     folder = settings.cache.path.absolute().parent
     if settings.cache.store == "sqlite" and not (folder.is_dir() and os.access(folder, os.W_OK)):
-        yield ("cache", "path"), "its folder is not there or cannot be written; make it, or name another file"
+        yield ("cache", "path"), "the folder is missing or not writable; create the folder, or set another file"
 
 
 def _open_to_all(settings: Settings) -> Found:
     if settings.open and not settings.loopback and not settings.generate_caller_key:
         yield (
             ("host",),
-            "others can reach this address, and without callers any of them could spend your upstream keys. Set "
+            "other machines can reach this address and, without callers, could spend your upstream keys. Set "
             "TORII_CALLER_KEY or callers, or generate_caller_key: true for a random key, or host: 127.0.0.1",
         )
 
@@ -165,7 +162,7 @@ def _open_to_all_pages(settings: Settings) -> Found:
             yield (
                 ("cors", "allowed_origins", index),
                 f"{which} could spend your upstream keys, because the gateway has no callers. "
-                "Name the origins that are meant, or set TORII_CALLER_KEY or callers",
+                "Name the intended origins, or set TORII_CALLER_KEY or callers",
             )
 
 
@@ -197,14 +194,14 @@ def _workers(settings: Settings) -> Found:
 
 def _no_upstream(name: str, settings: Settings) -> str:
     near = nearest(name, settings.upstreams)[0]
-    return f"there is no such upstream; did you mean {near}? Known: {', '.join(settings.upstreams)}"
+    return f"unknown upstream; did you mean {near}? Known: {', '.join(settings.upstreams)}"
 
 
 def _names(settings: Settings) -> list[str]:
     return [*CATALOGUE, *(name for name, model in settings.models.items() if model)]
 
 
-Checks = tuple[tuple[frozenset[str], Callable[["Settings"], Found]], ...]
+Checks = tuple[tuple[frozenset[str], Callable[[Settings], Found]], ...]
 ALWAYS: Checks = (
     (frozenset({"callers", "caller_key"}), _callers),
     (frozenset({"upstreams"}), _keys),

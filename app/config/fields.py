@@ -29,7 +29,7 @@ OFF = "off"
 KEY_MINIMUM = 16
 # The key that stands in .env.example: whoever copies that and no more has a gateway whose key everybody knows.
 PLACEHOLDER = "change-me-this-is-only-an-example"
-KNOWN = "is the example's key, which everybody knows; `openssl rand -hex 24` makes a good one"
+KNOWN = "is the published example key; generate one with `openssl rand -hex 24`"
 
 _UPSTREAM_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 # The endings of a URL that has an endpoint's path, or the beginning of one: /chat/completions, /chat.
@@ -43,7 +43,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 def number(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("must be a number, and is a switch (YAML reads on, off, yes and no as one)")
+        raise ValueError("must be a number, not true or false (YAML reads on, off, yes and no as true or false)")
     return value
 
 
@@ -72,7 +72,7 @@ def url(url: str) -> str:
         raise ValueError("must be a plain URL: no user, password, query or fragment; a key belongs in api_key")
     path = parts.path.rstrip("/")
     if endpoint := next(filter(path.endswith, _ENDPOINT_PATHS), None):
-        raise ValueError(f"must be the part before {endpoint}, such as https://host.example/v1")
+        raise ValueError(f"must end before {endpoint}, such as https://host.example/v1")
     return url.rstrip("/")
 
 
@@ -86,7 +86,7 @@ def sendable(secret: SecretStr | None) -> SecretStr | None:
     if secret and quoted(secret.get_secret_value()):
         raise ValueError(QUOTED)
     if secret and not re.fullmatch(r"[\x21-\x7e]+", secret.get_secret_value()):
-        raise ValueError("must be one word of printable ASCII characters, as it goes in an HTTP header")
+        raise ValueError("must be printable ASCII without spaces, because it is sent in an HTTP header")
     return secret
 
 
@@ -96,7 +96,7 @@ def strong(secret: SecretStr | None) -> SecretStr | None:
     if secret and secret.get_secret_value() == PLACEHOLDER:
         raise ValueError(KNOWN)
     if secret and len(secret.get_secret_value()) < KEY_MINIMUM:
-        raise ValueError(f"must have at least {KEY_MINIMUM} characters; `openssl rand -hex 24` makes a good one")
+        raise ValueError(f"must have at least {KEY_MINIMUM} characters; generate one with `openssl rand -hex 24`")
     return sendable(secret)
 
 
@@ -164,7 +164,7 @@ def authority(given: Any) -> Any:
 
 def upstream_name(name: str) -> str:
     if not _UPSTREAM_NAME.fullmatch(name) or name in (AUTO, NONE, PREFIX.rstrip("/")):
-        raise ValueError("an upstream's name is 1 to 32 of a-z, 0-9, - and _; auto, none and jina-ai mean other things")
+        raise ValueError("a name has 1 to 32 characters of a-z, 0-9, - and _; auto, none and jina-ai are reserved")
     return name
 
 
@@ -176,7 +176,7 @@ def listed(value: Any) -> Any:
         try:
             return msgspec.json.decode(value)
         except msgspec.DecodeError:
-            raise ValueError("must be a list; with [ before it, of JSON") from None
+            raise ValueError("must be a list, separated by commas or in JSON") from None
     return [text for part in value.split(",") if (text := part.strip())]
 
 

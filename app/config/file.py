@@ -10,15 +10,15 @@ from typing import Any
 import yaml
 
 from ..storage.files import read
-from .sources import Keys, Mistake, Source, Values
+from .sources import Keys, Mistake, SettingsSource, Values
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
 
-def read_file(path: Path) -> Source:
+def read_file(path: Path) -> SettingsSource:
     """The YAML of a configuration file, with ``${VAR}`` and ``${VAR:-default}`` filled in; ``$${`` is ``${``."""
-    source = Source(str(path))
+    source = SettingsSource(str(path))
     try:
         text = read(path).decode("utf-8-sig")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -33,7 +33,7 @@ def read_file(path: Path) -> Source:
     except RecursionError:
         source.mistakes.append(Mistake(str(path), "", "nested too deep"))
     except ValueError:
-        source.mistakes.append(Mistake(str(path), "", "a number or a date in it is none; put it in quotes"))
+        source.mistakes.append(Mistake(str(path), "", "contains an invalid number or date; put it in quotes"))
     return source
 
 
@@ -50,20 +50,20 @@ def _unreadable(path: Path, text: str, error: yaml.YAMLError) -> Mistake:
 def _fault(rest: str, column: int) -> str:
     """``rest`` is the text from the place at which it could not be read on."""
     if not rest.strip():
-        return "it ends where a bracket, a quote or a value is still missing"
+        return "the file ends before a bracket, a quote or a value is complete"
     faults = (what for sign, what in _FAULTS.items() if rest.startswith(sign))
-    return next(faults, f"look at the quotes, brackets, colons and the indentation before column {column}")
+    return next(faults, f"check the quotes, brackets, colons and indentation before column {column}")
 
 
 _FAULTS = {
     "\t": "a tab, where only spaces are allowed",
-    "*": "an alias (*) for what is named (&) nowhere above; a text that begins so needs quotes",
-    "!": "a tag (!), and none is known here; a text that begins so needs quotes",
-    "---": "a second document begins here, and one is read",
+    "*": "an alias (*) without an anchor (&) above it; quote a text that begins with *",
+    "!": "a tag (!), and tags are not supported; quote a text that begins with !",
+    "---": "a second document begins here, and only one is allowed",
 }
 
 
-def _survey(node: yaml.Node, source: Source, keys: Keys = (), above: frozenset[int] = frozenset()) -> bool:
+def _survey(node: yaml.Node, source: SettingsSource, keys: Keys = (), above: frozenset[int] = frozenset()) -> bool:
     """Notes every key's line and every key written twice. False where the text refers to itself."""
     if id(node) in above:
         source.mistakes.append(source.mistake(keys, "refers to itself"))
@@ -80,19 +80,19 @@ def _survey(node: yaml.Node, source: Source, keys: Keys = (), above: frozenset[i
             twice = source.lines.get(path)
             source.lines[path] = key.start_mark.line + 1
             if twice and key.tag != "tag:yaml.org,2002:merge":
-                source.mistakes.append(source.mistake(path, f"is written twice, first in line {twice}"))
+                source.mistakes.append(source.mistake(path, f"duplicate key, first set in line {twice}"))
             sound &= _survey(value, source, path, above)
     return sound
 
 
-def _mapping(values: Any, source: Source) -> Values:
+def _mapping(values: Any, source: SettingsSource) -> Values:
     if isinstance(values, dict):
         return values
     source.mistakes.append(Mistake(source.where, "", "must be a mapping of settings, as in config.example.yaml"))
     return {}
 
 
-def _filled(value: Any, source: Source, keys: Keys = ()) -> Any:
+def _filled(value: Any, source: SettingsSource, keys: Keys = ()) -> Any:
     """The value with variables filled in and with keys that are text."""
     if isinstance(value, dict):
         wrong = [key for key in value if not isinstance(key, str)]

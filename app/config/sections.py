@@ -65,7 +65,7 @@ class CallerSettings(Section):
         if (self.key is None) == (self.sha256 is None):
             raise ValueError("must have either a key or a sha256")
         if self.sha256 is not None and not SHA256.fullmatch(self.sha256):
-            raise ValueError("sha256 must be 64 hexadecimal digits; `printf %s KEY | sha256sum` makes them")
+            raise ValueError("sha256 must be 64 hexadecimal digits, as `printf %s KEY | sha256sum` prints them")
         if self.sha256 == hashlib.sha256(PLACEHOLDER.encode()).hexdigest():
             raise ValueError(f"sha256 {KNOWN}")
         return self
@@ -190,7 +190,7 @@ class ModelSettings(Section):
     @model_validator(mode="after")
     def _alias_has_nothing_else(self) -> ModelSettings:
         if self.alias_of and len(self.model_fields_set) > 1:
-            raise ValueError("an alias is what it stands for; it has no other keys than alias_of")
+            raise ValueError("an alias takes no other keys than alias_of")
         return self
 
     def facts(self) -> Values:
@@ -215,8 +215,8 @@ class TimeoutSettings(Section):
     idle_seconds: Seconds = 300
     event_seconds: Seconds = 600
     total_seconds: Seconds = 1800
-    head_seconds: Seconds = 10
-    body_seconds: Seconds = 60
+    request_head_seconds: Seconds = 10
+    request_body_seconds: Seconds = 60
     write_seconds: Seconds = 60
 
 

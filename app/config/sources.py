@@ -47,9 +47,16 @@ _NOT_SETTINGS = (
 # Kubernetes and Docker links set these for every container that sees a service named "torii".
 _SERVICE_LINK = re.compile(r"TORII_(SERVICE_(HOST|PORT)(_.*)?|PORT_\d+_(TCP|UDP).*|NAME|ENV_.*)")
 
-QUOTED = (
-    "has quotes around it, which belong to the value here (docker run --env-file keeps them); write it without them"
-)
+# Settings by their former names. A configuration that uses one is wrong, and its error names the present one.
+RENAMED: Mapping[Keys, Keys] = {
+    ("pace_seconds",): ("queue_timeout_seconds",),
+    ("max_calls",): ("max_concurrent_calls",),
+    ("sandbox_pace",): ("sandbox_time_scale",),
+    ("timeouts", "head_seconds"): ("timeouts", "request_head_seconds"),
+    ("timeouts", "body_seconds"): ("timeouts", "request_body_seconds"),
+}
+
+QUOTED = "is in quotes, which are part of the value here (docker run --env-file keeps them); remove the quotes"
 # Of more allowed keys than MANY only the NEAREST are named.
 MANY, NEAREST = 16, 6
 
@@ -73,7 +80,7 @@ _WORDS = {
     "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
-    "too_short": "must have at least {min_length} of its kind",
+    "too_short": "must have at least {min_length} entry",
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
     "too_long": "must have at most {max_length} characters",
@@ -118,7 +125,7 @@ def _upwards(keys: Keys) -> Iterator[Keys]:
 
 
 @dataclass(slots=True)
-class Source:
+class SettingsSource:
     """Settings from one place. ``names`` maps keys to what they are called there, where that is known."""
 
     where: str
@@ -130,6 +137,8 @@ class Source:
 
     def mistake(self, keys: Keys, what: str) -> Mistake:
         line = next((self.lines[at] for at in _upwards(keys) if at in self.lines), 0)
+        if keys in RENAMED:
+            what = f"was renamed; use {self.called(RENAMED[keys])} instead"
         return Mistake(self.where, self.names.get(keys) or self.called(keys), what, keys, line)
 
     def depth(self, keys: Keys) -> int:
@@ -143,7 +152,7 @@ class Source:
         return len(keys)
 
 
-def blame(sources: Sequence[Source], keys: Keys, what: str) -> Mistake:
+def blame(sources: Sequence[SettingsSource], keys: Keys, what: str) -> Mistake:
     """The mistake, said of the source that set the key; the first of them wins, as its value does."""
     source = max(sources, key=lambda source: source.depth(keys))
     return source.mistake(keys, what) if source.depth(keys) else Mistake("", dotted(keys), what, keys)
@@ -171,9 +180,9 @@ def quoted(text: str) -> bool:
 # ---------------------------------------------------------------- environment and secret files
 
 
-def environment(settings: type[BaseSettings]) -> Source:
+def environment(settings: type[BaseSettings]) -> SettingsSource:
     """``TORII_PORT``, ``TORII_TIMEOUTS__IDLE_SECONDS`` and so on; an empty variable is none."""
-    source = Source("environment", called=lambda keys: PREFIX + "__".join(map(str, keys)).upper())
+    source = SettingsSource("environment", called=lambda keys: PREFIX + "__".join(map(str, keys)).upper())
     variables = _Variables(settings)
     source.values = variables()
     source.mistakes += _quoted()
@@ -182,8 +191,10 @@ def environment(settings: type[BaseSettings]) -> Source:
         del source.values["port"]
     known = tuple(settings.model_fields)
     for variable in _foreign(known):
-        what = unknown_key(variable.removeprefix(PREFIX).partition("__")[0].lower(), known)
-        source.mistakes.append(Mistake("environment", variable, what.replace("key", "setting", 1)))
+        name = variable.removeprefix(PREFIX).partition("__")[0].lower()
+        what = unknown_key(name, known).replace("key", "setting", 1)
+        renamed = (name,) in RENAMED
+        source.mistakes.append(source.mistake((name,), what) if renamed else Mistake("environment", variable, what))
     return source
 
 
@@ -220,9 +231,9 @@ def _foreign(known: Sequence[str]) -> Iterator[str]:
             yield variable
 
 
-def credentials() -> list[Source]:
+def credentials() -> list[SettingsSource]:
     """The keys that have names of their own: from the environment, then from secret files."""
-    variables, files = Source("environment"), Source("secret file")
+    variables, files = SettingsSource("environment"), SettingsSource("secret file")
     directory = _secrets_directory(files)
     for variable, keys in CREDENTIALS.items():
         if value := os.environ.get(variable, "").strip():
@@ -235,7 +246,7 @@ def credentials() -> list[Source]:
 
 def secret_files() -> list[Path]:
     """Those that ``credentials`` reads."""
-    directory = _secrets_directory(Source(""))
+    directory = _secrets_directory(SettingsSource(""))
     unset = [variable for variable in CREDENTIALS if not os.environ.get(variable, "").strip()]
     return [secret for variable in unset if (secret := _secret_file(variable, directory))]
 
@@ -246,20 +257,20 @@ def _secret_file(variable: str, directory: Path | None) -> Path | None:
     return secret if directory and (secret := directory / variable.lower()).exists() else None
 
 
-def _secrets_directory(source: Source) -> Path | None:
+def _secrets_directory(source: SettingsSource) -> Path | None:
     directory = Path(os.environ.get(SECRETS_VARIABLE) or SECRETS_DIRECTORY)
     if directory.is_dir():
         return directory
     if os.environ.get(SECRETS_VARIABLE):
-        source.mistakes.append(Mistake("environment", SECRETS_VARIABLE, f"{directory} is no directory"))
+        source.mistakes.append(Mistake("environment", SECRETS_VARIABLE, f"{directory} is not a directory"))
     return None
 
 
-def _put_file(source: Source, keys: tuple[str, ...], path: Path, name: str) -> None:
+def _put_file(source: SettingsSource, keys: tuple[str, ...], path: Path, name: str) -> None:
     try:
         value = read(path).decode("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "the file is not UTF-8 text"
         what = f"cannot be read: {reason}" if name == str(path) else f"{path} cannot be read: {reason}"
         source.mistakes.append(Mistake(source.where, name, what))
         return
@@ -267,7 +278,7 @@ def _put_file(source: Source, keys: tuple[str, ...], path: Path, name: str) -> N
         _put(source, keys, name, value)
 
 
-def _put(source: Source, keys: tuple[str, ...], name: str, value: str) -> None:
+def _put(source: SettingsSource, keys: tuple[str, ...], name: str, value: str) -> None:
     at = source.values
     for key in keys[:-1]:
         at = at.setdefault(key, {})

@@ -300,7 +300,7 @@ class UpstreamTruncated(UpstreamError):
     accepted = True
 
 
-PROXY_REFUSED = "its proxy wants a user and a password, or other ones (407); proxy_url can have them"
+PROXY_REFUSED = "the proxy requires a user and a password, or different ones (407); set them in proxy_url"
 
 
 def proxy_refused() -> UpstreamUnreachable:
@@ -312,14 +312,14 @@ def proxy_refused() -> UpstreamUnreachable:
 
 def key_refused(upstream: str) -> UpstreamAuth:
     return UpstreamAuth(
-        f"{upstream} refused the key that this gateway has for it. Your own key is fine; "
-        "the gateway's operator has to look at the upstream's key"
+        f"{upstream} rejected the gateway's key. Your own key is fine; "
+        "the gateway's operator must check the upstream's key"
     )
 
 
 def account_empty(upstream: str) -> UpstreamQuota:
     return UpstreamQuota(
-        f"the gateway's account at {upstream} has no balance left; its operator has to recharge it or add a key"
+        f"the gateway's account at {upstream} has no balance left; the gateway's operator must top it up or add a key"
     )
 
 
@@ -335,7 +335,7 @@ def rate_limited(upstream: str, seconds: float) -> UpstreamRateLimited:
 
 def told(error: Exception) -> ToriiError:
     """Any exception as one that a caller may see: a bug of ours says nothing of itself."""
-    return error if isinstance(error, ToriiError) else ToriiError("the gateway failed on this call; its log says why")
+    return error if isinstance(error, ToriiError) else ToriiError("internal error; the gateway's log has the cause")
 
 
 def let_go(error: Exception) -> None:

@@ -18,8 +18,8 @@ BOM = b"\xef\xbb\xbf"  # has no meaning before UTF-8, and is skipped
 _TOO_LARGE = 10**DIGITS_LIMIT
 _TOO_DEEP = f"nested deeper than {DEPTH_LIMIT} levels"
 _TOO_LONG = f"a whole number has more than {DIGITS_LIMIT} digits"
-_TOO_GREAT = "a number is larger than any that a 64-bit float holds"
-_HALF = "a string has half of a surrogate pair, which is no character: \\ud800 to \\udfff come in pairs"
+_TOO_GREAT = "a number exceeds the range of a 64-bit float"
+_HALF = "a string has an unpaired surrogate: \\ud800 to \\udfff must come in pairs"
 _KEY_END = re.compile(rb'"[ \t\r\n]*:')
 _STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 _WHOLE_STRING = re.compile(_STRING, re.DOTALL)
@@ -114,7 +114,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> None:
     seen = set()
     for key, _ in pairs:
         if key in seen:
-            raise Malformed(f"the key {key[:64]!a} comes twice in one object")
+            raise Malformed(f"duplicate key {key[:64]!a} in one object")
         seen.add(key)
 
 
@@ -127,7 +127,7 @@ def _fault(data: bytes) -> Malformed:
     if _MARKUP.match(data):
         return Malformed("it is HTML or XML")
     if len(data) > LOOK_LIMIT:
-        return Malformed("it is malformed; where is told only of what has at most 1 MB")
+        return Malformed("it is malformed; the position is reported up to 1 MB only")
     try:
         check_text(data)
         return _fault_in(data.decode())
@@ -147,7 +147,7 @@ def _fault_in(text: str) -> Malformed:
         return Malformed(_HALF, _half(tree))
     except RecursionError:
         return Malformed(_TOO_DEEP)
-    return Malformed("it is not of the expected form")
+    return Malformed("it does not have the expected structure")
 
 
 def _half(tree: Any) -> str:
@@ -181,11 +181,11 @@ def _unexpected(text: str, at: int) -> str:
         at -= 1
     place = f"(byte {len(text[:at].encode())})"
     if at >= len(text):
-        return f"it ends before it is complete {place}"
+        return f"unexpected end {place}"
     if text[at] == "\0":
-        return f"there is a NUL byte {place}"
+        return f"unexpected NUL byte {place}"
     if text[at] == '"' and not _WHOLE_STRING.match(text, at):
-        return f"a string has no end {place}"
+        return f"unterminated string {place}"
     return f"unexpected {text[at]!a} {place}"
 
 

@@ -73,7 +73,7 @@ def host_name(text: str) -> str:
     """A name in ``allowed_hosts`` as a browser sends it. ``*.`` at its start matches every subdomain. Raises
     ValueError."""
     if text == ANYONE:
-        raise ValueError("must be a host name; * would let every web page in. With callers no host is looked at")
+        raise ValueError("must be a host name; * would admit every web page. With callers, hosts are not checked")
     try:
         name = text.removesuffix(".").encode("idna").decode().lower()
     except UnicodeError:
@@ -181,10 +181,10 @@ class Guard:
 # Typed in, from a bookmark, or from a page of the gateway's own.
 _OWN = ([b"none"], [b"same-origin"])
 
-_OR_CALLERS = "or give the gateway callers (TORII_CALLER_KEY), whose keys no page has"
+_OR_CALLERS = "or set a caller key (TORII_CALLER_KEY), which no page has"
 _CROSS_SITE = (
-    "a page of another site has a browser ask for this, and the gateway has no callers. If it is meant to, "
-    f"put its origin into cors.allowed_origins and let it use fetch() in mode 'cors', {_OR_CALLERS}"
+    "a web page of another site made this request, and the gateway has no callers. To allow it, "
+    f"add its origin to cors.allowed_origins and use fetch() in mode 'cors', {_OR_CALLERS}"
 )
 
 
@@ -195,13 +195,13 @@ def shown(values: list[bytes]) -> str:
 
 def _wrong_host(hosts: list[bytes]) -> str:
     return (
-        f"this gateway is not known as {shown(hosts)} (Host), and it has no callers. If it is meant, put the name "
-        f"into allowed_hosts (TORII_ALLOWED_HOSTS), {_OR_CALLERS}"
+        f"the host {shown(hosts)} (Host) is not allowed, and the gateway has no callers. To allow it, add it "
+        f"to allowed_hosts (TORII_ALLOWED_HOSTS), {_OR_CALLERS}"
     )
 
 
 def _wrong_origin(origins: list[bytes]) -> str:
     return (
-        f"a web page of {shown(origins)} asks for this (Origin), and the gateway has no callers. If it is meant to, "
-        f"put the origin into cors.allowed_origins (TORII_CORS__ALLOWED_ORIGINS), {_OR_CALLERS}"
+        f"a web page of {shown(origins)} made this request (Origin), and the gateway has no callers. To allow it, "
+        f"add its origin to cors.allowed_origins (TORII_CORS__ALLOWED_ORIGINS), {_OR_CALLERS}"
     )

@@ -14,12 +14,12 @@ from .types import EndpointName
 Fate = Literal["done", "sent", "checked", "option", "dropped", "refused"]
 
 FATES: Mapping[Fate, str] = {
-    "done": "Torii does it itself, or says it in the provider's words",
-    "sent": "goes on as it is",
-    "checked": "goes on; a wrong value is a 400",
-    "option": "goes on to the models that have it; for others its default is left out, and all else is a 400",
-    "dropped": "goes to no provider",
-    "refused": "a 400, unless it asks for nothing",
+    "done": "handled by Torii, or translated to the provider's form",
+    "sent": "passed through unchanged",
+    "checked": "passed through; an invalid value is a 400",
+    "option": "passed to models that support it; for other models the default is dropped, and any other value is a 400",
+    "dropped": "never sent to a provider",
+    "refused": "a 400, unless the value requests nothing",
 }
 
 

@@ -41,7 +41,7 @@ Shape = int | str
 SPARSE = "sparse"
 
 NO_VECTOR = "an item without a vector"
-NOT_FINITE = "a vector that is not one of finite numbers"
+NOT_FINITE = "a vector with values that are not finite numbers"
 
 
 class Vector:

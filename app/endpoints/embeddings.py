@@ -64,8 +64,8 @@ class Embeddings(Endpoint):
             return [call]
         if call.body.get("late_chunking"):
             raise InvalidRequest(
-                f"late_chunking reads all inputs as one text, so they cannot be sent in parts, and {call.model} takes "
-                f"{cap} inputs at most: there are {len(inputs)}",
+                f"late_chunking reads all inputs as one text, so the call cannot be split, and {call.model} takes "
+                f"at most {cap} inputs; this call has {len(inputs)}",
                 param="input",
             )
         parts = (inputs[start : start + cap] for start in range(0, len(inputs), cap))
@@ -76,7 +76,7 @@ class Embeddings(Endpoint):
         data = [item for reply in replies for item in reply["data"]]
         inputs = call.body["input"]
         if len(replies) > 1 and len(data) != len(inputs):
-            raise UpstreamFailed(f"{len(inputs)} inputs were answered with {len(data)} vectors")
+            raise UpstreamFailed(f"{len(data)} vectors were returned for {len(inputs)} inputs")
         if len(replies) > 1:
             _same_shape(data)
         data = [{**item, "index": place} for place, item in enumerate(data)]
@@ -118,7 +118,7 @@ class Embeddings(Endpoint):
         if self.decode_tokens is None:
             raise InvalidRequest(
                 f"{place} holds token ids, which Jina's models do not read. Send the text (with LangChain: "
-                "OpenAIEmbeddings(check_embedding_ctx_length=False)), or have the gateway turn them back into text: "
+                "OpenAIEmbeddings(check_embedding_ctx_length=False)), or let the gateway decode the token ids: "
                 "in the checkout, pip install '.[tokens]'",
                 param="input",
             )
@@ -136,7 +136,7 @@ def _same_shape(data: list[Json]) -> None:
     shapes = {item[field_of(item)].shape for item in data}
     if len(shapes) > 1:
         told = sorted(shapes, key=str)
-        raise UpstreamFailed(f"the parts of the call were answered with vectors of different sizes: {told}")
+        raise UpstreamFailed(f"the parts of the call returned vectors of different sizes: {told}")
 
 
 def _is_tokens(item: Any) -> bool:
@@ -158,7 +158,7 @@ def _encoding(body: Json) -> Encoding:
 def _one_encoding(field: str, value: Any) -> Encoding:
     if isinstance(value, list):
         if len(value) != 1:
-            raise InvalidRequest(f"{field} must be one encoding: an answer cannot be in {len(value)}", param=field)
+            raise InvalidRequest(f"{field} must be one encoding, not {len(value)}", param=field)
         value = value[0]
     if not isinstance(value, str) or value not in ENCODINGS:
         raise not_one_of(field, value, ENCODINGS)

@@ -70,7 +70,7 @@ def model_of(body: Json) -> str:
     """Takes ``model`` out of ``body``. Raises InvalidRequest where there is none."""
     model = body.pop("model", None)
     if not isinstance(model, str) or not model.strip():
-        raise InvalidRequest("model is missing: name one, as GET /v1/models lists them", param="model")
+        raise InvalidRequest("model is missing: GET /v1/models lists the models", param="model")
     return model
 
 

@@ -85,7 +85,7 @@ def _query(body: Json) -> Any:
     if isinstance(query, dict) and "text" in query and query.keys() <= {"text", "type"}:
         query = query["text"]
     if not isinstance(query, str | dict) or not query:
-        raise InvalidRequest("query must be a text or {'image': ...}, and not empty", param="query")
+        raise InvalidRequest("query must be a non-empty text or {'image': ...}", param="query")
     return query
 
 
@@ -94,7 +94,7 @@ def _texts(documents: Any, rank_fields: Any) -> list[Any]:
     if not isinstance(documents, list) or not documents:
         raise InvalidRequest("documents must be a list of at least one document", param="documents")
     if rank_fields is not None and not _is_names(rank_fields):
-        raise InvalidRequest("rank_fields must be a list of names of fields", param="rank_fields")
+        raise InvalidRequest("rank_fields must be a list of field names", param="rank_fields")
     if set(map(type, documents)) == {str}:
         return documents
     texts = [_text(document, rank_fields, place) for place, document in enumerate(documents)]

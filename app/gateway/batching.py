@@ -342,7 +342,7 @@ def _in_our_words(failure: UpstreamError, upstream: str) -> str:
         case UpstreamFailed(status=503):
             return f"{upstream} is unavailable"
         case UpstreamRejected():
-            return f"{upstream} found the request wrong"
+            return f"{upstream} rejected the request"
     return f"{upstream} failed to answer the request"
 
 

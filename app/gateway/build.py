@@ -95,7 +95,7 @@ def build_pools(
         name: Pool(
             name,
             build_keys(settings, name, share),
-            patience=settings.pace_seconds,
+            patience=settings.queue_timeout_seconds,
             probe=probe(client, routes, name),
             remember=remember,
         )
@@ -251,11 +251,11 @@ def open_ledger(settings: Settings) -> tuple[LedgerFile | None, str]:
     except NoFile as error:
         if not auto:
             raise
-        return None, f"none, calls are not booked: {path}: {error}; ledger.path can name another file"
+        return None, f"none, calls are not recorded: {path}: {error}; set ledger.path to another file"
     return file, f"{path} ({file.migrated})" if file.migrated else str(path)
 
 
-NO_FOLDER = "none, calls are not booked: neither XDG_STATE_HOME nor HOME is set; ledger.path can name a file"
+NO_FOLDER = "none, calls are not recorded: neither XDG_STATE_HOME nor HOME is set; set ledger.path to a file"
 
 
 def build_operator(settings: Settings) -> Callers | None:

@@ -29,7 +29,7 @@ def misfit(schema: dict[str, object], answer: str | None) -> str:
     except jsonschema_rs.ValidationError as wrong:
         return _wrong("".join(f".{step}" for step in wrong.instance_path), wrong.kind.name)
     except (jsonschema_rs.ReferencingError, ValueError):
-        return "{} is nested too deeply, or is no JSON schema"
+        return "{} is nested too deeply, or is not a JSON schema"
     if answer is not None:
         for error in validator.iter_errors(msgspec.json.decode(answer)):
             place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
@@ -41,8 +41,8 @@ def _wrong(place: str, keyword: str) -> str:
     if keyword == "format":
         return f"{{}}{_told(place)} is not a regular expression that this gateway can check"
     if keyword == "$ref":
-        return f"{{}}{_told(place)} has a $ref that leads nowhere; refer to definitions as #/$defs/<name>"
-    return f"{{}}{_told(place)} is not valid JSON schema (its {keyword} is wrong)"
+        return f"{{}}{_told(place)} has a $ref that cannot be resolved; refer to definitions as #/$defs/<name>"
+    return f"{{}}{_told(place)} is not a valid JSON schema (its {keyword} is wrong)"
 
 
 def _told(place: str) -> str:

@@ -38,12 +38,12 @@ async def usable(schema: Json, field: str) -> None:
     try:
         wrong = await _found({"schema": schema})
     except TimeoutError:
-        wrong = f"{{}} takes longer than {SECONDS:g} s to read: make it smaller"
+        wrong = f"{{}} takes longer than {SECONDS:g} s to compile; use a smaller schema"
     except OSError as error:
         logger.error("a JSON schema could not be checked: %s", type(error).__name__)
-        raise Unavailable("this gateway could not start the check of a JSON schema", retry_after=1) from None
+        raise Unavailable("this gateway could not start the JSON schema check", retry_after=1) from None
     except ValueError:
-        wrong = "{} takes too much memory to read: make it smaller"
+        wrong = "{} takes too much memory to compile; use a smaller schema"
     if wrong:
         raise InvalidRequest(wrong.replace("{}", field, 1), param=field)
 

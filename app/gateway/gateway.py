@@ -134,7 +134,7 @@ class Gateway:
         route = found.to(call.endpoint.name)
         if route is None:
             right = " or ".join(f"POST {ENDPOINTS[name].paths[0]}" for name in found.endpoints)
-            raise InvalidRequest(f"{found.model.id} is not a model for this endpoint; use {right}", param="model")
+            raise InvalidRequest(f"{found.model.id} does not serve this endpoint; use {right}", param="model")
         return route
 
     async def _asked(self, endpoint: Endpoint, lookup: Lookup, route: Route, need: Need, record: Record) -> Outcome:

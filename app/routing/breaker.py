@@ -28,7 +28,7 @@ class Breaker:
 
     @property
     def last(self) -> bool:
-        """True if others are asked first."""
+        """True if other upstreams are tried first."""
         return self.open and time.monotonic() < self._until
 
     def called(self, now: float) -> None:
@@ -49,4 +49,4 @@ class Breaker:
         self._until = time.monotonic() + BREAK_SECONDS
         if not self.open:
             self.open = True
-            logger.warning("%s: %d calls failed in a row; others are asked first", self._name, BREAK_AFTER)
+            logger.warning("%s: %d calls failed in a row; other upstreams are tried first", self._name, BREAK_AFTER)

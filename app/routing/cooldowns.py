@@ -33,6 +33,6 @@ class KeyStates:
         try:
             rows = self._file.cooldowns()
         except StoreError as error:
-            logger.warning("which keys rested before the start is not known: %s", error)
+            logger.warning("the saved cooldowns cannot be read: %s", error)
             return []
         return [Rest(row.upstream, row.fingerprint, row.alias, cast(Cause, row.cause), row.until) for row in rows]

@@ -158,6 +158,4 @@ def refused(seats: Sequence[Seat], upstream: str, failing: bool, seconds: float)
         return rate_limited(upstream, max(left, seconds))
     if failing:
         return UpstreamFailed(f"{upstream} keeps failing", status=503)
-    return UpstreamRateLimited(
-        f"every key of {upstream} is at the limit that this gateway keeps for it", retry_after=seconds
-    )
+    return UpstreamRateLimited(f"every key of {upstream} is at its limit in this gateway", retry_after=seconds)

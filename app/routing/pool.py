@@ -282,7 +282,7 @@ class Pool:
         cause: Cause = "refused" if isinstance(failure, UpstreamAuth) else "account empty"
         now = time.monotonic()
         if seat.cause != cause:
-            logger.error("%s: key %s rests: %s", self.name, seat.key.alias, cause)
+            logger.error("%s: key %s is in cooldown: %s", self.name, seat.key.alias, cause)
             self._rest(seat, cause, now, REST_SECONDS)
             self._watch(seat)
         elif seat.probing is None and not seat.rests(now):
@@ -327,7 +327,7 @@ class Pool:
             if rest is not None and rest.cause and (rest.until > clock or rest.cause in SHUT):
                 seat.cause, seat.since = rest.cause, now
                 seat.rests_until = now + min(max(rest.until - clock, 0.0), REST_SECONDS)
-                logger.warning("%s: key %s rests since before the start: %s", self.name, seat.key.alias, seat.cause)
+                logger.warning("%s: key %s is still in cooldown: %s", self.name, seat.key.alias, seat.cause)
 
     # ------------------------------------------------------------ probes
 
@@ -377,7 +377,7 @@ class Pool:
         except (UpstreamRejected, UpstreamMisplaced):
             return None
         except (ToriiError, TimeoutError):
-            logger.info("%s: key %s was probed without an answer", self.name, seat.key.alias)
+            logger.info("%s: key %s did not answer a probe", self.name, seat.key.alias)
         except Exception:
             logger.exception("%s: a probe failed", self.name)
         return False

@@ -56,7 +56,7 @@ class RouteTable:
     """``accounts`` by upstream name, best first; None is an upstream without a key.
 
     ``models`` is laid over the catalogue: a Route is a model's own targets, a string the name
-    that it stands for, None a model that is not to be had here. ``unknown`` names the upstream
+    that it stands for, None a model that is disabled in this gateway's configuration. ``unknown`` names the upstream
     that is asked for all the names that are not known.
     """
 
@@ -159,22 +159,22 @@ class RouteTable:
         if not name:
             raise InvalidRequest("The model's name is empty.", param="model")
         if len(name) > NAME_LIMIT or not _PLAIN.fullmatch(name):
-            raise self._not_found(name, "has a name that no model can have")
+            raise self._not_found(name, "is not a valid model name")
         upstream, rest = self._pinned(name)
         if meant := self._spelled.get((name if rest else bare(name)).lower()):
             return meant
         if self._gone_names and self._gone(name, rest):
-            raise self._not_found(name, "is not to be had here")
+            raise self._not_found(name, "is disabled in this gateway's configuration")
         if rest:
             account = self._accounts[upstream]
             if account is None:
-                raise self._not_found(name, f"asks for the upstream {upstream}, for which no key is set")
+                raise self._not_found(name, f"names the upstream {upstream}, which has no key")
             return account.route(rest)
         if self._unknown is None:
             entry = known(name)
-            serving = f"is served by {' and '.join(entry.kinds)}, for which no key is set" if entry else "is not known"
+            serving = f"is served by {' and '.join(entry.kinds)}, for which no key is set" if entry else "is unknown"
             if not entry and self._keyless:
-                serving = f"is not known, and {self._keyless}, which is asked for such models, has no key"
+                serving = f"is unknown, and {self._keyless}, the upstream for unknown models, has no key"
             raise self._not_found(name, serving)
         return self._unknown.route(bare(name))
 
@@ -184,7 +184,7 @@ class RouteTable:
             return
         if name.lower() in self._spelled or bare(name).lower() in self._spelled or not self._listed:
             return
-        near = f" Nearest: {', '.join(nearest(name, self._listed))}. GET /v1/models lists all."
+        near = f" Nearest: {', '.join(nearest(name, self._listed))}. GET /v1/models lists all models."
         if not error.message.endswith(near):  # callers of equal calls share one
             error.message = f"{error.message.rstrip('.')}.{near}"
 
@@ -194,7 +194,7 @@ class RouteTable:
     def _not_found(self, name: str, why: str) -> ModelNotFound:
         near = nearest(name, self._listed)
         hint = f" Nearest: {', '.join(near)}." if near else ""
-        return ModelNotFound(f"The model '{shown(name)}' {why}.{hint} GET /v1/models lists all.", param="model")
+        return ModelNotFound(f"The model '{shown(name)}' {why}.{hint} GET /v1/models lists all models.", param="model")
 
 
 def _served(accounts: Mapping[str, Account | None]) -> dict[str, Route]:

@@ -63,11 +63,11 @@ class Access:
         origin = headers[b"origin"]
         if is_preflight(method, headers):
             raise Forbidden(
-                f"no page of {shown(origin)} may read what this gateway answers. If it is meant to, put the origin "
-                "into cors.allowed_origins (TORII_CORS__ALLOWED_ORIGINS)"
+                f"pages of {shown(origin)} may not read this gateway's responses. To allow the pages, add the origin "
+                "to cors.allowed_origins (TORII_CORS__ALLOWED_ORIGINS)"
             )
         if of_the_web(origin[0]) and not same(origin[0], headers.get(b"host", [b""])[0]):
-            said = f"a page of {shown(origin)} cannot read its answer: it is not in cors.allowed_origins"
+            said = f"a page of {shown(origin)} cannot read the response: the origin is not in cors.allowed_origins"
             if self._first(said):
                 logger.warning("%s", said)
 

@@ -172,7 +172,10 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
     redactor = Redactor({*own, *others}, hosts(settings))
     gateway, pools = _gateway(process, settings, redactor)
     limits = Limits(
-        settings.max_body_megabytes, settings.timeouts.body_seconds, settings.ping_seconds, settings.max_calls
+        settings.max_body_megabytes,
+        settings.timeouts.request_body_seconds,
+        settings.ping_seconds,
+        settings.max_concurrent_calls,
     )
     always = {"x-torii-sandbox": "true"} if settings.sandbox == "on" else {}
     edge = Edge(

@@ -81,7 +81,7 @@ class Descriptors:
             self._spare = _null()
         if (out or self.refused > self._said) and time.monotonic() >= self._quiet_until:
             logger.warning(
-                "file descriptors run out: new connections are refused or closed, %d of them so far; "
+                "out of file descriptors: new connections are refused or closed, %d so far; "
                 "raise the limit (ulimit -n)",
                 self.refused,
             )
@@ -109,7 +109,7 @@ def allow_files(needed: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         if most < needed:
             logger.warning(
-                "%d open files are allowed here, %d may be needed: raise the limit (ulimit -n), or lower "
+                "the limit is %d open files, and %d may be needed: raise the limit (ulimit -n), or lower "
                 "max_caller_connections or max_connections",
                 most,
                 needed,

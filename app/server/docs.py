@@ -28,8 +28,8 @@ ASSETS = {
 }
 SWITCHED_OFF = dict.fromkeys(
     PATHS,
-    "the API's description is not shown here: docs is off, or auto, which is on only where this machine alone reaches "
-    "the gateway. docs: on (TORII_DOCS=on) shows it to everyone, from the next start on",
+    "the API documentation is disabled: docs is off, or is auto and the gateway listens on an address that others "
+    "can reach. To enable the documentation for everyone, set docs: on (TORII_DOCS=on) and restart the gateway",
 )
 
 

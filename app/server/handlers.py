@@ -79,7 +79,8 @@ class Open:
     def __enter__(self) -> None:
         if self.load.calls >= self.most:
             raise Overloaded(
-                f"this gateway has {self.load.calls} calls open and takes no more at once (max_calls)", retry_after=1
+                f"{self.load.calls} calls are open, the limit of this gateway (max_concurrent_calls)",
+                retry_after=1,
             )
         self.load.calls += 1
         self.calls += 1
@@ -179,7 +180,7 @@ class Edge:
         failure: ToriiError = self.not_found(path)
         if status == 405:
             allow = (getattr(error, "headers", None) or {}).get("Allow", "POST")
-            wrong = f"{request.method} is not for {path[:200]}; use {allow}"
+            wrong = f"{request.method} is not allowed for {path[:200]}; use {allow}"
             failure = MethodNotAllowed(wrong, allow=allow)
         request_id = uuid4().hex
         note(request.scope, request_id, failure)
@@ -208,7 +209,7 @@ class Edge:
         """The caller. A key in the query is refused even if it would be right: queries get into logs."""
         query = exchange.query()
         if query and any(field.partition(b"=")[0].lower() in IN_QUERY for field in query):
-            raise Unauthorized("There is a key in the query. Send it in one header 'Authorization: Bearer <key>' only.")
+            raise Unauthorized("The query contains a key. Send keys in the header 'Authorization: Bearer <key>' only.")
         return (callers or self._gateway.callers).check(exchange.headers)
 
     async def _answer(self, exchange: HTTPExchange, answer: Answer) -> None:
@@ -242,7 +243,7 @@ class Edge:
         return [*given, *self._always, (b"x-request-id", request_id.encode())]
 
     def not_found(self, path: str) -> NotFound:
-        has = f"This gateway has {', '.join(self._paths)}"
+        has = f"This gateway serves {', '.join(self._paths)}"
         return NotFound(self._hints.get(path) or f"there is nothing at {path[:200]!r}. {has}")
 
 

@@ -122,7 +122,7 @@ class BufferedHandler(logging.Handler):
         return f"{self.lines.format(logging.makeLogRecord({**said, 'args': (lines,)}))}\n"
 
 
-_DROPPED = "%d log lines were dropped: nobody read them, or they could not be written"
+_DROPPED = "%d log lines were dropped: the log was not read, or could not be written"
 
 
 class Lines(logging.Formatter):

@@ -14,7 +14,7 @@ from ..endpoints import ENDPOINTS
 from .routes import CallerRoute, InForce, OpenRoute, refusals
 
 RESPONSES_HINT = (
-    "Torii does not pass the Responses API on yet, which AIHubMix has. Use chat completions: "
+    "Torii does not support the Responses API yet. Use chat completions: "
     'in @ai-sdk/openai openai.chat("model"), in openai-agents OpenAIChatCompletionsModel, '
     "in the OpenAI SDKs client.chat.completions.create()"
 )

@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..core.errors import InvalidRequest
 
-NO_PROXY = "the request's target must be a path such as /v1/embeddings; this is no proxy"
+NO_PROXY = "the request's target must be a path such as /v1/embeddings; this gateway is not a proxy"
 
 
 class Offers(HttpToolsProtocol):

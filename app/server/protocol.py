@@ -219,7 +219,7 @@ class Protocol(Offers):
             raise InvalidRequest(NO_PROXY)
         codings = headers_of(self.scope).get(b"transfer-encoding")  # type: ignore[arg-type]  # as in _cycle
         if codings and (version == "1.0" or [coding.lower() for coding in codings] != [b"chunked"]):
-            raise InvalidRequest("the only transfer-encoding is chunked, and HTTP/1.0 has none")
+            raise InvalidRequest("the only supported transfer-encoding is chunked, and HTTP/1.0 has none")
         return version
 
     def on_body(self, body: bytes) -> None:
@@ -356,12 +356,12 @@ class Protocol(Offers):
             self._watch_writing()
             return
         seconds = self.bounds.write_seconds
-        logger.info("a caller took nothing of his answer for %g seconds and was cut off", seconds)
+        logger.info("a caller read nothing of a response for %g seconds; the connection was closed", seconds)
         self.transport.abort()
 
 
-_NO_HTTP = "this is not HTTP/1.1 as it should be: look at the request line, the lengths and the chunks"
-_TOO_MANY = "this gateway has as many connections as it takes (max_caller_connections); try again in a second"
+_NO_HTTP = "malformed HTTP/1.1: check the request line, the lengths and the chunks"
+_TOO_MANY = "this gateway is at its limit of connections (max_caller_connections); try again in a second"
 _NO_FILES = "this gateway is about to run out of file descriptors (ulimit -n); try again in a second"
 
 

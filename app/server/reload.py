@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, SecretStr
 
-from ..config.settings import ConfigError, Settings, load, validate_start
-from ..config.sources import secret_files
+from ..config.loader import load, validate_start
+from ..config.settings import Settings
+from ..config.sources import ConfigError, secret_files
 from ..gateway.build import in_sandbox
 from ..storage.files import mounted
 from .runfile import ReloadResult, RunFile
@@ -28,7 +29,7 @@ T = TypeVar("T")
 READ_SECONDS = 20.0
 
 # Settings that only a restart changes: sockets, processes, docs, the generated caller key, the ledger, the sandbox.
-FIXED = ("host", "port", "workers", "docs", "generate_caller_key", "ledger", "sandbox", "sandbox_pace")
+FIXED = ("host", "port", "workers", "docs", "generate_caller_key", "ledger", "sandbox", "sandbox_time_scale")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ class ConfigurationSource:
         if len(single) > 1:
             which = f"{', '.join(single[:-1])} and {single[-1]} are mounted as single files"
         return [
-            f"{which}: where one was replaced outside, as editors do, only a restart sees "
-            "the new one; mount its folder instead (docs/deployment.md)"
+            f"{which}: if the file is replaced outside, as editors do, only a restart reads "
+            "the new file; mount its folder instead (docs/deployment.md)"
         ]
 
     def resolve(self, settings: Settings) -> Settings:
@@ -88,7 +89,7 @@ def unforeseen(error: Exception) -> str:
     from a library, so it only goes into the log, with its traceback."""
     if isinstance(error, NotRenewed):
         return str(error)
-    return f"it could not be put in force ({type(error).__name__}); the gateway's log says more"
+    return f"the configuration could not be applied ({type(error).__name__}); the gateway's log has the cause"
 
 
 class Reload:
@@ -136,9 +137,9 @@ class Reload:
             logger.exception("a reload failed")
             return [], [], _kept([unforeseen(error)])
         self._now = settings
-        logger.info("the configuration was read again; what changed is %s", ", ".join(changed) or "nothing")
+        logger.info("the configuration was reloaded; changed: %s", ", ".join(changed) or "nothing")
         if restart:
-            logger.warning("a restart is needed for %s", ", ".join(restart))
+            logger.warning("needs a restart: %s", ", ".join(restart))
         return changed, restart, []
 
     def _tell(self) -> None:
@@ -163,7 +164,7 @@ async def aside(work: Callable[[], T], seconds: float) -> T:
 
 
 def _kept(mistakes: list[str]) -> list[str]:
-    logger.error("the configuration stays as it was, because the new one has mistakes")
+    logger.error("the configuration was not reloaded, because the new one has mistakes")
     for mistake in mistakes:
         logger.error("%s", mistake)
     return mistakes

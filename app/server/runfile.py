@@ -99,7 +99,7 @@ def reloaded(port: int) -> ReloadResult:
     while time.monotonic() < until:
         after = _running(port)
         if after is None:
-            raise NotReloaded(f"the gateway on port {port} has ended")
+            raise NotReloaded(f"the gateway on port {port} has stopped")
         if after.reloads > before.reloads:
             return after
         time.sleep(LOOK_SECONDS)  # noqa: TID251 - there is no event loop in this command
@@ -141,7 +141,7 @@ def _nobody(port: int) -> str:
             return (
                 f"no gateway of yours runs on port {port}, but on {', '.join(others)}: torii reload --port {others[0]}"
             )
-    by_hand = "One in a container, or of another user, reloads on SIGHUP: kill -HUP and its process number"
+    by_hand = "A gateway in a container, or of another user, reloads on SIGHUP: kill -HUP and its process id"
     return f"no gateway of yours runs on port {port} of this machine. {by_hand}."
 
 
@@ -155,5 +155,5 @@ def _directory(*, make: bool = False) -> Path:
         path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise PermissionError(f"{path} is not a folder that only its owner can write in")
+        raise PermissionError(f"{path} is not a folder that only its owner can write to")
     return path

@@ -77,7 +77,7 @@ class Server(uvicorn.Server):
         return self._generations.secrets
 
     def _bind(self, settings: Settings) -> None:
-        self._bounds.head_seconds = settings.timeouts.head_seconds
+        self._bounds.head_seconds = settings.timeouts.request_head_seconds
         self._bounds.write_seconds = settings.timeouts.write_seconds
         self._bounds.connections = settings.max_caller_connections
         self._bounds.descriptors.allow(settings.max_caller_connections + settings.max_connections)
@@ -139,20 +139,20 @@ class Server(uvicorn.Server):
         if again or not delay:
             self._drain(cause)
         else:
-            logger.info("%s: not ready any more; new calls are taken for another %g seconds", cause, delay)
+            logger.info("%s: no longer ready; new calls are accepted for another %g seconds", cause, delay)
             asyncio.get_running_loop().call_later(delay, self._drain, cause)
 
     def _drain(self, cause: str) -> None:
         seconds = self._generations.now.settings.drain_seconds
         if not self.should_exit:
-            hint = ", a second Ctrl+C ends them at once" if cause == "SIGINT" else ""
-            logger.info("%s: no new calls; open ones have %g seconds to end%s", cause, seconds, hint)
+            hint = "; a second Ctrl+C ends them at once" if cause == "SIGINT" else ""
+            logger.info("%s: new calls are refused; open calls have %g seconds to finish%s", cause, seconds, hint)
         self._generations.drain(seconds)
         self.config.timeout_graceful_shutdown = int(seconds) + GRACE_SECONDS
         self.should_exit = True
 
     def _cut(self, cause: str) -> None:
-        logger.info("%s once more: what is still open ends now", cause)
+        logger.info("%s again: open calls end now", cause)
         self._generations.load.leaving = True
         self._generations.drain(0)
         self.should_exit = True

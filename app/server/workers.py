@@ -239,7 +239,7 @@ class Worker:
         self.ended.set_result(self._process.exitcode or 0)
 
 
-_GONE = "it has ended"
+_GONE = "the worker has ended"
 
 
 class Workers:
@@ -282,7 +282,7 @@ class Workers:
                 self._code = 1
                 self._leave()
                 return
-            logger.error("worker %d, process %s, ended with %d; another takes its place", number, worker.pid, code)
+            logger.error("worker %d, process %s, ended with %d; a new worker replaces it", number, worker.pid, code)
             if not ready:
                 await asyncio.sleep(AGAIN_SECONDS)
 

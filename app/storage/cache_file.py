@@ -137,11 +137,11 @@ class CacheFile(QueuedWriter):
         for end in ("-wal", "-shm"):
             self._path.with_name(self._path.name + end).unlink(missing_ok=True)
         self._damaged = False
-        logger.warning("the cache's file %s was damaged; it is %s now, and a new one was begun", self._path, aside)
+        logger.warning("the cache file %s was damaged; it is now %s, and a new file was created", self._path, aside)
 
     def _failed(self, error: Exception) -> None:
         opened = "opened" if self._reader is None else "written"
-        self._stumble("made anew" if self._damaged else opened, error)
+        self._stumble("replaced" if self._damaged else opened, error)
 
     def _succeeded(self) -> None:
         self._quiet = False
@@ -155,6 +155,4 @@ class CacheFile(QueuedWriter):
             self._write(END, (0.0,))  # for the thread to make the file anew
         elif not self._quiet:
             self._quiet = True
-            logger.warning(
-                "the cache's file %s cannot be %s: %s; calls go on without it", self._path, what, words(error)
-            )
+            logger.warning("the cache file %s cannot be %s: %s; calls bypass the file", self._path, what, words(error))

@@ -23,7 +23,7 @@ def read(path: Path) -> bytes:
     try:
         found = _read(file, time.monotonic() + PIPE_SECONDS)
         if not found and stat.S_ISFIFO(os.fstat(file).st_mode):
-            raise OSError(errno.EPIPE, "it is a pipe that nothing comes out of; name a regular file")
+            raise OSError(errno.EPIPE, "it is a pipe that delivers no data; use a regular file")
         return found
     finally:
         os.close(file)
@@ -36,14 +36,14 @@ def _read(file: int, until: float) -> bytes:
             piece = os.read(file, MOST_BYTES)
         except BlockingIOError:
             if not _more(file, max(0.0, until - time.monotonic())):
-                late = f"it is no regular file, and did not come to its end in {PIPE_SECONDS:g} seconds; name one"
+                late = f"it is not a regular file, and was not read within {PIPE_SECONDS:g} seconds; use a regular file"
                 raise OSError(errno.ETIMEDOUT, late) from None
             continue
         found += piece
         if not piece:
             return found
         if len(found) > MOST_BYTES:
-            raise OSError(errno.EFBIG, f"it is larger than {MOST_BYTES // 2**20} MB; name another file")
+            raise OSError(errno.EFBIG, f"it is larger than {MOST_BYTES // 2**20} MB; use another file")
 
 
 def _more(file: int, seconds: float) -> bool:
@@ -81,6 +81,6 @@ def make(path: Path) -> None:
             os.close(os.open(real, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         except FileExistsError:
             if not stat.S_ISREG(real.stat().st_mode):
-                raise OSError(errno.EINVAL, "it is no regular file") from None
+                raise OSError(errno.EINVAL, "it is not a regular file") from None
             if not os.access(real, os.R_OK | os.W_OK):
                 raise OSError(errno.EACCES, os.strerror(errno.EACCES)) from None

@@ -180,7 +180,7 @@ class LedgerFile(QueuedWriter):
         what = str(meaning(error))
         if what != self._trouble:
             self._trouble = what
-            logger.error("the database cannot be written: %s; rows wait until it can", what)
+            logger.error("the database cannot be written: %s; rows wait in memory", what)
 
     def _succeeded(self) -> None:
         self._full = False
@@ -191,7 +191,7 @@ class LedgerFile(QueuedWriter):
     def _turned_away(self) -> None:
         if not self._full:
             self._full = True
-            logger.error("the database: there is no room for more rows; what comes now is lost")
+            logger.error("the database: the queue of rows is full; further rows are lost")
         self._lost += 1
 
     def _refused(self, error: Exception) -> None:
@@ -219,7 +219,7 @@ def _make(path: Path) -> None:
         # Who called what is nobody's business on this machine; SQLite gives its other files the same mode.
         make(path)
     except FileExistsError:
-        raise NoFile("its folder is no folder") from None
+        raise NoFile("its folder is not a folder") from None
     except OSError as error:
         raise NoFile(error.strerror or type(error).__name__) from None
 
@@ -228,9 +228,9 @@ def _version(connection: sqlite3.Connection) -> int:
     """Of our tables in the file; 0 of an empty one. Raises StoreError where it is not ours or newer than this Torii."""
     ((application, version, tables),) = connection.execute(HEADER).fetchall()
     if application != APPLICATION and (application or version or tables):
-        raise StoreError("it is another program's database")
+        raise StoreError("it belongs to another program")
     if version > VERSION:
-        raise StoreError(f"a newer Torii has written it (version {version}; this one knows up to {VERSION})")
+        raise StoreError(f"a newer Torii wrote it (version {version}; this Torii knows up to {VERSION})")
     return int(version)
 
 

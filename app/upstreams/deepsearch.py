@@ -66,7 +66,7 @@ def _refuse_impossible(body: Json) -> None:
     for name in ("tools", "functions"):
         if body.get(name):
             raise InvalidRequest(
-                f"DeepSearch cannot call {name}: it searches and reads by itself. Leave {name!r} out, or ask for JSON "
+                f"DeepSearch takes no {name}: it searches and reads by itself. Leave {name!r} out, or ask for JSON "
                 "with response_format json_schema instead",
                 param=name,
             )
@@ -75,7 +75,7 @@ def _refuse_impossible(body: Json) -> None:
     if body.get("modalities") not in (None, [], ["text"]):
         raise InvalidRequest('DeepSearch answers in text: modalities must be ["text"]', param="modalities")
     if body.get("moderation"):
-        raise InvalidRequest("DeepSearch has no moderation of a call: leave 'moderation' out", param="moderation")
+        raise InvalidRequest("DeepSearch does not support moderation: leave 'moderation' out", param="moderation")
 
 
 # The parameters, each with the check that gives the value as the provider wants it.
@@ -182,7 +182,7 @@ def _response_format(body: Json) -> None:
         raise InvalidRequest("response_format.json_schema.schema must be an object", param="response_format")
     if schema is None:  # the server does nothing with a bare json_object, and answers in prose
         raise InvalidRequest(
-            "DeepSearch answers in JSON by a schema only: in place of json_object send response_format "
+            "DeepSearch supports JSON by schema only: instead of json_object, send response_format "
             '{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}',
             param="response_format",
         )

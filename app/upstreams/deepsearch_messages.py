@@ -103,7 +103,7 @@ def _part(part: Any, where: str, role: str) -> Json:
     if role != "user":
         # The server would lose the question, and answer 200 to nothing.
         raise InvalidRequest(
-            f"{where} is of type {kind}, which DeepSearch takes in a user's message only; this one is of role {role}",
+            f"{where} is of type {kind}, which DeepSearch takes in a user's message only; this message has role {role}",
             param=where,
         )
     return MEDIA[kind](part, where)

@@ -136,12 +136,12 @@ def not_there(status: int, words: str, *, upstream: str, model: str, setting: st
     name, if that is what the upstream speaks of in its ``words``."""
     if model.lower() in words.removeprefix(f"{upstream}: ").lower():
         return UpstreamMisplaced(
-            f"{words.rstrip('.')}. The gateway takes it to be there: the model's name, or {setting}, may be wrong in "
+            f"{words.rstrip('.')}. The gateway expects it there: the model's name, or {setting}, may be wrong in "
             "the gateway's configuration"
         )
     return UpstreamMisplaced(
         f"{upstream} answered {status} for {model}, which it serves; {setting} in the gateway's configuration "
-        "may be wrong, such as without its /v1"
+        "may be wrong, for example without /v1"
     )
 
 
@@ -323,7 +323,7 @@ def _says(fault: Fault, upstream: str, status: int, answered: int) -> str:
     """The message for a failure. ``status`` is what was meant, ``answered`` what came."""
     if fault.page:
         return f"{upstream} answered {answered} with an HTML page"
-    return f"{upstream}: {fault.text}" if fault.text else f"{upstream} answered with status {status} and no reason"
+    return f"{upstream}: {fault.text}" if fault.text else f"{upstream} answered {status} without a reason"
 
 
 def _error(status: int, says: str, fault: Fault, upstream: str, retry_after: float | None = None) -> UpstreamError:
@@ -344,7 +344,7 @@ def _error(status: int, says: str, fault: Fault, upstream: str, retry_after: flo
             return UpstreamTimeout(says)
     if 300 <= status < 400:
         return UpstreamRedirected(
-            f"{upstream} answered with a redirect, and none is followed; its base_url in the configuration may be wrong"
+            f"{upstream} answered with a redirect, which is not followed; base_url in the configuration may be wrong"
         )
     return UpstreamFailed(says, status=status, retry_after=retry_after)
 
@@ -353,7 +353,7 @@ def _deepsearch(status: int, upstream: str) -> UpstreamError:
     """The two statuses by which DeepSearch speaks of the account, not of the request; both before any work."""
     if status == 409:
         return UpstreamQuota(
-            f"the quota of the gateway's account at {upstream} is used up; its operator has to raise it"
+            f"the quota of the gateway's account at {upstream} is used up; the gateway's operator must raise it"
         )
     error = UpstreamFailed(f"{upstream} could not look up the gateway's account: its account service failed")
     error.accepted = False

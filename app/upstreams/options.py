@@ -40,7 +40,7 @@ def _goes(name: str, value: Any, field: Field, models: Models | None) -> bool:
     if field.jina == "option":
         return models is None or _option(name, value, field.default, models)
     if field.jina == "refused" and not _asks_nothing(value):
-        raise InvalidRequest(f"{models[0].id if models else 'the model'} has no {name}: leave it out", param=name)
+        raise InvalidRequest(f"{models[0].id if models else 'the model'} has no option {name}: omit it", param=name)
     return False
 
 
@@ -59,8 +59,8 @@ def _option(name: str, value: Any, default: Any, models: Models) -> bool:
     if (type(value) is type(default) and value == default) or _always(name, value, known):
         return False
     having = [other.model.id for other in CATALOGUE.values() if _has(name, other.model)]
-    cure = f"leave it out, or use a model that has it: {', '.join(nearest(known.id, having))}"
-    raise InvalidRequest(f"{known.id} has no {name}: {cure}", param=name)
+    cure = f"omit it, or use a model that has it: {', '.join(nearest(known.id, having))}"
+    raise InvalidRequest(f"{known.id} has no option {name}: {cure}", param=name)
 
 
 def _has(name: str, model: Model) -> bool:

@@ -20,7 +20,7 @@ def check(schema: Json, field: str) -> None:
     remote = _remote(schema, field)
     if remote:
         raise InvalidRequest(
-            f"{remote} refers to another document, and this gateway fetches none: put the definition into $defs and "
+            f"{remote} refers to another document, which is never fetched: put the definition into $defs and "
             "refer to it as #/$defs/<name>",
             param=remote,
         )
@@ -29,13 +29,13 @@ def check(schema: Json, field: str) -> None:
     except jsonschema_rs.ValidationError as error:
         where = ".".join([field, *map(str, error.instance_path)])
         raise InvalidRequest(
-            f"{where} is not valid JSON schema (its {error.kind.name} is wrong)", param=where
+            f"{where} is not a valid JSON schema (its {error.kind.name} is wrong)", param=where
         ) from None
     except jsonschema_rs.ReferencingError:
         where = f"{field}.$schema"
-        raise InvalidRequest(f"{where} is no version of JSON schema that this gateway knows", param=where) from None
+        raise InvalidRequest(f"{where} is not a JSON schema version that this gateway supports", param=where) from None
     except ValueError:
-        raise InvalidRequest(f"{field} is nested too deeply, or is no JSON schema", param=field) from None
+        raise InvalidRequest(f"{field} is nested too deeply, or is not a JSON schema", param=field) from None
 
 
 def _remote(schema: Json, field: str) -> str | None:

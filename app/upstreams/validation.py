@@ -33,11 +33,11 @@ def embeddings(call: EmbeddingsCall, body: bytes, upstream: str, status: int = 2
     inputs = call.body["input"]
     # A PDF is sent alone and is read page by page (Jina's OpenAPI: "rasterized to N per-page image prompts").
     if len(items) != len(inputs) and not (items and _is_pdf(inputs)):
-        raise UpstreamFailed(f"{upstream} answered {len(inputs)} inputs with {len(items)} vectors")
+        raise UpstreamFailed(f"{upstream} returned {len(items)} vectors for {len(inputs)} inputs")
     _same_shape([_vector(item, call.encoding, upstream) for item in items], call.body.get("dimensions"), upstream)
     data: list[Any] = sorted(items, key=_place)
     if [item["index"] for item in data] != list(range(len(items))):
-        raise UpstreamFailed(f"{upstream} answered with vectors whose indexes are not those of the inputs")
+        raise UpstreamFailed(f"{upstream} returned vectors whose indexes do not match the inputs")
     return {**reply, "data": data, "usage": _usage(reply.get("usage"))}
 
 
@@ -136,9 +136,9 @@ def ranking(call: RerankCall, body: bytes, upstream: str, least: int = 1, status
     reply, results = _documented_ranking(body) or _other_ranking(body, upstream, status)
     places = {result["index"] for result in results}
     if not results or len(places) != len(results) or min(places) < 0 or max(places) >= len(call.documents):
-        raise UpstreamFailed(f"{upstream} ranked {len(call.documents)} documents with results that are not theirs")
+        raise UpstreamFailed(f"{upstream} returned results that do not match the {len(call.documents)} documents")
     if len(results) < least:
-        raise UpstreamFailed(f"{upstream} sent {len(results)} results where {least} were asked for")
+        raise UpstreamFailed(f"{upstream} returned {len(results)} results instead of {least}")
     return {**reply, "results": results, "usage": _usage(reply.get("usage"))}
 
 
@@ -234,7 +234,7 @@ def _readable(fields: Fields, seen: tuple[str, ...], upstream: str) -> None:
     """Bytes that go back as they are have to be JSON to the last digit: 1e999 is none to many who read it."""
     for name, raw in fields.items():
         if name not in seen and bytes(raw)[:1] not in b'"tfn':
-            _read(raw, Any, "a number that no float holds", upstream)
+            _read(raw, Any, "a number beyond the range of a float", upstream)
 
 
 def _is_pdf(inputs: list[Any]) -> bool:
@@ -264,7 +264,7 @@ def _same_shape(vectors: Sequence[Vector], asked: object, upstream: str) -> None
     if shape == asked or not isinstance(asked, int) or not isinstance(shape, int):
         return
     if shape != asked // 8 or not all(is_packed(vector.text) for vector in vectors):
-        raise lasting(UpstreamFailed(f"{upstream} sent vectors of {shape} dimensions where {asked} were asked for"))
+        raise lasting(UpstreamFailed(f"{upstream} returned vectors of {shape} dimensions instead of {asked}"))
 
 
 def lasting(failure: UpstreamFailed) -> UpstreamFailed:

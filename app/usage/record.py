@@ -130,7 +130,7 @@ class Record:
 
     def late(self) -> UpstreamTimeout:
         """The call's time is over. A run that may go on is paid for, so the SDKs are told not to ask for it again."""
-        late = UpstreamTimeout("the call took longer than this gateway allows")
+        late = UpstreamTimeout("the call exceeded timeouts.total_seconds")
         if self.target is not None:
             late.upstream = self.target.upstream.name
             late.should_retry = False if self.target.model.deepsearch else None

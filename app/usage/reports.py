@@ -72,7 +72,7 @@ def when(text: str, now: datetime, *, end: bool = False) -> datetime:
         return found + _DAY if end and re.fullmatch(r"[\d-]{8,10}", text) else found
     except (ValueError, OverflowError):
         raise ValueError(
-            "is no time: 7d, 24h and 30m are before now, 2026-11-01 and 2026-11-01T12:30 are UTC"
+            "is not a time: use 7d, 24h or 30m before now, or 2026-11-01 or 2026-11-01T12:30 in UTC"
         ) from None
 
 

@@ -140,7 +140,7 @@ async def compared(steps: Any, restart: int, store: str) -> None:
 
 
 def limited(upstream: ScriptedUpstream, cache: Json) -> Settings:
-    given = settings_for(upstream.url, cache=cache, models={MODEL: {"max_inputs": MOST}}, pace_seconds=60)
+    given = settings_for(upstream.url, cache=cache, models={MODEL: {"max_inputs": MOST}}, queue_timeout_seconds=60)
     jina = {**given.upstreams["jina"].model_dump(), "limits": {"concurrency": 1}}
     return given.model_validate({**given.model_dump(), "upstreams": {"jina": jina}})
 
@@ -299,12 +299,12 @@ async def test_base64_of_no_finite_numbers_is_no_answer(
             assert response.status_code == 502
             assert response.json() == {
                 "error": {
-                    "message": "jina sent a vector that is not one of finite numbers",
+                    "message": "jina sent a vector with values that are not finite numbers",
                     "type": "api_error",
                     "param": None,
                     "code": "upstream_error",
                 },
-                "detail": "jina sent a vector that is not one of finite numbers",
+                "detail": "jina sent a vector with values that are not finite numbers",
             }
     assert len(upstream.seen) == 2
 
@@ -318,7 +318,7 @@ async def test_base64_has_the_dimensions_that_were_asked_for(given: str, upstrea
     async with running_gateway(settings_for(upstream.url)) as gateway:
         response = await gateway.post("/v1/embeddings", body)
     assert (response.status_code, response.headers["x-should-retry"]) == (502, "false")
-    assert response.json()["detail"] == "jina sent vectors of 2 dimensions where 8 were asked for"
+    assert response.json()["detail"] == "jina returned vectors of 2 dimensions instead of 8"
     assert len(upstream.seen) == 1
 
 

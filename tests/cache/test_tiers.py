@@ -216,7 +216,7 @@ async def test_a_file_that_cannot_be_opened_costs_no_call(
     async with running_gateway(settings_for(upstream.url, cache=cache)) as gateway:
         assert [told(await ask(gateway))[0] for _ in range(2)] == ["miss", "hit"]
         file = tmp_path / "no-such-folder" / "cache.db"
-        told_why = f"the cache's file {file} cannot be opened: No such file or directory; calls go on without it"
+        told_why = f"the cache file {file} cannot be opened: No such file or directory; calls bypass the file"
         assert told_why in caplog.messages
         # The file is used as soon as it can be opened.
         (tmp_path / "no-such-folder").mkdir()
@@ -262,7 +262,7 @@ async def test_trouble_is_told_once_and_costs_nothing_else(tmp_path: Path, caplo
         with sqlite3.connect(path) as other:
             other.execute("DROP TABLE entries")
         store.write({key(1): b"x"}, 0.0, 10.0)
-        why = f"the cache's file {path} cannot be written: it cannot be used (SQLITE_ERROR); calls go on without it"
+        why = f"the cache file {path} cannot be written: it cannot be used (SQLITE_ERROR); calls bypass the file"
         await until(lambda: why in caplog.messages)
         store.write({key(2): b"x"}, 0.0, 10.0)
         assert await at_hand(store, 1, 2) == set()

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from app.callers.cors import EXPOSED
-from app.config.settings import ConfigError, Settings, load
+from app.config.loader import ConfigError, load
+from app.config.settings import Settings
 
 from ..conftest import RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, streams
 from ..endpoints.test_strict_input import BODY, CALLER_KEY, VECTORS, envelope, sent
@@ -134,8 +135,8 @@ async def test_a_preflight_where_nobody_is_allowed(upstream: ScriptedUpstream) -
     async with running_gateway(settings_for(upstream.url)) as gateway:
         answer = await gateway.client.options("/v1/models", headers={**asks(), "origin": "app://obsidian.md"})
     message = (
-        "no page of 'app://obsidian.md' may read what this gateway answers. If it is meant to, put the origin into "
-        "cors.allowed_origins (TORII_CORS__ALLOWED_ORIGINS)"
+        "pages of 'app://obsidian.md' may not read this gateway's responses. To allow the pages, add the origin "
+        "to cors.allowed_origins (TORII_CORS__ALLOWED_ORIGINS)"
     )
     assert (answer.status_code, answer.json(), shared(answer)) == (403, envelope("forbidden", message), {})
 
@@ -264,8 +265,11 @@ async def test_a_refused_origin_is_told_in_the_log_once(
             answer = await gateway.post("/v1/embeddings", BODY, origin=origin, host=host, **KEYED)
             assert (answer.status_code, "access-control-allow-origin" in answer.headers) == (200, origin == PAGE)
     assert [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "torii.access"] == [
-        ("WARNING", "a page of 'https://evil.example' cannot read its answer: it is not in cors.allowed_origins"),
-        ("WARNING", "a page of 'null' cannot read its answer: it is not in cors.allowed_origins"),
+        (
+            "WARNING",
+            "a page of 'https://evil.example' cannot read the response: the origin is not in cors.allowed_origins",
+        ),
+        ("WARNING", "a page of 'null' cannot read the response: the origin is not in cors.allowed_origins"),
     ]
 
 
@@ -305,7 +309,7 @@ def mistakes(tmp_path: Path, text: str) -> list[str]:
     return [str(mistake).replace(f"{tmp_path}/", "") for mistake in error.value.mistakes]
 
 
-CALLERS_CURE = "because the gateway has no callers. Name the origins that are meant, or set TORII_CALLER_KEY or callers"
+CALLERS_CURE = "because the gateway has no callers. Name the intended origins, or set TORII_CALLER_KEY or callers"
 
 
 @pytest.mark.parametrize(
@@ -337,10 +341,10 @@ CALLERS_CURE = "because the gateway has no callers. Name the origins that are me
         ),
         (
             "allowed_hosts: ['*']",
-            "torii.yaml:2: allowed_hosts[0]: must be a host name; * would let every web page in. "
-            "With callers no host is looked at",
+            "torii.yaml:2: allowed_hosts[0]: must be a host name; * would admit every web page. With callers, hosts "
+            "are not checked",
         ),
-        ("allowed_hosts: '[x'", "torii.yaml:2: allowed_hosts: must be a list; with [ before it, of JSON"),
+        ("allowed_hosts: '[x'", "torii.yaml:2: allowed_hosts: must be a list, separated by commas or in JSON"),
     ],
 )
 def test_a_mistake_is_named_with_its_cure(

@@ -41,13 +41,13 @@ def test_a_known_key_is_its_caller(header: bytes) -> None:
 
 
 def test_no_header() -> None:
-    assert refused() == refused(api_key=b"", x_api_key=b" ") == f"There is no key in this request. {RIGHT}."
+    assert refused() == refused(api_key=b"", x_api_key=b" ") == f"The request has no API key. {RIGHT}."
 
 
 @pytest.mark.parametrize("name", ["api_key", "x_api_key"])
 def test_a_key_may_stand_by_itself(name: str) -> None:
     assert CALLERS.check(sent(**{name: b" correct-horse-battery "})) == Caller("team")
-    assert refused(**{name: b"sk-0"}).startswith("Incorrect API key provided: it is not known here.")
+    assert refused(**{name: b"sk-0"}).startswith("Incorrect API key provided: this gateway does not know the key.")
     assert refused(**{name: b"Bearer correct-horse-battery"}).startswith("Incorrect API key provided")
 
 
@@ -62,18 +62,18 @@ def test_several_headers_pass_only_if_they_hold_the_same_key() -> None:
         {b"api-key": [right, right]},
     ):
         assert CALLERS.check(same) == Caller("team")
-    message = f"Incorrect API key provided: the headers of this request hold different keys. {RIGHT}."
+    message = f"Incorrect API key provided: the headers of the request hold different keys. {RIGHT}."
     assert refused(bearer, b"Bearer " + other) == message
     assert refused(bearer, api_key=other) == refused(api_key=right, x_api_key=other) == message
     assert refused(bearer, api_key=b"sk-0") == refused(b"Bearer sk-0", x_api_key=right) == message
-    assert "has not the form 'Bearer <key>'" in refused(b"Basic dTpw", api_key=right)
+    assert "does not have the form 'Bearer <key>'" in refused(b"Basic dTpw", api_key=right)
 
 
 @pytest.mark.parametrize(
     "header", [b"", b"Bearer", b"Bearer ", b"correct-horse-battery", b"Basic dTpw", b"Bearer correct-horse-battery x"]
 )
 def test_a_header_of_another_form(header: bytes) -> None:
-    message = "Incorrect API key provided: the Authorization header has not the form 'Bearer <key>'. "
+    message = "Incorrect API key provided: the Authorization header does not have the form 'Bearer <key>'. "
     assert refused(header) == f"{message}{RIGHT}."
 
 
@@ -91,7 +91,7 @@ def test_a_header_of_another_form(header: bytes) -> None:
 )
 def test_a_wrong_key_is_refused_and_not_repeated(key: bytes) -> None:
     message = refused(b"Bearer " + key)
-    assert message.startswith("Incorrect API key provided: it is not known here.")
+    assert message.startswith("Incorrect API key provided: this gateway does not know the key.")
     assert key.decode("latin-1")[:20] not in message
 
 

@@ -31,7 +31,7 @@ from ..conftest import AIHUBMIX_KEY, JINA_KEY, WITH_CURL, ScriptedUpstream, repl
 
 ROOT = Path(__file__).parents[2]
 CALLER_KEY = "torii-test-caller-key-0123456789"
-LAST_LINE = "Ctrl+C ends it.\n"
+LAST_LINE = "Press Ctrl+C to stop.\n"
 SECONDS = 120
 
 
@@ -150,13 +150,13 @@ def test_help_names_the_commands_and_what_to_try_first(tmp_path: Path) -> None:
           -h, --help     Show this message and exit.
 
         Commands:
-          check        Show what the configuration comes to.
-          healthcheck  Ask the gateway on this machine whether it is alive.
-          models       List the models that can be had, and what they can do.
-          reload       Have the gateway read its configuration again.
-          serve        Run the gateway, until Ctrl+C or SIGTERM.
-          upstreams    Ask the running gateway how each key of each upstream is.
-          usage        Print calls and tokens, as the ledger has them.
+          check        Check the configuration and print the result.
+          healthcheck  Check that the gateway on this machine is alive.
+          models       List the models and their features.
+          reload       Make the running gateway reload its configuration.
+          serve        Run the gateway until Ctrl+C or SIGTERM.
+          upstreams    Print the state of each upstream key of the running gateway.
+          usage        Print calls and tokens from the ledger.
         """
     )
 
@@ -176,21 +176,22 @@ def test_without_a_command_the_help_is_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("srve", "there is no command srve; did you mean serve? `torii --help`"),
-        ("zzz", "there is no command zzz. `torii --help`"),
-        ("--zzz", "there is no option --zzz. `torii --help`"),
-        ("serve --sandbx", "there is no option --sandbx; did you mean --sandbox? `torii serve --help`"),
+        ("srve", "unknown command srve; did you mean serve? `torii --help`"),
+        ("zzz", "unknown command zzz. `torii --help`"),
+        ("--zzz", "unknown option --zzz. `torii --help`"),
+        ("serve --sandbx", "unknown option --sandbx; did you mean --sandbox? `torii serve --help`"),
         ("serve --sandbox=1", "--sandbox takes no value. `torii serve --help`"),
         ("serve --help=1", "--help takes no value. `torii serve --help`"),
         ("serve --port", "--port needs a value. `torii serve --help`"),
         ("serve --port x", "--port must be a whole number. `torii serve --help`"),
-        ("usage --calls 0", "--calls must be a whole number from 1 on. `torii usage --help`"),
-        ("check config.yaml", "it takes options only, no other words. `torii check --help`"),
+        ("usage --calls 0", "--calls must be a whole number of at least 1. `torii usage --help`"),
+        ("check config.yaml", "the command takes options only, no arguments. `torii check --help`"),
     ],
 )
 def test_a_wrong_command_line_is_told_in_words_of_ours(line: str, told: str, tmp_path: Path) -> None:
     done = torii(*line.split(), cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"torii: {told} shows what there is.\n")
+    cure = "lists the commands" if told.startswith("unknown command") else "shows the usage"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"torii: {told} {cure}.\n")
 
 
 # ---------------------------------------------------------------- serve
@@ -236,7 +237,9 @@ def test_the_banner_says_what_a_person_wants_to_know_and_its_curl_line_works(tmp
     call, *rest = running.log
     assert (call["logger"], call["message"]) == ("torii.calls", "embeddings 200")
     assert (call["model"], call["upstream"], call["status"]) == ("jina-embeddings-v3", "jina", 200)
-    assert [line["message"] for line in rest] == ["SIGTERM: no new calls; open ones have 30 seconds to end"]
+    assert [line["message"] for line in rest] == [
+        "SIGTERM: new calls are refused; open calls have 30 seconds to finish"
+    ]
 
 
 def test_the_banner_shows_no_more_of_a_key_than_its_last_four_characters(tmp_path: Path) -> None:
@@ -244,7 +247,7 @@ def test_the_banner_shows_no_more_of_a_key_than_its_last_four_characters(tmp_pat
     with serving(cwd=tmp_path, **keys) as running:
         lines = running.banner.splitlines()
         assert lines[3] == "  Callers   default"
-        assert lines[4].startswith("  Ledger    none, calls are not booked: neither XDG_STATE_HOME nor HOME is set")
+        assert lines[4].startswith("  Ledger    none, calls are not recorded: neither XDG_STATE_HOME nor HOME is set")
         assert lines[7:10] == [
             "  UPSTREAM  BASE URL                                                  KEY",
             f"  jina      https://api.jina.ai/v1 and https://deepsearch.jina.ai/v1  ...{JINA_KEY[-4:]}",
@@ -257,9 +260,9 @@ def test_the_banner_shows_no_more_of_a_key_than_its_last_four_characters(tmp_pat
         assert running.status("/v1/models", Authorization=f"Bearer {CALLER_KEY}") == 200
         assert running.ends_on(signal.SIGINT) == 0
     assert [line["message"] for line in running.log[1:]] == [
-        "SIGINT: no new calls; open ones have 30 seconds to end, a second Ctrl+C ends them at once"
+        "SIGINT: new calls are refused; open calls have 30 seconds to finish; a second Ctrl+C ends them at once"
     ]
-    assert running.log[0]["message"].startswith("GET /v1/models was refused: There is no key in this request.")
+    assert running.log[0]["message"].startswith("GET /v1/models was refused: The request has no API key.")
 
 
 @WITH_CURL
@@ -267,8 +270,8 @@ def test_a_key_made_for_the_run_is_printed_once_and_its_curl_lines_work(tmp_path
     with serving("--sandbox", "--host", "0.0.0.0", cwd=tmp_path, TORII_GENERATE_CALLER_KEY="true") as running:
         lines = running.banner.splitlines()
         assert lines[2:4] == [
-            f"  Base URL  http://127.0.0.1:{running.port}/v1  (and at every other address of this machine)",
-            "  Callers   default (a key made for this run)",
+            f"  Base URL  http://127.0.0.1:{running.port}/v1  (and on all other addresses of this machine)",
+            "  Callers   default (a key generated for this run)",
         ]
         assert "/docs" not in running.banner
         key = lines[-4].removeprefix("  KEY=")
@@ -282,7 +285,7 @@ def test_a_key_made_for_the_run_is_printed_once_and_its_curl_lines_work(tmp_path
 
 
 def test_sigterm_lets_an_open_stream_end_and_takes_no_new_call(tmp_path: Path) -> None:
-    with serving("--sandbox", cwd=tmp_path, TORII_SANDBOX_PACE="0.3") as running:
+    with serving("--sandbox", cwd=tmp_path, TORII_SANDBOX_TIME_SCALE="0.3") as running:
         question = {"role": "user", "content": "What is a torii?"}
         body = {"model": "jina-deepsearch-v1", "stream": True, "messages": [question]}
         with running.asked("POST", "/v1/chat/completions", body) as answer:
@@ -328,14 +331,16 @@ def test_a_person_at_a_terminal_reads_lines_and_not_json(tmp_path: Path) -> None
         running = Running(process, _said(terminal, LAST_LINE.strip()))
         assert running.status("/healthz") == 200
         process.send_signal(signal.SIGTERM)
-        line = _said(terminal, "to end").splitlines()[-1]
+        line = _said(terminal, "to finish").splitlines()[-1]
         assert process.wait(SECONDS) == 0
     finally:
         guard.cancel()
         process.kill()
         process.communicate()
         os.close(terminal)
-    assert re.fullmatch(r"\d\d:\d\d:\d\d INFO  torii: SIGTERM: no new calls; open ones have 30 seconds to end", line)
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d INFO  torii: SIGTERM: new calls are refused; open calls have 30 seconds to finish", line
+    )
 
 
 def _said(terminal: int, last: str) -> str:
@@ -352,8 +357,8 @@ def test_a_port_in_use_is_named_with_one_that_may_be_free(tmp_path: Path) -> Non
         done = torii("serve", "--sandbox", "--port", str(port), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"torii: cannot listen on 127.0.0.1 port {port}: another program uses it. "
-        f"End that one, or take another port: torii serve --port {port + 1}\n"
+        f"torii: cannot listen on 127.0.0.1 port {port}: another program uses it. Stop that program, or use another "
+        f"port: torii serve --port {port + 1}\n"
     )
 
 
@@ -362,9 +367,9 @@ def test_a_port_in_use_is_named_with_one_that_may_be_free(tmp_path: Path) -> Non
     [
         (
             "192.0.2.1",
-            "this machine has no such address. --host 127.0.0.1 is this machine alone, 0.0.0.0 all it has.",
+            "this machine has no such address. --host 127.0.0.1 is this machine, 0.0.0.0 all addresses.",
         ),
-        ("a..b", "a..b is no known address or host name. --host 127.0.0.1 is this machine alone."),
+        ("a..b", "a..b is not a known address or host name. Use --host 127.0.0.1 for this machine only."),
     ],
 )
 def test_an_address_that_cannot_be_bound_is_explained(host: str, reason: str, tmp_path: Path) -> None:
@@ -392,7 +397,7 @@ def test_after_make_run_another_port_is_named_in_words_for_make(tmp_path: Path) 
         done = subprocess.run(
             [*make, f"ARGS=--port {port}"], env=environment({}), capture_output=True, text=True, timeout=SECONDS
         )
-    assert f'take another port: make run ARGS="--port {port + 1}"\n' in done.stderr
+    assert f'use another port: make run ARGS="--port {port + 1}"\n' in done.stderr
 
 
 def test_check_says_that_the_port_is_taken(tmp_path: Path) -> None:
@@ -401,8 +406,8 @@ def test_check_says_that_the_port_is_taken(tmp_path: Path) -> None:
         done = torii("check", cwd=tmp_path, JINA_API_KEY=JINA_KEY, TORII_PORT=port)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith(
-        f"\n\nNote: cannot listen on 127.0.0.1 port {port}: another program uses it. "
-        f"End that one, or take another port: torii serve --port {int(port) + 1}\n"
+        f"\n\nNote: cannot listen on 127.0.0.1 port {port}: another program uses it. Stop that program, or use another "
+        f"port: torii serve --port {int(port) + 1}\n"
     )
     free = torii("check", cwd=tmp_path, JINA_API_KEY=JINA_KEY, TORII_PORT=str(free_port()))
     assert "Note:" not in free.stdout
@@ -410,18 +415,18 @@ def test_check_says_that_the_port_is_taken(tmp_path: Path) -> None:
         own = {"TORII_PORT": str(running.port), "XDG_RUNTIME_DIR": str(tmp_path)}
         done = torii("check", cwd=tmp_path, JINA_API_KEY=JINA_KEY, **own)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (
-        *(0, f"Note: a gateway of yours runs on port {running.port}."),
+        *(0, f"Note: one of your gateways runs on port {running.port}."),
     )
 
 
-NO_KEY = "No upstream has a key, so nothing could be asked. With a key for each, this would be there:"
+NO_KEY = "No upstream has a key, so no model can be called. With a key for each, these models would be served:"
 
 
 def test_without_any_key_check_and_models_show_what_would_be_there(tmp_path: Path) -> None:
     with_keys = {"JINA_API_KEY": JINA_KEY, "AIHUBMIX_API_KEY": AIHUBMIX_KEY}
     done, keyed = torii("check", cwd=tmp_path), torii("check", cwd=tmp_path, **with_keys)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("none, so it is not used") == 2
+    assert done.stdout.count("none, not used") == 2
     assert f"\n\n{NO_KEY}\n\nMODEL " in done.stdout
     assert done.stdout.partition(NO_KEY)[2].strip() == keyed.stdout[keyed.stdout.index("MODEL ") :].strip()
     live = torii("check", "--live", cwd=tmp_path)
@@ -522,7 +527,7 @@ def test_check_prints_where_the_settings_come_from_the_upstreams_and_the_route_t
         jina-reranker-m0    rerank              jina, aihubmix
         house               embeddings          own/bge-m3
 
-        Any other model is asked for at own.
+        Unknown models go to own.
         Callers: alice, bob.
         """
     )
@@ -543,7 +548,7 @@ def test_models_prints_what_each_model_can_do(configured: dict[str, Any]) -> Non
         text-embed  jina-embeddings-v3
         embed       jina-embeddings-v3
 
-        Any other model is asked for at own.
+        Unknown models go to own.
         """
     )
 
@@ -636,13 +641,13 @@ async def test_a_live_check_calls_every_key(upstream: ScriptedUpstream, tmp_path
 @pytest.mark.parametrize(
     ("status", "advice"),
     [
-        (402, "Top up the account, or set the key of another one: JINA_API_KEY or upstreams.jina.api_key."),
-        (429, "The address and the key are right; try again in a while."),
-        (302, "Set upstreams.jina.base_url to the address that the server itself has."),
-        (404, "See whether upstreams.jina.base_url is the part of the address before /embeddings, mostly with /v1."),
-        (405, "See whether upstreams.jina.base_url is the part of the address before /embeddings, mostly with /v1."),
-        (400, "See whether upstreams.jina.base_url is the part of the address before /embeddings."),
-        (500, "See whether {url}/v1 is the right address; if it is, the fault is at the provider."),
+        (402, "Top up the account, or set the key of another account: JINA_API_KEY or upstreams.jina.api_key."),
+        (429, "The address and the key are right; try again later."),
+        (302, "Set upstreams.jina.base_url to an address that does not redirect."),
+        (404, "Check that upstreams.jina.base_url is the part of the address before /embeddings, usually with /v1."),
+        (405, "Check that upstreams.jina.base_url is the part of the address before /embeddings, usually with /v1."),
+        (400, "Check that upstreams.jina.base_url is the part of the address before /embeddings."),
+        (500, "Check that {url}/v1 is the right address; if it is, the fault is the provider's."),
     ],
 )
 async def test_a_live_check_says_what_to_do(
@@ -662,8 +667,8 @@ async def test_a_live_check_says_that_an_upstream_cannot_be_reached(upstream: Sc
     code, (_, aihubmix) = await live(tmp_path, upstream.url, nobody)
     assert code == 1
     assert aihubmix == (
-        "aihubmix  failed: the upstream cannot be reached: nobody listens there. See whether this machine reaches "
-        f"{nobody}/v1, and whether upstreams.aihubmix.base_url is right."
+        "aihubmix  failed: the upstream cannot be reached: connection refused. Check that this machine can reach "
+        f"{nobody}/v1 and that upstreams.aihubmix.base_url is right."
     )
 
 
@@ -686,10 +691,10 @@ def test_upstreams_prints_how_each_key_is(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == dedent(
         """\
-        UPSTREAM  KEY               STATE    AT WORK  CALLS  FAILED
-        jina      jina ...hing      healthy  0 of 5   1      0
+        UPSTREAM  KEY               STATE    IN FLIGHT  CALLS  FAILED
+        jina      jina ...hing      healthy  0 of 5     1      0
           this minute 1 of 500 requests, 13 of 1,000,000 tokens, 0 of 50 deepsearch
-        aihubmix  aihubmix ...hing  healthy  0        0      0
+        aihubmix  aihubmix ...hing  healthy  0          0      0
         """
     )
 
@@ -702,10 +707,11 @@ def test_the_keys_of_a_running_gateway_in_each_state() -> None:
         {**row, "key": "b", "broken": True, "state": "trial", "cause": "refused"},
     ]
     assert report.keys(rows).splitlines()[1:] == [
-        "jina (keeps failing,      a    rate limited, rests until  0        2      1",
-        "asked last)                    2026-11-21 10:00:00Z",
-        "jina (keeps failing,      b    refused, tried with the    0        2      1",
-        "asked last)                    next call",
+        "jina (keeps failing,     a    rate limited, in          0          2      1",
+        "tried last)                   cooldown until",
+        "                              2026-11-21 10:00:00Z",
+        "jina (keeps failing,     b    refused, tried by the     0          2      1",
+        "tried last)                   next call",
     ]
 
 
@@ -725,14 +731,18 @@ def test_upstreams_fails_where_nobody_listens(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (replies({}, 401), "answered 401: it has another operator_key than this command. Give both the same."),
+        (
+            replies({}, 401),
+            "answered 401: the gateway has another operator_key. Set the same operator_key for the gateway and this "
+            "command.",
+        ),
         (
             replies({}, 404),
-            "answered 404: it runs without an operator_key. Start it anew with the one that this command has.",
+            "answered 404: the gateway has no operator_key. Restart the gateway with the operator_key of this command.",
         ),
-        (replies(b"<html>", 503), "answered 503: is that a gateway?"),
-        (replies(b"<html>"), "answered with something else: is that a gateway?"),
-        (replies([]), "answered with something else: is that a gateway?"),
+        (replies(b"<html>", 503), "answered 503: is this a Torii gateway?"),
+        (replies(b"<html>"), "sent an unexpected response: is this a Torii gateway?"),
+        (replies([]), "sent an unexpected response: is this a Torii gateway?"),
     ],
 )
 async def test_upstreams_says_what_is_wrong_with_the_answer(
@@ -772,7 +782,7 @@ async def test_healthcheck_fails_where_something_else_answers(upstream: Scripted
 
 
 @pytest.mark.parametrize(
-    ("sent", "why"), [(b"nonsense\r\n\r\n", "what came is no HTTP"), (b"", "the connection was broken off")]
+    ("sent", "why"), [(b"nonsense\r\n\r\n", "the response is not HTTP"), (b"", "the connection was closed early")]
 )
 async def test_healthcheck_says_in_words_of_ours_what_came(sent: bytes, why: str, tmp_path: Path) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

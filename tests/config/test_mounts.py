@@ -16,7 +16,7 @@ from ..program import Program, started
 
 CALLER = "callers: [{name: one, key: the-key-of-caller-one}]"
 TWO = "callers: [{name: one, key: another-key-of-caller-one}]"
-CURE = "where one was replaced outside, as editors do, only a restart sees the new one; mount its folder instead"
+CURE = "if the file is replaced outside, as editors do, only a restart reads the new file; mount its folder instead"
 
 
 def mounting(*pairs: tuple[Path, Path]) -> list[str]:
@@ -79,7 +79,7 @@ async def test_a_folder_that_is_mounted_shows_a_replaced_file(tmp_path: Path) ->
     ) as running:
         assert await reload(running) == "nothing changed\n"
         replace(tmp_path / "host" / "config.yaml", f"{TWO}\n")
-        assert await reload(running) == "in force; changed: callers\n"
+        assert await reload(running) == "reloaded; changed: callers\n"
         assert await status(running, "the-key-of-caller-one") == 401
 
 

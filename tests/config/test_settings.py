@@ -21,14 +21,15 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from app.config.fields import KNOWN, PLACEHOLDER, Section
-from app.config.settings import ConfigError, Settings, load, validate_start
-from app.config.sources import NEAREST, QUOTED, Keys, dotted, explain
+from app.config.loader import load, validate_start
+from app.config.settings import Settings
+from app.config.sources import NEAREST, QUOTED, ConfigError, Keys, dotted, explain
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config.example.yaml"
 SECRET = "hunter2hunter2hunter2"
-ENDS = "it ends where a bracket, a quote or a value is still missing"
-LOOK = "look at the quotes, brackets, colons and the indentation before column"
+ENDS = "the file ends before a bracket, a quote or a value is complete"
+LOOK = "check the quotes, brackets, colons and indentation before column"
 
 Write = Callable[[str], Path]
 
@@ -246,7 +247,7 @@ def test_a_byte_order_mark_before_a_file_is_skipped(
     keys = (settings.upstreams["jina"].api_key, settings.operator_key, settings.caller_key)
     assert [key.get_secret_value() for key in keys if key] == [SECRET, SECRET, f"{SECRET}-caller"]
     (tmp_path / "secrets/jina_api_key").write_bytes(SECRET.encode("utf-16"))
-    with pytest.raises(ConfigError, match="jina_api_key: cannot be read: it is not UTF-8 text"):
+    with pytest.raises(ConfigError, match="jina_api_key: cannot be read: the file is not UTF-8 text"):
         load(path)
 
 
@@ -381,7 +382,7 @@ def test_loopback_is_this_machine_only(host: str, loopback: bool) -> None:
 
 def test_a_gateway_open_to_others_does_not_start(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
     said = (
-        "others can reach this address, and without callers any of them could spend your upstream keys. "
+        "other machines can reach this address and, without callers, could spend your upstream keys. "
         "Set TORII_CALLER_KEY or callers, or generate_caller_key: true for a random key, or host: 127.0.0.1"
     )
     assert mistakes(host="0.0.0.0") == [f"command line: host: {said}"]
@@ -435,37 +436,37 @@ def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:
     assert short(mistakes(write(BROKEN))) == [
         "torii.yaml:1: prot: unknown key; did you mean port? Allowed: port, ...",
         "torii.yaml:2: port: must be a whole number",
-        "torii.yaml:3: ping_seconds: must be a number, and is a switch (YAML reads on, off, yes and no as one)",
+        "torii.yaml:3: ping_seconds: must be a number, not true or false (YAML reads on, off, yes and no as true or "
+        "false)",
         "torii.yaml:4: host: must be an address or a host name, such as 127.0.0.1 or 0.0.0.0",
         "torii.yaml:5: docs: must be 'off', 'on' or 'auto'",
         "torii.yaml:7: timeouts.conect_seconds: unknown key; did you mean connect_seconds? Allowed: connect_seconds, "
-        "event_seconds, idle_seconds, head_seconds, body_seconds, write_seconds, total_seconds, reply_seconds, "
-        "headers_seconds",
+        "event_seconds, idle_seconds, write_seconds, total_seconds, reply_seconds, headers_seconds, "
+        "request_head_seconds, request_body_seconds",
         "torii.yaml:8: timeouts.idle_seconds: must be more than 0",
-        "torii.yaml:11: callers[0].key: must have at least 16 characters; `openssl rand -hex 24` makes a good one",
+        "torii.yaml:11: callers[0].key: must have at least 16 characters; generate one with `openssl rand -hex 24`",
         "torii.yaml:12: callers[1].name: is missing",
         "torii.yaml:12: callers[1].nam: unknown key; did you mean name? Allowed: name, sha256, on_disconnect, key",
         "torii.yaml:13: callers[1].key: must be text; put it in quotes",
         "torii.yaml:14: callers[2]: must have either a key or a sha256",
-        "torii.yaml:15: callers[3]: sha256 must be 64 hexadecimal digits; `printf %s KEY | sha256sum` makes them",
+        "torii.yaml:15: callers[3]: sha256 must be 64 hexadecimal digits, as `printf %s KEY | sha256sum` prints them",
         "torii.yaml:17: upstreams.jina.base_url: must be a URL such as https://host.example/v1",
-        "torii.yaml:17: upstreams.jina.api_key: must be one word of printable ASCII characters, "
-        "as it goes in an HTTP header",
+        "torii.yaml:17: upstreams.jina.api_key: must be printable ASCII without spaces, because it is sent in an HTTP "
+        "header",
         "torii.yaml:18: upstreams.foo.kind: is missing; one of jina, aihubmix, openai",
         "torii.yaml:18: upstreams.foo.base_url: must be a plain URL: no user, password, query or fragment; "
         "a key belongs in api_key",
         f"torii.yaml:18: upstreams.foo.api_kee: unknown key; did you mean api_key? Allowed: {FIELDS}",
         "torii.yaml:19: upstreams.bar: must be a mapping of keys",
-        "torii.yaml:20: upstreams.Bad Name: an upstream's name is 1 to 32 of a-z, 0-9, - and _; "
-        "auto, none and jina-ai mean other things",
+        "torii.yaml:20: upstreams.Bad Name: a name has 1 to 32 characters of a-z, 0-9, - and _; auto, none and jina-ai "
+        "are reserved",
         "torii.yaml:20: upstreams.Bad Name.base_url: is missing",
-        "torii.yaml:21: upstreams.aihubmix.base_url: must be the part before /embeddings, "
-        "such as https://host.example/v1",
+        "torii.yaml:21: upstreams.aihubmix.base_url: must end before /embeddings, such as https://host.example/v1",
         "torii.yaml:23: models.mine.endpoints[0]: must be 'embeddings', 'rerank' or 'chat'",
         "torii.yaml:23: models.mine.contxt: unknown key; did you mean context? Allowed: context, "
         "on_disconnect, endpoints, inputs, targets, max_inputs, dimensions, tasks, dimensions_allowed, cached, "
         "features, alias_of, deepsearch",
-        "torii.yaml:24: models.both: an alias is what it stands for; it has no other keys than alias_of",
+        "torii.yaml:24: models.both: an alias takes no other keys than alias_of",
         "torii.yaml:25: models.list: must be a mapping of keys",
     ]
 
@@ -493,23 +494,22 @@ models:
 
 def test_what_does_not_go_together(write: Write) -> None:
     assert mistakes(write(CONTRADICTIONS)) == [
-        "torii.yaml:2: callers[0].name: is there more than once; a name is for one caller",
-        "torii.yaml:3: callers[1].name: is there more than once; a name is for one caller",
-        "torii.yaml:4: callers[2]: has the same key as another caller; a key is for one",
-        "torii.yaml:5: caller_key: is the key of the caller named default, and callers has one of that name too",
-        "torii.yaml:6: unknown_models_upstream: there is no such upstream; did you mean aihubmix? "
-        "Known: jina, aihubmix",
-        "torii.yaml:8: models.loop: stands for itself: loop -> loop",
-        "torii.yaml:9: models.one: stands for itself: one -> two -> one",
-        "torii.yaml:10: models.two: stands for itself: two -> one -> two",
-        "torii.yaml:12: models.stray: stands for what is no known model; nearest: one",
-        "torii.yaml:13: models.typo: stands for what is no known model; nearest: "
+        "torii.yaml:2: callers[0].name: duplicate name; each caller needs a name of its own",
+        "torii.yaml:3: callers[1].name: duplicate name; each caller needs a name of its own",
+        "torii.yaml:4: callers[2]: duplicate key; each caller needs a key of its own",
+        "torii.yaml:5: caller_key: belongs to the caller named default, and callers also has a caller of that name",
+        "torii.yaml:6: unknown_models_upstream: unknown upstream; did you mean aihubmix? Known: jina, aihubmix",
+        "torii.yaml:8: models.loop: is an alias of itself: loop -> loop",
+        "torii.yaml:9: models.one: is an alias of itself: one -> two -> one",
+        "torii.yaml:10: models.two: is an alias of itself: two -> one -> two",
+        "torii.yaml:12: models.stray: is an alias of an unknown model; nearest: one",
+        "torii.yaml:13: models.typo: is an alias of an unknown model; nearest: "
         "jina-embeddings-v3, jina-embeddings-v4, jina-embeddings-v2-base-zh",
-        "torii.yaml:14: models.mine: needs targets, because nothing is known of it; one or more of jina, aihubmix",
-        "torii.yaml:15: models.twice.targets[1]: is there twice",
-        "torii.yaml:16: models.far.targets[0]: there is no such upstream; did you mean jina? Known: jina, aihubmix",
+        "torii.yaml:14: models.mine: needs targets, because the model is unknown; one or more of jina, aihubmix",
+        "torii.yaml:15: models.twice.targets[1]: duplicate target",
+        "torii.yaml:16: models.far.targets[0]: unknown upstream; did you mean jina? Known: jina, aihubmix",
         "torii.yaml:17: models.mixed.targets: name different models, jina-embeddings-v3 and jina-embeddings-v4: their "
-        "vectors and scores do not compare, so none can stand in for another",
+        "vectors and scores are not comparable, so one cannot replace another",
     ]
 
 
@@ -532,7 +532,7 @@ def test_an_alias_for_an_unlisted_model_needs_an_upstream_for_it(monkeypatch: py
     path = write("models: {fast: gpt-4o-mini, direct: aihubmix/gpt-4o-mini, same: {targets: [aihubmix/gpt-4o]}}")
     monkeypatch.setenv("JINA_API_KEY", SECRET)
     assert [line.partition(";")[0] for line in mistakes(path, sandbox="off")] == [
-        "torii.yaml:1: models.fast: stands for what is no known model"
+        "torii.yaml:1: models.fast: is an alias of an unknown model"
     ]
     monkeypatch.setenv("AIHUBMIX_API_KEY", SECRET)
     assert load(path).unknown_upstream == "aihubmix"
@@ -546,7 +546,7 @@ def test_an_alias_for_an_unlisted_model_needs_an_upstream_for_it(monkeypatch: py
         ("{store: redis, redis_url: 'rediss://:word@host.example:6379/1'}", None),
         (
             "{store: redis}",
-            "cache.redis_url: is needed where cache.store is redis, such as redis://127.0.0.1:6379/0",
+            "cache.redis_url: is required if cache.store is redis, such as redis://127.0.0.1:6379/0",
         ),
         (
             f"{{store: redis, redis_url: 'http://{SECRET}@host.example'}}",
@@ -555,7 +555,7 @@ def test_an_alias_for_an_unlisted_model_needs_an_upstream_for_it(monkeypatch: py
         ),
         (
             "{store: sqlite, path: no-folder/here.db}",
-            "cache.path: its folder is not there or cannot be written; make it, or name another file",
+            "cache.path: the folder is missing or not writable; create the folder, or set another file",
         ),
         ("{store: disk}", "cache.store: must be 'off', 'memory', 'sqlite' or 'redis'"),
         ("{ttl_days: 0}", "cache.ttl_days: must be more than 0"),
@@ -588,24 +588,23 @@ def test_a_model_may_have_other_names_at_other_upstreams(write: Write) -> None:
         (f'a: "{SECRET}\nb: 1', f"torii.yaml:2: is not YAML: {ENDS}"),
         (
             f"caller_key: *{SECRET}",
-            "torii.yaml:1: is not YAML: an alias (*) for what is named (&) nowhere above; "
-            "a text that begins so needs quotes",
+            "torii.yaml:1: is not YAML: an alias (*) without an anchor (&) above it; quote a text that begins with *",
         ),
         (
             f"caller_key: !{SECRET} x",
-            "torii.yaml:1: is not YAML: a tag (!), and none is known here; a text that begins so needs quotes",
+            "torii.yaml:1: is not YAML: a tag (!), and tags are not supported; quote a text that begins with !",
         ),
         ("a: 1\n\tb: 2", "torii.yaml:2: is not YAML: a tab, where only spaces are allowed"),
-        ("port: 1\n---\nport: 2", "torii.yaml:2: is not YAML: a second document begins here, and one is read"),
+        ("port: 1\n---\nport: 2", "torii.yaml:2: is not YAML: a second document begins here, and only one is allowed"),
         ("port: 1\nhost: \0", "torii.yaml:2: is not YAML: a character that YAML does not allow"),
         (f"port: 1\nhost: {SECRET}: {SECRET}", f"torii.yaml:2: is not YAML: {LOOK} 28"),
         (f"? [{SECRET}]\n: 1", f"torii.yaml:1: is not YAML: {LOOK} 3"),
         ("models: " + "[" * 5000, "torii.yaml: nested too deep"),
         ("- port", "torii.yaml: must be a mapping of settings, as in config.example.yaml"),
         (SECRET, "torii.yaml: must be a mapping of settings, as in config.example.yaml"),
-        ("log_level: 2024-13-45", "torii.yaml: a number or a date in it is none; put it in quotes"),
+        ("log_level: 2024-13-45", "torii.yaml: contains an invalid number or date; put it in quotes"),
         ("models: &m {a: *m}", "torii.yaml:1: models.a: refers to itself"),
-        ("port: 1\n\nport: 2", "torii.yaml:3: port: is written twice, first in line 1"),
+        ("port: 1\n\nport: 2", "torii.yaml:3: port: duplicate key, first set in line 1"),
         ("models: {1: jina-clip-v1}", "torii.yaml:1: models.1: the key must be text; put it in quotes"),
         (
             "caller_key: ${NOPE}",
@@ -654,16 +653,44 @@ def test_mistakes_in_the_environment_name_the_variable(monkeypatch: pytest.Monke
     assert short(mistakes()) == [
         "environment: TORII_PROT: unknown setting; did you mean port? Allowed: port, ...",
         "environment: AIHUBMIX_API_KEY_FILE: none cannot be read: No such file or directory",
-        "secret file: secrets/jina_api_key: cannot be read: it is not UTF-8 text",
+        "secret file: secrets/jina_api_key: cannot be read: the file is not UTF-8 text",
         "environment: TORII_PORT: must be at most 65535",
-        "environment: TORII_CALLER_KEY: must have at least 16 characters; `openssl rand -hex 24` makes a good one",
+        "environment: TORII_CALLER_KEY: must have at least 16 characters; generate one with `openssl rand -hex 24`",
         "environment: TORII_UPSTREAMS__MINE__KIND: is missing; one of jina, aihubmix, openai",
         "environment: TORII_UPSTREAMS__MINE__BASE_URL: must be a plain URL: no user, password, query or fragment; "
         "a key belongs in api_key",
         "environment: TORII_TIMEOUTS__IDLE: unknown key; did you mean idle_seconds? Allowed: idle_seconds, "
-        "body_seconds, write_seconds, total_seconds, head_seconds, reply_seconds, event_seconds, headers_seconds, "
-        "connect_seconds",
+        "write_seconds, total_seconds, reply_seconds, event_seconds, headers_seconds, connect_seconds, "
+        "request_head_seconds, request_body_seconds",
     ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (("pace_seconds",), ("queue_timeout_seconds",)),
+        (("max_calls",), ("max_concurrent_calls",)),
+        (("sandbox_pace",), ("sandbox_time_scale",)),
+        (("timeouts", "head_seconds"), ("timeouts", "request_head_seconds")),
+        (("timeouts", "body_seconds"), ("timeouts", "request_body_seconds")),
+    ],
+    ids=lambda keys: dotted(keys),
+)
+def test_a_former_name_is_answered_with_the_present_one(
+    monkeypatch: pytest.MonkeyPatch, write: Write, old: Keys, new: Keys
+) -> None:
+    *above, last = old
+    path = write("port: 8000\n" + "".join(f"{key}:\n  " for key in above) + f"{last}: 7\n")
+    assert mistakes(path) == [f"torii.yaml:{2 + len(above)}: {dotted(old)}: was renamed; use {dotted(new)} instead"]
+    variable, present = ("TORII_" + "__".join(map(str, keys)).upper() for keys in (old, new))
+    monkeypatch.setenv(variable, "7")
+    assert mistakes() == [f"environment: {variable}: was renamed; use {present} instead"]
+    monkeypatch.delenv(variable)
+    monkeypatch.setenv(present, "7")
+    value: Any = load(sandbox="on")
+    for key in new:
+        value = getattr(value, str(key))
+    assert value == 7
 
 
 def paths(model: type[BaseModel], above: Keys = ()) -> Iterator[Keys]:
@@ -706,7 +733,7 @@ def test_a_secrets_directory_that_is_none_and_json_that_is_none(monkeypatch: pyt
     assert mistakes() == [
         "environment: TORII_CALLERS: must be JSON",
         "environment: TORII_CACHE: must be JSON",
-        "environment: TORII_SECRETS_DIR: nowhere is no directory",
+        "environment: TORII_SECRETS_DIR: nowhere is not a directory",
         "environment: TORII_WORKERS: must be a whole number",
     ]
 
@@ -738,7 +765,7 @@ def test_quotes_that_were_kept_around_a_value_are_a_mistake(
         f"secret file: secrets/torii_operator_key: {QUOTED}",
         f"torii.yaml:1: callers[0].key: {QUOTED}",
     ]
-    assert "without them" in QUOTED
+    assert "remove the quotes" in QUOTED
 
 
 def test_the_examples_key_opens_nothing(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
@@ -864,16 +891,14 @@ def test_any_file_loads_or_is_a_config_error_without_its_values(tmp_path: Path, 
 )
 def test_the_operators_key_is_nobody_elses(write: Write, caller: str) -> None:
     path = write(f"{caller}\noperator_key: {SECRET}")
-    assert mistakes(path) == [
-        "torii.yaml:2: operator_key: is the key of a caller too; the operator needs one of his own"
-    ]
+    assert mistakes(path) == ["torii.yaml:2: operator_key: is also a caller's key; the operator needs a separate key"]
 
 
 def test_the_operators_key_comes_from_where_callers_keys_do(
     monkeypatch: pytest.MonkeyPatch, write: Write, tmp_path: Path
 ) -> None:
     assert mistakes(write("operator_key: short")) == [
-        "torii.yaml:1: operator_key: must have at least 16 characters; `openssl rand -hex 24` makes a good one"
+        "torii.yaml:1: operator_key: must have at least 16 characters; generate one with `openssl rand -hex 24`"
     ]
     (tmp_path / "secrets/torii_operator_key").write_text(f"{SECRET}\n")
     settings = load(sandbox="on")
@@ -902,11 +927,11 @@ def test_the_operators_key_comes_from_where_callers_keys_do(
         ),
         (
             f"{{jina: {{api_key: {SECRET}, api_keys: [{{key: {SECRET}}}]}}}}",
-            "upstreams.jina.api_keys: the same key is there twice; its limits would be kept twice over",
+            "upstreams.jina.api_keys: duplicate key; its limits would be counted twice",
         ),
         (
             f"{{jina: {{api_key: {SECRET}, api_keys: [{{key: another-key, name: '1'}}]}}}}",
-            "upstreams.jina.api_keys: two keys have the same name; a name is for one key",
+            "upstreams.jina.api_keys: duplicate name; each key needs a name of its own",
         ),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from app.core.json import Malformed, decode, decode_lenient, encode
 
-HALF = "a string has half of a surrogate pair, which is no character: \\ud800 to \\udfff come in pairs"
+HALF = "a string has an unpaired surrogate: \\ud800 to \\udfff must come in pairs"
 
 
 @pytest.mark.parametrize(
@@ -39,9 +39,9 @@ def test_what_goes_in_comes_out(value: Any) -> None:
         (b"[1,, ]", Any, "unexpected ']' (byte 5)"),
         (b'{"a":NaN}', Any, "NaN is not a number in JSON (byte 5)"),
         (b'["\\"NaN", -Infinity]', Any, "-Infinity is not a number in JSON (byte 10)"),
-        (b"[1e999]", Any, "a number is larger than any that a 64-bit float holds"),
+        (b"[1e999]", Any, "a number exceeds the range of a 64-bit float"),
         (b"[1" + b"0" * 400 + b"]", list[float], "a whole number has more than 100 digits"),
-        (b"[1, null, 2.5]", list[float], "it is not of the expected form"),
+        (b"[1, null, 2.5]", list[float], "it does not have the expected structure"),
         (b"[" * 100_000, list[float], "nested deeper than 64 levels"),
         (b"[" * 100_000, Any, "nested too deep"),
     ],
@@ -55,7 +55,7 @@ def test_the_fault_is_told_in_words_of_ours(data: bytes, form: Any, says: str) -
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"{", "it ends before it is complete (byte 1)"),
+        (b"{", "unexpected end (byte 1)"),
         (b'{"a":"\\ud800","b":NaN}', "NaN is not a number in JSON (byte 18)"),
         (b'["\\ud800",\xff]', "the text is not UTF-8 (byte 10)"),
     ],

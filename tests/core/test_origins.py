@@ -26,10 +26,10 @@ from ..conftest import RunningGateway, ScriptedUpstream, replies, running_gatewa
 from ..endpoints.test_strict_input import BODY, CALLER_KEY, VECTORS, Got, answers, envelope, sent
 
 KEYED = f"authorization: Bearer {CALLER_KEY}"
-OR_CALLERS = "or give the gateway callers (TORII_CALLER_KEY), whose keys no page has"
+OR_CALLERS = "or set a caller key (TORII_CALLER_KEY), which no page has"
 CROSS_SITE = (
-    "a page of another site has a browser ask for this, and the gateway has no callers. If it is meant to, "
-    f"put its origin into cors.allowed_origins and let it use fetch() in mode 'cors', {OR_CALLERS}"
+    "a web page of another site made this request, and the gateway has no callers. To allow it, "
+    f"add its origin to cors.allowed_origins and use fetch() in mode 'cors', {OR_CALLERS}"
 )
 
 
@@ -39,15 +39,15 @@ REDACTED = Redactor((), ["127.0.0.1"]).message
 
 def wrong_host(host: str) -> str:
     return REDACTED(
-        f"this gateway is not known as {host!r} (Host), and it has no callers. If it is meant, put the name into "
-        f"allowed_hosts (TORII_ALLOWED_HOSTS), {OR_CALLERS}"
+        f"the host {host!r} (Host) is not allowed, and the gateway has no callers. To allow it, add it "
+        f"to allowed_hosts (TORII_ALLOWED_HOSTS), {OR_CALLERS}"
     )
 
 
 def wrong_origin(origin: str) -> str:
     return REDACTED(
-        f"a web page of {origin!r} asks for this (Origin), and the gateway has no callers. If it is meant to, put the "
-        f"origin into cors.allowed_origins (TORII_CORS__ALLOWED_ORIGINS), {OR_CALLERS}"
+        f"a web page of {origin!r} made this request (Origin), and the gateway has no callers. To allow it, add its "
+        f"origin to cors.allowed_origins (TORII_CORS__ALLOWED_ORIGINS), {OR_CALLERS}"
     )
 
 

@@ -143,7 +143,7 @@ def test_trap_02_all_spellings_of_the_encoding_take_all_values(field: str, value
 
 def test_trap_02_a_list_of_encodings_and_an_unknown_one_are_refused() -> None:
     assert refusal(input="a", embedding_type=["float", "base64"]) == (
-        "embedding_type must be one encoding: an answer cannot be in 2",
+        "embedding_type must be one encoding, not 2",
         "embedding_type",
     )
     allowed = "float, base64, binary, ubinary, binary_int8, binary_uint8, int8, uint8"
@@ -219,7 +219,7 @@ def test_trap_05_more_than_512_inputs_go_in_parts_and_come_back_in_order() -> No
 
 def test_inputs_that_are_read_as_one_text_are_never_sent_in_parts() -> None:
     call = parse(input=["a"] * 513, late_chunking=True)
-    with pytest.raises(InvalidRequest, match="m takes 512 inputs at most: there are 513"):
+    with pytest.raises(InvalidRequest, match="m takes at most 512 inputs; this call has 513"):
         Embeddings().split(call, 512)
     assert Embeddings().split(call, 513) == [call]
     assert Embeddings().split(call, None) == [call]
@@ -229,7 +229,7 @@ def test_parts_that_do_not_add_up_are_no_answer() -> None:
     endpoint = Embeddings()
     call = parse(input=["a", "b", "c"])
     reply = UPSTREAM.reply(parse(input=["a"]), TARGET, upstream_body([0.5]))
-    with pytest.raises(UpstreamFailed, match="3 inputs were answered with 2 vectors"):
+    with pytest.raises(UpstreamFailed, match="2 vectors were returned for 3 inputs"):
         endpoint.merge(call, [reply, reply])
 
 

@@ -100,7 +100,7 @@ def test_a_query_is_a_text_or_an_image() -> None:
     assert parse(query={"text": "q"}).body["query"] == "q"
     assert parse(query={"image": "i"}).body["query"] == {"image": "i"}
     for wrong in ("", {}, 7, ["q"], {"text": ""}):
-        assert refusal(query=wrong) == ("query must be a text or {'image': ...}, and not empty", "query")
+        assert refusal(query=wrong) == ("query must be a non-empty text or {'image': ...}", "query")
     assert refusal(query=None) == ("query is missing: send a text or {'image': ...}", "query")
 
 

@@ -41,9 +41,9 @@ VECTORS = {
 BODY = b'{"model":"jina-embeddings-v3","input":"hi"}'
 CALLER_KEY = "a-key-of-the-caller-0123456789"
 
-NO_HTTP = "this is not HTTP/1.1 as it should be: look at the request line, the lengths and the chunks"
-NO_PATH = "the request's target must be a path such as /v1/embeddings; this is no proxy"
-NO_CODING = "the only transfer-encoding is chunked, and HTTP/1.0 has none"
+NO_HTTP = "malformed HTTP/1.1: check the request line, the lengths and the chunks"
+NO_PATH = "the request's target must be a path such as /v1/embeddings; this gateway is not a proxy"
+NO_CODING = "the only supported transfer-encoding is chunked, and HTTP/1.0 has none"
 HIDDEN = b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-length: 43\r\n\r\n" + BODY
 
 
@@ -118,16 +118,16 @@ async def keyed(upstream: ScriptedUpstream) -> AsyncIterator[RunningGateway]:
 
 # JSON.
 
-HALF = "a string has half of a surrogate pair, which is no character: \\ud800 to \\udfff come in pairs"
+HALF = "a string has an unpaired surrogate: \\ud800 to \\udfff must come in pairs"
 DEEP = "nested deeper than 64 levels"
 LONG = "a whole number has more than 100 digits"
-LARGE = "a number is larger than any that a 64-bit float holds"
+LARGE = "a number exceeds the range of a 64-bit float"
 WIDE = "it is UTF-16 or UTF-32; send UTF-8"
 BAD_JSON: list[tuple[bytes, str]] = [
-    (b'{"model":"a","model":"b"}', "the key 'model' comes twice in one object"),
-    (b'{"a" \n:1,"\\u0061":2}', "the key 'a' comes twice in one object"),
-    (b'{"a":[{"b":{"c":":","c":"\\":"}}]}', "the key 'c' comes twice in one object"),
-    (b'{"' + b"k" * 100 + b'":1,"' + b"k" * 100 + b'":1}', f"the key '{'k' * 64}' comes twice in one object"),
+    (b'{"model":"a","model":"b"}', "duplicate key 'model' in one object"),
+    (b'{"a" \n:1,"\\u0061":2}', "duplicate key 'a' in one object"),
+    (b'{"a":[{"b":{"c":":","c":"\\":"}}]}', "duplicate key 'c' in one object"),
+    (b'{"' + b"k" * 100 + b'":1,"' + b"k" * 100 + b'":1}', f"duplicate key '{'k' * 64}' in one object"),
     (b"[" * 100_000, DEEP),
     (b'{"a":' * 100_000, DEEP),
     (b"[" * 900 + b"]" * 900, DEEP),
@@ -143,21 +143,21 @@ BAD_JSON: list[tuple[bytes, str]] = [
     (b'{"a":' + b"9" * 20_000 + b"}", LONG),
     (b'{"\\ud800":1}', HALF),
     (b'["\\ud800"]', f"[0]: {HALF}"),
-    (b'{"a":"b\0"}', "there is a NUL byte (byte 7)"),
-    (b"{}\0", "there is a NUL byte (byte 2)"),
+    (b'{"a":"b\0"}', "unexpected NUL byte (byte 7)"),
+    (b"{}\0", "unexpected NUL byte (byte 2)"),
     (b'{"a":"\xff"}', "the text is not UTF-8 (byte 6)"),
     (b'{"a":"\xed\xa0\x80"}', "the text is not UTF-8 (byte 6)"),
     ('{"a":1}'.encode("utf-16"), WIDE),
     ('{"a":1}'.encode("utf-16-le"), WIDE),
     ('{"a":1}'.encode("utf-16-be"), WIDE),
     ('{"a":1}'.encode("utf-32"), WIDE),
-    (b'\xef\xbb\xbf{"a":1,"a":1}', "the key 'a' comes twice in one object"),
+    (b'\xef\xbb\xbf{"a":1,"a":1}', "duplicate key 'a' in one object"),
     (b"\xef\xbb\xbf", "it is empty"),
     (b"", "it is empty"),
     (b" \n", "it is empty"),
     (b'{"a":1} x', "unexpected 'x' (byte 8)"),
-    (b'{"a":', "it ends before it is complete (byte 5)"),
-    (b'{"a":"\xc3\xbc', "a string has no end (byte 5)"),
+    (b'{"a":', "unexpected end (byte 5)"),
+    (b'{"a":"\xc3\xbc', "unterminated string (byte 5)"),
     (b'{"a":"b" "c"}', "unexpected '\"' (byte 9)"),
     (b"{'a':1}", 'unexpected "\'" (byte 1)'),
     (b'{"\xc3\xbc":\xc3\xbc}', "unexpected '\\xfc' (byte 6)"),
@@ -168,7 +168,7 @@ BAD_JSON: list[tuple[bytes, str]] = [
     (b'{"a":"b\nc"}', "unexpected '\\n' (byte 7)"),
     (b'{"a":"\\x"}', "unexpected '\\\\' (byte 6)"),
     (b'{"a":"\\u12g4"}', "unexpected '\\\\' (byte 6)"),
-    (b"[" + b"0," * 500_000 + b"x]", "it is malformed; where is told only of what has at most 1 MB"),
+    (b"[" + b"0," * 500_000 + b"x]", "it is malformed; the position is reported up to 1 MB only"),
 ]
 
 
@@ -247,7 +247,7 @@ def written(tree: Any) -> tuple[bytes, bool]:
 def test_keys_that_come_twice_are_found_and_no_others(tree: Any) -> None:
     data, doubled = written(tree)
     if doubled:
-        with pytest.raises(Malformed, match="comes twice in one object"):
+        with pytest.raises(Malformed, match=r"duplicate key .* in one object"):
             decode_strict(data)
     else:
         assert decode_strict(data) == decode(data)
@@ -356,7 +356,7 @@ async def test_a_models_name_that_none_has(
 async def test_two_keys_are_none(keyed: RunningGateway, upstream: ScriptedUpstream) -> None:
     right = b"authorization: Bearer " + CALLER_KEY.encode()
     message = (
-        "Incorrect API key provided: the headers of this request hold different keys. Send one header "
+        "Incorrect API key provided: the headers of the request hold different keys. Send one header "
         "'Authorization: Bearer <key>', 'api-key: <key>' or 'x-api-key: <key>' with a key of this gateway."
     )
     for other in (b"authorization: Bearer other", b"api-key: other", b"X-Api-Key: other"):
@@ -395,7 +395,7 @@ async def test_a_key_in_the_query_is_refused_and_logged_nowhere(
     caplog.set_level(logging.DEBUG, "torii")
     caplog.set_level(logging.DEBUG, "uvicorn")
     right = {"authorization": f"Bearer {CALLER_KEY}"}
-    message = "There is a key in the query. Send it in one header 'Authorization: Bearer <key>' only."
+    message = "The query contains a key. Send keys in the header 'Authorization: Bearer <key>' only."
     for headers in ({}, right):
         response = await keyed.post(f"/v1/embeddings?{query.format(CALLER_KEY)}", BODY, **headers)
         assert (response.status_code, response.json()) == (401, envelope("invalid_api_key", message))

@@ -66,7 +66,7 @@ SOON = 1.0
 PATIENCE = 2 * LONG
 
 # The messages for an answer that ended too early, and for one that is not HTTP.
-BROKE_OFF = "the upstream broke off the connection"
+BROKE_OFF = "the upstream closed the connection early"
 MALFORMED = "the upstream sent malformed HTTP"
 
 TYPES = {

@@ -31,7 +31,12 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": folder, "TORII_SANDBOX_PACE": "0"}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "HOME": folder,
+            "TORII_SANDBOX_TIME_SCALE": "0",
+        }
         start = [sys.executable, "-m", "app", "serve", "--sandbox", "--port", "0"]
         with log.open("wb") as out:
             gateway = subprocess.Popen(start, cwd=folder, env=environment, stdout=out, stderr=out)
@@ -47,7 +52,7 @@ def base_url(log: Path) -> str:
     """The gateway's URL, once the log has it; empty if it never does."""
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
-        if "Ctrl+C ends it." in (text := log.read_text()):
+        if "Press Ctrl+C to stop." in (text := log.read_text()):
             return text.partition("Base URL  ")[2].partition("/v1")[0]
         time.sleep(0.05)  # noqa: TID251 - no event loop is here
     print(log.read_text(), file=sys.stderr)

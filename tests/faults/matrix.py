@@ -514,7 +514,7 @@ ROWS: tuple[Row, ...] = (
     ),
     row(
         96,
-        "the cache's file locked at the start",
+        "the cache file locked at the start",
         "cache/test_tiers.py::test_a_file_that_is_locked_at_the_start_is_opened_later",
     ),
     row(

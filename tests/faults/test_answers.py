@@ -88,7 +88,7 @@ async def test_nothing_is_there_for_a_model_that_it_serves(status: int, shape: s
     bench.aihubmix.plays(GOOD)
     async with bench.gateway() as gateway:
         message = assert_failed(await asked(gateway), 502, "upstream_misplaced", should_retry=False)
-        assert message == f"jina answered {status} {HERE}, such as without its /v1"
+        assert message == f"jina answered {status} {HERE}, for example without /v1"
     async with bench.gateway(both=True) as gateway:
         for _ in range(6):  # the upstream keeps its place in the order
             response = await asked(gateway)
@@ -114,7 +114,7 @@ async def test_a_name_that_the_upstream_does_not_know_is_told_in_its_words(statu
         message = assert_failed(await asked(gateway), 502, "upstream_misplaced", should_retry=False)
         assert message.startswith("jina: ")
         assert message.endswith(
-            ". The gateway takes it to be there: the model's name, or upstreams.jina.base_url, may be wrong in the "
+            ". The gateway expects it there: the model's name, or upstreams.jina.base_url, may be wrong in the "
             "gateway's configuration"
         )
         assert "jina-embeddings-v3" in message.lower()

@@ -38,7 +38,7 @@ def jump(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> asy
 
 def keyed(bench: Bench, **upstream: Any) -> Settings:
     jina = {"base_url": f"{bench.jina.url}/v1", **upstream}
-    values: dict[str, Any] = {"upstreams": {"jina": jina}, "http_client": bench.engine, "pace_seconds": 0.1}
+    values: dict[str, Any] = {"upstreams": {"jina": jina}, "http_client": bench.engine, "queue_timeout_seconds": 0.1}
     values["cache"] = {"store": "off"}  # the same call repeatedly must reach the upstream
     return Settings(**values)
 

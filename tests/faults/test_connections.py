@@ -448,7 +448,7 @@ GIANT = {
 }
 
 
-LARGE = "the upstream's head is larger than 64 kB"
+LARGE = "the head of the upstream's answer is larger than 64 kB"
 LARGE_REST = "the upstream sent more than 64 kB that is neither head nor body"
 MANY = "the upstream's answer has more than 100 headers"
 # The message of each engine: httpx counts headers only when the head has ended.

@@ -132,7 +132,7 @@ async def test_a_busy_key_is_not_waited_for_while_another_target_answers(refusal
         first = after(lambda: times(jina, secret("jina", "busy")) == 1)  # so that the second call takes the other key
         jina.first(first, after(done.is_set), REFUSALS[refusal])
         upstreams = {"jina": with_a_busy_key(jina.url), "aihubmix": aihubmix_at(aihubmix.url)}
-        async with gateway(tmp_path, upstreams, pace_seconds=600) as program:
+        async with gateway(tmp_path, upstreams, queue_timeout_seconds=600) as program:
             busy = asyncio.create_task(burst(program, 2))
             await until(lambda: len(jina.seen) == 2)
             assert wrongs(await burst(program, 1)) == []
@@ -147,7 +147,7 @@ async def test_a_limited_key_is_used_again_before_a_busy_one_is_free(tmp_path: P
     async with provider() as jina:
         first = after(lambda: times(jina, secret("jina", "busy")) == 1)
         jina.first(first, after(done.is_set), replies({"detail": "slow down"}, 429, retry_after="1"))
-        async with gateway(tmp_path, {"jina": with_a_busy_key(jina.url)}, pace_seconds=600) as program:
+        async with gateway(tmp_path, {"jina": with_a_busy_key(jina.url)}, queue_timeout_seconds=600) as program:
             busy = asyncio.create_task(burst(program, 2))
             await until(lambda: len(jina.seen) == 2)
             assert wrongs(await burst(program, 40)) == []
@@ -167,7 +167,7 @@ async def test_a_repeat_takes_the_key_that_is_free(limits: dict[str, int], tmp_p
     ]
     async with provider() as jina:
         jina.first(None, after(done.is_set), replies({"detail": "oops"}, 500))
-        async with gateway(tmp_path, {"jina": jina_at(jina.url, api_keys=keys)}, pace_seconds=600) as program:
+        async with gateway(tmp_path, {"jina": jina_at(jina.url, api_keys=keys)}, queue_timeout_seconds=600) as program:
             assert wrongs(await burst(program, 1)) == []
             held = asyncio.create_task(burst(program, 1))
             await until(lambda: len(jina.seen) == 2)

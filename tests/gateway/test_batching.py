@@ -38,7 +38,7 @@ BAD = "bad"
 
 
 def capped(upstream: ScriptedUpstream, limits: dict[str, Any] | None, **values: Any) -> Settings:
-    settings = settings_for(None, **{"pace_seconds": 10, "callers": CALLERS, **values})
+    settings = settings_for(None, **{"queue_timeout_seconds": 10, "callers": CALLERS, **values})
     jina: dict[str, Any] = {"base_url": f"{upstream.url}/v1", "api_key": "jina_0123456789", "limits": limits or {}}
     return Settings(**{**settings.model_dump(exclude_unset=True), "upstreams": {"jina": jina}})
 
@@ -114,7 +114,7 @@ async def test_many_calls_are_few_under_a_limit_of_requests(
     upstream.plays(embeds)
     database = LedgerFile(tmp_path / "torii.db")
     try:
-        settings = capped(upstream, {"requests_per_minute": 3}, cache={"store": store}, pace_seconds=4)
+        settings = capped(upstream, {"requests_per_minute": 3}, cache={"store": store}, queue_timeout_seconds=4)
         async with running_gateway(settings, database) as gateway:
             texts = [[f"text {number}"] for number in range(40)]
             callers = ["ann", "bob"] * 20
@@ -429,7 +429,7 @@ async def test_no_part_of_a_large_call_is_held_back_so_that_others_join_it(upstr
     batch."""
     upstream.plays(embeds)
     models = {MODEL: {"max_inputs": 2}}
-    settings = capped(upstream, {"requests_per_minute": 4}, pace_seconds=600, models=models)
+    settings = capped(upstream, {"requests_per_minute": 4}, queue_timeout_seconds=600, models=models)
     async with running_gateway(settings) as gateway:
         for text in ("one", "two"):
             vectors(await ask(gateway, [text]))

@@ -228,11 +228,11 @@ UNREADABLE = {
     ),
     "a reference to nothing": (
         {"$ref": "#/$defs/none"},
-        "response_format.json_schema has a $ref that leads nowhere; refer to definitions as #/$defs/<name>",
+        "response_format.json_schema has a $ref that cannot be resolved; refer to definitions as #/$defs/<name>",
     ),
     "definitions that multiply": (
         MULTIPLYING,
-        "response_format.json_schema takes longer than 1 s to read: make it smaller",
+        "response_format.json_schema takes longer than 1 s to compile; use a smaller schema",
     ),
 }
 
@@ -259,8 +259,8 @@ async def test_patterns_that_fill_the_memory_are_refused(gateway: RunningGateway
     response = await gateway.post(CHATS, ask({"allOf": [{"pattern": rf"[\p{{L}}]{{20}}{n}"} for n in range(3000)]}))
     assert response.status_code == 400
     assert response.json()["error"]["message"] in {
-        "response_format.json_schema takes longer than 5 s to read: make it smaller",
-        "response_format.json_schema takes too much memory to read: make it smaller",
+        "response_format.json_schema takes longer than 5 s to compile; use a smaller schema",
+        "response_format.json_schema takes too much memory to compile; use a smaller schema",
     }
     assert upstream.seen == []
 

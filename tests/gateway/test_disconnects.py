@@ -289,7 +289,7 @@ async def test_a_part_that_has_failed_hides_no_other_that_is_at_work(upstream: S
 
     upstream.plays(play)
     models = {EMBED["model"]: {"max_inputs": 1}}
-    async with gateway_with(upstream, "drain", models=models, pace_seconds=600) as gateway:
+    async with gateway_with(upstream, "drain", models=models, queue_timeout_seconds=600) as gateway:
         caller = await Caller.asks(gateway, "/v1/embeddings", {**EMBED, "input": ["a", "b"]})
         [seat] = gateway.generations.now.pools["jina"].seats
         await until(lambda: seat.cause == "rate limited")
@@ -433,7 +433,7 @@ async def narrow_gateway(
     jina: Any = {"jina": {**urls, "api_key": JINA_KEY, "limits": {"concurrency": concurrency}}}
     disconnect = DisconnectSettings(policy=policy)
     cache = CacheSettings(store="off")
-    settings = Settings(upstreams={**other, **jina}, pace_seconds=pace, disconnect=disconnect, cache=cache)
+    settings = Settings(upstreams={**other, **jina}, queue_timeout_seconds=pace, disconnect=disconnect, cache=cache)
     async with running_gateway(settings) as gateway:
         yield gateway
 
@@ -470,7 +470,7 @@ async def test_a_call_that_waits_for_another_key_is_not_tried_again(
         working = await Caller.asks(gateway, "/v1/embeddings", {**EMBED, "model": "jina/jina-embeddings-v3"})
         await until(lambda: len(upstream.seen) == 1)
         waiting = await Caller.asks(gateway, "/v1/embeddings", EMBED)
-        await until(lambda: "key aihubmix rests: refused" in caplog.text)
+        await until(lambda: "key aihubmix is in cooldown: refused" in caplog.text)
         await waiting.leaves()
         assert await booked(gateway) == [(499, None)]
         hold.more.set()

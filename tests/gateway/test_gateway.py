@@ -595,7 +595,7 @@ def test_nothing_secret_in_the_application_object() -> None:
         ("POST", "/v1/embeddings", b"{", (400, "invalid_request", "the body is not JSON")),
         ("POST", "/v1/embeddings", b'{"input":"a"}', (400, "invalid_request", "model is missing")),
         ("POST", "/v1/nothing", b"{}", (404, "not_found", "there is nothing at")),
-        ("DELETE", "/v1/models", b"", (405, "method_not_allowed", "DELETE is not for /v1/models")),
+        ("DELETE", "/v1/models", b"", (405, "method_not_allowed", "DELETE is not allowed for /v1/models")),
     ],
 )
 async def test_a_request_that_becomes_no_call_has_a_line_in_the_log(
@@ -620,7 +620,7 @@ async def test_a_call_that_fails_has_one_line_with_the_reason(caplog: pytest.Log
     [record] = [found for found in caplog.records if found.name in ("torii.calls", "torii.edge")]
     fields = vars(record)
     assert (response.status_code, fields["error"]) == (502, "upstream_unreachable")
-    assert fields["reason"] == "nobody listens there"
+    assert fields["reason"] == "connection refused"
 
 
 async def test_a_body_above_the_servers_limit_is_refused_here(

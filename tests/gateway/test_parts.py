@@ -132,5 +132,5 @@ async def test_parts_of_two_sizes_are_no_answer(upstream: ScriptedUpstream) -> N
         response = await gateway.post("/v1/embeddings", body_of(2))
     assert (response.status_code, response.json()["detail"]) == (
         502,
-        "the parts of the call were answered with vectors of different sizes: [1, 2]",
+        "the parts of the call returned vectors of different sizes: [1, 2]",
     )

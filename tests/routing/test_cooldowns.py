@@ -135,4 +135,4 @@ async def test_a_reload_asks_no_file_and_tells_no_old_rest_again(
             "jina-two": None,
         }
     said = [record.getMessage() for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
-    assert said == ["jina: key jina-one rests since before the start: rate limited"]
+    assert said == ["jina: key jina-one is still in cooldown: rate limited"]

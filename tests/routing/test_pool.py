@@ -90,7 +90,7 @@ async def test_a_refused_key_rests_and_is_named_in_the_log(failure: Any, caplog:
     keys = pool()
     keys.failed(lease_of(keys, A), failure)
     assert names(await taken(keys, 3)) == "bbb"
-    assert "key a rests" in caplog.text
+    assert "key a is in cooldown" in caplog.text
     assert "secret" not in caplog.text
 
 
@@ -177,7 +177,7 @@ async def test_a_call_waits_no_longer_than_its_patience() -> None:
     await taken(keys, 2)
     with pytest.raises(UpstreamRateLimited) as caught:
         await keys.lease(Need())
-    assert caught.value.message == "every key of jina is at the limit that this gateway keeps for it"
+    assert caught.value.message == "every key of jina is at its limit in this gateway"
     assert caught.value.retry_after is not None
 
 
@@ -607,7 +607,7 @@ async def test_one_deadline_bounds_all_attempts(upstream: ScriptedUpstream, othe
 
 async def test_the_deadline_bounds_the_wait_for_a_key_too(upstream: ScriptedUpstream) -> None:
     upstream.plays(replies({"detail": "slow"}, 429, retry_after="20"))
-    given = settings_for(upstream.url, pace_seconds=30, timeouts={"total_seconds": 1})
+    given = settings_for(upstream.url, queue_timeout_seconds=30, timeouts={"total_seconds": 1})
     async with running_gateway(given) as gateway, asyncio.timeout(PATIENCE):
         assert (await gateway.post("/v1/embeddings", EMBED)).status_code == 504
     assert len(upstream.seen) == 1

@@ -116,7 +116,7 @@ async def test_a_refused_key_is_one_alarm_and_is_probed(
         account.well = True
         await becomes(gateway, "healthy")
     alarms = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert alarms == ["jina: key jina-one rests: refused"]
+    assert alarms == ["jina: key jina-one is in cooldown: refused"]
     assert "jina: key jina-one works again" in caplog.text
     assert ONE not in caplog.text
 

@@ -78,9 +78,7 @@ def test_a_forced_upstream_may_be_any_configured_one() -> None:
 
 def test_a_forced_upstream_without_a_key_is_said() -> None:
     message = not_found(ONLY_JINA, "aihubmix/gpt-4o")
-    assert message.startswith(
-        "The model 'aihubmix/gpt-4o' asks for the upstream aihubmix, for which no key is set. Nearest: "
-    )
+    assert message.startswith("The model 'aihubmix/gpt-4o' names the upstream aihubmix, which has no key. Nearest: ")
 
 
 def test_unknown_models_go_where_they_are_to_go() -> None:
@@ -102,14 +100,14 @@ def test_a_known_model_that_nobody_here_serves_says_who_does() -> None:
     message = not_found(RouteTable({"jina": None, "local": LOCAL}), "jina-reranker-m0")
     assert message == (
         "The model 'jina-reranker-m0' is served by jina and aihubmix, for which no key is set. "
-        "GET /v1/models lists all."
+        "GET /v1/models lists all models."
     )
 
 
 def test_an_unknown_model_names_the_nearest() -> None:
     assert not_found(ONLY_JINA, "Jina-Embedings-V3") == (
-        "The model 'Jina-Embedings-V3' is not known. Nearest: jina-embeddings-v3, jina-embeddings-v4, "
-        "jina-embeddings-v2-base-zh. GET /v1/models lists all."
+        "The model 'Jina-Embedings-V3' is unknown. Nearest: jina-embeddings-v3, jina-embeddings-v4, "
+        "jina-embeddings-v2-base-zh. GET /v1/models lists all models."
     )
     assert 1 <= len(nearest("zzzzzz", CATALOGUE)) <= 3
     assert nearest("x", []) == []
@@ -134,7 +132,7 @@ def test_an_unknown_model_names_the_nearest() -> None:
     ],
 )
 def test_a_weird_name_goes_nowhere_and_is_shown_cut_and_escaped(name: str, seen: str) -> None:
-    assert not_found(BOTH, name).startswith(f"The model '{seen}' has a name that no model can have. Nearest: ")
+    assert not_found(BOTH, name).startswith(f"The model '{seen}' is not a valid model name. Nearest: ")
 
 
 def test_an_empty_name() -> None:
@@ -180,13 +178,13 @@ def test_an_alias_may_take_a_known_name_to_one_upstream() -> None:
 
 def test_an_alias_for_what_has_no_key_here_is_not_listed() -> None:
     table = RouteTable({"jina": JINA, "aihubmix": None}, {"fast": "aihubmix/gpt-4o-mini"})
-    assert "is not known" in not_found(table, "fast")
+    assert "is unknown" in not_found(table, "fast")
     assert "fast" not in {model["id"] for model in table.models()}
 
 
 def test_aliases_in_a_circle_lead_nowhere() -> None:
     table = RouteTable({"jina": JINA}, {"a": "b", "b": "a", "jina-clip-v2": "jina-clip-v2"})
-    assert "is not known" in not_found(table, "a")
+    assert "is unknown" in not_found(table, "a")
     assert ways(table, "jina-clip-v2") == [("jina", "jina-clip-v2")]
 
 
@@ -201,14 +199,14 @@ def test_own_models_and_their_forced_names() -> None:
 )
 def test_a_removed_model_is_gone_under_all_its_names(name: str) -> None:
     table = RouteTable(ACCOUNTS, {"jina-clip-v1": None, "gpt-4o": None}, unknown="aihubmix")
-    assert "is not to be had here" in not_found(table, name)
+    assert "is disabled in this gateway's configuration" in not_found(table, name)
     assert "jina-clip-v1" not in {model["id"] for model in table.models()}
 
 
 def test_an_alias_and_a_removal_together_rename() -> None:
     table = RouteTable(ACCOUNTS, {"search": "jina-embeddings-v3", "jina-embeddings-v3": None})
     assert ways(table, "search") == [("jina", "jina-embeddings-v3"), ("aihubmix", "jina-embeddings-v3")]
-    assert "is not to be had here" in not_found(table, "jina-embeddings-v3")
+    assert "is disabled in this gateway's configuration" in not_found(table, "jina-embeddings-v3")
 
 
 def listed(table: RouteTable, name: str) -> Json:
@@ -269,5 +267,5 @@ def test_a_known_name_is_one_look_up() -> None:
 def test_a_name_for_an_upstream_without_a_key_says_so() -> None:
     table = RouteTable({"jina": JINA, "aihubmix": None}, unknown="aihubmix")
     assert not_found(table, "gpt-4o-mini").startswith(
-        "The model 'gpt-4o-mini' is not known, and aihubmix, which is asked for such models, has no key. Nearest: "
+        "The model 'gpt-4o-mini' is unknown, and aihubmix, the upstream for unknown models, has no key. Nearest: "
     )

@@ -230,11 +230,11 @@ def refused(attempt: Callable[[], object]) -> ToriiError:
     raise AssertionError("an example of a refusal was accepted")
 
 
-NO_PATH = NotFound(f"there is nothing at '/v1/embedding'. This gateway has {', '.join(PATHS)}")
+NO_PATH = NotFound(f"there is nothing at '/v1/embedding'. This gateway serves {', '.join(PATHS)}")
 NO_JSON = InvalidRequest("the body is not JSON: unexpected '\"' (byte 31)")
 DRAINING = Unavailable("this gateway is shutting down", retry_after=1)
 TRUNCATED = UpstreamTruncated("jina ended the stream before the answer was complete")
-OVERLOADED = Overloaded("this gateway has 1000 calls open and takes no more at once (max_calls)", retry_after=1)
+OVERLOADED = Overloaded("1000 calls are open, the limit of this gateway (max_concurrent_calls)", retry_after=1)
 NOT_READY = Unavailable("shutting down", retry_after=1)
 
 
@@ -263,7 +263,7 @@ def failures() -> dict[int, dict[str, Example]]:
             "model": ("A model that is not known", refused(lambda: routes().find("jina-embedding-v3"))),
             "path": ("A path that there is not", NO_PATH),
         },
-        405: {"method": ("A GET", MethodNotAllowed("GET is not for /v1/embeddings; use POST", allow="POST"))},
+        405: {"method": ("A GET", MethodNotAllowed("GET is not allowed for /v1/embeddings; use POST", allow="POST"))},
         408: {"slow": ("A body that stalls", BodyTooSlow("the body did not arrive within 60 seconds"))},
         413: {
             "body": ("The whole body", TooLarge("the body is larger than 32 MB (max_body_megabytes)")),
@@ -291,7 +291,7 @@ def failures() -> dict[int, dict[str, Example]]:
                 ),
             )
         },
-        500: {"bug": ("A bug", ToriiError("the gateway failed on this call; its log says why"))},
+        500: {"bug": ("A bug", ToriiError("internal error; the gateway's log has the cause"))},
         502: {
             "failed": ("The provider failed", _upstream(500, {"detail": "Internal error", "code": "INTERNAL_ERROR"})),
             "key": ("The gateway's key is refused", _upstream(401, {"detail": "Unauthorized"})),
@@ -309,7 +309,7 @@ def failures() -> dict[int, dict[str, Example]]:
                 _upstream(524, {"detail": "A timeout occurred"}, deepsearch=True),
             ),
             "provider": ("The provider says so", _upstream(504, {"detail": "Timed out", "code": "SERVICE_TIMEOUT"})),
-            "total": ("The gateway's limit", UpstreamTimeout("the call took longer than this gateway allows")),
+            "total": ("The gateway's limit", UpstreamTimeout("the call exceeded timeouts.total_seconds")),
         },
     }
 

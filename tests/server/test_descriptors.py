@@ -31,7 +31,7 @@ SHED = {
     "error": {"message": SHED_MESSAGE, "type": "api_error", "param": None, "code": "overloaded"},
     "detail": SHED_MESSAGE,
 }
-SAID = r"file descriptors run out: new connections are refused or closed, \d+ of them so far; raise the limit .*"
+SAID = r"out of file descriptors: new connections are refused or closed, \d+ so far; raise the limit .*"
 
 
 @asynccontextmanager
@@ -72,12 +72,12 @@ async def test_callers_beyond_the_limit_are_refused_at_once_and_the_rest_is_serv
     workers: int, upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     upstream.plays(replies(VECTORS))
-    slow = {"timeouts": {"head_seconds": 600}}
+    slow = {"timeouts": {"request_head_seconds": 600}}
     async with program(tmp_path, upstream.url, workers=workers, **slow) as running:
         processes = await running.ready(2) if workers == 2 else {running.process.pid}
         for process in processes:
             resource.prlimit(process, resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
-        await running.says(rf"{LIMIT} open files are allowed here, \d+ may be needed: .*")
+        await running.says(rf"the limit is {LIMIT} open files, and \d+ may be needed: .*")
         # Opened before the others, and with an upstream call, which must get a descriptor.
         async with _known(running) as known:
             async with connections(running, 4 * LIMIT) as readers:
@@ -107,7 +107,7 @@ async def test_a_burst_leaves_each_call_that_is_taken_a_descriptor_for_its_upstr
     upstream.plays(wait)
     async with program(tmp_path, upstream.url, http_client=engine) as running:
         resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (FEW, FEW))
-        await running.says(rf"{FEW} open files are allowed here, \d+ may be needed: .*")
+        await running.says(rf"the limit is {FEW} open files, and \d+ may be needed: .*")
         calls = [asyncio.create_task(_call(running.port)) for _ in range(FEW)]
         await until(lambda: sum(call.done() for call in calls) + len(upstream.seen) == FEW, SECONDS)
         go.set()
@@ -216,4 +216,4 @@ def test_where_none_is_left_those_who_wait_are_taken_and_closed() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SHEDS], cwd=ROOT, env=environment({}), capture_output=True, text=True, timeout=SECONDS
     )
-    assert (done.returncode, done.stderr.count("file descriptors run out")) == (0, 1), done.stderr
+    assert (done.returncode, done.stderr.count("out of file descriptors")) == (0, 1), done.stderr

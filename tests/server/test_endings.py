@@ -37,7 +37,7 @@ from .test_process import (
 )
 
 both = pytest.mark.parametrize("workers", [1, 2])
-NOTHING = "it is a pipe that nothing comes out of; name a regular file"
+NOTHING = "it is a pipe that delivers no data; use a regular file"
 
 
 def pipe_at(path: Path) -> None:
@@ -57,7 +57,7 @@ async def _is_told(running: Gateway, body: AsyncIterator[bytes]) -> None:
 async def _interrupt(running: Gateway) -> None:
     """Sends two SIGINT, the second after the first was handled; otherwise they would count as one."""
     running.signal(signal.SIGINT)
-    await running.says("SIG.*: no new calls; open ones have 600 seconds to end.*")
+    await running.says("SIG.*: new calls are refused; open calls have 600 seconds to finish.*")
     running.signal(signal.SIGINT)
 
 
@@ -132,7 +132,7 @@ async def test_calls_that_wait_for_anything_else_are_told(upstream: ScriptedUpst
     ]
     values = {
         "drain_seconds": 600,
-        "pace_seconds": 600,
+        "queue_timeout_seconds": 600,
         "operator_key": OPERATOR,
         "jina": {"limits": {"concurrency": 1}},
         "cache": {"store": "memory"},
@@ -161,7 +161,7 @@ async def test_a_second_interrupt_ends_everything_in_the_delay_too(
     waits = {"drain_delay_seconds": 600, "drain_seconds": 600}
     async with program(tmp_path, upstream.url, workers=workers, **waits) as running, streaming(running) as body:
         running.signal(signal.SIGINT)
-        await running.says("SIG.*: not ready any more; new calls are taken for another 600 seconds")
+        await running.says("SIG.*: no longer ready; new calls are accepted for another 600 seconds")
         running.signal(signal.SIGINT)
         await _is_told(running, body)
 
@@ -172,9 +172,9 @@ async def test_a_third_sigterm_ends_everything(workers: int, upstream: ScriptedU
     waits = {"drain_delay_seconds": 600, "drain_seconds": 600}
     async with program(tmp_path, upstream.url, workers=workers, **waits) as running, streaming(running) as body:
         running.signal(signal.SIGTERM)
-        await running.says("SIGTERM: not ready any more; new calls are taken for another 600 seconds")
+        await running.says("SIGTERM: no longer ready; new calls are accepted for another 600 seconds")
         running.signal(signal.SIGTERM)
-        await running.says("SIGTERM: no new calls; open ones have 600 seconds to end")
+        await running.says("SIGTERM: new calls are refused; open calls have 600 seconds to finish")
         running.signal(signal.SIGTERM)
         await _is_told(running, body)
 
@@ -249,7 +249,7 @@ def test_a_ledger_that_is_no_file_is_refused(tmp_path: Path) -> None:
         "serve", "--port", "0", cwd=tmp_path, JINA_API_KEY=JINA_KEY, TORII_LEDGER__PATH=str(tmp_path / "ledger.db")
     )
     assert done.returncode == 2
-    assert f"ledger.path: {tmp_path / 'ledger.db'}: it is no regular file. Nothing was changed there." in done.stderr
+    assert f"ledger.path: {tmp_path / 'ledger.db'}: it is not a regular file. The file was not changed." in done.stderr
 
 
 def test_what_comes_through_a_pipe_in_time_is_read(tmp_path: Path) -> None:
@@ -274,4 +274,4 @@ def test_what_comes_through_a_pipe_in_time_is_read(tmp_path: Path) -> None:
 def test_what_has_no_end_is_a_mistake(tmp_path: Path) -> None:
     done = torii("check", "--config", "/dev/zero", cwd=tmp_path)
     assert done.returncode == 2
-    assert "/dev/zero: cannot be read: it is larger than 16 MB; name another file" in done.stderr
+    assert "/dev/zero: cannot be read: it is larger than 16 MB; use another file" in done.stderr

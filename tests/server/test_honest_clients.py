@@ -220,7 +220,7 @@ async def test_codings_that_nobody_unpacks_are_refused_by_name(
     gateway: RunningGateway, upstream: ScriptedUpstream
 ) -> None:
     """The refusal comes before the body."""
-    message = "content-encoding may be gzip or deflate, once; or send the body as it is"
+    message = "content-encoding must be gzip or deflate, applied once; or send the body uncompressed"
     refused = (["br"], ["zstd"], ["compress"], ["gzip, gzip"], ["gzip", "gzip"], ["deflate", "x-gzip"], ["gzip;q=1"])
     heads = [
         posted(*(b"content-encoding: " + coding.encode() for coding in codings), b"content-length: 1000", body=b"")
@@ -234,11 +234,14 @@ async def test_codings_that_nobody_unpacks_are_refused_by_name(
 
 
 DAMAGED = {
-    "cut": (gzip.compress(BODY)[:-1], "the body is packed and its end is missing"),
-    "a byte": (b"\x1f", "the body is packed and its end is missing"),
-    "two bodies": (gzip.compress(BODY) * 2, "the body is packed and something follows its end"),
-    "changed": (gzip.compress(BODY)[:-8] + bytes(8), "the body is not packed as content-encoding says, or damaged"),
-    "not packed": (BODY, "the body is not packed as content-encoding says, or damaged"),
+    "cut": (gzip.compress(BODY)[:-1], "the body is compressed and incomplete"),
+    "a byte": (b"\x1f", "the body is compressed and incomplete"),
+    "two bodies": (gzip.compress(BODY) * 2, "the body is compressed and has data after its end"),
+    "changed": (
+        gzip.compress(BODY)[:-8] + bytes(8),
+        "the body is not compressed as content-encoding says, or is damaged",
+    ),
+    "not packed": (BODY, "the body is not compressed as content-encoding says, or is damaged"),
     "empty": (b"", "the body is not JSON: it is empty"),
     "nothing in it": (gzip.compress(b""), "the body is not JSON: it is empty"),
     "no JSON in it": (gzip.compress(b"hi"), "the body is not JSON: unexpected 'h' (byte 0)"),
@@ -338,9 +341,9 @@ async def test_an_error_names_the_path_that_was_meant(
     caplog.set_level(logging.INFO, "torii")
     for path in ("/v1/v1/embeddings", "/v1/embeddings/"):
         answer = await gateway.client.get(path)
-        assert answer.json()["detail"] == "GET is not for /v1/embeddings; use POST"
+        assert answer.json()["detail"] == "GET is not allowed for /v1/embeddings; use POST"
     lines = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
-    assert lines == ["GET /v1/embeddings was refused: GET is not for /v1/embeddings; use POST"] * 2
+    assert lines == ["GET /v1/embeddings was refused: GET is not allowed for /v1/embeddings; use POST"] * 2
 
 
 async def test_the_operators_path_has_one_spelling(operated: RunningGateway) -> None:

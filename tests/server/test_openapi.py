@@ -482,5 +482,5 @@ def test_trap_01_the_mistake_of_aihubmixs_page_is_shown_with_the_way_out() -> No
 def test_the_limits_in_the_examples_are_the_defaults() -> None:
     settings = Settings()
     slow, large = (envelopes(posted("/v1/embeddings"), status) for status in ("408", "413"))
-    assert f"within {settings.timeouts.body_seconds:g} seconds" in slow["slow"]["detail"]
+    assert f"within {settings.timeouts.request_body_seconds:g} seconds" in slow["slow"]["detail"]
     assert f"larger than {settings.max_body_megabytes} MB" in large["body"]["detail"]

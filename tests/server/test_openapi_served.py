@@ -67,8 +67,8 @@ async def test_it_names_the_address_at_which_it_is_served(
 async def test_where_it_is_switched_off_the_refusal_says_how_to_switch_it_on() -> None:
     """This is the default if other machines can reach the gateway."""
     message = (
-        "the API's description is not shown here: docs is off, or auto, which is on only where this machine alone "
-        "reaches the gateway. docs: on (TORII_DOCS=on) shows it to everyone, from the next start on"
+        "the API documentation is disabled: docs is off, or is auto and the gateway listens on an address that others "
+        "can reach. To enable the documentation for everyone, set docs: on (TORII_DOCS=on) and restart the gateway"
     )
     for given in ({"host": "0.0.0.0", "caller_key": KEY}, {"docs": "off"}):
         async with running_gateway(settings_for("http://127.0.0.1:1", **given)) as gateway:

@@ -70,7 +70,7 @@ async def full(upstream: ScriptedUpstream, calls: int, **settings: Any) -> Async
         await replies(VECTORS)(request, writer)
 
     upstream.plays(waits)
-    async with running_gateway(settings_for(upstream.url, max_calls=calls, **settings)) as gateway:
+    async with running_gateway(settings_for(upstream.url, max_concurrent_calls=calls, **settings)) as gateway:
         taken = [asyncio.create_task(gateway.post("/v1/embeddings", BODY, authorization=KEY)) for _ in range(calls)]
         await until(lambda: len(upstream.seen) == calls)
         try:
@@ -85,15 +85,15 @@ async def test_one_call_too_many_is_told_so_before_its_body_is_read(upstream: Sc
         reader, writer = await connected(gateway)
         writer.write(posted(b"content-length: 1000", body=b""))
         body = (
-            b'{"error":{"message":"this gateway has 2 calls open and takes no more at once (max_calls)",'
+            b'{"error":{"message":"2 calls are open, the limit of this gateway (max_concurrent_calls)",'
             b'"type":"api_error","param":null,"code":"overloaded"},'
-            b'"detail":"this gateway has 2 calls open and takes no more at once (max_calls)"}'
+            b'"detail":"2 calls are open, the limit of this gateway (max_concurrent_calls)"}'
         )
         head = (
             b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nx-should-retry: true\r\nx-request-id: ID\r\n"
             b"connection: close\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
         )
-        data = await asyncio.wait_for(reader.readuntil(b'(max_calls)"}'), PATIENCE)
+        data = await asyncio.wait_for(reader.readuntil(b'(max_concurrent_calls)"}'), PATIENCE)
         assert re.sub(rb"[0-9a-f]{32}", b"ID", data) == head + body
         writer.close()
     assert len(upstream.seen) == 2
@@ -116,7 +116,7 @@ async def test_there_is_room_again_when_a_call_has_ended_however_it_did(upstream
     upstream.plays(
         streams(CHUNK, never), replies({"detail": "no"}, status=500), streams(CHUNK, end="cut"), replies(VECTORS)
     )
-    async with running_gateway(settings_for(upstream.url, max_calls=1, max_attempts=1)) as gateway:
+    async with running_gateway(settings_for(upstream.url, max_concurrent_calls=1, max_attempts=1)) as gateway:
         ask = {"model": "jina-deepsearch-v1", "stream": True, "messages": ASK["messages"]}
         async with gateway.client.stream("POST", "/v1/chat/completions", json=ask) as left:
             assert left.status_code == 200
@@ -186,7 +186,7 @@ async def test_500_streams_at_once_beside_1000_idle_connections(
     upstream.plays(replies(VECTORS))
     go = asyncio.Event()
     other_upstream.plays(streams(CHUNK * 3, go, CHUNK * 3, END))
-    settings = settings_for(upstream.url, other_upstream.url, timeouts={"head_seconds": 60})
+    settings = settings_for(upstream.url, other_upstream.url, timeouts={"request_head_seconds": 60})
     async with running_gateway(settings) as gateway, idle(gateway, 1000):
         await until(lambda: len(gateway.server.server_state.connections) == 1000)
         asked = [asyncio.create_task(_whole(gateway, STREAMED)) for _ in range(500)]
@@ -224,7 +224,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_goes(caplog: pytest.LogC
         allow_files(before[1] + 1)
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == before[1]
         assert caplog.messages == [
-            f"{before[1]} open files are allowed here, {before[1] + 1} may be needed: raise the limit (ulimit -n), "
+            f"the limit is {before[1]} open files, and {before[1] + 1} may be needed: raise the limit (ulimit -n), "
             "or lower max_caller_connections or max_connections"
         ]
     finally:

@@ -129,7 +129,9 @@ async def test_a_second_interrupt_ends_what_is_open_without_a_traceback(
     upstream.plays(streams(CHUNK, asyncio.Event()))
     async with program(tmp_path, upstream.url) as running, streaming(running) as body:
         running.signal(signal.SIGINT)
-        await running.says("SIGINT: no new calls; open ones have 30 seconds to end, a second Ctrl.C ends them at once")
+        await running.says(
+            "SIGINT: new calls are refused; open calls have 30 seconds to finish; a second Ctrl.C ends them at once"
+        )
         running.signal(signal.SIGINT)
         assert_told(await rest(body))
         assert await running.ends() == 0
@@ -143,7 +145,7 @@ async def test_a_stream_that_ends_in_time_is_whole_and_the_exit_code_is_0(
     upstream.plays(streams(CHUNK, more, END))
     async with program(tmp_path, upstream.url) as running, streaming(running) as body:
         running.signal(signal.SIGTERM)
-        await running.says("SIGTERM: no new calls; open ones have 30 seconds to end")
+        await running.says("SIGTERM: new calls are refused; open calls have 30 seconds to finish")
         more.set()
         assert (await rest(body)).endswith(b"data: [DONE]\n\n")
         assert await running.ends() == 0
@@ -169,7 +171,7 @@ async def test_with_a_delay_readiness_fails_first_and_calls_are_still_taken(
     async with program(tmp_path, upstream.url, drain_delay_seconds=60) as running:
         assert (await running.client.get("/readyz")).status_code == 200
         running.signal(signal.SIGTERM)
-        await running.says("SIGTERM: not ready any more; new calls are taken for another 60 seconds")
+        await running.says("SIGTERM: no longer ready; new calls are accepted for another 60 seconds")
         async with httpx.AsyncClient(base_url=running.client.base_url, timeout=SECONDS, trust_env=False) as fresh:
             unready = await fresh.get("/readyz")
             assert (unready.status_code, unready.headers["retry-after"]) == (503, "1")
@@ -192,7 +194,7 @@ async def test_a_broken_file_changes_nothing_and_all_its_mistakes_are_told(
         )
         running.signal(signal.SIGHUP)
         await running.says(r"config\.yaml:3: upstreams\.jina\.kind: must be .*")
-        assert running.messages[0] == "the configuration stays as it was, because the new one has mistakes"
+        assert running.messages[0] == "the configuration was not reloaded, because the new one has mistakes"
         assert running.messages[1].startswith("config.yaml:1: prot: unknown key; did you mean port?")
         assert SECOND_KEY not in running.log
         (tmp_path / "config.yaml").unlink()
@@ -214,7 +216,7 @@ async def test_open_calls_end_with_the_old_one_and_new_ones_begin_with_the_new(
             running.configure(other_upstream.url, models={"new": "jina-embeddings-v3"}, jina={"api_key": SECOND_KEY})
             done = await running.reload()
             assert (done.returncode, done.stderr) == (0, "")
-            assert done.stdout == "in force; changed: log_level, models.new, upstreams.jina\n"
+            assert done.stdout == "reloaded; changed: log_level, models.new, upstreams.jina\n"
             stop.set()
         assert {status for task in calling for status in task.result()} == {200}
         answer = await running.client.post("/v1/embeddings", json={**EMBED, "model": "new"})
@@ -239,19 +241,19 @@ async def test_limits_and_open_calls_of_a_key_outlive_a_reload(upstream: Scripte
     more = asyncio.Event()
     upstream.plays(replies(VECTORS))
     once = {"limits": {"requests_per_minute": 2}}
-    async with program(tmp_path, upstream.url, pace_seconds=0.1, jina=once) as running:
+    async with program(tmp_path, upstream.url, queue_timeout_seconds=0.1, jina=once) as running:
         assert (await running.client.post("/v1/embeddings", json=EMBED)).status_code == 200
         named = {"api_key": None, "api_keys": [{"key": JINA_KEY, "name": "renamed"}], **once}
-        running.configure(upstream.url, pace_seconds=0.2, jina=named)
-        assert (await running.reload()).stdout == "in force; changed: pace_seconds, upstreams.jina\n"
+        running.configure(upstream.url, queue_timeout_seconds=0.2, jina=named)
+        assert (await running.reload()).stdout == "reloaded; changed: queue_timeout_seconds, upstreams.jina\n"
         statuses = [(await running.client.post("/v1/embeddings", json=EMBED)).status_code for _ in range(2)]
         assert statuses == [200, 429]
         single = {"limits": {"concurrency": 1}}
-        running.configure(upstream.url, pace_seconds=0.2, jina=single)
+        running.configure(upstream.url, queue_timeout_seconds=0.2, jina=single)
         assert (await running.reload()).returncode == 0
         upstream.plays(streams(CHUNK, more, END), replies(VECTORS))
         async with streaming(running) as body:
-            running.configure(upstream.url, pace_seconds=0.1, jina=single)
+            running.configure(upstream.url, queue_timeout_seconds=0.1, jina=single)
             assert (await running.reload()).returncode == 0
             assert (await running.client.post("/v1/embeddings", json=EMBED)).status_code == 429
             more.set()
@@ -266,12 +268,12 @@ async def test_a_reload_of_what_has_not_changed_says_so(upstream: ScriptedUpstre
 
 async def test_what_only_a_restart_changes_is_named(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     async with program(tmp_path, upstream.url) as running:
-        running.configure(upstream.url, workers=3, docs="off", sandbox="on", max_calls=7)
+        running.configure(upstream.url, workers=3, docs="off", sandbox="on", max_concurrent_calls=7)
         done = await running.reload()
-        assert done.stdout == "in force; changed: max_calls\nonly after a restart: workers, docs, sandbox\n"
+        assert done.stdout == "reloaded; changed: max_concurrent_calls\nneeds a restart: workers, docs, sandbox\n"
         assert running.messages == [
-            "the configuration was read again; what changed is max_calls",
-            "a restart is needed for workers, docs, sandbox",
+            "the configuration was reloaded; changed: max_concurrent_calls",
+            "needs a restart: workers, docs, sandbox",
         ]
         assert "x-torii-sandbox" not in (await running.client.get("/healthz")).headers
 
@@ -281,9 +283,9 @@ async def test_the_callers_and_the_seconds_for_a_head_change_at_once(
 ) -> None:
     async with program(tmp_path, upstream.url) as running:
         key = "a-key-of-the-caller-0123456789"
-        running.configure(upstream.url, caller_key=key, timeouts={"head_seconds": 1})
+        running.configure(upstream.url, caller_key=key, timeouts={"request_head_seconds": 1})
         done = await running.reload()
-        assert done.stdout == "in force; changed: caller_key, timeouts.head_seconds\n"
+        assert done.stdout == "reloaded; changed: caller_key, timeouts.request_head_seconds\n"
         assert (await running.client.get("/v1/models")).status_code == 401
         headers = {"authorization": f"Bearer {key}"}
         assert (await running.client.get("/v1/models", headers=headers)).status_code == 200
@@ -327,7 +329,7 @@ async def test_torii_reload_says_how_it_went(upstream: ScriptedUpstream, tmp_pat
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"torii: no gateway of yours runs on port {port} of this machine. "
-        "One in a container, or of another user, reloads on SIGHUP: kill -HUP and its process number.\n"
+        "A gateway in a container, or of another user, reloads on SIGHUP: kill -HUP and its process id.\n"
     )
     stranger.communicate(b"\n")
     assert stranger.returncode == 0
@@ -339,9 +341,9 @@ async def test_a_folder_that_others_can_write_in_is_not_used(upstream: ScriptedU
     async with program(tmp_path, upstream.url) as running:
         assert list((tmp_path / "torii").iterdir()) == []
         assert (await running.reload()).returncode == 1
-        running.configure(upstream.url, max_calls=7)
+        running.configure(upstream.url, max_concurrent_calls=7)
         running.signal(signal.SIGHUP)
-        await running.says("the configuration was read again; what changed is max_calls")
+        await running.says("the configuration was reloaded; changed: max_concurrent_calls")
 
 
 async def test_a_terminal_that_is_closed_ends_it(tmp_path: Path) -> None:
@@ -386,7 +388,7 @@ async def test_workers_share_the_port_and_one_that_dies_is_replaced(upstream: Sc
         for starts, process in enumerate(sorted(before), 3):
             running.configure(upstream.url, workers=2, models={"two": "jina-embeddings-v3"})
             os.kill(process, signal.SIGKILL)
-            await running.says(rf"worker \d, process {process}, ended with -9; another takes its place")
+            await running.says(rf"worker \d, process {process}, ended with -9; a new worker replaces it")
             fresh = {"connection": "close"}
             answer = await running.client.post("/v1/embeddings", json=EMBED, headers=fresh)
             assert answer.status_code == 200
@@ -406,7 +408,7 @@ async def test_a_reload_reaches_every_worker_and_a_broken_file_none(upstream: Sc
     async with program(tmp_path, upstream.url, **none) as running:
         running.configure(upstream.url, models={"new": "jina-embeddings-v3"}, **none)
         done = await running.reload()
-        assert (done.returncode, done.stdout) == (0, "in force; changed: models.new\n")
+        assert (done.returncode, done.stdout) == (0, "reloaded; changed: models.new\n")
         assert {await running.model("new") for _ in range(60)} == {200}
         (tmp_path / "config.yaml").write_text("prot: 1\n")
         running.signal(signal.SIGHUP)
@@ -417,7 +419,7 @@ async def test_a_reload_reaches_every_worker_and_a_broken_file_none(upstream: Sc
 async def test_the_limits_of_a_key_hold_for_all_workers_together(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     upstream.plays(replies(RANKED))
     limited = {"limits": {"requests_per_minute": 5}}
-    async with program(tmp_path, upstream.url, workers=2, pace_seconds=0.1, jina=limited) as running:
+    async with program(tmp_path, upstream.url, workers=2, queue_timeout_seconds=0.1, jina=limited) as running:
         ask = [running.client.post("/v1/rerank", json=RANK, headers={"connection": "close"}) for _ in range(40)]
         statuses = [answer.status_code for answer in await asyncio.gather(*ask)]
     assert set(statuses) == {200, 429}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.config.settings import Settings, load
+from app.config.loader import load
+from app.config.settings import Settings
 from app.server.reload import ConfigurationSource, NotRenewed, Reload
 
 from ..conftest import until
@@ -15,7 +16,10 @@ from ..conftest import until
 @pytest.mark.parametrize(
     ("failure", "told"),
     [
-        (OSError(24, "text of a library"), "it could not be put in force (OSError); the gateway's log says more"),
+        (
+            OSError(24, "text of a library"),
+            "the configuration could not be applied (OSError); the gateway's log has the cause",
+        ),
         (NotRenewed("a worker kept its configuration: why"), "a worker kept its configuration: why"),
     ],
 )

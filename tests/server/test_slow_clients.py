@@ -46,7 +46,7 @@ async def dribble(writer: asyncio.StreamWriter, data: bytes) -> None:
 
 
 async def test_who_says_nothing_is_cut_off_without_a_word(upstream: ScriptedUpstream) -> None:
-    async with gateway_with(upstream, head_seconds=1) as gateway:
+    async with gateway_with(upstream, request_head_seconds=1) as gateway:
         reader, writer = await connected(gateway)
         assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
         writer.close()
@@ -54,7 +54,7 @@ async def test_who_says_nothing_is_cut_off_without_a_word(upstream: ScriptedUpst
 
 @pytest.mark.parametrize("begin", [b"POST /v1/embed", b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: "])
 async def test_a_head_that_dribbles_in_is_refused_when_its_time_is_up(begin: bytes, upstream: ScriptedUpstream) -> None:
-    async with gateway_with(upstream, head_seconds=1) as gateway:
+    async with gateway_with(upstream, request_head_seconds=1) as gateway:
         reader, writer = await connected(gateway)
         writer.write(begin)
         dribbling = asyncio.create_task(dribble(writer, b"a"))
@@ -65,7 +65,7 @@ async def test_a_head_that_dribbles_in_is_refused_when_its_time_is_up(begin: byt
 
 
 async def test_empty_lines_for_ever_are_no_request(upstream: ScriptedUpstream) -> None:
-    async with gateway_with(upstream, head_seconds=1) as gateway:
+    async with gateway_with(upstream, request_head_seconds=1) as gateway:
         reader, writer = await connected(gateway)
         dribbling = asyncio.create_task(dribble(writer, b"\r\n"))
         with suppress(ConnectionResetError):  # if a line arrived at the moment of the close
@@ -76,7 +76,7 @@ async def test_empty_lines_for_ever_are_no_request(upstream: ScriptedUpstream) -
 
 async def test_a_second_head_has_the_same_time(upstream: ScriptedUpstream) -> None:
     upstream.plays(replies(VECTORS))
-    async with gateway_with(upstream, head_seconds=1) as gateway:
+    async with gateway_with(upstream, request_head_seconds=1) as gateway:
         reader, writer = await connected(gateway)
         writer.write(HIDDEN + b"POST /v1/emb")
         one, two = answers(await asyncio.wait_for(reader.read(), PATIENCE))
@@ -113,7 +113,7 @@ async def test_a_connection_is_kept_for_its_time_after_the_last_answer(
 
 async def test_300_dribblers_and_silent_ones_starve_nobody(upstream: ScriptedUpstream) -> None:
     upstream.plays(replies(VECTORS))
-    async with gateway_with(upstream, head_seconds=1) as gateway:
+    async with gateway_with(upstream, request_head_seconds=1) as gateway:
         slow = [await connected(gateway) for _ in range(300)]
         reading = [asyncio.create_task(reader.read()) for reader, _ in slow]
         for _, writer in slow[::2]:
@@ -136,7 +136,7 @@ async def test_300_dribblers_and_silent_ones_starve_nobody(upstream: ScriptedUps
 
 
 async def test_a_body_that_dribbles_in_is_refused_when_its_time_is_up(upstream: ScriptedUpstream) -> None:
-    async with gateway_with(upstream, body_seconds=1) as gateway:
+    async with gateway_with(upstream, request_body_seconds=1) as gateway:
         reader, writer = await connected(gateway)
         writer.write(posted(b"content-length: 100000", body=b"{"))
         dribbling = asyncio.create_task(dribble(writer, b" "))

@@ -85,7 +85,7 @@ def held(until_then: asyncio.Event, script: Any) -> Any:
 async def in_line(gateway: RunningGateway, upstream: ScriptedUpstream) -> asyncio.Task[httpx.Response]:
     """A call that waits in another configuration, once the upstream's second call is using their key."""
     await until(lambda: len(upstream.seen) == 2)
-    gateway.generations.renew(settings_for(upstream.url, pace_seconds=500))
+    gateway.generations.renew(settings_for(upstream.url, queue_timeout_seconds=500))
     pool = gateway.generations.now.pools["jina"]
     waits = asyncio.create_task(gateway.post("/v1/embeddings", EMBED))
     await until(lambda: pool.waiting == 1)
@@ -98,7 +98,7 @@ async def test_a_key_that_works_again_serves_those_in_line_in_each_configuration
     runs = held(tried, streams(CHUNK, more, END))
     upstream.plays(replies({"detail": "slow down"}, 429, retry_after="1"), runs, replies(VECTORS))
     deep = {**CHAT, "model": "jina-deepsearch-v1"}
-    async with running_gateway(settings_for(upstream.url, pace_seconds=600)) as gateway:
+    async with running_gateway(settings_for(upstream.url, queue_timeout_seconds=600)) as gateway:
         run = asyncio.create_task(gateway.post("/v1/chat/completions", deep))
         waits = await in_line(gateway, upstream)
         tried.set()
@@ -116,7 +116,7 @@ async def test_a_key_that_is_refused_once_more_is_so_for_those_in_line_in_each_c
     tried = asyncio.Event()
     refuses = replies({"detail": "Invalid API key"}, 401)
     upstream.plays(refuses, held(tried, refuses))
-    async with running_gateway(settings_for(upstream.url, pace_seconds=600)) as gateway:
+    async with running_gateway(settings_for(upstream.url, queue_timeout_seconds=600)) as gateway:
         assert (await gateway.post("/v1/embeddings", EMBED)).status_code == 502
         tries = asyncio.create_task(gateway.post("/v1/embeddings", EMBED))
         waits = await in_line(gateway, upstream)

@@ -25,7 +25,7 @@ from .upstreams import Witness
 # Additional time for slow callers, and for a machine with other work.
 SPARE_SECONDS = 60.0
 PATIENCE = TIMEOUTS["total_seconds"] + SPARE_SECONDS
-NONSENSE_SECONDS = TIMEOUTS["head_seconds"] + TIMEOUTS["body_seconds"] + SPARE_SECONDS
+NONSENSE_SECONDS = TIMEOUTS["request_head_seconds"] + TIMEOUTS["request_body_seconds"] + SPARE_SECONDS
 REFUSALS = frozenset((400, 404, 429, 502, 503, 504))
 
 MANNERS = {"patient": 64, "leaves": 20, "resets": 5, "slow": 5, "stands still": 1}

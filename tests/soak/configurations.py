@@ -16,8 +16,8 @@ TIMEOUTS = {
     "idle_seconds": 1.0,
     "event_seconds": 3.0,
     "total_seconds": 7.0,
-    "head_seconds": 1.5,
-    "body_seconds": 1.5,
+    "request_head_seconds": 1.5,
+    "request_body_seconds": 1.5,
     "write_seconds": 2.0,
 }
 PACE, DRAIN, ATTEMPTS = 1.0, 8.0, 3
@@ -28,7 +28,7 @@ EVERYONE = {**CALLERS, AGAIN: "soak-key-of-those-who-ask-again-01"}
 OPERATOR = "soak-key-of-the-operator-0123456"
 JINA_KEYS = [f"jina_soak{number}0123456789abcdef0123456789" for number in range(4)]
 AIHUBMIX_KEYS = [f"sk-soak{number}0123456789abcdef" for number in range(3)]
-BROKEN = ("prot: 8000\n", "upstreams: {jina: {kind: jinn}}\n", "timeouts: [1, 2\n", "max_calls: -1\n", "")
+BROKEN = ("prot: 8000\n", "upstreams: {jina: {kind: jinn}}\n", "timeouts: [1, 2\n", "max_concurrent_calls: -1\n", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +75,11 @@ class Places:
             "ping_seconds": 0.3,
             "max_reply_megabytes": 2,
             "max_event_megabytes": 1,
-            "max_calls": chance.choice((1000, 1000, 1000, 1000, 1000, max(2, clients * 3 // 4))),
+            "max_concurrent_calls": chance.choice((1000, 1000, 1000, 1000, 1000, max(2, clients * 3 // 4))),
             "operator_key": OPERATOR,
             "max_attempts": ATTEMPTS,
             "http_client": chance.choice(("httptools", "httptools", "httptools", "httpx")),
-            "pace_seconds": PACE,
+            "queue_timeout_seconds": PACE,
             "drain_seconds": DRAIN,
             "cache": self._cache(chance),
             "ledger": {"path": str(self.ledger) if self.ledger else "off"},

@@ -21,8 +21,8 @@ from .configurations import AIHUBMIX_KEYS, CALLERS, EVERYONE, JINA_KEYS, OPERATO
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # Warnings and errors that are normal in a soak.
 EXPECTED = re.compile(
-    r"\w+: key \S+ (rests:|works again).*|\w+: \d+ calls failed in a row.*|the configuration stays as it was.*"
-    r"|config\.yaml.*|no upstream has a key.*|a restart is needed.*",
+    r"\w+: key \S+ (is in cooldown:|works again).*|\w+: \d+ calls failed in a row.*"
+    r"|the configuration was not reloaded.*|config\.yaml.*|no upstream has a key.*|needs a restart.*",
     re.IGNORECASE,
 )
 

@@ -57,7 +57,7 @@ def test_a_pipe_is_read_by_a_process_with_many_open_files() -> None:
         text=True,
         timeout=SECONDS,
     )
-    late = "it is no regular file, and did not come to its end in 0.1 seconds; name one"
+    late = "it is not a regular file, and was not read within 0.1 seconds; use a regular file"
     assert (done.stdout.splitlines(), done.stderr) == (["read", late], "")
 
 

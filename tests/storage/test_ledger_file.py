@@ -104,7 +104,7 @@ async def test_what_does_not_fit_in_the_queue_is_lost_and_counted(
             assert (trouble.waiting, trouble.lost) == (10, 5)
             other.execute("ROLLBACK")
         await until(lambda: noted(path) == [str(number) for number in range(10)])
-    assert sum("no room" in record.message for record in caplog.records) == 1
+    assert sum("queue of rows is full" in record.message for record in caplog.records) == 1
 
 
 async def test_a_lock_at_the_start_is_waited_for(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def _middle_gone(good: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda good: b"x" * len(good), "it is damaged, or no database"),
+        (lambda good: b"x" * len(good), "it is damaged, or is not a database"),
         (lambda good: good[:100] + b"x" * 4000 + good[4100:], "it is damaged"),
         (lambda good: good[: len(good) // 2], "it is damaged"),
         (_middle_gone, "it is damaged"),
@@ -209,14 +209,14 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         with pytest.raises(StoreError) as error:
             use(path)
         newer = VERSION + 1
-        assert str(error.value) == f"a newer Torii has written it (version {newer}; this one knows up to {newer - 1})"
+        assert str(error.value) == f"a newer Torii wrote it (version {newer}; this Torii knows up to {newer - 1})"
 
 
 def test_another_programs_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "theirs.db"
     with another(path) as other:
         other.execute("CREATE TABLE bookmarks (url TEXT)")
-    with pytest.raises(StoreError, match="another program's database"):
+    with pytest.raises(StoreError, match="it belongs to another program"):
         LedgerFile(path)
     with another(path) as other:
         assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("bookmarks",)]

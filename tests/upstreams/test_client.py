@@ -221,7 +221,10 @@ async def test_a_head_of_64_kb_is_read(name: str, sent: Any, upstream: ScriptedU
 @pytest.mark.parametrize("sent", [raw, in_pieces])
 async def test_a_larger_head_is_not_read(name: str, sent: Any, upstream: ScriptedUpstream) -> None:
     """In one piece with its body, or in many."""
-    large, many = "the upstream's head is larger than 64 kB", "the upstream's answer has more than 100 headers"
+    large, many = (
+        "the head of the upstream's answer is larger than 64 kB",
+        "the upstream's answer has more than 100 headers",
+    )
     heads = {
         headed(HEAD + 1): large,
         headed(HEAD + 3) + BODY: large,
@@ -487,7 +490,7 @@ async def test_it_is_written_no_third_time(upstream: ScriptedUpstream) -> None:
     upstream.plays(open_after(ANSWER), wire())
     async with opened() as made:
         assert await asked(made, upstream.url) == (200, b"{}")
-        with pytest.raises(UpstreamBroken, match="broke off"):
+        with pytest.raises(UpstreamBroken, match="closed the connection early"):
             await asked(made, upstream.url)
     assert (len(upstream.seen), len(upstream.readers)) == (3, 2)
 
@@ -496,7 +499,7 @@ async def test_it_is_not_written_again_where_an_answer_had_begun() -> None:
     server = Forgetful("a byte")
     async with serving(server) as url, opened() as made:
         assert await asked(made, url) == (200, b"{}")
-        with pytest.raises(UpstreamBroken, match="broke off"):
+        with pytest.raises(UpstreamBroken, match="closed the connection early"):
             await asked(made, url)
     assert (server.connections, len(server.bodies)) == (1, 2)
 
@@ -583,17 +586,17 @@ async def test_nothing_goes_out_where_no_connection_is_made(name: str, end: str,
         async with opened(name, connect=0.1 if end == "gives up" else 5.0) as made:
             with pytest.raises(UpstreamUnreachable) as refusal:
                 await made.open(request(url), going)
-    reasons = {"refused": "nobody listens there", "gives up": "it took no connection in time"}
+    reasons = {"refused": "connection refused", "gives up": "connect timeout"}
     assert refusal.value.reason == reasons.get(end, refusal.value.reason)
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (socket.gaierror(), "its name is not known"),
-        (ssl.SSLCertVerificationError(), "its certificate is not trusted"),
-        (ssl.SSLError(), "no TLS came about"),
-        (OSError(), "there is no way to it"),
+        (socket.gaierror(), "DNS lookup failed"),
+        (ssl.SSLCertVerificationError(), "the certificate is not trusted"),
+        (ssl.SSLError(), "TLS handshake failed"),
+        (OSError(), "network unreachable"),
         (ValueError(), None),
     ],
 )

@@ -123,7 +123,7 @@ def test_an_integer_as_string_as_in_jinas_own_example() -> None:
         (
             "tools",
             [{"type": "function"}],
-            "DeepSearch cannot call tools: it searches and reads by itself. Leave 'tools' out, or ask for JSON with "
+            "DeepSearch takes no tools: it searches and reads by itself. Leave 'tools' out, or ask for JSON with "
             "response_format json_schema instead",
         ),
     ],
@@ -216,8 +216,8 @@ def test_a_picture_or_file_outside_of_a_users_turn_loses_no_question(role: str, 
     error = refused(messages=[ASK, {"role": role, "content": [{"type": "text", "text": "a"}, media]}, ASK])
     assert error.param == "messages[1].content[1]"
     assert error.message == (
-        f"messages[1].content[1] is of type {media['type']}, which DeepSearch takes in a user's message only; this one "
-        f"is of role {role}"
+        f"messages[1].content[1] is of type {media['type']}, which DeepSearch takes in a user's message only; this "
+        f"message has role {role}"
     )
 
 
@@ -286,20 +286,20 @@ def test_a_schema_is_checked_before_the_run_is_paid_for() -> None:
         at = f"{field}.properties.a.anyOf[1].$ref"
         assert said({"properties": {"a": {"anyOf": [{}, {"$ref": remote}]}}}) == (
             at,
-            f"{at} refers to another document, and this gateway fetches none: put the definition into $defs and refer "
+            f"{at} refers to another document, which is never fetched: put the definition into $defs and refer "
             "to it as #/$defs/<name>",
         )
     assert said({"properties": {"a": {"type": "nonsense"}}}) == (
         f"{field}.properties.a.type",
-        f"{field}.properties.a.type is not valid JSON schema (its anyOf is wrong)",
+        f"{field}.properties.a.type is not a valid JSON schema (its anyOf is wrong)",
     )
     assert said({"properties": 5}) == (
         f"{field}.properties",
-        f"{field}.properties is not valid JSON schema (its type is wrong)",
+        f"{field}.properties is not a valid JSON schema (its type is wrong)",
     )
     assert said({"$schema": "https://a.example/own"}) == (
         f"{field}.$schema",
-        f"{field}.$schema is no version of JSON schema that this gateway knows",
+        f"{field}.$schema is not a JSON schema version that this gateway supports",
     )
 
 

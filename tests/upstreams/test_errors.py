@@ -96,7 +96,8 @@ def test_trap_28_an_empty_account_is_one_error_whichever_status_tells_it(status:
     assert type(error) is UpstreamQuota
     assert (error.status, error.type, error.should_retry) == (503, "insufficient_quota", False)
     assert (
-        error.message == "the gateway's account at u has no balance left; its operator has to recharge it or add a key"
+        error.message
+        == "the gateway's account at u has no balance left; the gateway's operator must top it up or add a key"
     )
 
 

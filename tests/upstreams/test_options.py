@@ -111,7 +111,7 @@ async def test_other_chat_models_are_sent_all_but_what_litellm_adds_for_itself(h
 
 
 def has_no(model: str, option: str, *others: str) -> str:
-    return f"{model} has no {option}: leave it out, or use a model that has it: {', '.join(others)}"
+    return f"{model} has no option {option}: omit it, or use a model that has it: {', '.join(others)}"
 
 
 NO_SCHEMA = "response_format.json_schema.schema must be an object"
@@ -178,7 +178,7 @@ async def test_what_a_reranker_cannot_do_is_a_400(here: Both) -> None:
     ]
     assert [(answer.status_code, answer.json()["detail"]) for answer in answers] == [
         (400, has_no("jina-reranker-m0", "return_embeddings", "jina-reranker-v3", "jina-reranker-v3.5")),
-        (400, "jina-reranker-m0 has no relevant_spans: leave it out"),
+        (400, "jina-reranker-m0 has no option relevant_spans: omit it"),
     ]
     assert seen_by(jina, aihubmix) == []
 
@@ -204,7 +204,7 @@ async def test_the_configuration_adds_to_what_a_model_has() -> None:
         (
             "response_format",
             {"type": "json_object"},
-            "DeepSearch answers in JSON by a schema only: in place of json_object send response_format "
+            "DeepSearch supports JSON by schema only: instead of json_object, send response_format "
             '{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}',
         ),
         *(
@@ -213,7 +213,7 @@ async def test_the_configuration_adds_to_what_a_model_has() -> None:
         ),
         ("response_format", {"type": "jsonschema"}, "response_format.type must be one of text, json_schema"),
         ("modalities", ["text", "audio"], 'DeepSearch answers in text: modalities must be ["text"]'),
-        ("moderation", {"model": "m"}, "DeepSearch has no moderation of a call: leave 'moderation' out"),
+        ("moderation", {"model": "m"}, "DeepSearch does not support moderation: leave 'moderation' out"),
         (
             "reasoning_effort",
             "hihg",

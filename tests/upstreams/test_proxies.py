@@ -136,7 +136,7 @@ async def test_a_proxy_that_refuses_is_named_to_the_operator_and_not_to_the_call
                 assert answer.status_code == 502
                 assert answer.json()["error"]["message"] == "the upstream cannot be reached"
                 assert answer.json()["error"]["code"] == "upstream_unreachable"
-                why = "its proxy wants a user and a password, or other ones (407); proxy_url can have them"
+                why = "the proxy requires a user and a password, or different ones (407); set them in proxy_url"
                 await logged(running, why)
                 told = await check(running)
                 assert why in " ".join(told.split())
@@ -153,20 +153,20 @@ async def test_a_proxy_that_makes_no_way(http_client: str, tmp_path: Path) -> No
             text = msgspec.json.encode(config("https", jina={"proxy_url": url(proxy.port)}, http_client=http_client))
             async with started(Program, tmp_path, text) as running:
                 assert (await embed(running)).status_code == 502
-                await logged(running, "its proxy made no way to it (403)")
+                await logged(running, "the proxy refused the tunnel (403)")
     jina = {"proxy_url": url(free_port())}
     async with started(
         Program, tmp_path, msgspec.json.encode(config("https", jina=jina, http_client=http_client))
     ) as running:
         assert (await embed(running)).status_code == 502
-        await logged(running, "its proxy: nobody listens there")
+        await logged(running, "proxy: connection refused")
     async with provider(tmp_path, "https") as (_, port):
         with proxies.proxy(tmp_path, port) as proxy:
             jina = {"proxy_url": url(proxy.port)}
             text = msgspec.json.encode(config("https", jina=jina, http_client=http_client, ca_file=None))
             async with started(Program, tmp_path, text) as running:
                 assert (await embed(running)).status_code == 502
-                await logged(running, '"its certificate is not trusted"')
+                await logged(running, '"the certificate is not trusted"')
 
 
 @both_engines
@@ -194,9 +194,9 @@ async def test_the_environments_proxy_if_it_is_asked_for(
                 Program, tmp_path, msgspec.json.encode(config(scheme, http_client=http_client))
             ) as running:
                 assert (await embed(running)).status_code == 502
-                await logged(running, '"its name is not known"')
+                await logged(running, '"DNS lookup failed"')
                 told = await check(running, **variables)
-                note = f"{scheme.upper()}_PROXY is set and not used; proxy_from_environment: true uses it."
+                note = f"{scheme.upper()}_PROXY is set but not used; set proxy_from_environment: true to use a proxy."
                 assert note in " ".join(told.split())
             here = {"base_url": f"http://127.0.0.1:{port}/v1"}
             if scheme == "http":
@@ -221,13 +221,13 @@ async def raw_proxy(answer: bytes) -> tuple[asyncio.Server, int]:
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (b"", "its proxy closed the connection before it made a way"),
-        (b"HTTP/1.1 200 OK\r\n", "its proxy closed the connection before it made a way"),
-        (b"SSH-2.0-OpenSSH\r\n\r\n", "its proxy sent what is no answer"),
-        (b"HTTP/1.1 2x0 OK\r\n\r\n", "its proxy sent what is no answer"),
-        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000, "its proxy sent what is no answer"),
-        (b"HTTP/1.1 200 OK\r\n\r\n\x16\x03", "its proxy sent something before the upstream was asked"),
-        (b"HTTP/1.0 503 Busy\r\n\r\n<html>", "its proxy made no way to it (503)"),
+        (b"", "the proxy closed the connection before the tunnel was open"),
+        (b"HTTP/1.1 200 OK\r\n", "the proxy closed the connection before the tunnel was open"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "the proxy's response is not HTTP"),
+        (b"HTTP/1.1 2x0 OK\r\n\r\n", "the proxy's response is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000, "the proxy's response is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\n\r\n\x16\x03", "the proxy sent data before the request"),
+        (b"HTTP/1.0 503 Busy\r\n\r\n<html>", "the proxy refused the tunnel (503)"),
     ],
 )
 async def test_what_a_proxy_may_answer(answer: bytes, why: str) -> None:
@@ -317,7 +317,7 @@ def test_mistakes_with_proxies_are_named_without_their_values(tmp_path: Path) ->
     assert done.stderr == (
         "torii: the configuration has a mistake:\n"
         f"  config.yaml:3: upstreams.jina.proxy_url: {form}; "
-        "a proxy that is itself spoken to over https is not known here\n"
+        "a proxy reached over https is not supported\n"
     )
     (tmp_path / "config.yaml").write_text(
         "proxy_from_environment: true\n"
@@ -330,7 +330,7 @@ def test_mistakes_with_proxies_are_named_without_their_values(tmp_path: Path) ->
     shows_nothing(done.stderr)
     assert done.stderr.splitlines()[1:] == [
         f"  config.yaml:1: proxy_from_environment: the variable HTTPS_PROXY {form}",
-        "  config.yaml:4: upstreams.two.proxy_url: another upstream at the same address is reached in another way",
+        "  config.yaml:4: upstreams.two.proxy_url: differs from the proxy_url of another upstream at the same address",
     ]
 
 

@@ -247,12 +247,12 @@ def items(*given: Any) -> bytes:
         (b'{"data":7}', "data that is not a list"),
         (b'{"data":{"a":1}}', "data that is not a list"),
         (b'{"data":[1,2]}', "data that is not a list"),
-        (items(), "2 inputs with 0 vectors"),
-        (items({"index": 0, "embedding": [0.5]}), "2 inputs with 1 vectors"),
-        (items(*[{"index": n, "embedding": [0.5]} for n in range(3)]), "2 inputs with 3 vectors"),
-        (items({"index": 0, "embedding": [0.5]}, {"index": 0, "embedding": [0.5]}), "indexes are not those"),
-        (items({"index": 1, "embedding": [0.5]}, {"index": 2, "embedding": [0.5]}), "indexes are not those"),
-        (items({"index": -1, "embedding": [0.5]}, {"index": 0, "embedding": [0.5]}), "indexes are not those"),
+        (items(), "0 vectors for 2 inputs"),
+        (items({"index": 0, "embedding": [0.5]}), "1 vectors for 2 inputs"),
+        (items(*[{"index": n, "embedding": [0.5]} for n in range(3)]), "3 vectors for 2 inputs"),
+        (items({"index": 0, "embedding": [0.5]}, {"index": 0, "embedding": [0.5]}), "indexes do not match"),
+        (items({"index": 1, "embedding": [0.5]}, {"index": 2, "embedding": [0.5]}), "indexes do not match"),
+        (items({"index": -1, "embedding": [0.5]}, {"index": 0, "embedding": [0.5]}), "indexes do not match"),
         (items({"index": 0, "embedding": [0.5]}, {"embedding": [0.5]}), "an item without an index"),
         (items({"index": 0, "embedding": [0.5]}, {"index": "1", "embedding": [0.5]}), "an item without an index"),
         (items({"index": 0, "embedding": [0.5]}, {"index": 1}), "an item without a vector"),
@@ -260,24 +260,24 @@ def items(*given: Any) -> bytes:
         (items({"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": []}), "an item without a vector"),
         (items({"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": {}}), "an item without a vector"),
         (items({"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": ""}), "an item without a vector"),
-        (items({"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": "!"}), "not one of finite numbers"),
+        (items({"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": "!"}), "not finite numbers"),
         (items({"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": 7}), "an item without a vector"),
-        (items({"index": 0, "embedding": "AAAA"}, {"index": 1, "embedding": "AAAA"}), "not one of finite numbers"),
-        (items({"index": 0, "embedding": "AAAAPw=="}, {"index": 1, "embedding": "AACAfw=="}), "not one of finite"),
-        (items({"index": 0, "embedding": "AACA/w=="}, {"index": 1, "embedding": "AAAAPw=="}), "not one of finite"),
-        (items({"index": 0, "embedding": "AADAfw=="}, {"index": 1, "embedding": "AAAAPw=="}), "not one of finite"),
+        (items({"index": 0, "embedding": "AAAA"}, {"index": 1, "embedding": "AAAA"}), "not finite numbers"),
+        (items({"index": 0, "embedding": "AAAAPw=="}, {"index": 1, "embedding": "AACAfw=="}), "not finite"),
+        (items({"index": 0, "embedding": "AACA/w=="}, {"index": 1, "embedding": "AAAAPw=="}), "not finite"),
+        (items({"index": 0, "embedding": "AADAfw=="}, {"index": 1, "embedding": "AAAAPw=="}), "not finite"),
         (items({"index": 0, "embedding": "AAAAPw=="}, {"index": 1, "embedding": "AAAAPwAAgD8="}), "sizes: [1, 2]"),
         (items({"index": 0, "embedding": [0.5, 1]}, {"index": 1, "embedding": "AAAAPw=="}), "sizes: [1, 2]"),
-        (items({"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": [None]}), "not one of finite numbers"),
-        (items({"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": [False]}), "not one of finite numbers"),
-        (items({"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": ["a"]}), "not one of finite numbers"),
-        (b'{"data":[{"index":0,"embedding":[0.5]},{"index":1,"embedding":[1e999]}]}', "not one of finite numbers"),
-        (b'{"data":[{"index":0,"embedding":[0.5]},{"index":1,"embedding":[-1E+999]}]}', "not one of finite numbers"),
+        (items({"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": [None]}), "not finite numbers"),
+        (items({"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": [False]}), "not finite numbers"),
+        (items({"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": ["a"]}), "not finite numbers"),
+        (b'{"data":[{"index":0,"embedding":[0.5]},{"index":1,"embedding":[1e999]}]}', "not finite numbers"),
+        (b'{"data":[{"index":0,"embedding":[0.5]},{"index":1,"embedding":[-1E+999]}]}', "not finite numbers"),
         (
             b'{"data":[{"index":0,"embedding":[0.5]},{"index":1,"embedding":[' + b"9" * 400 + b"]}]}",
-            "not one of finite",
+            "not finite",
         ),
-        (b'{"data":[{"index":0,"embedding":[0.5]},{"index":1,"embedding":[[1e999]]}]}', "not one of finite numbers"),
+        (b'{"data":[{"index":0,"embedding":[0.5]},{"index":1,"embedding":[[1e999]]}]}', "not finite numbers"),
         (items({"index": 0, "embedding": [0.5]}, {"index": 1, "embedding": [0.5, 1]}), "of different sizes: [1, 2]"),
     ],
 )
@@ -290,7 +290,7 @@ def test_a_wrong_answer_is_no_answer(body: bytes, reason: str) -> None:
 
 def test_vectors_of_another_size_than_asked_for_are_no_answer() -> None:
     call = embeddings(input="a", dimensions=16)
-    with pytest.raises(UpstreamFailed, match="jina sent vectors of 3 dimensions where 16 were asked for"):
+    with pytest.raises(UpstreamFailed, match="jina returned vectors of 3 dimensions instead of 16"):
         read(call, items({"index": 0, "embedding": [0.5, 0.25, 0.1]}))
     for size in (16, 2):
         assert read(call, items({"index": 0, "embedding": [1] * size}))["data"][0]["index"] == 0
@@ -314,7 +314,7 @@ def test_an_eighth_of_the_dimensions_is_right_in_whole_bytes_alone(vector: Any, 
     if right:
         assert read(call, items({"index": 0, "embedding": vector}))["data"]
     else:
-        with pytest.raises(UpstreamFailed, match="jina sent vectors of 2 dimensions where 16 were asked for"):
+        with pytest.raises(UpstreamFailed, match="jina returned vectors of 2 dimensions instead of 16"):
             read(call, items({"index": 0, "embedding": vector}))
 
 
@@ -425,17 +425,17 @@ def test_an_error_sent_with_status_200_is_an_error() -> None:
     ("body", "reason"),
     [
         (b'{"usage":{}}', "without results"),
-        (b'{"results":[]}', "ranked 2 documents with results that are not theirs"),
-        (b'{"results":[{"index":2,"relevance_score":1}]}', "ranked 2 documents with results that are not theirs"),
-        (b'{"results":[{"index":-1,"relevance_score":1}]}', "ranked 2 documents with results that are not theirs"),
-        (b'{"results":[{"index":0,"relevance_score":1},{"index":0,"relevance_score":2}]}', "that are not theirs"),
+        (b'{"results":[]}', "returned results that do not match the 2 documents"),
+        (b'{"results":[{"index":2,"relevance_score":1}]}', "returned results that do not match the 2 documents"),
+        (b'{"results":[{"index":-1,"relevance_score":1}]}', "returned results that do not match the 2 documents"),
+        (b'{"results":[{"index":0,"relevance_score":1},{"index":0,"relevance_score":2}]}', "do not match the"),
         (b'{"results":[{"relevance_score":1}]}', "an item without an index"),
         (b'{"results":[{"index":0}]}', "a score that is not a number"),
         (b'{"results":[{"index":0,"relevance_score":"1"}]}', "a score that is not a number"),
         (b'{"results":[{"index":0,"relevance_score":1e999}]}', "a score that is not a number"),
-        (b'{"results":[{"index":0,"relevance_score":1}]}', "sent 1 results where 2 were asked for"),
-        (b'{"results":[{"index":0,"relevance_score":1,"x":[1e999]}]}', "a number that no float holds"),
-        (b'{"x":{"y":-1e999},"results":[{"index":0,"relevance_score":1}]}', "a number that no float holds"),
+        (b'{"results":[{"index":0,"relevance_score":1}]}', "returned 1 results instead of 2"),
+        (b'{"results":[{"index":0,"relevance_score":1,"x":[1e999]}]}', "a number beyond the range of a float"),
+        (b'{"x":{"y":-1e999},"results":[{"index":0,"relevance_score":1}]}', "a number beyond the range of a float"),
     ],
 )
 def test_a_wrong_ranking_is_no_answer(body: bytes, reason: str) -> None:
@@ -454,7 +454,7 @@ def test_a_ranking_has_as_many_results_as_were_asked_for(top_n: int | None, sent
         if enough or (top_n is None and isinstance(upstream, AIHubMix)):
             assert len(upstream.reply(rerank(top_n=top_n), there, body)["results"]) == sent
         else:
-            with pytest.raises(UpstreamFailed, match=f"sent {sent} results where 2 were asked for"):
+            with pytest.raises(UpstreamFailed, match=f"returned {sent} results instead of 2"):
                 upstream.reply(rerank(top_n=top_n), there, body)
 
 
@@ -463,7 +463,7 @@ def test_a_ranking_has_as_many_results_as_were_asked_for(top_n: int | None, sent
 def test_a_number_that_no_float_holds_is_passed_on_nowhere(odd: bytes, place: str) -> None:
     beside, within = (b',"x":' + odd, b"") if place == "beside" else (b"", b',"x":' + odd)
     body = b'{"data":[{"index":0,"embedding":[1]%s}]%s}' % (within, beside)
-    with pytest.raises(UpstreamFailed, match="jina sent a number that no float holds"):
+    with pytest.raises(UpstreamFailed, match="jina sent a number beyond the range of a float"):
         read(embeddings(input="a"), body)
     assert read(embeddings(input="a"), body.replace(b"e999", b"e99").replace(b"E400", b"E40"))["data"]
 

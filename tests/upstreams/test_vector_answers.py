@@ -14,7 +14,7 @@ from app.core.vectors import encoded
 from ..conftest import ScriptedUpstream, replies, running_gateway, settings_for
 
 ENCODINGS: list[Encoding] = ["float", "base64", "binary", "ubinary"]
-NOT_FINITE = "a vector that is not one of finite numbers"
+NOT_FINITE = "a vector with values that are not finite numbers"
 NO_VECTOR = "an item without a vector"
 
 

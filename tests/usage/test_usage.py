@@ -64,7 +64,7 @@ def test_it_prints_a_table_with_totals_and_marks_estimates(ledger: dict[str, Any
         evil\\u001b[31m          1       0   1,000       0   1,000     0.50
         all                     4       2  ~3,000    ~500  ~3,500    15.69
 
-        ~ with estimates in it: 1 of the calls, 42.9 % of the tokens.
+        ~ includes estimates: 1 of the calls, 42.9 % of the tokens.
         """
     )
 
@@ -115,7 +115,7 @@ def test_it_prints_the_last_calls_one_by_one(ledger: dict[str, Any]) -> None:
 
 def test_it_says_where_there_is_nothing(ledger: dict[str, Any], tmp_path: Path) -> None:
     said = torii("usage", "--since", "2027-01-01", **ledger).stdout
-    assert said == "No calls in this time; the first in the ledger came at 2026-11-20T12:00:00.000Z.\n"
+    assert said == "No calls in this period; the first in the ledger is from 2026-11-20T12:00:00.000Z.\n"
     kept(tmp_path / "empty.db")
     for words in (["usage"], ["usage", "--calls", "3"]):
         assert torii(*words, cwd=tmp_path, TORII_LEDGER__PATH="empty.db").stdout == "No calls in the ledger yet.\n"
@@ -125,12 +125,20 @@ def test_it_says_where_there_is_nothing(ledger: dict[str, Any], tmp_path: Path) 
     ("words", "variables", "said"),
     [
         ([], {"TORII_LEDGER__PATH": "none.db"}, "no ledger at none.db: there is no such file. The first "),
-        ([], {"TORII_LEDGER__PATH": "bad.db"}, "the ledger bad.db cannot be read: it is damaged, or no database."),
+        (
+            [],
+            {"TORII_LEDGER__PATH": "bad.db"},
+            "the ledger bad.db cannot be read: it is damaged, or is not a database.",
+        ),
         ([], {"TORII_LEDGER__PATH": "off"}, "there is no ledger: ledger.path is off, or "),
         ([], {}, "there is no ledger: ledger.path is off, or "),
-        (["--since", "soon"], {"HOME": "."}, "--since is no time: 7d, 24h and 30m are before now, 2026-11-01 and "),
-        (["--until", "999999999d"], {"HOME": "."}, "--until is no time: "),
-        (["--by", "week"], {"HOME": "."}, "--by takes caller, model, upstream, key, endpoint, day; not 'week'."),
+        (["--since", "soon"], {"HOME": "."}, "--since is not a time: use 7d, 24h or 30m before now, or 2026-11-01 or "),
+        (["--until", "999999999d"], {"HOME": "."}, "--until is not a time: "),
+        (
+            ["--by", "week"],
+            {"HOME": "."},
+            "--by must be one of caller, model, upstream, key, endpoint, day; not 'week'.",
+        ),
     ],
 )
 def test_it_says_what_is_wrong(words: list[str], variables: dict[str, str], said: str, tmp_path: Path) -> None:
@@ -236,11 +244,11 @@ async def test_it_keeps_its_books_where_it_says(
 @pytest.mark.parametrize(
     ("home", "said"),
     [
-        ({}, "none, calls are not booked: neither XDG_STATE_HOME nor HOME is set; ledger.path can name a file"),
+        ({}, "none, calls are not recorded: neither XDG_STATE_HOME nor HOME is set; set ledger.path to a file"),
         (
             {"HOME": "/dev/null"},
-            "none, calls are not booked: /dev/null/.local/state/torii/torii.db: Not a directory; "
-            "ledger.path can name another file",
+            "none, calls are not recorded: /dev/null/.local/state/torii/torii.db: Not a directory; "
+            "set ledger.path to another file",
         ),
     ],
 )
@@ -264,8 +272,8 @@ def test_a_file_that_cannot_be_is_refused_where_it_was_named(tmp_path: Path) -> 
     done = torii("serve", cwd=tmp_path, JINA_API_KEY=JINA_KEY, TORII_LEDGER__PATH="/dev/null/torii.db", TORII_PORT="0")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "torii: ledger.path: /dev/null/torii.db: its folder is no folder. Nothing was changed there. Set ledger.path "
-        "(TORII_LEDGER__PATH) to a file that can be written, or to off; or move this file away.\n"
+        "torii: ledger.path: /dev/null/torii.db: its folder is not a folder. The file was not changed. Set ledger.path "
+        "(TORII_LEDGER__PATH) to a writable file or to off, or move this file away.\n"
     )
 
 
@@ -273,8 +281,8 @@ def test_a_file_that_cannot_be_is_refused_where_it_was_named(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        ("UPDATE", "it is damaged, or no database"),
-        (f"PRAGMA user_version = {VERSION + 1}", "a newer Torii has written it"),
+        ("UPDATE", "it is damaged, or is not a database"),
+        (f"PRAGMA user_version = {VERSION + 1}", "a newer Torii wrote it"),
     ],
     ids=["damaged", "newer"],
 )
@@ -350,7 +358,7 @@ async def test_a_full_disk_hurts_no_call_and_is_caught_up_with(upstream: Scripte
         assert running.ends_on(signal.SIGTERM) == 0
     said = [line["message"] for line in running.log if line["logger"] == "torii.store"]
     assert said == [
-        "the database cannot be written: the disk cannot be written; rows wait until it can",
+        "the database cannot be written: the disk cannot be written; rows wait in memory",
         "the database is written again; 0 rows were lost",
     ]
 

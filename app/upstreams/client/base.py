@@ -20,9 +20,9 @@ HEAD_BYTES = 64 * 1024
 HEADERS = 100
 
 # Why an answer is none, as callers are told. The connection has broken off only where it really ended.
-BROKE_OFF = "the upstream broke off the connection"
+BROKE_OFF = "the upstream closed the connection early"
 MALFORMED = "the upstream sent malformed HTTP"
-LARGE_HEAD = "the upstream's head is larger than 64 kB"
+LARGE_HEAD = "the head of the upstream's answer is larger than 64 kB"
 LARGE_REST = "the upstream sent more than 64 kB that is neither head nor body"  # a chunk's line, trailers
 MANY_HEADERS = "the upstream's answer has more than 100 headers"
 
@@ -79,12 +79,12 @@ class Engine(Protocol):
 
 
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (ssl.SSLCertVerificationError, "its certificate is not trusted"),
-    (ssl.SSLError, "no TLS came about"),
-    (socket.gaierror, "its name is not known"),
-    (ConnectionRefusedError, "nobody listens there"),
-    (TimeoutError, "it took no connection in time"),
-    (OSError, "there is no way to it"),
+    (ssl.SSLCertVerificationError, "the certificate is not trusted"),
+    (ssl.SSLError, "TLS handshake failed"),
+    (socket.gaierror, "DNS lookup failed"),
+    (ConnectionRefusedError, "connection refused"),
+    (TimeoutError, "connect timeout"),
+    (OSError, "network unreachable"),
 )
 _OUT = {
     errno.EMFILE: "this process is out of file descriptors",
@@ -95,7 +95,7 @@ _OUT = {
 def in_use() -> Overloaded:
     """There are as many connections as may be."""
     return Overloaded(
-        "this gateway has as many connections to upstreams as it takes (max_connections); try again in a second",
+        "this gateway is at its limit of upstream connections (max_connections); try again in a second",
         retry_after=1,
     )
 

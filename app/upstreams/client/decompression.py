@@ -55,16 +55,16 @@ class Inflate:
     def end(self) -> None:
         """To be called when all is fed: raises where the end is missing."""
         if self._head and not (self._zlib and self._zlib.eof):
-            raise self._fault(f"{self._body} is packed and its end is missing")
+            raise self._fault(f"{self._body} is compressed and incomplete")
 
     def _step(self, inflate: zlib._Decompress, data: bytes) -> tuple[bytes, bytes]:
         """A piece, and what was not taken of ``data``."""
         try:
             piece = inflate.decompress(data, PIECE)
         except zlib.error:
-            raise self._fault(f"{self._body} is not packed as content-encoding says, or damaged") from None
+            raise self._fault(f"{self._body} is not compressed as content-encoding says, or is damaged") from None
         if inflate.unused_data:
-            raise self._fault(f"{self._body} is packed and something follows its end")
+            raise self._fault(f"{self._body} is compressed and has data after its end")
         return piece, inflate.unconsumed_tail
 
 
@@ -81,7 +81,7 @@ def unpacking(encoding: str | None) -> Plain | Inflate:
     if not codings:
         return Plain()
     if codings[1:] or codings[0] not in _KNOWN:
-        raise UpstreamFailed("the upstream's answer is packed in a way that it was not asked for")
+        raise UpstreamFailed("the upstream's answer has an unsupported content-encoding")
     return Inflate("the upstream's answer", UpstreamFailed)
 
 
@@ -91,7 +91,7 @@ def packed(encoding: str) -> Inflate | None:
     if not codings:
         return None
     if codings[1:] or codings[0] not in _KNOWN:
-        raise UnsupportedMedia("content-encoding may be gzip or deflate, once; or send the body as it is")
+        raise UnsupportedMedia("content-encoding must be gzip or deflate, applied once; or send the body uncompressed")
     return Inflate("the body", InvalidRequest)
 
 

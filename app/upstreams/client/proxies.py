@@ -57,7 +57,7 @@ def parse(url: str) -> Proxy:
     except ValueError:
         raise ValueError(FORM) from None
     if parts.scheme in ("https", "socks", "socks4", "socks4a", "socks5", "socks5h"):
-        raise ValueError(f"{FORM}; a proxy that is itself spoken to over {parts.scheme} is not known here")
+        raise ValueError(f"{FORM}; a proxy reached over {parts.scheme} is not supported")
     more = parts.path.strip("/") or parts.query or parts.fragment or not re.fullmatch(r"[\x21-\x7e]+", url)
     if parts.scheme != "http" or not parts.hostname or more:
         raise ValueError(FORM)

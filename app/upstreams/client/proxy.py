@@ -47,23 +47,23 @@ async def _tunnel(loop: asyncio.AbstractEventLoop, sock: socket.socket, proxy: P
         piece = await loop.sock_recv(sock, 4096)
         head += piece
         if not piece:
-            raise ProxyRefused("its proxy closed the connection before it made a way")
+            raise ProxyRefused("the proxy closed the connection before the tunnel was open")
         if len(head) > HEAD_BYTES:
-            raise ProxyRefused("its proxy sent what is no answer")
+            raise ProxyRefused("the proxy's response is not HTTP")
     line = head.partition(b"\r\n")[0]
     version, _, status = line[:12].partition(b" ")
     if not version.startswith(b"HTTP/1.") or not status.isdigit():
-        raise ProxyRefused("its proxy sent what is no answer")
+        raise ProxyRefused("the proxy's response is not HTTP")
     if not 200 <= int(status) < 300:
         raise refused(int(status))
     if not head.endswith(b"\r\n\r\n"):
-        raise ProxyRefused("its proxy sent something before the upstream was asked")
+        raise ProxyRefused("the proxy sent data before the request")
 
 
 def refused(status: int) -> ProxyRefused:
     if status == 407:
         return ProxyRefused(PROXY_REFUSED)
-    return ProxyRefused(f"its proxy made no way to it ({status})")
+    return ProxyRefused(f"the proxy refused the tunnel ({status})")
 
 
 def unreached(error: BaseException, proxy: Proxy | None) -> Overloaded | UpstreamUnreachable:
@@ -72,7 +72,7 @@ def unreached(error: BaseException, proxy: Proxy | None) -> Overloaded | Upstrea
     if isinstance(error, ProxyRefused):
         failure.reason = error.strerror
     elif proxy is not None and isinstance(failure, UpstreamUnreachable) and failure.reason and not _is_of_tls(error):
-        failure.reason = f"its proxy: {failure.reason}"
+        failure.reason = f"proxy: {failure.reason}"
     return failure
 
 

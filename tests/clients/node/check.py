@@ -115,7 +115,12 @@ class Gateway:
 @contextmanager
 def gateway(folder: Path) -> Iterator[Gateway]:
     """The gateway in its sandbox, on a free port, with only these settings."""
-    settings = {"PYTHONPATH": str(ROOT), "TORII_SANDBOX_PACE": "0", "TORII_PORT": "0", "XDG_RUNTIME_DIR": str(folder)}
+    settings = {
+        "PYTHONPATH": str(ROOT),
+        "TORII_SANDBOX_TIME_SCALE": "0",
+        "TORII_PORT": "0",
+        "XDG_RUNTIME_DIR": str(folder),
+    }
     settings["TORII_CACHE__STORE"] = "off"  # otherwise the second of two identical calls would have no usage
     plain = {name: value for name, value in os.environ.items() if not name.startswith("TORII_")}
     command = [sys.executable, "-m", "app", "serve", "--sandbox"]

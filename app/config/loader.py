@@ -1,0 +1,138 @@
+"""Loading: the settings of all sources, or every mistake in them.
+
+load      command line, environment, secret files, configuration file -> Settings, or ConfigError
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, get_origin
+
+from pydantic import ValidationError
+
+from .checks import ALWAYS, AT_START, KEYED, Checks, violations
+from .fields import holds_keys
+from .file import read_file
+from .settings import DEFAULT_FILE, DEFAULT_UPSTREAMS, Settings
+from .sources import (
+    CONFIG_VARIABLE,
+    RENAMED,
+    ConfigError,
+    Keys,
+    Mistake,
+    SettingsSource,
+    Values,
+    blame,
+    credentials,
+    dotted,
+    environment,
+    explain,
+    meant,
+    unknown_key,
+)
+
+__all__ = ["ConfigError", "found", "load", "validate_start"]
+
+
+def load(path: Path | None = None, *, serving: bool = True, keyless: bool = False, **overrides: Any) -> Settings:
+    """The settings of ``path``, else of TORII_CONFIG, else of ./config.yaml if it exists, under all other sources.
+
+    ``overrides`` come from the command line; those that are None say nothing. Raises ConfigError
+    with every mistake there is; with ``serving`` also with what would keep the gateway from starting, but for the
+    lack of any key if it may be ``keyless``.
+    """
+    given = SettingsSource("command line", {name: value for name, value in overrides.items() if value is not None})
+    sources = [given, environment(Settings), *credentials()]
+    files = list(_file(path))
+    sources += [*files, _order(files)]
+    checks = ALWAYS
+    if serving:
+        checks += AT_START + (() if keyless else KEYED)
+    settings, mistakes = _validated(sources, checks, [mistake for file in files for mistake in _no_mappings(file)])
+    if mistakes:
+        raise ConfigError(mistakes)
+    return settings
+
+
+def validate_start(settings: Settings) -> None:
+    """Raises ConfigError where a gateway with these settings must not or cannot serve."""
+    found = violations(settings, set(), AT_START + KEYED)
+    if mistakes := [Mistake("", dotted(keys), what, keys) for keys, what in found]:
+        raise ConfigError(mistakes)
+
+
+def found(path: Path | None) -> Path | None:
+    """The file that is read where ``path`` is given, or none."""
+    named = path or (Path(variable) if (variable := os.environ.get(CONFIG_VARIABLE)) else None)
+    return named or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
+
+
+def _file(path: Path | None) -> Iterator[SettingsSource]:
+    if file := found(path):
+        yield read_file(file)
+
+
+def _order(files: list[SettingsSource]) -> SettingsSource:
+    """The upstreams by name only: those of the file in its order, then the built-in ones."""
+    written = [file.values.get("upstreams") for file in files]
+    names = [name for upstreams in (*written, DEFAULT_UPSTREAMS) if isinstance(upstreams, dict) for name in upstreams]
+    return SettingsSource("built-in values", {"upstreams": {name: {} for name in names}})
+
+
+def _no_mappings(file: SettingsSource) -> Iterator[Mistake]:
+    """Mistakes of sections that are no mapping: none would be missed if a stronger source says a part of it."""
+    written: dict[Keys, tuple[Any, str]] = {
+        (name,): (file.values[name], "names" if get_origin(field.annotation) is dict else "keys")
+        for name, field in Settings.model_fields.items()
+        if name in file.values and holds_keys(field.annotation)
+    }
+    if isinstance(upstreams := file.values.get("upstreams"), dict):
+        written |= {("upstreams", name): (value, "keys") for name, value in upstreams.items()}
+    for keys, (value, of) in written.items():
+        if not isinstance(value, dict | None):
+            yield file.mistake(keys, f"must be a mapping of {of}")
+
+
+def _validated(
+    sources: list[SettingsSource], checks: Checks, mistakes: list[Mistake]
+) -> tuple[Settings, list[Mistake]]:
+    """The settings and all mistakes. What is wrong is left out, so that the rest is still looked at."""
+    mistakes = mistakes + [mistake for source in sources for mistake in source.mistakes]
+    values, unknown = _merged(sources)
+    found: list[tuple[Keys, str]] = [((name,), unknown_key(name, Settings.model_fields)) for name in unknown]
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        found += explain(error, Settings)
+    told = {mistake.keys for mistake in mistakes}
+    bad = {str(keys[0]) for keys in told | {keys for keys, _ in found} if keys}
+    bad |= {near for name in unknown if (near := _intended(name))}
+    settings = Settings(**{name: value for name, value in values.items() if name not in bad})
+    if () not in told:
+        found += violations(settings, bad, checks)
+    return settings, mistakes + [blame(sources, keys, what) for keys, what in found if keys not in told]
+
+
+def _merged(sources: Iterable[SettingsSource]) -> tuple[Values, list[str]]:
+    """One mapping of all sources, the first the strongest, and the names in it that are no settings."""
+    merged: Values = {}
+    for source in sources:
+        merged = _under(merged, source.values)
+    unknown = [name for name in merged if name not in Settings.model_fields]
+    return {name: value for name, value in merged.items() if name not in unknown}, unknown
+
+
+def _under(strong: Any, weak: Any) -> Any:
+    """The weak values with the strong ones laid over them, in the order of the weak ones: that of the file."""
+    if not isinstance(strong, dict) or not isinstance(weak, dict):
+        return strong
+    both = {name: _under(strong[name], value) if name in strong else value for name, value in weak.items()}
+    return both | {name: value for name, value in strong.items() if name not in weak}
+
+
+def _intended(unknown: str) -> str | None:
+    """The setting that an unknown name probably stands for: its new name, or the nearest one."""
+    renamed = RENAMED.get((unknown,))
+    return str(renamed[0]) if renamed else meant(unknown, Settings.model_fields)
