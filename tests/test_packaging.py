@@ -7,11 +7,13 @@ import itertools
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -161,6 +163,17 @@ def test_the_installed_package_has_the_files_of_its_openapi_document(installed: 
 def test_the_installed_package_runs_as_a_module(installed: Path) -> None:
     told = run(sys.executable, "-m", "torii_gateway", "--version", cwd=installed, PYTHONPATH=str(installed))
     assert told == f"torii {__version__}\n"
+
+
+def test_the_installed_package_migrates_a_ledger(installed: Path, tmp_path: Path) -> None:
+    """Alembic finds its steps in the package; the child process finds the package where this one did."""
+    path = tmp_path / "torii.db"
+    with closing(sqlite3.connect(path)) as file:
+        file.executescript((ROOT / "tests/storage/released/a8b3aae.sql").read_text(encoding="utf-8"))
+    code = "import sys; from pathlib import Path; from torii_gateway.storage.ledger_file import LedgerFile; "
+    code += "file = LedgerFile(Path(sys.argv[1])); print(file.migrated); file.close()"
+    told = run(sys.executable, "-c", code, path, cwd=tmp_path, PYTHONPATH=str(installed))
+    assert told == "migrated from version 2 to 3\n"
 
 
 def test_the_image_holds_nothing_of_the_checkout_but_what_it_is_built_of() -> None:

@@ -132,16 +132,15 @@ class CacheFile(QueuedWriter):
     def _renew(self) -> None:
         """Sets a damaged file aside, the one from the last time making room. A new one is begun where it is opened."""
         self._shut()
+        self._damaged = False  # where it cannot be set aside, the damage is soon seen again
         aside = self._path.with_name(f"{self._path.name}.damaged")
         self._path.replace(aside)
         for end in ("-wal", "-shm"):
             self._path.with_name(self._path.name + end).unlink(missing_ok=True)
-        self._damaged = False
         logger.warning("the cache file %s was damaged; it is now %s, and a new file was created", self._path, aside)
 
     def _failed(self, error: Exception) -> None:
-        opened = "opened" if self._reader is None else "written"
-        self._stumble("replaced" if self._damaged else opened, error)
+        self._stumble("opened" if self._reader is None else "written", error)
 
     def _succeeded(self) -> None:
         self._quiet = False

@@ -31,15 +31,23 @@ def run(path: Path, busy_seconds: float, done: Callable[[], bool]) -> None:
     with _ONE:
         if done():
             return
-        child = subprocess.run(  # noqa: S603 - ourselves
-            [sys.executable, "-P", "-m", __name__, str(path.absolute()), str(busy_seconds)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # where this process has its modules from
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
+        try:
+            child = _child(str(path.absolute()), str(busy_seconds))
+        except OSError as error:
+            raise StoreError(f"its migration cannot be started ({error.strerror})") from None
         if child.returncode == 1 and child.stdout.strip().isdecimal():
             raise error_of(int(child.stdout))
         if child.returncode or not done():
             last = child.stderr.strip().rpartition("\n")[2].partition(":")[0]  # the error's name: its text may say more
             raise StoreError(f"its migration failed ({last or f'exit code {child.returncode}'})")
+
+
+def _child(*words: str) -> subprocess.CompletedProcess[str]:
+    """This package in a process that has its modules from where this one has them, and none from its own folder."""
+    return subprocess.run(  # noqa: S603 - ourselves
+        [sys.executable, "-P", "-m", __name__, *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
