@@ -5,13 +5,14 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import msgspec
 
 from ..core.errors import InvalidRequest, UpstreamFailed
 from ..core.json import encode as encode_json
 from ..core.names import not_one_of
+from ..core.replies import ChatReply
 from ..core.sse import DONE, encode
 from ..core.types import (
     CHAT,
@@ -77,7 +78,7 @@ class Chat(Endpoint):
     def writer(self, call: ChatCall) -> ChunkWriter:
         return ChunkWriter(call, self.piece)
 
-    def collect(self, call: ChatCall, events: Iterable[Event]) -> Json:
+    def collect(self, call: ChatCall, events: Iterable[Event]) -> ChatReply:
         return collect(call, events)
 
     def _mode(self, mode: Any) -> ReasoningMode:
@@ -218,7 +219,7 @@ class Voice:
         return {**annotation, "url_citation": {**source, **moved}}
 
 
-def collect(call: ChatCall, events: Iterable[Event]) -> Json:
+def collect(call: ChatCall, events: Iterable[Event]) -> ChatReply:
     """A stream's events as one chat.completion, the reasoning in the message.
 
     Raises UpstreamFailed where there is no answer.
@@ -241,7 +242,7 @@ def collect(call: ChatCall, events: Iterable[Event]) -> Json:
             _gather(message, voice.deltas(event))
     if finish is None:
         raise UpstreamFailed("the upstream ended without an answer")
-    return {
+    reply: ChatReply = {
         "id": f"chatcmpl-{call.id}",
         "object": "chat.completion",
         "created": head.created or call.created,
@@ -249,8 +250,8 @@ def collect(call: ChatCall, events: Iterable[Event]) -> Json:
         "system_fingerprint": head.system_fingerprint,
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}],
         "usage": usage or {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
-        **extras,
     }
+    return cast("ChatReply", {**reply, **extras})
 
 
 def _gather(message: Json, deltas: list[Json]) -> None:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from ..core.errors import InvalidRequest, UpstreamFailed
 from ..core.names import not_one_of
+from ..core.replies import EmbeddingsReply
 from ..core.types import EMBEDDINGS, Call, EmbeddingsCall, Encoding, Json
 from ..core.vectors import Vector, encoded, field_of
 from .endpoint import Endpoint, Options
@@ -71,7 +72,7 @@ class Embeddings(Endpoint):
         parts = (inputs[start : start + cap] for start in range(0, len(inputs), cap))
         return [replace(call, body={**call.body, "input": part}) for part in parts]
 
-    def merge(self, call: EmbeddingsCall, replies: list[Json]) -> Json:
+    def merge(self, call: EmbeddingsCall, replies: list[EmbeddingsReply]) -> EmbeddingsReply:
         """The answers, each of them in the order of its own inputs, as one."""
         data = [item for reply in replies for item in reply["data"]]
         inputs = call.body["input"]
@@ -82,7 +83,7 @@ class Embeddings(Endpoint):
         data = [{**item, "index": place} for place, item in enumerate(data)]
         return {**replies[0], "data": data, "usage": total_usage([reply["usage"] for reply in replies])}
 
-    def render(self, call: EmbeddingsCall, reply: Json) -> bytes:
+    def render(self, call: EmbeddingsCall, reply: EmbeddingsReply) -> bytes:
         data = [_item(item, call.encoding) for item in reply["data"]]
         usage = usage_shown(reply["usage"])
         return msgspec.json.encode({**reply, "object": "list", "model": call.model, "data": data, "usage": usage})

@@ -37,7 +37,8 @@ class Endpoint:
     first; one that begins with ``/v1/`` is answered without that too. ``summary`` and ``description`` are for the
     OpenAPI document, if that has no words of its own for a path.
 
-    An endpoint whose answers are streamed has its own ``writer``, and ``collect`` for callers who want them whole.
+    The canonical replies are those of core/replies.py. An endpoint whose answers are streamed has its own ``writer``,
+    and ``collect`` for callers who want them whole.
     """
 
     __slots__ = ()
@@ -61,18 +62,18 @@ class Endpoint:
         """The call in parts of at most ``cap`` inputs, in order; mostly the call alone."""
         return [call]
 
-    def merge(self, call: Any, replies: list[Json]) -> Json:
+    def merge(self, call: Any, replies: list[Any]) -> Any:
         """The canonical answers of the parts as one; checks that they answer this call."""
         [reply] = replies
         return reply
 
-    def render(self, call: Any, reply: Json) -> bytes:
+    def render(self, call: Any, reply: Any) -> bytes:
         """The caller's answer, in the encoding and under the model name that they used."""
         return msgspec.json.encode({**reply, "model": call.model})
 
     def writer(self, call: Any) -> StreamWriter:
         raise NotImplementedError
 
-    def collect(self, call: Any, events: Iterable[Event]) -> Json:
+    def collect(self, call: Any, events: Iterable[Event]) -> Any:
         """The events of a stream as one canonical answer. Raises UpstreamFailed if there is none."""
         raise NotImplementedError

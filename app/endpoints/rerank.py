@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from ..core.errors import InvalidRequest
+from ..core.replies import RerankReply, RerankResult
 from ..core.types import RERANK, Json, RerankCall
 from .endpoint import Endpoint
 from .fields import given, model_of, total_usage, unsent, usage_shown, whole_number
@@ -50,12 +51,12 @@ class Rerank(Endpoint):
             cohere=cohere,
         )
 
-    def merge(self, call: RerankCall, replies: list[Json]) -> Json:
+    def merge(self, call: RerankCall, replies: list[RerankReply]) -> RerankReply:
         """No more results than asked for."""
         [reply] = replies
         return {**reply, "results": reply["results"][: call.top_n], "usage": total_usage([reply["usage"]])}
 
-    def render(self, call: RerankCall, reply: Json) -> bytes:
+    def render(self, call: RerankCall, reply: RerankReply) -> bytes:
         answer = {
             "id": f"rerank-{call.id}",
             "object": "list",
@@ -133,7 +134,7 @@ def _flag(body: Json, name: str, *, default: bool) -> bool:
     return default if value is None else value
 
 
-def _with_documents(results: list[Json], documents: list[Any]) -> list[Json]:
+def _with_documents(results: list[RerankResult], documents: list[Any]) -> list[Json]:
     """Documents are objects, since Cohere's clients and LiteLLM crash on a string."""
     return [
         {**result, "document": {"text": document} if isinstance(document, str) else document}

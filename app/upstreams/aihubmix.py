@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..core.replies import RerankReply
 from ..core.types import EmbeddingsCall, EndpointName, Json, RerankCall, Target
 from . import openai, validation
 from .jina import jina_embeddings, jina_rerank
@@ -25,7 +26,7 @@ def write_rerank(upstream: AIHubMix, call: RerankCall, target: Target) -> Json:
     return jina_rerank(call, target) if _is_jina(target) else cohere_rerank(call, "max_chunk_per_doc")
 
 
-def read_rerank(upstream: AIHubMix, call: RerankCall, body: bytes, status: int) -> Json:
+def read_rerank(upstream: AIHubMix, call: RerankCall, body: bytes, status: int) -> RerankReply:
     """At least one result if ``top_n`` was not asked for: the provider's page prints three for eight documents."""
     least = 1 if call.top_n is None else min(call.top_n, len(call.documents))
     return validation.ranking(call, body, upstream.name, least, status)

@@ -6,8 +6,11 @@ the answer, a stream that stops before its end.
 
 from __future__ import annotations
 
+from typing import cast
+
 from ..core.errors import UpstreamFailed, UpstreamTruncated
 from ..core.json import Malformed, decode
+from ..core.replies import ChatReply
 from ..core.types import ChatCall, Chunk, Event, Json
 from ..core.usage import counts
 from .errors import event_of, hidden_failure, refuse_page
@@ -18,7 +21,7 @@ def chat_body(call: ChatCall) -> Json:
     return {**call.body, "stream": call.stream}
 
 
-def chat_reply(body: bytes, upstream: str, status: int = 200) -> Json:
+def chat_reply(body: bytes, upstream: str, status: int = 200) -> ChatReply:
     """A whole chat.completion. Raises UpstreamError for an error sent with ``status``, which is one of success."""
     try:
         reply = decode(body)
@@ -31,7 +34,7 @@ def chat_reply(body: bytes, upstream: str, status: int = 200) -> Json:
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
         raise UpstreamFailed(f"{upstream} sent an answer without choices")
     _refuse_failed(choices, upstream, status)
-    return _counted(reply)
+    return cast("ChatReply", _counted(reply))
 
 
 class ChatFold:

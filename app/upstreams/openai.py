@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import msgspec
 
 from ..core.errors import TooLarge
+from ..core.replies import ChatReply, EmbeddingsReply, RerankReply
 from ..core.types import Call, ChatCall, EmbeddingsCall, EndpointName, Fold, Json, Reply, Request, RerankCall, Target
 from . import validation
 from .chat import ChatFold, chat_body, chat_reply
@@ -33,7 +34,7 @@ class Translation(NamedTuple):
 
     path: str
     write: Callable[[Any, Any, Target], Json]
-    read: Callable[[Any, Any, bytes, int], Json]
+    read: Callable[[Any, Any, bytes, int], Any]
     fold: Callable[[Any, Any, Target, int], Fold] | None = None
 
 
@@ -46,7 +47,7 @@ def write_embeddings(upstream: OpenAICompatible, call: EmbeddingsCall, target: T
     return {**call.body, "input": inputs, "encoding_format": "float"}
 
 
-def read_embeddings(upstream: OpenAICompatible, call: EmbeddingsCall, body: bytes, status: int) -> Json:
+def read_embeddings(upstream: OpenAICompatible, call: EmbeddingsCall, body: bytes, status: int) -> EmbeddingsReply:
     return validation.embeddings(call, body, upstream.name, status)
 
 
@@ -60,7 +61,7 @@ def cohere_rerank(call: RerankCall, doc_limit: str) -> Json:
     return {**call.body, **{name: limit for name, limit in limits.items() if limit is not None}}
 
 
-def read_rerank(upstream: OpenAICompatible, call: RerankCall, body: bytes, status: int) -> Json:
+def read_rerank(upstream: OpenAICompatible, call: RerankCall, body: bytes, status: int) -> RerankReply:
     """As many results as were asked for, all of them if no number was."""
     least = min(call.most_items, len(call.documents))
     return validation.ranking(call, body, upstream.name, least, status)
@@ -70,7 +71,7 @@ def write_chat(upstream: OpenAICompatible, call: ChatCall, target: Target) -> Js
     return deepsearch_body(call, upstream.rules.system_messages) if target.model.deepsearch else chat_body(call)
 
 
-def read_chat(upstream: OpenAICompatible, call: ChatCall, body: bytes, status: int) -> Json:
+def read_chat(upstream: OpenAICompatible, call: ChatCall, body: bytes, status: int) -> ChatReply:
     return chat_reply(body, upstream.name, status)
 
 
@@ -123,7 +124,8 @@ class OpenAICompatible:
         return call.stream or (target.model.deepsearch and call.endpoint.streamed)
 
     def reply(self, call: Call, target: Target, body: bytes, status: int = 200) -> Json:
-        return self.endpoints[call.endpoint.name].read(self, call, body, status)
+        reply: Json = self.endpoints[call.endpoint.name].read(self, call, body, status)
+        return reply
 
     def fold(self, call: Call, target: Target, status: int = 200) -> Fold:
         fold = self.endpoints[call.endpoint.name].fold

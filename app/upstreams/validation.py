@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
 from ..core.errors import UpstreamFailed
 from ..core.json import Malformed, check_text, decode, numbers
+from ..core.replies import EmbeddingsReply, RerankReply
 from ..core.types import EmbeddingsCall, Encoding, Json, RerankCall
 from ..core.usage import counts
 from ..core.vectors import Vector, field_of, is_packed, read, read_structured
@@ -23,7 +24,7 @@ Fields = dict[str, msgspec.Raw]
 T = TypeVar("T")
 
 
-def embeddings(call: EmbeddingsCall, body: bytes, upstream: str, status: int = 200) -> Json:
+def embeddings(call: EmbeddingsCall, body: bytes, upstream: str, status: int = 200) -> EmbeddingsReply:
     """The answer with ``data`` in the order of the inputs, each ``index`` its place, each vector as its bytes.
 
     Raises UpstreamError for an error sent as an answer, for missing, doubled or surplus vectors and for
@@ -38,7 +39,7 @@ def embeddings(call: EmbeddingsCall, body: bytes, upstream: str, status: int = 2
     data: list[Any] = sorted(items, key=_place)
     if [item["index"] for item in data] != list(range(len(items))):
         raise UpstreamFailed(f"{upstream} returned vectors whose indexes do not match the inputs")
-    return {**reply, "data": data, "usage": _usage(reply.get("usage"))}
+    return cast("EmbeddingsReply", {**reply, "data": data, "usage": _usage(reply.get("usage"))})
 
 
 _place = itemgetter("index")
@@ -126,7 +127,7 @@ def _otherwise(body: bytes, upstream: str, status: int) -> tuple[Json, list[Json
     return dict(reply), [{**item, "index": place} for place, item in zip(places, items, strict=True)]
 
 
-def ranking(call: RerankCall, body: bytes, upstream: str, least: int = 1, status: int = 200) -> Json:
+def ranking(call: RerankCall, body: bytes, upstream: str, least: int = 1, status: int = 200) -> RerankReply:
     """The answer with ``results``, the best first, each ``index`` a place in the documents. What the upstream says of
     the documents is left out.
 
@@ -139,7 +140,7 @@ def ranking(call: RerankCall, body: bytes, upstream: str, least: int = 1, status
         raise UpstreamFailed(f"{upstream} returned results that do not match the {len(call.documents)} documents")
     if len(results) < least:
         raise UpstreamFailed(f"{upstream} returned {len(results)} results instead of {least}")
-    return {**reply, "results": results, "usage": _usage(reply.get("usage"))}
+    return cast("RerankReply", {**reply, "results": results, "usage": _usage(reply.get("usage"))})
 
 
 class _Result(msgspec.Struct, forbid_unknown_fields=True):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from app.core.errors import InvalidRequest, UpstreamFailed
 from app.core.types import EmbeddingsCall, Encoding, Json, Key, Model, Target
 from app.core.vectors import encoded
+from app.endpoints import Endpoint
 from app.endpoints.embeddings import ENCODINGS, FORMS, Embeddings
 from app.endpoints.fields import FORBIDDEN
 from app.upstreams import Jina
@@ -36,7 +37,7 @@ def refusal(endpoint: Embeddings | None = None, /, **body: Any) -> tuple[str, st
 
 def answer(call: EmbeddingsCall, *bodies: bytes) -> bytes:
     """The reply to the caller if the upstream answers the parts of their call with ``bodies``."""
-    endpoint = Embeddings()
+    endpoint: Endpoint = Embeddings()
     replies = [
         UPSTREAM.reply(part, TARGET, body) for part, body in zip(endpoint.split(call, None), bodies, strict=True)
     ]
@@ -193,7 +194,7 @@ def test_trap_04_an_id_that_is_none_is_named_with_its_input() -> None:
 
 
 def test_trap_05_more_than_512_inputs_go_in_parts_and_come_back_in_order() -> None:
-    endpoint = Embeddings()
+    endpoint: Endpoint = Embeddings()
     texts = [f"text {n}" for n in range(1100)]
     call = parse(input=texts, task="text-matching")
     parts = endpoint.split(call, 512)
@@ -226,7 +227,7 @@ def test_inputs_that_are_read_as_one_text_are_never_sent_in_parts() -> None:
 
 
 def test_parts_that_do_not_add_up_are_no_answer() -> None:
-    endpoint = Embeddings()
+    endpoint: Endpoint = Embeddings()
     call = parse(input=["a", "b", "c"])
     reply = UPSTREAM.reply(parse(input=["a"]), TARGET, upstream_body([0.5]))
     with pytest.raises(UpstreamFailed, match="2 vectors were returned for 3 inputs"):
@@ -235,7 +236,7 @@ def test_parts_that_do_not_add_up_are_no_answer() -> None:
 
 @given(data=st.data(), count=st.integers(1, 40), cap=st.integers(1, 45))
 def test_any_inputs_under_any_cap_get_their_own_vectors(data: st.DataObject, count: int, cap: int) -> None:
-    endpoint = Embeddings()
+    endpoint: Endpoint = Embeddings()
     call = parse(input=[str(n) for n in range(count)])
     replies = []
     for part in endpoint.split(call, cap):

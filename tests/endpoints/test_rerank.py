@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from app.core.errors import InvalidRequest
 from app.core.types import Json, Key, Model, RerankCall, Target
+from app.endpoints import Endpoint
 from app.endpoints.rerank import Rerank
 from app.upstreams import AIHubMix, Jina
 
@@ -32,7 +33,7 @@ def refusal(**body: Any) -> tuple[str, str | None]:
 
 
 def answer(call: RerankCall, body: bytes) -> Json:
-    endpoint = Rerank()
+    endpoint: Endpoint = Rerank()
     call = replace(call, id="1")
     reply = endpoint.merge(call, [TARGET.upstream.reply(call, TARGET, body)])
     return msgspec.json.decode(endpoint.render(call, reply), type=dict[str, Any])
@@ -179,7 +180,7 @@ def test_trap_09_documents_are_objects_whatever_the_upstream_sent() -> None:
 
 def test_trap_09_scores_below_zero_go_back_byte_for_byte() -> None:
     call = parse(documents=["a", "b", "c", "d"], return_documents=False)
-    endpoint = Rerank()
+    endpoint: Endpoint = Rerank()
     body = (WIRE / "jina" / "rerank-v3.reply.json").read_bytes()
     rendered = endpoint.render(call, endpoint.merge(call, [TARGET.upstream.reply(call, TARGET, body)]))
     assert rendered == (
@@ -197,7 +198,7 @@ def test_trap_09_aihubmixs_printed_answer_is_completed() -> None:
     call = replace(Rerank().parse(request, "/rerank"), id="1")
     target = Target(AIHubMix(), MODEL, "jina-reranker-m0", Key("k" * 20))
     body = (WIRE / "aihubmix" / "rerank-multimodal.reply.json").read_bytes()
-    endpoint = Rerank()
+    endpoint: Endpoint = Rerank()
     rendered = endpoint.render(call, endpoint.merge(call, [target.upstream.reply(call, target, body)]))
     assert msgspec.json.decode(rendered) == {
         "id": "rerank-1",

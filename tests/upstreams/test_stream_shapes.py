@@ -193,7 +193,7 @@ def test_collected_for_a_caller_who_does_not_stream(shape: dict[str, Any]) -> No
         assert error is not None
         return
     assert error is None
-    whole = collect(call(), events)
+    whole: Any = collect(call(), events)
     message = whole["choices"][0]["message"]
     assert message["content"] == expect["content"]
     assert message.get("reasoning_content", "") in (expect.get("reasoning_any") or [expect["reasoning"]])

@@ -223,7 +223,7 @@ def test_a_call_to_an_endpoint_that_an_upstream_does_not_have_is_a_bug() -> None
 # --- replies -----------------------------------------------------------------------------------
 
 
-def read(call: Call, body: bytes) -> Json:
+def read(call: Call, body: bytes) -> Any:
     return Jina().reply(call, target(Jina(), "jina-embeddings-v3"), body)
 
 
