@@ -124,6 +124,7 @@ def test_the_packages_named_for_setuptools_are_all_the_packages_there_are() -> N
 
 def test_the_wheel_holds_every_module_once_and_nothing_else(wheel: Path) -> None:
     modules = {f"torii_gateway/{path.relative_to(ROOT / 'app')}" for path in (ROOT / "app").rglob("*.py")}
+    modules.add("torii_gateway/py.typed")
     about = f"torii_gateway-{__version__}.dist-info"
     files = zipfile.ZipFile(wheel).namelist()
     assert sorted(name for name in files if not name.startswith(about)) == sorted(modules)
@@ -207,3 +208,11 @@ def test_the_page_says_how_to_install_what_is_on_no_index() -> None:
     assert re.search(r"^- Windows: in WSL", text, re.M)
     assert "AIHubMix has the Responses API, and Torii does not pass it on yet" in text
     assert not re.search(r"pip install '?torii-gateway", text)
+
+
+def test_the_forge_runs_each_python_that_the_classifiers_name() -> None:
+    job = yaml.safe_load((ROOT / ".github/workflows/ci.yaml").read_text())["jobs"]["run"]
+    named = [word.rpartition(" ")[2] for word in PROJECT["project"]["classifiers"] if "Python :: 3." in word]
+    assert job["strategy"]["matrix"]["python"] == named
+    assert PROJECT["project"]["requires-python"] == f">={named[0]}"
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
