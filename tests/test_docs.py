@@ -14,6 +14,8 @@ import yaml
 
 from app import __version__
 
+from .test_architecture import ROWS
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 
@@ -78,3 +80,38 @@ def test_the_changelog_speaks_of_this_version() -> None:
 def test_what_the_page_of_security_refers_to_is_there() -> None:
     for path in set(re.findall(r"`(tests/\w+\.py|Dockerfile|compose\.yaml)`", (ROOT / "SECURITY.md").read_text())):
         assert (ROOT / path).exists(), path
+
+
+def test_the_picture_of_the_architecture_has_the_packages_in_their_rows() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    picture = next(block["code"] for block in _FENCED.finditer(text) if "row 0" in block["code"])
+    drawn = [set(re.findall(r"\w+", line)) for line in re.findall(r"^row \d+(.*)$", picture, re.M)]
+    assert drawn == [{package for package in row if package} for row in ROWS]
+
+
+def test_the_page_of_contributing_has_each_package_in_its_row() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    listed = [(int(row), package) for row, package in re.findall(r"^\| (\d+) \| `(\w+)` \|", text, re.M)]
+    assert sorted(listed) == sorted((number, package) for number, row in enumerate(ROWS) for package in row if package)
+
+
+def test_the_modules_that_the_architecture_names_are_there() -> None:
+    rooms = "|".join(package for row in ROWS for package in row if package)
+    path = re.compile(rf"`(?:app/)?((?:{rooms})/[\w/]*(?:\.py)?)`")
+    pages = [ROOT / "docs/architecture.md", ROOT / "CONTRIBUTING.md"]
+    found = {name for page in pages for name in path.findall(page.read_text(encoding="utf-8"))}
+    assert {name for name in found if not (ROOT / "app" / name).exists()} == set()
+    assert len(found) > 10
+
+
+def test_the_index_has_every_page() -> None:
+    index = ROOT / "docs/README.md"
+    linked = {(index.parent / link).resolve() for link in _LINK.findall(index.read_text(encoding="utf-8"))}
+    assert {page for page in PAGES if page.parent == index.parent} - {index} - linked == set()
+
+
+def test_the_glossary_has_each_term_once_and_in_order() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Glossary")[2].partition("\n## ")[0]
+    terms = re.findall(r"^\| ([a-z][\w -]*) \|", text, re.M)[1:]
+    assert terms == sorted(set(terms))
+    assert len(terms) >= 17

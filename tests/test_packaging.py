@@ -125,8 +125,8 @@ def test_the_packages_named_for_setuptools_are_all_the_packages_there_are() -> N
     assert all((ROOT / "app" / folder / "__init__.py").exists() for folder in folders)
 
 
-def test_the_wheel_holds_every_module_and_the_openapi_files_once_and_nothing_else(wheel: Path) -> None:
-    kept = [path for kind in ("*.py", "*.yaml") for path in (ROOT / "app").rglob(kind)]
+def test_the_wheel_holds_every_module_and_data_file_once_and_nothing_else(wheel: Path) -> None:
+    kept = [path for kind in ("*.py", "*.yaml", "py.typed") for path in (ROOT / "app").rglob(kind)]
     modules = {f"torii_gateway/{path.relative_to(ROOT / 'app')}" for path in kept}
     about = f"torii_gateway-{__version__}.dist-info"
     files = zipfile.ZipFile(wheel).namelist()
@@ -232,3 +232,11 @@ def test_the_page_says_how_to_install_what_is_on_no_index() -> None:
     assert re.search(r"^- Windows: in WSL", text, re.M)
     assert "Torii does not support the Responses API yet" in text
     assert not re.search(r"pip install '?torii-gateway", text)
+
+
+def test_the_forge_runs_each_python_that_the_classifiers_name() -> None:
+    job = yaml.safe_load((ROOT / ".github/workflows/ci.yaml").read_text())["jobs"]["run"]
+    named = [word.rpartition(" ")[2] for word in PROJECT["project"]["classifiers"] if "Python :: 3." in word]
+    assert job["strategy"]["matrix"]["python"] == named
+    assert PROJECT["project"]["requires-python"] == f">={named[0]}"
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
