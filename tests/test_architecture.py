@@ -203,9 +203,27 @@ def test_one_module_knows_the_http_library() -> None:
 def test_the_gateway_is_one_screen_that_knows_no_upstream() -> None:
     gateway = modules()["gateway.gateway"]
     assert len(gateway.source.splitlines()) < 200
+    assert len(gateway.ours) <= 12
     assert re.findall(r"jina|aihubmix|SELECT|INSERT", gateway.source) == []
     sums = [node.lineno for node in ast.walk(gateway.tree) if isinstance(node, ast.BinOp) and _calculates(node.op)]
     assert sums == []
+
+
+def test_the_record_of_a_call_is_the_gateways() -> None:
+    """The cache and the single flight return values; what becomes of a call is written down in one room."""
+    writers = {name.partition(".")[0] for name in importers("usage.record")}
+    assert writers <= {"gateway", "server", "usage"}
+
+
+def test_nothing_calls_back_into_the_gateway() -> None:
+    """It gives no function of its own away: what is made of one, or named without being called."""
+    gateway = modules()["gateway.gateway"]
+    called = {id(node.func) for node in ast.walk(gateway.tree) if isinstance(node, ast.Call)}
+    own = {node.name for node in ast.walk(gateway.tree) if isinstance(node, Function)}
+    named = [node.attr for node in ast.walk(gateway.tree) if isinstance(node, ast.Attribute) and id(node) not in called]
+    assert own & set(named) == set()
+    assert gateway.foreign & {"functools"} == set()
+    assert [node.lineno for node in ast.walk(gateway.tree) if isinstance(node, ast.Lambda)] == []
 
 
 def _calculates(operator: ast.operator) -> bool:

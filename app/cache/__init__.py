@@ -12,6 +12,7 @@ sqlite_tier, redis    the tier behind it, if configured; sqlite is the file of t
 from __future__ import annotations
 
 from .lookup import Cache, Lookup, Store, Tiers
-from .merge import Found, Outcome
+from .merge import Found, Outcome, Stale
+from .singleflight import Flight, Flights
 
-__all__ = ["Cache", "Found", "Lookup", "Outcome", "Store", "Tiers"]
+__all__ = ["Cache", "Flight", "Flights", "Found", "Lookup", "Outcome", "Stale", "Store", "Tiers"]

@@ -18,17 +18,16 @@ State = Literal["hit", "partial", "miss", "off"]
 
 
 class Outcome(Value, frozen=True):
-    """A canonical answer and where it is from; ``body`` as it is sent, where that is written already.
+    """A canonical answer and where it is from.
 
     ``state`` is how much of it the cache had: all (hit), some (partial) or nothing (miss); None where it has no say.
     """
 
-    hidden = ("reply", "body")
+    hidden = ("reply",)
 
     target: Target
     reply: Json
     state: State | None = None
-    body: bytes | None = None
 
     @property
     def headers(self) -> dict[str, str]:
@@ -68,6 +67,11 @@ class Found:
     @property
     def complete(self) -> bool:
         return bool(self.keys) and not self.missing
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The number of inputs still to be asked for, and of all inputs; (1, 1) if nothing was looked for."""
+        return (len(self.missing), len(self.keys)) if self.keys else (1, 1)
 
     @property
     def rest(self) -> Call:

@@ -7,7 +7,6 @@ import time
 
 import msgspec
 
-from ..core.disconnects import Presence
 from ..core.errors import InvalidRequest
 from ..core.json import Malformed, decode_strict
 from ..core.names import shown
@@ -16,16 +15,13 @@ from . import Endpoint
 
 
 class Incoming(Value, frozen=True):
-    """Its path without the query, the raw body, who sent it and whether he is still there; ``cache_control``
-    as he wrote it."""
+    """Its path without the query, the raw body, and ``cache_control`` as the caller wrote it."""
 
     hidden = ("body",)
 
     path: str
     body: bytes
-    caller: str
     id: str
-    presence: Presence = msgspec.field(default_factory=Presence)
     cache_control: bytes = b""
 
 

@@ -26,27 +26,33 @@ class Lender(Protocol):
 
 
 class Lease:
-    """A key for one call. ``keep`` leaves the release to somebody else, ``pending`` the outcome too; releasing twice is
-    nothing.
+    """A key for one call. At the end of a ``with`` the pool is told how the call went, and has the key back.
 
-    ``taken`` is when it was given, by the monotonic clock.
+    The holder of a stream's lease does both by themselves. The pool is told once, of whatever comes first, and a second
+    release does nothing. ``taken`` is when the key was given, by the monotonic clock.
     """
 
-    __slots__ = ("kept", "lender", "pending", "released", "seat", "taken")
+    __slots__ = ("_told", "lender", "released", "seat", "taken")
 
     def __init__(self, lender: Lender, seat: Seat, taken: float) -> None:
         self.lender = lender
         self.seat = seat
         self.taken = taken
-        self.kept = self.pending = False
         self.released = False
+        self._told = False
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, failure: BaseException | None, _: object) -> None:
+        if failure is None:
+            self.succeed()
+        else:
+            self.fail(failure)
+        self.release()
 
     @property
     def key(self) -> Key:
         return self.seat.key
-
-    def keep(self) -> None:
-        self.kept = True
 
     def stretch(self, tokens: int) -> bool:
         """Takes more tokens along, if the key's limit allows it now."""
@@ -56,6 +62,23 @@ class Lease:
         """To be called before the first byte goes out. Raises UpstreamError if the key rests since it was leased."""
         if self.seat.cause and self.seat.since > self.taken:
             raise self.lender.refusal(self.seat)
+
+    def succeed(self) -> None:
+        if not self._told:
+            self._told = True
+            self.lender.succeeded(self)
+
+    def fail(self, failure: BaseException) -> None:
+        """A failure that is not the upstream's says nothing of the key."""
+        if not self._told:
+            self._told = True
+            if isinstance(failure, UpstreamError):
+                self.lender.failed(self, failure)
+
+    def works(self) -> None:
+        """The head of a stream has come, which tells enough of a key that was limited: the stream may take minutes."""
+        if self.seat.cause == "rate limited":
+            self.lender.succeeded(self)
 
     def release(self) -> None:
         if not self.released:

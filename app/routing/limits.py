@@ -9,7 +9,7 @@ from itertools import takewhile
 
 import msgspec
 
-from ..core.types import Route, Value
+from ..core.types import Value
 
 MINUTE = 60.0
 # A provider counts a call when it comes there, which may be this much later than when it was let go; so for this much
@@ -42,11 +42,6 @@ class Need(Value, frozen=True):
     deepsearch: bool = False
     since: float = msgspec.field(default_factory=time.monotonic)
     batch: bool = False
-
-    @classmethod
-    def of(cls, body: bytes, route: Route) -> Need:
-        """An estimate, by the four characters that a token has on average."""
-        return cls(len(body) // 4, route.model.deepsearch)
 
     def parted(self, parts: int, missing: int, inputs: int, *, batch: bool) -> list[Need]:
         """The need of each part of a call that asks for ``missing`` of its ``inputs``: the first has all their tokens.

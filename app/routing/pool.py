@@ -245,8 +245,6 @@ class Pool:
     # ------------------------------------------------------------ the outcome of a call
 
     def succeeded(self, lease: Lease) -> None:
-        if lease.pending:
-            return
         self.breaker.succeeded()
         if lease.seat.cause and lease.taken >= lease.seat.since:
             self._wake(lease.seat)

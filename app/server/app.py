@@ -23,6 +23,8 @@ from ..endpoints.chat import Chat
 from ..endpoints.embeddings import Embeddings
 from ..endpoints.rerank import Rerank
 from ..endpoints.token_ids import decoder_or_none
+from ..gateway.admission import Admission, Load
+from ..gateway.batching import BatchingClient
 from ..gateway.build import (
     WHOLE,
     Share,
@@ -39,15 +41,17 @@ from ..gateway.build import (
     secrets,
 )
 from ..gateway.gateway import Gateway
-from ..gateway.retries import Attempts
+from ..gateway.parts import Parts
+from ..gateway.streaming import Streams
 from ..routing.cooldowns import KeyStates
+from ..routing.failover import Retries
 from ..routing.pool import Pool
 from ..storage.store import Database
 from ..usage.ledger import Ledger
 from ..usage.record import Meter, Record, log
 from . import admin, docs, openapi
 from .access import Access
-from .handlers import Edge, Limits, Load
+from .handlers import Edge, Limits
 from .snapshots import Generation, Generations
 
 T = TypeVar("T")
@@ -129,18 +133,17 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
     own = frozenset(secrets(settings))
     redactor = Redactor({*own, *others}, hosts(settings))
     gateway, pools = _gateway(process, settings, redactor)
-    limits = Limits(
-        settings.max_body_megabytes, settings.timeouts.body_seconds, settings.ping_seconds, settings.max_calls
-    )
+    limits = Limits(settings.max_body_megabytes, settings.timeouts.body_seconds, settings.ping_seconds)
     always = {"x-torii-sandbox": "true"} if settings.sandbox == "on" else {}
     edge = Edge(
         gateway,
         limits,
-        load,
+        _admission(process, settings, load, redactor),
+        build_callers(settings),
+        redactor,
         paths=openapi.PATHS,
         hints={} if settings.docs_open else docs.SWITCHED_OFF,
         always=always,
-        departures=build_departures(settings),
     )
     table = doors(edge, Own(gateway, load, process.database), settings)
     table |= admin.doors(edge, build_operator(settings), pools, redactor)
@@ -161,19 +164,27 @@ def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[
     client = build_client(settings)
     remember = KeyStates(process.database).remember if process.database else None
     pools = build_pools(settings, routes, client, remember, process.share)
-    books = [Ledger(process.database, redactor.secrets)] if process.database else []
+    retries = Retries(pools, most=settings.max_attempts)
     gateway = Gateway(
-        callers=build_callers(settings),
         routes=routes,
-        client=client,
-        attempts=Attempts(pools, client, most=settings.max_attempts, parts=max(1, settings.max_connections // 2)),
         cache=process.shelf.cache(settings),
-        meter=Meter(log, *books, *process.sinks),
-        seconds=settings.timeouts.total_seconds,
-        ping_seconds=settings.ping_seconds,
-        message=redactor.message,
+        retries=retries,
+        client=BatchingClient(client, retries),
+        parts=Parts(max(1, settings.max_connections // 2)),
+        streams=Streams(redactor, settings.ping_seconds),
     )
     return gateway, pools
+
+
+def _admission(process: Process, settings: Settings, load: Load, redactor: Redactor) -> Admission:
+    books = [Ledger(process.database, redactor.secrets)] if process.database else []
+    return Admission(
+        load,
+        settings.max_calls,
+        Meter(log, *books, *process.sinks),
+        build_departures(settings),
+        settings.timeouts.total_seconds,
+    )
 
 
 def _lifespan(generations: Generations) -> Callable[[FastAPI], Any]:

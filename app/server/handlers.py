@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from uuid import uuid4
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..callers.keys import Caller, Callers
-from ..core.disconnects import CallerGone, Departures, Presence
+from ..core.disconnects import CallerGone
 from ..core.errors import (
     BodyTooSlow,
     Forbidden,
@@ -30,8 +30,10 @@ from ..core.errors import (
     let_go,
     told,
 )
+from ..core.redaction import Redactor
 from ..endpoints import Endpoint
 from ..endpoints.incoming import Incoming
+from ..gateway.admission import Admission
 from ..gateway.gateway import Answer, Gateway
 from .event_stream import Downstream
 from .http import Exchange, Head
@@ -46,70 +48,33 @@ LEAVE = "torii.leave"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of a request's body, in megabytes and seconds; how many seconds apart a silent stream says that it lives;
-    and how many calls may be open at once, a stream until its end."""
+    """Of a request's body, in megabytes and seconds; and how many seconds apart a silent stream says that it lives."""
 
     body_megabytes: int = 32
     body_seconds: float = 60.0
     ping_seconds: float = 15.0
-    calls: int = 1000
-
-
-@dataclass(slots=True)
-class Load:
-    """The open calls of a process, whichever configuration serves them; whether it is about to go; and whose packed
-    body is unpacked."""
-
-    calls: int = 0
-    leaving: bool = False
-    unpacking: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
-
-
-def nothing() -> None: ...
-
-
-@dataclass(slots=True)
-class Open:
-    """The open calls of one configuration, each a ``with``. ``ended`` is called when there are none any more."""
-
-    load: Load
-    most: int
-    calls: int = 0
-    ended: Callable[[], None] = field(default=nothing, repr=False)
-
-    def __enter__(self) -> None:
-        if self.load.calls >= self.most:
-            raise Overloaded(
-                f"this gateway has {self.load.calls} calls open and takes no more at once (max_calls)", retry_after=1
-            )
-        self.load.calls += 1
-        self.calls += 1
-
-    def __exit__(self, *error: object) -> None:
-        self.load.calls -= 1
-        self.calls -= 1
-        if not self.calls:
-            self.ended()
 
 
 class Edge:
     """Makes doors: ASGI applications, one for each endpoint. ``always`` are headers of every answer,
     ``paths`` what a caller who is lost is told that there is, ``hints`` what is said of a path at which there
-    could be something, ``departures`` what becomes of calls whose caller leaves."""
+    could be something."""
 
     def __init__(
         self,
         gateway: Gateway,
         limits: Limits,
-        load: Load,
+        admission: Admission,
+        callers: Callers,
+        redactor: Redactor,
         *,
         paths: tuple[str, ...] = (),
         hints: Mapping[str, str] | None = None,
         always: Mapping[str, str] | None = None,
-        departures: Departures | None = None,
     ) -> None:
-        self.open = Open(load, limits.calls)
-        self.departures = departures or Departures()
+        self.admission = admission
+        self._callers = callers
+        self._redactor = redactor
         self._gateway = gateway
         self._limits = limits
         self._paths = paths
@@ -121,20 +86,18 @@ class Edge:
 
         async def work(exchange: Exchange) -> None:
             caller = self._caller(exchange)
-            with self.open:
-                presence = Presence(self.departures, caller.name, asyncio.current_task())
+            with self.admission.admit(caller.name) as admitted:
                 try:
-                    limits, turn = self._limits, self.open.load.unpacking
+                    limits, turn = self._limits, self.admission.load.unpacking
                     body = await exchange.body(limits.body_megabytes, limits.body_seconds, turn)
-                    exchange.scope[LEAVE] = presence.leave
+                    exchange.scope[LEAVE] = admitted.connection.leave
                     control = b",".join(exchange.header(b"cache-control"))
-                    incoming = Incoming(exchange.path, body, caller.name, exchange.id, presence, control)
-                    await self._answer(exchange, await self._gateway.handle(endpoint, incoming))
+                    incoming = Incoming(exchange.path, body, exchange.id, control)
+                    await self._answer(exchange, await self._gateway.handle(endpoint, incoming, admitted))
                 except asyncio.CancelledError as error:
-                    raise presence.ended() from error
+                    raise admitted.connection.ended() from error
                 finally:
                     exchange.scope[LEAVE] = None
-                    presence.end()
 
         return self._door(work)
 
@@ -210,7 +173,7 @@ class Edge:
         query = exchange.query()
         if query and any(field.partition(b"=")[0].lower() in IN_QUERY for field in query):
             raise Unauthorized("There is a key in the query. Send it in one header 'Authorization: Bearer <key>' only.")
-        return (callers or self._gateway.callers).check(exchange.headers)
+        return (callers or self._callers).check(exchange.headers)
 
     async def _answer(self, exchange: Exchange, answer: Answer) -> None:
         head = self._head(exchange.id, answer.headers)
@@ -236,7 +199,7 @@ class Edge:
         head = self._head(request_id, error.headers())
         if isinstance(error, UNREAD):
             head.append((b"connection", b"close"))
-        return msgspec.json.encode(self._gateway.envelope(error)), head
+        return msgspec.json.encode(self._redactor.envelope(error)), head
 
     def _head(self, request_id: str, headers: Mapping[str, str] | None = None) -> Head:
         given = encoded(tuple(headers.items())) if headers else ()

@@ -17,11 +17,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..config.settings import Settings
+from ..gateway.admission import Load, nothing
 from ..gateway.build import go_on
 from ..gateway.gateway import Gateway
 from ..routing.pool import Pool
 from .access import Access
-from .handlers import Edge, Load, nothing
+from .handlers import Edge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +72,8 @@ class Generations:
         self.now = fresh
         self.start()
         self._before.append(old)
-        old.edge.open.ended = partial(self._close, old)
-        if not old.edge.open.calls:
+        old.edge.admission.ended = partial(self._close, old)
+        if not old.edge.admission.calls:
             self._close(old)
 
     async def no_such_route(self, request: Request, error: Exception) -> Response:
@@ -101,7 +102,7 @@ class Generations:
 
     def _close(self, generation: Generation) -> None:
         self._before.remove(generation)
-        generation.edge.open.ended = nothing  # it would hold itself
+        generation.edge.admission.ended = nothing  # it would hold itself
         task = asyncio.ensure_future(_end(generation))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

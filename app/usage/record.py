@@ -9,8 +9,8 @@ from copy import copy
 from dataclasses import dataclass, field
 
 from ..core import usage
-from ..core.disconnects import Presence
-from ..core.errors import ToriiError, Unavailable, UpstreamBroken, UpstreamTimeout, UpstreamTruncated
+from ..core.disconnects import CallerGone, Presence
+from ..core.errors import ToriiError, Unavailable, UpstreamBroken, UpstreamTimeout, UpstreamTruncated, told
 from ..core.types import Call, Event, Json, Target
 from ..core.usage import Tokens
 from ..endpoints.fields import total_usage
@@ -174,6 +174,26 @@ class Record:
         self.uses, self.current = other.uses, other.current
         other.uses, other.current, other.hit = {}, None, other.target
 
+    def end(self, status: int, error: ToriiError | None = None) -> None:
+        """The call has ended for its caller, once. Synchronous, so that no cancellation can come in between."""
+        if self.status is not None:
+            return
+        self.status = 499 if self.presence.left else status
+        self.error = error
+        if error is not None:
+            error.booked = True
+        self.seconds = time.monotonic() - self.started
+
+    def fail(self, error: BaseException) -> None:
+        """The call has ended without an answer, unless it had ended before."""
+        if isinstance(error, CallerGone):
+            self.end(500)
+            return
+        failure = told(error)
+        if isinstance(failure, Unavailable) and self.paid:
+            failure.should_retry = False
+        self.end(failure.status, failure)
+
     @property
     def at_work(self) -> Target | None:
         """The target that has a request of this call without an end yet."""
@@ -213,20 +233,12 @@ class Record:
 
 
 class Meter:
-    """Hands each record on when its call has ended, exactly once, without waiting for anybody."""
+    """Hands each record on when its call has ended, without waiting for anybody."""
 
     def __init__(self, *sinks: Callable[[Record], None]) -> None:
         self._sinks = sinks
 
-    def settle(self, record: Record, status: int, error: ToriiError | None = None) -> None:
-        """Synchronous, so that no cancellation can come in between."""
-        if record.status is not None:
-            return
-        record.status = 499 if record.presence.left else status
-        record.error = error
-        if error is not None:
-            error.booked = True
-        record.seconds = time.monotonic() - record.started
+    def settle(self, record: Record) -> None:
         for sink in self._sinks:
             sink(record)
 

@@ -515,8 +515,7 @@ class Gate:
 
 
 def waiting(gateway: RunningGateway) -> int:
-    cache = gateway.generations.now.gateway._cache
-    return int(cache.flights.waiting())
+    return gateway.generations.now.gateway.flights.waiting()
 
 
 async def test_fifty_identical_calls_are_one_upstream_call(upstream: ScriptedUpstream) -> None:
@@ -610,9 +609,20 @@ async def test_two_accounts_at_one_place_share_no_call(upstream: ScriptedUpstrea
     assert [told(answer)[0] for answer in answers] == ["miss", "miss"]
 
 
+async def fly(
+    flights: Flights[Any, Record], record: Record, work: Callable[[Record], Awaitable[Any]]
+) -> tuple[Any, bool]:
+    """The result, and whether this call is billed for it, as the gateway has them."""
+    flight = flights.join("key", record.presence, record)
+    async with flight:
+        if flight.leads:
+            flight.result = await work(record)
+    return flight.result, flight.pays
+
+
 async def test_a_call_that_was_given_up_is_not_joined() -> None:
     """It may need a while to end."""
-    flights: Flights[str] = Flights()
+    flights: Flights[str, Record] = Flights()
     ending = asyncio.Event()
 
     async def slow(record: Record) -> str:
@@ -630,7 +640,7 @@ async def test_a_call_that_was_given_up_is_not_joined() -> None:
 
     async def ask() -> None:
         presences.append(Presence(task=asyncio.current_task()))
-        await flights.join("key", one(presences[0]), slow)
+        await fly(flights, one(presences[0]), slow)
 
     presences: list[Presence] = []
     first = asyncio.create_task(ask())
@@ -638,7 +648,7 @@ async def test_a_call_that_was_given_up_is_not_joined() -> None:
     presences[0].leave()
     assert (len(flights), flights.waiting()) == (1, 0)
     async with asyncio.timeout(PATIENCE):
-        assert await flights.join("key", one(Presence()), quick) == ("answer", True)
+        assert await fly(flights, one(Presence()), quick) == ("answer", True)
     ending.set()
     with pytest.raises(asyncio.CancelledError):
         await first
@@ -714,7 +724,7 @@ async def test_for_those_who_stay_all_parts_are_asked_for(policy: str, upstream:
         follower = asyncio.create_task(ask(gateway))
         await until(lambda: waiting(gateway) == 2)
         leader.cancel()
-        departures = gateway.generations.now.edge.departures
+        departures = gateway.generations.now.edge.admission.departures
         await until(lambda: waiting(gateway) == 1 if policy == "cancel" else len(departures.going_on) == 1)
         gate.open.set()
         answer = await follower
@@ -739,7 +749,7 @@ async def test_a_follower_who_stays_is_drained_when_he_leaves(upstream: Scripted
             calls.append(asyncio.create_task(ask(gateway, authorization=bearer)))
             await until(lambda: waiting(gateway) == count)  # noqa: B023 - called before count changes
         await until(lambda: gate.asked == 1)
-        departures = gateway.generations.now.edge.departures
+        departures = gateway.generations.now.edge.admission.departures
         calls[0].cancel()
         await until(lambda: waiting(gateway) == 1)
         calls[1].cancel()
@@ -774,11 +784,11 @@ async def test_nobody_joins_a_call_that_nobody_wanted(upstream: ScriptedUpstream
         now = gateway.generations.now
         leader = asyncio.create_task(ask(gateway))
         await until(lambda: held["one"].asked == held["two"].asked == 1)
-        [flight] = now.gateway._cache.flights._open.values()
+        [flight] = now.gateway.flights._open.values()
         leader.cancel()
-        await until(lambda: len(now.edge.departures.going_on) == 1)
+        await until(lambda: len(now.edge.admission.departures.going_on) == 1)
         held["one"].open.set()
-        await until(lambda: flight.record.presence.over)
+        await until(lambda: flight.connection.over)
         other = asyncio.create_task(ask(gateway))
         await until(lambda: held["one"].asked == 2)
         for gate in held.values():
@@ -847,8 +857,8 @@ async def test_what_goes_out_while_the_last_one_leaves_is_billed() -> None:
     begun = asyncio.Event()
 
     record = Record("id", "open", EmbeddingsCall(model="m", body={}))
-    flights: Flights[None] = Flights()
-    task = asyncio.create_task(flights.join("key", record, sends_at_the_end(begun)))
+    flights: Flights[None, Record] = Flights()
+    task = asyncio.create_task(fly(flights, record, sends_at_the_end(begun)))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -860,11 +870,11 @@ async def test_the_first_has_the_bill_where_nobody_stays() -> None:
     """He has gone before, and the last who leaves ends his call, of which something may go out still."""
     begun = asyncio.Event()
     records = [Record("id", "open", EmbeddingsCall(model="m", body={})) for _ in range(2)]
-    flights: Flights[None] = Flights()
+    flights: Flights[None, Record] = Flights()
 
     async def ask(record: Record) -> None:
         record.presence = Presence(task=asyncio.current_task())
-        await flights.join("key", record, sends_at_the_end(begun))
+        await fly(flights, record, sends_at_the_end(begun))
 
     calls = [asyncio.create_task(ask(record)) for record in records]
     await until(lambda: begun.is_set() and flights.waiting() == 2)

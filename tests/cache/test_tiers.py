@@ -368,6 +368,12 @@ def entries(cache: Cache) -> Any:
     return cache._memory
 
 
+async def found_in(cache: Cache, keys: list[bytes], call: Any = CALL) -> dict[bytes, Entry]:
+    """As a lookup finds them."""
+    found = cache.in_memory(keys)
+    return found | await cache.in_store(keys, set(keys) - found.keys(), call, TARGET)
+
+
 async def test_time_and_memory_over_a_file(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     now = 1000.0
     database = Database(tmp_path / "cache.db", SCHEMA)
@@ -379,17 +385,17 @@ async def test_time_and_memory_over_a_file(upstream: ScriptedUpstream, tmp_path:
     entry = Entry(head, [{"object": b'"embedding"', "index": b"0", "embedding": b"[1]"}], 5, 1)
     fresh().write({key(1): entry})
     async with asyncio.timeout(PATIENCE):
-        while not (await fresh().read([key(1)], CALL, TARGET)):  # noqa: ASYNC110 - as in `until`
+        while not (await found_in(fresh(), [key(1)])):  # noqa: ASYNC110 - as in `until`
             await asyncio.sleep(0.002)
     now = 1030.0
     later = fresh()
-    assert await later.read([key(1), key(2)], BOTH, TARGET) == {key(1): entry}
+    assert await found_in(later, [key(1), key(2)], BOTH) == {key(1): entry}
     assert len(entries(later)) == 1
     now = 1059.9
-    assert await later.read([key(1)], CALL, TARGET) == {key(1): entry}
+    assert await found_in(later, [key(1)]) == {key(1): entry}
     now = 1060.0  # what was read from the file does not hold longer for it
-    assert await later.read([key(1)], CALL, TARGET) == {}
-    assert await fresh().read([key(1)], CALL, TARGET) == {}
+    assert await found_in(later, [key(1)]) == {}
+    assert await found_in(fresh(), [key(1)]) == {}
     await later.aclose()
 
 

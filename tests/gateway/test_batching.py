@@ -19,9 +19,10 @@ import pytest
 from app.config.settings import Settings
 from app.core.disconnects import Presence
 from app.core.types import EmbeddingsCall, Key, Target
-from app.gateway.batching import Batcher, Member, billed, still_wanted
-from app.gateway.retries import sent_together
-from app.routing.lease import Lease
+from app.gateway.batching import BatchingClient, Member, sent_together
+from app.gateway.build import build_client
+from app.gateway.shares import billed
+from app.routing.failover import Retries
 from app.routing.limits import MINUTE, ON_THE_WAY, Need, Quota, Window
 from app.routing.pool import Pool
 from app.storage.store import Database
@@ -245,81 +246,71 @@ async def test_who_leaves_before_is_not_asked_for(upstream: ScriptedUpstream) ->
     assert [seen.body["input"] for seen in upstream.seen] == [["first"], ["stays"]]
 
 
-class Rest:
-    """The rest of the way: answers whoever is still there."""
+class Batching:
+    """The client of a gateway with one key, which takes one call at a time and is at work."""
 
-    def __init__(self) -> None:
-        self.asked: list[list[Any]] = []
+    def __init__(self, upstream: ScriptedUpstream) -> None:
+        self.pool = Pool("jina", [(Key("secret", "a"), Quota(concurrency=1))], patience=PATIENCE)
+        self.retries = Retries({"jina": self.pool})
+        self.client = BatchingClient(build_client(settings_for(upstream.url)), self.retries)
+        self.place = Target(KINDS["jina"]("jina", f"{upstream.url}/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
 
-    async def together(self, members: list[Member], targets: Any, target: Target, lease: Lease) -> None:
-        await asyncio.sleep(0)  # those who leave have left by then
-        wanted = still_wanted(members)
-        self.asked.append([member.inputs for member in wanted])
-        for member in wanted:
-            member.tell((target, {}))
+    async def send(self, text: str, presence: Presence) -> Any:
+        call = EmbeddingsCall(model=MODEL, body={"input": [text]})
+        record = Record("id", "ann", call, presence)
+        for attempt in self.retries.begin([self.place], Need(batch=True), presence):
+            with attempt:
+                answered = await self.client.send(call, attempt, record)
+        return answered
 
-    async def half(self, members: list[Member], targets: Any, target: Target) -> None:
-        raise AssertionError("nothing has failed")
-
-    def elsewhere(self, targets: Any, upstream: str) -> bool:
-        return False
-
-    def broken(self, upstream: str) -> bool:
-        return False
+    async def admitted(self) -> None:
+        """Returns when the key is the batch's."""
+        while not self.pool.seats[0].at_work:  # noqa: ASYNC110 - it is the next turn of the loop that matters
+            await asyncio.sleep(0)
 
 
-async def test_who_leaves_at_the_moment_of_admission_is_not_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+async def test_who_leaves_at_the_moment_of_admission_is_not_asked_for(
+    upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
     """And leaves no failure behind that nobody has looked at."""
-    pool, rest, batcher = (
-        Pool("jina", [(Key("secret", "a"), Quota(concurrency=1))], patience=PATIENCE),
-        Rest(),
-        Batcher(),
-    )
-    place = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
-    held = await pool.lease(Need())
+    upstream.plays(embeds)
+    batching, present = Batching(upstream), dict[str, Presence]()
+    held = await batching.pool.lease(Need())
 
     async def enter(text: str) -> Any:
-        call = EmbeddingsCall(model=MODEL, body={"input": [text]})
-        presence = Presence(task=asyncio.current_task())
-        member = Member(call, Record("id", "ann", call, presence), Need(batch=True))
-        present[text] = presence
-        assert await batcher.enter(rest, pool, place, [place], member)
-        return await member.answered()
+        present[text] = Presence(task=asyncio.current_task())
+        return await batching.send(text, present[text])
 
-    present: dict[str, Presence] = {}
     stays, goes = [asyncio.create_task(enter(text)) for text in ("stays", "goes")]
-    await until(lambda: pool.waiting == 2)
+    await until(lambda: batching.pool.waiting == 2)
     held.release()
-    while not pool.seats[0].at_work:  # noqa: ASYNC110 - it is the next turn of the loop that matters
-        await asyncio.sleep(0)
+    await batching.admitted()
     await asyncio.sleep(0)
     present["goes"].leave()
-    assert await stays == (place, {})
+    assert (await stays)[0] == batching.place
     with pytest.raises(asyncio.CancelledError):
         await goes
-    assert rest.asked == [[["stays"]]]
+    assert [seen.body["input"] for seen in upstream.seen] == [["stays"]]
     gc.collect()
     assert "never retrieved" not in caplog.text
+    await batching.client.http.aclose()
 
 
-async def test_a_batch_that_all_leave_as_it_begins_gives_its_key_back() -> None:
+async def test_a_batch_that_all_leave_as_it_begins_gives_its_key_back(upstream: ScriptedUpstream) -> None:
     """Its task has not begun then, and never does."""
-    pool, batcher = Pool("jina", [(Key("secret", "a"), Quota(concurrency=1))], patience=PATIENCE), Batcher()
-    place = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
-    held = await pool.lease(Need())
-    call = EmbeddingsCall(model=MODEL, body={"input": ["a"]})
-    member = Member(call, Record("id", "ann", call), Need(batch=True))
-    entering = asyncio.create_task(batcher.enter(Rest(), pool, place, [place], member))
-    await until(lambda: pool.waiting == 1)
+    batching = Batching(upstream)
+    held = await batching.pool.lease(Need())
+    entering = asyncio.create_task(batching.send("a", Presence()))
+    await until(lambda: batching.pool.waiting == 1)
     held.release()
-    while member.batch is None:  # noqa: ASYNC110 - as above
-        await asyncio.sleep(0)
+    await batching.admitted()
     entering.cancel()
-    if await asyncio.wait([entering]) and not entering.cancelled():
-        member.batch.leave()
+    await asyncio.wait([entering])
     await asyncio.sleep(0)
-    assert pool.seats[0].at_work == 0
-    assert (await pool.lease(Need())).key.alias == "a"
+    assert entering.cancelled()
+    assert batching.pool.seats[0].at_work == 0
+    assert (await batching.pool.lease(Need())).key.alias == "a"
+    assert upstream.seen == []
 
 
 async def test_a_call_that_ended_before_its_batch_went_out_costs_nothing() -> None:
@@ -332,7 +323,9 @@ async def test_a_call_that_ended_before_its_batch_went_out_costs_nothing() -> No
     members[1].record.status = 499
     sent_together(await pool.lease(Need()), members, begun)
     assert [use.attempts for use, _ in begun] == [1, 0, 1]
-    shares = [share["total_tokens"] for share in billed({"total_tokens": 10}, members)]
+    shares = [
+        share["total_tokens"] for share in billed({"total_tokens": 10}, calls, [member.pays for member in members])
+    ]
     assert (shares[1], sum(shares)) == (0, 10)
 
 
