@@ -17,7 +17,7 @@ from ..core.errors import Overloaded
 from ..core.types import Call, Route
 from ..core.usage import BYTES_PER_TOKEN
 from ..routing.limits import Need
-from ..usage.record import Meter, Record
+from ..usage.record import CallRecord, Recorder
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Admission:
 
     load: Load
     most: int
-    meter: Meter = field(repr=False)
+    recorder: Recorder = field(repr=False)
     departures: Departures = field(repr=False)
     seconds: float = 1800.0
     clock: Clock = field(default_factory=Clock, repr=False)
@@ -66,16 +66,16 @@ class Reservation:
     def __init__(self, admission: Admission, connection: Presence) -> None:
         self._admission = admission
         self.connection = connection
-        self.record: Record | None = None
+        self.record: CallRecord | None = None
 
     def __enter__(self) -> Reservation:
         self._admission.load.calls += 1
         self._admission.calls += 1
         return self
 
-    def begin(self, call: Call, request_id: str) -> Record:
+    def begin(self, call: Call, request_id: str) -> CallRecord:
         """The record of the call, which is settled at its end."""
-        self.record = self.connection.work = Record(request_id, self.connection.caller, call, self.connection)
+        self.record = self.connection.work = CallRecord(request_id, self.connection.caller, call, self.connection)
         return self.record
 
     def time(self) -> Alarm:
@@ -92,7 +92,7 @@ class Reservation:
         if self.record is not None:
             if error is not None:
                 self.record.fail(error)
-            admission.meter.settle(self.record)
+            admission.recorder.settle(self.record)
         self.connection.end()
         admission.load.calls -= 1
         admission.calls -= 1

@@ -35,7 +35,7 @@ from ..routing.failover import Failover, Retries
 from ..routing.lease import Lease
 from ..routing.limits import Need
 from ..upstreams.client.client import Client
-from ..usage.record import Record, Use
+from ..usage.record import CallRecord, Use
 from .client import Answered, LeasingClient, read
 from .shares import billed, divided, merged, of_all
 
@@ -55,7 +55,7 @@ class Member:
     """
 
     part: Call
-    record: Record
+    record: CallRecord
     need: Need
     admitted: asyncio.Future[None] = field(default_factory=future)
     answer: asyncio.Future[Answered] = field(default_factory=future)
@@ -98,7 +98,7 @@ class BatchingClient(LeasingClient):
         self.retries = retries
         self._queues: dict[Hashable, Queue] = {}
 
-    def send(self, part: Call, attempt: Failover, record: Record) -> Coroutine[Any, Any, Answered]:
+    def send(self, part: Call, attempt: Failover, record: CallRecord) -> Coroutine[Any, Any, Answered]:
         """The answer to a call or a part of one, alone or in a batch, and the target that gave it."""
         if attempt.cost.batch and attempt.take() is None and not attempt.tried and not attempt.repeats:
             target = attempt.target

@@ -19,7 +19,7 @@ from ..routing.failover import Failover
 from ..routing.lease import Lease
 from ..routing.limits import KEPT, Need
 from ..upstreams.client.client import Client
-from ..usage.record import Record, Use
+from ..usage.record import CallRecord, Use
 from .conformity import usable
 from .streaming import UpstreamStream
 
@@ -33,7 +33,7 @@ class LeasingClient:
     def __init__(self, http: Client) -> None:
         self.http = http
 
-    async def send(self, part: Call, attempt: Failover, record: Record) -> Answered:
+    async def send(self, part: Call, attempt: Failover, record: CallRecord) -> Answered:
         """The answer to a call or a part of one."""
         lease = attempt.take() or await self.lease(attempt)
         with lease:
@@ -51,7 +51,7 @@ class LeasingClient:
             use.end(part, said, 0 if counted(said) else answered(answer))
             return target, answer
 
-    async def open(self, attempt: Failover, record: Record) -> UpstreamStream:
+    async def open(self, attempt: Failover, record: CallRecord) -> UpstreamStream:
         """A stream whose head has come, which holds the lease. Raises UpstreamError for a status that is an error."""
         lease = attempt.take() or await self.lease(attempt)
         target, call = attempt.target.with_key(lease.key), record.call

@@ -20,7 +20,7 @@ from ..endpoints import Endpoint
 from ..endpoints.incoming import Incoming, parse
 from ..routing.failover import Failover, Retries
 from ..routing.table import RouteTable
-from ..usage.record import Record
+from ..usage.record import CallRecord
 from .admission import Reservation
 from .batching import BatchingClient
 from .parts import Parts
@@ -48,7 +48,7 @@ class Gateway:
     ) -> None:
         self.routes = routes
         self.draining = False
-        self.flights: Flights[Outcome, Record] = Flights()
+        self.flights: Flights[Outcome, CallRecord] = Flights()
         self._cache = cache
         self._retries = retries
         self._client = client
@@ -96,7 +96,7 @@ class Gateway:
         await self._client.http.aclose()
         await self._cache.aclose()
 
-    async def _hit(self, endpoint: Endpoint, lookup: Lookup, record: Record) -> Answer | None:
+    async def _hit(self, endpoint: Endpoint, lookup: Lookup, record: CallRecord) -> Answer | None:
         """The cache's answer, if it has one that can be written for this caller."""
         while (outcome := await lookup.hit()) is not None:
             record.hit = outcome.target
@@ -108,7 +108,7 @@ class Gateway:
         return None
 
     async def _asked(
-        self, endpoint: Endpoint, lookup: Lookup, route: Route, admitted: Reservation, record: Record
+        self, endpoint: Endpoint, lookup: Lookup, route: Route, admitted: Reservation, record: CallRecord
     ) -> Outcome:
         """The answer of the first targets that give one as a whole."""
         left: Sequence[Target] = route.targets
@@ -137,20 +137,20 @@ class Gateway:
                 if not (left and failure.elsewhere) or record.presence.deserted:
                     raise
 
-    async def _part(self, part: Call, failover: Failover, record: Record) -> tuple[Target, Json]:
+    async def _part(self, part: Call, failover: Failover, record: CallRecord) -> tuple[Target, Json]:
         for attempt in failover:
             with attempt:
                 answered = await self._client.send(part, attempt, record)
         return answered
 
-    async def _collected(self, failover: Failover, record: Record) -> Outcome:
+    async def _collected(self, failover: Failover, record: CallRecord) -> Outcome:
         for attempt in failover:
             with attempt:
                 stream = await self._client.open(attempt, record)
                 outcome = Outcome(stream.target, await stream.collected(record))
         return outcome
 
-    async def _stream(self, endpoint: Endpoint, route: Route, admitted: Reservation, record: Record) -> Answer:
+    async def _stream(self, endpoint: Endpoint, route: Route, admitted: Reservation, record: CallRecord) -> Answer:
         """Waits for the first event, so that an early failure has a status of its own and another target its chance.
 
         Not for longer than a caller may be left without a word: then their stream begins, and what fails is told in it.
@@ -162,7 +162,7 @@ class Gateway:
         return Answer(provenance(stream.target), events=self._streams.events(stream, endpoint, record))
 
 
-def _share(flight: Flight[Outcome, Record]) -> None:
+def _share(flight: Flight[Outcome, CallRecord]) -> None:
     """Those who share an answer name its target; the requests that it took are booked once, under who pays."""
     if not flight.leads:
         flight.call.hit = flight.first.target
@@ -170,7 +170,7 @@ def _share(flight: Flight[Outcome, Record]) -> None:
         flight.heir.call.take(flight.call)
 
 
-def _answer(endpoint: Endpoint, record: Record, outcome: Outcome, *, paid: bool) -> Answer:
+def _answer(endpoint: Endpoint, record: CallRecord, outcome: Outcome, *, paid: bool) -> Answer:
     record.cache = outcome.state
     record.free = None if paid else outcome.reply["usage"]
     body = endpoint.render(record.call, outcome.reply)

@@ -20,7 +20,7 @@ from ..core.types import ChatCall, Chunk, Event, Fold, Head, Json, Stream, Struc
 from ..endpoints import Endpoint
 from ..endpoints.chat import Chat, Writer, collect
 from ..routing.lease import Lease
-from ..usage.record import Record
+from ..usage.record import CallRecord
 from .conformity import misfit
 
 logger = logging.getLogger("torii.relay")
@@ -42,7 +42,7 @@ class UpstreamStream:
         self._stream = stream
         self._lease = lease
 
-    async def begin(self, record: Record, seconds: float) -> None:
+    async def begin(self, record: CallRecord, seconds: float) -> None:
         """Waits until something is said, or for so many seconds. The failures of ``translate`` end the stream."""
         self.rest = translate(self._stream, self.fold, record, time.monotonic() + seconds)
         try:
@@ -54,7 +54,7 @@ class UpstreamStream:
         if says_something(self.first):
             self._lease.succeed()
 
-    async def collected(self, record: Record) -> Json:
+    async def collected(self, record: CallRecord) -> Json:
         """The whole as one reply, for a caller who does not stream. The stream has ended then."""
         assert isinstance(record.call, ChatCall)
         failure: BaseException | None = None
@@ -96,11 +96,11 @@ class Streams:
         self._redactor = redactor
         self._seconds = seconds
 
-    def begin(self, stream: UpstreamStream, record: Record) -> Coroutine[Any, Any, None]:
+    def begin(self, stream: UpstreamStream, record: CallRecord) -> Coroutine[Any, Any, None]:
         """Waits for what it says first. Raises ToriiError if it fails before."""
         return stream.begin(record, self._seconds)
 
-    def events(self, stream: UpstreamStream, endpoint: Endpoint, record: Record) -> CallerStream:
+    def events(self, stream: UpstreamStream, endpoint: Endpoint, record: CallRecord) -> CallerStream:
         """What its caller is sent of a stream that has begun."""
         assert isinstance(endpoint, Chat)
         assert isinstance(record.call, ChatCall)
@@ -117,7 +117,7 @@ class CallerStream:
     left to go on   499 at its end, whatever that is; read for its usage, and no longer written
     """
 
-    def __init__(self, source: UpstreamStream, writer: Writer, record: Record, redactor: Redactor) -> None:
+    def __init__(self, source: UpstreamStream, writer: Writer, record: CallRecord, redactor: Redactor) -> None:
         self._source = source
         self._writer = writer
         self._record = record
@@ -158,7 +158,7 @@ class CallerStream:
 
 
 async def translate(
-    stream: Stream, fold: Fold, record: Record, look: float = math.inf
+    stream: Stream, fold: Fold, record: CallRecord, look: float = math.inf
 ) -> AsyncGenerator[list[Event], None]:
     """The events of each piece; raises if the stream fails, stops short or is too large. ``record`` sees them all.
 

@@ -48,7 +48,7 @@ from ..routing.failover import Retries
 from ..routing.pool import Pool
 from ..storage.store import Database
 from ..usage.ledger import Ledger
-from ..usage.record import Meter, Record, log
+from ..usage.record import CallRecord, Recorder, log
 from . import admin, docs, openapi
 from .access import Access
 from .handlers import Edge, Limits
@@ -63,7 +63,7 @@ RESPONSES_HINT = (
 )
 
 
-Sink = Callable[[Record], None]
+Sink = Callable[[CallRecord], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ def _admission(process: Process, settings: Settings, load: Load, redactor: Redac
     return Admission(
         load,
         settings.max_calls,
-        Meter(log, *books, *process.sinks),
+        Recorder(log, *books, *process.sinks),
         build_departures(settings),
         settings.timeouts.total_seconds,
     )

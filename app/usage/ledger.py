@@ -19,7 +19,7 @@ from ..core.errors import ToriiError
 from ..core.types import Json
 from ..core.usage import Tokens, tokens
 from ..storage.store import Database, Row
-from .record import Record, Use, rounded
+from .record import CallRecord, Use, rounded
 
 COLUMNS = (
     "time",
@@ -55,12 +55,12 @@ class Ledger:
 
         self._clean = lru_cache(1024)(clean)
 
-    def __call__(self, record: Record) -> None:
+    def __call__(self, record: CallRecord) -> None:
         for upstream, use in record.uses.items():
             if use.reached:
                 self._write(INSERT, self._row(record, upstream, use))
 
-    def _row(self, record: Record, upstream: str, use: Use) -> Row:
+    def _row(self, record: CallRecord, upstream: str, use: Use) -> Row:
         seconds = record.seconds or 0.0
         status, error = outcome(record, use)
         prompt, completion, total, estimated = spent(use)
@@ -85,7 +85,7 @@ class Ledger:
         )
 
 
-def outcome(record: Record, use: Use) -> tuple[int | None, ToriiError | None]:
+def outcome(record: CallRecord, use: Use) -> tuple[int | None, ToriiError | None]:
     """Status and error that the caller got; of an upstream that was left for another one, those of the upstream."""
     if use.error is None or use.answered or use is record.last_reached or record.status == 499:
         return record.status, record.error

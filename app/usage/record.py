@@ -109,7 +109,7 @@ def added(before: Json | None, said: Json | None) -> Json | None:
 
 
 @dataclass(slots=True)
-class Record:
+class CallRecord:
     """One call. ``status`` is what the caller saw, 499 if they left; ``seconds`` are of the monotonic clock.
 
     ``uses`` are the upstreams that were asked, by their names, ``current`` the one asked last. ``free`` is the usage of
@@ -169,7 +169,7 @@ class Record:
             if error is not None:
                 use.cut(self.call, error)
 
-    def take(self, other: Record) -> None:
+    def take(self, other: CallRecord) -> None:
         """Takes over the requests made for ``other``: they are this call's, and no longer that one's."""
         self.uses, self.current = other.uses, other.current
         other.uses, other.current, other.hit = {}, None, other.target
@@ -232,18 +232,18 @@ class Record:
         return None if self.current is None else self.current.first_event
 
 
-class Meter:
+class Recorder:
     """Hands each record on when its call has ended, without waiting for anybody."""
 
-    def __init__(self, *sinks: Callable[[Record], None]) -> None:
+    def __init__(self, *sinks: Callable[[CallRecord], None]) -> None:
         self._sinks = sinks
 
-    def settle(self, record: Record) -> None:
+    def settle(self, record: CallRecord) -> None:
         for sink in self._sinks:
             sink(record)
 
 
-def log(record: Record) -> None:
+def log(record: CallRecord) -> None:
     """The line of a call."""
     if not logger.isEnabledFor(logging.INFO):
         return

@@ -21,7 +21,7 @@ from app.core.types import EmbeddingsCall, Key, Target
 from app.storage.store import Database, read
 from app.upstreams import KINDS
 from app.upstreams.catalogue import unlisted
-from app.usage.record import Record
+from app.usage.record import CallRecord
 
 from ..conftest import (
     PATIENCE,
@@ -610,7 +610,7 @@ async def test_two_accounts_at_one_place_share_no_call(upstream: ScriptedUpstrea
 
 
 async def fly(
-    flights: Flights[Any, Record], record: Record, work: Callable[[Record], Awaitable[Any]]
+    flights: Flights[Any, CallRecord], record: CallRecord, work: Callable[[CallRecord], Awaitable[Any]]
 ) -> tuple[Any, bool]:
     """The result, and whether this call is billed for it, as the gateway has them."""
     flight = flights.join("key", record.presence, record)
@@ -622,21 +622,21 @@ async def fly(
 
 async def test_a_call_that_was_given_up_is_not_joined() -> None:
     """It may need a while to end."""
-    flights: Flights[str, Record] = Flights()
+    flights: Flights[str, CallRecord] = Flights()
     ending = asyncio.Event()
 
-    async def slow(record: Record) -> str:
+    async def slow(record: CallRecord) -> str:
         try:
             await asyncio.Event().wait()
         finally:
             await ending.wait()
         return "never"
 
-    async def quick(record: Record) -> str:
+    async def quick(record: CallRecord) -> str:
         return "answer"
 
-    def one(presence: Presence) -> Record:
-        return Record("id", "ann", EmbeddingsCall(model="m", body={}), presence)
+    def one(presence: Presence) -> CallRecord:
+        return CallRecord("id", "ann", EmbeddingsCall(model="m", body={}), presence)
 
     async def ask() -> None:
         presences.append(Presence(task=asyncio.current_task()))
@@ -838,10 +838,10 @@ async def test_parts_are_kept_input_by_input(upstream: ScriptedUpstream) -> None
 PLACE = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted("m"), "m", Key("k"))
 
 
-def sends_at_the_end(begun: asyncio.Event) -> Callable[[Record], Awaitable[None]]:
+def sends_at_the_end(begun: asyncio.Event) -> Callable[[CallRecord], Awaitable[None]]:
     """Work of which something goes out just when it is told to end."""
 
-    async def work(record: Record) -> None:
+    async def work(record: CallRecord) -> None:
         begun.set()
         try:
             await asyncio.Event().wait()
@@ -856,8 +856,8 @@ async def test_what_goes_out_while_the_last_one_leaves_is_billed() -> None:
     """A part of the call may be about to be sent as it is told to end."""
     begun = asyncio.Event()
 
-    record = Record("id", "open", EmbeddingsCall(model="m", body={}))
-    flights: Flights[None, Record] = Flights()
+    record = CallRecord("id", "open", EmbeddingsCall(model="m", body={}))
+    flights: Flights[None, CallRecord] = Flights()
     task = asyncio.create_task(fly(flights, record, sends_at_the_end(begun)))
     await begun.wait()
     task.cancel()
@@ -869,10 +869,10 @@ async def test_what_goes_out_while_the_last_one_leaves_is_billed() -> None:
 async def test_the_first_has_the_bill_where_nobody_stays() -> None:
     """He has gone before, and the last who leaves ends his call, of which something may go out still."""
     begun = asyncio.Event()
-    records = [Record("id", "open", EmbeddingsCall(model="m", body={})) for _ in range(2)]
-    flights: Flights[None, Record] = Flights()
+    records = [CallRecord("id", "open", EmbeddingsCall(model="m", body={})) for _ in range(2)]
+    flights: Flights[None, CallRecord] = Flights()
 
-    async def ask(record: Record) -> None:
+    async def ask(record: CallRecord) -> None:
         record.presence = Presence(task=asyncio.current_task())
         await fly(flights, record, sends_at_the_end(begun))
 

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from app.config.settings import Settings
-from app.usage.record import Record
+from app.usage.record import CallRecord
 
 from ..conftest import (
     AIHUBMIX_KEY,
@@ -172,7 +172,7 @@ def assert_clean(message: str) -> str:
     return message
 
 
-async def assert_booked(gateway: RunningGateway, *statuses: int) -> list[Record]:
+async def assert_booked(gateway: RunningGateway, *statuses: int) -> list[CallRecord]:
     """One record for each call, with these statuses, in the order in which they ended."""
     records = await gateway.ended(len(statuses))
     assert [record.status for record in records] == list(statuses)
@@ -182,7 +182,7 @@ async def assert_booked(gateway: RunningGateway, *statuses: int) -> list[Record]
     return records
 
 
-async def assert_booked_as(gateway: RunningGateway, response: httpx.Response, status: int) -> Record:
+async def assert_booked_as(gateway: RunningGateway, response: httpx.Response, status: int) -> CallRecord:
     """The one record of this answer's call, among those of others."""
     own = response.headers["x-request-id"]
     await until(lambda: any(record.request_id == own for record in gateway.records))
@@ -193,7 +193,7 @@ async def assert_booked_as(gateway: RunningGateway, response: httpx.Response, st
     return record
 
 
-def assert_ended_in_time(record: Record) -> None:
+def assert_ended_in_time(record: CallRecord) -> None:
     """At once, or by the deadline that the test is about: the others tell the caller the same, but later."""
     assert record.seconds is not None
     assert record.seconds < LONG

@@ -28,7 +28,7 @@ from app.routing.pool import Pool
 from app.storage.store import Database
 from app.upstreams import KINDS
 from app.upstreams.catalogue import unlisted
-from app.usage.record import Record
+from app.usage.record import CallRecord
 
 from ..conftest import PATIENCE, RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, until
 
@@ -78,7 +78,7 @@ async def ask(gateway: RunningGateway, inputs: list[str], caller: str = "ann", *
     return await gateway.post("/v1/embeddings", body, authorization=f"Bearer {KEYS[caller]}")
 
 
-def estimated(record: Record) -> bool:
+def estimated(record: CallRecord) -> bool:
     return any(use.spent.estimated for use in record.uses.values())
 
 
@@ -257,7 +257,7 @@ class Batching:
 
     async def send(self, text: str, presence: Presence) -> Any:
         call = EmbeddingsCall(model=MODEL, body={"input": [text]})
-        record = Record("id", "ann", call, presence)
+        record = CallRecord("id", "ann", call, presence)
         for attempt in self.retries.begin([self.place], Need(batch=True), presence):
             with attempt:
                 answered = await self.client.send(call, attempt, record)
@@ -318,7 +318,7 @@ async def test_a_call_that_ended_before_its_batch_went_out_costs_nothing() -> No
     pool = Pool("jina", [(Key("secret", "a"), Quota())], patience=PATIENCE)
     place = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
     calls = [EmbeddingsCall(model=MODEL, body={"input": [text]}) for text in ("stays", "has gone", "stays too")]
-    members = [Member(call, Record("id", "ann", call), Need(batch=True)) for call in calls]
+    members = [Member(call, CallRecord("id", "ann", call), Need(batch=True)) for call in calls]
     begun = [(member.record.ask(place), member.part) for member in members]
     members[1].record.status = 499
     sent_together(await pool.lease(Need()), members, begun)

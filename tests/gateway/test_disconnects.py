@@ -17,7 +17,7 @@ from app.config.sections import CacheSettings, DisconnectSettings
 from app.config.settings import Settings
 from app.core.disconnects import Policies
 from app.core.types import OnDisconnect
-from app.usage.record import Record
+from app.usage.record import CallRecord
 
 from ..conftest import (
     AIHUBMIX_KEY,
@@ -124,7 +124,7 @@ async def leave(gateway: RunningGateway, upstream: ScriptedUpstream, case: Case,
     await caller.leaves()
 
 
-def tokens(record: Record) -> int | None:
+def tokens(record: CallRecord) -> int | None:
     return (record.usage or {}).get("total_tokens")
 
 
