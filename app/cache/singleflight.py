@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-from ..core.disconnects import CallerGone, Presence
+from ..core.disconnects import CallerGone, ClientConnection
 
 T = TypeVar("T")
 W = TypeVar("W")  # what a call is to those who use this
@@ -33,7 +33,7 @@ class Flights(Generic[T, W]):
         """The number of those who wait, for all flights together."""
         return sum(flight.connection.awaited for flight in self._open.values())
 
-    def join(self, key: Hashable, connection: Presence, call: W) -> Flight[T, W]:
+    def join(self, key: Hashable, connection: ClientConnection, call: W) -> Flight[T, W]:
         """The flight of one call, to be entered at once: it leads unless an equal one flies. None equals no other."""
         if key is None:
             return Flight(connection, call)
@@ -61,7 +61,7 @@ class Flight(Generic[T, W]):
 
     result: T
 
-    def __init__(self, connection: Presence, call: W, leader: Flight[T, W] | None = None) -> None:
+    def __init__(self, connection: ClientConnection, call: W, leader: Flight[T, W] | None = None) -> None:
         self.connection = connection
         self.call = call
         self.first = call if leader is None else leader.call

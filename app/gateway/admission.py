@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..core.deadlines import Alarm, Clock
-from ..core.disconnects import Departures, Presence
+from ..core.disconnects import ClientConnection, DisconnectPolicy
 from ..core.errors import Overloaded
 from ..core.types import Call, Route
 from ..core.usage import BYTES_PER_TOKEN
@@ -41,7 +41,7 @@ class Admission:
     load: Load
     most: int
     recorder: Recorder = field(repr=False)
-    departures: Departures = field(repr=False)
+    disconnects: DisconnectPolicy = field(repr=False)
     seconds: float = 1800.0
     clock: Clock = field(default_factory=Clock, repr=False)
     calls: int = 0
@@ -53,7 +53,7 @@ class Admission:
             raise Overloaded(
                 f"this gateway has {self.load.calls} calls open and takes no more at once (max_calls)", retry_after=1
             )
-        return Reservation(self, Presence(self.departures, caller, asyncio.current_task()))
+        return Reservation(self, ClientConnection(self.disconnects, caller, asyncio.current_task()))
 
 
 class Reservation:
@@ -63,7 +63,7 @@ class Reservation:
 
     cost: Need
 
-    def __init__(self, admission: Admission, connection: Presence) -> None:
+    def __init__(self, admission: Admission, connection: ClientConnection) -> None:
         self._admission = admission
         self.connection = connection
         self.record: CallRecord | None = None

@@ -70,7 +70,7 @@ class Member:
     @property
     def wanted(self) -> bool:
         """Something more may be asked for it."""
-        return not self.answer.done() and self.record.presence.wants
+        return not self.answer.done() and self.record.connection.wants
 
     async def answered(self) -> Answered:
         """A member that is cancelled leaves the batch."""
@@ -326,7 +326,7 @@ class Crowd:
 
     @property
     def deserted(self) -> bool:
-        return all(member.record.presence.deserted for member in self._members)
+        return all(member.record.connection.deserted for member in self._members)
 
 
 Begun = Sequence[tuple[Use, Call]]  # what a request is booked under, and as

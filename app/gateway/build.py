@@ -22,7 +22,7 @@ from ..callers.keys import Callers, digest, new_key
 from ..config.fields import AUTO, OFF
 from ..config.sections import ModelSettings, UpstreamSettings
 from ..config.settings import SANDBOXED, Settings
-from ..core.disconnects import Departures, Policies
+from ..core.disconnects import DisconnectPolicy, Policies
 from ..core.origins import Guard, Hosts
 from ..core.types import Key, Model, Route, Upstream
 from ..routing.key_state import Rest
@@ -213,12 +213,12 @@ def build_guard(settings: Settings, pages: Collection[str]) -> Guard | None:
     return Guard(Hosts(filter(None, names)), origins, pages)
 
 
-def build_departures(settings: Settings) -> Departures:
+def build_disconnects(settings: Settings) -> DisconnectPolicy:
     """The policies for calls whose callers leave."""
     models = {name: model.on_disconnect for name, model in settings.models.items() if model and model.on_disconnect}
     callers = {caller.name: caller.on_disconnect for caller in settings.callers if caller.on_disconnect}
     limits = settings.disconnect
-    return Departures(
+    return DisconnectPolicy(
         Policies(limits.policy, models, callers),
         seconds=limits.seconds,
         calls=limits.calls,

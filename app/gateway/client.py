@@ -37,7 +37,7 @@ class LeasingClient:
         """The answer to a call or a part of one."""
         lease = attempt.take() or await self.lease(attempt)
         with lease:
-            record.presence.ask()
+            record.connection.ask()
             target = attempt.target.with_key(lease.key)
             use = record.ask(target)
             try:

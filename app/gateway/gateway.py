@@ -70,7 +70,7 @@ class Gateway:
                 lookup = self._cache.lookup(call, route, record.caller, incoming.cache_control)
                 if lookup.reads and (answer := await self._hit(endpoint, lookup, record)) is not None:
                     return answer
-                flight = self.flights.join(lookup.key, record.presence, record)
+                flight = self.flights.join(lookup.key, record.connection, record)
                 try:
                     async with flight:
                         if flight.leads:
@@ -116,7 +116,7 @@ class Gateway:
             found = await lookup.at(self._retries.best(left))
             targets = lookup.beside(found, left)
             left = () if len(targets) == len(left) else [target for target in left if target not in targets]
-            failover = self._retries.begin(targets, admitted.cost, record.presence, repeats=not left)
+            failover = self._retries.begin(targets, admitted.cost, record.connection, repeats=not left)
             failover.start(found.target)
             try:
                 if found.target.upstream.streams(record.call, found.target):
@@ -134,7 +134,7 @@ class Gateway:
             except Stale:
                 left = route.targets
             except UpstreamError as failure:
-                if not (left and failure.elsewhere) or record.presence.deserted:
+                if not (left and failure.elsewhere) or record.connection.deserted:
                     raise
 
     async def _part(self, part: Call, failover: Failover, record: CallRecord) -> tuple[Target, Json]:
@@ -155,7 +155,7 @@ class Gateway:
 
         Not for longer than a caller may be left without a word: then their stream begins, and what fails is told in it.
         """
-        for attempt in self._retries.begin(route.targets, admitted.cost, record.presence):
+        for attempt in self._retries.begin(route.targets, admitted.cost, record.connection):
             with attempt:
                 stream = await self._client.open(attempt, record)
                 await self._streams.begin(stream, record)

@@ -130,7 +130,7 @@ class CallerStream:
             yield self._writer.write(source.first) or PING
             async for events in source.rest:
                 source.succeed()
-                data = b"" if self._record.presence.left else self._writer.write(events)
+                data = b"" if self._record.connection.left else self._writer.write(events)
                 if source.fold.done:
                     last += data  # the end comes next, and goes out with it
                 elif data:

@@ -32,7 +32,7 @@ from ..gateway.build import (
     build_callers,
     build_client,
     build_cors,
-    build_departures,
+    build_disconnects,
     build_guard,
     build_operator,
     build_pools,
@@ -182,7 +182,7 @@ def _admission(process: Process, settings: Settings, load: Load, redactor: Redac
         load,
         settings.max_calls,
         Recorder(log, *books, *process.sinks),
-        build_departures(settings),
+        build_disconnects(settings),
         settings.timeouts.total_seconds,
     )
 

@@ -9,7 +9,7 @@ from copy import copy
 from dataclasses import dataclass, field
 
 from ..core import usage
-from ..core.disconnects import CallerGone, Presence
+from ..core.disconnects import CallerGone, ClientConnection
 from ..core.errors import ToriiError, Unavailable, UpstreamBroken, UpstreamTimeout, UpstreamTruncated, told
 from ..core.types import Call, Event, Json, Target
 from ..core.usage import Tokens
@@ -120,7 +120,7 @@ class CallRecord:
     request_id: str
     caller: str
     call: Call
-    presence: Presence = field(default_factory=Presence)
+    connection: ClientConnection = field(default_factory=ClientConnection)
     started: float = field(default_factory=time.monotonic)
     uses: dict[str, Use] = field(default_factory=dict)
     current: Use | None = None
@@ -178,7 +178,7 @@ class CallRecord:
         """The call has ended for its caller, once. Synchronous, so that no cancellation can come in between."""
         if self.status is not None:
             return
-        self.status = 499 if self.presence.left else status
+        self.status = 499 if self.connection.left else status
         self.error = error
         if error is not None:
             error.booked = True

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from app.cache.singleflight import Flights
-from app.core.disconnects import Presence
+from app.core.disconnects import ClientConnection
 from app.core.types import EmbeddingsCall, Key, Target
 from app.storage.store import Database, read
 from app.upstreams import KINDS
@@ -613,7 +613,7 @@ async def fly(
     flights: Flights[Any, CallRecord], record: CallRecord, work: Callable[[CallRecord], Awaitable[Any]]
 ) -> tuple[Any, bool]:
     """The result, and whether this call is billed for it, as the gateway has them."""
-    flight = flights.join("key", record.presence, record)
+    flight = flights.join("key", record.connection, record)
     async with flight:
         if flight.leads:
             flight.result = await work(record)
@@ -635,20 +635,20 @@ async def test_a_call_that_was_given_up_is_not_joined() -> None:
     async def quick(record: CallRecord) -> str:
         return "answer"
 
-    def one(presence: Presence) -> CallRecord:
+    def one(presence: ClientConnection) -> CallRecord:
         return CallRecord("id", "ann", EmbeddingsCall(model="m", body={}), presence)
 
     async def ask() -> None:
-        presences.append(Presence(task=asyncio.current_task()))
+        presences.append(ClientConnection(task=asyncio.current_task()))
         await fly(flights, one(presences[0]), slow)
 
-    presences: list[Presence] = []
+    presences: list[ClientConnection] = []
     first = asyncio.create_task(ask())
     await until(lambda: flights.waiting() == 1)
     presences[0].leave()
     assert (len(flights), flights.waiting()) == (1, 0)
     async with asyncio.timeout(PATIENCE):
-        assert await fly(flights, one(Presence()), quick) == ("answer", True)
+        assert await fly(flights, one(ClientConnection()), quick) == ("answer", True)
     ending.set()
     with pytest.raises(asyncio.CancelledError):
         await first
@@ -724,8 +724,8 @@ async def test_for_those_who_stay_all_parts_are_asked_for(policy: str, upstream:
         follower = asyncio.create_task(ask(gateway))
         await until(lambda: waiting(gateway) == 2)
         leader.cancel()
-        departures = gateway.generations.now.edge.admission.departures
-        await until(lambda: waiting(gateway) == 1 if policy == "cancel" else len(departures.going_on) == 1)
+        disconnects = gateway.generations.now.edge.admission.disconnects
+        await until(lambda: waiting(gateway) == 1 if policy == "cancel" else len(disconnects.going_on) == 1)
         gate.open.set()
         answer = await follower
         records = await gateway.ended(2)
@@ -749,11 +749,11 @@ async def test_a_follower_who_stays_is_drained_when_he_leaves(upstream: Scripted
             calls.append(asyncio.create_task(ask(gateway, authorization=bearer)))
             await until(lambda: waiting(gateway) == count)  # noqa: B023 - called before count changes
         await until(lambda: gate.asked == 1)
-        departures = gateway.generations.now.edge.admission.departures
+        disconnects = gateway.generations.now.edge.admission.disconnects
         calls[0].cancel()
         await until(lambda: waiting(gateway) == 1)
         calls[1].cancel()
-        await until(lambda: len(departures.going_on) == 1)
+        await until(lambda: len(disconnects.going_on) == 1)
         gate.open.set()
         records = await gateway.ended(2)
         assert [(record.caller, record.status, record.reached, record.usage) for record in records] == [
@@ -786,7 +786,7 @@ async def test_nobody_joins_a_call_that_nobody_wanted(upstream: ScriptedUpstream
         await until(lambda: held["one"].asked == held["two"].asked == 1)
         [flight] = now.gateway.flights._open.values()
         leader.cancel()
-        await until(lambda: len(now.edge.admission.departures.going_on) == 1)
+        await until(lambda: len(now.edge.admission.disconnects.going_on) == 1)
         held["one"].open.set()
         await until(lambda: flight.connection.over)
         other = asyncio.create_task(ask(gateway))
@@ -873,12 +873,12 @@ async def test_the_first_has_the_bill_where_nobody_stays() -> None:
     flights: Flights[None, CallRecord] = Flights()
 
     async def ask(record: CallRecord) -> None:
-        record.presence = Presence(task=asyncio.current_task())
+        record.connection = ClientConnection(task=asyncio.current_task())
         await fly(flights, record, sends_at_the_end(begun))
 
     calls = [asyncio.create_task(ask(record)) for record in records]
     await until(lambda: begun.is_set() and flights.waiting() == 2)
     for record in records:
-        record.presence.leave()
+        record.connection.leave()
     await asyncio.wait(calls)
     assert [record.reached for record in records] == [True, False]

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from app.config.settings import Settings
-from app.core.disconnects import Presence
+from app.core.disconnects import ClientConnection
 from app.core.types import EmbeddingsCall, Key, Target
 from app.gateway.batching import BatchingClient, Member, sent_together
 from app.gateway.build import build_client
@@ -255,7 +255,7 @@ class Batching:
         self.client = BatchingClient(build_client(settings_for(upstream.url)), self.retries)
         self.place = Target(KINDS["jina"]("jina", f"{upstream.url}/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
 
-    async def send(self, text: str, presence: Presence) -> Any:
+    async def send(self, text: str, presence: ClientConnection) -> Any:
         call = EmbeddingsCall(model=MODEL, body={"input": [text]})
         record = CallRecord("id", "ann", call, presence)
         for attempt in self.retries.begin([self.place], Need(batch=True), presence):
@@ -274,11 +274,11 @@ async def test_who_leaves_at_the_moment_of_admission_is_not_asked_for(
 ) -> None:
     """And leaves no failure behind that nobody has looked at."""
     upstream.plays(embeds)
-    batching, present = Batching(upstream), dict[str, Presence]()
+    batching, present = Batching(upstream), dict[str, ClientConnection]()
     held = await batching.pool.lease(Need())
 
     async def enter(text: str) -> Any:
-        present[text] = Presence(task=asyncio.current_task())
+        present[text] = ClientConnection(task=asyncio.current_task())
         return await batching.send(text, present[text])
 
     stays, goes = [asyncio.create_task(enter(text)) for text in ("stays", "goes")]
@@ -300,7 +300,7 @@ async def test_a_batch_that_all_leave_as_it_begins_gives_its_key_back(upstream: 
     """Its task has not begun then, and never does."""
     batching = Batching(upstream)
     held = await batching.pool.lease(Need())
-    entering = asyncio.create_task(batching.send("a", Presence()))
+    entering = asyncio.create_task(batching.send("a", ClientConnection()))
     await until(lambda: batching.pool.waiting == 1)
     held.release()
     await batching.admitted()

@@ -76,7 +76,7 @@ def _at_work(gateway: RunningGateway) -> list[str]:
     now = gateway.generations.now
     states = [state for pool in now.pools.values() for state in pool.state()]
     held = [f"{state['key']} is at work" for state in states if state["at_work"] or state["waiting"]]
-    held += ["calls without callers"] if now.edge.admission.departures.going_on else []
+    held += ["calls without callers"] if now.edge.admission.disconnects.going_on else []
     return held + (["open calls"] if now.edge.admission.calls or now.edge.admission.load.calls else [])
 
 
