@@ -16,7 +16,7 @@ from ..core.disconnects import ClientConnection, DisconnectPolicy
 from ..core.errors import Overloaded
 from ..core.types import Call, Route
 from ..core.usage import BYTES_PER_TOKEN
-from ..routing.limits import Need
+from ..routing.limits import Cost
 from ..usage.record import CallRecord, Recorder
 
 
@@ -61,7 +61,7 @@ class Reservation:
 
     __slots__ = ("_admission", "connection", "cost", "record")
 
-    cost: Need
+    cost: Cost
 
     def __init__(self, admission: Admission, connection: ClientConnection) -> None:
         self._admission = admission
@@ -85,7 +85,7 @@ class Reservation:
     def reserve(self, body: bytes, route: Route) -> None:
         """``cost`` is that of the call at upstreams, about: it counts against the limits of their keys."""
         assert self.record is not None
-        self.cost = Need(len(body) // BYTES_PER_TOKEN, route.model.deepsearch, self.record.started)
+        self.cost = Cost(len(body) // BYTES_PER_TOKEN, route.model.deepsearch, self.record.started)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         admission = self._admission

@@ -33,7 +33,7 @@ from ..core.errors import (
 from ..core.types import Call, Target
 from ..routing.failover import Failover, Retries
 from ..routing.lease import Lease
-from ..routing.limits import Need
+from ..routing.limits import Cost
 from ..upstreams.client.client import Client
 from ..usage.record import CallRecord, Use
 from .client import Answered, LeasingClient, read
@@ -56,7 +56,7 @@ class Member:
 
     part: Call
     record: CallRecord
-    need: Need
+    cost: Cost
     admitted: asyncio.Future[None] = field(default_factory=future)
     answer: asyncio.Future[Answered] = field(default_factory=future)
     batch: Batch | None = None
@@ -140,7 +140,7 @@ class Queue:
             self._task = asyncio.create_task(self._serve())
         self._pool.batching += 1
         try:
-            async with asyncio.timeout(self._pool.until(member.need) - time.monotonic()):
+            async with asyncio.timeout(self._pool.until(member.cost) - time.monotonic()):
                 await member.admitted
         except TimeoutError:
             if member.batch is None:
@@ -159,12 +159,12 @@ class Queue:
 
     async def _serve(self) -> None:
         while self._lines:
-            first = next(iter(self._lines.values()))[0].need
-            need = Need(first.tokens, batch=True)
+            first = next(iter(self._lines.values()))[0].cost
+            cost = Cost(first.tokens, batch=True)
             try:
-                lease = await self._pool.lease(need, elsewhere=self._elsewhere)
+                lease = await self._pool.lease(cost, elsewhere=self._elsewhere)
             except UpstreamError as failure:
-                self._refuse(math.inf if self._elsewhere() else need.since, failure)
+                self._refuse(math.inf if self._elsewhere() else cost.since, failure)
                 continue
             members = self._taken(lease)
             if members:
@@ -182,11 +182,11 @@ class Queue:
         turns = deque(self._lines)
         while turns:
             line = self._lines[caller := turns.popleft()]
-            count, need = len(line[0].inputs), line[0].need
-            fits = inputs + count <= self._most and tokens + need.tokens <= MOST_TOKENS
-            if taken and not (fits and lease.stretch(need.tokens)):
+            count, cost = len(line[0].inputs), line[0].cost
+            fits = inputs + count <= self._most and tokens + cost.tokens <= MOST_TOKENS
+            if taken and not (fits and lease.stretch(cost.tokens)):
                 continue
-            inputs, tokens = inputs + count, tokens + need.tokens
+            inputs, tokens = inputs + count, tokens + cost.tokens
             taken.append(line.popleft())
             del self._lines[caller]
             if line:
@@ -197,7 +197,7 @@ class Queue:
     def _refuse(self, since: float, failure: UpstreamError) -> None:
         """Tells the members that came before ``since``: later ones have patience left, unless all can go elsewhere."""
         for member in [member for line in self._lines.values() for member in line]:
-            if member.need.since <= since:
+            if member.cost.since <= since:
                 self._remove(member)
                 if not member.admitted.done():
                     member.admitted.set_exception(copy(failure))
@@ -242,7 +242,7 @@ class Batch:
 
     async def _run(self, members: list[Member], target: Target, lease: Lease) -> None:
         try:
-            since = max(member.need.since for member in members)
+            since = max(member.cost.since for member in members)
             await self._ask(members, self._failover(members, self._targets, since).start(target, lease))
         except UpstreamError as failure:
             await self._halve(members, failure)
@@ -272,8 +272,8 @@ class Batch:
 
     def _failover(self, members: list[Member], targets: Sequence[Target], since: float | None = None) -> Failover:
         """The attempts of a whole batch, which has its patience from ``since``; those of a half have no repeats."""
-        tokens = sum(member.need.tokens for member in members)
-        cost = Need(tokens) if since is None else Need(tokens, since=since)
+        tokens = sum(member.cost.tokens for member in members)
+        cost = Cost(tokens) if since is None else Cost(tokens, since=since)
         return self._client.retries.begin(targets, cost, Crowd(members), repeats=since is not None)
 
     async def _ask(self, members: list[Member], failover: Failover) -> None:

@@ -26,7 +26,7 @@ from ..core.disconnects import DisconnectPolicy, Policies
 from ..core.origins import Guard, Hosts
 from ..core.types import Key, Model, Route, Upstream
 from ..routing.key_state import Rest
-from ..routing.limits import Quota
+from ..routing.limits import RateLimits
 from ..routing.pool import Pool
 from ..routing.probe import probe
 from ..routing.table import Account, RouteTable
@@ -102,21 +102,21 @@ def build_pools(
     }
 
 
-def build_keys(settings: Settings, upstream: str, share: Share = WHOLE) -> list[tuple[Key, Quota]]:
+def build_keys(settings: Settings, upstream: str, share: Share = WHOLE) -> list[tuple[Key, RateLimits]]:
     """Named after the upstream and, where there are several, by their own names or numbers."""
     given = settings.upstreams[upstream]
     keys = []
     for number, key in enumerate(given.keys, 1):
         alias = upstream if len(given.keys) == 1 and not key.name else f"{upstream}-{key.name or number}"
         limits = given.limits_of(key)
-        quota = Quota(
+        rate_limits = RateLimits(
             requests=share.of(limits.requests_per_minute),
             tokens=share.of(limits.tokens_per_minute),
             deepsearch=share.of(limits.deepsearch_per_minute),
             concurrency=share.of(limits.concurrency),
             weight=key.weight,
         )
-        keys.append((Key(key.key.get_secret_value() if key.key else "", alias), quota))
+        keys.append((Key(key.key.get_secret_value() if key.key else "", alias), rate_limits))
     return keys
 
 

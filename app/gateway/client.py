@@ -17,7 +17,7 @@ from ..core.types import Call, Json, Reply, Target
 from ..core.usage import answered, counted, counts
 from ..routing.failover import Failover
 from ..routing.lease import Lease
-from ..routing.limits import KEPT, Need
+from ..routing.limits import KEPT, Cost
 from ..upstreams.client.client import Client
 from ..usage.record import CallRecord, Use
 from .conformity import usable
@@ -123,7 +123,7 @@ async def _patiently(attempt: Failover, line: asyncio.Lock) -> Lease:
             if not pool.ready and attempt.can_go_elsewhere():
                 raise pool.refusal()
             try:
-                return await pool.lease(Need(), attempt.tried)  # the first part has counted all tokens
+                return await pool.lease(Cost(), attempt.tried)  # the first part has counted all tokens
             except UpstreamRateLimited as full:
                 if attempt.can_go_elsewhere() or (full.retry_after or 0.0) > KEPT:
                     raise

@@ -20,7 +20,7 @@ from typing import Protocol
 from ..core.errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited
 from ..core.types import Key, Target
 from .lease import Lease
-from .limits import KEPT, MINUTE, Need
+from .limits import KEPT, MINUTE, Cost
 from .pool import Pool
 
 NONE: frozenset[str] = frozenset()
@@ -47,7 +47,7 @@ class Retries:
         self.under_way = 0
         self.repeats = 0
 
-    def begin(self, targets: Sequence[Target], cost: Need, audience: Audience, *, repeats: bool = True) -> Failover:
+    def begin(self, targets: Sequence[Target], cost: Cost, audience: Audience, *, repeats: bool = True) -> Failover:
         """The attempts of one call at these targets. Without ``repeats`` none is asked again after its own fault."""
         return Failover(self, targets, cost, audience, self.most if repeats else 0)
 
@@ -89,7 +89,7 @@ class Failover:
         *("audience", "cost", "failures", "last", "lease", "line", "repeats", "target", "targets"),
     )
 
-    def __init__(self, retries: Retries, targets: Sequence[Target], cost: Need, audience: Audience, most: int) -> None:
+    def __init__(self, retries: Retries, targets: Sequence[Target], cost: Cost, audience: Audience, most: int) -> None:
         self.targets = targets
         self.target = targets[0]  # until the first step
         self.cost = cost
@@ -114,7 +114,7 @@ class Failover:
         self._leave(target)
         return self
 
-    def parted(self, costs: Sequence[Need]) -> list[Failover]:
+    def parted(self, costs: Sequence[Cost]) -> list[Failover]:
         """The attempts of each part of the call, of these costs; those of the first part are these."""
         self.cost = costs[0]
         if len(costs) == 1:

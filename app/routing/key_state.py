@@ -21,7 +21,7 @@ from typing import Literal
 
 from ..core.errors import UpstreamError, UpstreamFailed, UpstreamRateLimited, account_empty, key_refused, rate_limited
 from ..core.types import Json, Key
-from .limits import Need, Quota, Window
+from .limits import Cost, RateLimits, SlidingWindow
 
 Cause = Literal["", "rate limited", "refused", "account empty"]
 SHUT = ("refused", "account empty")
@@ -49,7 +49,7 @@ class Seat:
     each call by what the weight makes of it. ``trial`` is the lease of the call that tries the key after its rest."""
 
     key: Key
-    quota: Quota
+    limits: RateLimits
     at_work: int = 0
     turn: float = 0.0
     load: tuple[float, float] = (0.0, 0.0)
@@ -60,11 +60,11 @@ class Seat:
     rests_until: float = 0.0
     trial: object = None
     probing: asyncio.Task[None] | None = None
-    windows: dict[str, Window] = field(init=False)
+    windows: dict[str, SlidingWindow] = field(init=False)
 
     def __post_init__(self) -> None:
-        limits = {"requests": self.quota.requests, "tokens": self.quota.tokens, "deepsearch": self.quota.deepsearch}
-        self.windows = {name: Window(limit) for name, limit in limits.items() if limit is not None}
+        limits = {"requests": self.limits.requests, "tokens": self.limits.tokens, "deepsearch": self.limits.deepsearch}
+        self.windows = {name: SlidingWindow(limit) for name, limit in limits.items() if limit is not None}
 
     def becomes(self, new: Seat) -> Seat:
         """The same key with the name and the limits of ``new``; its rest, its calls and what it has spent stay."""
@@ -72,8 +72,8 @@ class Seat:
             if name in self.windows:
                 self.windows[name].limit = window.limit
                 new.windows[name] = self.windows[name]
-        self.key, self.quota, self.windows = new.key, new.quota, new.windows
-        self.load = self.at_work / self.quota.weight, self.turn
+        self.key, self.limits, self.windows = new.key, new.limits, new.windows
+        self.load = self.at_work / self.limits.weight, self.turn
         return self
 
     @property
@@ -87,37 +87,37 @@ class Seat:
         """True if a call may use the key now, its limits aside."""
         return not self.cause or (self.trial is None and now >= self.rests_until)
 
-    def room(self, now: float, need: Need, hold: float = 0.0) -> float | None:
+    def room(self, now: float, cost: Cost, hold: float = 0.0) -> float | None:
         """Seconds until the limits allow it; None where another call has to end first. Until ``hold`` it is kept back
         for others to join it, where a limit comes near."""
-        if self.quota.concurrency is not None and self.at_work >= self.quota.concurrency:
+        if self.limits.concurrency is not None and self.at_work >= self.limits.concurrency:
             return None
         wait = 0.0
         for name, window in self.windows.items():
-            wait = max(wait, window.wait(now, need.amount(name)))
+            wait = max(wait, window.wait(now, cost.amount(name)))
         if not wait and hold > now and (requests := self.windows.get("requests")):
             return min(requests.pace(now), hold - now)
         return wait
 
-    def wait(self, now: float, need: Need, hold: float) -> float | None:
+    def wait(self, now: float, cost: Cost, hold: float) -> float | None:
         """Seconds until it is free, with its rest; None if another call has to end first."""
-        room = self.room(now, need, hold)
+        room = self.room(now, cost, hold)
         if room is None or (self.trial and not self.rests(now)):
             return None
         return max(room, self.rests_until - now)
 
-    def take(self, now: float, need: Need) -> None:
+    def take(self, now: float, cost: Cost) -> None:
         self.at_work += 1
         self.calls += 1
-        self.turn += 1 / self.quota.weight
-        self.load = self.at_work / self.quota.weight, self.turn
+        self.turn += 1 / self.limits.weight
+        self.load = self.at_work / self.limits.weight, self.turn
         for name, window in self.windows.items():
-            if amount := need.amount(name):
+            if amount := cost.amount(name):
                 window.add(now, amount)
 
     def leave(self) -> None:
         self.at_work -= 1
-        self.load = self.at_work / self.quota.weight, self.turn
+        self.load = self.at_work / self.limits.weight, self.turn
 
     def stretch(self, now: float, tokens: int) -> bool:
         """Takes more tokens for a call, where the limit allows them now."""
@@ -140,8 +140,8 @@ class Seat:
             "cause": self.cause or None,
             "until": until.replace("+00:00", "Z") if rests else None,
             "at_work": self.at_work,
-            "concurrency": self.quota.concurrency,
-            "weight": self.quota.weight,
+            "concurrency": self.limits.concurrency,
+            "weight": self.limits.weight,
             "minute": limits,
             "calls": self.calls,
             "failures": self.failures,

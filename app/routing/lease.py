@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 from ..core.errors import UpstreamError
 from ..core.types import Key
 from .key_state import Seat
-from .limits import Need
+from .limits import Cost
 
 P = TypeVar("P")
 
@@ -99,7 +99,7 @@ class Waiter:
     """A call in line. It is given a lease, or None if it would take too long (``seconds``), or if it can go
     ``elsewhere`` while these keys rest."""
 
-    need: Need
+    cost: Cost
     tried: Collection[str]
     given: asyncio.Future[Lease | None]
     elsewhere: Callable[[], bool]

@@ -31,7 +31,7 @@ from ..core.types import Json, Key
 from .breaker import Breaker
 from .key_state import SHUT, Cause, Rest, Seat, fingerprint, refused
 from .lease import Lease, Succession, Waiter, given
-from .limits import Need, Quota
+from .limits import Cost, RateLimits
 
 logger = logging.getLogger("torii.pool")
 
@@ -53,14 +53,14 @@ class Pool:
     def __init__(
         self,
         name: str,
-        keys: Iterable[tuple[Key, Quota]],
+        keys: Iterable[tuple[Key, RateLimits]],
         *,
         patience: float = 4.0,
         probe: Probe | None = None,
         remember: Callable[[Rest], None] | None = None,
     ) -> None:
         self.name = name
-        self.seats = [Seat(key, quota) for key, quota in keys]
+        self.seats = [Seat(key, limits) for key, limits in keys]
         self.breaker = Breaker(name)
         self.batching = 0
         self._patience = patience
@@ -74,22 +74,22 @@ class Pool:
     # ------------------------------------------------------------ a key for a call
 
     async def lease(
-        self, need: Need, tried: Collection[str] = (), elsewhere: Callable[[], bool] = lambda: False
+        self, cost: Cost, tried: Collection[str] = (), elsewhere: Callable[[], bool] = lambda: False
     ) -> Lease:
         """A key that is not of the ``tried``. ``elsewhere``: whether the call can go to another upstream now.
 
         Raises UpstreamError if no key is free in time, or if none is ready and the call can go elsewhere; nothing was
         asked then.
         """
-        return self.at_once(need, tried) or await self._stand(need, tried, elsewhere)
+        return self.at_once(cost, tried) or await self._stand(cost, tried, elsewhere)
 
-    def at_once(self, need: Need, tried: Collection[str] = ()) -> Lease | None:
+    def at_once(self, cost: Cost, tried: Collection[str] = ()) -> Lease | None:
         """The same where nobody has to wait for it."""
         if self._line:
             return None
         now = time.monotonic()
-        seat = self._free(now, need, tried)[0]
-        return None if seat is None else self._take(now, seat, need)
+        seat = self._free(now, cost, tried)[0]
+        return None if seat is None else self._take(now, seat, cost)
 
     @property
     def ready(self) -> bool:
@@ -105,24 +105,24 @@ class Pool:
         failure.upstream = self.name
         return failure
 
-    def until(self, need: Need) -> float:
+    def until(self, cost: Cost) -> float:
         """The end of the call's patience, by the monotonic clock."""
-        return need.since + self._patience
+        return cost.since + self._patience
 
-    def others(self, tried: Collection[str], need: Need | None = None) -> bool:
-        """True if a key is usable and was not tried; for a ``need``, a key whose limits allow it now."""
+    def others(self, tried: Collection[str], cost: Cost | None = None) -> bool:
+        """True if a key is usable and was not tried; for a ``cost``, a key whose limits allow it now."""
         now = time.monotonic()
         seats = [seat for seat in self.seats if seat.usable(now) and seat.key.alias not in tried]
-        return any(need is None or seat.room(now, need) == 0 for seat in seats)
+        return any(cost is None or seat.room(now, cost) == 0 for seat in seats)
 
-    def patient(self, need: Need, seconds: float) -> bool:
+    def patient(self, cost: Cost, seconds: float) -> bool:
         """True if the call may still wait so long."""
-        return time.monotonic() + seconds <= self.until(need)
+        return time.monotonic() + seconds <= self.until(cost)
 
     @property
     def waiting(self) -> int:
         """The number of calls in line, alone or in batches."""
-        return self.batching + sum(not waiter.need.batch for waiter in self._line)
+        return self.batching + sum(not waiter.cost.batch for waiter in self._line)
 
     def leave(self, lease: Lease) -> None:
         lease.seat.leave()
@@ -142,58 +142,58 @@ class Pool:
         self._succession = before._succession
         self._succession.now = self
 
-    def _take(self, now: float, seat: Seat, need: Need) -> Lease:
+    def _take(self, now: float, seat: Seat, cost: Cost) -> Lease:
         self.breaker.called(now)
         self._turn = seat.turn = max(self._turn, seat.turn)
-        seat.take(now, need)
+        seat.take(now, cost)
         lease = Lease(self, seat, now)
         if seat.cause:
             seat.trial = lease
         return lease
 
-    def _free(self, now: float, need: Need, tried: Collection[str]) -> tuple[Seat | None, float | None]:
+    def _free(self, now: float, cost: Cost, tried: Collection[str]) -> tuple[Seat | None, float | None]:
         """``(key, None)`` if a key is free, ``(None, seconds)`` until one is, ``(None, None)`` if only the end of a
         call can free one."""
         seats = [seat for seat in self.seats if seat.key.alias not in tried] or self.seats if tried else self.seats
-        hold = need.since + self._patience * HELD if need.batch else 0.0
+        hold = cost.since + self._patience * HELD if cost.batch else 0.0
         best: Seat | None = None
         for seat in seats:
             better = (not seat.cause or seat.usable(now)) and (best is None or seat.load < best.load)
             # For a call that may be kept back, every key with limits is looked at: they tell a burst by that.
-            if (better or (hold and seat.windows)) and seat.room(now, need, hold) == 0 and better:
+            if (better or (hold and seat.windows)) and seat.room(now, cost, hold) == 0 and better:
                 best = seat
-        return (best, None) if best is not None else self._soonest(now, need, seats, hold)
+        return (best, None) if best is not None else self._soonest(now, cost, seats, hold)
 
-    def _soonest(self, now: float, need: Need, seats: list[Seat], hold: float) -> tuple[Seat | None, float | None]:
+    def _soonest(self, now: float, cost: Cost, seats: list[Seat], hold: float) -> tuple[Seat | None, float | None]:
         """The same if none of these keys is free now."""
         resting = [seat for seat in seats if not (seat.shut and seat.rests(now))]
         if not resting:
-            return self._last(now, need, seats)
-        waits = [seat.wait(now, need, hold) for seat in resting]
+            return self._last(now, cost, seats)
+        waits = [seat.wait(now, cost, hold) for seat in resting]
         soon = min((wait for wait in waits if wait is not None), default=None)
-        if None in waits and (soon is None or now + soon > self.until(need)):
+        if None in waits and (soon is None or now + soon > self.until(cost)):
             return None, None
         return None, soon
 
-    def _last(self, now: float, need: Need, seats: list[Seat]) -> tuple[Seat | None, float | None]:
+    def _last(self, now: float, cost: Cost, seats: list[Seat]) -> tuple[Seat | None, float | None]:
         """The same if all of these keys are shut: one of them is tried, by one call at a time."""
         if any(seat.trial for seat in seats):
             return None, None
         last = min(seats, key=lambda seat: seat.rests_until)
-        wait = last.room(now, need)
+        wait = last.room(now, cost)
         return (None if wait != 0 else last), wait
 
     # ------------------------------------------------------------ the line
 
-    async def _stand(self, need: Need, tried: Collection[str], elsewhere: Callable[[], bool]) -> Lease:
+    async def _stand(self, cost: Cost, tried: Collection[str], elsewhere: Callable[[], bool]) -> Lease:
         """In line, so that no call is overtaken by a later one for the same."""
-        waiter = Waiter(need, tried, asyncio.get_running_loop().create_future(), elsewhere)
+        waiter = Waiter(cost, tried, asyncio.get_running_loop().create_future(), elsewhere)
         self._line[waiter] = None
         self._succession.lines[self] = None
         self._serve()
         lease = None
         try:
-            async with asyncio.timeout(self.until(need) - time.monotonic()):
+            async with asyncio.timeout(self.until(cost) - time.monotonic()):
                 lease = await given(waiter.given)
         except TimeoutError:
             pass
@@ -218,22 +218,22 @@ class Pool:
         for waiter in self._line:
             if not ready and not waiter.given.done() and waiter.elsewhere():
                 waiter.given.set_result(None)
-            if waiter.given.done() or waiter.need.line in held:
+            if waiter.given.done() or waiter.cost.line in held:
                 continue
-            seat, wait = self._free(now, waiter.need, waiter.tried)
+            seat, wait = self._free(now, waiter.cost, waiter.tried)
             if seat is not None:
-                waiter.given.set_result(self._take(now, seat, waiter.need))
+                waiter.given.set_result(self._take(now, seat, waiter.cost))
             elif wait is None:
                 if not waiter.tried:
                     break
             else:
                 waiter.seconds = wait
-                if now + wait > self.until(waiter.need):
+                if now + wait > self.until(waiter.cost):
                     waiter.given.set_result(None)
                     continue
                 soonest = min(soonest, wait)
                 if not waiter.tried:
-                    held.add(waiter.need.line)
+                    held.add(waiter.cost.line)
         if soonest < math.inf:
             self._timer = asyncio.get_running_loop().call_later(soonest, self._serve)
 

@@ -23,7 +23,7 @@ from app.gateway.batching import BatchingClient, Member, sent_together
 from app.gateway.build import build_client
 from app.gateway.shares import billed
 from app.routing.failover import Retries
-from app.routing.limits import MINUTE, ON_THE_WAY, Need, Quota, Window
+from app.routing.limits import MINUTE, ON_THE_WAY, Cost, RateLimits, SlidingWindow
 from app.routing.pool import Pool
 from app.storage.store import Database
 from app.upstreams import KINDS
@@ -250,7 +250,7 @@ class Batching:
     """The client of a gateway with one key, which takes one call at a time and is at work."""
 
     def __init__(self, upstream: ScriptedUpstream) -> None:
-        self.pool = Pool("jina", [(Key("secret", "a"), Quota(concurrency=1))], patience=PATIENCE)
+        self.pool = Pool("jina", [(Key("secret", "a"), RateLimits(concurrency=1))], patience=PATIENCE)
         self.retries = Retries({"jina": self.pool})
         self.client = BatchingClient(build_client(settings_for(upstream.url)), self.retries)
         self.place = Target(KINDS["jina"]("jina", f"{upstream.url}/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
@@ -258,7 +258,7 @@ class Batching:
     async def send(self, text: str, presence: ClientConnection) -> Any:
         call = EmbeddingsCall(model=MODEL, body={"input": [text]})
         record = CallRecord("id", "ann", call, presence)
-        for attempt in self.retries.begin([self.place], Need(batch=True), presence):
+        for attempt in self.retries.begin([self.place], Cost(batch=True), presence):
             with attempt:
                 answered = await self.client.send(call, attempt, record)
         return answered
@@ -275,7 +275,7 @@ async def test_who_leaves_at_the_moment_of_admission_is_not_asked_for(
     """And leaves no failure behind that nobody has looked at."""
     upstream.plays(embeds)
     batching, present = Batching(upstream), dict[str, ClientConnection]()
-    held = await batching.pool.lease(Need())
+    held = await batching.pool.lease(Cost())
 
     async def enter(text: str) -> Any:
         present[text] = ClientConnection(task=asyncio.current_task())
@@ -299,7 +299,7 @@ async def test_who_leaves_at_the_moment_of_admission_is_not_asked_for(
 async def test_a_batch_that_all_leave_as_it_begins_gives_its_key_back(upstream: ScriptedUpstream) -> None:
     """Its task has not begun then, and never does."""
     batching = Batching(upstream)
-    held = await batching.pool.lease(Need())
+    held = await batching.pool.lease(Cost())
     entering = asyncio.create_task(batching.send("a", ClientConnection()))
     await until(lambda: batching.pool.waiting == 1)
     held.release()
@@ -309,19 +309,19 @@ async def test_a_batch_that_all_leave_as_it_begins_gives_its_key_back(upstream: 
     await asyncio.sleep(0)
     assert entering.cancelled()
     assert batching.pool.seats[0].at_work == 0
-    assert (await batching.pool.lease(Need())).key.alias == "a"
+    assert (await batching.pool.lease(Cost())).key.alias == "a"
     assert upstream.seen == []
 
 
 async def test_a_call_that_ended_before_its_batch_went_out_costs_nothing() -> None:
     """It is booked already: the others pay for its inputs, so that the books add up to what is billed."""
-    pool = Pool("jina", [(Key("secret", "a"), Quota())], patience=PATIENCE)
+    pool = Pool("jina", [(Key("secret", "a"), RateLimits())], patience=PATIENCE)
     place = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
     calls = [EmbeddingsCall(model=MODEL, body={"input": [text]}) for text in ("stays", "has gone", "stays too")]
-    members = [Member(call, CallRecord("id", "ann", call), Need(batch=True)) for call in calls]
+    members = [Member(call, CallRecord("id", "ann", call), Cost(batch=True)) for call in calls]
     begun = [(member.record.ask(place), member.part) for member in members]
     members[1].record.status = 499
-    sent_together(await pool.lease(Need()), members, begun)
+    sent_together(await pool.lease(Cost()), members, begun)
     assert [use.attempts for use, _ in begun] == [1, 0, 1]
     shares = [
         share["total_tokens"] for share in billed({"total_tokens": 10}, calls, [member.pays for member in members])
@@ -432,13 +432,13 @@ async def test_no_part_of_a_large_call_is_held_back_so_that_others_join_it(upstr
 
 
 async def test_others_are_not_held_back_with_those_who_may_be_joined() -> None:
-    keys = Pool("jina", [(Key("secret", "a"), Quota(requests=4))], patience=30)
+    keys = Pool("jina", [(Key("secret", "a"), RateLimits(requests=4))], patience=30)
     for _ in range(2):
-        await keys.lease(Need())
-    held = asyncio.create_task(keys.lease(Need(batch=True)))
+        await keys.lease(Cost())
+    held = asyncio.create_task(keys.lease(Cost(batch=True)))
     await asyncio.sleep(0)
     async with asyncio.timeout(PATIENCE):
-        await keys.lease(Need())
+        await keys.lease(Cost())
     assert not held.done()
     held.cancel()
 
@@ -446,7 +446,7 @@ async def test_others_are_not_held_back_with_those_who_may_be_joined() -> None:
 @pytest.mark.parametrize("limit", [100, 500])
 def test_whoever_waits_at_a_limit_does_not_wait_long(limit: int) -> None:
     """Also when the first burst is a minute old, and there is room for another."""
-    window, now, last = Window(limit), 0.0, 0.0
+    window, now, last = SlidingWindow(limit), 0.0, 0.0
     while now < 4 * MINUTE:
         while not window.wait(now, 1) and not window.pace(now):
             window.add(now, 1)
@@ -457,7 +457,7 @@ def test_whoever_waits_at_a_limit_does_not_wait_long(limit: int) -> None:
 
 @pytest.mark.parametrize("each_minute", [51, 80, 99])
 def test_a_limit_that_is_kept_by_itself_holds_nobody_back(each_minute: int) -> None:
-    window = Window(100)
+    window = SlidingWindow(100)
     for number in range(5 * each_minute):
         now = 1000 + number * MINUTE / each_minute
         if number > 10:
@@ -466,7 +466,7 @@ def test_a_limit_that_is_kept_by_itself_holds_nobody_back(each_minute: int) -> N
 
 
 def test_what_is_left_of_a_limit_lasts_until_there_is_more_again() -> None:
-    window, now = Window(100), 0.0
+    window, now = SlidingWindow(100), 0.0
     gone: list[float] = []
     while now < 3 * MINUTE:
         if not window.wait(now, 1) and not window.pace(now):

@@ -17,7 +17,7 @@ from app.core.types import Key
 from app.routing.cooldowns import KeyStates
 from app.routing.key_state import Rest, fingerprint
 from app.routing.lease import Lease
-from app.routing.limits import Need, Quota
+from app.routing.limits import Cost, RateLimits
 from app.routing.pool import REST_SECONDS, Pool
 from app.server.app import create_app
 from app.storage.store import Database
@@ -44,7 +44,7 @@ def remembered(database: Database) -> list[Rest]:
 
 def pool(database: Database, *keys: Key) -> Pool:
     """A pool as a new process has it."""
-    made = Pool("jina", [(key, Quota()) for key in keys or (A, B)], remember=KeyStates(database).remember)
+    made = Pool("jina", [(key, RateLimits()) for key in keys or (A, B)], remember=KeyStates(database).remember)
     made.recall(remembered(database))
     return made
 
@@ -54,7 +54,7 @@ def fails(keys: Pool, failure: Any) -> None:
 
 
 async def first(keys: Pool) -> str:
-    return (await keys.lease(Need())).key.alias
+    return (await keys.lease(Cost())).key.alias
 
 
 @pytest.mark.parametrize("cause", FAILURES)
@@ -76,7 +76,7 @@ async def test_a_key_that_works_again_is_forgotten(database: Database) -> None:
     keys = pool(database, A)
     fails(keys, UpstreamQuota("empty"))
     assert len(remembered(database)) == 1
-    keys.succeeded(await keys.lease(Need()))
+    keys.succeeded(await keys.lease(Cost()))
     assert remembered(database) == []
 
 
