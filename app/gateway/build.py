@@ -25,7 +25,7 @@ from ..config.settings import SANDBOXED, Settings
 from ..core.disconnects import DisconnectPolicy, Policies
 from ..core.origins import Guard, Hosts
 from ..core.types import Key, Model, Route, Upstream
-from ..routing.key_state import Rest
+from ..routing.key_state import Cooldown
 from ..routing.limits import RateLimits
 from ..routing.pool import Pool
 from ..routing.probe import probe
@@ -83,7 +83,7 @@ def build_pools(
     settings: Settings,
     routes: RouteTable,
     client: Client,
-    remember: Callable[[Rest], None] | None = None,
+    remember: Callable[[Cooldown], None] | None = None,
     share: Share = WHOLE,
 ) -> dict[str, Pool]:
     """The keys of each upstream that has one, with their limits as far as they are this worker's.

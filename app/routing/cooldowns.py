@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from ..storage.store import Database, StoreError
-from .key_state import Rest
+from .key_state import Cooldown
 
 logger = logging.getLogger("torii.keystate")
 
@@ -23,17 +23,17 @@ class KeyStates:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def remember(self, rest: Rest) -> None:
+    def remember(self, rest: Cooldown) -> None:
         if rest.cause:
             row = (rest.upstream, rest.fingerprint, rest.alias, rest.cause, rest.until)
             self._database.write(RESTS, row)
         else:
             self._database.write(WORKS, (rest.upstream, rest.fingerprint))
 
-    def remembered(self) -> list[Rest]:
+    def remembered(self) -> list[Cooldown]:
         """None of them where the database cannot be read now: what is known is soon found out again."""
         try:
-            return [Rest(*row) for row in self._database.read(ALL)]
+            return [Cooldown(*row) for row in self._database.read(ALL)]
         except StoreError as error:
             logger.warning("which keys rested before the start is not known: %s", error)
             return []

@@ -6,7 +6,7 @@
 
 When the rest ends, one call tries the key; until it has an answer, no other call uses the key.
 
-Times are of the monotonic clock; only a Rest, which outlives the process, is of the wall clock.
+Times are of the monotonic clock; only a Cooldown, which outlives the process, is of the wall clock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHUT = ("refused", "account empty")
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class Cooldown:
     """That a key rests, to be remembered; ``until`` is a Unix time. No ``cause``: it rests no longer."""
 
     upstream: str
@@ -44,7 +44,7 @@ def fingerprint(upstream: str, key: Key) -> str:
 
 
 @dataclass(slots=True, eq=False)
-class Seat:
+class KeyState:
     """The one with the lowest ``load`` is next; among equally busy ones that with the lowest ``turn``, which grows with
     each call by what the weight makes of it. ``trial`` is the lease of the call that tries the key after its rest."""
 
@@ -66,7 +66,7 @@ class Seat:
         limits = {"requests": self.limits.requests, "tokens": self.limits.tokens, "deepsearch": self.limits.deepsearch}
         self.windows = {name: SlidingWindow(limit) for name, limit in limits.items() if limit is not None}
 
-    def becomes(self, new: Seat) -> Seat:
+    def becomes(self, new: KeyState) -> KeyState:
         """The same key with the name and the limits of ``new``; its rest, its calls and what it has spent stay."""
         for name, window in new.windows.items():
             if name in self.windows:
@@ -128,7 +128,7 @@ class Seat:
             window.add(now, tokens)
         return True
 
-    def state(self, now: float, clock: float) -> Json:
+    def described(self, now: float, clock: float) -> Json:
         """As plain values; ``clock`` is the Unix time that ``now`` is. ``trial``: the next call decides."""
         rests = self.rests(now)
         until = datetime.fromtimestamp(clock + self.rests_until - now, UTC).isoformat(timespec="seconds")
@@ -148,13 +148,13 @@ class Seat:
         }
 
 
-def refused(seats: Sequence[Seat], upstream: str, failing: bool, seconds: float) -> UpstreamError:
+def refused(states: Sequence[KeyState], upstream: str, failing: bool, seconds: float) -> UpstreamError:
     """The error if none of these keys can be used now. ``failing``: the upstream itself is; ``seconds`` is the least
     time to come back after."""
-    if all(seat.shut for seat in seats):
-        return key_refused(upstream) if any(seat.cause == "refused" for seat in seats) else account_empty(upstream)
-    if all(seat.cause for seat in seats):
-        left = min(seat.rests_until for seat in seats if not seat.shut) - time.monotonic()
+    if all(state.shut for state in states):
+        return key_refused(upstream) if any(state.cause == "refused" for state in states) else account_empty(upstream)
+    if all(state.cause for state in states):
+        left = min(state.rests_until for state in states if not state.shut) - time.monotonic()
         return rate_limited(upstream, max(left, seconds))
     if failing:
         return UpstreamFailed(f"{upstream} keeps failing", status=503)

@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 from ..core.errors import UpstreamError
 from ..core.types import Key
-from .key_state import Seat
+from .key_state import KeyState
 from .limits import Cost
 
 P = TypeVar("P")
@@ -22,7 +22,7 @@ class Lender(Protocol):
     def leave(self, lease: Lease) -> None: ...
     def succeeded(self, lease: Lease) -> None: ...
     def failed(self, lease: Lease, failure: UpstreamError) -> None: ...
-    def refusal(self, seat: Seat | None = None) -> UpstreamError: ...
+    def refusal(self, state: KeyState | None = None) -> UpstreamError: ...
 
 
 class Lease:
@@ -32,11 +32,11 @@ class Lease:
     release does nothing. ``taken`` is when the key was given, by the monotonic clock.
     """
 
-    __slots__ = ("_told", "lender", "released", "seat", "taken")
+    __slots__ = ("_told", "lender", "released", "state", "taken")
 
-    def __init__(self, lender: Lender, seat: Seat, taken: float) -> None:
+    def __init__(self, lender: Lender, state: KeyState, taken: float) -> None:
         self.lender = lender
-        self.seat = seat
+        self.state = state
         self.taken = taken
         self.released = False
         self._told = False
@@ -52,16 +52,16 @@ class Lease:
 
     @property
     def key(self) -> Key:
-        return self.seat.key
+        return self.state.key
 
     def stretch(self, tokens: int) -> bool:
         """Takes more tokens along, if the key's limit allows it now."""
-        return self.seat.stretch(time.monotonic(), tokens)
+        return self.state.stretch(time.monotonic(), tokens)
 
     def check(self) -> None:
         """To be called before the first byte goes out. Raises UpstreamError if the key rests since it was leased."""
-        if self.seat.cause and self.seat.since > self.taken:
-            raise self.lender.refusal(self.seat)
+        if self.state.cause and self.state.since > self.taken:
+            raise self.lender.refusal(self.state)
 
     def succeed(self) -> None:
         if not self._told:
@@ -77,7 +77,7 @@ class Lease:
 
     def works(self) -> None:
         """The head of a stream has come, which tells enough of a key that was limited: the stream may take minutes."""
-        if self.seat.cause == "rate limited":
+        if self.state.cause == "rate limited":
             self.lender.succeeded(self)
 
     def release(self) -> None:
@@ -95,7 +95,7 @@ class Succession(Generic[P]):
 
 
 @dataclass(slots=True, eq=False)
-class Waiter:
+class KeyWaiter:
     """A call in line. It is given a lease, or None if it would take too long (``seconds``), or if it can go
     ``elsewhere`` while these keys rest."""
 

@@ -265,7 +265,7 @@ class Batching:
 
     async def admitted(self) -> None:
         """Returns when the key is the batch's."""
-        while not self.pool.seats[0].at_work:  # noqa: ASYNC110 - it is the next turn of the loop that matters
+        while not self.pool.states[0].at_work:  # noqa: ASYNC110 - it is the next turn of the loop that matters
             await asyncio.sleep(0)
 
 
@@ -308,7 +308,7 @@ async def test_a_batch_that_all_leave_as_it_begins_gives_its_key_back(upstream: 
     await asyncio.wait([entering])
     await asyncio.sleep(0)
     assert entering.cancelled()
-    assert batching.pool.seats[0].at_work == 0
+    assert batching.pool.states[0].at_work == 0
     assert (await batching.pool.lease(Cost())).key.alias == "a"
     assert upstream.seen == []
 
@@ -349,7 +349,7 @@ async def test_who_leaves_while_it_is_asked_takes_nothing_from_the_others(upstre
         more.set()
         assert vectors(await tasks[1]) == [vector("stays")]
         assert (await first).status_code == 200
-        assert pool_of(gateway).seats[0].at_work == 0
+        assert pool_of(gateway).states[0].at_work == 0
     assert [len(seen.body["input"]) for seen in upstream.seen] == [1, 2]
 
 
@@ -369,7 +369,7 @@ async def test_when_all_have_left_the_upstream_call_ends(upstream: ScriptedUpstr
             task.cancel()
         await upstream.gone()
         assert (await first).status_code == 200
-        await until(lambda: pool_of(gateway).seats[0].at_work == 0)
+        await until(lambda: pool_of(gateway).states[0].at_work == 0)
 
 
 async def test_callers_take_turns_where_not_all_fit(upstream: ScriptedUpstream) -> None:

@@ -290,8 +290,8 @@ async def test_a_part_that_has_failed_hides_no_other_that_is_at_work(upstream: S
     models = {EMBED["model"]: {"max_inputs": 1}}
     async with gateway_with(upstream, "drain", models=models, pace_seconds=600) as gateway:
         caller = await Caller.asks(gateway, "/v1/embeddings", {**EMBED, "input": ["a", "b"]})
-        [seat] = gateway.generations.now.pools["jina"].seats
-        await until(lambda: seat.cause == "rate limited")
+        [state] = gateway.generations.now.pools["jina"].states
+        await until(lambda: state.cause == "rate limited")
         await caller.leaves()
         await until(lambda: going_on(gateway) == 1)
         hold.more.set()

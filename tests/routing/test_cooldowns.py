@@ -15,7 +15,7 @@ import pytest
 from app.core.errors import UpstreamAuth, UpstreamQuota, UpstreamRateLimited
 from app.core.types import Key
 from app.routing.cooldowns import KeyStates
-from app.routing.key_state import Rest, fingerprint
+from app.routing.key_state import Cooldown, fingerprint
 from app.routing.lease import Lease
 from app.routing.limits import Cost, RateLimits
 from app.routing.pool import REST_SECONDS, Pool
@@ -35,7 +35,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
         yield database
 
 
-def remembered(database: Database) -> list[Rest]:
+def remembered(database: Database) -> list[Cooldown]:
     """Once all is written."""
     while database.waiting:
         threading.Event().wait(0.001)
@@ -50,7 +50,7 @@ def pool(database: Database, *keys: Key) -> Pool:
 
 
 def fails(keys: Pool, failure: Any) -> None:
-    keys.failed(Lease(keys, keys.seats[0], time.monotonic()), failure)
+    keys.failed(Lease(keys, keys.states[0], time.monotonic()), failure)
 
 
 async def first(keys: Pool) -> str:
@@ -63,7 +63,7 @@ async def test_a_key_rests_on_after_a_restart(database: Database, cause: str) ->
     again = pool(database)
     assert await first(again) == "b"
     assert [row["cause"] for row in again.state()] == [cause, None]
-    assert 50 < again.seats[0].rests_until - time.monotonic() <= REST_SECONDS
+    assert 50 < again.states[0].rests_until - time.monotonic() <= REST_SECONDS
 
 
 async def test_another_key_under_the_same_name_does_not_rest(database: Database) -> None:
@@ -83,9 +83,9 @@ async def test_a_key_that_works_again_is_forgotten(database: Database) -> None:
 @pytest.mark.parametrize(("until", "seconds"), [(1e12, REST_SECONDS), (-1e12, 0)])
 @pytest.mark.parametrize("cause", ["rate limited", "account empty"])
 def test_a_clock_that_was_set_locks_nobody_out(database: Database, cause: Any, until: float, seconds: float) -> None:
-    KeyStates(database).remember(Rest("jina", fingerprint("jina", A), "a", cause, time.time() + until))
+    KeyStates(database).remember(Cooldown("jina", fingerprint("jina", A), "a", cause, time.time() + until))
     [row, _] = pool(database).state()
-    rests = pool(database).seats[0].rests_until - time.monotonic()
+    rests = pool(database).states[0].rests_until - time.monotonic()
     assert rests <= seconds
     assert row["state"] == ("resting" if seconds else "healthy" if cause == "rate limited" else "trial")
 
@@ -105,14 +105,14 @@ def test_the_key_is_not_in_the_file(database: Database, tmp_path: Path) -> None:
 
 async def test_the_application_remembers(database: Database) -> None:
     given = two_keys("http://127.0.0.1:9")
-    KeyStates(database).remember(Rest("jina", fingerprint("jina", Key(ONE)), "x", "refused", time.time() + 100))
+    KeyStates(database).remember(Cooldown("jina", fingerprint("jina", Key(ONE)), "x", "refused", time.time() + 100))
     assert len(remembered(database)) == 1
     app = create_app(given, database=database)
     async with app.router.lifespan_context(app):
-        [seat, other] = app.state.generations.now.pools["jina"].seats
-        assert (seat.cause, seat.key.alias, other.cause) == ("refused", "jina-one", "")
-        assert seat.probing is not None
-    assert seat.probing is None or seat.probing.done()
+        [state, other] = app.state.generations.now.pools["jina"].states
+        assert (state.cause, state.key.alias, other.cause) == ("refused", "jina-one", "")
+        assert state.probing is not None
+    assert state.probing is None or state.probing.done()
 
 
 async def test_a_reload_asks_no_file_and_tells_no_old_rest_again(
@@ -120,7 +120,7 @@ async def test_a_reload_asks_no_file_and_tells_no_old_rest_again(
 ) -> None:
     """What a key's calls have shown since the start stays, whatever the file says by now, or does not."""
     upstream.plays(replies(VECTORS))
-    rest = Rest("jina", fingerprint("jina", Key(ONE)), "x", "rate limited", time.time() + 100)
+    rest = Cooldown("jina", fingerprint("jina", Key(ONE)), "x", "rate limited", time.time() + 100)
     KeyStates(database).remember(rest)
     assert remembered(database) == [rest]
     async with running_gateway(two_keys(upstream.url), database) as gateway:

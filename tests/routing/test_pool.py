@@ -51,7 +51,7 @@ def names(leases: list[Lease]) -> str:
 
 def lease_of(pool: Pool, key: Key) -> Lease:
     """A lease that was made just now, as an answer finds it."""
-    return Lease(pool, next(seat for seat in pool.seats if seat.key is key), time.monotonic())
+    return Lease(pool, next(state for state in pool.states if state.key is key), time.monotonic())
 
 
 async def test_the_least_loaded_key_takes_the_next_call() -> None:
@@ -297,7 +297,7 @@ async def test_a_key_given_to_who_is_just_leaving_goes_to_the_next() -> None:
     second.cancel()
     assert (await third).key is A
     assert second.cancelled()
-    assert keys.seats[0].at_work == 1
+    assert keys.states[0].at_work == 1
 
 
 async def test_a_full_minute_of_deepsearch_does_not_hold_up_embeddings() -> None:
@@ -360,7 +360,7 @@ async def test_patience_counts_from_when_the_call_came() -> None:
 async def test_the_last_keys_rest_is_waited_for_where_it_is_short() -> None:
     keys = Pool("jina", [(A, RateLimits())], patience=PATIENCE)
     keys.failed(lease_of(keys, A), UpstreamRateLimited("slow", retry_after=0.05))
-    until_then = keys.seats[0].rests_until
+    until_then = keys.states[0].rests_until
     lease = await keys.lease(Cost())
     assert lease.taken >= until_then
 
@@ -401,7 +401,7 @@ async def test_a_429_shortens_no_rest() -> None:
     keys.failed(lease_of(keys, B), UpstreamRateLimited("slow", retry_after=60))
     keys.failed(lease_of(keys, B), UpstreamRateLimited("slow", retry_after=1))
     assert [row["cause"] for row in keys.state()] == ["account empty", "rate limited"]
-    assert keys.seats[1].rests_until > time.monotonic() + 30
+    assert keys.states[1].rests_until > time.monotonic() + 30
 
 
 # The breaker.

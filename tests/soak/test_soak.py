@@ -67,8 +67,8 @@ async def test_no_task_is_left(tmp_path: Path) -> None:
 
 def _probes(gateway: RunningGateway) -> set[asyncio.Task[None]]:
     """Of the configuration in force: one for each key that was refused."""
-    seats = [seat for pool in gateway.generations.now.pools.values() for seat in pool.seats]
-    return {seat.probing for seat in seats if seat.probing is not None}
+    states = [state for pool in gateway.generations.now.pools.values() for state in pool.states]
+    return {state.probing for state in states if state.probing is not None}
 
 
 def _at_work(gateway: RunningGateway) -> list[str]:
