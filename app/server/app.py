@@ -51,7 +51,7 @@ from ..usage.ledger import Ledger
 from ..usage.record import CallRecord, Recorder, log
 from . import admin, docs, openapi
 from .access import Access
-from .handlers import Edge, Limits
+from .handlers import Handlers, Limits
 from .snapshots import Generation, Generations
 
 T = TypeVar("T")
@@ -135,7 +135,7 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
     gateway, pools = _gateway(process, settings, redactor)
     limits = Limits(settings.max_body_megabytes, settings.timeouts.body_seconds, settings.ping_seconds)
     always = {"x-torii-sandbox": "true"} if settings.sandbox == "on" else {}
-    edge = Edge(
+    handlers = Handlers(
         gateway,
         limits,
         _admission(process, settings, load, redactor),
@@ -145,13 +145,13 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
         hints={} if settings.docs_open else docs.SWITCHED_OFF,
         always=always,
     )
-    table = doors(edge, Own(gateway, load, process.database), settings)
-    table |= admin.doors(edge, build_operator(settings), pools, redactor)
+    table = doors(handlers, Own(gateway, load, process.database), settings)
+    table |= admin.doors(handlers, build_operator(settings), pools, redactor)
     return Generation(
         settings=settings,
         gateway=gateway,
-        edge=edge,
-        access=Access(edge, build_cors(settings), build_guard(settings, PAGES)),
+        handlers=handlers,
+        access=Access(handlers, build_cors(settings), build_guard(settings, PAGES)),
         pools=pools,
         doors=table,
         posted={path: door for path, door in table.items() if DOCUMENTS[path].method == "POST"},
@@ -253,21 +253,21 @@ def meant(path: str, raw: bytes) -> str:
 PAGES = frozenset(("/", "/healthz", "/readyz", "/v1/models", "/models", *docs.PATHS))
 
 
-def doors(edge: Edge, own: Own, settings: Settings) -> dict[str, ASGIApp]:
+def doors(handlers: Handlers, own: Own, settings: Settings) -> dict[str, ASGIApp]:
     """The application of each path."""
-    rerank = edge.posted(Rerank())
+    rerank = handlers.posted(Rerank())
     table: dict[str, ASGIApp] = {
-        "/v1/embeddings": edge.posted(Embeddings(decoder_or_none(settings.token_encoding))),
+        "/v1/embeddings": handlers.posted(Embeddings(decoder_or_none(settings.token_encoding))),
         "/v1/rerank": rerank,
         "/v2/rerank": rerank,
-        "/v1/chat/completions": edge.posted(
+        "/v1/chat/completions": handlers.posted(
             Chat(settings.deepsearch.reasoning, settings.deepsearch.answer_chunk_characters)
         ),
-        "/v1/models": edge.simple(own.models),
-        "/v1/models/{model:path}": edge.simple(own.model),
-        "/healthz": edge.simple(own.healthz, known=False),
-        "/readyz": edge.simple(own.readyz, known=False),
-        "/v1/responses": edge.simple(own.responses, known=False),
+        "/v1/models": handlers.simple(own.models),
+        "/v1/models/{model:path}": handlers.simple(own.model),
+        "/healthz": handlers.simple(own.healthz, known=False),
+        "/readyz": handlers.simple(own.readyz, known=False),
+        "/v1/responses": handlers.simple(own.responses, known=False),
     }
     return {**table, **_bare(table)}
 

@@ -55,7 +55,7 @@ class Limits:
     ping_seconds: float = 15.0
 
 
-class Edge:
+class Handlers:
     """Makes doors: ASGI applications, one for each endpoint. ``always`` are headers of every answer,
     ``paths`` what a caller who is lost is told that there is, ``hints`` what is said of a path at which there
     could be something."""

@@ -22,7 +22,7 @@ from ..gateway.build import go_on
 from ..gateway.gateway import Gateway
 from ..routing.pool import Pool
 from .access import Access
-from .handlers import Edge
+from .handlers import Handlers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Generation:
 
     settings: Settings = field(repr=False)
     gateway: Gateway = field(repr=False)
-    edge: Edge = field(repr=False)
+    handlers: Handlers = field(repr=False)
     access: Access = field(repr=False)
     pools: Mapping[str, Pool] = field(repr=False)
     doors: Mapping[str, ASGIApp] = field(repr=False)
@@ -72,12 +72,12 @@ class Generations:
         self.now = fresh
         self.start()
         self._before.append(old)
-        old.edge.admission.ended = partial(self._close, old)
-        if not old.edge.admission.calls:
+        old.handlers.admission.ended = partial(self._close, old)
+        if not old.handlers.admission.calls:
             self._close(old)
 
     async def no_such_route(self, request: Request, error: Exception) -> Response:
-        return await self.now.edge.no_such_route(request, error)
+        return await self.now.handlers.no_such_route(request, error)
 
     def drain(self, seconds: float) -> None:
         for generation in self._living():
@@ -102,7 +102,7 @@ class Generations:
 
     def _close(self, generation: Generation) -> None:
         self._before.remove(generation)
-        generation.edge.admission.ended = nothing  # it would hold itself
+        generation.handlers.admission.ended = nothing  # it would hold itself
         task = asyncio.ensure_future(_end(generation))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

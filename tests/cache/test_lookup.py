@@ -724,7 +724,7 @@ async def test_for_those_who_stay_all_parts_are_asked_for(policy: str, upstream:
         follower = asyncio.create_task(ask(gateway))
         await until(lambda: waiting(gateway) == 2)
         leader.cancel()
-        disconnects = gateway.generations.now.edge.admission.disconnects
+        disconnects = gateway.generations.now.handlers.admission.disconnects
         await until(lambda: waiting(gateway) == 1 if policy == "cancel" else len(disconnects.going_on) == 1)
         gate.open.set()
         answer = await follower
@@ -749,7 +749,7 @@ async def test_a_follower_who_stays_is_drained_when_he_leaves(upstream: Scripted
             calls.append(asyncio.create_task(ask(gateway, authorization=bearer)))
             await until(lambda: waiting(gateway) == count)  # noqa: B023 - called before count changes
         await until(lambda: gate.asked == 1)
-        disconnects = gateway.generations.now.edge.admission.disconnects
+        disconnects = gateway.generations.now.handlers.admission.disconnects
         calls[0].cancel()
         await until(lambda: waiting(gateway) == 1)
         calls[1].cancel()
@@ -786,7 +786,7 @@ async def test_nobody_joins_a_call_that_nobody_wanted(upstream: ScriptedUpstream
         await until(lambda: held["one"].asked == held["two"].asked == 1)
         [flight] = now.gateway.flights._open.values()
         leader.cancel()
-        await until(lambda: len(now.edge.admission.disconnects.going_on) == 1)
+        await until(lambda: len(now.handlers.admission.disconnects.going_on) == 1)
         held["one"].open.set()
         await until(lambda: flight.connection.over)
         other = asyncio.create_task(ask(gateway))

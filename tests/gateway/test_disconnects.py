@@ -111,7 +111,7 @@ async def gateway_with(
 
 
 def going_on(gateway: RunningGateway) -> int:
-    return len(gateway.generations.now.edge.admission.disconnects.going_on)
+    return len(gateway.generations.now.handlers.admission.disconnects.going_on)
 
 
 async def leave(gateway: RunningGateway, upstream: ScriptedUpstream, case: Case, key: str = "") -> None:

@@ -76,8 +76,8 @@ def _at_work(gateway: RunningGateway) -> list[str]:
     now = gateway.generations.now
     states = [state for pool in now.pools.values() for state in pool.state()]
     held = [f"{state['key']} is at work" for state in states if state["at_work"] or state["waiting"]]
-    held += ["calls without callers"] if now.edge.admission.disconnects.going_on else []
-    return held + (["open calls"] if now.edge.admission.calls or now.edge.admission.load.calls else [])
+    held += ["calls without callers"] if now.handlers.admission.disconnects.going_on else []
+    return held + (["open calls"] if now.handlers.admission.calls or now.handlers.admission.load.calls else [])
 
 
 def _generations() -> int:

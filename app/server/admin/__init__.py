@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from ...callers.keys import Callers
 from ...core.redaction import Redactor
 from ...routing.pool import Pool
-from ..handlers import Edge
+from ..handlers import Handlers
 from ..openapi import Document
 from .upstreams import Upstreams
 
@@ -22,9 +22,11 @@ UPSTREAMS = Document("admin_upstreams", "GET", "/admin/upstreams", "The state of
 DOCUMENTS = {UPSTREAMS.path: UPSTREAMS}
 
 
-def doors(edge: Edge, operator: Callers | None, pools: Mapping[str, Pool], redactor: Redactor) -> dict[str, ASGIApp]:
+def doors(
+    handlers: Handlers, operator: Callers | None, pools: Mapping[str, Pool], redactor: Redactor
+) -> dict[str, ASGIApp]:
     """The application of each path. Without an operator there is nothing, as at any unknown path."""
     if operator is None:
-        return dict.fromkeys(DOCUMENTS, edge.nothing())
+        return dict.fromkeys(DOCUMENTS, handlers.nothing())
     upstreams = Upstreams(list(pools.values()), redactor.message)
-    return {UPSTREAMS.path: edge.simple(upstreams.states, callers=operator)}
+    return {UPSTREAMS.path: handlers.simple(upstreams.states, callers=operator)}
