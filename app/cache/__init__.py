@@ -12,7 +12,7 @@ sqlite_tier, redis    the tier behind it, if configured; sqlite is the file of t
 from __future__ import annotations
 
 from .lookup import Cache, Lookup, Store, Tiers
-from .merge import Found, Outcome, Stale
-from .singleflight import Flight, Flights
+from .merge import MergedReply, Partition, Stale
+from .singleflight import Flight, SingleFlight
 
-__all__ = ["Cache", "Flight", "Flights", "Found", "Lookup", "Outcome", "Stale", "Store", "Tiers"]
+__all__ = ["Cache", "Flight", "Lookup", "MergedReply", "Partition", "SingleFlight", "Stale", "Store", "Tiers"]

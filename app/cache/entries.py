@@ -30,7 +30,7 @@ Fields = dict[str, bytes]
 HEAD_SIZE, ITEM_SIZE = 400, 300
 
 
-class Entry(NamedTuple):
+class CacheEntry(NamedTuple):
     """``head`` is the top level of the answer, empty where the items and the usage were; but a ranking is one piece
     of JSON in it, and ``items`` tell only the names of its fields. ``tokens`` is what the entry was billed; where
     several inputs were billed together, its share by length. ``shape`` is of its vectors, None for a ranking."""
@@ -66,7 +66,7 @@ _packed = msgspec.msgpack.Decoder(tuple[Fields, list[Fields], Tokens])
 _items = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 
 
-def unpacked(value: bytes, call: Call, target: Target) -> Entry | None:
+def unpacked(value: bytes, call: Call, target: Target) -> CacheEntry | None:
     """The entry; None for what is none, and for what would be no right answer of ``target`` to ``call``."""
     holds = HOLDS[call.endpoint]
     try:
@@ -91,16 +91,16 @@ def _answer(head: Fields, items: list[Fields], tokens: int, holds: str) -> bytes
     return msgspec.json.encode({**_raw(head), holds: held, "usage": {"total_tokens": tokens}})
 
 
-def entry_of(reply: Json, holds: str) -> Entry:
+def entry_of(reply: Json, holds: str) -> CacheEntry:
     """The whole of a canonical answer."""
     head = {name: b"" if name in (holds, "usage") else _bytes(value) for name, value in reply.items()}
     tokens = billed(reply["usage"])
     if holds == "results":
         head[holds] = msgspec.json.encode(reply[holds])
-        return Entry(head, [dict.fromkeys(chain.from_iterable(reply[holds]), b"")], tokens)
+        return CacheEntry(head, [dict.fromkeys(chain.from_iterable(reply[holds]), b"")], tokens)
     items = [{name: _bytes(value) for name, value in item.items()} for item in reply[holds]]
     first = reply[holds][0]  # all have one shape
-    return Entry(head, items, tokens, first[field_of(first)].shape)
+    return CacheEntry(head, items, tokens, first[field_of(first)].shape)
 
 
 def ranked(results: bytes) -> list[Json]:

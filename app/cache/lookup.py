@@ -20,9 +20,9 @@ from ..core.errors import UpstreamFailed
 from ..core.types import Call, EmbeddingsCall, Json, RerankCall, Route, Target
 from ..core.vectors import encoded
 from .digests import keys_of, part_of
-from .entries import Entry, unpacked
+from .entries import CacheEntry, unpacked
 from .memory import Memory
-from .merge import Found, Outcome
+from .merge import MergedReply, Partition
 
 
 class Store(Protocol):
@@ -95,18 +95,20 @@ class Cache:
         lookup.reads = on and b"no-cache" not in directives
         return lookup
 
-    def in_memory(self, keys: list[bytes]) -> dict[bytes, Entry]:
+    def in_memory(self, keys: list[bytes]) -> dict[bytes, CacheEntry]:
         """The entries of this process."""
         memory, now = self._memory, self._clock()
         assert memory is not None
         return {key: entry for key in keys if (entry := memory.get(key, now)) is not None}
 
-    async def in_store(self, keys: list[bytes], missing: Set[bytes], call: Call, target: Target) -> dict[bytes, Entry]:
+    async def in_store(
+        self, keys: list[bytes], missing: Set[bytes], call: Call, target: Target
+    ) -> dict[bytes, CacheEntry]:
         """Those of the store that are right ones of an answer of ``target`` to ``call``; they are in memory then."""
         memory, store, now = self._memory, self._store, self._clock()
         assert memory is not None
         assert store is not None
-        found: dict[bytes, Entry] = {}
+        found: dict[bytes, CacheEntry] = {}
         stored = await store.read(missing, now)
         places = {key: place for place, key in enumerate(keys)} if stored else {}
         for key, (value, expires) in stored.items():
@@ -135,7 +137,7 @@ class Cache:
         """True if it is worth a look: digests cost more than all else here, and most upstreams are never asked."""
         return self._store is not None or (self._tiers is not None and _place(target) in self._tiers.places)
 
-    def write(self, entries: Mapping[bytes, Entry], target: Target | None = None) -> None:
+    def write(self, entries: Mapping[bytes, CacheEntry], target: Target | None = None) -> None:
         """``target`` has answered these."""
         now = self._clock()
         if self._tiers is not None and target is not None:
@@ -164,9 +166,9 @@ class Lookup:
         self._call = call
         self._route = route
         self._owner = owner
-        self._found: dict[tuple[str, str], Found] = {}
+        self._found: dict[tuple[str, str], Partition] = {}
 
-    async def hit(self) -> Outcome | None:
+    async def hit(self) -> MergedReply | None:
         """The answer, where one target's entries are enough for it."""
         first = self._route.targets[0]
         for target in self._route.targets:
@@ -182,7 +184,7 @@ class Lookup:
                     return outcome
         return None
 
-    def forget(self, outcome: Outcome) -> None:
+    def forget(self, outcome: MergedReply) -> None:
         """The entries of a hit are of no use: they cannot be written for this caller."""
         self._found[_place(outcome.target)].forget()
 
@@ -191,14 +193,14 @@ class Lookup:
         """Equal ones are of identical calls; known once a hit was looked for. None for a call that shares nothing."""
         return tuple((place, *found.keys) for place, found in self._found.items()) if self.reads else None
 
-    async def at(self, target: Target) -> Found:
+    async def at(self, target: Target) -> Partition:
         place = _place(target)
         found = self._found.get(place)
         if found is None:
             found = self._found[place] = await self._look(target) if self.writes else self._past(target)
         return found
 
-    def beside(self, found: Found, targets: Sequence[Target]) -> Sequence[Target]:
+    def beside(self, found: Partition, targets: Sequence[Target]) -> Sequence[Target]:
         """Those of ``targets`` whose vectors may be in one answer: of one space, and of one upstream with what is at
         hand. Only vectors have a space."""
         if len(targets) == 1 or not isinstance(self._call, EmbeddingsCall):
@@ -209,7 +211,7 @@ class Lookup:
             return targets
         return [target for target in targets if target.space == found.target.space]
 
-    def keep(self, found: Found, parts: Sequence[Call], answers: Sequence[tuple[Target, Json]]) -> None:
+    def keep(self, found: Partition, parts: Sequence[Call], answers: Sequence[tuple[Target, Json]]) -> None:
         """Keeps the answers, each part under the keys of the target that has answered it."""
         if not found.keys:
             return
@@ -217,21 +219,21 @@ class Lookup:
             self._cache.write(found.fresh, found.target)
             return
         for part, (target, reply) in zip(parts, answers, strict=True):
-            own = Found(part, target, keys_of(part, target, self._owner), {})
+            own = Partition(part, target, keys_of(part, target, self._owner), {})
             if len(own.missing) < len(own.keys):
                 continue  # inputs that are the same there alone: their vectors are not told apart
             own.filled(reply, target)
             self._cache.write(own.fresh, target)
 
-    async def _look(self, target: Target) -> Found:
+    async def _look(self, target: Target) -> Partition:
         keys, cache = keys_of(self._call, target, self._owner), self._cache
         entries = cache.in_memory(keys) if self.reads else {}
         if self.reads and cache.stored and len(entries) < len(keys):
             entries |= await cache.in_store(keys, set(keys) - entries.keys(), self._call, target)
-        return Found(self._call, target, keys, entries)
+        return Partition(self._call, target, keys, entries)
 
-    def _past(self, target: Target) -> Found:
-        return Found(self._call, target, [], {}, "off" if self.pure else None)
+    def _past(self, target: Target) -> Partition:
+        return Partition(self._call, target, [], {}, "off" if self.pure else None)
 
 
 def _place(target: Target) -> tuple[str, str]:

@@ -20,7 +20,7 @@ T = TypeVar("T")
 W = TypeVar("W")  # what a call is to those who use this
 
 
-class Flights(Generic[T, W]):
+class SingleFlight(Generic[T, W]):
     """Each by a key: equal keys, the same call."""
 
     def __init__(self) -> None:

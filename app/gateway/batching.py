@@ -48,7 +48,7 @@ def future() -> asyncio.Future[Any]:
 
 
 @dataclass(slots=True, eq=False)
-class Member:
+class BatchWaiter:
     """A call's part in a batch. ``admitted`` is set when a batch has a key and takes the part along.
 
     ``pays`` is False if the call had ended before the batch's request went out.
@@ -107,7 +107,7 @@ class BatchingClient(LeasingClient):
                 key = (kind, attempt.pool.name, *((other.upstream.name, other.name) for other in attempt.targets))
                 if key not in self._queues:
                     self._queues[key] = Queue(self, attempt, most, partial(self._queues.pop, key))
-                return self._queues[key].send(Member(part, record, attempt.cost), attempt)
+                return self._queues[key].send(BatchWaiter(part, record, attempt.cost), attempt)
         return super().send(part, attempt, record)
 
 
@@ -124,16 +124,16 @@ class Queue:
         self._targets = attempt.targets
         self._most = most
         self._end = end
-        self._lines: dict[str, deque[Member]] = {}  # by caller; the one whose turn it is comes first
+        self._lines: dict[str, deque[BatchWaiter]] = {}  # by caller; the one whose turn it is comes first
         self._task: asyncio.Task[None] | None = None
 
-    async def send(self, member: Member, attempt: Failover) -> Answered:
+    async def send(self, member: BatchWaiter, attempt: Failover) -> Answered:
         """The answer to a member, out of its batch. Raises UpstreamError, also if no key is free in time."""
         await self._wait(member)
         attempt.last = True
         return await member.answered()
 
-    async def _wait(self, member: Member) -> None:
+    async def _wait(self, member: BatchWaiter) -> None:
         """Returns when the member is in a batch."""
         self._lines.setdefault(member.record.caller, deque()).append(member)
         if self._task is None:
@@ -174,10 +174,10 @@ class Queue:
         self._task = None
         self._end()
 
-    def _taken(self, lease: Lease) -> list[Member]:
+    def _taken(self, lease: Lease) -> list[BatchWaiter]:
         """The members that go with the lease, callers taking turns; one that does not fit is among the first
         of the next batch."""
-        taken: list[Member] = []
+        taken: list[BatchWaiter] = []
         inputs = tokens = 0
         turns = deque(self._lines)
         while turns:
@@ -202,14 +202,14 @@ class Queue:
                 if not member.admitted.done():
                     member.admitted.set_exception(copy(failure))
 
-    def _leave(self, member: Member) -> None:
+    def _leave(self, member: BatchWaiter) -> None:
         self._remove(member)
         if self._task is not None and not self._lines:
             self._task.cancel()
             self._task = None
             self._end()
 
-    def _remove(self, member: Member) -> None:
+    def _remove(self, member: BatchWaiter) -> None:
         line = self._lines.get(member.record.caller)
         if line and member in line:
             line.remove(member)
@@ -221,7 +221,12 @@ class Batch:
     """One upstream call for several. The last member that leaves ends it."""
 
     def __init__(
-        self, client: BatchingClient, target: Target, targets: Sequence[Target], lease: Lease, members: list[Member]
+        self,
+        client: BatchingClient,
+        target: Target,
+        targets: Sequence[Target],
+        lease: Lease,
+        members: list[BatchWaiter],
     ) -> None:
         self._client = client
         self._targets = targets
@@ -240,7 +245,7 @@ class Batch:
             self._task.cancel()
             self._lease.release()  # the task may not have begun, and then does not release it
 
-    async def _run(self, members: list[Member], target: Target, lease: Lease) -> None:
+    async def _run(self, members: list[BatchWaiter], target: Target, lease: Lease) -> None:
         try:
             since = max(member.cost.since for member in members)
             await self._ask(members, self._failover(members, self._targets, since).start(target, lease))
@@ -249,7 +254,7 @@ class Batch:
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait have to know
             _fail(members, error)
 
-    async def _halve(self, members: list[Member], failure: UpstreamError) -> None:
+    async def _halve(self, members: list[BatchWaiter], failure: UpstreamError) -> None:
         """Asks the halves of what has failed, each once, if one input may be the reason."""
         wanted = still_wanted(members)
         if len(members) == 1 or not self._may_be_one_input(failure):
@@ -259,7 +264,7 @@ class Batch:
         halves = [half for half in (wanted[:middle], wanted[middle:]) if half]
         await asyncio.gather(*(self._half(half, failure) for half in halves))
 
-    async def _half(self, members: list[Member], why: UpstreamError) -> None:
+    async def _half(self, members: list[BatchWaiter], why: UpstreamError) -> None:
         assert why.target is not None
         # What was found wrong says nothing of the half; of a fault all other targets were asked with the whole.
         targets = self._targets if isinstance(why, UpstreamRejected) else [why.target]
@@ -270,13 +275,13 @@ class Batch:
         except Exception as error:  # noqa: BLE001 - as above
             _fail(members, error)
 
-    def _failover(self, members: list[Member], targets: Sequence[Target], since: float | None = None) -> Failover:
+    def _failover(self, members: list[BatchWaiter], targets: Sequence[Target], since: float | None = None) -> Failover:
         """The attempts of a whole batch, which has its patience from ``since``; those of a half have no repeats."""
         tokens = sum(member.cost.tokens for member in members)
         cost = Cost(tokens) if since is None else Cost(tokens, since=since)
         return self._client.retries.begin(targets, cost, Crowd(members), repeats=since is not None)
 
-    async def _ask(self, members: list[Member], failover: Failover) -> None:
+    async def _ask(self, members: list[BatchWaiter], failover: Failover) -> None:
         """Tells the members their answers. Raises UpstreamError."""
         for attempt in failover:
             with attempt:
@@ -284,7 +289,7 @@ class Batch:
                 with lease:
                     await self._send(members, attempt.target.with_key(lease.key), lease)
 
-    async def _send(self, members: list[Member], target: Target, lease: Lease) -> None:
+    async def _send(self, members: list[BatchWaiter], target: Target, lease: Lease) -> None:
         asked = still_wanted(members)
         if not asked:
             raise CallerGone
@@ -321,7 +326,7 @@ class Batch:
 class Crowd:
     """The audience of a batch."""
 
-    def __init__(self, members: list[Member]) -> None:
+    def __init__(self, members: list[BatchWaiter]) -> None:
         self._members = members
 
     @property
@@ -332,7 +337,7 @@ class Crowd:
 Begun = Sequence[tuple[Use, Call]]  # what a request is booked under, and as
 
 
-def sent_together(lease: Lease, asked: Sequence[Member], begun: Begun) -> None:
+def sent_together(lease: Lease, asked: Sequence[BatchWaiter], begun: Begun) -> None:
     """To be called before the first byte of a batch goes out. A member that has left by now is booked already, so the
     others pay for its inputs. Raises UpstreamError if the key rests by now."""
     lease.check()
@@ -342,7 +347,7 @@ def sent_together(lease: Lease, asked: Sequence[Member], begun: Begun) -> None:
             use.send(part)
 
 
-def still_wanted(members: list[Member]) -> list[Member]:
+def still_wanted(members: list[BatchWaiter]) -> list[BatchWaiter]:
     """Those who still wait; the others are told that nothing more is asked for them."""
     _fail([member for member in members if not member.wanted], CallerGone())
     return [member for member in members if member.wanted]
@@ -354,6 +359,6 @@ def _is_of_the_work(failure: UpstreamError) -> bool:
     return fault and failure.elsewhere and failure.repeatable
 
 
-def _fail(members: list[Member], failure: Exception) -> None:
+def _fail(members: list[BatchWaiter], failure: Exception) -> None:
     for member in members:
         member.fail(failure)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from ..cache import Cache, Flight, Flights, Lookup, Outcome, Stale
+from ..cache import Cache, Flight, Lookup, MergedReply, SingleFlight, Stale
 from ..core.errors import Unavailable, UpstreamError, UpstreamFailed
 from ..core.types import Call, EmbeddingsCall, Json, Route, Target, Value
 from ..endpoints import Endpoint
@@ -27,7 +27,7 @@ from .parts import Parts
 from .streaming import CallerStream, Streams
 
 
-class Answer(Value, frozen=True):
+class CallResult(Value, frozen=True):
     """``body`` whole, or ``events`` as server-sent bytes; one of the two."""
 
     headers: dict[str, str]
@@ -48,14 +48,14 @@ class Gateway:
     ) -> None:
         self.routes = routes
         self.draining = False
-        self.flights: Flights[Outcome, CallRecord] = Flights()
+        self.singleflight: SingleFlight[MergedReply, CallRecord] = SingleFlight()
         self._cache = cache
         self._retries = retries
         self._client = client
         self._parts = parts
         self._streams = streams
 
-    async def handle(self, endpoint: Endpoint, incoming: Incoming, admitted: Reservation) -> Answer:
+    async def handle(self, endpoint: Endpoint, incoming: Incoming, admitted: Reservation) -> CallResult:
         """The answer of the first target that has one. Raises ToriiError."""
         if self.draining:
             raise Unavailable("this gateway is shutting down", retry_after=1)
@@ -70,7 +70,7 @@ class Gateway:
                 lookup = self._cache.lookup(call, route, record.caller, incoming.cache_control)
                 if lookup.reads and (answer := await self._hit(endpoint, lookup, record)) is not None:
                     return answer
-                flight = self.flights.join(lookup.key, record.connection, record)
+                flight = self.singleflight.join(lookup.key, record.connection, record)
                 try:
                     async with flight:
                         if flight.leads:
@@ -96,7 +96,7 @@ class Gateway:
         await self._client.http.aclose()
         await self._cache.aclose()
 
-    async def _hit(self, endpoint: Endpoint, lookup: Lookup, record: CallRecord) -> Answer | None:
+    async def _hit(self, endpoint: Endpoint, lookup: Lookup, record: CallRecord) -> CallResult | None:
         """The cache's answer, if it has one that can be written for this caller."""
         while (outcome := await lookup.hit()) is not None:
             record.hit = outcome.target
@@ -109,7 +109,7 @@ class Gateway:
 
     async def _asked(
         self, endpoint: Endpoint, lookup: Lookup, route: Route, admitted: Reservation, record: CallRecord
-    ) -> Outcome:
+    ) -> MergedReply:
         """The answer of the first targets that give one as a whole."""
         left: Sequence[Target] = route.targets
         while True:
@@ -143,14 +143,14 @@ class Gateway:
                 answered = await self._client.send(part, attempt, record)
         return answered
 
-    async def _collected(self, failover: Failover, record: CallRecord) -> Outcome:
+    async def _collected(self, failover: Failover, record: CallRecord) -> MergedReply:
         for attempt in failover:
             with attempt:
                 stream = await self._client.open(attempt, record)
-                outcome = Outcome(stream.target, await stream.collected(record))
+                outcome = MergedReply(stream.target, await stream.collected(record))
         return outcome
 
-    async def _stream(self, endpoint: Endpoint, route: Route, admitted: Reservation, record: CallRecord) -> Answer:
+    async def _stream(self, endpoint: Endpoint, route: Route, admitted: Reservation, record: CallRecord) -> CallResult:
         """Waits for the first event, so that an early failure has a status of its own and another target its chance.
 
         Not for longer than a caller may be left without a word: then their stream begins, and what fails is told in it.
@@ -159,10 +159,10 @@ class Gateway:
             with attempt:
                 stream = await self._client.open(attempt, record)
                 await self._streams.begin(stream, record)
-        return Answer(provenance(stream.target), events=self._streams.events(stream, endpoint, record))
+        return CallResult(provenance(stream.target), events=self._streams.events(stream, endpoint, record))
 
 
-def _share(flight: Flight[Outcome, CallRecord]) -> None:
+def _share(flight: Flight[MergedReply, CallRecord]) -> None:
     """Those who share an answer name its target; the requests that it took are booked once, under who pays."""
     if not flight.leads:
         flight.call.hit = flight.first.target
@@ -170,12 +170,12 @@ def _share(flight: Flight[Outcome, CallRecord]) -> None:
         flight.heir.call.take(flight.call)
 
 
-def _answer(endpoint: Endpoint, record: CallRecord, outcome: Outcome, *, paid: bool) -> Answer:
+def _answer(endpoint: Endpoint, record: CallRecord, outcome: MergedReply, *, paid: bool) -> CallResult:
     record.cache = outcome.state
     record.free = None if paid else outcome.reply["usage"]
     body = endpoint.render(record.call, outcome.reply)
     record.end(200)
-    return Answer({**provenance(outcome.target), **outcome.headers}, body)
+    return CallResult({**provenance(outcome.target), **outcome.headers}, body)
 
 
 def provenance(target: Target) -> dict[str, str]:

@@ -34,7 +34,7 @@ from ..core.redaction import Redactor
 from ..endpoints import Endpoint
 from ..endpoints.incoming import Incoming
 from ..gateway.admission import Admission
-from ..gateway.gateway import Answer, Gateway
+from ..gateway.gateway import CallResult, Gateway
 from .event_stream import Downstream
 from .http import Exchange, Head
 
@@ -175,7 +175,7 @@ class Handlers:
             raise Unauthorized("There is a key in the query. Send it in one header 'Authorization: Bearer <key>' only.")
         return (callers or self._callers).check(exchange.headers)
 
-    async def _answer(self, exchange: Exchange, answer: Answer) -> None:
+    async def _answer(self, exchange: Exchange, answer: CallResult) -> None:
         head = self._head(exchange.id, answer.headers)
         if answer.events is None:
             await exchange.answer(200, answer.body, head)

@@ -15,7 +15,7 @@ import httpx
 import msgspec
 import pytest
 
-from app.cache.singleflight import Flights
+from app.cache.singleflight import SingleFlight
 from app.core.disconnects import ClientConnection
 from app.core.types import EmbeddingsCall, Key, Target
 from app.storage.store import Database, read
@@ -515,7 +515,7 @@ class Gate:
 
 
 def waiting(gateway: RunningGateway) -> int:
-    return gateway.generations.now.gateway.flights.waiting()
+    return gateway.generations.now.gateway.singleflight.waiting()
 
 
 async def test_fifty_identical_calls_are_one_upstream_call(upstream: ScriptedUpstream) -> None:
@@ -610,7 +610,7 @@ async def test_two_accounts_at_one_place_share_no_call(upstream: ScriptedUpstrea
 
 
 async def fly(
-    flights: Flights[Any, CallRecord], record: CallRecord, work: Callable[[CallRecord], Awaitable[Any]]
+    flights: SingleFlight[Any, CallRecord], record: CallRecord, work: Callable[[CallRecord], Awaitable[Any]]
 ) -> tuple[Any, bool]:
     """The result, and whether this call is billed for it, as the gateway has them."""
     flight = flights.join("key", record.connection, record)
@@ -622,7 +622,7 @@ async def fly(
 
 async def test_a_call_that_was_given_up_is_not_joined() -> None:
     """It may need a while to end."""
-    flights: Flights[str, CallRecord] = Flights()
+    flights: SingleFlight[str, CallRecord] = SingleFlight()
     ending = asyncio.Event()
 
     async def slow(record: CallRecord) -> str:
@@ -784,7 +784,7 @@ async def test_nobody_joins_a_call_that_nobody_wanted(upstream: ScriptedUpstream
         now = gateway.generations.now
         leader = asyncio.create_task(ask(gateway))
         await until(lambda: held["one"].asked == held["two"].asked == 1)
-        [flight] = now.gateway.flights._open.values()
+        [flight] = now.gateway.singleflight._open.values()
         leader.cancel()
         await until(lambda: len(now.handlers.admission.disconnects.going_on) == 1)
         held["one"].open.set()
@@ -857,7 +857,7 @@ async def test_what_goes_out_while_the_last_one_leaves_is_billed() -> None:
     begun = asyncio.Event()
 
     record = CallRecord("id", "open", EmbeddingsCall(model="m", body={}))
-    flights: Flights[None, CallRecord] = Flights()
+    flights: SingleFlight[None, CallRecord] = SingleFlight()
     task = asyncio.create_task(fly(flights, record, sends_at_the_end(begun)))
     await begun.wait()
     task.cancel()
@@ -870,7 +870,7 @@ async def test_the_first_has_the_bill_where_nobody_stays() -> None:
     """He has gone before, and the last who leaves ends his call, of which something may go out still."""
     begun = asyncio.Event()
     records = [CallRecord("id", "open", EmbeddingsCall(model="m", body={})) for _ in range(2)]
-    flights: Flights[None, CallRecord] = Flights()
+    flights: SingleFlight[None, CallRecord] = SingleFlight()
 
     async def ask(record: CallRecord) -> None:
         record.connection = ClientConnection(task=asyncio.current_task())

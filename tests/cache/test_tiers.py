@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from app.cache import Cache, Tiers
-from app.cache.entries import Entry
+from app.cache.entries import CacheEntry
 from app.cache.memory import OVERHEAD, Memory
 from app.cache.redis import Redis
 from app.cache.sqlite import AT_ONCE, WAITING, Database
@@ -47,10 +47,10 @@ def key(number: int) -> bytes:
 # In memory.
 
 
-def entry(value: bytes) -> Entry:
+def entry(value: bytes) -> CacheEntry:
     """All of it made anew, as it is where an answer comes."""
     head = {"object": b'"%b"' % b"list", "data": b"", "model": b'"%b"' % (b"m" * 20), "usage": b""}
-    return Entry(head, [{"object": b'"%b"' % b"embedding", "index": b"%d" % 100, "embedding": value}], 0)
+    return CacheEntry(head, [{"object": b'"%b"' % b"embedding", "index": b"%d" % 100, "embedding": value}], 0)
 
 
 COST = entry(b"").size + OVERHEAD
@@ -316,7 +316,7 @@ async def test_two_processes_share_a_file(upstream: ScriptedUpstream, tmp_path: 
 import asyncio, sys
 from pathlib import Path
 from app.cache.sqlite_tier import SCHEMA, Disk
-from app.cache.entries import Entry
+from app.cache.entries import CacheEntry
 from app.cache.sqlite import Database
 database = Database(Path(sys.argv[1]), SCHEMA)
 found = asyncio.run(Disk(database, 10**9).read([bytes(19) + b"\\1"], 0.0))
@@ -368,7 +368,7 @@ def entries(cache: Cache) -> Any:
     return cache._memory
 
 
-async def found_in(cache: Cache, keys: list[bytes], call: Any = CALL) -> dict[bytes, Entry]:
+async def found_in(cache: Cache, keys: list[bytes], call: Any = CALL) -> dict[bytes, CacheEntry]:
     """As a lookup finds them."""
     found = cache.in_memory(keys)
     return found | await cache.in_store(keys, set(keys) - found.keys(), call, TARGET)
@@ -382,7 +382,7 @@ async def test_time_and_memory_over_a_file(upstream: ScriptedUpstream, tmp_path:
         return Cache(Tiers(Memory(10**6), Disk(database, 10**9)), seconds=60, clock=lambda: now)
 
     head = {"object": b'"list"', "data": b"", "model": b'"m"', "usage": b""}
-    entry = Entry(head, [{"object": b'"embedding"', "index": b"0", "embedding": b"[1]"}], 5, 1)
+    entry = CacheEntry(head, [{"object": b'"embedding"', "index": b"0", "embedding": b"[1]"}], 5, 1)
     fresh().write({key(1): entry})
     async with asyncio.timeout(PATIENCE):
         while not (await found_in(fresh(), [key(1)])):  # noqa: ASYNC110 - as in `until`

@@ -19,7 +19,7 @@ import pytest
 from app.config.settings import Settings
 from app.core.disconnects import ClientConnection
 from app.core.types import EmbeddingsCall, Key, Target
-from app.gateway.batching import BatchingClient, Member, sent_together
+from app.gateway.batching import BatchingClient, BatchWaiter, sent_together
 from app.gateway.build import build_client
 from app.gateway.shares import billed
 from app.routing.failover import Retries
@@ -318,7 +318,7 @@ async def test_a_call_that_ended_before_its_batch_went_out_costs_nothing() -> No
     pool = Pool("jina", [(Key("secret", "a"), RateLimits())], patience=PATIENCE)
     place = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
     calls = [EmbeddingsCall(model=MODEL, body={"input": [text]}) for text in ("stays", "has gone", "stays too")]
-    members = [Member(call, CallRecord("id", "ann", call), Cost(batch=True)) for call in calls]
+    members = [BatchWaiter(call, CallRecord("id", "ann", call), Cost(batch=True)) for call in calls]
     begun = [(member.record.ask(place), member.part) for member in members]
     members[1].record.status = 499
     sent_together(await pool.lease(Cost()), members, begun)
