@@ -1,6 +1,6 @@
 """The books: one row for each upstream that a call reached, and what the rows add up to.
 
-    meter.settle -> Ledger -> store.write -> calls             read: totals, calls
+    recorder.settle -> Ledger -> store.write -> calls             read: totals, calls
 
 Times are UTC. docs/ledger.md says of each column what it holds.
 """
@@ -45,7 +45,7 @@ TEXT_LIMIT = 256  # characters of a name that a caller or an upstream chose
 
 
 class Ledger:
-    """A sink of the meter. ``redact`` takes out of names what must not be in a file."""
+    """A sink of the recorder. ``redact`` takes out of names what must not be in a file."""
 
     def __init__(self, database: Database, redact: Callable[[str], str] = str) -> None:
         self._write = database.write
