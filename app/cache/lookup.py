@@ -196,8 +196,17 @@ class Lookup:
     async def at(self, target: Target) -> Partition:
         place = _place(target)
         found = self._found.get(place)
-        if found is None:
-            found = self._found[place] = await self._look(target) if self.writes else self._past(target)
+        if found is not None:
+            return found
+        if not self.writes:
+            found = Partition(self._call, target, [], {}, "off" if self.pure else None)
+        else:
+            keys, cache = keys_of(self._call, target, self._owner), self._cache
+            entries = cache.in_memory(keys) if self.reads else {}
+            if self.reads and cache.stored and len(entries) < len(keys):
+                entries |= await cache.in_store(keys, set(keys) - entries.keys(), self._call, target)
+            found = Partition(self._call, target, keys, entries)
+        self._found[place] = found
         return found
 
     def beside(self, found: Partition, targets: Sequence[Target]) -> Sequence[Target]:
@@ -224,16 +233,6 @@ class Lookup:
                 continue  # inputs that are the same there alone: their vectors are not told apart
             own.filled(reply, target)
             self._cache.write(own.fresh, target)
-
-    async def _look(self, target: Target) -> Partition:
-        keys, cache = keys_of(self._call, target, self._owner), self._cache
-        entries = cache.in_memory(keys) if self.reads else {}
-        if self.reads and cache.stored and len(entries) < len(keys):
-            entries |= await cache.in_store(keys, set(keys) - entries.keys(), self._call, target)
-        return Partition(self._call, target, keys, entries)
-
-    def _past(self, target: Target) -> Partition:
-        return Partition(self._call, target, [], {}, "off" if self.pure else None)
 
 
 def _place(target: Target) -> tuple[str, str]:
