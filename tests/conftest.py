@@ -24,7 +24,7 @@ from app.server.app import create_app
 from app.server.server import Server
 from app.server.snapshots import Generations
 from app.storage.ledger_file import LedgerFile
-from app.usage.record import Record
+from app.usage.record import CallRecord
 
 NEW_LOOP: Callable[[], Any]
 try:
@@ -261,7 +261,7 @@ class RunningGateway:
     url: str
     server: Server
     client: httpx.AsyncClient
-    records: list[Record]
+    records: list[CallRecord]
 
     @property
     def generations(self) -> Generations:
@@ -271,7 +271,7 @@ class RunningGateway:
         found: Generations = app.state.generations
         return found
 
-    async def ended(self, count: int) -> list[Record]:
+    async def ended(self, count: int) -> list[CallRecord]:
         """The records of the calls, once ``count`` of them have ended."""
         await until(lambda: len(self.records) >= count)
         return self.records
@@ -314,7 +314,7 @@ async def running_gateway(settings: Settings, database: LedgerFile | None = None
     ledger."""
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    records: list[Record] = []
+    records: list[CallRecord] = []
     server = Server(create_app(settings, records.append, database=database), settings)
     task = asyncio.create_task(server.serve([listener]))
     try:

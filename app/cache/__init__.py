@@ -12,6 +12,7 @@ sqlite_tier, redis    the tier behind it, if configured
 from __future__ import annotations
 
 from .lookup import Cache, Lookup, Store, Tiers
-from .merge import Found, Outcome
+from .merge import MergedReply, Partition, Stale
+from .singleflight import Flight, SingleFlight
 
-__all__ = ["Cache", "Found", "Lookup", "Outcome", "Store", "Tiers"]
+__all__ = ["Cache", "Flight", "Lookup", "MergedReply", "Partition", "SingleFlight", "Stale", "Store", "Tiers"]

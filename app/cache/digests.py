@@ -37,7 +37,7 @@ _json = msgspec.json.Encoder(order="deterministic")
 
 
 def keys_of(call: Call, target: Target, owner: str = "") -> list[bytes]:
-    """A key for each input, in order; or a single one for the call as a whole. ``owner`` has entries of his own."""
+    """A key for each input, in order; or a single one for the call as a whole. ``owner`` has entries of their own."""
     body = target.upstream.body(call, target)
     endpoint = call.endpoint
     inputs = body[endpoint.inputs] if endpoint.inputs else None

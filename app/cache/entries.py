@@ -28,7 +28,7 @@ Fields = dict[str, bytes]
 HEAD_SIZE, ITEM_SIZE = 400, 300
 
 
-class Entry(NamedTuple):
+class CacheEntry(NamedTuple):
     """``head`` is the top level of the answer, empty where the items and the usage were; but the items of a call
     without ``inputs``, such as a ranking, are one piece of JSON in it, and ``items`` tell only the names of their
     fields. ``tokens`` is what the entry was billed; where several inputs were billed together, its share by length.
@@ -65,7 +65,7 @@ _packed = msgspec.msgpack.Decoder(tuple[Fields, list[Fields], Tokens])
 _items = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 
 
-def unpacked(value: bytes, call: Call, target: Target) -> Entry | None:
+def unpacked(value: bytes, call: Call, target: Target) -> CacheEntry | None:
     """The entry; None for what is none, and for what would be no right answer of ``target`` to ``call``."""
     holds, most = call.endpoint.items, call.most_items
     try:
@@ -90,17 +90,17 @@ def _answer(head: Fields, items: list[Fields], tokens: int, call: Call) -> bytes
     return msgspec.json.encode({**_raw(head), call.endpoint.items: held, "usage": {"total_tokens": tokens}})
 
 
-def entry_of(reply: Json, call: Call) -> Entry:
+def entry_of(reply: Json, call: Call) -> CacheEntry:
     """The whole of a canonical answer."""
     holds = call.endpoint.items
     head = {name: b"" if name in (holds, "usage") else _bytes(value) for name, value in reply.items()}
     tokens = billed(reply["usage"])
     if not call.endpoint.inputs:
         head[holds] = msgspec.json.encode(reply[holds])
-        return Entry(head, [dict.fromkeys(chain.from_iterable(reply[holds]), b"")], tokens)
+        return CacheEntry(head, [dict.fromkeys(chain.from_iterable(reply[holds]), b"")], tokens)
     items = [{name: _bytes(value) for name, value in item.items()} for item in reply[holds]]
     first = reply[holds][0]  # all have one shape
-    return Entry(head, items, tokens, first[field_of(first)].shape)
+    return CacheEntry(head, items, tokens, first[field_of(first)].shape)
 
 
 def ranked(results: bytes) -> list[Json]:

@@ -1,7 +1,7 @@
 """A call's way through the cache.
 
 hit        all of it is at hand, at one of its targets -> the answer; no key is leased, no upstream asked
-shared     the same call is under way -> its outcome
+key        of the single flight in which identical calls share one
 at         what is at hand at the target that is asked -> the rest goes upstream
 keep       what came of it
 
@@ -11,22 +11,18 @@ keep       what came of it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from typing import Protocol
 
 import msgspec
-from msgspec.structs import replace
 
 from ..core.errors import UpstreamFailed
 from ..core.types import Call, Json, Route, Target
 from ..core.vectors import encoded
-from ..usage.record import Record
 from .digests import keys_of, part_of
-from .entries import Entry, unpacked
+from .entries import CacheEntry, unpacked
 from .memory import Memory
-from .merge import Found, Outcome, Stale
-from .singleflight import Begin, Flights
+from .merge import MergedReply, Partition
 
 
 class Store(Protocol):
@@ -79,7 +75,6 @@ class Cache:
         apart: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.flights: Flights[Outcome] = Flights()
         self._tiers = tiers
         self._memory = tiers.memory if tiers else None
         self._store = tiers.store if tiers else None
@@ -89,29 +84,43 @@ class Cache:
         if tiers:
             tiers.open()
 
-    def lookup(self, record: Record, route: Route, control: bytes = b"") -> Lookup:
-        """``record`` is of the call and learns what becomes of it here, ``control`` the header Cache-Control."""
+    def lookup(self, call: Call, route: Route, caller: str, control: bytes = b"") -> Lookup:
+        """The way of a call. ``control`` is the header Cache-Control."""
         directives = {directive.strip().lower() for directive in control.split(b",")} if control else ()
-        on = self._memory is not None and route.model.cached and b"no-store" not in directives
-        lookup = Lookup(self, record, route, record.caller if self._apart else "")
-        lookup.writes = on and record.call.endpoint.pure
-        lookup.reads = lookup.writes and b"no-cache" not in directives
+        pure = call.endpoint.pure
+        on = pure and self._memory is not None and route.model.cached and b"no-store" not in directives
+        lookup = Lookup(self, call, route, caller if self._apart else "")
+        lookup.pure = pure
+        lookup.writes = on
+        lookup.reads = on and b"no-cache" not in directives
         return lookup
 
-    async def read(self, keys: list[bytes], call: Call, target: Target) -> dict[bytes, Entry]:
-        """The entries at hand of an answer of ``target`` to ``call``. An entry of the store that would be no right one
-        is none."""
+    def in_memory(self, keys: list[bytes]) -> dict[bytes, CacheEntry]:
+        """The entries of this process."""
         memory, now = self._memory, self._clock()
         assert memory is not None
-        found = {key: entry for key in keys if (entry := memory.get(key, now)) is not None}
-        if self._store is not None and len(found) < len(keys):
-            stored = await self._store.read(set(keys) - found.keys(), now)
-            places = {key: place for place, key in enumerate(keys)} if stored else {}
-            for key, (value, expires) in stored.items():
-                if (entry := unpacked(value, part_of(call, places[key], keys), target)) is not None:
-                    memory.put(key, entry, expires)
-                    found[key] = entry
+        return {key: entry for key in keys if (entry := memory.get(key, now)) is not None}
+
+    async def in_store(
+        self, keys: list[bytes], missing: Set[bytes], call: Call, target: Target
+    ) -> dict[bytes, CacheEntry]:
+        """Those of the store that are right ones of an answer of ``target`` to ``call``; they are in memory then."""
+        memory, store, now = self._memory, self._store, self._clock()
+        assert memory is not None
+        assert store is not None
+        found: dict[bytes, CacheEntry] = {}
+        stored = await store.read(missing, now)
+        places = {key: place for place, key in enumerate(keys)} if stored else {}
+        for key, (value, expires) in stored.items():
+            if (entry := unpacked(value, part_of(call, places[key], keys), target)) is not None:
+                memory.put(key, entry, expires)
+                found[key] = entry
         return found
+
+    @property
+    def stored(self) -> bool:
+        """True if there is a store behind the memory."""
+        return self._store is not None
 
     def in_base64(self, keys: list[bytes], reply: Json) -> None:
         """Turns the vectors of ``reply`` into what most callers ask for: making it anew costs more than all else."""
@@ -128,7 +137,7 @@ class Cache:
         """True if it is worth a look: digests cost more than all else here, and most upstreams are never asked."""
         return self._store is not None or (self._tiers is not None and _place(target) in self._tiers.places)
 
-    def write(self, entries: Mapping[bytes, Entry], target: Target | None = None) -> None:
+    def write(self, entries: Mapping[bytes, CacheEntry], target: Target | None = None) -> None:
         """``target`` has answered these."""
         now = self._clock()
         if self._tiers is not None and target is not None:
@@ -147,72 +156,60 @@ class Cache:
 
 
 class Lookup:
-    """One call. What is found at a target is looked for once."""
+    """One call. What is found at a target is looked for once. ``pure``: equal calls have equal answers."""
 
-    __slots__ = ("_cache", "_call", "_found", "_owner", "_record", "_route", "reads", "writes")
+    __slots__ = ("_cache", "_call", "_found", "_owner", "_route", "pure", "reads", "writes")
 
-    def __init__(self, cache: Cache, record: Record, route: Route, owner: str) -> None:
-        self.reads = self.writes = False
+    def __init__(self, cache: Cache, call: Call, route: Route, owner: str) -> None:
+        self.pure = self.reads = self.writes = False
         self._cache = cache
-        self._record = record
-        self._call = record.call
+        self._call = call
         self._route = route
         self._owner = owner
-        self._found: dict[tuple[str, str], Found] = {}
+        self._found: dict[tuple[str, str], Partition] = {}
 
-    async def hit(self, render: Callable[[Json], bytes]) -> Outcome | None:
-        """The answer, where one target's entries are enough for it; ``render`` writes it for the caller."""
-        if self.reads:
-            first = self._route.targets[0]
-            for target in self._route.targets:
-                # The first is always looked at: by its keys identical calls know each other.
-                if (target is first or self._cache.may_have(target)) and (found := await self.at(target)).complete:
-                    try:
-                        outcome = self._rendered(found, render)
-                    except UpstreamFailed:  # no one answer, or none that can be written for this caller
-                        found.forget()
-                        continue
-                    self._record.hit = target
-                    return self._free(outcome)
+    async def hit(self) -> MergedReply | None:
+        """The answer, where one target's entries are enough for it."""
+        first = self._route.targets[0]
+        for target in self._route.targets:
+            # The first is always looked at: by its keys identical calls know each other.
+            if (target is first or self._cache.may_have(target)) and (found := await self.at(target)).complete:
+                try:
+                    outcome = found.hit()
+                    if self._call.encoding == "base64":
+                        self._cache.in_base64(found.keys, outcome.reply)
+                except UpstreamFailed:  # no one answer, or none in this encoding
+                    found.forget()
+                else:
+                    return outcome
         return None
 
-    def _rendered(self, found: Found, render: Callable[[Json], bytes]) -> Outcome:
-        outcome = found.hit()
-        if self._call.encoding == "base64":
-            self._cache.in_base64(found.keys, outcome.reply)
-        return replace(outcome, body=render(outcome.reply))
+    def forget(self, outcome: MergedReply) -> None:
+        """The entries of a hit are of no use: they cannot be written for this caller."""
+        self._found[_place(outcome.target)].forget()
 
-    def missing(self) -> tuple[int, int]:
-        """The number of inputs still to be asked for, and of all inputs; (1, 1) if nothing was looked for."""
-        found = next(iter(self._found.values()), None)
-        return (len(found.missing), len(found.keys)) if found and found.keys else (1, 1)
+    @property
+    def key(self) -> Hashable:
+        """Equal ones are of identical calls; known once a hit was looked for. None for a call that shares nothing."""
+        return tuple((place, *found.keys) for place, found in self._found.items()) if self.reads else None
 
-    async def shared(self, begin: Begin[Outcome]) -> Outcome:
-        """The outcome of ``begin``, or of an identical call that is under way. One of them gets the bill."""
-        if not self.reads:
-            outcome = await begin(self._record)
-        else:
-            keys = tuple((place, *found.keys) for place, found in self._found.items())
-            outcome, billed = await self._cache.flights.join(keys, self._record, partial(_begun, begin))
-            if not billed:
-                return self._free(outcome.free())
-        self._record.cache = outcome.state
-        return outcome
-
-    def _free(self, outcome: Outcome) -> Outcome:
-        """Books the answer as one that this call did not pay for."""
-        self._record.cache = outcome.state
-        self._record.free = outcome.reply["usage"]
-        return outcome
-
-    async def at(self, target: Target) -> Found:
+    async def at(self, target: Target) -> Partition:
         place = _place(target)
         found = self._found.get(place)
-        if found is None:
-            found = self._found[place] = await self._look(target)
+        if found is not None:
+            return found
+        if not self.writes:
+            found = Partition(self._call, target, [], {}, "off" if self.pure else None)
+        else:
+            keys, cache = keys_of(self._call, target, self._owner), self._cache
+            entries = cache.in_memory(keys) if self.reads else {}
+            if self.reads and cache.stored and len(entries) < len(keys):
+                entries |= await cache.in_store(keys, set(keys) - entries.keys(), self._call, target)
+            found = Partition(self._call, target, keys, entries)
+        self._found[place] = found
         return found
 
-    def beside(self, found: Found, targets: Sequence[Target]) -> Sequence[Target]:
+    def beside(self, found: Partition, targets: Sequence[Target]) -> Sequence[Target]:
         """Those of ``targets`` whose vectors may be in one answer: of one space, and of one upstream with what is at
         hand. Only vectors have a space."""
         if len(targets) == 1 or not self._call.endpoint.inputs:
@@ -223,7 +220,7 @@ class Lookup:
             return targets
         return [target for target in targets if target.space == found.target.space]
 
-    def keep(self, found: Found, parts: Sequence[Call], answers: Sequence[tuple[Target, Json]]) -> None:
+    def keep(self, found: Partition, parts: Sequence[Call], answers: Sequence[tuple[Target, Json]]) -> None:
         """Keeps the answers, each part under the keys of the target that has answered it."""
         if not found.keys:
             return
@@ -231,27 +228,11 @@ class Lookup:
             self._cache.write(found.fresh, found.target)
             return
         for part, (target, reply) in zip(parts, answers, strict=True):
-            own = Found(part, target, keys_of(part, target, self._owner), {})
+            own = Partition(part, target, keys_of(part, target, self._owner), {})
             if len(own.missing) < len(own.keys):
                 continue  # inputs that are the same there alone: their vectors are not told apart
             own.filled(reply, target)
             self._cache.write(own.fresh, target)
-
-    async def _look(self, target: Target) -> Found:
-        if not self.writes:
-            return Found(self._call, target, [], {}, "off" if self._call.endpoint.pure else None)
-        keys = keys_of(self._call, target, self._owner)
-        entries = await self._cache.read(keys, self._call, target) if self.reads else {}
-        return Found(self._call, target, keys, entries)
-
-
-async def _begun(begin: Begin[Outcome], record: Record) -> Outcome:
-    """Begins the call anew if entries at the target are stale, which happens once: nothing is at hand after that."""
-    while True:
-        try:
-            return await begin(record)
-        except Stale:
-            continue
 
 
 def _place(target: Target) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from .entries import Entry
+from .entries import CacheEntry
 
 OVERHEAD = 400  # bytes of an entry beside itself: the key, the place, its place in the table, what is lost between
 
@@ -14,7 +14,7 @@ OVERHEAD = 400  # bytes of an entry beside itself: the key, the place, its place
 class Place:
     """``form`` is something made of the entry, to be made once; it goes with it. ``size`` is of all together."""
 
-    entry: Entry
+    entry: CacheEntry
     expires: float
     size: int
     form: bytes = b""
@@ -31,7 +31,7 @@ class Memory:
     def __len__(self) -> int:
         return len(self._places)
 
-    def get(self, key: bytes, now: float) -> Entry | None:
+    def get(self, key: bytes, now: float) -> CacheEntry | None:
         place = self._places.get(key)
         if place is None:
             return None
@@ -41,7 +41,7 @@ class Memory:
         self._places.move_to_end(key)
         return place.entry
 
-    def put(self, key: bytes, entry: Entry, expires: float) -> None:
+    def put(self, key: bytes, entry: CacheEntry, expires: float) -> None:
         if key in self._places:
             self._drop(key)
         place = Place(entry, expires, entry.size + OVERHEAD)

@@ -12,33 +12,32 @@ from ..core.errors import UpstreamFailed
 from ..core.types import Call, Json, Target, Value
 from ..core.usage import shares
 from ..core.vectors import encoded, field_of
-from .entries import Entry, billed, entry_of, numbered, ranked
+from .entries import CacheEntry, billed, entry_of, numbered, ranked
 
 State = Literal["hit", "partial", "miss", "off"]
 
 
-class Outcome(Value, frozen=True):
-    """A canonical answer and where it is from; ``body`` as it is sent, where that is written already.
+class MergedReply(Value, frozen=True):
+    """A canonical answer and where it is from.
 
     ``state`` is how much of it the cache had: all (hit), some (partial) or nothing (miss); None where it has no say.
     """
 
-    hidden = ("reply", "body")
+    hidden = ("reply",)
 
     target: Target
     reply: Json
     state: State | None = None
-    body: bytes | None = None
 
     @property
     def headers(self) -> dict[str, str]:
         return {"x-torii-cache": self.state} if self.state else {}
 
-    def free(self) -> Outcome:
+    def free(self) -> MergedReply:
         """The same for one who does not pay for it."""
         usage = self.reply["usage"]
         tokens = billed(usage) + usage.get("cached_tokens", 0)
-        return Outcome(self.target, {**self.reply, "usage": _free(tokens)}, "hit")
+        return MergedReply(self.target, {**self.reply, "usage": _free(tokens)}, "hit")
 
 
 class Stale(Exception):
@@ -46,7 +45,7 @@ class Stale(Exception):
     for."""
 
 
-class Found:
+class Partition:
     """``keys`` are those of the inputs, ``entries`` those at hand. Without keys nothing is, and nothing is kept.
 
     ``missing`` are the places of the inputs that are to be asked for, one of equal ones.
@@ -55,7 +54,12 @@ class Found:
     __slots__ = ("call", "entries", "fresh", "keys", "missing", "state", "target")
 
     def __init__(
-        self, call: Call, target: Target, keys: list[bytes], entries: dict[bytes, Entry], state: State | None = None
+        self,
+        call: Call,
+        target: Target,
+        keys: list[bytes],
+        entries: dict[bytes, CacheEntry],
+        state: State | None = None,
     ) -> None:
         self.call = call
         self.target = target
@@ -63,11 +67,16 @@ class Found:
         self.entries = entries
         self.state = state
         self.missing = _missing(keys, entries)
-        self.fresh: dict[bytes, Entry] = {}
+        self.fresh: dict[bytes, CacheEntry] = {}
 
     @property
     def complete(self) -> bool:
         return bool(self.keys) and not self.missing
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The number of inputs still to be asked for, and of all inputs; (1, 1) if nothing was looked for."""
+        return (len(self.missing), len(self.keys)) if self.keys else (1, 1)
 
     @property
     def rest(self) -> Call:
@@ -83,20 +92,20 @@ class Found:
         self.entries = {}
         self.missing = _missing(self.keys, {})
 
-    def hit(self) -> Outcome:
+    def hit(self) -> MergedReply:
         entries = [self.entries[key] for key in self.keys]
-        return Outcome(self.target, self._answer(entries, _free(sum(entry.tokens for entry in entries))), "hit")
+        return MergedReply(self.target, self._answer(entries, _free(sum(entry.tokens for entry in entries))), "hit")
 
-    def filled(self, reply: Json, target: Target) -> Outcome:
+    def filled(self, reply: Json, target: Target) -> MergedReply:
         """The answer with the ``reply`` of ``target`` to the rest in it, whose entries are ``fresh`` from then on.
 
         Raises Stale.
         """
         if not self.keys:
-            return Outcome(target, reply, self.state)
+            return MergedReply(target, reply, self.state)
         self.fresh = self._entries(reply)
         if len(self.missing) == len(self.keys):
-            return Outcome(target, reply, "miss")
+            return MergedReply(target, reply, "miss")
         asked = set(self.missing)
         entries = [self.fresh.get(key) or self.entries[key] for key in self.keys]
         cached = sum(entry.tokens for place, entry in enumerate(entries) if place not in asked)
@@ -109,17 +118,17 @@ class Found:
                 raise
             self.forget()
             raise Stale from None
-        return Outcome(target, answer, "partial")
+        return MergedReply(target, answer, "partial")
 
-    def _entries(self, reply: Json) -> dict[bytes, Entry]:
+    def _entries(self, reply: Json) -> dict[bytes, CacheEntry]:
         whole, missing = entry_of(reply, self.call), self.missing
         if len(missing) == 1:  # one input, or the call as a whole, has all that came
             return {self.keys[missing[0]]: whole}
         lengths = [len(msgspec.json.encode(self.call.body[self.call.endpoint.inputs][place])) for place in missing]
         parts = zip(missing, whole.items, shares(whole.tokens, lengths), strict=True)
-        return {self.keys[place]: Entry(whole.head, [item], share, whole.shape) for place, item, share in parts}
+        return {self.keys[place]: CacheEntry(whole.head, [item], share, whole.shape) for place, item, share in parts}
 
-    def _answer(self, entries: list[Entry], usage: Json) -> Json:
+    def _answer(self, entries: list[CacheEntry], usage: Json) -> Json:
         """One answer of all entries, in order. Raises UpstreamFailed for those that are not of one shape."""
         reply, holds = entries[0].head_with(usage), self.call.endpoint.items
         if not self.call.endpoint.inputs:
@@ -142,7 +151,7 @@ def _write_base64(items: list[Json]) -> None:
         item[field] = encoded(bytes(item[field]), "base64")
 
 
-def _missing(keys: list[bytes], entries: dict[bytes, Entry]) -> list[int]:
+def _missing(keys: list[bytes], entries: dict[bytes, CacheEntry]) -> list[int]:
     return list({key: place for place, key in enumerate(keys) if key not in entries}.values())
 
 

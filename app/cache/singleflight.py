@@ -1,106 +1,122 @@
 """Calls under way. Identical ones share one, which goes on as long as anybody waits for it.
 
-the first    asks, and so would he alone --+
-the second   waits for what comes        --+--> to each its outcome, to the first of them the bill
-the third    waits for what comes        --+
+the first    asks, and so would they alone --+
+the second   waits for what comes          --+--> to each the result, to the first of them the bill
+the third    waits for what comes          --+
 
-Who leaves takes nothing from the others, not even the first: his task goes on for them. The last who leaves ends it.
-The bill is the record of what was asked of upstreams: the others' records say that none was asked for them.
+A caller who leaves takes nothing from the others, not even the first: their task goes on for them. The last who leaves
+ends it. What the bill is, is known to those who use this alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-from ..core.disconnects import CallerGone
-from ..usage.record import Record
+from ..core.disconnects import CallerGone, ClientConnection
 
 T = TypeVar("T")
-Begin = Callable[[Record], Awaitable[T]]
+W = TypeVar("W")  # what a call is to those who use this
 
 
-class Flight(Generic[T]):
-    """``record`` is of the call that asks."""
-
-    def __init__(self, record: Record) -> None:
-        self.record = record
-        self._followers: dict[asyncio.Future[T], Record] = {}
-        self._billed = record
-
-    @property
-    def open(self) -> bool:
-        """True if others may join; false for a flight that was given up, though it may be there still."""
-        return self.record.presence.awaited > 0 and not self.record.presence.over
-
-    async def lead(self, begin: Begin[T]) -> T:
-        """The result, or its error. Raises CallerGone where the first is not there to have it."""
-        try:
-            result = await begin(self.record)
-        except Exception as error:
-            self._bill()
-            for follower in self._waiting():
-                follower.set_exception(error)
-            raise
-        except asyncio.CancelledError:
-            for follower in self._waiting():
-                follower.set_exception(self.record.late())
-            raise
-        if not self._followers:
-            return result
-        self._bill()
-        for follower in self._waiting():
-            follower.set_result(result)
-        if self._billed is not self.record:
-            raise CallerGone
-        return result
-
-    async def follow(self, record: Record) -> tuple[T, bool]:
-        """The result and whether this one is billed for it; or its error."""
-        landed: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._followers[landed] = record
-        record.presence.follow(self.record.presence)
-        try:
-            return await landed, self._billed is record
-        finally:
-            del self._followers[landed]
-            record.hit = self.record.target
-            if landed.done() and not landed.cancelled():
-                landed.exception()  # else it is complained of where this one is cancelled at the same moment
-            record.presence.unfollow()
-
-    def _bill(self) -> None:
-        """For the first who is still there; for the very first where nobody is."""
-        if self.record.presence.gone and (waiting := self._waiting()):
-            self._billed = self._followers[waiting[0]]
-            self._billed.take(self.record)
-
-    def _waiting(self) -> list[asyncio.Future[T]]:
-        return [follower for follower in self._followers if not follower.done()]
-
-
-class Flights(Generic[T]):
+class SingleFlight(Generic[T, W]):
     """Each by a key: equal keys, the same call."""
 
     def __init__(self) -> None:
-        self._open: dict[Hashable, Flight[T]] = {}
+        self._open: dict[Hashable, Flight[T, W]] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
     def waiting(self) -> int:
         """The number of those who wait, for all flights together."""
-        return sum(flight.record.presence.awaited for flight in self._open.values())
+        return sum(flight.connection.awaited for flight in self._open.values())
 
-    async def join(self, key: Hashable, record: Record, begin: Begin[T]) -> tuple[T, bool]:
-        """The result, and whether this call is billed for it."""
-        flight = self._open.get(key)
-        if flight is not None and flight.open:
-            return await flight.follow(record)
-        flight = self._open[key] = Flight(record)
+    def join(self, key: Hashable, connection: ClientConnection, call: W) -> Flight[T, W]:
+        """The flight of one call, to be entered at once: it leads unless an equal one flies. None equals no other."""
+        if key is None:
+            return Flight(connection, call)
+        leader = self._open.get(key)
+        if leader is not None and leader.open:
+            return Flight(connection, call, leader)
+        flight = self._open[key] = Flight(connection, call)
+        flight.flown = self._open, key
+        return flight
+
+
+class Flight(Generic[T, W]):
+    """One call's part in those that are equal. Without others it is a flight all the same.
+
+        async with flight:
+            if flight.leads:
+                flight.result = await ...
+
+    ``result`` is there for each when the ``with`` has ended. The leader's error is everybody's; if the leader was ended
+    from outside, the others have a TimeoutError. ``first`` is the call of the leader. ``pays``: this call has the bill;
+    if its caller has left, that is the ``heir``, and the leader's ``with`` raises CallerGone in place of a result.
+    """
+
+    __slots__ = ("_followers", "_landed", "_leader", "call", "connection", "first", "flown", "heir", "pays", "result")
+
+    result: T
+
+    def __init__(self, connection: ClientConnection, call: W, leader: Flight[T, W] | None = None) -> None:
+        self.connection = connection
+        self.call = call
+        self.first = call if leader is None else leader.call
+        self.pays = leader is None
+        self.heir: Flight[T, W] | None = None
+        self.flown: tuple[dict[Hashable, Flight[T, W]], Hashable] | None = None
+        self._leader = leader
+        self._followers: list[Flight[T, W]] = []
+        self._landed: asyncio.Future[T] | None = None
+
+    @property
+    def leads(self) -> bool:
+        return self.first is self.call
+
+    @property
+    def open(self) -> bool:
+        """True if others may join; false for a flight that was given up, though it may be there still."""
+        return self.connection.awaited > 0 and not self.connection.over
+
+    async def __aenter__(self) -> None:
+        """A follower waits for the result."""
+        if (leader := self._leader) is None:
+            return
+        landed = self._landed = asyncio.get_running_loop().create_future()
+        leader._followers.append(self)
+        self.connection.follow(leader.connection)
         try:
-            return await flight.lead(begin), True
+            self.result = await landed
         finally:
-            if self._open.get(key) is flight:
-                del self._open[key]
+            leader._followers.remove(self)
+            self._leader = None  # it may know this one, as its heir
+            if landed.done() and not landed.cancelled():
+                landed.exception()  # else it is complained of where this one is cancelled at the same moment
+            self.connection.unfollow()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if self.flown is not None:
+            flights, key = self.flown
+            if flights.get(key) is self:
+                del flights[key]
+        if self._followers:
+            self._land(error)
+
+    def _land(self, error: BaseException | None) -> None:
+        """The bill is for the first who is still there; for the very first where nobody is."""
+        ended = error is not None and not isinstance(error, Exception)
+        waiting = [(flight, flight._landed) for flight in self._followers if flight._landed]
+        waiting = [(flight, landed) for flight, landed in waiting if not landed.done()]
+        if waiting and self.connection.gone and not ended:
+            self.heir = waiting[0][0]
+            self.pays, self.heir.pays = False, True
+        for _, landed in waiting:
+            if error is None:
+                landed.set_result(self.result)
+            else:
+                landed.set_exception(TimeoutError() if ended else error)
+        if error is None and self.heir is not None:
+            raise CallerGone

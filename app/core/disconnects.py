@@ -24,7 +24,7 @@ from .types import OnDisconnect, Target
 
 
 class CallerGone(Exception):
-    """The caller has closed his connection; there is nobody to answer."""
+    """The caller has closed their connection; there is nobody to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,57 +47,57 @@ class Work(Protocol):
         """The target that has a request of the call; None while none has."""
 
 
-class Departures:
+class DisconnectPolicy:
     """The calls that go on without their callers: a drained one for ``seconds``, any for ``total`` from its begin."""
 
     def __init__(
         self, policies: Policies | None = None, *, seconds: float = 30.0, calls: int = 20, total: float = 1800.0
     ) -> None:
-        self.going_on: set[Presence] = set()
+        self.going_on: set[ClientConnection] = set()
         self._policies = policies or Policies()
         self._seconds = seconds
         self._calls = calls
         self._total = total
 
-    def admit(self, presence: Presence) -> tuple[OnDisconnect, float]:
+    def admit(self, connection: ClientConnection) -> tuple[OnDisconnect, float]:
         """The policy for a call whose caller has just left, and its deadline on the monotonic clock."""
         now = time.monotonic()
         policy: OnDisconnect = "cancel"
-        if presence.target is not None and len(self.going_on) < self._calls:
-            policy = self._policies.of(presence.caller, presence.target.model.id)
+        if connection.target is not None and len(self.going_on) < self._calls:
+            policy = self._policies.of(connection.caller, connection.target.model.id)
         if policy == "cancel":
             return policy, now
-        self.going_on.add(presence)
-        return policy, now + self._seconds if policy == "drain" else presence.begun + self._total
+        self.going_on.add(connection)
+        return policy, now + self._seconds if policy == "drain" else connection.begun + self._total
 
 
-class Presence:
-    """Presence of the caller of one call, and of others who wait for the same answer.
+class ClientConnection:
+    """The connection of one call's caller, and of others who wait for the same answer.
 
-    ``work`` is what is done for the call; ``task`` what is cancelled when the call has to end.
-    ``left``: he has; ``gone``: and nothing is done for him any more. ``over``: nobody wanted the answer when more was
+    ``work`` is done for the call; ``task`` is cancelled if the call has to end. ``left``: the caller has closed it;
+    ``gone``: and nothing is done for them any more. ``over``: nobody wanted the answer when more was
     to be asked for, so that it will not come.
     """
 
     __slots__ = (
-        *("_ahead", "_company", "_cut", "_departures", "_policy", "_task", "_timer"),
+        *("_ahead", "_company", "_cut", "_disconnects", "_policy", "_task", "_timer"),
         *("begun", "caller", "gone", "left", "over", "work"),
     )
 
     def __init__(
-        self, departures: Departures | None = None, caller: str = "", task: asyncio.Task[Any] | None = None
+        self, disconnects: DisconnectPolicy | None = None, caller: str = "", task: asyncio.Task[Any] | None = None
     ) -> None:
         self.caller = caller
         self.begun = time.monotonic()
         self.left = self.gone = self.over = False
         self.work: Work | None = None
-        self._departures = departures
+        self._disconnects = disconnects
         self._policy: OnDisconnect = "cancel"
         self._task = task
         self._timer: asyncio.TimerHandle | None = None
         self._cut = False
-        self._ahead: Presence | None = None
-        self._company: list[Presence] = []
+        self._ahead: ClientConnection | None = None
+        self._company: list[ClientConnection] = []
 
     @property
     def target(self) -> Target | None:
@@ -108,7 +108,7 @@ class Presence:
 
     # Others who wait for the same.
 
-    def follow(self, first: Presence) -> None:
+    def follow(self, first: ClientConnection) -> None:
         """Waits for the answer to the call of ``first``."""
         self._ahead = first
         first._company.append(self)
@@ -151,8 +151,8 @@ class Presence:
             return
         self.left = True
         until = self.begun
-        if self._departures is not None:
-            self._policy, until = self._departures.admit(self)
+        if self._disconnects is not None:
+            self._policy, until = self._disconnects.admit(self)
         seconds = until - time.monotonic()
         if seconds <= 0:
             self._cancel()
@@ -178,8 +178,8 @@ class Presence:
         self.gone = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._departures is not None:
-            self._departures.going_on.discard(self)
+        if self._disconnects is not None:
+            self._disconnects.going_on.discard(self)
 
     def _cancel(self) -> None:
         self._go()

@@ -333,7 +333,7 @@ def rate_limited(upstream: str, seconds: float) -> UpstreamRateLimited:
     )
 
 
-def told(error: Exception) -> ToriiError:
+def told(error: BaseException) -> ToriiError:
     """Any exception as one that a caller may see: a bug of ours says nothing of itself."""
     return error if isinstance(error, ToriiError) else ToriiError("internal error; the gateway's log has the cause")
 

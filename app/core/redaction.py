@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
+
+from .errors import ToriiError
 
 # Any text in the form of a provider's key, even if the key is not ours: upstreams echo keys in their errors.
 _KEY_SHAPED = re.compile(r"\b(?:jina_[A-Za-z0-9_\-]{16,}|sk-[A-Za-z0-9_\-*]{12,}|tid_[A-Za-z0-9]{16,})")
@@ -37,3 +40,9 @@ class Redactor:
             text = _URL.sub(lambda m: "[upstream]" if hosts.search(m[0]) else m[0], text)
             text = hosts.sub("[upstream]", text)
         return text
+
+    def envelope(self, error: ToriiError) -> dict[str, Any]:
+        """The error object for a caller: no key and no upstream host in any field; an answer as it is."""
+        envelope = error.envelope()
+        own = {k: part and self.message(part) for k, part in envelope["error"].items() if k != "upstream_text"}
+        return {**envelope, "error": {**envelope["error"], **own}, "detail": own["message"]}

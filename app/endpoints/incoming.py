@@ -7,7 +7,6 @@ import time
 
 import msgspec
 
-from ..core.disconnects import Presence
 from ..core.errors import InvalidRequest
 from ..core.json import Malformed, decode_strict
 from ..core.names import shown
@@ -16,16 +15,13 @@ from .endpoint import Endpoint
 
 
 class RequestContext(Value, frozen=True):
-    """The path of a request without its query, its raw body, the name of its caller and whether they are still there;
-    ``cache_control`` is the header as they wrote it."""
+    """The path of a request without its query, its raw body, its id, and the header Cache-Control as it came."""
 
     hidden = ("body",)
 
     path: str
     body: bytes
-    caller: str
     id: str
-    presence: Presence = msgspec.field(default_factory=Presence)
     cache_control: bytes = b""
 
 

@@ -1,8 +1,9 @@
 """Small calls that wait for a key go together: one upstream call for all of a kind.
 
-    no key is free     Batcher -> Queue   the calls of a kind that wait; one key is waited for
-    one becomes free   Queue   -> Batch   as many calls as fit into one, callers taking turns
-    all are in         Batch   -> attempts -> to each call its vectors and its share of the tokens
+    a key is free      the call goes alone
+    no key is free     BatchingClient -> Queue   the calls of a kind that wait; one key is waited for
+    one becomes free   Queue -> Batch            as many calls as fit into one, callers taking turns
+    all are in         Batch -> the upstream     to each call its vectors and its share of the tokens
 
 A batch is one call to all that is behind it: one failure, one repeat, one way to another key or target. If it fails
 for good and a single input may be the reason, its halves are asked, and theirs, until what is wrong is alone. A call
@@ -15,42 +16,31 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
-from typing import Any, Protocol
-
-import msgspec
-from msgspec.structs import replace
+from typing import Any
 
 from ..cache.digests import kind_of
 from ..core.disconnects import CallerGone
 from ..core.errors import (
     ToriiError,
-    UpstreamAuth,
     UpstreamError,
     UpstreamFailed,
-    UpstreamMisplaced,
-    UpstreamQuota,
-    UpstreamRateLimited,
     UpstreamRejected,
-    UpstreamTimeout,
-    UpstreamUnreachable,
-    rate_limited,
 )
-from ..core.types import Call, Json, Target
-from ..core.usage import shares
+from ..core.types import Call, Target
+from ..routing.failover import Failover, Retries
 from ..routing.lease import Lease
-from ..routing.limits import Need
-from ..routing.pool import Pool
-from ..usage.record import Record
+from ..routing.limits import Cost
+from ..upstreams.client.client import Client
+from ..usage.record import CallRecord, Use
+from .client import Answered, LeasingClient, read
+from .shares import billed, divided, merged, of_all
 
 MOST_INPUTS = 64  # of a batch, if it is not known what the model takes
 MOST_TOKENS = 100_000  # by estimate; OpenAI takes 300,000 in a request
-
-Answer = tuple[Target, Json]
 
 
 def future() -> asyncio.Future[Any]:
@@ -58,17 +48,17 @@ def future() -> asyncio.Future[Any]:
 
 
 @dataclass(slots=True, eq=False)
-class Member:
+class BatchWaiter:
     """A call's part in a batch. ``admitted`` is set when a batch has a key and takes the part along.
 
     ``pays`` is False if the call had ended before the batch's request went out.
     """
 
     part: Call
-    record: Record
-    need: Need
+    record: CallRecord
+    cost: Cost
     admitted: asyncio.Future[None] = field(default_factory=future)
-    answer: asyncio.Future[Answer] = field(default_factory=future)
+    answer: asyncio.Future[Answered] = field(default_factory=future)
     batch: Batch | None = None
     pays: bool = True
 
@@ -80,9 +70,9 @@ class Member:
     @property
     def wanted(self) -> bool:
         """Something more may be asked for it."""
-        return not self.answer.done() and self.record.presence.wants
+        return not self.answer.done() and self.record.connection.wants
 
-    async def answered(self) -> Answer:
+    async def answered(self) -> Answered:
         """A member that is cancelled leaves the batch."""
         assert self.batch is not None
         try:
@@ -90,7 +80,7 @@ class Member:
         finally:
             self.batch.leave()
 
-    def tell(self, answer: Answer) -> None:
+    def tell(self, answer: Answered) -> None:
         if not self.answer.done():
             self.answer.set_result(answer)
 
@@ -100,73 +90,57 @@ class Member:
             self.answer.set_exception(copy(failure) if isinstance(failure, ToriiError) else failure)
 
 
-class Asker(Protocol):
-    """The rest of the way, for all members of a batch together."""
+class BatchingClient(LeasingClient):
+    """A client that lets small calls wait for company if they have to wait for a key: by what they have in common."""
 
-    async def together(self, members: list[Member], targets: Sequence[Target], target: Target, lease: Lease) -> None:
-        """Tells the members their answers, with ``lease`` at ``target`` first. Raises UpstreamError."""
-
-    async def half(self, members: list[Member], targets: Sequence[Target], target: Target) -> None:
-        """The same, beginning at ``target``, without repeats."""
-
-    def elsewhere(self, targets: Sequence[Target], upstream: str) -> bool:
-        """True if another upstream than this one is ready for one of the targets."""
-
-    def broken(self, upstream: str) -> bool:
-        """True if the upstream keeps failing."""
-
-
-class Batcher:
-    """The calls that wait, by what they have in common."""
-
-    def __init__(self) -> None:
+    def __init__(self, http: Client, retries: Retries) -> None:
+        super().__init__(http)
+        self.retries = retries
         self._queues: dict[Hashable, Queue] = {}
 
-    async def enter(self, asker: Asker, pool: Pool, target: Target, targets: Sequence[Target], member: Member) -> bool:
-        """True once the member is in a batch that has a key of ``pool``; False for a part that has to go alone.
-
-        Raises UpstreamError if no key is free within the call's patience.
-        """
-        kind = kind_of(member.part, target)
-        most = target.model.max_inputs or MOST_INPUTS
-        if kind is None or len(member.inputs) > most or member.need.tokens > MOST_TOKENS:
-            return False
-        key = (kind, pool.name, *((other.upstream.name, other.name) for other in targets))
-        if key not in self._queues:
-            begin = partial(Batch, asker, target, targets)
-            elsewhere = partial(asker.elsewhere, targets, pool.name)
-            self._queues[key] = Queue(pool, most, begin, partial(self._queues.pop, key), elsewhere)
-        await self._queues[key].wait(member)
-        return True
+    def send(self, part: Call, attempt: Failover, record: CallRecord) -> Coroutine[Any, Any, Answered]:
+        """The answer to a call or a part of one, alone or in a batch, and the target that gave it."""
+        if attempt.cost.batch and attempt.take() is None and not attempt.tried and not attempt.repeats:
+            target = attempt.target
+            kind, most = kind_of(part, target), target.model.max_inputs or MOST_INPUTS
+            if kind is not None and len(part.body[part.endpoint.inputs]) <= most and attempt.cost.tokens <= MOST_TOKENS:
+                key = (kind, attempt.pool.name, *((other.upstream.name, other.name) for other in attempt.targets))
+                if key not in self._queues:
+                    self._queues[key] = Queue(self, attempt, most, partial(self._queues.pop, key))
+                return self._queues[key].send(BatchWaiter(part, record, attempt.cost), attempt)
+        return super().send(part, attempt, record)
 
 
 class Queue:
-    """Calls of a kind that wait for a key of ``pool``; ``end`` is called when none waits any more."""
+    """Calls of a kind that wait for a key of one pool; ``end`` is called when none waits any more.
 
-    def __init__(
-        self,
-        pool: Pool,
-        most: int,
-        begin: Callable[[Lease, list[Member]], Batch],
-        end: Callable[[], object],
-        elsewhere: Callable[[], bool],
-    ) -> None:
-        self._pool = pool
+    They are asked for at ``target`` first, and may go on to the other ``targets``.
+    """
+
+    def __init__(self, client: BatchingClient, attempt: Failover, most: int, end: Callable[[], object]) -> None:
+        self._client = client
+        self._pool = attempt.pool
+        self._target = attempt.target
+        self._targets = attempt.targets
         self._most = most
-        self._begin = begin
         self._end = end
-        self._elsewhere = elsewhere
-        self._lines: dict[str, deque[Member]] = {}  # by caller; the one whose turn it is comes first
+        self._lines: dict[str, deque[BatchWaiter]] = {}  # by caller; the one whose turn it is comes first
         self._task: asyncio.Task[None] | None = None
 
-    async def wait(self, member: Member) -> None:
-        """Returns when the member is in a batch. Raises UpstreamError if no key is free in time."""
+    async def send(self, member: BatchWaiter, attempt: Failover) -> Answered:
+        """The answer to a member, out of its batch. Raises UpstreamError, also if no key is free in time."""
+        await self._wait(member)
+        attempt.last = True
+        return await member.answered()
+
+    async def _wait(self, member: BatchWaiter) -> None:
+        """Returns when the member is in a batch."""
         self._lines.setdefault(member.record.caller, deque()).append(member)
         if self._task is None:
             self._task = asyncio.create_task(self._serve())
         self._pool.batching += 1
         try:
-            async with asyncio.timeout(self._pool.until(member.need) - time.monotonic()):
+            async with asyncio.timeout(self._pool.until(member.cost) - time.monotonic()):
                 await member.admitted
         except TimeoutError:
             if member.batch is None:
@@ -180,36 +154,39 @@ class Queue:
             self._pool.batching -= 1
             self._leave(member)
 
+    def _elsewhere(self) -> bool:
+        return self._client.retries.elsewhere(self._targets, self._pool.name)
+
     async def _serve(self) -> None:
         while self._lines:
-            first = next(iter(self._lines.values()))[0].need
-            need = Need(first.tokens, batch=True)
+            first = next(iter(self._lines.values()))[0].cost
+            cost = Cost(first.tokens, batch=True)
             try:
-                lease = await self._pool.lease(need, elsewhere=self._elsewhere)
+                lease = await self._pool.lease(cost, elsewhere=self._elsewhere)
             except UpstreamError as failure:
-                self._refuse(math.inf if self._elsewhere() else need.since, failure)
+                self._refuse(math.inf if self._elsewhere() else cost.since, failure)
                 continue
             members = self._taken(lease)
             if members:
-                self._begin(lease, members)
+                Batch(self._client, self._target, self._targets, lease, members)
             else:
                 lease.release()
         self._task = None
         self._end()
 
-    def _taken(self, lease: Lease) -> list[Member]:
+    def _taken(self, lease: Lease) -> list[BatchWaiter]:
         """The members that go with the lease, callers taking turns; one that does not fit is among the first
         of the next batch."""
-        taken: list[Member] = []
+        taken: list[BatchWaiter] = []
         inputs = tokens = 0
         turns = deque(self._lines)
         while turns:
             line = self._lines[caller := turns.popleft()]
-            count, need = len(line[0].inputs), line[0].need
-            fits = inputs + count <= self._most and tokens + need.tokens <= MOST_TOKENS
-            if taken and not (fits and lease.stretch(need.tokens)):
+            count, cost = len(line[0].inputs), line[0].cost
+            fits = inputs + count <= self._most and tokens + cost.tokens <= MOST_TOKENS
+            if taken and not (fits and lease.stretch(cost.tokens)):
                 continue
-            inputs, tokens = inputs + count, tokens + need.tokens
+            inputs, tokens = inputs + count, tokens + cost.tokens
             taken.append(line.popleft())
             del self._lines[caller]
             if line:
@@ -220,19 +197,19 @@ class Queue:
     def _refuse(self, since: float, failure: UpstreamError) -> None:
         """Tells the members that came before ``since``: later ones have patience left, unless all can go elsewhere."""
         for member in [member for line in self._lines.values() for member in line]:
-            if member.need.since <= since:
+            if member.cost.since <= since:
                 self._remove(member)
                 if not member.admitted.done():
                     member.admitted.set_exception(copy(failure))
 
-    def _leave(self, member: Member) -> None:
+    def _leave(self, member: BatchWaiter) -> None:
         self._remove(member)
         if self._task is not None and not self._lines:
             self._task.cancel()
             self._task = None
             self._end()
 
-    def _remove(self, member: Member) -> None:
+    def _remove(self, member: BatchWaiter) -> None:
         line = self._lines.get(member.record.caller)
         if line and member in line:
             line.remove(member)
@@ -244,9 +221,14 @@ class Batch:
     """One upstream call for several. The last member that leaves ends it."""
 
     def __init__(
-        self, asker: Asker, target: Target, targets: Sequence[Target], lease: Lease, members: list[Member]
+        self,
+        client: BatchingClient,
+        target: Target,
+        targets: Sequence[Target],
+        lease: Lease,
+        members: list[BatchWaiter],
     ) -> None:
-        self._asker = asker
+        self._client = client
         self._targets = targets
         self._lease = lease
         self._held = len(members)
@@ -263,34 +245,71 @@ class Batch:
             self._task.cancel()
             self._lease.release()  # the task may not have begun, and then does not release it
 
-    async def _run(self, members: list[Member], target: Target, lease: Lease) -> None:
+    async def _run(self, members: list[BatchWaiter], target: Target, lease: Lease) -> None:
         try:
-            await self._asker.together(members, self._targets, target, lease)
+            since = max(member.cost.since for member in members)
+            await self._ask(members, self._failover(members, self._targets, since).start(target, lease))
         except UpstreamError as failure:
             await self._halve(members, failure)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait have to know
             _fail(members, error)
 
-    async def _halve(self, members: list[Member], failure: UpstreamError) -> None:
+    async def _halve(self, members: list[BatchWaiter], failure: UpstreamError) -> None:
         """Asks the halves of what has failed, each once, if one input may be the reason."""
         wanted = still_wanted(members)
         if len(members) == 1 or not self._may_be_one_input(failure):
-            _fail(wanted, failure if len(members) == 1 else _of_all(failure))
+            _fail(wanted, failure if len(members) == 1 else of_all(failure))
             return
         middle = len(wanted) // 2
         halves = [half for half in (wanted[:middle], wanted[middle:]) if half]
         await asyncio.gather(*(self._half(half, failure) for half in halves))
 
-    async def _half(self, members: list[Member], why: UpstreamError) -> None:
+    async def _half(self, members: list[BatchWaiter], why: UpstreamError) -> None:
         assert why.target is not None
         # What was found wrong says nothing of the half; of a fault all other targets were asked with the whole.
         targets = self._targets if isinstance(why, UpstreamRejected) else [why.target]
         try:
-            await self._asker.half(members, targets, why.target)
+            await self._ask(members, self._failover(members, targets).start(why.target))
         except UpstreamError as failure:
             await self._halve(members, failure)
         except Exception as error:  # noqa: BLE001 - as above
             _fail(members, error)
+
+    def _failover(self, members: list[BatchWaiter], targets: Sequence[Target], since: float | None = None) -> Failover:
+        """The attempts of a whole batch, which has its patience from ``since``; those of a half have no repeats."""
+        tokens = sum(member.cost.tokens for member in members)
+        cost = Cost(tokens) if since is None else Cost(tokens, since=since)
+        return self._client.retries.begin(targets, cost, Crowd(members), repeats=since is not None)
+
+    async def _ask(self, members: list[BatchWaiter], failover: Failover) -> None:
+        """Tells the members their answers. Raises UpstreamError."""
+        for attempt in failover:
+            with attempt:
+                lease = attempt.take() or await self._client.lease(attempt)
+                with lease:
+                    await self._send(members, attempt.target.with_key(lease.key), lease)
+
+    async def _send(self, members: list[BatchWaiter], target: Target, lease: Lease) -> None:
+        asked = still_wanted(members)
+        if not asked:
+            raise CallerGone
+        several = len(asked) > 1
+        parts = [member.part for member in asked]
+        begun = [(member.record.ask(target), member.part) for member in asked]
+        part = merged(parts)
+        try:
+            request = target.upstream.request(part, target)
+            going = partial(sent_together, lease, asked, begun)
+            answer = read(part, target, await self._client.http.send(request, asked[0].record.started, going))
+        except UpstreamError as failure:
+            paying = [member.pays for member in asked]
+            for (use, own), said in zip(begun, billed(failure.usage, parts, paying), strict=True):
+                use.fail(own, failure, said, share=several)
+            raise
+        replies = divided(answer, parts, [member.pays for member in asked])
+        for (use, own), member, reply in zip(begun, asked, replies, strict=True):
+            use.end(own, reply["usage"], share=several)
+            member.tell((target, reply))
 
     def _may_be_one_input(self, failure: UpstreamError) -> bool:
         """Always of what the upstream finds wrong. Of its own faults as often as it takes to find one input, if the
@@ -298,13 +317,37 @@ class Batch:
         if isinstance(failure, UpstreamRejected):
             return True
         self._repeated = self._repeated or failure.repeated
-        if not self._repeated or not _is_of_the_work(failure) or self._asker.broken(failure.upstream or ""):
+        if not self._repeated or not _is_of_the_work(failure) or self._client.retries.broken(failure.upstream or ""):
             return False
         self._further -= 2
         return self._further >= 0
 
 
-def still_wanted(members: list[Member]) -> list[Member]:
+class Crowd:
+    """The audience of a batch."""
+
+    def __init__(self, members: list[BatchWaiter]) -> None:
+        self._members = members
+
+    @property
+    def deserted(self) -> bool:
+        return all(member.record.connection.deserted for member in self._members)
+
+
+Begun = Sequence[tuple[Use, Call]]  # what a request is booked under, and as
+
+
+def sent_together(lease: Lease, asked: Sequence[BatchWaiter], begun: Begun) -> None:
+    """To be called before the first byte of a batch goes out. A member that has left by now is booked already, so the
+    others pay for its inputs. Raises UpstreamError if the key rests by now."""
+    lease.check()
+    for member, (use, part) in zip(asked, begun, strict=True):
+        member.pays = member.record.status is None
+        if member.pays:
+            use.send(part)
+
+
+def still_wanted(members: list[BatchWaiter]) -> list[BatchWaiter]:
     """Those who still wait; the others are told that nothing more is asked for them."""
     _fail([member for member in members if not member.wanted], CallerGone())
     return [member for member in members if member.wanted]
@@ -316,68 +359,6 @@ def _is_of_the_work(failure: UpstreamError) -> bool:
     return fault and failure.elsewhere and failure.repeatable
 
 
-def _fail(members: list[Member], failure: Exception) -> None:
+def _fail(members: list[BatchWaiter], failure: Exception) -> None:
     for member in members:
         member.fail(failure)
-
-
-def _of_all(failure: UpstreamError) -> UpstreamError:
-    """The failure as each member is told of it, without the upstream's words: they may quote another caller."""
-    failure = copy(failure)
-    failure.message = _in_our_words(failure, failure.upstream or "the upstream")
-    failure.param = None
-    return failure
-
-
-def _in_our_words(failure: UpstreamError, upstream: str) -> str:
-    match failure:
-        case UpstreamAuth() | UpstreamQuota() | UpstreamMisplaced():
-            return failure.message  # in our words already
-        case UpstreamRateLimited():
-            return rate_limited(upstream, failure.retry_after or 1.0).message
-        case UpstreamTimeout():
-            return f"{upstream} did not answer in time"
-        case UpstreamUnreachable():
-            return f"{upstream} cannot be reached"
-        case UpstreamFailed(status=503):
-            return f"{upstream} is unavailable"
-        case UpstreamRejected():
-            return f"{upstream} rejected the request"
-    return f"{upstream} failed to answer the request"
-
-
-def merged(members: list[Member]) -> Call:
-    part = members[0].part
-    inputs = [item for member in members for item in member.inputs]
-    return replace(part, body={**part.body, part.endpoint.inputs: inputs})
-
-
-def divided(answer: Json, members: list[Member]) -> list[Json]:
-    """The answer to each: its vectors, in order, and its share of the tokens, by length."""
-    if len(members) == 1:
-        return [answer]
-    items = iter(answer["data"])
-    return [
-        {**answer, "data": list(islice(items, len(member.inputs))), "usage": usage}
-        for member, usage in zip(members, billed(answer["usage"], members), strict=True)
-    ]
-
-
-def billed(usage: Json | None, members: list[Member]) -> list[Any]:
-    """Each member's share of the counts, by length; None for each if they are not known."""
-    if usage is None or len(members) == 1:
-        return [usage] * len(members)
-    lengths = [len(msgspec.json.encode(member.inputs)) if member.pays else 0 for member in members]
-    return _usages(usage, lengths if any(lengths) else [1] * len(members))
-
-
-def _usages(usage: Json, lengths: list[int]) -> list[Json]:
-    """For each its share of every count: whole numbers, whose sum is the count."""
-    parts: list[Json] = [{} for _ in lengths]
-    for name, count in usage.items():
-        values: list[Any] = _usages(count, lengths) if isinstance(count, dict) else [count] * len(lengths)
-        if type(count) is int:
-            values = list(shares(count, lengths))
-        for part, value in zip(parts, values, strict=True):
-            part[name] = value
-    return parts

@@ -21,11 +21,11 @@ from ..callers.keys import Callers, digest, new_key
 from ..config.fields import AUTO, OFF
 from ..config.sections import ModelSettings, UpstreamSettings
 from ..config.settings import SANDBOXED, Settings
-from ..core.disconnects import Departures, Policies
+from ..core.disconnects import DisconnectPolicy, Policies
 from ..core.origins import Guard, Hosts
 from ..core.types import Key, Model, Route, Upstream
-from ..routing.key_state import Rest
-from ..routing.limits import Quota
+from ..routing.key_state import Cooldown
+from ..routing.limits import RateLimits
 from ..routing.pool import Pool
 from ..routing.probe import probe
 from ..routing.table import Account, RouteTable
@@ -84,7 +84,7 @@ def build_pools(
     settings: Settings,
     routes: RouteTable,
     client: Client,
-    remember: Callable[[Rest], None] | None = None,
+    remember: Callable[[Cooldown], None] | None = None,
     share: Share = WHOLE,
 ) -> dict[str, Pool]:
     """The keys of each upstream that has one, with their limits as far as they are this worker's.
@@ -103,21 +103,21 @@ def build_pools(
     }
 
 
-def build_keys(settings: Settings, upstream: str, share: Share = WHOLE) -> list[tuple[Key, Quota]]:
+def build_keys(settings: Settings, upstream: str, share: Share = WHOLE) -> list[tuple[Key, RateLimits]]:
     """Named after the upstream and, where there are several, by their own names or numbers."""
     given = settings.upstreams[upstream]
     keys = []
     for number, key in enumerate(given.keys, 1):
         alias = upstream if len(given.keys) == 1 and not key.name else f"{upstream}-{key.name or number}"
         limits = given.limits_of(key)
-        quota = Quota(
+        rate_limits = RateLimits(
             requests=share.of(limits.requests_per_minute),
             tokens=share.of(limits.tokens_per_minute),
             deepsearch=share.of(limits.deepsearch_per_minute),
             concurrency=share.of(limits.concurrency),
             weight=key.weight,
         )
-        keys.append((Key(key.key.get_secret_value() if key.key else "", alias), quota))
+        keys.append((Key(key.key.get_secret_value() if key.key else "", alias), rate_limits))
     return keys
 
 
@@ -214,12 +214,12 @@ def build_guard(settings: Settings, pages: Collection[str]) -> Guard | None:
     return Guard(Hosts(filter(None, names)), origins, pages)
 
 
-def build_departures(settings: Settings) -> Departures:
+def build_disconnects(settings: Settings) -> DisconnectPolicy:
     """The policies for calls whose callers leave."""
     models = {name: model.on_disconnect for name, model in settings.models.items() if model and model.on_disconnect}
     callers = {caller.name: caller.on_disconnect for caller in settings.callers if caller.on_disconnect}
     limits = settings.disconnect
-    return Departures(
+    return DisconnectPolicy(
         Policies(limits.policy, models, callers),
         seconds=limits.seconds,
         calls=limits.calls,

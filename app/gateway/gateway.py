@@ -4,189 +4,178 @@ parse -> find the route -> the cache's answer, that of the same call under way, 
     split -> request -> [network] -> reply -> merge -> render        embeddings, rerank, chat
     request -> [network] -> decode -> fold -> write                  a stream
     request -> [network] -> decode -> fold -> collect -> render      DeepSearch for a caller who does not stream
--> settle, exactly once
+
+It reads downwards: nothing that is called here calls back. A call was admitted before, and is settled afterwards.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import aclosing
-from functools import partial
+from collections.abc import Sequence
 
-from ..cache import Cache, Found, Lookup, Outcome
-from ..callers.keys import Callers
-from ..core.deadlines import DeadlineClock
-from ..core.disconnects import CallerGone
-from ..core.errors import InvalidRequest, ToriiError, Unavailable, UpstreamError, told
+from ..cache import Cache, Flight, Lookup, MergedReply, SingleFlight, Stale
+from ..core.errors import Unavailable, UpstreamError, UpstreamFailed
 from ..core.types import Call, Json, Route, Target, Value
-from ..endpoints import ENDPOINTS, Endpoint
+from ..endpoints import Endpoint
 from ..endpoints.incoming import RequestContext, parse
-from ..routing.failover import Failover
-from ..routing.lease import Lease
-from ..routing.limits import Need
+from ..routing.failover import Failover, Retries
 from ..routing.table import RouteTable
-from ..upstreams.client.client import Client
-from ..usage.record import Meter, Record
-from .retries import Attempts
-from .streaming import Relay, begin, translate
+from ..usage.record import CallRecord
+from .admission import Reservation
+from .batching import BatchingClient
+from .parts import Parts
+from .streaming import CallerStream, Streams
 
 
-class Answer(Value, frozen=True):
+class CallResult(Value, frozen=True):
     """``body`` whole, or ``events`` as server-sent bytes; one of the two."""
 
     headers: dict[str, str]
     body: bytes = b""
-    events: Relay | None = None
+    events: CallerStream | None = None
 
 
 class Gateway:
-    """``seconds`` bounds a call in all; after ``ping_seconds`` a stream that says nothing is handed on all the same.
-    ``message`` cleans what callers are told."""
-
     def __init__(
         self,
         *,
-        callers: Callers,
         routes: RouteTable,
-        client: Client,
-        attempts: Attempts,
         cache: Cache,
-        meter: Meter,
-        seconds: float = 1800.0,
-        ping_seconds: float = 15.0,
-        message: Callable[[str], str] = str,
+        retries: Retries,
+        client: BatchingClient,
+        parts: Parts,
+        streams: Streams,
     ) -> None:
-        self.callers = callers
         self.routes = routes
         self.draining = False
-        self._client = client
-        self._attempts = attempts
+        self.singleflight: SingleFlight[MergedReply, CallRecord] = SingleFlight()
         self._cache = cache
-        self._meter = meter
-        self._clock = DeadlineClock()
-        self._seconds = seconds
-        self._ping_seconds = ping_seconds
-        self._message = message
+        self._retries = retries
+        self._client = client
+        self._parts = parts
+        self._streams = streams
 
-    async def handle(self, endpoint: Endpoint, incoming: RequestContext) -> Answer:
+    async def handle(self, endpoint: Endpoint, incoming: RequestContext, admitted: Reservation) -> CallResult:
         """The answer of the first target that has one. Raises ToriiError."""
         if self.draining:
             raise Unavailable("this gateway is shutting down", retry_after=1)
         call = parse(endpoint, incoming)
-        record = Record(incoming.id, incoming.caller, call, incoming.presence)
-        record.presence.work = record
+        record = admitted.begin(call, incoming.id)
         try:
-            route = self._route(call)
-            with self._clock.within(self._seconds):
-                need = Need.of(incoming.body, route)
+            route = self.routes.of(call)
+            with admitted.time():
                 if call.stream:
-                    attempt = partial(self._stream, endpoint, call, record)
-                    way = self._attempts.way(route.targets, need)
-                    return await self._attempts.first(way, attempt, record.presence)
-                lookup = self._cache.lookup(record, route, incoming.cache_control)
-                work = partial(self._asked, endpoint, lookup, route, need)
-                outcome = await lookup.hit(partial(endpoint.render, call)) or await lookup.shared(work)
-                body = outcome.body or endpoint.render(call, outcome.reply)
-                self._meter.settle(record, 200)
-                return Answer({**provenance(outcome.target), **outcome.headers}, body)
+                    admitted.reserve(incoming.body, route)
+                    return await self._stream(endpoint, route, admitted, record)
+                lookup = self._cache.lookup(call, route, record.caller, incoming.cache_control)
+                if lookup.reads and (answer := await self._hit(endpoint, lookup, record)) is not None:
+                    return answer
+                flight = self.singleflight.join(lookup.key, record.connection, record)
+                try:
+                    async with flight:
+                        if flight.leads:
+                            admitted.reserve(incoming.body, route)
+                            flight.result = await self._asked(endpoint, lookup, route, admitted, record)
+                finally:
+                    _share(flight)
+                outcome = flight.result if flight.pays else flight.result.free()
+                return _answer(endpoint, record, outcome, paid=flight.pays)
         except TimeoutError:
-            late = record.late()
-            self._meter.settle(record, late.status, late)
-            raise late from None
-        except asyncio.CancelledError as error:
-            ended = record.presence.ended()
-            self._fail(record, ended)
-            raise ended from error
+            raise record.late() from None
         except Exception as error:
             self.routes.advise(call.model, error)
-            self._fail(record, error)
             raise
-
-    def _fail(self, record: Record, error: Exception) -> None:
-        """Settles a call that has no answer."""
-        if isinstance(error, CallerGone):
-            self._meter.settle(record, 500)
-            return
-        failure = told(error)
-        if isinstance(failure, Unavailable) and record.paid:
-            failure.should_retry = False
-        self._meter.settle(record, failure.status, failure)
-
-    def envelope(self, error: ToriiError) -> Json:
-        """The error object for a caller: no key and no upstream host in any field; an answer as it is."""
-        envelope = error.envelope()
-        own = {k: part and self._message(part) for k, part in envelope["error"].items() if k != "upstream_text"}
-        return {**envelope, "error": {**envelope["error"], **own}, "detail": own["message"]}
 
     def drain(self, seconds: float) -> None:
         """No new work from now on; what waits for an upstream after ``seconds`` ends with an error. Said again, the
         sooner time holds."""
         self.draining = True
-        asyncio.get_running_loop().call_later(seconds, self._client.cut)
+        asyncio.get_running_loop().call_later(seconds, self._client.http.cut)
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self._client.http.aclose()
         await self._cache.aclose()
 
-    def _route(self, call: Call) -> Route:
-        found = self.routes.find(call.model)
-        route = found.to(call.endpoint.name)
-        if route is None:
-            right = " or ".join(f"POST {ENDPOINTS[name].paths[0]}" for name in found.endpoints)
-            raise InvalidRequest(f"{found.model.id} does not serve this endpoint; use {right}", param="model")
-        return route
+    async def _hit(self, endpoint: Endpoint, lookup: Lookup, record: CallRecord) -> CallResult | None:
+        """The cache's answer, if it has one that can be written for this caller."""
+        while (outcome := await lookup.hit()) is not None:
+            record.hit = outcome.target
+            try:
+                return _answer(endpoint, record, outcome, paid=False)
+            except UpstreamFailed:
+                lookup.forget(outcome)
+                record.hit = record.cache = record.free = None
+        return None
 
-    async def _asked(self, endpoint: Endpoint, lookup: Lookup, route: Route, need: Need, record: Record) -> Outcome:
+    async def _asked(
+        self, endpoint: Endpoint, lookup: Lookup, route: Route, admitted: Reservation, record: CallRecord
+    ) -> MergedReply:
         """The answer of the first targets that give one as a whole."""
         left: Sequence[Target] = route.targets
         while True:
-            found = await lookup.at(self._attempts.best(left))
+            found = await lookup.at(self._retries.best(left))
             targets = lookup.beside(found, left)
             left = () if len(targets) == len(left) else [target for target in left if target not in targets]
+            failover = self._retries.begin(targets, admitted.cost, record.connection, repeats=not left)
+            failover.start(found.target)
             try:
-                way = self._attempts.way(targets, need, not left)
-                way.start(found.target)
-                return await self._whole(endpoint, lookup, found, way, record)
+                if found.target.upstream.streams(record.call, found.target):
+                    return await self._collected(endpoint, failover, record)
+                parts = endpoint.split(found.rest, found.target.model.max_inputs)
+                costs = admitted.cost.parted(len(parts), *found.counts, batch=found.rest.endpoint.batchable)
+                ways = zip(parts, failover.parted(costs), strict=True)
+                if len(parts) == 1:
+                    answers = [await self._part(*next(ways), record)]
+                else:
+                    answers = await self._parts.gather([self._part(part, way, record) for part, way in ways])
+                outcome = found.filled(endpoint.merge(found.rest, [reply for _, reply in answers]), answers[0][0])
+                lookup.keep(found, parts, answers)
+                return outcome
+            except Stale:
+                left = route.targets
             except UpstreamError as failure:
-                if not (left and failure.elsewhere) or record.presence.deserted:
+                if not (left and failure.elsewhere) or record.connection.deserted:
                     raise
 
-    async def _whole(self, endpoint: Endpoint, lookup: Lookup, found: Found, way: Failover, record: Record) -> Outcome:
-        if found.target.upstream.streams(record.call, found.target):
-            target, reply = await self._attempts.first(way, partial(self._collected, endpoint, record), record.presence)
-            return Outcome(target, reply)
-        parts = endpoint.split(found.rest, found.target.model.max_inputs)
-        needs = way.need.parted(len(parts), *lookup.missing(), batch=found.rest.endpoint.batchable)
-        asks = [partial(self._attempts.ask, *each, record) for each in zip(parts, way.parted(needs), strict=True)]
-        answers = await self._attempts.parts(asks)
-        outcome = found.filled(endpoint.merge(found.rest, [reply for _, reply in answers]), answers[0][0])
-        lookup.keep(found, parts, answers)
+    async def _part(self, part: Call, failover: Failover, record: CallRecord) -> tuple[Target, Json]:
+        for attempt in failover:
+            with attempt:
+                answered = await self._client.send(part, attempt, record)
+        return answered
+
+    async def _collected(self, endpoint: Endpoint, failover: Failover, record: CallRecord) -> MergedReply:
+        for attempt in failover:
+            with attempt:
+                stream = await self._client.open(attempt, record)
+                outcome = MergedReply(stream.target, await stream.collected(endpoint, record))
         return outcome
 
-    async def _collected(self, endpoint: Endpoint, record: Record, target: Target, lease: Lease) -> tuple[Target, Json]:
-        stream, fold = await self._attempts.open(record.call, record, target, lease)
-        try:
-            async with aclosing(translate(stream, fold, record)) as source:
-                reply = endpoint.collect(record.call, [event async for events in source for event in events])
-        except BaseException as failure:
-            record.streamed(fold.usage, failure if isinstance(failure, ToriiError) else None)
-            raise
-        else:
-            record.streamed(fold.usage)
-        finally:
-            await stream.aclose()
-        return target, reply
-
-    async def _stream(self, endpoint: Endpoint, call: Call, record: Record, target: Target, lease: Lease) -> Answer:
+    async def _stream(self, endpoint: Endpoint, route: Route, admitted: Reservation, record: CallRecord) -> CallResult:
         """Waits for the first event, so that an early failure has a status of its own and another target its chance.
 
         Not for longer than a caller may be left without a word: then their stream begins, and what fails is told in it.
         """
-        stream, fold = await self._attempts.open(call, record, target, lease)
-        origin = await begin(stream, fold, record, lease, self._ping_seconds)
-        relay = Relay(origin, endpoint.writer(call), record, meter=self._meter, envelope=self.envelope)
-        return Answer(provenance(target), events=relay)
+        for attempt in self._retries.begin(route.targets, admitted.cost, record.connection):
+            with attempt:
+                stream = await self._client.open(attempt, record)
+                await self._streams.begin(stream, record)
+        return CallResult(provenance(stream.target), events=self._streams.events(stream, endpoint, record))
+
+
+def _share(flight: Flight[MergedReply, CallRecord]) -> None:
+    """Those who share an answer name its target; the requests that it took are booked once, under who pays."""
+    if not flight.leads:
+        flight.call.hit = flight.first.target
+    elif flight.heir is not None:
+        flight.heir.call.take(flight.call)
+
+
+def _answer(endpoint: Endpoint, record: CallRecord, outcome: MergedReply, *, paid: bool) -> CallResult:
+    record.cache = outcome.state
+    record.free = None if paid else outcome.reply["usage"]
+    body = endpoint.render(record.call, outcome.reply)
+    record.end(200)
+    return CallResult({**provenance(outcome.target), **outcome.headers}, body)
 
 
 def provenance(target: Target) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A stream on its way: an upstream's bytes into events, events into the caller's bytes, and one end for both.
 
 stream.pieces -> Decoder -> fold -> StreamWriter -> the caller
-                                       `-> settle and close, once, however it ends
+                                       `-> the record ended and the key given back, once, however it ends
 """
 
 from __future__ import annotations
@@ -9,83 +9,125 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Coroutine, Iterable
+from typing import Any
 
-from ..core.errors import ToriiError, UpstreamBroken, UpstreamError, UpstreamMismatch, let_go, told
+from ..core.errors import ToriiError, UpstreamBroken, UpstreamMismatch, let_go, told
 from ..core.json import Malformed
+from ..core.redaction import Redactor
 from ..core.sse import PING, Decoder, ServerEvent
-from ..core.types import Chunk, Event, Fold, Head, Json, Stream, Structured
-from ..endpoints import StreamWriter
+from ..core.types import Chunk, Event, Fold, Head, Json, Stream, Structured, Target
+from ..endpoints import Endpoint, StreamWriter
 from ..routing.lease import Lease
-from ..usage.record import Meter, Record
+from ..usage.record import CallRecord
 from .conformity import misfit
 
 logger = logging.getLogger("torii.relay")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A stream that has begun, or that was silent for so long that its caller is told; and what is closed with it."""
+class UpstreamStream:
+    """A stream whose head has come; it holds its connection and the lease of its key, and gives both back at its end.
 
-    begin: list[Event]
-    rest: AsyncGenerator[list[Event], None]
-    stream: Stream
-    fold: Fold
-    lease: Lease
+    ``first`` are the events it has begun with, none if it was silent for so long that its caller is to be told;
+    ``rest`` are those that follow.
+    """
 
-    def judge(self, failure: ToriiError | None = None) -> None:
-        """Tells the key the outcome of a call that was handed on with nothing said. Our own failures blame nobody."""
-        lease = self.lease
-        pending, lease.pending = lease.pending, False
-        if pending and failure is None:
-            lease.lender.succeeded(lease)
-        elif pending and isinstance(failure, UpstreamError):
-            lease.lender.failed(lease, failure)
+    __slots__ = ("_lease", "_stream", "first", "fold", "rest", "target")
 
-    async def aclose(self) -> None:
+    def __init__(self, stream: Stream, fold: Fold, lease: Lease, target: Target) -> None:
+        self.fold = fold
+        self.target = target
+        self.first: list[Event] = []
+        self._stream = stream
+        self._lease = lease
+
+    async def begin(self, record: CallRecord, seconds: float) -> None:
+        """Waits until something is said, or for so many seconds. The failures of ``translate`` end the stream."""
+        self.rest = translate(self._stream, self.fold, record, time.monotonic() + seconds)
+        try:
+            self.first = await anext(self.rest)
+        except BaseException as failure:
+            record.streamed(self.fold.usage, failure if isinstance(failure, ToriiError) else None)
+            await self.aclose(failure)
+            raise
+        if says_something(self.first):
+            self._lease.succeed()
+
+    async def collected(self, endpoint: Endpoint, record: CallRecord) -> Json:
+        """The whole as one reply, for a caller who does not stream. The stream has ended then."""
+        failure: BaseException | None = None
+        self.rest = translate(self._stream, self.fold, record)
+        try:
+            reply: Json = endpoint.collect(record.call, [event async for events in self.rest for event in events])
+            self._lease.succeed()
+        except BaseException as error:
+            failure = error
+            raise
+        else:
+            return reply
+        finally:
+            record.streamed(self.fold.usage, failure if isinstance(failure, ToriiError) else None)
+            await self.aclose(failure)
+
+    def succeed(self) -> None:
+        """Something has come after the stream was handed on with nothing said."""
+        self._lease.succeed()
+
+    def fail(self, failure: BaseException) -> None:
+        """The stream has failed. If nothing had come of it, its key and upstream are blamed."""
+        self._lease.fail(failure)
+
+    async def aclose(self, failure: BaseException | None = None) -> None:
         try:
             await self.rest.aclose()
-            await self.stream.aclose()
+            await self._stream.aclose()
         finally:
-            self.lease.release()
+            if failure is not None:
+                self._lease.fail(failure)
+            self._lease.release()
 
 
-class Relay:
-    """The caller's stream. Owns the upstream's connection and the settlement, which both end with it, once:
+class Streams:
+    """Streams for callers. After ``seconds`` one that says nothing is handed on all the same."""
+
+    def __init__(self, redactor: Redactor, seconds: float = 15.0) -> None:
+        self._redactor = redactor
+        self._seconds = seconds
+
+    def begin(self, stream: UpstreamStream, record: CallRecord) -> Coroutine[Any, Any, None]:
+        """Waits for what it says first. Raises ToriiError if it fails before."""
+        return stream.begin(record, self._seconds)
+
+    def events(self, stream: UpstreamStream, endpoint: Endpoint, record: CallRecord) -> CallerStream:
+        """What its caller is sent of a stream that has begun."""
+        return CallerStream(stream, endpoint.writer(record.call), record, self._redactor)
+
+
+class CallerStream:
+    """The caller's stream. Owns the upstream's connection and the end of the call's record, which end with it, once:
 
     done            status 200, [DONE]
     upstream cut    the error's status, an error event; where nothing had come of it, its key and upstream are blamed
     shutdown        503, an error event
-    caller gone     499, nothing more is sent; also where he leaves before the first byte
+    caller gone     499, nothing more is sent; also where they leave before the first byte
     left to go on   499 at its end, whatever that is; read for its usage, and no longer written
     """
 
-    def __init__(
-        self,
-        source: Source,
-        writer: StreamWriter,
-        record: Record,
-        *,
-        meter: Meter,
-        envelope: Callable[[ToriiError], Json],
-    ) -> None:
+    def __init__(self, source: UpstreamStream, writer: StreamWriter, record: CallRecord, redactor: Redactor) -> None:
         self._source = source
         self._writer = writer
         self._record = record
-        self._meter = meter
-        self._envelope = envelope
+        self._redactor = redactor
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
-        status, failure, last = 499, None, b""
-        lease = self._source.lease
+        source, failure, last = self._source, None, b""
+        status = 499
         try:
-            yield self._writer.write(self._source.begin) or PING
-            async for events in self._source.rest:
-                if lease.pending:
-                    self._source.judge()
-                data = b"" if self._record.presence.left else self._writer.write(events)
-                if self._source.fold.done:
+            yield self._writer.write(source.first) or PING
+            async for events in source.rest:
+                source.succeed()
+                data = b"" if self._record.connection.left else self._writer.write(events)
+                if source.fold.done:
                     last += data  # the end comes next, and goes out with it
                 elif data:
                     yield data
@@ -96,8 +138,8 @@ class Relay:
                 logger.exception("a stream failed")
             failure = told(error)
             status = failure.status
-            self._source.judge(failure)
-            yield last + self._writer.fail(self._envelope(failure))
+            source.fail(failure)
+            yield last + self._writer.fail(self._redactor.envelope(failure))
             let_go(error)
         finally:
             await self._close(status, failure)
@@ -107,27 +149,12 @@ class Relay:
 
     async def _close(self, status: int, failure: ToriiError | None = None) -> None:
         self._record.streamed(self._source.fold.usage, failure)
-        self._meter.settle(self._record, status, failure)
+        self._record.end(status, failure)
         await self._source.aclose()
 
 
-async def begin(stream: Stream, fold: Fold, record: Record, lease: Lease, seconds: float) -> Source:
-    """The stream once something is said in it, or after so many seconds. The failures of ``translate`` end it."""
-    source = translate(stream, fold, record, time.monotonic() + seconds)
-    try:
-        events = await anext(source)
-    except BaseException as failure:
-        record.streamed(fold.usage, failure if isinstance(failure, ToriiError) else None)
-        await source.aclose()
-        await stream.aclose()
-        raise
-    lease.keep()
-    lease.pending = not says_something(events)
-    return Source(events, source, stream, fold, lease)
-
-
 async def translate(
-    stream: Stream, fold: Fold, record: Record, look: float = math.inf
+    stream: Stream, fold: Fold, record: CallRecord, look: float = math.inf
 ) -> AsyncGenerator[list[Event], None]:
     """The events of each piece; raises if the stream fails, stops short or is too large. ``record`` sees them all.
 

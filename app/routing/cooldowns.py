@@ -10,7 +10,7 @@ from typing import cast
 
 from ..storage.ledger_file import CooldownRow, LedgerFile
 from ..storage.sqlite import StoreError
-from .key_state import Cause, Rest
+from .key_state import Cause, Cooldown
 
 logger = logging.getLogger("torii.keystate")
 
@@ -21,18 +21,18 @@ class KeyStates:
     def __init__(self, file: LedgerFile) -> None:
         self._file = file
 
-    def remember(self, rest: Rest) -> None:
+    def remember(self, rest: Cooldown) -> None:
         if rest.cause:
             row = CooldownRow(rest.upstream, rest.fingerprint, rest.alias, rest.cause, rest.until)
             self._file.remember_cooldown(row)
         else:
             self._file.forget_cooldown(rest.upstream, rest.fingerprint)
 
-    def remembered(self) -> list[Rest]:
+    def remembered(self) -> list[Cooldown]:
         """None of them where the file cannot be read now: what is known is soon found out again."""
         try:
             rows = self._file.cooldowns()
         except StoreError as error:
             logger.warning("the saved cooldowns cannot be read: %s", error)
             return []
-        return [Rest(row.upstream, row.fingerprint, row.alias, cast(Cause, row.cause), row.until) for row in rows]
+        return [Cooldown(row.upstream, row.fingerprint, row.alias, cast(Cause, row.cause), row.until) for row in rows]

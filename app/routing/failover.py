@@ -7,6 +7,7 @@
     a wait     after a 429: that target again, if its time comes within the call's patience
 
 A target whose keys all rest, or whose upstream keeps failing, is passed over as long as another one can be asked.
+Repeats at an upstream that has failed by itself have a budget, so that a fault meets no storm.
 """
 
 from __future__ import annotations
@@ -14,97 +15,201 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from typing import Protocol
 
 from ..core.errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited
 from ..core.types import Key, Target
 from .lease import Lease
-from .limits import KEPT, MINUTE, Need
+from .limits import KEPT, MINUTE, Cost
 from .pool import Pool
 
 NONE: frozenset[str] = frozenset()
 
+# Of all calls under way, how many may be repeats: a fifth, and always a few (Envoy's default).
+RETRY_SHARE = 0.2
+RETRIES_ALWAYS = 3
+
+
+class Audience(Protocol):
+    """Those who wait for an answer."""
+
+    @property
+    def deserted(self) -> bool:
+        """All have left."""
+
+
+class Retries:
+    """The attempts of all calls. ``most``: a call that has met so many faults of upstreams is not repeated."""
+
+    def __init__(self, pools: Mapping[str, Pool], *, most: int = 3) -> None:
+        self.pools = pools
+        self.most = most
+        self.under_way = 0
+        self.repeats = 0
+
+    def begin(self, targets: Sequence[Target], cost: Cost, audience: Audience, *, repeats: bool = True) -> Failover:
+        """The attempts of one call at these targets. Without ``repeats`` none is asked again after its own fault."""
+        return Failover(self, targets, cost, audience, self.most if repeats else 0)
+
+    def best(self, targets: Sequence[Target]) -> Target:
+        """The target that is asked first, as things are."""
+        return first_ready(targets, self.pools)
+
+    def elsewhere(self, targets: Sequence[Target], upstream: str) -> bool:
+        """True if another upstream than this one is ready for one of the targets."""
+        names = {target.upstream.name for target in targets} - {upstream}
+        return any(self.pools[name].ready for name in names)
+
+    def broken(self, upstream: str) -> bool:
+        """True if the upstream keeps failing."""
+        return self.pools[upstream].breaker.open
+
+    @property
+    def may_repeat(self) -> bool:
+        """True if the budget has room for a repeat of one more call."""
+        return self.repeats < max(RETRIES_ALWAYS, RETRY_SHARE * (self.under_way + 1))
+
 
 class Failover:
-    """``repeats``: the target that is asked now is asked again after a fault of its own. ``lease`` is for the first
-    target, if there is one already. In the ``line`` the parts of a large call, which have time, wait for their keys.
-    ``failures`` are those so far; each knows the frame that holds this object."""
+    """The attempts of one call: an iterator, each of whose steps is a context that learns how the attempt went.
+
+        for attempt in failover:
+            with attempt:
+                reply = await client.send(part, attempt, record)
+
+    An attempt names its ``target`` and ``cost``; whoever sends the request takes the ``lease``. After a failure of an
+    upstream the next target is chosen, or the UpstreamError raised that tells the caller most; any other exception
+    passes through. ``repeats``: the target is asked again after a fault of its own. ``last``: no attempt follows, since
+    this one went into a batch, which has attempts of its own. The parts of a large call, which have time, wait for
+    their keys in the ``line``. ``most`` is that of ``Retries``, 0 for no repeats at all.
+    """
 
     __slots__ = (
-        *("_again", "_asked_again", "_faults", "_last", "_left", "_most", "_pools", "_tried"),
-        *("failures", "lease", "line", "need", "repeats", "targets"),
+        *("_again", "_asked_again", "_done", "_faults", "_last", "_left", "_most", "_retries", "_tried"),
+        *("audience", "cost", "failures", "last", "lease", "line", "repeats", "target", "targets"),
     )
 
-    def __init__(self, targets: Sequence[Target], pools: Mapping[str, Pool], need: Need, most: int) -> None:
+    def __init__(self, retries: Retries, targets: Sequence[Target], cost: Cost, audience: Audience, most: int) -> None:
         self.targets = targets
-        self.need = need
-        self.repeats = False
+        self.target = targets[0]  # until the first step
+        self.cost = cost
+        self.audience = audience
+        self.repeats = self.last = False
         self.line: asyncio.Lock | None = None
         self.lease: Lease | None = None
-        self._pools = pools
+        self.failures: list[UpstreamError] = []
+        self._retries = retries
         self._most = most
         self._left = targets
         self._again: list[tuple[Target, bool]] = []  # and whether that is a repeat
         self._asked_again: list[Target] = []
         self._tried: dict[str, set[str]] = {}
-        self.failures: list[UpstreamError] = []
         self._faults = 0
         self._last: Target | None = None
+        self._done = False
 
-    def parted(self, needs: Sequence[Need]) -> list[Failover]:
-        """One for each part of the call, whose needs these are; it serves as the first of them itself."""
-        self.need = needs[0]
-        if len(needs) == 1:
-            return [self]
-        return [self, *(Failover(self.targets, self._pools, need, self._most) for need in needs[1:])]
-
-    def first(self) -> Target:
-        """The target to begin with."""
-        return self._last or self._take()
-
-    def start(self, target: Target, lease: Lease | None = None) -> None:
-        """Begins at ``target``."""
+    def start(self, target: Target, lease: Lease | None = None) -> Failover:
+        """Begins at ``target``, with ``lease`` if there is one already."""
         self._last, self.lease = target, lease
         self._leave(target)
+        return self
 
-    def next(self, *, budget: bool) -> Target:
-        """The target to ask after a failure. ``budget``: it may be a repeat. Raises UpstreamError to give up."""
-        if self._last is not None:
-            return self._last
-        if self._left:
-            return self._take()
-        for target, repeats in self._again:
-            if not repeats or (budget and self._faults < self._most):
-                self._again.remove((target, repeats))
-                self._asked_again.append(target)
-                self.repeats = repeats
-                return target
-        raise self.error()
+    def parted(self, costs: Sequence[Cost]) -> list[Failover]:
+        """The attempts of each part of the call, of these costs; those of the first part are these."""
+        self.cost = costs[0]
+        if len(costs) == 1:
+            return [self]
+        parts = [Failover(self._retries, self.targets, cost, self.audience, self._most) for cost in costs[1:]]
+        line = asyncio.Lock()
+        for part in parts:
+            part.line = line
+        return [self, *parts]
 
-    def tried(self, target: Target) -> AbstractSet[str]:
+    def __iter__(self) -> Failover:
+        self.target = self._last or self._take()
+        return self
+
+    def __next__(self) -> Failover:
+        if self._done:
+            raise StopIteration
+        return self
+
+    def __enter__(self) -> None:
+        self._retries.under_way += 1
+        self._retries.repeats += self.repeats
+
+    def __exit__(self, kind: type[BaseException] | None, failure: BaseException | None, _: object) -> bool:
+        self._retries.under_way -= 1
+        self._retries.repeats -= self.repeats
+        if isinstance(failure, UpstreamError) and not self.last and self._goes_on(failure):
+            if (target := self._next()) is not None:
+                self.target = target
+                return True
+            if (last := self._error()) is not failure:
+                self.failures.clear()
+                raise last
+        self._done = True
+        self.failures.clear()  # each knows the frame that holds this object
+        return False
+
+    @property
+    def pool(self) -> Pool:
+        """The keys of the target's upstream."""
+        return self._retries.pools[self.target.upstream.name]
+
+    @property
+    def tried(self) -> AbstractSet[str]:
         """The aliases of the upstream's keys that have failed; a fault of the upstream is none of the key's."""
-        return self._tried.get(target.upstream.name, NONE)
+        return self._tried.get(self.target.upstream.name, NONE)
+
+    def take(self) -> Lease | None:
+        """The lease of a key, if one is free now."""
+        if self.lease is None:
+            self.lease = self.pool.at_once(self.cost, self.tried)
+        return self.lease
 
     def can_go_elsewhere(self) -> bool:
-        return any(self._pools[target.upstream.name].ready for target in self._left)
+        return any(self._retries.pools[target.upstream.name].ready for target in self._left)
 
-    def failed(self, target: Target, failure: UpstreamError, key: Key | None) -> None:
-        """``key`` is the one that was used, None if there was none to use. Raises the failure if it is no use to go on:
-        the request is wrong, or a DeepSearch run may have begun."""
+    def _goes_on(self, failure: UpstreamError) -> bool:
+        """False if it is no use to go on: the request is wrong, or a DeepSearch run may have begun."""
+        target = self.target
+        failure.upstream, failure.target = target.upstream.name, target
+        if target.model.deepsearch and not isinstance(failure, UpstreamRateLimited):
+            failure.should_retry = False
         if not failure.elsewhere or (failure.accepted and target.model.deepsearch):
-            raise failure
+            return False
         self.failures.append(failure)
-        pool, of_the_key = self._pools[target.upstream.name], _is_of_the_key(failure)
+        pool, of_the_key = self.pool, _is_of_the_key(failure)
+        key, self.lease = self.lease.key if self.lease else None, None
         self._faults += failure.asked and not of_the_key
         self.repeats = False
         self._last = None
         if key and of_the_key:
             self._tried.setdefault(pool.name, set()).add(key.alias)
-        if key and of_the_key and pool.others(self.tried(target)):
+        if key and of_the_key and pool.others(self.tried):
             self._ask_another_key(target, pool, failure, key)
         elif not self._was_asked_again(target):
             self._ask_again(target, pool, failure)
+        return True
 
-    def error(self) -> UpstreamError:
+    def _next(self) -> Target | None:
+        """The target to ask after a failure; None to give up."""
+        if self.audience.deserted:
+            return None
+        if self._last is not None:
+            return self._last
+        if self._left:
+            return self._take()
+        for target, repeats in self._again:
+            if not repeats or (self._retries.may_repeat and self._faults < self._most):
+                self._again.remove((target, repeats))
+                self._asked_again.append(target)
+                self.repeats = repeats
+                return target
+        return None
+
+    def _error(self) -> UpstreamError:
         """The last failure, unless an earlier one says when to come back."""
         waits = [failure for failure in self.failures if isinstance(failure, UpstreamRateLimited)]
         error = min(waits, key=lambda failure: failure.retry_after or MINUTE) if waits else self.failures[-1]
@@ -112,7 +217,7 @@ class Failover:
         return error
 
     def _take(self) -> Target:
-        target = first_ready(self._left, self._pools)
+        target = first_ready(self._left, self._retries.pools)
         self._leave(target)
         return target
 
@@ -125,7 +230,7 @@ class Failover:
     def _ask_another_key(self, target: Target, pool: Pool, failure: UpstreamError, key: Key) -> None:
         """Now, if one is free; else after the targets that are ready, with the limited ``key`` too if its time has come
         by then."""
-        if pool.others(self.tried(target), self.need):
+        if pool.others(self.tried, self.cost):
             self._last = target
             return
         if isinstance(failure, UpstreamRateLimited) and not self._was_asked_again(target):
@@ -142,7 +247,7 @@ class Failover:
     def _ask_again(self, target: Target, pool: Pool, failure: UpstreamError) -> None:
         if isinstance(failure, UpstreamRateLimited):
             seconds = failure.retry_after
-            patient = pool.patient(self.need, seconds or 0.0) or (self.line is not None and (seconds or 0.0) <= KEPT)
+            patient = pool.patient(self.cost, seconds or 0.0) or (self.line is not None and (seconds or 0.0) <= KEPT)
             if seconds is not None and patient and self._most:
                 self._again.append((target, False))
         elif not _is_of_the_key(failure) and failure.repeatable:

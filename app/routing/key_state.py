@@ -6,7 +6,7 @@
 
 When the rest ends, one call tries the key; until it has an answer, no other call uses the key.
 
-Times are of the monotonic clock; only a Rest, which outlives the process, is of the wall clock.
+Times are of the monotonic clock; only a Cooldown, which outlives the process, is of the wall clock.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Literal
 
 from ..core.errors import UpstreamError, UpstreamFailed, UpstreamRateLimited, account_empty, key_refused, rate_limited
 from ..core.types import Json, Key
-from .limits import Need, Quota, Window
+from .limits import Cost, RateLimits, SlidingWindow
 
 Cause = Literal["", "rate limited", "refused", "account empty"]
 SHUT = ("refused", "account empty")
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class Cooldown:
     """That a key rests, to be remembered; ``until`` is a Unix time. No ``cause``: it rests no longer."""
 
     upstream: str
@@ -44,12 +44,12 @@ def fingerprint(upstream: str, key: Key) -> str:
 
 
 @dataclass(slots=True, eq=False)
-class Seat:
+class KeyState:
     """The one with the lowest ``load`` is next; among equally busy ones that with the lowest ``turn``, which grows with
     each call by what the weight makes of it. ``trial`` is the lease of the call that tries the key after its rest."""
 
     key: Key
-    quota: Quota
+    limits: RateLimits
     at_work: int = 0
     turn: float = 0.0
     load: tuple[float, float] = (0.0, 0.0)
@@ -60,20 +60,20 @@ class Seat:
     rests_until: float = 0.0
     trial: object = None
     probing: asyncio.Task[None] | None = None
-    windows: dict[str, Window] = field(init=False)
+    windows: dict[str, SlidingWindow] = field(init=False)
 
     def __post_init__(self) -> None:
-        limits = {"requests": self.quota.requests, "tokens": self.quota.tokens, "deepsearch": self.quota.deepsearch}
-        self.windows = {name: Window(limit) for name, limit in limits.items() if limit is not None}
+        limits = {"requests": self.limits.requests, "tokens": self.limits.tokens, "deepsearch": self.limits.deepsearch}
+        self.windows = {name: SlidingWindow(limit) for name, limit in limits.items() if limit is not None}
 
-    def becomes(self, new: Seat) -> Seat:
+    def becomes(self, new: KeyState) -> KeyState:
         """The same key with the name and the limits of ``new``; its rest, its calls and what it has spent stay."""
         for name, window in new.windows.items():
             if name in self.windows:
                 self.windows[name].limit = window.limit
                 new.windows[name] = self.windows[name]
-        self.key, self.quota, self.windows = new.key, new.quota, new.windows
-        self.load = self.at_work / self.quota.weight, self.turn
+        self.key, self.limits, self.windows = new.key, new.limits, new.windows
+        self.load = self.at_work / self.limits.weight, self.turn
         return self
 
     @property
@@ -87,37 +87,37 @@ class Seat:
         """True if a call may use the key now, its limits aside."""
         return not self.cause or (self.trial is None and now >= self.rests_until)
 
-    def room(self, now: float, need: Need, hold: float = 0.0) -> float | None:
+    def room(self, now: float, cost: Cost, hold: float = 0.0) -> float | None:
         """Seconds until the limits allow it; None where another call has to end first. Until ``hold`` it is kept back
         for others to join it, where a limit comes near."""
-        if self.quota.concurrency is not None and self.at_work >= self.quota.concurrency:
+        if self.limits.concurrency is not None and self.at_work >= self.limits.concurrency:
             return None
         wait = 0.0
         for name, window in self.windows.items():
-            wait = max(wait, window.wait(now, need.amount(name)))
+            wait = max(wait, window.wait(now, cost.amount(name)))
         if not wait and hold > now and (requests := self.windows.get("requests")):
             return min(requests.pace(now), hold - now)
         return wait
 
-    def wait(self, now: float, need: Need, hold: float) -> float | None:
+    def wait(self, now: float, cost: Cost, hold: float) -> float | None:
         """Seconds until it is free, with its rest; None if another call has to end first."""
-        room = self.room(now, need, hold)
+        room = self.room(now, cost, hold)
         if room is None or (self.trial and not self.rests(now)):
             return None
         return max(room, self.rests_until - now)
 
-    def take(self, now: float, need: Need) -> None:
+    def take(self, now: float, cost: Cost) -> None:
         self.at_work += 1
         self.calls += 1
-        self.turn += 1 / self.quota.weight
-        self.load = self.at_work / self.quota.weight, self.turn
+        self.turn += 1 / self.limits.weight
+        self.load = self.at_work / self.limits.weight, self.turn
         for name, window in self.windows.items():
-            if amount := need.amount(name):
+            if amount := cost.amount(name):
                 window.add(now, amount)
 
     def leave(self) -> None:
         self.at_work -= 1
-        self.load = self.at_work / self.quota.weight, self.turn
+        self.load = self.at_work / self.limits.weight, self.turn
 
     def stretch(self, now: float, tokens: int) -> bool:
         """Takes more tokens for a call, where the limit allows them now."""
@@ -128,7 +128,7 @@ class Seat:
             window.add(now, tokens)
         return True
 
-    def state(self, now: float, clock: float) -> Json:
+    def described(self, now: float, clock: float) -> Json:
         """As plain values; ``clock`` is the Unix time that ``now`` is. ``trial``: the next call decides."""
         rests = self.rests(now)
         until = datetime.fromtimestamp(clock + self.rests_until - now, UTC).isoformat(timespec="seconds")
@@ -140,21 +140,21 @@ class Seat:
             "cause": self.cause or None,
             "until": until.replace("+00:00", "Z") if rests else None,
             "at_work": self.at_work,
-            "concurrency": self.quota.concurrency,
-            "weight": self.quota.weight,
+            "concurrency": self.limits.concurrency,
+            "weight": self.limits.weight,
             "minute": limits,
             "calls": self.calls,
             "failures": self.failures,
         }
 
 
-def refused(seats: Sequence[Seat], upstream: str, failing: bool, seconds: float) -> UpstreamError:
+def refused(states: Sequence[KeyState], upstream: str, failing: bool, seconds: float) -> UpstreamError:
     """The error if none of these keys can be used now. ``failing``: the upstream itself is; ``seconds`` is the least
     time to come back after."""
-    if all(seat.shut for seat in seats):
-        return key_refused(upstream) if any(seat.cause == "refused" for seat in seats) else account_empty(upstream)
-    if all(seat.cause for seat in seats):
-        left = min(seat.rests_until for seat in seats if not seat.shut) - time.monotonic()
+    if all(state.shut for state in states):
+        return key_refused(upstream) if any(state.cause == "refused" for state in states) else account_empty(upstream)
+    if all(state.cause for state in states):
+        left = min(state.rests_until for state in states if not state.shut) - time.monotonic()
         return rate_limited(upstream, max(left, seconds))
     if failing:
         return UpstreamFailed(f"{upstream} keeps failing", status=503)

@@ -10,8 +10,8 @@ from typing import Generic, Protocol, TypeVar
 
 from ..core.errors import UpstreamError
 from ..core.types import Key
-from .key_state import Seat
-from .limits import Need
+from .key_state import KeyState
+from .limits import Cost
 
 P = TypeVar("P")
 
@@ -22,40 +22,63 @@ class Lender(Protocol):
     def leave(self, lease: Lease) -> None: ...
     def succeeded(self, lease: Lease) -> None: ...
     def failed(self, lease: Lease, failure: UpstreamError) -> None: ...
-    def refusal(self, seat: Seat | None = None) -> UpstreamError: ...
+    def refusal(self, state: KeyState | None = None) -> UpstreamError: ...
 
 
 class Lease:
-    """A key for one call. ``keep`` leaves the release to somebody else, ``pending`` the outcome too; releasing twice is
-    nothing.
+    """A key for one call. At the end of a ``with`` the pool is told how the call went, and has the key back.
 
-    ``taken`` is when it was given, by the monotonic clock.
+    The holder of a stream's lease does both by themselves. The pool is told once, of whatever comes first, and a second
+    release does nothing. ``taken`` is when the key was given, by the monotonic clock.
     """
 
-    __slots__ = ("kept", "lender", "pending", "released", "seat", "taken")
+    __slots__ = ("_told", "lender", "released", "state", "taken")
 
-    def __init__(self, lender: Lender, seat: Seat, taken: float) -> None:
+    def __init__(self, lender: Lender, state: KeyState, taken: float) -> None:
         self.lender = lender
-        self.seat = seat
+        self.state = state
         self.taken = taken
-        self.kept = self.pending = False
         self.released = False
+        self._told = False
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, failure: BaseException | None, _: object) -> None:
+        if failure is None:
+            self.succeed()
+        else:
+            self.fail(failure)
+        self.release()
 
     @property
     def key(self) -> Key:
-        return self.seat.key
-
-    def keep(self) -> None:
-        self.kept = True
+        return self.state.key
 
     def stretch(self, tokens: int) -> bool:
         """Takes more tokens along, if the key's limit allows it now."""
-        return self.seat.stretch(time.monotonic(), tokens)
+        return self.state.stretch(time.monotonic(), tokens)
 
     def check(self) -> None:
         """To be called before the first byte goes out. Raises UpstreamError if the key rests since it was leased."""
-        if self.seat.cause and self.seat.since > self.taken:
-            raise self.lender.refusal(self.seat)
+        if self.state.cause and self.state.since > self.taken:
+            raise self.lender.refusal(self.state)
+
+    def succeed(self) -> None:
+        if not self._told:
+            self._told = True
+            self.lender.succeeded(self)
+
+    def fail(self, failure: BaseException) -> None:
+        """A failure that is not the upstream's says nothing of the key."""
+        if not self._told:
+            self._told = True
+            if isinstance(failure, UpstreamError):
+                self.lender.failed(self, failure)
+
+    def works(self) -> None:
+        """The head of a stream has come, which tells enough of a key that was limited: the stream may take minutes."""
+        if self.state.cause == "rate limited":
+            self.lender.succeeded(self)
 
     def release(self) -> None:
         if not self.released:
@@ -72,11 +95,11 @@ class Succession(Generic[P]):
 
 
 @dataclass(slots=True, eq=False)
-class Waiter:
+class KeyWaiter:
     """A call in line. It is given a lease, or None if it would take too long (``seconds``), or if it can go
     ``elsewhere`` while these keys rest."""
 
-    need: Need
+    cost: Cost
     tried: Collection[str]
     given: asyncio.Future[Lease | None]
     elsewhere: Callable[[], bool]

@@ -9,7 +9,7 @@ from itertools import takewhile
 
 import msgspec
 
-from ..core.types import Route, Value
+from ..core.types import Value
 
 MINUTE = 60.0
 # A provider counts a call when it comes there, which may be this much later than when it was let go; so for this much
@@ -21,7 +21,7 @@ GRAIN = 0.1  # seconds that are counted as one moment, the last of them, so that
 
 
 @dataclass(frozen=True, slots=True)
-class Quota:
+class RateLimits:
     """The limits of a key. None is no limit. ``weight`` is its share of the load among the others."""
 
     requests: int | None = None
@@ -31,8 +31,8 @@ class Quota:
     weight: float = 1.0
 
 
-class Need(Value, frozen=True):
-    """A call's demand: one request, about ``tokens``, and whether it is a DeepSearch run.
+class Cost(Value, frozen=True):
+    """The cost of a call: one request, about ``tokens``, and whether it is a DeepSearch run.
 
     ``since`` is when the call came, by the monotonic clock; its queue timeout counts from then. ``batch``: it may go
     together with others, and so may be held back for them.
@@ -43,18 +43,13 @@ class Need(Value, frozen=True):
     since: float = msgspec.field(default_factory=time.monotonic)
     batch: bool = False
 
-    @classmethod
-    def of(cls, body: bytes, route: Route) -> Need:
-        """An estimate, by the four characters that a token has on average."""
-        return cls(len(body) // 4, route.model.deepsearch)
-
-    def parted(self, parts: int, missing: int, inputs: int, *, batch: bool) -> list[Need]:
-        """The need of each part of a call that asks for ``missing`` of its ``inputs``: the first has all their tokens.
+    def parted(self, parts: int, missing: int, inputs: int, *, batch: bool) -> list[Cost]:
+        """The cost of each part of a call that asks for ``missing`` of its ``inputs``: the first has all their tokens.
 
         Only a call without parts may go together with others, if ``batch`` allows it.
         """
-        first = Need(self.tokens * missing // inputs, self.deepsearch, self.since, batch=batch and parts == 1)
-        return [first, *[Need(0, self.deepsearch, self.since)] * (parts - 1)]
+        first = Cost(self.tokens * missing // inputs, self.deepsearch, self.since, batch=batch and parts == 1)
+        return [first, *[Cost(0, self.deepsearch, self.since)] * (parts - 1)]
 
     @property
     def line(self) -> tuple[bool, bool]:
@@ -74,7 +69,7 @@ class Moment:
     amount: int
 
 
-class Window:
+class SlidingWindow:
     """At most ``limit`` within any minute of the provider's; more at once only where the window is empty."""
 
     def __init__(self, limit: int) -> None:

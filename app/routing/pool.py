@@ -29,9 +29,9 @@ from ..core.errors import (
 )
 from ..core.types import Json, Key
 from .breaker import Breaker
-from .key_state import SHUT, Cause, Rest, Seat, fingerprint, refused
-from .lease import Lease, Succession, Waiter, given
-from .limits import Need, Quota
+from .key_state import SHUT, Cause, Cooldown, KeyState, fingerprint, refused
+from .lease import KeyWaiter, Lease, Succession, given
+from .limits import Cost, RateLimits
 
 logger = logging.getLogger("torii.pool")
 
@@ -53,147 +53,151 @@ class Pool:
     def __init__(
         self,
         name: str,
-        keys: Iterable[tuple[Key, Quota]],
+        keys: Iterable[tuple[Key, RateLimits]],
         *,
         patience: float = 4.0,
         probe: Probe | None = None,
-        remember: Callable[[Rest], None] | None = None,
+        remember: Callable[[Cooldown], None] | None = None,
     ) -> None:
         self.name = name
-        self.seats = [Seat(key, quota) for key, quota in keys]
+        self.states = [KeyState(key, limits) for key, limits in keys]
         self.breaker = Breaker(name)
         self.batching = 0
         self._patience = patience
         self._probe = probe
         self._remember = remember
         self._turn = 0.0
-        self._line: dict[Waiter, None] = {}
+        self._line: dict[KeyWaiter, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._succession: Succession[Pool] = Succession(self)
 
     # ------------------------------------------------------------ a key for a call
 
     async def lease(
-        self, need: Need, tried: Collection[str] = (), elsewhere: Callable[[], bool] = lambda: False
+        self, cost: Cost, tried: Collection[str] = (), elsewhere: Callable[[], bool] = lambda: False
     ) -> Lease:
         """A key that is not of the ``tried``. ``elsewhere``: whether the call can go to another upstream now.
 
         Raises UpstreamError if no key is free in time, or if none is ready and the call can go elsewhere; nothing was
         asked then.
         """
-        return self.at_once(need, tried) or await self._stand(need, tried, elsewhere)
+        return self.at_once(cost, tried) or await self._stand(cost, tried, elsewhere)
 
-    def at_once(self, need: Need, tried: Collection[str] = ()) -> Lease | None:
+    def at_once(self, cost: Cost, tried: Collection[str] = ()) -> Lease | None:
         """The same where nobody has to wait for it."""
         if self._line:
             return None
         now = time.monotonic()
-        seat = self._free(now, need, tried)[0]
-        return None if seat is None else self._take(now, seat, need)
+        state = self._free(now, cost, tried)[0]
+        return None if state is None else self._take(now, state, cost)
 
     @property
     def ready(self) -> bool:
         """True if the upstream is to be asked before others: it does not keep failing, and has a key that is usable."""
         if self.breaker.open and self.breaker.last:
             return False
-        return not self.seats[0].cause or any(seat.usable(time.monotonic()) for seat in self.seats)
+        return not self.states[0].cause or any(state.usable(time.monotonic()) for state in self.states)
 
-    def refusal(self, seat: Seat | None = None, seconds: float = 1.0) -> UpstreamError:
+    def refusal(self, state: KeyState | None = None, seconds: float = 1.0) -> UpstreamError:
         """The error if a key, or any of the keys, cannot be used now. No upstream was asked for it."""
-        failure = refused([seat] if seat else self.seats, self.name, self.breaker.last, max(1.0, seconds))
+        failure = refused([state] if state else self.states, self.name, self.breaker.last, max(1.0, seconds))
         failure.asked = False
         failure.upstream = self.name
         return failure
 
-    def until(self, need: Need) -> float:
+    def until(self, cost: Cost) -> float:
         """The end of the call's patience, by the monotonic clock."""
-        return need.since + self._patience
+        return cost.since + self._patience
 
-    def others(self, tried: Collection[str], need: Need | None = None) -> bool:
-        """True if a key is usable and was not tried; for a ``need``, a key whose limits allow it now."""
+    def others(self, tried: Collection[str], cost: Cost | None = None) -> bool:
+        """True if a key is usable and was not tried; for a ``cost``, a key whose limits allow it now."""
         now = time.monotonic()
-        seats = [seat for seat in self.seats if seat.usable(now) and seat.key.alias not in tried]
-        return any(need is None or seat.room(now, need) == 0 for seat in seats)
+        states = [state for state in self.states if state.usable(now) and state.key.alias not in tried]
+        return any(cost is None or state.room(now, cost) == 0 for state in states)
 
-    def patient(self, need: Need, seconds: float) -> bool:
+    def patient(self, cost: Cost, seconds: float) -> bool:
         """True if the call may still wait so long."""
-        return time.monotonic() + seconds <= self.until(need)
+        return time.monotonic() + seconds <= self.until(cost)
 
     @property
     def waiting(self) -> int:
         """The number of calls in line, alone or in batches."""
-        return self.batching + sum(not waiter.need.batch for waiter in self._line)
+        return self.batching + sum(not waiter.cost.batch for waiter in self._line)
 
     def leave(self, lease: Lease) -> None:
-        lease.seat.leave()
-        if lease.seat.trial is lease:
-            lease.seat.trial = None  # the next call tries the key
+        lease.state.leave()
+        if lease.state.trial is lease:
+            lease.state.trial = None  # the next call tries the key
         self._changed()
 
     def take_over(self, before: Pool) -> None:
         """Goes on with those of its keys that ``before`` has too, whose open calls still count against their limits."""
-        for seat in before.seats:
-            if seat.probing is not None:
-                seat.probing.cancel()
-                seat.probing = None
-        known = {seat.key.secret: seat for seat in before.seats}
-        self.seats = [old.becomes(new) if (old := known.pop(new.key.secret, None)) else new for new in self.seats]
+        for state in before.states:
+            if state.probing is not None:
+                state.probing.cancel()
+                state.probing = None
+        known = {state.key.secret: state for state in before.states}
+        self.states = [old.becomes(new) if (old := known.pop(new.key.secret, None)) else new for new in self.states]
         self.breaker, self._turn = before.breaker, before._turn
         self._succession = before._succession
         self._succession.now = self
 
-    def _take(self, now: float, seat: Seat, need: Need) -> Lease:
+    def _take(self, now: float, state: KeyState, cost: Cost) -> Lease:
         self.breaker.called(now)
-        self._turn = seat.turn = max(self._turn, seat.turn)
-        seat.take(now, need)
-        lease = Lease(self, seat, now)
-        if seat.cause:
-            seat.trial = lease
+        self._turn = state.turn = max(self._turn, state.turn)
+        state.take(now, cost)
+        lease = Lease(self, state, now)
+        if state.cause:
+            state.trial = lease
         return lease
 
-    def _free(self, now: float, need: Need, tried: Collection[str]) -> tuple[Seat | None, float | None]:
+    def _free(self, now: float, cost: Cost, tried: Collection[str]) -> tuple[KeyState | None, float | None]:
         """``(key, None)`` if a key is free, ``(None, seconds)`` until one is, ``(None, None)`` if only the end of a
         call can free one."""
-        seats = [seat for seat in self.seats if seat.key.alias not in tried] or self.seats if tried else self.seats
-        hold = need.since + self._patience * HELD if need.batch else 0.0
-        best: Seat | None = None
-        for seat in seats:
-            better = (not seat.cause or seat.usable(now)) and (best is None or seat.load < best.load)
+        states = (
+            [state for state in self.states if state.key.alias not in tried] or self.states if tried else self.states
+        )
+        hold = cost.since + self._patience * HELD if cost.batch else 0.0
+        best: KeyState | None = None
+        for state in states:
+            better = (not state.cause or state.usable(now)) and (best is None or state.load < best.load)
             # For a call that may be kept back, every key with limits is looked at: they tell a burst by that.
-            if (better or (hold and seat.windows)) and seat.room(now, need, hold) == 0 and better:
-                best = seat
-        return (best, None) if best is not None else self._soonest(now, need, seats, hold)
+            if (better or (hold and state.windows)) and state.room(now, cost, hold) == 0 and better:
+                best = state
+        return (best, None) if best is not None else self._soonest(now, cost, states, hold)
 
-    def _soonest(self, now: float, need: Need, seats: list[Seat], hold: float) -> tuple[Seat | None, float | None]:
+    def _soonest(
+        self, now: float, cost: Cost, states: list[KeyState], hold: float
+    ) -> tuple[KeyState | None, float | None]:
         """The same if none of these keys is free now."""
-        resting = [seat for seat in seats if not (seat.shut and seat.rests(now))]
+        resting = [state for state in states if not (state.shut and state.rests(now))]
         if not resting:
-            return self._last(now, need, seats)
-        waits = [seat.wait(now, need, hold) for seat in resting]
+            return self._last(now, cost, states)
+        waits = [state.wait(now, cost, hold) for state in resting]
         soon = min((wait for wait in waits if wait is not None), default=None)
-        if None in waits and (soon is None or now + soon > self.until(need)):
+        if None in waits and (soon is None or now + soon > self.until(cost)):
             return None, None
         return None, soon
 
-    def _last(self, now: float, need: Need, seats: list[Seat]) -> tuple[Seat | None, float | None]:
+    def _last(self, now: float, cost: Cost, states: list[KeyState]) -> tuple[KeyState | None, float | None]:
         """The same if all of these keys are shut: one of them is tried, by one call at a time."""
-        if any(seat.trial for seat in seats):
+        if any(state.trial for state in states):
             return None, None
-        last = min(seats, key=lambda seat: seat.rests_until)
-        wait = last.room(now, need)
+        last = min(states, key=lambda state: state.rests_until)
+        wait = last.room(now, cost)
         return (None if wait != 0 else last), wait
 
     # ------------------------------------------------------------ the line
 
-    async def _stand(self, need: Need, tried: Collection[str], elsewhere: Callable[[], bool]) -> Lease:
+    async def _stand(self, cost: Cost, tried: Collection[str], elsewhere: Callable[[], bool]) -> Lease:
         """In line, so that no call is overtaken by a later one for the same."""
-        waiter = Waiter(need, tried, asyncio.get_running_loop().create_future(), elsewhere)
+        waiter = KeyWaiter(cost, tried, asyncio.get_running_loop().create_future(), elsewhere)
         self._line[waiter] = None
         self._succession.lines[self] = None
         self._serve()
         lease = None
         try:
-            async with asyncio.timeout(self.until(need) - time.monotonic()):
+            async with asyncio.timeout(self.until(cost) - time.monotonic()):
                 lease = await given(waiter.given)
         except TimeoutError:
             pass
@@ -218,22 +222,22 @@ class Pool:
         for waiter in self._line:
             if not ready and not waiter.given.done() and waiter.elsewhere():
                 waiter.given.set_result(None)
-            if waiter.given.done() or waiter.need.line in held:
+            if waiter.given.done() or waiter.cost.line in held:
                 continue
-            seat, wait = self._free(now, waiter.need, waiter.tried)
-            if seat is not None:
-                waiter.given.set_result(self._take(now, seat, waiter.need))
+            state, wait = self._free(now, waiter.cost, waiter.tried)
+            if state is not None:
+                waiter.given.set_result(self._take(now, state, waiter.cost))
             elif wait is None:
                 if not waiter.tried:
                     break
             else:
                 waiter.seconds = wait
-                if now + wait > self.until(waiter.need):
+                if now + wait > self.until(waiter.cost):
                     waiter.given.set_result(None)
                     continue
                 soonest = min(soonest, wait)
                 if not waiter.tried:
-                    held.add(waiter.need.line)
+                    held.add(waiter.cost.line)
         if soonest < math.inf:
             self._timer = asyncio.get_running_loop().call_later(soonest, self._serve)
 
@@ -245,11 +249,9 @@ class Pool:
     # ------------------------------------------------------------ the outcome of a call
 
     def succeeded(self, lease: Lease) -> None:
-        if lease.pending:
-            return
         self.breaker.succeeded()
-        if lease.seat.cause and lease.taken >= lease.seat.since:
-            self._wake(lease.seat)
+        if lease.state.cause and lease.taken >= lease.state.since:
+            self._wake(lease.state)
 
     def failed(self, lease: Lease, failure: UpstreamError) -> None:
         """Lets the key rest, or counts against the upstream, whichever the failure is about."""
@@ -257,14 +259,14 @@ class Pool:
             return
         if isinstance(failure, UpstreamRejected) or not failure.repeatable:
             self.breaker.succeeded()
-            if lease.seat.cause == "rate limited" and lease.taken >= lease.seat.since:
-                self._wake(lease.seat)
+            if lease.state.cause == "rate limited" and lease.taken >= lease.state.since:
+                self._wake(lease.state)
             return
-        lease.seat.failures += 1
+        lease.state.failures += 1
         if isinstance(failure, UpstreamRateLimited):
-            self._limit(lease.seat, LIMITED_SECONDS if failure.retry_after is None else failure.retry_after)
+            self._limit(lease.state, LIMITED_SECONDS if failure.retry_after is None else failure.retry_after)
         elif isinstance(failure, UpstreamAuth | UpstreamQuota):
-            self._shut(lease.seat, failure)
+            self._shut(lease.state, failure)
         elif failure.elsewhere:
             self.breaker.failed()
             if self.breaker.last:
@@ -272,25 +274,25 @@ class Pool:
 
     # ------------------------------------------------------------ rests
 
-    def _limit(self, seat: Seat, seconds: float) -> None:
+    def _limit(self, state: KeyState, seconds: float) -> None:
         now = time.monotonic()
-        if not seat.shut and now + seconds > seat.rests_until:
-            self._rest(seat, "rate limited", now, seconds)
+        if not state.shut and now + seconds > state.rests_until:
+            self._rest(state, "rate limited", now, seconds)
 
-    def _shut(self, seat: Seat, failure: UpstreamError) -> None:
+    def _shut(self, state: KeyState, failure: UpstreamError) -> None:
         """An alarm the first time; it is the same one as long as the key does not work."""
         cause: Cause = "refused" if isinstance(failure, UpstreamAuth) else "account empty"
         now = time.monotonic()
-        if seat.cause != cause:
-            logger.error("%s: key %s is in cooldown: %s", self.name, seat.key.alias, cause)
-            self._rest(seat, cause, now, REST_SECONDS)
-            self._watch(seat)
-        elif seat.probing is None and not seat.rests(now):
-            seat.rests_until = now + REST_SECONDS  # the call that was let through has failed
-            self._tell(seat)
+        if state.cause != cause:
+            logger.error("%s: key %s is in cooldown: %s", self.name, state.key.alias, cause)
+            self._rest(state, cause, now, REST_SECONDS)
+            self._watch(state)
+        elif state.probing is None and not state.rests(now):
+            state.rests_until = now + REST_SECONDS  # the call that was let through has failed
+            self._tell(state)
         # What has become of the call that tried a key is the outcome of all that wait for it.
         for pool in self._succession.lines:
-            if seat in pool.seats and all(other.shut for other in pool.seats):
+            if state in pool.states and all(other.shut for other in pool.states):
                 pool._refuse()
 
     def _refuse(self) -> None:
@@ -298,86 +300,86 @@ class Pool:
             if not waiter.given.done():
                 waiter.given.set_result(None)
 
-    def _rest(self, seat: Seat, cause: Cause, now: float, seconds: float) -> None:
-        seat.cause, seat.since, seat.rests_until = cause, now, now + seconds
-        self._tell(seat)
+    def _rest(self, state: KeyState, cause: Cause, now: float, seconds: float) -> None:
+        state.cause, state.since, state.rests_until = cause, now, now + seconds
+        self._tell(state)
         self._changed()
 
-    def _wake(self, seat: Seat) -> None:
-        if seat.shut:
-            logger.warning("%s: key %s works again", self.name, seat.key.alias)
-        seat.cause, seat.rests_until, seat.trial = "", 0.0, None
-        if seat.probing is not None:
-            seat.probing.cancel()
-        seat.probing = None
-        self._tell(seat)
+    def _wake(self, state: KeyState) -> None:
+        if state.shut:
+            logger.warning("%s: key %s works again", self.name, state.key.alias)
+        state.cause, state.rests_until, state.trial = "", 0.0, None
+        if state.probing is not None:
+            state.probing.cancel()
+        state.probing = None
+        self._tell(state)
         self._changed()
 
-    def _tell(self, seat: Seat) -> None:
+    def _tell(self, state: KeyState) -> None:
         if self._remember is not None:
-            until = time.time() + max(0.0, seat.rests_until - time.monotonic())
-            self._remember(Rest(self.name, fingerprint(self.name, seat.key), seat.key.alias, seat.cause, until))
+            until = time.time() + max(0.0, state.rests_until - time.monotonic())
+            self._remember(Cooldown(self.name, fingerprint(self.name, state.key), state.key.alias, state.cause, until))
 
-    def recall(self, rests: Iterable[Rest]) -> None:
+    def recall(self, rests: Iterable[Cooldown]) -> None:
         """Takes over the cooldowns of an earlier run, for REST_SECONDS at most, in case the wall clock was set back."""
         now, clock = time.monotonic(), time.time()
         known = {rest.fingerprint: rest for rest in rests if rest.upstream == self.name}
-        for seat in self.seats:
-            rest = known.get(fingerprint(self.name, seat.key))
+        for state in self.states:
+            rest = known.get(fingerprint(self.name, state.key))
             if rest is not None and rest.cause and (rest.until > clock or rest.cause in SHUT):
-                seat.cause, seat.since = rest.cause, now
-                seat.rests_until = now + min(max(rest.until - clock, 0.0), REST_SECONDS)
-                logger.warning("%s: key %s is still in cooldown: %s", self.name, seat.key.alias, seat.cause)
+                state.cause, state.since = rest.cause, now
+                state.rests_until = now + min(max(rest.until - clock, 0.0), REST_SECONDS)
+                logger.warning("%s: key %s is still in cooldown: %s", self.name, state.key.alias, state.cause)
 
     # ------------------------------------------------------------ probes
 
     def start(self) -> None:
         """Probes the keys that rest since before the start. Needs a running loop."""
-        for seat in self.seats:
-            if seat.shut:
-                self._watch(seat)
+        for state in self.states:
+            if state.shut:
+                self._watch(state)
 
     async def stop(self) -> None:
         """Ends all probes, unless another pool goes on with them."""
         self._probe = None
-        tasks = [seat.probing for seat in self.seats if seat.probing is not None and self._succession.now is self]
+        tasks = [state.probing for state in self.states if state.probing is not None and self._succession.now is self]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _watch(self, seat: Seat) -> None:
+    def _watch(self, state: KeyState) -> None:
         pool = self._succession.now
-        if pool._probe is not None and seat.probing is None and seat in pool.seats:
-            seat.probing = asyncio.create_task(pool._probed(seat, pool._probe))
+        if pool._probe is not None and state.probing is None and state in pool.states:
+            state.probing = asyncio.create_task(pool._probed(state, pool._probe))
 
-    async def _probed(self, seat: Seat, probe: Probe) -> None:
+    async def _probed(self, state: KeyState, probe: Probe) -> None:
         """Asks with growing gaps until the key works. It rests until then, and a little longer for the answer."""
-        gap = PROBE_FIRST_SECONDS if seat.cause == "account empty" else REST_SECONDS
+        gap = PROBE_FIRST_SECONDS if state.cause == "account empty" else REST_SECONDS
         works: bool | None = False
         while works is False:
-            seat.rests_until = time.monotonic() + gap + PROBE_SECONDS
-            self._tell(seat)
+            state.rests_until = time.monotonic() + gap + PROBE_SECONDS
+            self._tell(state)
             await asyncio.sleep(gap)
-            works = await self._works(seat, probe)
+            works = await self._works(state, probe)
             gap = min(2 * gap, REST_SECONDS)
-        seat.probing = None
+        state.probing = None
         if works:
-            self._wake(seat)
+            self._wake(state)
         else:
-            seat.rests_until = 0.0  # a call is let through, to see
+            state.rests_until = 0.0  # a call is let through, to see
 
-    async def _works(self, seat: Seat, probe: Probe) -> bool | None:
+    async def _works(self, state: KeyState, probe: Probe) -> bool | None:
         """The finding of a probe; None if there is none, because the probe itself is refused as wrong."""
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                await probe(seat.key)
+                await probe(state.key)
             return True
         except (UpstreamAuth, UpstreamQuota) as failure:
-            self._shut(seat, failure)
+            self._shut(state, failure)
         except (UpstreamRejected, UpstreamMisplaced):
             return None
         except (ToriiError, TimeoutError):
-            logger.info("%s: key %s did not answer a probe", self.name, seat.key.alias)
+            logger.info("%s: key %s did not answer a probe", self.name, state.key.alias)
         except Exception:
             logger.exception("%s: a probe failed", self.name)
         return False
@@ -388,4 +390,4 @@ class Pool:
         """Each key's state as plain values, with the upstream's: whether it keeps failing, how many stand in line."""
         now, clock = time.monotonic(), time.time()
         upstream = {"upstream": self.name, "broken": self.breaker.open, "waiting": self.waiting}
-        return [{**upstream, **seat.state(now, clock)} for seat in self.seats]
+        return [{**upstream, **state.described(now, clock)} for state in self.states]

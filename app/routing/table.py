@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from ..core.errors import InvalidRequest, ModelNotFound, UpstreamRejected
 from ..core.names import nearest, shown
-from ..core.types import Json, Key, Model, Route, Target, Upstream
+from ..core.types import Call, Json, Key, Model, Route, Target, Upstream
+from ..endpoints import ENDPOINTS
 from ..upstreams.catalogue import BOTH, CATALOGUE, PREFIXES, bare, known, unlisted
 
 NAME_LIMIT = 256
@@ -87,6 +88,15 @@ class RouteTable:
         """
         route = self._routes.get(name)
         return route if route is not None else self._beyond(name)
+
+    def of(self, call: Call) -> Route:
+        """The targets of a call. Raises as ``find`` does, and InvalidRequest for a model of another endpoint."""
+        found = self.find(call.model)
+        route = found.to(call.endpoint.name)
+        if route is None:
+            right = " or ".join(f"POST {ENDPOINTS[name].paths[0]}" for name in found.endpoints)
+            raise InvalidRequest(f"{found.model.id} does not serve this endpoint; use {right}", param="model")
+        return route
 
     def models(self) -> list[Json]:
         """Every listed model in the shape of OpenAI's ``GET /v1/models``, with what it can do as further fields.

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Scope, Send
 from ..callers.cors import Cors, is_preflight
 from ..core.errors import Forbidden
 from ..core.origins import Guard, Headers, of_the_web, same, shown
-from .handlers import Edge
+from .handlers import Handlers
 from .http import headers_of
 
 logger = logging.getLogger("torii.access")
@@ -21,8 +21,8 @@ TOLD = 100
 class Access:
     """``guard``: for an open gateway; None for a gateway with callers, because no web page has their keys."""
 
-    def __init__(self, edge: Edge, cors: Cors, guard: Guard | None = None) -> None:
-        self._edge = edge
+    def __init__(self, handlers: Handlers, cors: Cors, guard: Guard | None = None) -> None:
+        self._handlers = handlers
         self._cors = cors
         self._guard = guard
         self._told: dict[str, None] = {}
@@ -38,9 +38,9 @@ class Access:
                 self._not_shared(scope["method"], headers)
         except Forbidden as error:
             error.booked = not self._first(error.message)
-            return self._edge.refusing(error)
+            return self._handlers.refusing(error)
         if is_preflight(scope["method"], headers):
-            return self._edge.empty(self._cors.preflight(headers))
+            return self._handlers.empty(self._cors.preflight(headers))
         return None
 
     def sender(self, scope: Scope, send: Send) -> Send:

@@ -16,7 +16,7 @@ from functools import lru_cache
 import msgspec
 
 from ..core.types import Json
-from ..usage.record import Record, rounded
+from ..usage.record import CallRecord, rounded
 from . import logs
 
 logger = logging.getLogger("torii.calls")
@@ -26,7 +26,7 @@ NAMES = ("caller", "endpoint", "model", "upstream", "upstream_model", "status", 
 Values = tuple[str | int | None, ...]
 
 
-def write(record: Record) -> None:
+def write(record: CallRecord) -> None:
     """The line of ``record``, unless the log's level is above INFO."""
     if not logger.isEnabledFor(logging.INFO):
         return
@@ -37,7 +37,7 @@ def write(record: Record) -> None:
         log.add(lambda: _line(log.lines, time.time(), _values(record), _figures(record)))
 
 
-def _values(record: Record) -> Values:
+def _values(record: CallRecord) -> Values:
     target, error = record.target, record.error
     upstream, model = (target.upstream.name, target.name) if target is not None else (None, None)
     call = record.call
@@ -45,7 +45,7 @@ def _values(record: Record) -> Values:
     return values if error is None else (*values, error.code, getattr(error, "reason", None))
 
 
-def _figures(record: Record) -> Json:
+def _figures(record: CallRecord) -> Json:
     """The call's own, as the gateway has counted them."""
     usage, first_event = record.usage, record.first_event
     return {

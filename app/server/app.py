@@ -19,6 +19,8 @@ from .. import __version__
 from ..config.settings import Settings
 from ..core.redaction import Redactor
 from ..endpoints import ENDPOINTS, Options
+from ..gateway.admission import Admission, Load
+from ..gateway.batching import BatchingClient
 from ..gateway.build import (
     WHOLE,
     Share,
@@ -26,7 +28,7 @@ from ..gateway.build import (
     build_callers,
     build_client,
     build_cors,
-    build_departures,
+    build_disconnects,
     build_guard,
     build_operator,
     build_pools,
@@ -35,18 +37,20 @@ from ..gateway.build import (
     secrets,
 )
 from ..gateway.gateway import Gateway
-from ..gateway.retries import Attempts
+from ..gateway.parts import Parts
+from ..gateway.streaming import Streams
 from ..routing.cooldowns import KeyStates
+from ..routing.failover import Retries
 from ..routing.pool import Pool
 from ..storage.ledger_file import LedgerFile
 from ..usage.ledger import Ledger
-from ..usage.record import Meter, Record
+from ..usage.record import CallRecord, Recorder
 from . import access_log, admin, docs, models, process
 from .access import Access
-from .handlers import Edge, Limits, Load
+from .handlers import Handlers, Limits
 from .snapshots import Generation, Generations
 
-Sink = Callable[[Record], None]
+Sink = Callable[[CallRecord], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +131,14 @@ _HOT = tuple(path for endpoint in ENDPOINTS.values() for path in endpoint.paths)
 HOT = (*_HOT, *(path.removeprefix("/v1") for path in _HOT if path.startswith("/v1/")))
 
 
-def _hot(edge: Edge, settings: Settings) -> dict[str, ASGIApp]:
+def _hot(handlers: Handlers, settings: Settings) -> dict[str, ASGIApp]:
     """The application of each hot path."""
     options = Options(
         settings.token_encoding, settings.deepsearch.reasoning, settings.deepsearch.answer_chunk_characters
     )
     table: dict[str, ASGIApp] = {}
     for endpoint in ENDPOINTS.values():
-        table |= dict.fromkeys(endpoint.paths, edge.posted(endpoint.configured(options)))
+        table |= dict.fromkeys(endpoint.paths, handlers.posted(endpoint.configured(options)))
     # The base URL without /v1 is a common slip; it answers too, undocumented.
     return {path: table.get(path) or table[f"/v1{path}"] for path in HOT}
 
@@ -171,29 +175,25 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
     own = frozenset(secrets(settings))
     redactor = Redactor({*own, *others}, hosts(settings))
     gateway, pools = _gateway(process, settings, redactor)
-    limits = Limits(
-        settings.max_body_megabytes,
-        settings.timeouts.request_body_seconds,
-        settings.ping_seconds,
-        settings.max_concurrent_calls,
-    )
+    limits = Limits(settings.max_body_megabytes, settings.timeouts.request_body_seconds, settings.ping_seconds)
     always = {"x-torii-sandbox": "true"} if settings.sandbox == "on" else {}
-    edge = Edge(
+    handlers = Handlers(
         gateway,
         limits,
-        load,
+        _admission(process, settings, load, redactor),
+        build_callers(settings),
+        redactor,
         paths=PATHS,
         hints={} if settings.docs_open else docs.SWITCHED_OFF,
         always=always,
-        departures=build_departures(settings),
     )
     return Generation(
         settings=settings,
         gateway=gateway,
-        edge=edge,
-        access=Access(edge, build_cors(settings), build_guard(settings, PAGES)),
+        handlers=handlers,
+        access=Access(handlers, build_cors(settings), build_guard(settings, PAGES)),
         pools=pools,
-        hot=_hot(edge, settings),
+        hot=_hot(handlers, settings),
         operator=build_operator(settings),
         clean=redactor.message,
         secrets=own,
@@ -205,19 +205,27 @@ def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[
     client = build_client(settings)
     remember = KeyStates(process.database).remember if process.database else None
     pools = build_pools(settings, routes, client, remember, process.share)
-    books = [Ledger(process.database, redactor.secrets)] if process.database else []
+    retries = Retries(pools, most=settings.max_attempts)
     gateway = Gateway(
-        callers=build_callers(settings),
         routes=routes,
-        client=client,
-        attempts=Attempts(pools, client, most=settings.max_attempts, parts=max(1, settings.max_connections // 2)),
         cache=process.shelf.cache(settings),
-        meter=Meter(access_log.write, *books, *process.sinks),
-        seconds=settings.timeouts.total_seconds,
-        ping_seconds=settings.ping_seconds,
-        message=redactor.message,
+        retries=retries,
+        client=BatchingClient(client, retries),
+        parts=Parts(max(1, settings.max_connections // 2)),
+        streams=Streams(redactor, settings.ping_seconds),
     )
     return gateway, pools
+
+
+def _admission(process: Process, settings: Settings, load: Load, redactor: Redactor) -> Admission:
+    books = [Ledger(process.database, redactor.secrets)] if process.database else []
+    return Admission(
+        load,
+        settings.max_concurrent_calls,
+        Recorder(access_log.write, *books, *process.sinks),
+        build_disconnects(settings),
+        settings.timeouts.total_seconds,
+    )
 
 
 def _lifespan(generations: Generations) -> Callable[[FastAPI], Any]:

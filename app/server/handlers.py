@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from uuid import uuid4
 
@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..callers.keys import Caller, Callers
-from ..core.disconnects import CallerGone, Departures, Presence
+from ..core.disconnects import CallerGone
 from ..core.errors import (
     BodyTooSlow,
     Forbidden,
@@ -29,9 +29,11 @@ from ..core.errors import (
     let_go,
     told,
 )
+from ..core.redaction import Redactor
 from ..endpoints import Endpoint
 from ..endpoints.incoming import RequestContext
-from ..gateway.gateway import Answer, Gateway
+from ..gateway.admission import Admission
+from ..gateway.gateway import CallResult, Gateway
 from .event_stream import Downstream
 from .http import Head, HTTPExchange
 
@@ -45,71 +47,33 @@ LEAVE = "torii.leave"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of a request's body, in megabytes and seconds; how many seconds apart a silent stream says that it lives;
-    and how many calls may be open at once, a stream until its end."""
+    """Of a request's body, in megabytes and seconds; and how many seconds apart a silent stream says that it lives."""
 
     body_megabytes: int = 32
     body_seconds: float = 60.0
     ping_seconds: float = 15.0
-    calls: int = 1000
 
 
-@dataclass(slots=True)
-class Load:
-    """The open calls of a process, whichever configuration serves them; whether it is about to go; and whose packed
-    body is unpacked."""
-
-    calls: int = 0
-    leaving: bool = False
-    unpacking: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
-
-
-def nothing() -> None: ...
-
-
-@dataclass(slots=True)
-class Open:
-    """The open calls of one configuration, each a ``with``. ``ended`` is called when there are none any more."""
-
-    load: Load
-    most: int
-    calls: int = 0
-    ended: Callable[[], None] = field(default=nothing, repr=False)
-
-    def __enter__(self) -> None:
-        if self.load.calls >= self.most:
-            raise Overloaded(
-                f"{self.load.calls} calls are open, the limit of this gateway (max_concurrent_calls)",
-                retry_after=1,
-            )
-        self.load.calls += 1
-        self.calls += 1
-
-    def __exit__(self, *error: object) -> None:
-        self.load.calls -= 1
-        self.calls -= 1
-        if not self.calls:
-            self.ended()
-
-
-class Edge:
+class Handlers:
     """Makes doors: ASGI applications, one for each endpoint. ``always`` are headers of every answer,
     ``paths`` what a caller who is lost is told that there is, ``hints`` what is said of a path at which there
-    could be something, ``departures`` what becomes of calls whose caller leaves."""
+    could be something."""
 
     def __init__(
         self,
         gateway: Gateway,
         limits: Limits,
-        load: Load,
+        admission: Admission,
+        callers: Callers,
+        redactor: Redactor,
         *,
         paths: tuple[str, ...] = (),
         hints: Mapping[str, str] | None = None,
         always: Mapping[str, str] | None = None,
-        departures: Departures | None = None,
     ) -> None:
-        self.open = Open(load, limits.calls)
-        self.departures = departures or Departures()
+        self.admission = admission
+        self._callers = callers
+        self._redactor = redactor
         self._gateway = gateway
         self._limits = limits
         self._paths = paths
@@ -121,20 +85,18 @@ class Edge:
 
         async def work(exchange: HTTPExchange) -> None:
             caller = self.caller(exchange)
-            with self.open:
-                presence = Presence(self.departures, caller.name, asyncio.current_task())
+            with self.admission.admit(caller.name) as admitted:
                 try:
-                    limits, turn = self._limits, self.open.load.unpacking
+                    limits, turn = self._limits, self.admission.load.unpacking
                     body = await exchange.body(limits.body_megabytes, limits.body_seconds, turn)
-                    exchange.scope[LEAVE] = presence.leave
+                    exchange.scope[LEAVE] = admitted.connection.leave
                     control = b",".join(exchange.header(b"cache-control"))
-                    incoming = RequestContext(exchange.path, body, caller.name, exchange.id, presence, control)
-                    await self._answer(exchange, await self._gateway.handle(endpoint, incoming))
+                    incoming = RequestContext(exchange.path, body, exchange.id, control)
+                    await self._answer(exchange, await self._gateway.handle(endpoint, incoming, admitted))
                 except asyncio.CancelledError as error:
-                    raise presence.ended() from error
+                    raise admitted.connection.ended() from error
                 finally:
                     exchange.scope[LEAVE] = None
-                    presence.end()
 
         return self._door(work)
 
@@ -155,7 +117,7 @@ class Edge:
     async def body(self, exchange: HTTPExchange) -> bytes:
         """The whole body of a request within the limits. Raises CallerGone."""
         limits = self._limits
-        return await exchange.body(limits.body_megabytes, limits.body_seconds, self.open.load.unpacking)
+        return await exchange.body(limits.body_megabytes, limits.body_seconds, self.admission.load.unpacking)
 
     def refusing(self, error: Exception) -> ASGIApp:
         """A door that is shut."""
@@ -210,9 +172,9 @@ class Edge:
         query = exchange.query()
         if query and any(field.partition(b"=")[0].lower() in IN_QUERY for field in query):
             raise Unauthorized("The query contains a key. Send keys in the header 'Authorization: Bearer <key>' only.")
-        return (callers or self._gateway.callers).check(exchange.headers)
+        return (callers or self._callers).check(exchange.headers)
 
-    async def _answer(self, exchange: HTTPExchange, answer: Answer) -> None:
+    async def _answer(self, exchange: HTTPExchange, answer: CallResult) -> None:
         head = self._head(exchange.id, answer.headers)
         if answer.events is None:
             await exchange.answer(200, answer.body, head)
@@ -236,7 +198,7 @@ class Edge:
         head = self._head(request_id, error.headers())
         if isinstance(error, UNREAD):
             head.append((b"connection", b"close"))
-        return msgspec.json.encode(self._gateway.envelope(error)), head
+        return msgspec.json.encode(self._redactor.envelope(error)), head
 
     def _head(self, request_id: str, headers: Mapping[str, str] | None = None) -> Head:
         given = encoded(tuple(headers.items())) if headers else ()

@@ -69,17 +69,19 @@ class OpenRoute(APIRoute):
         async def handler(request: Request) -> Response:
             request.scope["method"] = request.scope.pop(ASKED, request.method)
             generation = in_force(request)
-            edge = generation.edge
+            handlers = generation.handlers
             exchange = HTTPExchange(request.scope, request.receive, _unsent)
             try:
                 self.admit(generation, exchange)
                 if self.body_field is not None:
-                    request = _Read(request.scope, await edge.body(exchange), self.body_field.field_info.is_required())
-                door = edge.giving(await respond(request))
+                    request = _Read(
+                        request.scope, await handlers.body(exchange), self.body_field.field_info.is_required()
+                    )
+                door = handlers.giving(await respond(request))
             except RequestValidationError as error:
-                door = edge.refusing(self._invalid(error))
+                door = handlers.refusing(self._invalid(error))
             except Exception as error:  # noqa: BLE001 - raised again at the door, which logs and answers it
-                door = edge.refusing(error)
+                door = handlers.refusing(error)
             return door  # type: ignore[return-value]  # any ASGI application will do
 
         return handler
@@ -115,7 +117,7 @@ class CallerRoute(OpenRoute):
     }
 
     def admit(self, generation: Generation, exchange: HTTPExchange) -> None:
-        generation.edge.caller(exchange)
+        generation.handlers.caller(exchange)
 
 
 class OperatorRoute(OpenRoute):
@@ -128,8 +130,8 @@ class OperatorRoute(OpenRoute):
 
     def admit(self, generation: Generation, exchange: HTTPExchange) -> None:
         if generation.operator is None:
-            raise generation.edge.not_found(exchange.path)
-        generation.edge.caller(exchange, generation.operator)
+            raise generation.handlers.not_found(exchange.path)
+        generation.handlers.caller(exchange, generation.operator)
 
 
 class _Read(Request):

@@ -159,7 +159,7 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(CANCEL_SECONDS, self._cancel)
 
     def _cancel(self) -> None:
-        """Cancels all calls; ``Presence.ended`` says which error that becomes."""
+        """Cancels all calls; ``ClientConnection.ended`` says which error that becomes."""
         for task in self.server_state.tasks:
             task.cancel()
         self.force_exit = True

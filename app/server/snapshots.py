@@ -18,11 +18,12 @@ from starlette.types import ASGIApp
 
 from ..callers.keys import Callers
 from ..config.settings import Settings
+from ..gateway.admission import Load, nothing
 from ..gateway.build import go_on
 from ..gateway.gateway import Gateway
 from ..routing.pool import Pool
 from .access import Access
-from .handlers import Edge, Load, nothing
+from .handlers import Handlers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class Generation:
 
     settings: Settings = field(repr=False)
     gateway: Gateway = field(repr=False)
-    edge: Edge = field(repr=False)
+    handlers: Handlers = field(repr=False)
     access: Access = field(repr=False)
     pools: Mapping[str, Pool] = field(repr=False)
     hot: Mapping[str, ASGIApp] = field(repr=False)
@@ -67,12 +68,12 @@ class Generations:
         self.now = fresh
         self.start()
         self._before.append(old)
-        old.edge.open.ended = partial(self._close, old)
-        if not old.edge.open.calls:
+        old.handlers.admission.ended = partial(self._close, old)
+        if not old.handlers.admission.calls:
             self._close(old)
 
     async def no_such_route(self, request: Request, error: Exception) -> Response:
-        return await self.now.edge.no_such_route(request, error)
+        return await self.now.handlers.no_such_route(request, error)
 
     def drain(self, seconds: float) -> None:
         for generation in self._living():
@@ -97,7 +98,7 @@ class Generations:
 
     def _close(self, generation: Generation) -> None:
         self._before.remove(generation)
-        generation.edge.open.ended = nothing  # a reference cycle otherwise
+        generation.handlers.admission.ended = nothing  # it would hold itself
         task = asyncio.ensure_future(_end(generation))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

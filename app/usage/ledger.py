@@ -1,6 +1,6 @@
 """The ledger: one row for each upstream that a call reached.
 
-    meter.settle -> Ledger -> record_call -> calls
+    recorder.settle -> Ledger -> record_call -> calls
 
 docs/ledger.md says of each column what it holds. reports.py has what the rows add up to.
 """
@@ -14,13 +14,13 @@ from functools import lru_cache
 from ..core.errors import ToriiError
 from ..core.usage import Tokens, tokens
 from ..storage.ledger_file import CallRow, LedgerFile
-from .record import Record, Use, rounded
+from .record import CallRecord, Use, rounded
 
 TEXT_LIMIT = 256  # characters of a name that a caller or an upstream chose
 
 
 class Ledger:
-    """A sink of the meter. ``redact`` takes out of names what must not be in a file."""
+    """A sink of the recorder. ``redact`` takes out of names what must not be in a file."""
 
     def __init__(self, file: LedgerFile, redact: Callable[[str], str] = str) -> None:
         self._record_call = file.record_call
@@ -30,12 +30,12 @@ class Ledger:
 
         self._clean = lru_cache(1024)(clean)
 
-    def __call__(self, record: Record) -> None:
+    def __call__(self, record: CallRecord) -> None:
         for upstream, use in record.uses.items():
             if use.reached:
                 self._record_call(self._row(record, upstream, use))
 
-    def _row(self, record: Record, upstream: str, use: Use) -> CallRow:
+    def _row(self, record: CallRecord, upstream: str, use: Use) -> CallRow:
         seconds = record.seconds or 0.0
         status, error = outcome(record, use)
         prompt, completion, total, estimated = spent(use)
@@ -60,7 +60,7 @@ class Ledger:
         )
 
 
-def outcome(record: Record, use: Use) -> tuple[int | None, ToriiError | None]:
+def outcome(record: CallRecord, use: Use) -> tuple[int | None, ToriiError | None]:
     """Status and error that the caller got; of an upstream that was left for another one, those of the upstream."""
     if use.error is None or use.answered or use is record.last_reached or record.status == 499:
         return record.status, record.error

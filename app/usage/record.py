@@ -8,8 +8,8 @@ from copy import copy
 from dataclasses import dataclass, field
 
 from ..core import usage
-from ..core.disconnects import Presence
-from ..core.errors import ToriiError, Unavailable, UpstreamBroken, UpstreamTimeout, UpstreamTruncated
+from ..core.disconnects import CallerGone, ClientConnection
+from ..core.errors import ToriiError, Unavailable, UpstreamBroken, UpstreamTimeout, UpstreamTruncated, told
 from ..core.types import Call, Event, Json, Target
 from ..core.usage import Tokens
 from ..endpoints.fields import total_usage
@@ -106,7 +106,7 @@ def added(before: Json | None, said: Json | None) -> Json | None:
 
 
 @dataclass(slots=True)
-class Record:
+class CallRecord:
     """One call. ``status`` is what the caller saw, 499 if they left; ``seconds`` are of the monotonic clock.
 
     ``uses`` are the upstreams that were asked, by their names, ``current`` the one asked last. ``free`` is the usage of
@@ -117,7 +117,7 @@ class Record:
     request_id: str
     caller: str
     call: Call
-    presence: Presence = field(default_factory=Presence)
+    connection: ClientConnection = field(default_factory=ClientConnection)
     started: float = field(default_factory=time.monotonic)
     uses: dict[str, Use] = field(default_factory=dict)
     current: Use | None = None
@@ -166,10 +166,30 @@ class Record:
             if error is not None:
                 use.cut(self.call, error)
 
-    def take(self, other: Record) -> None:
+    def take(self, other: CallRecord) -> None:
         """Takes over the requests made for ``other``: they are this call's, and no longer that one's."""
         self.uses, self.current = other.uses, other.current
         other.uses, other.current, other.hit = {}, None, other.target
+
+    def end(self, status: int, error: ToriiError | None = None) -> None:
+        """The call has ended for its caller, once. Synchronous, so that no cancellation can come in between."""
+        if self.status is not None:
+            return
+        self.status = 499 if self.connection.left else status
+        self.error = error
+        if error is not None:
+            error.booked = True
+        self.seconds = time.monotonic() - self.started
+
+    def fail(self, error: BaseException) -> None:
+        """The call has ended without an answer, unless it had ended before."""
+        if isinstance(error, CallerGone):
+            self.end(500)
+            return
+        failure = told(error)
+        if isinstance(failure, Unavailable) and self.paid:
+            failure.should_retry = False
+        self.end(failure.status, failure)
 
     @property
     def at_work(self) -> Target | None:
@@ -209,21 +229,13 @@ class Record:
         return None if self.current is None else self.current.first_event
 
 
-class Meter:
-    """Hands each record on when its call has ended, exactly once, without waiting for anybody."""
+class Recorder:
+    """Hands each record on when its call has ended, without waiting for anybody."""
 
-    def __init__(self, *sinks: Callable[[Record], None]) -> None:
+    def __init__(self, *sinks: Callable[[CallRecord], None]) -> None:
         self._sinks = sinks
 
-    def settle(self, record: Record, status: int, error: ToriiError | None = None) -> None:
-        """Synchronous, so that no cancellation can come in between."""
-        if record.status is not None:
-            return
-        record.status = 499 if record.presence.left else status
-        record.error = error
-        if error is not None:
-            error.booked = True
-        record.seconds = time.monotonic() - record.started
+    def settle(self, record: CallRecord) -> None:
         for sink in self._sinks:
             sink(record)
 

@@ -11,8 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from app.cache.digests import OF_ONE_INPUT, keys_of
-from app.cache.entries import Entry, unpacked
-from app.cache.merge import Found
+from app.cache.entries import CacheEntry, unpacked
+from app.cache.merge import Partition
 from app.core.types import Call, Json, Key, Target
 from app.core.usage import shares
 from app.core.vectors import read
@@ -218,7 +218,7 @@ def test_what_is_no_entry_is_none(value: bytes) -> None:
 def test_an_entry_comes_back_as_it_was() -> None:
     call, there = embed({"model": "m", "input": ["a"]}), target()
     head = {"object": b'"list"', "data": b"", "model": b'"m"', "usage": b""}
-    entry = Entry(head, [{"object": b'"embedding"', "index": b"0", "embedding": b"[0.10,-1E-7]"}], 5, 2)
+    entry = CacheEntry(head, [{"object": b'"embedding"', "index": b"0", "embedding": b"[0.10,-1E-7]"}], 5, 2)
     assert unpacked(entry.pack(), call, there) == entry
     assert unpacked(entry.pack()[:-1], call, there) is None
 
@@ -231,14 +231,14 @@ def test_a_ranking_that_was_kept_result_by_result_is_read_as_one_that_is_kept_to
         {"index": 0, "relevance_score": msgspec.Raw(b"-1")},
     ]
     items = [{name: msgspec.json.encode(value) for name, value in result.items()} for result in results]
-    found = Found(call, target(), [b"key"], {})
+    found = Partition(call, target(), [b"key"], {})
     found.filled({"object": "list", "results": results, "model": "m", "usage": {"total_tokens": 3}}, target())
     head = {"object": b'"list"', "results": b"", "model": b'"m"', "usage": b""}
-    before = unpacked(Entry(head, items, 3).pack(), call, target())
+    before = unpacked(CacheEntry(head, items, 3).pack(), call, target())
     after = unpacked(found.fresh[b"key"].pack(), call, target())
     assert before == after == found.fresh[b"key"]
     assert found.fresh[b"key"].silent
-    assert msgspec.json.encode(Found(call, target(), [b"key"], {b"key": found.fresh[b"key"]}).hit().reply) == (
+    assert msgspec.json.encode(Partition(call, target(), [b"key"], {b"key": found.fresh[b"key"]}).hit().reply) == (
         b'{"object":"list","results":[{"index":1,"relevance_score":0.10},{"index":0,"relevance_score":-1}],'
         b'"model":"m","usage":{"total_tokens":0,"cached_tokens":3}}'
     )
@@ -247,11 +247,11 @@ def test_a_ranking_that_was_kept_result_by_result_is_read_as_one_that_is_kept_to
 def test_a_reply_to_the_rest_fills_every_gap_once() -> None:
     call = embed({"model": "m", "input": ["a", "b", "a", "c"]})
     keys = keys_of(call, target())
-    found = Found(
+    found = Partition(
         call,
         target(),
         keys,
-        {keys[1]: Entry({"data": b"", "usage": b""}, [{"index": b"0", "embedding": b"[1]"}], 3, 1)},
+        {keys[1]: CacheEntry({"data": b"", "usage": b""}, [{"index": b"0", "embedding": b"[1]"}], 3, 1)},
     )
     assert found.rest.body["input"] == ["a", "c"]
     data = [{"index": place, "embedding": read(b"[%d]" % (place + 7), "float")} for place in range(2)]

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.cache.digests import keys_of
-from app.cache.entries import Entry
+from app.cache.entries import CacheEntry
 from app.cache.sqlite_tier import Disk
 from app.config.settings import Settings
 from app.core.types import Json, Key, Target
@@ -325,4 +325,4 @@ async def test_base64_has_the_dimensions_that_were_asked_for(given: str, upstrea
 def test_what_is_kept_is_an_entry() -> None:
     """The bytes above have the format of stored entries."""
     head = {"object": b'"list"', "data": b"", "model": b'"m"', "usage": b""}
-    assert packed(item(b"[1]")) == Entry(head, [item(b"[1]")], 5).pack()
+    assert packed(item(b"[1]")) == CacheEntry(head, [item(b"[1]")], 5).pack()

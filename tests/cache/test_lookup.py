@@ -15,13 +15,13 @@ import httpx
 import msgspec
 import pytest
 
-from app.cache.singleflight import Flights
-from app.core.disconnects import Presence
+from app.cache.singleflight import SingleFlight
+from app.core.disconnects import ClientConnection
 from app.core.types import EmbeddingsCall, Key, Target
 from app.storage.ledger_file import LedgerFile
 from app.upstreams import KINDS
 from app.upstreams.catalogue import unlisted
-from app.usage.record import Record
+from app.usage.record import CallRecord
 
 from ..conftest import (
     PATIENCE,
@@ -516,8 +516,7 @@ class Gate:
 
 
 def waiting(gateway: RunningGateway) -> int:
-    cache = gateway.generations.now.gateway._cache
-    return int(cache.flights.waiting())
+    return gateway.generations.now.gateway.singleflight.waiting()
 
 
 async def test_fifty_identical_calls_are_one_upstream_call(upstream: ScriptedUpstream) -> None:
@@ -611,35 +610,46 @@ async def test_two_accounts_at_one_place_share_no_call(upstream: ScriptedUpstrea
     assert [told(answer)[0] for answer in answers] == ["miss", "miss"]
 
 
+async def fly(
+    flights: SingleFlight[Any, CallRecord], record: CallRecord, work: Callable[[CallRecord], Awaitable[Any]]
+) -> tuple[Any, bool]:
+    """The result, and whether this call is billed for it, as the gateway has them."""
+    flight = flights.join("key", record.connection, record)
+    async with flight:
+        if flight.leads:
+            flight.result = await work(record)
+    return flight.result, flight.pays
+
+
 async def test_a_call_that_was_given_up_is_not_joined() -> None:
     """A cancelled call may need a while to end."""
-    flights: Flights[str] = Flights()
+    flights: SingleFlight[str, CallRecord] = SingleFlight()
     ending = asyncio.Event()
 
-    async def slow(record: Record) -> str:
+    async def slow(record: CallRecord) -> str:
         try:
             await asyncio.Event().wait()
         finally:
             await ending.wait()
         return "never"
 
-    async def quick(record: Record) -> str:
+    async def quick(record: CallRecord) -> str:
         return "answer"
 
-    def one(presence: Presence) -> Record:
-        return Record("id", "ann", EmbeddingsCall(model="m", body={}), presence)
+    def one(presence: ClientConnection) -> CallRecord:
+        return CallRecord("id", "ann", EmbeddingsCall(model="m", body={}), presence)
 
     async def ask() -> None:
-        presences.append(Presence(task=asyncio.current_task()))
-        await flights.join("key", one(presences[0]), slow)
+        presences.append(ClientConnection(task=asyncio.current_task()))
+        await fly(flights, one(presences[0]), slow)
 
-    presences: list[Presence] = []
+    presences: list[ClientConnection] = []
     first = asyncio.create_task(ask())
     await until(lambda: flights.waiting() == 1)
     presences[0].leave()
     assert (len(flights), flights.waiting()) == (1, 0)
     async with asyncio.timeout(PATIENCE):
-        assert await flights.join("key", one(Presence()), quick) == ("answer", True)
+        assert await fly(flights, one(ClientConnection()), quick) == ("answer", True)
     ending.set()
     with pytest.raises(asyncio.CancelledError):
         await first
@@ -717,8 +727,8 @@ async def test_for_those_who_stay_all_parts_are_asked_for(policy: str, upstream:
         follower = asyncio.create_task(ask(gateway))
         await until(lambda: waiting(gateway) == 2)
         leader.cancel()
-        departures = gateway.generations.now.edge.departures
-        await until(lambda: waiting(gateway) == 1 if policy == "cancel" else len(departures.going_on) == 1)
+        disconnects = gateway.generations.now.handlers.admission.disconnects
+        await until(lambda: waiting(gateway) == 1 if policy == "cancel" else len(disconnects.going_on) == 1)
         gate.open.set()
         answer = await follower
         records = await gateway.ended(2)
@@ -742,11 +752,11 @@ async def test_a_follower_who_stays_is_drained_when_he_leaves(upstream: Scripted
             calls.append(asyncio.create_task(ask(gateway, authorization=bearer)))
             await until(lambda: waiting(gateway) == count)  # noqa: B023 - called before count changes
         await until(lambda: gate.asked == 1)
-        departures = gateway.generations.now.edge.departures
+        disconnects = gateway.generations.now.handlers.admission.disconnects
         calls[0].cancel()
         await until(lambda: waiting(gateway) == 1)
         calls[1].cancel()
-        await until(lambda: len(departures.going_on) == 1)
+        await until(lambda: len(disconnects.going_on) == 1)
         gate.open.set()
         records = await gateway.ended(2)
         assert [(record.caller, record.status, record.reached, record.usage) for record in records] == [
@@ -779,11 +789,11 @@ async def test_nobody_joins_a_call_that_nobody_wanted(upstream: ScriptedUpstream
         now = gateway.generations.now
         leader = asyncio.create_task(ask(gateway))
         await until(lambda: held["one"].asked == held["two"].asked == 1)
-        [flight] = now.gateway._cache.flights._open.values()
+        [flight] = now.gateway.singleflight._open.values()
         leader.cancel()
-        await until(lambda: len(now.edge.departures.going_on) == 1)
+        await until(lambda: len(now.handlers.admission.disconnects.going_on) == 1)
         held["one"].open.set()
-        await until(lambda: flight.record.presence.over)
+        await until(lambda: flight.connection.over)
         other = asyncio.create_task(ask(gateway))
         await until(lambda: held["one"].asked == 2)
         for gate in held.values():
@@ -833,10 +843,10 @@ async def test_parts_are_kept_input_by_input(upstream: ScriptedUpstream) -> None
 PLACE = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted("m"), "m", Key("k"))
 
 
-def sends_at_the_end(begun: asyncio.Event) -> Callable[[Record], Awaitable[None]]:
+def sends_at_the_end(begun: asyncio.Event) -> Callable[[CallRecord], Awaitable[None]]:
     """Work that sends a request at the moment it is cancelled."""
 
-    async def work(record: Record) -> None:
+    async def work(record: CallRecord) -> None:
         begun.set()
         try:
             await asyncio.Event().wait()
@@ -851,9 +861,9 @@ async def test_what_goes_out_while_the_last_one_leaves_is_billed() -> None:
     """A part of the call may be about to be sent when it is cancelled."""
     begun = asyncio.Event()
 
-    record = Record("id", "open", EmbeddingsCall(model="m", body={}))
-    flights: Flights[None] = Flights()
-    task = asyncio.create_task(flights.join("key", record, sends_at_the_end(begun)))
+    record = CallRecord("id", "open", EmbeddingsCall(model="m", body={}))
+    flights: SingleFlight[None, CallRecord] = SingleFlight()
+    task = asyncio.create_task(fly(flights, record, sends_at_the_end(begun)))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -864,16 +874,16 @@ async def test_what_goes_out_while_the_last_one_leaves_is_billed() -> None:
 async def test_the_first_has_the_bill_where_nobody_stays() -> None:
     """The first caller left before. The last one to leave cancels the call, which may still send a request."""
     begun = asyncio.Event()
-    records = [Record("id", "open", EmbeddingsCall(model="m", body={})) for _ in range(2)]
-    flights: Flights[None] = Flights()
+    records = [CallRecord("id", "open", EmbeddingsCall(model="m", body={})) for _ in range(2)]
+    flights: SingleFlight[None, CallRecord] = SingleFlight()
 
-    async def ask(record: Record) -> None:
-        record.presence = Presence(task=asyncio.current_task())
-        await flights.join("key", record, sends_at_the_end(begun))
+    async def ask(record: CallRecord) -> None:
+        record.connection = ClientConnection(task=asyncio.current_task())
+        await fly(flights, record, sends_at_the_end(begun))
 
     calls = [asyncio.create_task(ask(record)) for record in records]
     await until(lambda: begun.is_set() and flights.waiting() == 2)
     for record in records:
-        record.presence.leave()
+        record.connection.leave()
     await asyncio.wait(calls)
     assert [record.reached for record in records] == [True, False]

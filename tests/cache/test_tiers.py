@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from app.cache import Cache, Tiers
-from app.cache.entries import Entry
+from app.cache.entries import CacheEntry
 from app.cache.memory import OVERHEAD, Memory
 from app.cache.redis import Redis
 from app.cache.sqlite_tier import Disk
@@ -47,10 +47,10 @@ def key(number: int) -> bytes:
 # In memory.
 
 
-def entry(value: bytes) -> Entry:
+def entry(value: bytes) -> CacheEntry:
     """An entry of new objects, as for a new answer."""
     head = {"object": b'"%b"' % b"list", "data": b"", "model": b'"%b"' % (b"m" * 20), "usage": b""}
-    return Entry(head, [{"object": b'"%b"' % b"embedding", "index": b"%d" % 100, "embedding": value}], 0)
+    return CacheEntry(head, [{"object": b'"%b"' % b"embedding", "index": b"%d" % 100, "embedding": value}], 0)
 
 
 COST = entry(b"").size + OVERHEAD
@@ -367,6 +367,12 @@ def entries(cache: Cache) -> Any:
     return cache._memory
 
 
+async def found_in(cache: Cache, keys: list[bytes], call: Any = CALL) -> dict[bytes, CacheEntry]:
+    """As a lookup finds them."""
+    found = cache.in_memory(keys)
+    return found | await cache.in_store(keys, set(keys) - found.keys(), call, TARGET)
+
+
 async def test_time_and_memory_over_a_file(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     now = 1000.0
     file = CacheFile(tmp_path / "cache.db")
@@ -375,20 +381,20 @@ async def test_time_and_memory_over_a_file(upstream: ScriptedUpstream, tmp_path:
         return Cache(Tiers(Memory(10**6), Disk(file, 10**9)), seconds=60, clock=lambda: now)
 
     head = {"object": b'"list"', "data": b"", "model": b'"m"', "usage": b""}
-    entry = Entry(head, [{"object": b'"embedding"', "index": b"0", "embedding": b"[1]"}], 5, 1)
+    entry = CacheEntry(head, [{"object": b'"embedding"', "index": b"0", "embedding": b"[1]"}], 5, 1)
     fresh().write({key(1): entry})
     async with asyncio.timeout(PATIENCE):
-        while not (await fresh().read([key(1)], CALL, TARGET)):  # noqa: ASYNC110 - as in `until`
+        while not (await found_in(fresh(), [key(1)])):  # noqa: ASYNC110 - as in `until`
             await asyncio.sleep(0.002)
     now = 1030.0
     later = fresh()
-    assert await later.read([key(1), key(2)], BOTH, TARGET) == {key(1): entry}
+    assert await found_in(later, [key(1), key(2)], BOTH) == {key(1): entry}
     assert len(entries(later)) == 1
     now = 1059.9
-    assert await later.read([key(1)], CALL, TARGET) == {key(1): entry}
-    now = 1060.0  # reading an entry from the file does not extend its lifetime
-    assert await later.read([key(1)], CALL, TARGET) == {}
-    assert await fresh().read([key(1)], CALL, TARGET) == {}
+    assert await found_in(later, [key(1)]) == {key(1): entry}
+    now = 1060.0  # what was read from the file does not hold longer for it
+    assert await found_in(later, [key(1)]) == {}
+    assert await found_in(fresh(), [key(1)]) == {}
     await later.aclose()
 
 

@@ -18,7 +18,7 @@ from app.gateway.build import in_sandbox
 from app.sandbox import Sandbox
 from app.server.app import create_app
 from app.server.server import Server
-from app.usage.record import Record
+from app.usage.record import CallRecord
 
 CALLER_KEY = "key-of-the-client-tests"
 
@@ -29,7 +29,7 @@ class Beside:
 
     root: str
     key: str = CALLER_KEY
-    records: list[Record] = field(default_factory=list)
+    records: list[CallRecord] = field(default_factory=list)
 
     @property
     def base_url(self) -> str:

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from app.config.settings import Settings
-from app.usage.record import Record
+from app.usage.record import CallRecord
 
 from ..conftest import (
     AIHUBMIX_KEY,
@@ -173,7 +173,7 @@ def assert_clean(message: str) -> str:
     return message
 
 
-async def assert_booked(gateway: RunningGateway, *statuses: int) -> list[Record]:
+async def assert_booked(gateway: RunningGateway, *statuses: int) -> list[CallRecord]:
     """Check that there is one record per call, with these statuses in the order in which the calls ended."""
     records = await gateway.ended(len(statuses))
     assert [record.status for record in records] == list(statuses)
@@ -183,7 +183,7 @@ async def assert_booked(gateway: RunningGateway, *statuses: int) -> list[Record]
     return records
 
 
-async def assert_booked_as(gateway: RunningGateway, response: httpx.Response, status: int) -> Record:
+async def assert_booked_as(gateway: RunningGateway, response: httpx.Response, status: int) -> CallRecord:
     """The single record of this answer's call, among those of other calls."""
     own = response.headers["x-request-id"]
     await until(lambda: any(record.request_id == own for record in gateway.records))
@@ -194,7 +194,7 @@ async def assert_booked_as(gateway: RunningGateway, response: httpx.Response, st
     return record
 
 
-def assert_ended_in_time(record: Record) -> None:
+def assert_ended_in_time(record: CallRecord) -> None:
     """Check that the call ended before any long deadline, which would return the same error, but later."""
     assert record.seconds is not None
     assert record.seconds < LONG

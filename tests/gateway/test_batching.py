@@ -17,17 +17,18 @@ import httpx
 import pytest
 
 from app.config.settings import Settings
-from app.core.disconnects import Presence
+from app.core.disconnects import ClientConnection
 from app.core.types import EmbeddingsCall, Key, Target
-from app.gateway.batching import Batcher, Member, billed, still_wanted
-from app.gateway.retries import sent_together
-from app.routing.lease import Lease
-from app.routing.limits import MINUTE, ON_THE_WAY, Need, Quota, Window
+from app.gateway.batching import BatchingClient, BatchWaiter, sent_together
+from app.gateway.build import build_client
+from app.gateway.shares import billed
+from app.routing.failover import Retries
+from app.routing.limits import MINUTE, ON_THE_WAY, Cost, RateLimits, SlidingWindow
 from app.routing.pool import Pool
 from app.storage.ledger_file import LedgerFile
 from app.upstreams import KINDS
 from app.upstreams.catalogue import unlisted
-from app.usage.record import Record
+from app.usage.record import CallRecord
 
 from ..conftest import PATIENCE, RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, until
 
@@ -77,7 +78,7 @@ async def ask(gateway: RunningGateway, inputs: list[str], caller: str = "ann", *
     return await gateway.post("/v1/embeddings", body, authorization=f"Bearer {KEYS[caller]}")
 
 
-def estimated(record: Record) -> bool:
+def estimated(record: CallRecord) -> bool:
     return any(use.spent.estimated for use in record.uses.values())
 
 
@@ -245,94 +246,86 @@ async def test_who_leaves_before_is_not_asked_for(upstream: ScriptedUpstream) ->
     assert [seen.body["input"] for seen in upstream.seen] == [["first"], ["stays"]]
 
 
-class Rest:
+class Batching:
     """A stand-in for the sender of batches: answers every member that has not left."""
 
-    def __init__(self) -> None:
-        self.asked: list[list[Any]] = []
+    def __init__(self, upstream: ScriptedUpstream) -> None:
+        self.pool = Pool("jina", [(Key("secret", "a"), RateLimits(concurrency=1))], patience=PATIENCE)
+        self.retries = Retries({"jina": self.pool})
+        self.client = BatchingClient(build_client(settings_for(upstream.url)), self.retries)
+        self.place = Target(KINDS["jina"]("jina", f"{upstream.url}/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
 
-    async def together(self, members: list[Member], targets: Any, target: Target, lease: Lease) -> None:
-        await asyncio.sleep(0)  # callers who leave have left by then
-        wanted = still_wanted(members)
-        self.asked.append([member.inputs for member in wanted])
-        for member in wanted:
-            member.tell((target, {}))
+    async def send(self, text: str, presence: ClientConnection) -> Any:
+        call = EmbeddingsCall(model=MODEL, body={"input": [text]})
+        record = CallRecord("id", "ann", call, presence)
+        for attempt in self.retries.begin([self.place], Cost(batch=True), presence):
+            with attempt:
+                answered = await self.client.send(call, attempt, record)
+        return answered
 
-    async def half(self, members: list[Member], targets: Any, target: Target) -> None:
-        raise AssertionError("nothing has failed")
-
-    def elsewhere(self, targets: Any, upstream: str) -> bool:
-        return False
-
-    def broken(self, upstream: str) -> bool:
-        return False
+    async def admitted(self) -> None:
+        """Returns when the key is the batch's."""
+        while not self.pool.states[0].at_work:  # noqa: ASYNC110 - it is the next turn of the loop that matters
+            await asyncio.sleep(0)
 
 
-async def test_who_leaves_at_the_moment_of_admission_is_not_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+async def test_who_leaves_at_the_moment_of_admission_is_not_asked_for(
+    upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
     """Nor does it leave an exception that was never retrieved."""
-    pool, rest, batcher = (
-        Pool("jina", [(Key("secret", "a"), Quota(concurrency=1))], patience=PATIENCE),
-        Rest(),
-        Batcher(),
-    )
-    place = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
-    held = await pool.lease(Need())
+    upstream.plays(embeds)
+    batching, present = Batching(upstream), dict[str, ClientConnection]()
+    held = await batching.pool.lease(Cost())
 
     async def enter(text: str) -> Any:
-        call = EmbeddingsCall(model=MODEL, body={"input": [text]})
-        presence = Presence(task=asyncio.current_task())
-        member = Member(call, Record("id", "ann", call, presence), Need(batch=True))
-        present[text] = presence
-        assert await batcher.enter(rest, pool, place, [place], member)
-        return await member.answered()
+        present[text] = ClientConnection(task=asyncio.current_task())
+        return await batching.send(text, present[text])
 
-    present: dict[str, Presence] = {}
     stays, goes = [asyncio.create_task(enter(text)) for text in ("stays", "goes")]
-    await until(lambda: pool.waiting == 2)
+    await until(lambda: batching.pool.waiting == 2)
     held.release()
-    while not pool.seats[0].at_work:  # noqa: ASYNC110 - it is the next turn of the loop that matters
-        await asyncio.sleep(0)
+    await batching.admitted()
     await asyncio.sleep(0)
     present["goes"].leave()
-    assert await stays == (place, {})
+    assert (await stays)[0] == batching.place
     with pytest.raises(asyncio.CancelledError):
         await goes
-    assert rest.asked == [[["stays"]]]
+    assert [seen.body["input"] for seen in upstream.seen] == [["stays"]]
     gc.collect()
     assert "never retrieved" not in caplog.text
+    await batching.client.http.aclose()
 
 
-async def test_a_batch_that_all_leave_as_it_begins_gives_its_key_back() -> None:
+async def test_a_batch_that_all_leave_as_it_begins_gives_its_key_back(upstream: ScriptedUpstream) -> None:
     """The batch's task has not started at that point, and never does."""
-    pool, batcher = Pool("jina", [(Key("secret", "a"), Quota(concurrency=1))], patience=PATIENCE), Batcher()
-    place = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
-    held = await pool.lease(Need())
-    call = EmbeddingsCall(model=MODEL, body={"input": ["a"]})
-    member = Member(call, Record("id", "ann", call), Need(batch=True))
-    entering = asyncio.create_task(batcher.enter(Rest(), pool, place, [place], member))
-    await until(lambda: pool.waiting == 1)
+    batching = Batching(upstream)
+    held = await batching.pool.lease(Cost())
+    entering = asyncio.create_task(batching.send("a", ClientConnection()))
+    await until(lambda: batching.pool.waiting == 1)
     held.release()
-    while member.batch is None:  # noqa: ASYNC110 - as above
-        await asyncio.sleep(0)
+    await batching.admitted()
     entering.cancel()
-    if await asyncio.wait([entering]) and not entering.cancelled():
-        member.batch.leave()
+    await asyncio.wait([entering])
     await asyncio.sleep(0)
-    assert pool.seats[0].at_work == 0
-    assert (await pool.lease(Need())).key.alias == "a"
+    assert entering.cancelled()
+    assert batching.pool.states[0].at_work == 0
+    assert (await batching.pool.lease(Cost())).key.alias == "a"
+    assert upstream.seen == []
 
 
 async def test_a_call_that_ended_before_its_batch_went_out_costs_nothing() -> None:
     """The call is already recorded, so the others pay for its inputs; the ledger then adds up to the billed tokens."""
-    pool = Pool("jina", [(Key("secret", "a"), Quota())], patience=PATIENCE)
+    pool = Pool("jina", [(Key("secret", "a"), RateLimits())], patience=PATIENCE)
     place = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
     calls = [EmbeddingsCall(model=MODEL, body={"input": [text]}) for text in ("stays", "has gone", "stays too")]
-    members = [Member(call, Record("id", "ann", call), Need(batch=True)) for call in calls]
+    members = [BatchWaiter(call, CallRecord("id", "ann", call), Cost(batch=True)) for call in calls]
     begun = [(member.record.ask(place), member.part) for member in members]
     members[1].record.status = 499
-    sent_together(await pool.lease(Need()), members, begun)
+    sent_together(await pool.lease(Cost()), members, begun)
     assert [use.attempts for use, _ in begun] == [1, 0, 1]
-    shares = [share["total_tokens"] for share in billed({"total_tokens": 10}, members)]
+    shares = [
+        share["total_tokens"] for share in billed({"total_tokens": 10}, calls, [member.pays for member in members])
+    ]
     assert (shares[1], sum(shares)) == (0, 10)
 
 
@@ -356,7 +349,7 @@ async def test_who_leaves_while_it_is_asked_takes_nothing_from_the_others(upstre
         more.set()
         assert vectors(await tasks[1]) == [vector("stays")]
         assert (await first).status_code == 200
-        assert pool_of(gateway).seats[0].at_work == 0
+        assert pool_of(gateway).states[0].at_work == 0
     assert [len(seen.body["input"]) for seen in upstream.seen] == [1, 2]
 
 
@@ -376,7 +369,7 @@ async def test_when_all_have_left_the_upstream_call_ends(upstream: ScriptedUpstr
             task.cancel()
         await upstream.gone()
         assert (await first).status_code == 200
-        await until(lambda: pool_of(gateway).seats[0].at_work == 0)
+        await until(lambda: pool_of(gateway).states[0].at_work == 0)
 
 
 async def test_callers_take_turns_where_not_all_fit(upstream: ScriptedUpstream) -> None:
@@ -440,13 +433,13 @@ async def test_no_part_of_a_large_call_is_held_back_so_that_others_join_it(upstr
 
 
 async def test_others_are_not_held_back_with_those_who_may_be_joined() -> None:
-    keys = Pool("jina", [(Key("secret", "a"), Quota(requests=4))], patience=30)
+    keys = Pool("jina", [(Key("secret", "a"), RateLimits(requests=4))], patience=30)
     for _ in range(2):
-        await keys.lease(Need())
-    held = asyncio.create_task(keys.lease(Need(batch=True)))
+        await keys.lease(Cost())
+    held = asyncio.create_task(keys.lease(Cost(batch=True)))
     await asyncio.sleep(0)
     async with asyncio.timeout(PATIENCE):
-        await keys.lease(Need())
+        await keys.lease(Cost())
     assert not held.done()
     held.cancel()
 
@@ -454,7 +447,7 @@ async def test_others_are_not_held_back_with_those_who_may_be_joined() -> None:
 @pytest.mark.parametrize("limit", [100, 500])
 def test_whoever_waits_at_a_limit_does_not_wait_long(limit: int) -> None:
     """Also if the first burst is a minute old and there is room for another."""
-    window, now, last = Window(limit), 0.0, 0.0
+    window, now, last = SlidingWindow(limit), 0.0, 0.0
     while now < 4 * MINUTE:
         while not window.wait(now, 1) and not window.pace(now):
             window.add(now, 1)
@@ -465,7 +458,7 @@ def test_whoever_waits_at_a_limit_does_not_wait_long(limit: int) -> None:
 
 @pytest.mark.parametrize("each_minute", [51, 80, 99])
 def test_a_limit_that_is_kept_by_itself_holds_nobody_back(each_minute: int) -> None:
-    window = Window(100)
+    window = SlidingWindow(100)
     for number in range(5 * each_minute):
         now = 1000 + number * MINUTE / each_minute
         if number > 10:
@@ -474,7 +467,7 @@ def test_a_limit_that_is_kept_by_itself_holds_nobody_back(each_minute: int) -> N
 
 
 def test_what_is_left_of_a_limit_lasts_until_there_is_more_again() -> None:
-    window, now = Window(100), 0.0
+    window, now = SlidingWindow(100), 0.0
     gone: list[float] = []
     while now < 3 * MINUTE:
         if not window.wait(now, 1) and not window.pace(now):

@@ -22,7 +22,7 @@ from app.gateway.build import (
     secrets,
     with_caller_key,
 )
-from app.routing.limits import Quota
+from app.routing.limits import RateLimits
 from app.upstreams import AIHubMix, Jina, OpenAICompatible
 from app.upstreams.catalogue import CATALOGUE
 
@@ -148,25 +148,25 @@ def test_callers_by_key_by_hash_and_the_default_one() -> None:
     assert build_callers(settings()).open
 
 
-FREE, PAID = Quota(500, 10**6, 50, 5), Quota(500, 10**7, 50, 50)
+FREE, PAID = RateLimits(500, 10**6, 50, 5), RateLimits(500, 10**7, 50, 50)
 
 
 @pytest.mark.parametrize(
-    ("upstream", "key", "quota"),
+    ("upstream", "key", "limits"),
     [
-        ({}, {}, Quota()),
+        ({}, {}, RateLimits()),
         ({"tier": "free"}, {}, FREE),
         ({"tier": "free"}, {"tier": "paid"}, PAID),
-        ({}, {"tier": "premium"}, Quota(5000, 10**8, 500, 500)),
+        ({}, {"tier": "premium"}, RateLimits(5000, 10**8, 500, 500)),
         ({"tier": "free", "limits": {"concurrency": 2}}, {}, replace(FREE, concurrency=2)),
         ({"tier": "free", "limits": {"concurrency": 2}}, {"tier": "paid"}, PAID),
         ({"tier": "free"}, {"tier": "paid", "limits": {"tokens_per_minute": 7}}, replace(PAID, tokens=7)),
-        ({"limits": {"concurrency": 2}}, {"limits": {"requests_per_minute": 3}}, Quota(requests=3, concurrency=2)),
+        ({"limits": {"concurrency": 2}}, {"limits": {"requests_per_minute": 3}}, RateLimits(requests=3, concurrency=2)),
     ],
 )
-def test_each_limit_is_the_nearest_that_is_said(upstream: Any, key: Any, quota: Quota) -> None:
+def test_each_limit_is_the_nearest_that_is_said(upstream: Any, key: Any, limits: RateLimits) -> None:
     given = settings(upstreams={"jina": {**upstream, "api_keys": [{"key": "a-key", **key}]}})
-    assert build_keys(given, "jina") == [(Key("a-key", "jina"), quota)]
+    assert build_keys(given, "jina") == [(Key("a-key", "jina"), limits)]
 
 
 def test_all_secrets_and_hosts_are_named_for_the_redactor() -> None:

@@ -17,7 +17,7 @@ from app.config.sections import CacheSettings, DisconnectSettings
 from app.config.settings import Settings
 from app.core.disconnects import Policies
 from app.core.types import OnDisconnect
-from app.usage.record import Record
+from app.usage.record import CallRecord
 
 from ..conftest import (
     AIHUBMIX_KEY,
@@ -111,7 +111,7 @@ async def gateway_with(
 
 
 def going_on(gateway: RunningGateway) -> int:
-    return len(gateway.generations.now.edge.departures.going_on)
+    return len(gateway.generations.now.handlers.admission.disconnects.going_on)
 
 
 async def leave(gateway: RunningGateway, upstream: ScriptedUpstream, case: Case, key: str = "") -> None:
@@ -124,7 +124,7 @@ async def leave(gateway: RunningGateway, upstream: ScriptedUpstream, case: Case,
     await caller.leaves()
 
 
-def tokens(record: Record) -> int | None:
+def tokens(record: CallRecord) -> int | None:
     return (record.usage or {}).get("total_tokens")
 
 
@@ -291,8 +291,8 @@ async def test_a_part_that_has_failed_hides_no_other_that_is_at_work(upstream: S
     models = {EMBED["model"]: {"max_inputs": 1}}
     async with gateway_with(upstream, "drain", models=models, queue_timeout_seconds=600) as gateway:
         caller = await Caller.asks(gateway, "/v1/embeddings", {**EMBED, "input": ["a", "b"]})
-        [seat] = gateway.generations.now.pools["jina"].seats
-        await until(lambda: seat.cause == "rate limited")
+        [state] = gateway.generations.now.pools["jina"].states
+        await until(lambda: state.cause == "rate limited")
         await caller.leaves()
         await until(lambda: going_on(gateway) == 1)
         hold.more.set()

@@ -15,9 +15,9 @@ import pytest
 from app.core.errors import UpstreamAuth, UpstreamQuota, UpstreamRateLimited
 from app.core.types import Key
 from app.routing.cooldowns import KeyStates
-from app.routing.key_state import Rest, fingerprint
+from app.routing.key_state import Cooldown, fingerprint
 from app.routing.lease import Lease
-from app.routing.limits import Need, Quota
+from app.routing.limits import Cost, RateLimits
 from app.routing.pool import REST_SECONDS, Pool
 from app.server.app import create_app
 from app.storage.ledger_file import LedgerFile
@@ -35,7 +35,7 @@ def database(tmp_path: Path) -> Iterator[LedgerFile]:
         yield database
 
 
-def remembered(database: LedgerFile) -> list[Rest]:
+def remembered(database: LedgerFile) -> list[Cooldown]:
     """The stored cooldowns, once all are written."""
     while database.waiting:
         threading.Event().wait(0.001)
@@ -44,17 +44,17 @@ def remembered(database: LedgerFile) -> list[Rest]:
 
 def pool(database: LedgerFile, *keys: Key) -> Pool:
     """A pool as in a new process."""
-    made = Pool("jina", [(key, Quota()) for key in keys or (A, B)], remember=KeyStates(database).remember)
+    made = Pool("jina", [(key, RateLimits()) for key in keys or (A, B)], remember=KeyStates(database).remember)
     made.recall(remembered(database))
     return made
 
 
 def fails(keys: Pool, failure: Any) -> None:
-    keys.failed(Lease(keys, keys.seats[0], time.monotonic()), failure)
+    keys.failed(Lease(keys, keys.states[0], time.monotonic()), failure)
 
 
 async def first(keys: Pool) -> str:
-    return (await keys.lease(Need())).key.alias
+    return (await keys.lease(Cost())).key.alias
 
 
 @pytest.mark.parametrize("cause", FAILURES)
@@ -63,7 +63,7 @@ async def test_a_key_rests_on_after_a_restart(database: LedgerFile, cause: str) 
     again = pool(database)
     assert await first(again) == "b"
     assert [row["cause"] for row in again.state()] == [cause, None]
-    assert 50 < again.seats[0].rests_until - time.monotonic() <= REST_SECONDS
+    assert 50 < again.states[0].rests_until - time.monotonic() <= REST_SECONDS
 
 
 async def test_another_key_under_the_same_name_does_not_rest(database: LedgerFile) -> None:
@@ -76,16 +76,16 @@ async def test_a_key_that_works_again_is_forgotten(database: LedgerFile) -> None
     keys = pool(database, A)
     fails(keys, UpstreamQuota("empty"))
     assert len(remembered(database)) == 1
-    keys.succeeded(await keys.lease(Need()))
+    keys.succeeded(await keys.lease(Cost()))
     assert remembered(database) == []
 
 
 @pytest.mark.parametrize(("until", "seconds"), [(1e12, REST_SECONDS), (-1e12, 0)])
 @pytest.mark.parametrize("cause", ["rate limited", "account empty"])
 def test_a_clock_that_was_set_locks_nobody_out(database: LedgerFile, cause: Any, until: float, seconds: float) -> None:
-    KeyStates(database).remember(Rest("jina", fingerprint("jina", A), "a", cause, time.time() + until))
+    KeyStates(database).remember(Cooldown("jina", fingerprint("jina", A), "a", cause, time.time() + until))
     [row, _] = pool(database).state()
-    rests = pool(database).seats[0].rests_until - time.monotonic()
+    rests = pool(database).states[0].rests_until - time.monotonic()
     assert rests <= seconds
     assert row["state"] == ("resting" if seconds else "healthy" if cause == "rate limited" else "trial")
 
@@ -105,14 +105,14 @@ def test_the_key_is_not_in_the_file(database: LedgerFile, tmp_path: Path) -> Non
 
 async def test_the_application_remembers(database: LedgerFile) -> None:
     given = two_keys("http://127.0.0.1:9")
-    KeyStates(database).remember(Rest("jina", fingerprint("jina", Key(ONE)), "x", "refused", time.time() + 100))
+    KeyStates(database).remember(Cooldown("jina", fingerprint("jina", Key(ONE)), "x", "refused", time.time() + 100))
     assert len(remembered(database)) == 1
     app = create_app(given, database=database)
     async with app.router.lifespan_context(app):
-        [seat, other] = app.state.generations.now.pools["jina"].seats
-        assert (seat.cause, seat.key.alias, other.cause) == ("refused", "jina-one", "")
-        assert seat.probing is not None
-    assert seat.probing is None or seat.probing.done()
+        [state, other] = app.state.generations.now.pools["jina"].states
+        assert (state.cause, state.key.alias, other.cause) == ("refused", "jina-one", "")
+        assert state.probing is not None
+    assert state.probing is None or state.probing.done()
 
 
 async def test_a_reload_asks_no_file_and_tells_no_old_rest_again(
@@ -120,7 +120,7 @@ async def test_a_reload_asks_no_file_and_tells_no_old_rest_again(
 ) -> None:
     """The state of a key learned since the start is kept, whatever the file contains by now."""
     upstream.plays(replies(VECTORS))
-    rest = Rest("jina", fingerprint("jina", Key(ONE)), "x", "rate limited", time.time() + 100)
+    rest = Cooldown("jina", fingerprint("jina", Key(ONE)), "x", "rate limited", time.time() + 100)
     KeyStates(database).remember(rest)
     assert remembered(database) == [rest]
     async with running_gateway(two_keys(upstream.url), database) as gateway:

@@ -16,7 +16,7 @@ from app.core.errors import UpstreamAuth, UpstreamFailed, UpstreamQuota, Upstrea
 from app.core.types import Key
 from app.routing.breaker import BREAK_AFTER, Breaker
 from app.routing.lease import Lease
-from app.routing.limits import KEPT, Need, Quota, Window
+from app.routing.limits import KEPT, Cost, RateLimits, SlidingWindow
 from app.routing.pool import Pool
 
 from ..conftest import (
@@ -37,12 +37,12 @@ RANK = {"model": "jina-reranker-v2-base-multilingual", "query": "q", "documents"
 A, B = Key("secret-of-a", "a"), Key("secret-of-b", "b")
 
 
-def pool(a: Quota | None = None, b: Quota | None = None, *, patience: float = 0.05) -> Pool:
-    return Pool("jina", [(A, a or Quota()), (B, b or Quota())], patience=patience)
+def pool(a: RateLimits | None = None, b: RateLimits | None = None, *, patience: float = 0.05) -> Pool:
+    return Pool("jina", [(A, a or RateLimits()), (B, b or RateLimits())], patience=patience)
 
 
-async def taken(pool: Pool, count: int, need: Need | None = None) -> list[Lease]:
-    return [await pool.lease(need or Need()) for _ in range(count)]
+async def taken(pool: Pool, count: int, cost: Cost | None = None) -> list[Lease]:
+    return [await pool.lease(cost or Cost()) for _ in range(count)]
 
 
 def names(leases: list[Lease]) -> str:
@@ -51,7 +51,7 @@ def names(leases: list[Lease]) -> str:
 
 def lease_of(pool: Pool, key: Key) -> Lease:
     """A lease made just now, as if an answer had just come."""
-    return Lease(pool, next(seat for seat in pool.seats if seat.key is key), time.monotonic())
+    return Lease(pool, next(state for state in pool.states if state.key is key), time.monotonic())
 
 
 async def test_the_least_loaded_key_takes_the_next_call() -> None:
@@ -64,18 +64,18 @@ async def test_the_least_loaded_key_takes_the_next_call() -> None:
 
 
 async def test_weights_share_the_load() -> None:
-    assert sorted(names(await taken(pool(b=Quota(weight=3)), 8))) == list("aabbbbbb")
+    assert sorted(names(await taken(pool(b=RateLimits(weight=3)), 8))) == list("aabbbbbb")
 
 
 async def test_a_weight_that_has_changed_counts_at_once() -> None:
     await taken(before := pool(), 4)
-    now = pool(b=Quota(weight=4))
+    now = pool(b=RateLimits(weight=4))
     now.take_over(before)
     assert names(await taken(now, 3)) == "bbb"
 
 
 async def test_a_key_at_its_limit_does_not_hide_another() -> None:
-    keys = pool(a=Quota(concurrency=1), b=Quota(weight=0.1))
+    keys = pool(a=RateLimits(concurrency=1), b=RateLimits(weight=0.1))
     assert names(await taken(keys, 4)) == "abbb"
 
 
@@ -100,7 +100,7 @@ async def test_a_limited_key_is_never_used_before_its_time() -> None:
     keys.failed(lease_of(keys, A), UpstreamAuth("no"))
     keys.failed(lease_of(keys, B), UpstreamRateLimited("slow", retry_after=30))
     with pytest.raises(UpstreamRateLimited, match="rate limited by jina; retry after 30 s") as caught:
-        await keys.lease(Need())
+        await keys.lease(Cost())
     assert caught.value.retry_after == pytest.approx(30, abs=1)
     assert not caught.value.asked
     assert not keys.ready
@@ -113,7 +113,7 @@ async def test_of_shut_keys_one_is_tried_by_one_call_at_a_time(works: bool) -> N
     for key in (A, B):
         keys.failed(lease_of(keys, key), UpstreamQuota("empty"))
     [first] = await taken(keys, 1)
-    waiting = [asyncio.create_task(keys.lease(Need())) for _ in range(3)]
+    waiting = [asyncio.create_task(keys.lease(Cost())) for _ in range(3)]
     await until(lambda: keys.waiting == 3)
     if works:
         keys.succeeded(first)
@@ -128,9 +128,9 @@ async def test_of_shut_keys_one_is_tried_by_one_call_at_a_time(works: bool) -> N
 
 
 async def test_after_a_429_one_call_tries_the_key_and_the_others_follow_it() -> None:
-    keys = Pool("jina", [(A, Quota())], patience=PATIENCE)
+    keys = Pool("jina", [(A, RateLimits())], patience=PATIENCE)
     keys.failed(lease_of(keys, A), UpstreamRateLimited("slow", retry_after=0.01))
-    waiting = [asyncio.create_task(keys.lease(Need())) for _ in range(3)]
+    waiting = [asyncio.create_task(keys.lease(Cost())) for _ in range(3)]
     await until(lambda: any(each.done() for each in waiting))
     assert [each.done() for each in waiting] == [True, False, False]
     keys.succeeded(await waiting[0])
@@ -148,19 +148,19 @@ async def test_a_key_that_met_a_429_since_it_was_leased_is_not_used() -> None:
 
 async def test_a_key_that_was_tried_is_passed_over_unless_there_is_no_other() -> None:
     keys = pool()
-    assert (await keys.lease(Need(), {"a"})).key is B
-    assert (await keys.lease(Need(), {"a", "b"})).key in (A, B)
+    assert (await keys.lease(Cost(), {"a"})).key is B
+    assert (await keys.lease(Cost(), {"a", "b"})).key in (A, B)
     assert keys.others({"a"})
     assert not keys.others({"a", "b"})
 
 
 async def test_concurrency_is_kept_and_callers_stand_in_line() -> None:
-    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=PATIENCE)
+    keys = Pool("jina", [(A, RateLimits(concurrency=1))], patience=PATIENCE)
     [first] = await taken(keys, 1)
     order: list[int] = []
 
     async def call(number: int) -> None:
-        lease = await keys.lease(Need())
+        lease = await keys.lease(Cost())
         order.append(number)
         lease.release()
 
@@ -173,49 +173,49 @@ async def test_concurrency_is_kept_and_callers_stand_in_line() -> None:
 
 
 async def test_a_call_waits_no_longer_than_its_patience() -> None:
-    keys = pool(Quota(concurrency=1), Quota(concurrency=1))
+    keys = pool(RateLimits(concurrency=1), RateLimits(concurrency=1))
     await taken(keys, 2)
     with pytest.raises(UpstreamRateLimited) as caught:
-        await keys.lease(Need())
+        await keys.lease(Cost())
     assert caught.value.message == "every key of jina is at its limit in this gateway"
     assert caught.value.retry_after is not None
 
 
 async def test_what_will_not_be_free_in_time_is_refused_at_once() -> None:
-    keys = Pool("jina", [(A, Quota(requests=2))], patience=50)
+    keys = Pool("jina", [(A, RateLimits(requests=2))], patience=50)
     await taken(keys, 2)
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(UpstreamRateLimited) as caught:
-            await keys.lease(Need())
+            await keys.lease(Cost())
     assert caught.value.retry_after is not None
     assert 50 < caught.value.retry_after <= KEPT
 
 
 @pytest.mark.parametrize(
-    ("quota", "need"),
+    ("limits", "cost"),
     [
-        (Quota(requests=2), Need()),
-        (Quota(tokens=100), Need(tokens=50)),
-        (Quota(deepsearch=2), Need(deepsearch=True, tokens=10**6)),
+        (RateLimits(requests=2), Cost()),
+        (RateLimits(tokens=100), Cost(tokens=50)),
+        (RateLimits(deepsearch=2), Cost(deepsearch=True, tokens=10**6)),
     ],
 )
-async def test_each_limit_counts_its_own(quota: Quota, need: Need) -> None:
-    keys = Pool("jina", [(A, quota)], patience=0.01)
-    await taken(keys, 2, need)
+async def test_each_limit_counts_its_own(limits: RateLimits, cost: Cost) -> None:
+    keys = Pool("jina", [(A, limits)], patience=0.01)
+    await taken(keys, 2, cost)
     with pytest.raises(UpstreamRateLimited):
-        await keys.lease(need)
+        await keys.lease(cost)
 
 
 async def test_deepsearch_and_embeddings_have_limits_of_their_own() -> None:
-    keys = Pool("jina", [(A, Quota(tokens=10, deepsearch=1))], patience=0.01)
-    await keys.lease(Need(tokens=10**6, deepsearch=True))
-    await keys.lease(Need(tokens=10))
+    keys = Pool("jina", [(A, RateLimits(tokens=10, deepsearch=1))], patience=0.01)
+    await keys.lease(Cost(tokens=10**6, deepsearch=True))
+    await keys.lease(Cost(tokens=10))
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 12)), max_size=60), st.integers(1, 20))
 def test_no_minute_holds_more_than_the_limit(calls: list[tuple[float, int]], limit: int) -> None:
     """Each amount waits as long as the window says. An amount above the limit passes alone."""
-    window, now = Window(limit), 0.0
+    window, now = SlidingWindow(limit), 0.0
     spent: list[tuple[float, int]] = []
     for gap, amount in calls:
         now += gap
@@ -228,7 +228,7 @@ def test_no_minute_holds_more_than_the_limit(calls: list[tuple[float, int]], lim
 
 
 def test_a_moment_of_a_window_ends_with_its_last_call() -> None:
-    window = Window(2)
+    window = SlidingWindow(2)
     window.add(0.0, 1)
     window.add(0.05, 1)
     assert window.wait(KEPT + 0.01, 2) == pytest.approx(0.04)
@@ -236,7 +236,7 @@ def test_a_moment_of_a_window_ends_with_its_last_call() -> None:
 
 
 async def test_weights_share_calls_that_come_one_by_one_too() -> None:
-    keys = pool(b=Quota(weight=3))
+    keys = pool(b=RateLimits(weight=3))
     order = ""
     for _ in range(8):
         [lease] = await taken(keys, 1)
@@ -249,7 +249,7 @@ async def test_a_key_that_comes_back_does_not_get_all_that_it_missed() -> None:
     keys = pool()
     keys.failed(lease_of(keys, A), UpstreamRateLimited("slow", retry_after=0.01))
     for _ in range(10):
-        (await keys.lease(Need())).release()
+        (await keys.lease(Cost())).release()
     await until(lambda: keys.others({"b"}))
     order = ""
     for _ in range(6):
@@ -265,16 +265,16 @@ async def test_a_key_that_comes_back_does_not_get_all_that_it_missed() -> None:
 async def busy(keys: Pool) -> tuple[Lease, list[asyncio.Task[Lease]]]:
     """The lease of the only key, and two waiting calls."""
     [first] = await taken(keys, 1)
-    waiting = [asyncio.create_task(keys.lease(Need())) for _ in range(2)]
+    waiting = [asyncio.create_task(keys.lease(Cost())) for _ in range(2)]
     await asyncio.sleep(0)
     return first, waiting
 
 
 async def test_nobody_is_overtaken_by_who_comes_at_the_moment_of_release() -> None:
-    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=PATIENCE)
+    keys = Pool("jina", [(A, RateLimits(concurrency=1))], patience=PATIENCE)
     first, (second, third) = await busy(keys)
     first.release()
-    last = asyncio.create_task(keys.lease(Need()))
+    last = asyncio.create_task(keys.lease(Cost()))
     (await second).release()
     assert not last.done()
     (await third).release()
@@ -282,7 +282,7 @@ async def test_nobody_is_overtaken_by_who_comes_at_the_moment_of_release() -> No
 
 
 async def test_who_leaves_the_line_holds_up_nobody() -> None:
-    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=PATIENCE)
+    keys = Pool("jina", [(A, RateLimits(concurrency=1))], patience=PATIENCE)
     first, (second, third) = await busy(keys)
     second.cancel()
     first.release()
@@ -291,32 +291,32 @@ async def test_who_leaves_the_line_holds_up_nobody() -> None:
 
 
 async def test_a_key_given_to_who_is_just_leaving_goes_to_the_next() -> None:
-    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=PATIENCE)
+    keys = Pool("jina", [(A, RateLimits(concurrency=1))], patience=PATIENCE)
     first, (second, third) = await busy(keys)
     first.release()
     second.cancel()
     assert (await third).key is A
     assert second.cancelled()
-    assert keys.seats[0].at_work == 1
+    assert keys.states[0].at_work == 1
 
 
 async def test_a_full_minute_of_deepsearch_does_not_hold_up_embeddings() -> None:
-    keys = Pool("jina", [(A, Quota(deepsearch=1))], patience=100)
-    await keys.lease(Need(deepsearch=True))
-    waiting = asyncio.create_task(keys.lease(Need(deepsearch=True)))
+    keys = Pool("jina", [(A, RateLimits(deepsearch=1))], patience=100)
+    await keys.lease(Cost(deepsearch=True))
+    waiting = asyncio.create_task(keys.lease(Cost(deepsearch=True)))
     await asyncio.sleep(0)
     async with asyncio.timeout(PATIENCE):
-        assert (await keys.lease(Need())).key is A
+        assert (await keys.lease(Cost())).key is A
     assert not waiting.done()
     waiting.cancel()
 
 
 async def test_a_small_call_does_not_overtake_a_large_one_and_follows_when_that_leaves() -> None:
-    keys = Pool("jina", [(A, Quota(tokens=100))], patience=100)
-    await keys.lease(Need(tokens=60))
-    large = asyncio.create_task(keys.lease(Need(tokens=50)))
+    keys = Pool("jina", [(A, RateLimits(tokens=100))], patience=100)
+    await keys.lease(Cost(tokens=60))
+    large = asyncio.create_task(keys.lease(Cost(tokens=50)))
     await asyncio.sleep(0)
-    small = asyncio.create_task(keys.lease(Need(tokens=10)))
+    small = asyncio.create_task(keys.lease(Cost(tokens=10)))
     await asyncio.sleep(0)
     assert (keys.waiting, small.done()) == (2, False)
     large.cancel()
@@ -325,9 +325,9 @@ async def test_a_small_call_does_not_overtake_a_large_one_and_follows_when_that_
 
 
 async def test_the_end_of_a_call_is_waited_for_though_another_key_is_at_its_minutes_limit() -> None:
-    keys = pool(Quota(concurrency=1), Quota(requests=1), patience=PATIENCE)
+    keys = pool(RateLimits(concurrency=1), RateLimits(requests=1), patience=PATIENCE)
     first, _ = await taken(keys, 2)
-    waiting = asyncio.create_task(keys.lease(Need()))
+    waiting = asyncio.create_task(keys.lease(Cost()))
     await asyncio.sleep(0)
     first.release()
     assert (await waiting).key is A
@@ -335,11 +335,11 @@ async def test_the_end_of_a_call_is_waited_for_though_another_key_is_at_its_minu
 
 async def test_a_call_that_cannot_have_every_key_holds_up_nobody() -> None:
     """The call has failed with one key and waits for the other, for the end of a call or of a minute."""
-    for limit in (Quota(concurrency=1), Quota(requests=1)):
-        keys = pool(Quota(concurrency=1), limit, patience=100)
+    for limit in (RateLimits(concurrency=1), RateLimits(requests=1)):
+        keys = pool(RateLimits(concurrency=1), limit, patience=100)
         first, _ = await taken(keys, 2)
-        elsewhere = asyncio.create_task(keys.lease(Need(), {"a"}))
-        anywhere = asyncio.create_task(keys.lease(Need()))
+        elsewhere = asyncio.create_task(keys.lease(Cost(), {"a"}))
+        anywhere = asyncio.create_task(keys.lease(Cost()))
         await asyncio.sleep(0)
         first.release()
         async with asyncio.timeout(PATIENCE):
@@ -350,18 +350,18 @@ async def test_a_call_that_cannot_have_every_key_holds_up_nobody() -> None:
 
 async def test_patience_counts_from_when_the_call_came() -> None:
     """So that all waits of a call together are bounded, whatever the number of keys and upstreams."""
-    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=60)
+    keys = Pool("jina", [(A, RateLimits(concurrency=1))], patience=60)
     await taken(keys, 1)
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(UpstreamRateLimited):
-            await keys.lease(Need(since=time.monotonic() - 60))
+            await keys.lease(Cost(since=time.monotonic() - 60))
 
 
 async def test_the_last_keys_rest_is_waited_for_where_it_is_short() -> None:
-    keys = Pool("jina", [(A, Quota())], patience=PATIENCE)
+    keys = Pool("jina", [(A, RateLimits())], patience=PATIENCE)
     keys.failed(lease_of(keys, A), UpstreamRateLimited("slow", retry_after=0.05))
-    until_then = keys.seats[0].rests_until
-    lease = await keys.lease(Need())
+    until_then = keys.states[0].rests_until
+    lease = await keys.lease(Cost())
     assert lease.taken >= until_then
 
 
@@ -401,7 +401,7 @@ async def test_a_429_shortens_no_rest() -> None:
     keys.failed(lease_of(keys, B), UpstreamRateLimited("slow", retry_after=60))
     keys.failed(lease_of(keys, B), UpstreamRateLimited("slow", retry_after=1))
     assert [row["cause"] for row in keys.state()] == ["account empty", "rate limited"]
-    assert keys.seats[1].rests_until > time.monotonic() + 30
+    assert keys.states[1].rests_until > time.monotonic() + 30
 
 
 # The breaker.
@@ -652,10 +652,10 @@ async def test_where_all_are_broken_all_are_asked_in_their_order(
 
 async def test_a_call_in_line_goes_elsewhere_as_soon_as_no_key_is_ready() -> None:
     """The call does not wait for the end of a cooldown or for its queue timeout while another upstream could answer."""
-    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=60)
+    keys = Pool("jina", [(A, RateLimits(concurrency=1))], patience=60)
     [first] = await taken(keys, 1)
     ways: list[Any] = [lambda: True, lambda: False]
-    waiting = [asyncio.create_task(keys.lease(Need(), elsewhere=way)) for way in ways]
+    waiting = [asyncio.create_task(keys.lease(Cost(), elsewhere=way)) for way in ways]
     await until(lambda: keys.waiting == 2)
     keys.failed(first, UpstreamRateLimited("slow", retry_after=0.05))
     async with asyncio.timeout(PATIENCE):
@@ -667,9 +667,9 @@ async def test_a_call_in_line_goes_elsewhere_as_soon_as_no_key_is_ready() -> Non
 
 
 async def test_a_call_in_line_goes_elsewhere_as_soon_as_its_upstream_keeps_failing() -> None:
-    keys = Pool("jina", [(A, Quota(concurrency=1))], patience=60)
+    keys = Pool("jina", [(A, RateLimits(concurrency=1))], patience=60)
     [first] = await taken(keys, 1)
-    waiting = asyncio.create_task(keys.lease(Need(), elsewhere=lambda: True))
+    waiting = asyncio.create_task(keys.lease(Cost(), elsewhere=lambda: True))
     await until(lambda: keys.waiting == 1)
     for _ in range(BREAK_AFTER):
         keys.failed(first, UpstreamFailed("no"))

@@ -14,7 +14,7 @@ from app.core.redaction import Redactor
 from app.core.types import EmbeddingsCall, Json
 from app.server import access_log, logs
 from app.server.writer import STDERR, writer
-from app.usage.record import Record
+from app.usage.record import CallRecord
 
 from ..conftest import PATIENCE
 
@@ -28,9 +28,9 @@ def refused() -> ToriiError:
     return error
 
 
-def ended(model: str, *, error: ToriiError | None = None, usage: Json | None = None) -> Record:
+def ended(model: str, *, error: ToriiError | None = None, usage: Json | None = None) -> CallRecord:
     call = EmbeddingsCall(model=model, body={"model": model, "input": ["a"]})
-    record = Record("0123456789abcdef", "local", call, free=usage, cache="hit")
+    record = CallRecord("0123456789abcdef", "local", call, free=usage, cache="hit")
     record.status, record.error, record.seconds = 200 if error is None else error.status, error, 0.12345
     return record
 
@@ -64,7 +64,7 @@ def written(capfd: pytest.CaptureFixture[str]) -> str:
     return capfd.readouterr().err
 
 
-def ordinary(caplog: pytest.LogCaptureFixture, record: Record) -> logging.LogRecord:
+def ordinary(caplog: pytest.LogCaptureFixture, record: CallRecord) -> logging.LogRecord:
     """The record of the call as a handler of another program receives it."""
     ours = list(logging.root.handlers)
     logging.root.handlers[:] = [caplog.handler]
@@ -77,7 +77,7 @@ def ordinary(caplog: pytest.LogCaptureFixture, record: Record) -> logging.LogRec
 
 @pytest.mark.parametrize("record", RECORDS, ids=["plain", "usage", "evil", "long"])
 def test_a_line_is_that_of_an_ordinary_record(
-    record: Record,
+    record: CallRecord,
     lines: logs.Lines,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,

@@ -68,8 +68,8 @@ async def test_no_task_is_left(tmp_path: Path) -> None:
 
 def _probes(gateway: RunningGateway) -> set[asyncio.Task[None]]:
     """The probes of the configuration in force, one for each refused key."""
-    seats = [seat for pool in gateway.generations.now.pools.values() for seat in pool.seats]
-    return {seat.probing for seat in seats if seat.probing is not None}
+    states = [state for pool in gateway.generations.now.pools.values() for state in pool.states]
+    return {state.probing for state in states if state.probing is not None}
 
 
 def _at_work(gateway: RunningGateway) -> list[str]:
@@ -77,8 +77,8 @@ def _at_work(gateway: RunningGateway) -> list[str]:
     now = gateway.generations.now
     states = [state for pool in now.pools.values() for state in pool.state()]
     held = [f"{state['key']} is at work" for state in states if state["at_work"] or state["waiting"]]
-    held += ["calls without callers"] if now.edge.departures.going_on else []
-    return held + (["open calls"] if now.edge.open.calls or now.edge.open.load.calls else [])
+    held += ["calls without callers"] if now.handlers.admission.disconnects.going_on else []
+    return held + (["open calls"] if now.handlers.admission.calls or now.handlers.admission.load.calls else [])
 
 
 def _generations() -> int:

@@ -200,8 +200,8 @@ async def test_a_call_that_met_nobody_has_no_row(
         async with running_gateway(settings, database) as gateway:
             call = asyncio.create_task(gateway.post(path, {**body, "model": f"jina/{body['model']}"}))
             if status == 499:
-                [seat] = gateway.generations.now.pools["jina"].seats
-                await until(lambda: seat.at_work == 1)
+                [state] = gateway.generations.now.pools["jina"].states
+                await until(lambda: state.at_work == 1)
                 call.cancel()
             [record] = await gateway.ended(1)
             assert (record.status, record.attempts) == (status, 0)
@@ -264,8 +264,8 @@ async def test_what_did_not_go_out_is_estimated_nowhere(tmp_path: Path) -> None:
             request = await read_request(reader)
             assert request is not None
             await replies({"detail": "busy"}, 503, connection="close")(request, writer)
-            [seat] = gateway.generations.now.pools["jina"].seats
-            await until(lambda: (seat.calls, seat.at_work) == (2, 1))
+            [state] = gateway.generations.now.pools["jina"].states
+            await until(lambda: (state.calls, state.at_work) == (2, 1))
             call.cancel()
             await gateway.ended(1)
             writer.close()

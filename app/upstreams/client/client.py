@@ -59,7 +59,13 @@ class Client:
 
     async def send(self, request: Request, since: float | None = None, going: Going = nothing) -> Reply:
         """The whole answer. Raises as ``open`` does, and where the body is not to be had."""
-        stream = await self.open(request, since, going)
+        deadline, ends = self._times(since)
+        try:
+            with deadline:
+                answer = await self._engine.open(request, going)
+        except TimeoutError:
+            raise self.late() from None
+        stream = _Stream(answer, deadline, self, ends)
         try:
             return Reply(stream.status, stream.headers, await stream.read())
         finally:
@@ -72,15 +78,19 @@ class Client:
         ``since`` is when the call began, by the monotonic clock, from which its total time counts; ``going`` is
         called when a connection is there and the request begins to go out.
         """
-        now = time.monotonic()
-        ends = (now if since is None else since) + self.deadlines.total
-        deadline = Deadline(self._clock, now if self.ending else min(now + self.deadlines.headers, ends))
+        deadline, ends = self._times(since)
         try:
             with deadline:
                 answer = await self._engine.open(request, going)
         except TimeoutError:
             raise self.late() from None
         return _Stream(answer, deadline, self, ends)
+
+    def _times(self, since: float | None) -> tuple[Deadline, float]:
+        """The deadline for the answer's head, and the end of the call's total time."""
+        now = time.monotonic()
+        ends = (now if since is None else since) + self.deadlines.total
+        return Deadline(self._clock, now if self.ending else min(now + self.deadlines.headers, ends)), ends
 
     def cut(self) -> None:
         """Ends every wait, now and from now on, with Unavailable: the process has to go."""

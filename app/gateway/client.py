@@ -1,0 +1,130 @@
+"""Requests to upstreams, each with a leased key and booked under the call that it is for.
+
+attempt -> pool: a key -> HTTP: the request -> pool: the outcome
+                                            `-> record: what it cost
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from msgspec.structs import replace
+
+from ..core.errors import UpstreamError, UpstreamRateLimited
+from ..core.json import Malformed, decode
+from ..core.types import Call, Json, Reply, Target
+from ..core.usage import answered, counted, counts
+from ..routing.failover import Failover
+from ..routing.lease import Lease
+from ..routing.limits import KEPT, Cost
+from ..upstreams.client.client import Client
+from ..usage.record import CallRecord, Use
+from .conformity import usable
+from .streaming import UpstreamStream
+
+# The target that has answered, and its canonical answer.
+Answered = tuple[Target, Json]
+
+
+class LeasingClient:
+    """The HTTP client with a key for each request, whose lease it holds. Raises UpstreamError, also if none is free."""
+
+    def __init__(self, http: Client) -> None:
+        self.http = http
+
+    async def send(self, part: Call, attempt: Failover, record: CallRecord) -> Answered:
+        """The answer to a call or a part of one."""
+        lease = attempt.take() or await self.lease(attempt)
+        with lease:
+            record.connection.ask()
+            target = attempt.target.with_key(lease.key)
+            use = record.ask(target)
+            try:
+                request = target.upstream.request(part, target)
+                reply = await self.http.send(request, record.started, partial(sent, lease, use, part))
+                answer = read(part, target, reply)
+            except UpstreamError as failure:
+                use.fail(part, failure, failure.usage)
+                raise
+            said = answer.get("usage")
+            use.end(part, said, 0 if counted(said) else answered(answer))
+            return target, answer
+
+    async def open(self, attempt: Failover, record: CallRecord) -> UpstreamStream:
+        """A stream whose head has come, which holds the lease. Raises UpstreamError for a status that is an error."""
+        lease = attempt.take() or await self.lease(attempt)
+        target, call = attempt.target.with_key(lease.key), record.call
+        use = record.ask(target)
+        try:
+            request = target.upstream.request(call, target)
+            if request.schema is not None:
+                await usable(request.schema, "response_format.json_schema")
+            stream = await self.http.open(request, record.started, partial(sent, lease, use, call))
+            if stream.status < 300:
+                lease.works()
+                return UpstreamStream(stream, target.upstream.fold(call, target, stream.status), lease, target)
+            try:
+                raise target.upstream.error(call, target, Reply(stream.status, stream.headers, await stream.read()))
+            finally:
+                await stream.aclose()
+        except BaseException as failure:
+            if isinstance(failure, UpstreamError):
+                use.fail(call, failure)
+            lease.fail(failure)
+            lease.release()
+            raise
+
+    async def lease(self, attempt: Failover) -> Lease:
+        """A key for an attempt, once one is free. It goes alone, whatever its cost says of company."""
+        if attempt.line is not None:
+            lease = await _patiently(attempt, attempt.line)
+        else:
+            cost = replace(attempt.cost, batch=False) if attempt.cost.batch else attempt.cost
+            lease = await attempt.pool.lease(cost, attempt.tried, attempt.can_go_elsewhere)
+        attempt.lease = lease
+        return lease
+
+
+def sent(lease: Lease, use: Use, part: Call) -> None:
+    """To be called before the first byte of a request goes out. Raises UpstreamError if the key rests by now."""
+    lease.check()
+    use.send(part)
+
+
+def read(part: Call, target: Target, reply: Reply) -> Json:
+    """The canonical answer in a reply. Raises UpstreamError, with what it was billed all the same."""
+    if reply.status >= 300:
+        raise target.upstream.error(part, target, reply)
+    try:
+        return target.upstream.reply(part, target, reply.body, reply.status)
+    except UpstreamError as failure:
+        failure.usage = _billed(reply.body)
+        raise
+
+
+def _billed(body: bytes) -> Json | None:
+    """The bill of a wrong answer: its counts, empty if it has none; None if it is no answer at all."""
+    try:
+        payload = decode(body)
+    except Malformed:
+        return None
+    if not isinstance(payload, dict):
+        return None
+    said = counts(payload.get("usage"))
+    return said if said or {"data", "results"} & payload.keys() else None
+
+
+async def _patiently(attempt: Failover, line: asyncio.Lock) -> Lease:
+    """Leaves the pool's line between tries, so that calls with less patience go first."""
+    pool = attempt.pool
+    async with line:
+        while True:
+            if not pool.ready and attempt.can_go_elsewhere():
+                raise pool.refusal()
+            try:
+                return await pool.lease(Cost(), attempt.tried)  # the first part has counted all tokens
+            except UpstreamRateLimited as full:
+                if attempt.can_go_elsewhere() or (full.retry_after or 0.0) > KEPT:
+                    raise
+                await asyncio.sleep(full.retry_after or 1.0)

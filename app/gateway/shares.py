@@ -1,0 +1,90 @@
+"""A batch as one call, and what each of its members gets of its answer, its bill or its failure. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from itertools import islice
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from ..core.errors import (
+    UpstreamAuth,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamMisplaced,
+    UpstreamQuota,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+    rate_limited,
+)
+from ..core.types import Call, Json
+from ..core.usage import shares
+
+
+def merged(parts: Sequence[Call]) -> Call:
+    name = parts[0].endpoint.inputs
+    return replace(parts[0], body={**parts[0].body, name: [item for part in parts for item in part.body[name]]})
+
+
+def divided(answer: Json, parts: Sequence[Call], paying: Sequence[bool]) -> list[Json]:
+    """The answer to each: its vectors, in order, and its share of the tokens, by length, if it pays."""
+    if len(parts) == 1:
+        return [answer]
+    items = iter(answer["data"])
+    return [
+        {**answer, "data": list(islice(items, len(part.body[part.endpoint.inputs]))), "usage": usage}
+        for part, usage in zip(parts, billed(answer["usage"], parts, paying), strict=True)
+    ]
+
+
+def billed(usage: Json | None, parts: Sequence[Call], paying: Sequence[bool]) -> list[Any]:
+    """The share of each part in the counts, by length; None for each if they are not known."""
+    if usage is None or len(parts) == 1:
+        return [usage] * len(parts)
+    lengths = [
+        len(msgspec.json.encode(part.body[part.endpoint.inputs])) * pays
+        for part, pays in zip(parts, paying, strict=True)
+    ]
+    return _usages(usage, lengths if any(lengths) else [1] * len(parts))
+
+
+def _usages(usage: Json, lengths: list[int]) -> list[Json]:
+    """For each its share of every count: whole numbers, whose sum is the count."""
+    parts: list[Json] = [{} for _ in lengths]
+    for name, count in usage.items():
+        values: list[Any] = _usages(count, lengths) if isinstance(count, dict) else [count] * len(lengths)
+        if type(count) is int:
+            values = list(shares(count, lengths))
+        for part, value in zip(parts, values, strict=True):
+            part[name] = value
+    return parts
+
+
+def of_all(failure: UpstreamError) -> UpstreamError:
+    """The failure as each member is told of it, without the upstream's words: they may quote another caller."""
+    failure = copy(failure)
+    failure.message = _in_our_words(failure, failure.upstream or "the upstream")
+    failure.param = None
+    return failure
+
+
+def _in_our_words(failure: UpstreamError, upstream: str) -> str:
+    match failure:
+        case UpstreamAuth() | UpstreamQuota() | UpstreamMisplaced():
+            return failure.message  # in our words already
+        case UpstreamRateLimited():
+            return rate_limited(upstream, failure.retry_after or 1.0).message
+        case UpstreamTimeout():
+            return f"{upstream} did not answer in time"
+        case UpstreamUnreachable():
+            return f"{upstream} cannot be reached"
+        case UpstreamFailed(status=503):
+            return f"{upstream} is unavailable"
+        case UpstreamRejected():
+            return f"{upstream} rejected the request"
+    return f"{upstream} failed to answer the request"
