@@ -28,9 +28,9 @@ def uvicorn(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen
     )
 
 
-@pytest.mark.parametrize("door", [("app.main:app",), ("app.main:create_app", "--factory")])
-def test_uvicorn_serves_it_and_the_log_says_what_is_missing(tmp_path: Path, door: tuple[str, ...]) -> None:
-    with uvicorn(tmp_path, *door, JINA_API_KEY=JINA_KEY) as server:
+@pytest.mark.parametrize("address", [("app.main:app",), ("app.main:create_app", "--factory")])
+def test_uvicorn_serves_it_and_the_log_says_what_is_missing(tmp_path: Path, address: tuple[str, ...]) -> None:
+    with uvicorn(tmp_path, *address, JINA_API_KEY=JINA_KEY) as server:
         assert server.stderr is not None
         lines = []
         for line in server.stderr:

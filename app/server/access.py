@@ -27,7 +27,7 @@ class Access:
         self._guard = guard
         self._told: dict[str, None] = {}
 
-    def door(self, scope: Scope) -> ASGIApp | None:
+    def handler(self, scope: Scope) -> ASGIApp | None:
         """The application that answers in place of the routed one: a refusal, or a preflight response. None if the
         request passes."""
         headers = headers_of(scope)
@@ -38,7 +38,7 @@ class Access:
                 self._not_shared(scope["method"], headers)
         except Forbidden as error:
             error.booked = not self._first(error.message)
-            return self._handlers.refusing(error)
+            return self._handlers.error_handler(error)
         if is_preflight(scope["method"], headers):
             return self._handlers.empty(self._cors.preflight(headers))
         return None

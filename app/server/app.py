@@ -114,11 +114,11 @@ class Torii(FastAPI):
         if scope["path"] not in FIXED:
             scope["path"] = meant(scope["path"], scope["raw_path"])
         send = now.access.sender(scope, send)
-        door = now.access.door(scope)
-        if door is None and scope["method"] == "POST":
-            door = now.hot.get(scope["path"])
-        if door is not None:
-            await door(scope, receive, send)
+        handler = now.access.handler(scope)
+        if handler is None and scope["method"] == "POST":
+            handler = now.hot.get(scope["path"])
+        if handler is not None:
+            await handler(scope, receive, send)
             return
         scope.setdefault("state", {})["generation"] = now
         await super().__call__(scope, receive, send)
@@ -218,11 +218,11 @@ def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[
 
 
 def _admission(process: Process, settings: Settings, load: Load, redactor: Redactor) -> Admission:
-    books = [Ledger(process.database, redactor.secrets)] if process.database else []
+    ledger = [Ledger(process.database, redactor.secrets)] if process.database else []
     return Admission(
         load,
         settings.max_concurrent_calls,
-        Recorder(access_log.write, *books, *process.sinks),
+        Recorder(access_log.write, *ledger, *process.sinks),
         build_disconnects(settings),
         settings.timeouts.total_seconds,
     )

@@ -98,9 +98,9 @@ class Handlers:
                 finally:
                     exchange.scope[LEAVE] = None
 
-        return self._door(work)
+        return self._handler(work)
 
-    def giving(self, response: Response) -> ASGIApp:
+    def response_handler(self, response: Response) -> ASGIApp:
         """A door to an answer that FastAPI has made, with the headers of every answer."""
 
         async def work(exchange: HTTPExchange) -> None:
@@ -112,20 +112,20 @@ class Handlers:
             response.raw_headers = [*response.raw_headers, *head]
             await exchange.pass_to(response)
 
-        return self._door(work)
+        return self._handler(work)
 
     async def body(self, exchange: HTTPExchange) -> bytes:
         """The whole body of a request within the limits. Raises CallerGone."""
         limits = self._limits
         return await exchange.body(limits.body_megabytes, limits.body_seconds, self.admission.load.unpacking)
 
-    def refusing(self, error: Exception) -> ASGIApp:
+    def error_handler(self, error: Exception) -> ASGIApp:
         """A door that is shut."""
 
         async def work(exchange: HTTPExchange) -> None:
             raise error
 
-        return self._door(work)
+        return self._handler(work)
 
     def empty(self, headers: Iterable[tuple[bytes, bytes]]) -> ASGIApp:
         """A door that answers 204, with these headers and no body."""
@@ -134,7 +134,7 @@ class Handlers:
             await exchange.begin(204, [*headers, *self._head(exchange.id)])
             await exchange.end()
 
-        return self._door(work)
+        return self._handler(work)
 
     async def no_such_route(self, request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 404)
@@ -150,8 +150,8 @@ class Handlers:
         headers = {name.decode(): value.decode() for name, value in head}
         return Response(body, failure.status, headers, media_type="application/json")
 
-    def _door(self, work: Work) -> ASGIApp:
-        async def door(scope: Scope, receive: Receive, send: Send) -> None:
+    def _handler(self, work: Work) -> ASGIApp:
+        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
             exchange = HTTPExchange(scope, receive, send)
             try:
                 await work(exchange)
@@ -165,7 +165,7 @@ class Handlers:
                 await self._refuse(exchange, told(error))
                 let_go(error)
 
-        return door
+        return handler
 
     def caller(self, exchange: HTTPExchange, callers: Callers | None = None) -> Caller:
         """The caller. A key in the query is refused even if it would be right: queries get into logs."""

@@ -77,12 +77,12 @@ class OpenRoute(APIRoute):
                     request = _Read(
                         request.scope, await handlers.body(exchange), self.body_field.field_info.is_required()
                     )
-                door = handlers.giving(await respond(request))
+                answer = handlers.response_handler(await respond(request))
             except RequestValidationError as error:
-                door = handlers.refusing(self._invalid(error))
-            except Exception as error:  # noqa: BLE001 - raised again at the door, which logs and answers it
-                door = handlers.refusing(error)
-            return door  # type: ignore[return-value]  # any ASGI application will do
+                answer = handlers.error_handler(self._invalid(error))
+            except Exception as error:  # noqa: BLE001 - raised again in the handler, which logs and answers it
+                answer = handlers.error_handler(error)
+            return answer  # type: ignore[return-value]  # any ASGI application will do
 
         return handler
 
