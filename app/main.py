@@ -1,6 +1,6 @@
-"""The gateway for other ASGI servers: ``app.main:create_app``, a factory, or ``app.main:app``, made when asked for.
+"""The application for other ASGI servers: ``app.main:create_app``, a factory, or ``app.main:app``, made on first use.
 
-A development server: what only ``torii serve`` does is in the log.
+For development only: the log lists the protections that only ``torii serve`` has.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .server import app as server
 
 logger = logging.getLogger("torii")
 
-# What is missing under another server: it is done by torii serve, its protocol and its processes.
+# Protections that another server lacks: the command torii serve, its protocol and its processes provide them.
 ONLY_SERVE = (
     "ends slow and idle connections",
     "ends calls whose caller has left",
@@ -32,7 +32,7 @@ ONLY_SERVE = (
 
 
 def create_app() -> FastAPI:
-    """The application of the configuration that ``torii serve`` would take. Raises ConfigError."""
+    """The application, built from the configuration that ``torii serve`` would use. Raises ConfigError."""
     settings = load(found(None))
     if settings.sandboxed:
         needs = "is available with torii serve only; set an upstream key, such as JINA_API_KEY"

@@ -1,10 +1,10 @@
-"""The access log: a line for each call that has ended, whatever its outcome.
+"""The access log: one line for each finished call, whatever its outcome.
 
     {"time":"...","level":"INFO","logger":"torii.calls","message":"chat 200","caller":"local",...,"seconds":0.1}
 
-It looks like every other line of the log (logs.py) and waits in the same buffer. Only it is not a ``LogRecord`` in
-between: that would cost a call more than all the rest of the line. Where another program's logging is set up, such as a
-development server's, the call is an ordinary record there.
+The line has the form of all other log lines (logs.py) and waits in the same buffer, but is not made from a
+``LogRecord``, which would cost a call more than the rest of the line. If another program has configured the logging,
+such as a development server, the call is an ordinary record.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from . import logs
 
 logger = logging.getLogger("torii.calls")
 
-# What is the same for many calls, and may be anything that a caller wrote; the last two if the call has failed.
+# Fields that many calls share, and that may hold a caller's text. The last two are present only if the call failed.
 NAMES = ("caller", "endpoint", "model", "upstream", "upstream_model", "status", "cache", "error", "reason")
 Values = tuple[str | int | None, ...]
 
@@ -46,7 +46,7 @@ def _values(record: CallRecord) -> Values:
 
 
 def _figures(record: CallRecord) -> Json:
-    """The call's own, as the gateway has counted them."""
+    """The fields that differ from call to call."""
     usage, first_event = record.usage, record.first_event
     return {
         "request_id": record.request_id,
@@ -73,7 +73,7 @@ def _line(lines: logs.Lines, created: float, values: Values, figures: Json) -> s
 
 @lru_cache(maxsize=1024)
 def _start(lines: logs.Lines, values: Values) -> str:
-    """The line of JSON from its level to the last of the values: the same for many calls."""
+    """The JSON line from its level to the last of ``values``, cached because many calls share it."""
     line = lines.format(_record(0, values, {}))
     return line[line.index('"level"') : -1]
 

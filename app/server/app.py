@@ -1,4 +1,4 @@
-"""The application: settings in, one route for each endpoint out."""
+"""The ASGI application, built from the settings: one route for each endpoint."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ Sink = Callable[[CallRecord], None]
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """The parts that stay if settings change: other sinks of ended calls, the share of a worker, the open database,
-    and what the cache keeps."""
+    """The parts that outlive a reload: additional sinks of call records, a worker's share of the limits, the open
+    database, and the cache's contents."""
 
     sinks: tuple[Sink, ...] = ()
     share: Share = WHOLE
@@ -65,13 +65,13 @@ class Process:
 
 
 def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database: LedgerFile | None = None) -> FastAPI:
-    """The gateway as an ASGI application; ``app.state.generations`` has what is in force, and changes it.
+    """The gateway as an ASGI application. ``app.state.generations`` holds the configuration in force and replaces it.
 
-    ``sinks`` are handed the record of each call that has ended, beside the log and the ledger. ``share`` is for one
-    worker of several. Without a ``database`` no ledger is kept; who has opened it closes it.
+    ``sinks`` receive the record of each finished call, in addition to the access log and the ledger. ``share`` is the
+    share of one worker out of several. Without a ``database`` no ledger is kept; the code that opened it closes it.
     """
     generations = Generations(partial(_generation, Process(sinks, share, database)), settings)
-    # Only now: what this run finds out goes on with the keys.
+    # Only at the start: a reload carries over the state of the keys.
     rests = KeyStates(database).remembered() if database else []
     for pool in generations.now.pools.values():
         pool.recall(rests)
@@ -101,8 +101,8 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
 
 
 class Torii(FastAPI):
-    """Looks first whether a web page may ask. Calls to the hot paths then go straight to their doors; the rest through
-    FastAPI's router."""
+    """Checks first whether a web page may call. Calls to the hot paths then go straight to their handlers, all others
+    through FastAPI's router."""
 
     generations: Generations
 
@@ -124,26 +124,26 @@ class Torii(FastAPI):
         await super().__call__(scope, receive, send)
 
 
-# The hot paths, and the only ones that are no routes of FastAPI's: their bodies must pass unharmed, with fields that
-# nobody here knows, and an answer is bytes that a provider wrote. FastAPI's router, its dependencies, validation and
-# serialising would cost each call more than the gateway does.
+# The hot paths are the only ones without FastAPI routes: their bodies must pass unchanged, unknown fields included, and
+# a response is bytes that a provider wrote. FastAPI's router, dependencies, validation and serialization would cost
+# each call more than all the rest of the gateway.
 _HOT = tuple(path for endpoint in ENDPOINTS.values() for path in endpoint.paths)
 HOT = (*_HOT, *(path.removeprefix("/v1") for path in _HOT if path.startswith("/v1/")))
 
 
 def _hot(handlers: Handlers, settings: Settings) -> dict[str, ASGIApp]:
-    """The application of each hot path."""
+    """The handler of each hot path."""
     options = Options(
         settings.token_encoding, settings.deepsearch.reasoning, settings.deepsearch.answer_chunk_characters
     )
     table: dict[str, ASGIApp] = {}
     for endpoint in ENDPOINTS.values():
         table |= dict.fromkeys(endpoint.paths, handlers.posted(endpoint.configured(options)))
-    # The base URL without /v1 is a common slip; it answers too, undocumented.
+    # A base URL without /v1 is a common mistake; its paths work too, undocumented.
     return {path: table.get(path) or table[f"/v1{path}"] for path in HOT}
 
 
-# The routes of ``routes.py``, below their prefixes, that are in the OpenAPI document, and those that are not.
+# Prefixes and routers: SHOWN are in the OpenAPI document, HIDDEN are not.
 SHOWN = (("/v1", models.router), ("", process.router))
 HIDDEN = (("", models.router), ("/v1", models.not_offered), ("", models.not_offered))
 
@@ -154,14 +154,14 @@ def _listed(*routers: tuple[str, APIRouter]) -> list[tuple[str, str]]:
     return [(method, prefix + route.path_format) for prefix, route in routes for method in sorted(route.methods or ())]
 
 
-# The paths that a caller who is lost is told of.
+# Paths that the 404 message lists.
 PATHS = (*(f"POST {path}" for path in _HOT), *(f"{method} {path}" for method, path in _listed(*SHOWN)))
-# The operator's are not among them: a rule of a proxy that closes their path must not be gone round.
+# Paths that ``meant`` restores. The operator's are left out: a variant would evade a proxy's rule that closes them.
 FIXED = frozenset((*HOT, *(path for _, path in _listed(*SHOWN, *HIDDEN) if "{" not in path)))
 
 
 class Hot:
-    """The hot paths in FastAPI's router, which a POST does not come to: for the refusals of other methods."""
+    """The hot paths in FastAPI's router, for the 405 of other methods: a POST is handled before it gets there."""
 
     def __init__(self, generations: Generations) -> None:
         self._generations = generations
@@ -171,7 +171,7 @@ class Hot:
 
 
 def _generation(process: Process, settings: Settings, load: Load, others: Collection[str]) -> Generation:
-    """Everything that depends on the settings. ``others`` are keys of configurations that are still at work."""
+    """Everything that depends on the settings. ``others``: secrets of earlier configurations that still serve."""
     own = frozenset(secrets(settings))
     redactor = Redactor({*own, *others}, hosts(settings))
     gateway, pools = _gateway(process, settings, redactor)
@@ -232,7 +232,7 @@ def _lifespan(generations: Generations) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         generations.start()
-        with suppress(asyncio.CancelledError):  # by a second Ctrl+C
+        with suppress(asyncio.CancelledError):  # raised by a second Ctrl+C
             yield
         await generations.aclose()
 
@@ -240,8 +240,8 @@ def _lifespan(generations: Generations) -> Callable[[FastAPI], Any]:
 
 
 def meant(path: str, raw: bytes) -> str:
-    """The fixed path that a client means whose base URL and path were joined with slashes too many, or with a version
-    before the version. Any other path as it is: what it holds may be a URL, or a name with slashes."""
+    """The fixed path that was meant, if a client joined base URL and path with too many slashes or two versions. Any
+    other path is returned unchanged: it may hold a URL, or a name with slashes."""
     if b"%" in raw:
         return path
     parts = [part for part in path.split("/") if part]
@@ -251,5 +251,5 @@ def meant(path: str, raw: bytes) -> str:
     return plain if plain in FIXED else path
 
 
-# Where a link on a page elsewhere may lead to, also of an open gateway. Nothing here asks a provider.
+# Paths that a link on another site may open, even if the gateway is open. None of them calls a provider.
 PAGES = frozenset(("/", "/healthz", "/readyz", "/v1/models", "/models", *docs.PATHS))

@@ -1,4 +1,4 @@
-"""A request and its answer on the wire: uvicorn's, which also gives a whole body and takes an answer in one go."""
+"""uvicorn's request-response cycle, extended to hand out a whole body and to send a response in one write."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .http import BEGIN, WHOLE, Head
 
 
 class Cycle(RequestResponseCycle):
-    """A message of type ``WHOLE`` is a whole answer, with status, headers and body; one of type ``BEGIN`` the head of a
-    stream and its first piece."""
+    """Takes two more types of message: ``WHOLE``, a response with status, headers and body, and ``BEGIN``, a stream's
+    head with its first piece."""
 
     def whole_body(self) -> bytes | None:
-        """The request's body, where all of it has come."""
+        """The request's body; None if it is incomplete, the caller has left, or 100 Continue is still to be sent."""
         if self.more_body or self.disconnected or self.waiting_for_100_continue:
             return None
         self.flow.resume_reading()
@@ -34,14 +34,14 @@ class Cycle(RequestResponseCycle):
             self._begin(lines, message["body"])
 
     async def _writable(self) -> bool:
-        """True once more may be written, False if the caller has left."""
+        """Wait until the connection takes more. False if the caller has left."""
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         return not self.disconnected
 
     def _head(self, status: int, headers: Head) -> list[bytes]:
         lines = [STATUS_LINE[status]]
-        if not self.keep_alive:  # sse-starlette says otherwise
+        if not self.keep_alive:  # sse-starlette sets keep-alive
             headers = [*(header for header in headers if header[0] != b"connection"), (b"connection", b"close")]
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
@@ -50,7 +50,7 @@ class Cycle(RequestResponseCycle):
         return lines
 
     def _whole(self, lines: list[bytes], body: bytes) -> None:
-        """One write, where uvicorn makes two of it."""
+        """Send the response in one write; uvicorn would need two."""
         lines += (b"\r\n", body)
         self.transport.write(b"".join(lines))
         self._end()
@@ -63,14 +63,14 @@ class Cycle(RequestResponseCycle):
         self.on_response()
 
     def _begin(self, lines: list[bytes], first: bytes) -> None:
-        """One write here too; the rest of the stream goes uvicorn's way."""
+        """Send the head and the first piece in one write; uvicorn sends the rest of the stream."""
         lines += (b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(first), first, b"\r\n")
         self.chunked_encoding = True
         self.transport.write(b"".join(lines))
 
 
 class OldCycle(Cycle):
-    """For HTTP/1.0, which has no chunks: a stream ends where its connection does, and none is kept."""
+    """For HTTP/1.0, which has no chunked coding: a stream ends with its connection, and no connection is kept alive."""
 
     _streaming = False
 

@@ -1,6 +1,8 @@
-"""GET /docs: the API's page, whole from this machine, and the document that it shows, with the address at which both
-were asked for. FastAPI's own page fetches its scripts from elsewhere, and stays blank where there is no elsewhere;
-fastapi-offline brings the same files along."""
+"""GET /docs, the API's page, and GET /openapi.json, the document that the page shows.
+
+All files come from this machine: FastAPI's own page loads its scripts from another host and stays blank offline;
+fastapi-offline ships the same files. The document names the address at which it was requested.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from .http import headers_of
 PAGE = "/docs"
 DOCUMENT = "/openapi.json"
 PATHS = (PAGE, DOCUMENT)
-# The address in the document where a request says none.
+# The document's address if the request names none.
 ANYWHERE = "http://localhost:8000"
 ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",
@@ -34,12 +36,12 @@ SWITCHED_OFF = dict.fromkeys(
 
 
 def add(app: FastAPI) -> None:
-    """Routes for the document, the page, and the page's three files."""
+    """Add routes for the document, the page, and the page's three files."""
 
     contents = cache(partial(openapi.contents, app.routes))
 
     async def document(request: Request) -> Response:
-        # Not by FastAPI's own route: that leaves out every null, also from the examples.
+        # FastAPI's own route would leave out every null, even in the examples.
         return JSONResponse(openapi.document(contents(), __version__, _address(headers_of(request.scope)) or ANYWHERE))
 
     async def page() -> Response:
@@ -62,7 +64,7 @@ def add(app: FastAPI) -> None:
 
 
 def add_icon(app: FastAPI) -> None:
-    """Browsers ask for one wherever they are; a 404 each time would only fill the log."""
+    """Browsers request an icon from every site; a 404 each time would fill the log."""
 
     async def none() -> Response:
         return Response(status_code=204, headers={"cache-control": "max-age=86400"})
@@ -71,7 +73,7 @@ def add_icon(app: FastAPI) -> None:
 
 
 def _address(headers: Headers) -> str | None:
-    """The address by which the gateway was asked, as a proxy with TLS before it says; None where that is unclear."""
+    """The address of the request, https if a TLS proxy says so; None if the Host header is not a valid address."""
     host = headers.get(b"host", [b""])[0]
     tls = headers.get(b"x-forwarded-proto") == [b"https"]
     return f"http{'s' if tls else ''}://{host.decode()}" if place(host) else None

@@ -1,8 +1,8 @@
-"""A stream of a hot path to its caller, in the form of sse-starlette's response, sent by the one task of the call.
+"""The SSE response of a hot path, in the form of sse-starlette's response, sent by the call's own task.
 
-sse-starlette's response serves any source under any server, and has four more tasks, a lock and a timer for each event
-for it. Here the server itself tells who has left (app/server/protocol.py), and a timer tells when a silent stream has
-to say that it lives. The gateway's own routes (app/server/routes.py) answer with sse-starlette's response itself.
+sse-starlette's response works with any source and any server, at the cost of four more tasks, and of a lock and a timer
+for each event. Here the server itself reports a disconnect (app/server/protocol.py), and one timer sends keep-alive
+comments into a silent stream. FastAPI routes (app/server/routes.py) use sse-starlette's response itself.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ FORM = EventSourceResponse(iter(()), ping=0)
 
 
 class Downstream:
-    """``events`` are bytes, whole events each; ``head`` are headers beside those of all streams. A stream that is
-    silent for ``seconds`` says that it lives."""
+    """``events``: bytes of one or more whole events each. ``head``: headers in addition to those of all streams.
+    ``seconds``: silence after which a keep-alive comment is sent."""
 
     def __init__(self, events: AsyncIterator[bytes], head: Head, seconds: float) -> None:
         self._events = events
@@ -30,7 +30,7 @@ class Downstream:
         self._seconds = seconds
 
     async def serve(self, exchange: HTTPExchange) -> None:
-        """Returns when all has been said."""
+        """Send the whole stream."""
         first = await anext(self._events, b"")
         await exchange.begin(FORM.status_code, [*self._head, *FORM.raw_headers], first)
         life = Life(exchange, self._seconds)
@@ -46,7 +46,7 @@ class Downstream:
 
 
 class Life:
-    """Says that a stream lives where nothing else is said. ``last`` is when something was, by the monotonic clock."""
+    """Sends keep-alive comments. ``last``: the monotonic time of the latest event; ``speaking``: one is being sent."""
 
     __slots__ = ("_exchange", "_loop", "_saying", "_seconds", "_timer", "last", "speaking")
 
@@ -65,7 +65,7 @@ class Life:
             self._saying.cancel()
 
     def _look(self) -> None:
-        """A caller who takes nothing is told nothing more."""
+        """Send a comment if one is due, unless the previous send is still blocked by a caller who does not read."""
         silent = time.monotonic() - self.last
         due = silent >= self._seconds
         if due and not self.speaking and (self._saying is None or self._saying.done()):

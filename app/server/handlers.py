@@ -1,4 +1,4 @@
-"""HTTP on the callers' side: doors to the endpoints, and every failure in the one envelope."""
+"""ASGI handlers for callers' requests: authentication, admission, the endpoint's call, the error envelope."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ logger = logging.getLogger("torii.edge")
 
 Work = Callable[[HTTPExchange], Awaitable[None]]
 
-# In a request's scope: what the server calls when the connection is lost, None while that means nothing.
+# Key in a request's scope: the callback that the server runs if the connection is lost; None outside a call.
 LEAVE = "torii.leave"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of a request's body, in megabytes and seconds; and how many seconds apart a silent stream says that it lives."""
+    """Limits of a request's body, and the seconds between two keep-alive comments of a silent stream."""
 
     body_megabytes: int = 32
     body_seconds: float = 60.0
@@ -55,9 +55,8 @@ class Limits:
 
 
 class Handlers:
-    """Makes doors: ASGI applications, one for each endpoint. ``always`` are headers of every answer,
-    ``paths`` what a caller who is lost is told that there is, ``hints`` what is said of a path at which there
-    could be something."""
+    """Makes ASGI handlers, one for each endpoint. ``always``: headers of every response; ``paths``: listed in the 404
+    message; ``hints``: 404 messages by path, for paths that other settings would enable."""
 
     def __init__(
         self,
@@ -81,7 +80,7 @@ class Handlers:
         self._always = encoded(tuple((always or {}).items()))
 
     def posted(self, endpoint: Endpoint) -> ASGIApp:
-        """A door to an endpoint: the key is checked before the body is read, and so is whether there is room."""
+        """A handler for an endpoint. The key and the overload limit are checked before the body is read."""
 
         async def work(exchange: HTTPExchange) -> None:
             caller = self.caller(exchange)
@@ -101,7 +100,7 @@ class Handlers:
         return self._handler(work)
 
     def response_handler(self, response: Response) -> ASGIApp:
-        """A door to an answer that FastAPI has made, with the headers of every answer."""
+        """A handler that sends a response made by FastAPI, with the headers of every response."""
 
         async def work(exchange: HTTPExchange) -> None:
             head = self._head(exchange.id)
@@ -115,12 +114,12 @@ class Handlers:
         return self._handler(work)
 
     async def body(self, exchange: HTTPExchange) -> bytes:
-        """The whole body of a request within the limits. Raises CallerGone."""
+        """The whole body of a request, within the limits. Raises as ``HTTPExchange.body``."""
         limits = self._limits
         return await exchange.body(limits.body_megabytes, limits.body_seconds, self.admission.load.unpacking)
 
     def error_handler(self, error: Exception) -> ASGIApp:
-        """A door that is shut."""
+        """A handler that answers with ``error``."""
 
         async def work(exchange: HTTPExchange) -> None:
             raise error
@@ -128,7 +127,7 @@ class Handlers:
         return self._handler(work)
 
     def empty(self, headers: Iterable[tuple[bytes, bytes]]) -> ASGIApp:
-        """A door that answers 204, with these headers and no body."""
+        """A handler that answers 204 with these headers and no body."""
 
         async def work(exchange: HTTPExchange) -> None:
             await exchange.begin(204, [*headers, *self._head(exchange.id)])
@@ -158,7 +157,7 @@ class Handlers:
             except CallerGone:
                 return
             except Exception as error:
-                if exchange.begun:  # too late for an envelope; the server breaks the connection off
+                if exchange.begun:  # too late for an envelope; the server closes the connection
                     raise
                 if not isinstance(error, ToriiError):
                     logger.exception("request %s failed", exchange.id)
@@ -168,7 +167,7 @@ class Handlers:
         return handler
 
     def caller(self, exchange: HTTPExchange, callers: Callers | None = None) -> Caller:
-        """The caller. A key in the query is refused even if it would be right: queries get into logs."""
+        """The authenticated caller. Raises Unauthorized, also for a valid key in the query: queries get into logs."""
         query = exchange.query()
         if query and any(field.partition(b"=")[0].lower() in IN_QUERY for field in query):
             raise Unauthorized("The query contains a key. Send keys in the header 'Authorization: Bearer <key>' only.")
@@ -210,23 +209,23 @@ class Handlers:
 
 
 def note(scope: Scope, request_id: str, error: ToriiError) -> None:
-    """The line of a request that has become no call."""
+    """Log a refused request that has no line in the access log."""
     about = {"status": error.status, "error": error.code, "request_id": request_id}
     logger.info("%s %s was refused: %s", scope["method"], scope["path"][:200], error.message, extra=about)
 
 
 @lru_cache(maxsize=1024)
 def encoded(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[bytes, bytes], ...]:
-    """Headers for the wire. A model's name may be in any script; a header's value is ASCII that can be seen."""
+    """Headers as bytes. Characters that are not printable ASCII become ``?``: a model's name may be in any script."""
     plain = ((name, "".join(char if char.isprintable() else "?" for char in value)) for name, value in headers)
     return tuple((name.encode(), value.encode("ascii", "replace")) for name, value in plain)
 
 
-# The headers of an answer in JSON that it is sent with anyway.
+# Headers that ``HTTPExchange.answer`` sets itself.
 CONTENT = (b"content-type", b"content-length")
 
-# Names under which clients of other services put their key into the query.
+# Query parameters in which clients of other services send their key.
 IN_QUERY = frozenset((b"key", b"api_key", b"api-key", b"apikey", b"access_token", b"token", b"authorization"))
 
-# Refusals that are told before the body has been read.
+# Errors that are sent before the whole body has been read.
 UNREAD = (Unauthorized, Forbidden, Overloaded, BodyTooSlow, TooLarge, UnsupportedMedia)

@@ -1,4 +1,4 @@
-"""One request of a caller, and its answer: the head looked at once, the body read within limits, the answer sent."""
+"""One HTTP exchange with a caller: the head is parsed once, the body read within limits, the response sent."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from ..upstreams.client.decompression import Inflate, packed
 
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 256 * 1024 * 1024
-# Up to which a body is unpacked without waiting for others.
+# Bytes up to which a body is decompressed without waiting for other calls.
 SMALL = 256 * 1024
 
-# What the gateway's own server has beside what ASGI has, by its name in the scope. WHOLE: it takes an answer in one
-# message, or, of the type BEGIN, a stream's head with its first piece. BODY: gives the request's body, or None where
-# not all of it has come.
+# Extensions of ASGI by the gateway's own server, as keys of the scope. WHOLE: the server takes a whole response in one
+# message, or a stream's head with its first piece in a message of type BEGIN. BODY: a callable that returns the
+# request's body, or None if the body has not arrived completely.
 WHOLE = "torii.whole"
 BEGIN = "torii.begin"
 BODY = "torii.body"
-# All values of each header, by its name in lower case: put there by who looks at them first.
+# Key of the scope: all values of each header by its lower-case name, set by the first use of ``headers_of``.
 HEADERS = "torii.headers"
 
 Head = list[tuple[bytes, bytes]]
 
 
 def headers_of(scope: Scope) -> Headers:
-    """A request's headers."""
+    """A request's headers: all values of each, by lower-case name."""
     found: dict[bytes, list[bytes]] | None = scope.get(HEADERS)
     if found is None:
         found = scope[HEADERS] = {}
@@ -44,7 +44,7 @@ def headers_of(scope: Scope) -> Headers:
 
 
 class HTTPExchange:
-    """``begun``: something of an answer was sent, so that there can be no other."""
+    """``begun``: True once a part of a response was sent, so that no other response can follow."""
 
     __slots__ = ("_at_hand", "_receive", "_send", "begun", "headers", "id", "scope")
 
@@ -52,7 +52,7 @@ class HTTPExchange:
         self.scope = scope
         self.id = os.urandom(16).hex()
         self.begun = False
-        self._at_hand: Callable[[], bytes | None] | None = scope.pop(BODY, None)  # it knows the scope
+        self._at_hand: Callable[[], bytes | None] | None = scope.pop(BODY, None)  # it refers to the scope
         self._receive = receive
         self._send = send
         self.headers = headers_of(scope)
@@ -63,17 +63,20 @@ class HTTPExchange:
         return path
 
     def header(self, name: bytes) -> list[bytes]:
-        """All values of a header, whose name is in lower case."""
+        """All values of a header; ``name`` is in lower case."""
         return self.headers.get(name, [])
 
     def query(self) -> list[bytes]:
-        """The fields of the query, as they are meant."""
+        """The fields of the query, percent-decoded."""
         query: bytes = self.scope["query_string"]
         return [unquote_to_bytes(field) for field in query.split(b"&")] if query else []
 
     async def body(self, megabytes: int, seconds: float, turn: asyncio.Lock) -> bytes:
-        """The whole body. Refused before it is read where its head says enough. ``turn`` is for packed ones that
-        become large. Raises CallerGone."""
+        """The whole body, decompressed. ``turn`` is held while a large compressed body is decompressed.
+
+        Raises UnsupportedMedia, TooLarge (before the body is read, if its declared length is too large), BodyTooSlow
+        and CallerGone.
+        """
         encoding = self.header(b"content-encoding")
         inflate = packed(b",".join(encoding).decode("latin-1")) if encoding else None
         for kind in self.header(b"content-type"):
@@ -96,19 +99,19 @@ class HTTPExchange:
         body, more = b"", True
         while more:
             data, more = await self._received()
-            # Appended to, not collected: most bodies come in one piece.
+            # Appended rather than collected in a list: most bodies arrive in one piece.
             body = _bounded(body + data if body else data, megabytes)
         return body
 
     async def _received(self) -> tuple[bytes, bool]:
-        """The part of the body that has come, and True if there is more of it."""
+        """The next part of the body, and True if more follows. Raises CallerGone."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise CallerGone
         return message.get("body", b""), message.get("more_body", False)
 
     async def answer(self, status: int, body: bytes, head: Head, *, more: bool = False) -> None:
-        """A whole answer in JSON; with ``more`` its end is still to be said."""
+        """Send a whole JSON response; if ``more``, ``end`` must follow."""
         given = [*head, (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if not more and WHOLE in self.scope and self.scope["method"] != "HEAD":
             self.begun = True
@@ -118,7 +121,7 @@ class HTTPExchange:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def begin(self, status: int, head: Iterable[tuple[bytes, bytes]], first: bytes = b"") -> None:
-        """``first`` is of the body, where something of it is at hand."""
+        """Send the head; ``first`` is the first piece of the body, if one is available."""
         self.begun = True
         if first and WHOLE in self.scope and self.scope["method"] != "HEAD":
             await self._send({"type": BEGIN, "status": status, "headers": head, "body": first})
@@ -134,13 +137,13 @@ class HTTPExchange:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def pass_to(self, application: ASGIApp) -> None:
-        """Has another application answer."""
+        """Let another ASGI application respond."""
         self.begun = True
         await application(self.scope, self._receive, self._send)
 
     async def linger(self) -> None:
-        """Reads on for a while after a refusal: a connection closed on a caller who still sends is reset,
-        and the reset may reach him before he has read why."""
+        """Read on for a while after a refusal: a connection closed while the caller still sends is reset, and the reset
+        may arrive before the caller has read the response."""
         left = LINGER_BYTES
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
@@ -152,8 +155,11 @@ class HTTPExchange:
 
 
 async def _unpacked(inflate: Inflate, packed: bytes, megabytes: int, turn: asyncio.Lock) -> bytes:
-    """Only when all of it has come, and of the large ones one at a time: a few kB sent would else hold megabytes for as
-    long as the rest is awaited, or in each of many calls at once. Between two steps others have their turn."""
+    """The decompressed body. Raises TooLarge.
+
+    A body is decompressed only after it has arrived completely, and large bodies one at a time: otherwise a few kB
+    could hold megabytes while the rest is awaited, or in many calls at once. Other tasks run between two steps.
+    """
     body = bytearray()
     async with AsyncExitStack() as mine:
         waiting = True

@@ -1,11 +1,10 @@
-"""The log of the process: one line for each record, on stderr, without a secret in it.
+"""The log of the process: one line for each record, on stderr, without secrets.
 
     JSON   {"time":"2026-09-20T08:15:30.123Z","level":"INFO","logger":"torii.calls","message":"chat 200","status":200}
     text   08:15:30 INFO  torii.calls: chat 200  status=200
 
-Callers and upstreams have a say in what is logged, so nothing that they send may end a line,
-move a terminal's cursor or hide what follows. An exception's traceback is part of its record:
-a field in JSON, indented lines in text.
+Text from callers and upstreams gets into the log, so it must not be able to end a line, move a terminal's cursor or
+hide what follows. An exception's traceback is part of its record: a field in JSON, indented lines in text.
 """
 
 from __future__ import annotations
@@ -25,25 +24,25 @@ from .writer import STDERR, DescriptorWriter, writer
 
 Redact = Callable[[str], str]
 
-# Torii's own records and uvicorn's; other libraries are heard when something is wrong.
+# The loggers of Torii and of uvicorn; other libraries are logged from WARNING on.
 _OWN = "torii"
 _SERVER = "uvicorn"
 
-# How long a line may wait to be written with others.
+# The time for which a line may wait to be written together with others.
 WRITE_SECONDS = 0.05
 
-# Controls, bidirectional and invisible marks, line separators, and halves of surrogate pairs.
+# Control characters, bidirectional and invisible marks, line separators, and lone surrogates.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
-# What every record has, and what uvicorn adds for terminals; everything else is a field of the record's own.
+# Attributes of every record, and those that uvicorn adds for terminals; all others are fields of the line.
 _PLAIN = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message"}
 
 
 def configure(level: str, redact: Redact, json: bool) -> None:
-    """Sends every record to stderr: of Torii from ``level`` on (``debug``, ``info`` ...), of libraries the warnings.
+    """Send every record to stderr: Torii's from ``level`` on (``debug``, ``info`` ...), libraries' from WARNING on.
 
-    ``redact`` sees every text that came with a record: message, fields and traceback.
+    ``redact`` is applied to every text of a record: message, fields and traceback.
     """
     lines = JsonLines(redact) if json else TextLines(redact)
     handler = installed() or BufferedHandler(writer(STDERR), lines)
@@ -53,23 +52,23 @@ def configure(level: str, redact: Redact, json: bool) -> None:
     logging.root.setLevel(logging.WARNING)
     logging.getLogger(_OWN).setLevel(level.upper())
     logging.getLogger(f"{_SERVER}.error").addFilter(_is_told)
-    # That a server has started is said by the command line, with more in it.
+    # The command's banner replaces uvicorn's message that the server has started.
     logging.getLogger(_SERVER).setLevel(max(logging.getLogger(_OWN).level, logging.WARNING))
 
 
 def installed() -> BufferedHandler | None:
-    """The handler of this log; None in a process whose logging is not ``configure``'s."""
+    """The handler of this log; None if ``configure`` did not set up the logging of this process."""
     handler = logging.root.handlers[0] if logging.root.handlers else None
     return handler if isinstance(handler, BufferedHandler) else None
 
 
 def _is_told(record: logging.LogRecord) -> bool:
-    """That a second Ctrl+C ended what was open is no failure of the application, as uvicorn has it."""
+    """False for calls that a second Ctrl+C ended: uvicorn reports each as a failure of the application."""
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError | Unavailable))
 
 
 class BufferedHandler(logging.Handler):
-    """Writes the lines of an event loop together, WRITE_SECONDS after the first of them; a warning at once."""
+    """Writes the lines of an event loop together, WRITE_SECONDS after the first; a warning is written at once."""
 
     def __init__(self, writer: DescriptorWriter, lines: Lines) -> None:
         super().__init__()
@@ -84,16 +83,16 @@ class BufferedHandler(logging.Handler):
             self.flush()
 
     def add(self, line: Callable[[], str]) -> None:
-        """``line`` makes the text, unless it would be dropped.
+        """``line`` makes the text; it is not called if the line would be dropped.
 
-        A line that cannot be made fails nothing, and prints no arguments of it instead.
+        If ``line`` raises, there is no line: logging must neither fail a call nor print the arguments.
         """
         if self._writer.full:
             self._writer.drop(1)
             return
         try:
             text = line()
-        except Exception:  # noqa: BLE001 - whatever it is, a call may end here
+        except Exception:  # noqa: BLE001 - logging must not fail a call
             return
         self.acquire()  # other threads log too
         self._buffer += (text, "\n")
@@ -109,7 +108,7 @@ class BufferedHandler(logging.Handler):
             self.flush()
 
     def flush(self) -> None:
-        """Also called at the end of the process."""
+        """Write the buffered lines. Also called at the end of the process."""
         self.acquire()
         parts, self._buffer = self._buffer, []
         self.release()
@@ -117,7 +116,7 @@ class BufferedHandler(logging.Handler):
             self._writer.put("".join(parts), len(parts) // 2)
 
     def dropped(self, lines: int) -> str:
-        """The line that says so."""
+        """The line that reports ``lines`` dropped lines."""
         said = {"name": "torii.logs", "levelno": logging.WARNING, "levelname": "WARNING", "msg": _DROPPED}
         return f"{self.lines.format(logging.makeLogRecord({**said, 'args': (lines,)}))}\n"
 
@@ -126,7 +125,7 @@ _DROPPED = "%d log lines were dropped: the log was not read, or could not be wri
 
 
 class Lines(logging.Formatter):
-    """Common parts of both forms: the record's texts, redacted. Most of these come again and again."""
+    """Common parts of both forms: the record's texts, redacted. Short texts are cached, as most of them recur."""
 
     def __init__(self, redact: Redact) -> None:
         super().__init__()
@@ -187,7 +186,7 @@ class TextLines(Lines):
 
 
 def escape(text: str) -> str:
-    """The text with everything visible that a terminal or a log reader would act on."""
+    """The text, with every character escaped that a terminal or a log reader would act on."""
     return _UNSEEN.sub(lambda match: _SHORT.get(match[0]) or _code(match), text)
 
 
@@ -196,7 +195,7 @@ def _code(match: re.Match[str]) -> str:
 
 
 def _whole(text: str) -> str:
-    """The text as UTF-8 can carry it."""
+    """The text with lone surrogates escaped, which UTF-8 cannot encode."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

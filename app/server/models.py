@@ -21,27 +21,27 @@ RESPONSES_HINT = (
 
 
 class ModelEntry(BaseModel):
-    """A model. What does not apply is null or empty, never absent."""
+    """A model. Fields that do not apply are null or empty, never absent."""
 
-    id: str = Field(description="The name by which calls ask for it.")
+    id: str = Field(description="The model's name in calls.")
     object: Literal["model"]
-    created: int = Field(description="The day it came out, as a Unix time; 0 where that is not known.")
+    created: int = Field(description="The release date as a Unix time; 0 if unknown.")
     owned_by: str
     endpoints: list[Annotated[EndpointName, Field(json_schema_extra={"enum": list(ENDPOINTS)})]]
-    inputs: list[str] = Field(description="What it reads: text, image, audio, video, pdf, file.")
+    inputs: list[str] = Field(description="The kinds of input: text, image, audio, video, pdf, file.")
     dimensions: int | None = Field(description="The size of a full vector.")
     dimensions_allowed: list[int] = Field(
-        description="The values of the `dimensions` option, where only certain ones are possible."
+        description="The values of the `dimensions` option, if only certain values are possible."
     )
-    context_length: int | None = Field(description="Tokens of one input.")
+    context_length: int | None = Field(description="The maximum tokens of one input.")
     tasks: list[str] = Field(description="The values of the `task` option.")
-    max_inputs: int | None = Field(description="Inputs of one call to the provider; more are sent in parts.")
+    max_inputs: int | None = Field(description="The maximum inputs of one provider call; longer calls are split.")
     features: list[str] = Field(
-        description="Options that not every model takes, and answers of another form: multivector, sparse, reasoning, "
-        "citations."
+        description="Options that only some models take, and responses of another form: multivector, sparse, "
+        "reasoning, citations."
     )
-    upstreams: list[str] = Field(description="Where it is asked for, the first first.")
-    alias_of: str | None = Field(description="The name that an alias stands for.")
+    upstreams: list[str] = Field(description="The upstreams that serve the model, in the order of trial.")
+    alias_of: str | None = Field(description="The model for which an alias stands.")
 
 
 class ModelList(BaseModel):
@@ -53,7 +53,7 @@ NAMES: dict[str, Example] = {
     name: {"value": name} for name in ("jina-clip-v2", "aihubmix/jina-clip-v2", "jina-ai/jina-clip-v2")
 }
 
-# Below /v1, and for a base URL without it.
+# Included below /v1, and without it for a base URL that lacks it.
 router = APIRouter(route_class=CallerRoute, tags=["models"])
 
 
@@ -64,7 +64,7 @@ router = APIRouter(route_class=CallerRoute, tags=["models"])
     response_description="The answer.",
 )
 async def models(now: InForce) -> ModelList:
-    """OpenAI's list with what each model can do as further fields. Aliases are models of their own."""
+    """OpenAI's list, with further fields for each model's capabilities. Aliases are listed as models."""
     return ModelList.model_validate({"object": "list", "data": now.gateway.routes.models()})
 
 
@@ -78,11 +78,11 @@ async def models(now: InForce) -> ModelList:
 async def model(
     model: Annotated[
         str,
-        Path(description="The model's name. It may have slashes, as they are.", openapi_examples=NAMES),
+        Path(description="The model's name. Slashes in it are not encoded.", openapi_examples=NAMES),
     ],
     now: InForce,
 ) -> ModelEntry:
-    """One entry of the list, by any name that a call may use, also `jina/<model>` and `aihubmix/<model>`."""
+    """One entry of the list, by any name that a call accepts, including `jina/<model>` and `aihubmix/<model>`."""
     return ModelEntry.model_validate(now.gateway.routes.describe(model))
 
 

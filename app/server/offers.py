@@ -1,7 +1,6 @@
-"""Offers to go on in another protocol: h2c, which Java's HTTP client makes with every plain call, or WebSocket.
+"""Upgrade offers: h2c, which Java's HTTP client sends with every plaintext request, or WebSocket.
 
-A server may ignore them (RFC 9110, section 7.8), and this one does: the request that holds one is served as what it
-also is, in HTTP/1.1.
+A server may ignore an upgrade offer (RFC 9110, section 7.8). Torii does, and serves the request in HTTP/1.1.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ NO_PROXY = "the request's target must be a path such as /v1/embeddings; this gat
 
 
 class Offers(HttpToolsProtocol):
-    """Reads past offers. The parser stops at the end of a head with one and takes the body for the other protocol, so a
-    new parser is given the head without the offer, and what follows."""
+    """Ignores upgrade offers. The parser stops after a head with an offer and takes the body for the other protocol, so
+    a new parser reads the head without the offer, and then the rest."""
 
     _in_head = False  # from the first byte of a request to the empty line
 
@@ -39,8 +38,8 @@ class Offers(HttpToolsProtocol):
 
     @property
     def _has_offer(self) -> bool:
-        """For ``on_headers_complete``, which then does nothing. CONNECT has no other meaning: it is refused, whatever
-        its target."""
+        """True if ``on_headers_complete`` must ignore the head, because it is read again without the offer. Raises
+        InvalidRequest for CONNECT, which has no other meaning."""
         if not self.parser.should_upgrade():
             return False
         if self.parser.get_method() == b"CONNECT":
@@ -48,7 +47,7 @@ class Offers(HttpToolsProtocol):
         return True
 
     def on_message_complete(self) -> None:
-        """As uvicorn's, but for the message that the parser makes of a head with an offer."""
+        """As in uvicorn, except for the message that the parser reports for a head with an offer."""
         if not self._in_head and not self.cycle.response_complete:
             self.cycle.more_body = False
             self.cycle.message_event.set()

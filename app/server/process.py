@@ -1,4 +1,4 @@
-"""GET /healthz and GET /readyz: the process itself, for whatever watches over it."""
+"""GET /healthz and GET /readyz: liveness and readiness of the process, for orchestrators and monitors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .routes import OpenRoute
 
 
 class DatabaseTrouble(BaseModel):
-    """Why rows cannot be written, how many wait and how many were lost. Only where it is degraded."""
+    """Why ledger rows cannot be written, how many wait and how many were lost. Only present if degraded."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -40,19 +40,24 @@ router = APIRouter(route_class=OpenRoute, tags=["process"])
     "/healthz",
     operation_id="healthz",
     summary="Whether the process is alive",
-    response_description="Yes.",
+    response_description="The process is alive.",
     response_model_exclude_none=True,
 )
 async def healthz(request: Request) -> Health:
-    """Says nothing of the providers. `degraded` is alive too: what is to be written to the ledger waits."""
+    """Does not check the providers. `degraded` is alive too: rows for the ledger wait to be written."""
     database = request.app.state.database
     trouble = database.health if database else None
     return Health(status="degraded" if trouble else "ok", version=__version__, database=trouble)
 
 
-@router.get("/readyz", operation_id="readyz", summary="Whether calls are taken", response_description="Yes.")
+@router.get(
+    "/readyz",
+    operation_id="readyz",
+    summary="Whether calls are accepted",
+    response_description="Calls are accepted.",
+)
 async def readyz(request: Request) -> Readiness:
-    """503 from the moment the gateway shuts down."""
+    """Answers 503 as soon as the gateway begins to shut down."""
     if request.app.state.generations.load.leaving:
         raise Unavailable("shutting down", retry_after=1)
     return Readiness(status="ready")

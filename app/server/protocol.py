@@ -1,7 +1,7 @@
-"""HTTP on the wire: uvicorn's httptools protocol, with limits to a request's head and an end for who stands still.
+"""HTTP on the wire: uvicorn's httptools protocol, with limits on a request's head and timeouts for clients that stall.
 
-The parser (llhttp) refuses two lengths for one body, odd lengths and bad chunks by itself. What it lets pass, and what
-would cost memory or a descriptor for nothing, is refused here: with the envelope, and the connection is closed.
+The parser (llhttp) itself refuses conflicting or malformed lengths and bad chunks. Requests that the parser accepts,
+but that would waste memory or descriptors, are refused here: with the error envelope, and the connection is closed.
 """
 
 from __future__ import annotations
@@ -33,20 +33,19 @@ logger = logging.getLogger("torii.protocol")
 HEAD_BYTES = 64 * 1024
 HEADERS = 100
 TARGET_BYTES = 8 * 1024
-# What the system holds for a caller who does not take it. Its own measure is megabytes, for each stream,
-# and it takes nothing new until a third of them is gone: a slow caller would look like one who stands still.
+# Bytes that the system buffers for a caller who does not read. Its default is megabytes for each stream, and it takes
+# nothing new until a third of them is gone: a slow caller would look like a stalled one.
 UNSENT_BYTES = 128 * 1024
 UNSENT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
-
-# Connections beyond the most that there may be, which are held until they were told so; others are closed at once.
+# Connections beyond the limit that stay open until they have received the refusal; others are closed at once.
 LINGERING = 100
 
 
 @dataclass(slots=True)
 class Bounds:
-    """Seconds for a head to come in, and for which a caller may take nothing of an answer; and how many
-    connections there may be. What is changed holds from then on, also for connections that are open."""
+    """The seconds in which a head must arrive, the seconds for which a caller may read nothing of a response, and the
+    maximum number of connections. A change applies from then on, also to open connections."""
 
     head_seconds: float = 10.0
     write_seconds: float = 60.0
@@ -55,23 +54,23 @@ class Bounds:
 
 
 def within(bounds: Bounds) -> type[Protocol]:
-    """The protocol with these limits."""
+    """The protocol class with these limits."""
     return type("Protocol", (Protocol,), {"bounds": bounds})
 
 
 class Protocol(Offers):
-    """One connection. Requests that come in one go are answered in their order.
+    """One connection. Pipelined requests are answered in their order.
 
-    A timer runs while a head is awaited, and one while the caller takes nothing of what is written.
+    One timer runs while a head is awaited, another while the caller does not read the response.
     """
 
     bounds = Bounds()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.access_log = False  # it would have the query, and with it what callers put there by mistake
+        self.access_log = False  # it would show the query, which may hold a key by mistake
         self._head_size = 0
-        self._unparsed = 0  # bytes since the parser last made something of them
+        self._unparsed = 0  # bytes since the parser's latest callback
         self._refusal: ToriiError | None = None
         self._refusal_id = ""
         self._serving: RequestResponseCycle | None = None
@@ -83,7 +82,7 @@ class Protocol(Offers):
     # The connection.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]  # it is one in all that is used
+        super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]  # it has every method in use
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6) and UNSENT is not None:
             connection.setsockopt(socket.IPPROTO_TCP, UNSENT, UNSENT_BYTES)
@@ -95,14 +94,14 @@ class Protocol(Offers):
             self._await_head()
 
     def _one_too_many(self) -> None:
-        """Nothing has been asked yet, so that not even the key could be looked at."""
+        """Refuse a connection beyond the limit. No request has arrived, so the caller's key is not known."""
         if len(self.connections) > self.bounds.connections + LINGERING:
             self.transport.abort()
         else:
             self._refuse(Overloaded(_TOO_MANY, retry_after=1))
 
     def _one_too_many_files(self, number: int) -> None:
-        """Said by who counts them, not for each."""
+        """Refuse a connection for lack of descriptors, logged at DEBUG: ``Descriptors.look`` logs the count."""
         descriptors = self.bounds.descriptors
         descriptors.refused += 1
         if descriptors.closes(len(self.connections), number):
@@ -114,7 +113,7 @@ class Protocol(Offers):
         for timer in (self._head_timer, self._write_timer, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
-        if self._serving is not None:  # uvicorn tells only the last of several requests
+        if self._serving is not None:  # uvicorn notifies only the last of several requests
             self._serving.disconnected = True
             self._serving.message_event.set()
             leave: Callable[[], None] | None = self._serving.scope.get(LEAVE)  # type: ignore[assignment]  # a scope's values have no types
@@ -124,7 +123,7 @@ class Protocol(Offers):
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
-            return  # read on, so that he who still sends is not reset before he has read why
+            return  # discarded; a caller who still sends must not be reset before reading the refusal
         self._unset_keepalive_if_required()
         self._unparsed += len(data)
         try:
@@ -161,7 +160,7 @@ class Protocol(Offers):
         if self._head_size > HEAD_BYTES:
             raise _too_large()
         if not self._in_head:
-            return  # a trailer; taken for a header it would be one that nobody has checked
+            return  # a trailer must not become a header: the headers have been checked already
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -184,8 +183,8 @@ class Protocol(Offers):
             self.pipeline.appendleft((self.cycle, self.app))
 
     def _cycle(self, version: str) -> Cycle:
-        """The request as uvicorn makes it, less what this server has not: upgrades, a root path, a limit of tasks."""
-        scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # it is of ASGI, and ours is not
+        """The request as uvicorn builds it, without what this server lacks: upgrades, a root path, a limit of tasks."""
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # its type has ASGI's keys only
         target = httptools.parse_url(self.url)
         path = target.path.decode("ascii")
         scope["method"] = self.parser.get_method().decode("ascii")
@@ -211,7 +210,7 @@ class Protocol(Offers):
         return cycle
 
     def _checked(self) -> str:
-        """The version of HTTP, where the head is sound."""
+        """The HTTP version of a valid head. Raises InvalidRequest if the head is not valid."""
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
             raise InvalidRequest(_NO_HTTP)
@@ -246,7 +245,7 @@ class Protocol(Offers):
     # Refusals.
 
     def _refuse(self, error: ToriiError, level: int = logging.INFO) -> None:
-        """Now, or after the answers to requests that came before on this connection."""
+        """Send the error now, or after the responses to earlier requests on this connection."""
         self._refusal = error
         self._refusal_id = uuid4().hex
         about = {"status": error.status, "error": error.code, "request_id": self._refusal_id}
@@ -258,7 +257,7 @@ class Protocol(Offers):
             self._send_refusal()
 
     def _refuse_body(self) -> None:
-        """The request's head was sound and its body is not: it is not served, or no further."""
+        """Refuse a request with a valid head and a malformed body: it is not served, or its response is cut off."""
         broken = self.cycle
         if self.pipeline and self.pipeline[0][0] is broken:
             self.pipeline.popleft()
@@ -280,7 +279,7 @@ class Protocol(Offers):
             self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
-    # Answers.
+    # Responses.
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._serving = cycle
@@ -304,8 +303,8 @@ class Protocol(Offers):
         super().shutdown()
         self._watch_closing()
 
-    # Between two requests. A timer that was started for one answer looks when the last one has ended: to start and
-    # stop one for each would cost more than all else that is done here.
+    # Keep-alive. The timer that one response started checks, when it fires, when the latest response ended: starting
+    # and stopping a timer for each response would cost more than everything else here.
 
     def _keep_alive(self) -> None:
         self._idle_since = self.loop.time()
@@ -321,7 +320,7 @@ class Protocol(Offers):
     def timeout_keep_alive_handler(self) -> None:
         self.timeout_keep_alive_task = None
         if self._idle_since is None:
-            return  # the end of the answer starts it again
+            return  # the end of the response starts it again
         left = self._idle_since + self.timeout_keep_alive - self.loop.time()
         if left > 0:
             self._look_after(left)
@@ -340,12 +339,12 @@ class Protocol(Offers):
             self._write_timer = None
 
     def _watch_closing(self) -> None:
-        """A connection that is closed stays until its last bytes are taken, which may be never."""
+        """Time a closing connection too: it stays open until the caller has read the last bytes, which may be never."""
         if self.transport.is_closing() and self._write_timer is None:
             self._watch_writing()
 
     def _watch_writing(self) -> None:
-        """While nothing more is written, what is unsent only shrinks; where it does not, the caller has stopped."""
+        """Start the write timer. Unsent bytes only shrink while nothing is written; if not, the caller has stalled."""
         self._write_timer = None
         if unsent := self.transport.get_write_buffer_size():
             self._unsent = unsent

@@ -1,9 +1,9 @@
-"""The gateway's own routes: FastAPI's, with typed parameters, bodies and answers.
+"""FastAPI routes for everything but the hot paths, with typed parameters, bodies and responses.
 
-A resource is one file with an ``APIRouter`` whose ``route_class`` says who may call it: anyone (``OpenRoute``), the
-callers (``CallerRoute``) or the operator (``OperatorRoute``). The key is checked before the body is read, the body is
-read within the limits of the models' endpoints, and each failure has the one envelope. Functions are ``async``: FastAPI
-runs others on threads, and what they look at belongs to the event loop.
+Each resource is one file with an ``APIRouter``. Its ``route_class`` decides who may call it: anyone (``OpenRoute``),
+callers (``CallerRoute``) or the operator (``OperatorRoute``). The key is checked before the body is read, the body has
+the limits of the models' endpoints, and every failure has the error envelope. Route functions must be ``async``:
+FastAPI runs others in threads, and the gateway's state belongs to the event loop.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .http import HTTPExchange
 from .openapi import merged
 from .snapshots import Generation
 
-# The method of a HEAD request, which is served as a GET whose body the server leaves out.
+# Key in a request's scope: its original method, HEAD. It is served as a GET, and the server leaves out the body.
 ASKED = "torii.method"
 
 
 def in_force(request: Request) -> Generation:
-    """The configuration that the request met, also if a reload has come since."""
+    """The configuration in force when the request arrived, even if a reload has replaced it since."""
     found: Generation = request.state.generation
     return found
 
@@ -45,12 +45,12 @@ InForce = Annotated[Generation, Depends(_in_force)]
 
 
 def refusals(*statuses: int) -> Json:
-    """For ``openapi_extra``: the answers that all operations have in common, by their statuses."""
+    """The error responses that operations share, by status, for ``openapi_extra``."""
     return {"responses": {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}}
 
 
 class OpenRoute(APIRoute):
-    """A route that anyone may call. ``SAID`` is the part of the OpenAPI document that all such routes have."""
+    """A route that anyone may call. ``SAID``: the part of the OpenAPI document that all routes of the class share."""
 
     SAID: ClassVar[Json] = {"security": [{}], **refusals(403, 405)}
 
@@ -61,7 +61,7 @@ class OpenRoute(APIRoute):
         super().__init__(*path_and_endpoint, openapi_extra=merged(said, openapi_extra or {}), **options)
 
     def admit(self, generation: Generation, exchange: HTTPExchange) -> None:
-        """Raises Unauthorized, or NotFound where the route is not there, before anything of the body is read."""
+        """Called before the body is read. Raises Unauthorized, or NotFound if the route is disabled."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         respond = super().get_route_handler()
@@ -92,7 +92,7 @@ class OpenRoute(APIRoute):
         await super().handle(scope, receive, send)
 
     def _invalid(self, error: RequestValidationError) -> InvalidRequest:
-        """The first mistake of a request: the field, and what would be right; never the value that was found."""
+        """The first mistake of a request: the field and what is allowed, never the value that was sent."""
         first = error.errors()[0]
         place, *names = first["loc"]
         if place == "body" and self.body_field is not None:
@@ -109,7 +109,7 @@ class OpenRoute(APIRoute):
 
 
 class CallerRoute(OpenRoute):
-    """A route for whoever may use the models."""
+    """A route for authenticated callers, as the models' endpoints are."""
 
     SAID: ClassVar[Json] = {
         "security": [{"bearer": []}, {"api-key": []}, {"x-api-key": []}, {}],
@@ -121,7 +121,7 @@ class CallerRoute(OpenRoute):
 
 
 class OperatorRoute(OpenRoute):
-    """A route that the operator's key alone opens. Without such a key there is nothing, as at any unknown path."""
+    """A route for the operator's key only. If no operator key is set, it answers 404, as an unknown path does."""
 
     SAID: ClassVar[Json] = {
         "security": [{"bearer": []}, {"api-key": []}, {"x-api-key": []}],
@@ -135,7 +135,7 @@ class OperatorRoute(OpenRoute):
 
 
 class _Read(Request):
-    """A request whose body has been read. It is JSON whatever its content type says, as everywhere in the gateway."""
+    """A request whose body has been read. The body is taken as JSON, whatever its content type, as on the hot paths."""
 
     def __init__(self, scope: Scope, body: bytes, required: bool) -> None:
         super().__init__(scope)
@@ -156,4 +156,4 @@ class _Read(Request):
 
 
 async def _unsent(message: Message) -> None:
-    raise AssertionError("an exchange that is only read from")
+    raise AssertionError("this exchange is for reading only")

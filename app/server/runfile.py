@@ -1,9 +1,9 @@
-"""The run file: by it other commands find a running gateway, its process and the result of its latest reload.
+"""The run file, by which other commands find a running gateway, its process id and the result of its latest reload.
 
     $XDG_RUNTIME_DIR/torii/<port>.json, else torii-<user>/<port>.json in $TMPDIR or /tmp
 
-It is locked for as long as the gateway runs, so that a file that was left behind, whose process number may be
-another program's by now, is never taken for a gateway. Without such a file a gateway runs as well as with one.
+The file is locked while the gateway runs, so that a stale file, whose process id may be another program's by now, is
+never mistaken for a running gateway. A gateway that cannot create the file runs without it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ if sys.platform != "win32":
 
 logger = logging.getLogger("torii")
 
-# For a gateway to read its configuration and put it in force, and between two looks whether it has.
+# The timeout of a reload, and the interval between two checks whether it is done.
 SECONDS = 30.0
 LOOK_SECONDS = 0.05
 
 
 class ReloadResult(msgspec.Struct):
-    """The result of reload number ``reloads``, 0 before the first; settings by their names.
+    """The result of reload number ``reloads`` (0 before the first); settings are given by name.
 
-    If there are ``mistakes``, nothing was changed. ``notes`` say why nothing may have changed although there are none.
+    If there are ``mistakes``, nothing was changed. If nothing changed and nothing is wrong, ``notes`` give possible
+    causes.
     """
 
     pid: int
@@ -49,7 +50,7 @@ class NotReloaded(Exception):
 
 
 class RunFile:
-    """Open and locked. Raises OSError where that cannot be."""
+    """The run file, open and locked. Raises OSError if it cannot be opened or another process has locked it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -62,7 +63,7 @@ class RunFile:
 
     def tell(self, result: ReloadResult) -> None:
         data = msgspec.json.encode(result)
-        with suppress(OSError):  # a full disk is no reason for anything
+        with suppress(OSError):  # a full disk must not stop the gateway
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, data, 0)
 
@@ -74,7 +75,7 @@ class RunFile:
 
 @contextmanager
 def opened(port: int) -> Iterator[RunFile | None]:
-    """The file of this gateway; None where there cannot be one."""
+    """The run file of this gateway; None if it cannot be created."""
     try:
         if sys.platform == "win32":
             raise OSError("there is no SIGHUP on this system")
@@ -90,7 +91,7 @@ def opened(port: int) -> Iterator[RunFile | None]:
 
 
 def reloaded(port: int) -> ReloadResult:
-    """Has the gateway on ``port`` read its configuration again. Raises NotReloaded."""
+    """Make the gateway on ``port`` reload its configuration; returns the result. Raises NotReloaded."""
     before = _running(port)
     if before is None:
         raise NotReloaded(_nobody(port))
@@ -107,7 +108,7 @@ def reloaded(port: int) -> ReloadResult:
 
 
 def runs(port: int) -> bool:
-    """True if a gateway of this user has that port."""
+    """True if a gateway of this user runs on ``port``."""
     return _running(port) is not None
 
 
@@ -127,7 +128,7 @@ def _running(port: int) -> ReloadResult | None:
 
 
 def _read(file: int) -> ReloadResult:
-    """The result in the file, once it has been written whole."""
+    """The result in the file; waits until it is written completely."""
     while True:
         with suppress(msgspec.DecodeError):
             return msgspec.json.decode(os.pread(file, 2**20, 0), type=ReloadResult)
@@ -146,11 +147,11 @@ def _nobody(port: int) -> str:
 
 
 def _directory(*, make: bool = False) -> Path:
-    """The folder of the files, in which nobody else can write. Raises OSError if there is none."""
+    """The folder of the run files, to which only its owner can write. Raises OSError if there is none."""
     if sys.platform == "win32":
         raise OSError("no run files on this system")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    path = Path(runtime, "torii") if runtime else Path(os.environ.get("TMPDIR") or "/tmp", f"torii-{os.getuid()}")  # noqa: S108 - it is looked at below
+    path = Path(runtime, "torii") if runtime else Path(os.environ.get("TMPDIR") or "/tmp", f"torii-{os.getuid()}")  # noqa: S108 - owner and mode are checked below
     if make:
         path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()

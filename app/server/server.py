@@ -1,4 +1,4 @@
-"""The gateway's own uvicorn: settings that it needs, and a shutdown that finishes what is open."""
+"""The gateway's uvicorn server: the settings that it needs, and a shutdown that lets open calls finish."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from .snapshots import Generations
 
 logger = logging.getLogger("torii")
 
-# Beyond the drain: time for error events to reach the callers before uvicorn cuts what is left.
+# After the drain: time for error events to reach the callers before uvicorn cuts the remaining connections.
 GRACE_SECONDS = 5
-# Of an end that waits for nothing: time for the books, and to close what is open; and until calls are cancelled that
-# did not end by themselves when they were cut off from their upstreams, such as those in line for a key.
+# An immediate end: time for the ledger and for closing connections; and time from cutting calls off from their
+# upstreams to cancelling the calls that this did not end, such as those that wait for a key.
 LAST_SECONDS = 2.0
 CANCEL_SECONDS = 0.3
 BACKLOG = 2048
 
 
 class Server(uvicorn.Server):
-    """On SIGTERM it is no longer ready, after ``drain_delay_seconds`` takes no connections any more, lets open calls
-    end for ``drain_seconds``, then ends them with an error. A second signal ends the delay; a second Ctrl+C and the
-    third of any signals end everything.
+    """On SIGTERM the server is no longer ready; after ``drain_delay_seconds`` it accepts no more connections, gives
+    open calls ``drain_seconds`` to finish, and then ends them with an error. A second signal ends the delay; a second
+    Ctrl+C or the third of any signals ends everything.
 
-    sse-starlette would end every open stream at the signal; Torii's streams end themselves.
+    sse-starlette would end every open stream at the signal, which is switched off: Torii's streams end themselves.
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
@@ -67,13 +67,13 @@ class Server(uvicorn.Server):
         )
 
     def renew(self, settings: Settings) -> None:
-        """Serves by other settings from now on; in its loop. Where it raises, nothing has changed."""
+        """Serve by new settings from now on; must run in the server's loop. If it raises, nothing has changed."""
         self._generations.renew(settings)
         self._bind(settings)
 
     @property
     def secrets(self) -> frozenset[str]:
-        """The secrets that no log may show, as long as the calls are open that they were used for."""
+        """The secrets that the log must not show: those of every configuration that still serves calls."""
         return self._generations.secrets
 
     def _bind(self, settings: Settings) -> None:
@@ -91,20 +91,20 @@ class Server(uvicorn.Server):
             self._loop = None
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second, until it is to end."""
+        """Called ten times a second until shutdown."""
         self._bounds.descriptors.look(self._listening)
         return await super().on_tick(counter)
 
     def take_signals(self) -> None:
-        """Ctrl+C and SIGTERM end this server from now on, even before it runs; ``run`` then simply returns.
-        SIGHUP calls ``hangup`` in its loop."""
+        """Ctrl+C and SIGTERM end this server from now on, even before it runs; ``run`` then returns at once. SIGHUP
+        calls ``hangup`` in the server's loop."""
         for sig in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sig, self.handle_exit)
         if sys.platform != "win32":
             signal.signal(signal.SIGHUP, self._handle_hangup)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ends with exit code 0. uvicorn would raise the signal once more when all is done."""
+        """End with exit code 0; uvicorn would raise the signal again after the shutdown."""
         self._heard += 1
         cause = signal.Signals(sig).name
         if ends_now(sig, self._heard):
@@ -113,7 +113,7 @@ class Server(uvicorn.Server):
             self._soon(self._leave, cause)
 
     def end_now(self, cause: str) -> None:
-        """Waits for no call any more: all that are open are told so. For any thread, and for a signal's handler."""
+        """End all open calls at once, with an error. For any thread, and for a signal handler."""
         last_resort()
         self._soon(self._cut, cause)
 
@@ -124,7 +124,7 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(work, cause)
 
     def do(self, work: Coroutine[Any, Any, None]) -> None:
-        """Has it done in the loop of this server, while it runs; for other threads. Raises what it raises."""
+        """Run ``work`` in the loop of the running server, from another thread. Raises what ``work`` raises."""
         assert self._loop is not None
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
@@ -133,7 +133,7 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self.hangup)
 
     def _leave(self, cause: str) -> None:
-        """From here on not ready; from the end of the delay, or the next signal, on without new calls."""
+        """Stop being ready now, and accepting calls after the delay or at the next signal."""
         delay, again = self._generations.now.settings.drain_delay_seconds, self._generations.load.leaving
         self._generations.load.leaving = True
         if again or not delay:
@@ -159,7 +159,7 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(CANCEL_SECONDS, self._cancel)
 
     def _cancel(self) -> None:
-        """Cancels all calls; ``ClientConnection.ended`` says which error that becomes."""
+        """Cancel all calls; ``ClientConnection.ended`` turns the cancellation into an error."""
         for task in self.server_state.tasks:
             task.cancel()
         self.force_exit = True
@@ -169,13 +169,13 @@ def _nothing() -> None: ...
 
 
 def ends_now(sig: int, heard: int) -> bool:
-    """True if nothing is waited for any more; ``heard`` counts the signals to end, this one included."""
+    """True if this signal ends everything at once; ``heard`` counts the signals to end, this one included."""
     return heard > 2 or (heard == 2 and sig == signal.SIGINT)
 
 
 def last_resort() -> None:
-    """Ends this process after ``LAST_SECONDS``, whatever stands still in it by then. Also for a signal's handler,
-    which must not take a lock that the interrupted code may have: `threading` would."""
+    """End this process after ``LAST_SECONDS``, even if it hangs. For signal handlers too, which must not take a lock
+    that the interrupted code may hold, as `threading` would."""
     _thread.start_new_thread(_exit, ())
 
 
@@ -186,7 +186,7 @@ def _exit() -> None:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets that take connections on every address of ``host``; port 0 is any free one, the same for all.
+    """Listening sockets on every address of ``host``; port 0 picks any free port, the same for all.
 
     Raises OSError: socket.gaierror for an unknown host, else by its errno.
     """
@@ -200,19 +200,19 @@ def listen(host: str, port: int) -> list[socket.socket]:
         for opened in sockets:
             opened.close()
         raise
-    except UnicodeError:  # a name that cannot be one, such as "a..b"
+    except UnicodeError:  # an invalid host name, such as "a..b"
         raise socket.gaierror(socket.EAI_NONAME, "no host name") from None
     return sockets
 
 
 def _listener(sock: socket.socket, address: tuple[object, ...]) -> socket.socket:
     try:
-        if os.name == "posix":  # elsewhere it would let two programs have the same port
+        if os.name == "posix":  # on Windows it would let two programs share a port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
-        # Already here: who reads the address can connect, and is answered once the gateway is up.
+        # Before the address is printed: a client can connect at once, and is answered as soon as the gateway is up.
         sock.listen(BACKLOG)
     except OSError:
         sock.close()

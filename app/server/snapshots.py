@@ -29,8 +29,8 @@ from .handlers import Handlers
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """One configuration and everything built from it. ``hot`` are the applications of the hot paths, ``operator`` is
-    the caller who opens the operator's routes, ``clean`` removes from a text what must not be told, and ``secrets`` are
-    the configuration's own keys and passwords."""
+    the caller of the operator's routes, ``clean`` redacts a text, and ``secrets`` are the configuration's own keys and
+    passwords."""
 
     settings: Settings = field(repr=False)
     gateway: Gateway = field(repr=False)
@@ -98,7 +98,7 @@ class Generations:
 
     def _close(self, generation: Generation) -> None:
         self._before.remove(generation)
-        generation.handlers.admission.ended = nothing  # it would hold itself
+        generation.handlers.admission.ended = nothing  # the callback refers to its generation, a cycle
         task = asyncio.ensure_future(_end(generation))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -1,7 +1,7 @@
 """The processes of a gateway: one, or a parent and several workers that share its sockets.
 
-The parent serves nothing. It starts the workers and replaces one that has died, reads the configuration for all of
-them, and hands their signals on. Where it dies itself, its workers drain and end.
+The parent serves no requests. It starts the workers, replaces a worker that has died, reads the configuration for all
+of them, and passes signals on. If the parent dies, its workers drain and end.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from .server import LAST_SECONDS, Server, ends_now, last_resort
 
 logger = logging.getLogger("torii.workers")
 
-# Not a fork: threads run here, and what they hold would be held for ever there.
+# Not fork: a lock that a thread of the parent holds would never be released in the child.
 SPAWN = get_context("spawn")
-COLLECT_AFTER = 10_000, 5, 5  # objects; a call makes some hundred, and leaves none that would not go by themselves
-AGAIN_SECONDS = 1.0  # before a worker that did not come up is started again
-KILL_SECONDS = 0.75 * LAST_SECONDS  # until a worker is killed that is to wait for nothing and has not ended
+COLLECT_AFTER = 10_000, 5, 5  # objects; a call makes some hundred, all of which are freed without the collector
+AGAIN_SECONDS = 1.0  # before a worker that failed to start is started again
+KILL_SECONDS = 0.75 * LAST_SECONDS  # after which a worker that should have ended at once is killed
 HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -51,9 +51,9 @@ def serve(
     database: LedgerFile | None,
     begun: Callable[[], None],
 ) -> int:
-    """Serves until a signal ends it; the exit code. ``begun`` is called when signals are heard.
+    """Serve until a signal ends it; returns the exit code. ``begun`` is called once signals are handled.
 
-    Several workers open the database themselves: it was only seen to be right.
+    Several workers open the database themselves; ``database`` then only served to check the file, and is closed.
     """
     settings = source.resolve(source.settings)
     json = not sys.stderr.isatty()
@@ -78,7 +78,7 @@ def serve(
 def _server(kind: type[Server], settings: Settings, app: FastAPI, json: bool) -> Server:
     _configure(settings, frozenset(), json)
     server = kind(app, settings)
-    # What is there by now stays; the collector need not go through it again and again.
+    # Objects that exist by now live on; the collector need not scan them again and again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
@@ -110,25 +110,25 @@ class WorkerJob:
 
 
 class WorkerServer(Server):
-    """The server of a worker. Ctrl+C reaches all processes of a terminal; what it means is said by the parent."""
+    """The server of a worker. Ctrl+C reaches all processes of a terminal; the parent decides what it means."""
 
     link: Connection
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         await super().startup(sockets)
-        with suppress(OSError):  # the parent has died; that ends this process by itself
+        with suppress(OSError):  # the parent has died, which ends this process anyway
             self.link.send(None)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Never at once: a signal to a whole group comes twice, from its sender and from the parent, and to wait for
-        nothing is the parent's to decide."""
+        """Drain on SIGTERM, and never end at once: a signal to the whole process group arrives twice, from its sender
+        and from the parent, and only the parent decides to end at once."""
         if sig == signal.SIGTERM:
             self._heard = min(self._heard, 1)
             super().handle_exit(sig, frame)
 
 
 def work(job: WorkerJob, sockets: list[socket], link: Connection) -> None:
-    """The life of a worker."""
+    """The main function of a worker process."""
     writer.redirect()
     database, _ = open_ledger(job.settings)
     app = create_app(job.settings, share=job.share, database=database)
@@ -144,8 +144,8 @@ def work(job: WorkerJob, sockets: list[socket], link: Connection) -> None:
 
 
 def _obey(server: WorkerServer, link: Connection, json: bool) -> None:
-    """Takes settings from the parent and says how it went: None, or what was wrong; or the name of the signal at which
-    it is to wait for nothing. Ends when the parent does."""
+    """Receive from the parent until it ends: settings to apply, answered by None or the error's text, or the name of a
+    signal at which to end at once."""
 
     async def renew(settings: Settings) -> None:
         _renew(server, settings, json)
@@ -172,8 +172,8 @@ def _obey(server: WorkerServer, link: Connection, json: bool) -> None:
 
 
 class Worker:
-    """A process, and the line to it. ``ready`` and ``ended`` come true in their time; ``ready`` is False
-    where it ended before."""
+    """A worker process and the pipe to it. ``ready()`` waits until the worker serves and is False if it ended first;
+    ``ended`` gets the exit code."""
 
     def __init__(self, job: WorkerJob, sockets: list[socket]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -195,7 +195,7 @@ class Worker:
         return await asyncio.shield(self._ready) is None
 
     async def renew(self, settings: Settings) -> None:
-        """Raises NotRenewed where the worker could not; one that has died was replaced."""
+        """Raises NotRenewed if the worker kept its settings. A dead worker is ignored: its successor has them."""
         if await self.ready() and not self.ended.done():
             answer = self._answer()
             self._link.send(settings)
@@ -206,11 +206,11 @@ class Worker:
         self._process.terminate()
 
     def end_now(self, cause: str) -> None:
-        """``cause`` is the signal that it tells. One that has not come up yet has no calls."""
+        """End at once; ``cause`` is the signal's name. A worker that is not ready has no calls and is killed."""
         if not self._ready.done():
             self.kill()
             return
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the worker has ended
             self._link.send(cause)
 
     def kill(self) -> None:
@@ -230,7 +230,7 @@ class Worker:
             self._answers.popleft().set_result(said)
 
     def _end(self) -> None:
-        """Nobody else has the other end of the line, so its process is over, or all but."""
+        """Only the worker holds the other end of the pipe, so its process has ended or is about to."""
         self._loop.remove_reader(self._link.fileno())
         self._process.join()
         self._link.close()
@@ -254,7 +254,7 @@ class Workers:
         self._code = 0
 
     async def run(self, runfile: RunFile | None, begun: Callable[[], None]) -> int:
-        """The exit code, when all have ended."""
+        """Run the workers until all have ended; returns the exit code."""
         loop = asyncio.get_running_loop()
         reload = Reload(self._source, self._renew, runfile)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._leave() if _hung_up(self._json) else reload.ask())
@@ -266,7 +266,7 @@ class Workers:
         return self._code
 
     async def _keep(self, number: int) -> None:
-        """Has a worker in this place until all are to leave."""
+        """Keep worker ``number`` alive until shutdown."""
         served = False
         while not self._leaving:
             share = Share(number, self._settings.workers)
@@ -287,7 +287,7 @@ class Workers:
                 await asyncio.sleep(AGAIN_SECONDS)
 
     async def _renew(self, settings: Settings) -> None:
-        """A worker that starts from now on, starts with these."""
+        """Apply the settings to all workers, and to those that start from now on."""
         self._settings = settings
         _configure(settings, frozenset(secrets(settings)), self._json)
         await asyncio.gather(*(worker.renew(settings) for worker in self._workers.values()))
@@ -309,15 +309,15 @@ class Workers:
     def _leave(self) -> None:
         self._leaving = True
         for sock in self._sockets:
-            sock.close()  # or it would still take connections when no worker does any more
+            sock.close()  # otherwise it would still accept connections when no worker does
         for worker in self._workers.values():
             worker.terminate()
 
 
 @contextmanager
 def _held() -> Iterator[None]:
-    """Holds signals back from a process that is started, until it says what they mean to it."""
-    resource_tracker.ensure_running()  # otherwise started with it, and it lets signals through again
+    """Block signals in a process that is being started, until it has installed its handlers."""
+    resource_tracker.ensure_running()  # its start, otherwise part of the process's, unblocks signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     try:
         yield

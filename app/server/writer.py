@@ -1,10 +1,10 @@
 """Writing to stderr or stdout without ever waiting for a reader.
 
-The caller's thread writes what can be written at once: to a regular file, or into the room of a pipe or socket
-(RWF_NOWAIT). A thread of the writer's own takes the rest: for a full pipe, a terminal, a full disk. Before the thread
-stands a queue of ``QUEUE_BYTES``; while it is full, lines are dropped and counted, and one line says how many as soon
-as something could be written again. O_NONBLOCK would not do: it holds for every process that has the same pipe. A
-thread for every line would not do either: handing the interpreter's lock over costs a call a tenth of its CPU time.
+The calling thread writes what can be written at once: to a regular file, or into the free space of a pipe or socket
+(RWF_NOWAIT). The writer's own thread writes the rest: to a full pipe, a terminal, a full disk. A queue of
+``QUEUE_BYTES`` feeds that thread; while the queue is full, lines are dropped and counted, and one line reports their
+number as soon as writing works again. O_NONBLOCK is no alternative: it applies to every process that shares the pipe.
+A thread for every line is none either: handing over the interpreter's lock costs a call a tenth of its CPU time.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from contextlib import suppress
 from functools import cache
 from typing import TextIO, cast
 
-QUEUE_BYTES = 2**20  # and what one turn of the event loop adds to it
-# A system writes so much to a pipe in one piece, whoever else writes to it at the time: other workers do.
+QUEUE_BYTES = 2**20  # exceeded by at most one turn of the event loop
+# Bytes that the system writes to a pipe atomically, even if other workers write to it at the same time.
 PIECE_BYTES = getattr(select, "PIPE_BUF", 512)
-AGAIN_SECONDS = 1.0  # between two attempts to write where that fails
-LAST_SECONDS = 1.0  # for what is left at the end of the process
+AGAIN_SECONDS = 1.0  # between two attempts after a failed write
+LAST_SECONDS = 1.0  # for the remaining lines at the end of the process
 
 RWF_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)  # Linux only
 
@@ -36,7 +36,7 @@ STDOUT, STDERR = 1, 2
 
 
 class DescriptorWriter:
-    """The writer of one file descriptor. ``dropped`` makes the line that says how many lines were dropped."""
+    """The writer of one file descriptor. ``dropped`` makes the line that reports how many lines were dropped."""
 
     def __init__(self, descriptor: int) -> None:
         self.dropped: Callable[[int], str] = _dropped
@@ -54,7 +54,7 @@ class DescriptorWriter:
         return self._waiting >= QUEUE_BYTES
 
     def put(self, text: str, lines: int) -> None:
-        """Writes whole lines now or soon, or drops them. Never waits."""
+        """Write whole lines now or soon, or drop them. Never waits."""
         with self._change:
             if self.full:
                 self._lost += lines
@@ -70,12 +70,12 @@ class DescriptorWriter:
             self._lost += lines
 
     def drain(self, seconds: float) -> None:
-        """Returns when all is written, or after ``seconds``."""
+        """Wait until everything is written, for at most ``seconds``."""
         with self._change:
             self._change.wait_for(lambda: not self._queue, seconds)
 
     def _write_at_once(self, data: bytes) -> int:
-        """Writes what can be written without waiting; returns the number of bytes. The thread meets every error."""
+        """Write what fits without waiting; returns the number of bytes. The thread meets any error again."""
         done = 0
         with suppress(OSError):
             if self._is_file:
@@ -107,26 +107,26 @@ class DescriptorWriter:
                 self._change.notify_all()
 
     def _write(self, data: bytes) -> None:
-        """All of it, however long that takes: what is cut off in the midst of a line is continued there."""
+        """Write all of it, however long that takes. A line that was cut off is continued."""
         rest = memoryview(data)
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest[: _piece(data, len(data) - len(rest))]) :]
-            except BlockingIOError:  # whoever has the pipe too has set O_NONBLOCK
+            except BlockingIOError:  # another process has set O_NONBLOCK on the pipe
                 select.select([], [self._descriptor], [], AGAIN_SECONDS)
             except OSError:  # a closed pipe, a full disk
                 self._pause.wait(AGAIN_SECONDS)
 
 
 def _write_into_room(descriptor: int, piece: bytes) -> int:
-    """Bytes written into the room of a pipe or socket. An OSError where there is none, or where the system cannot."""
+    """The bytes written into the free space of a pipe or socket. Raises OSError if there is none, or no RWF_NOWAIT."""
     if RWF_NOWAIT is None:
         raise OSError(errno.ENOTSUP, "no writes without waiting")
-    return os.pwritev(descriptor, [piece], -1, RWF_NOWAIT)  # -1: where the descriptor stands
+    return os.pwritev(descriptor, [piece], -1, RWF_NOWAIT)  # -1: the current position
 
 
 def _piece(data: bytes, start: int) -> int:
-    """Bytes of the next write: whole lines that nobody can write into, else the longer line, and no other."""
+    """The bytes of the next write: the whole lines that can be written atomically, else one longer line alone."""
     end = data.rfind(b"\n", start, start + PIECE_BYTES) + 1 or data.find(b"\n", start) + 1
     return (end or len(data)) - start
 
@@ -137,13 +137,13 @@ def _dropped(lines: int) -> str:
 
 @cache
 def writer(descriptor: int) -> DescriptorWriter:
-    """The writer of STDERR or STDOUT, or of nothing: the number of a closed one may be another file's by now."""
+    """The writer of STDERR or STDOUT; of the null device if the stream is closed: its number may be another file's."""
     stream = {STDOUT: sys.__stdout__, STDERR: sys.__stderr__}[descriptor]
     return DescriptorWriter(os.open(os.devnull, os.O_WRONLY) if stream is None else descriptor)
 
 
 class LineStream(io.TextIOBase):
-    """Stands in for ``sys.stderr`` or ``sys.stdout``, for what Python, its warnings and libraries print."""
+    """Replaces ``sys.stderr`` or ``sys.stdout``, for the output of Python, its warnings and libraries."""
 
     encoding = "utf-8"
 
@@ -161,7 +161,7 @@ class LineStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Writes the start of a line that has not ended."""
+        """Write the beginning of an unfinished line."""
         with self._lock:
             text, self._begun = self._begun, ""
             if text:
@@ -180,17 +180,17 @@ class LineStream(io.TextIOBase):
 
 
 def redirect() -> None:
-    """Sends everything that this process prints through writers from now on."""
+    """Send everything that this process prints through the writers from now on."""
     atexit.register(_end)
     sys.stdout, sys.stderr = cast(TextIO, LineStream(STDOUT)), cast(TextIO, LineStream(STDERR))
 
 
 def _end() -> None:
-    logging.shutdown()  # it hands over what waits to be put into words
+    logging.shutdown()  # passes the buffered log lines to the writer
     drain()
 
 
 def drain() -> None:
-    """Gives what is left to be written a last chance."""
+    """Wait for the remaining lines, for at most LAST_SECONDS."""
     for descriptor in (STDERR, STDOUT):
         writer(descriptor).drain(LAST_SECONDS / 2)

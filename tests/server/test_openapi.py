@@ -246,7 +246,7 @@ def test_the_values_in_the_files_are_those_of_the_code() -> None:
     assert encoding["description"].endswith(f"in the order {', '.join(f'`{name}`' for name in SPELLINGS)}.")
     assert chat["x_reasoning"]["enum"] == [*MODES, None]
     assert chat["reasoning_effort"]["anyOf"][0]["enum"] == list(EFFORTS)
-    assert chat["search_provider"]["description"].startswith(f"Where to search: {', '.join(PLACES)}.")
+    assert chat["search_provider"]["description"].startswith(f"The search engine: {', '.join(PLACES)}.")
     ignored = sorted(IGNORED - parameters.with_fate("chat", "refused"))
     assert schemas["ChatRequest"]["description"].endswith(f"sent to it: {', '.join(f'`{name}`' for name in ignored)}.")
 

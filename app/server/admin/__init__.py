@@ -1,7 +1,7 @@
-"""The operator's endpoints: one module for each resource, whose ``router`` is named here.
+"""The operator's routes: one module for each resource, whose ``router`` is included here.
 
-They are there only where the operator has a key of their own, no caller's key opens them, and they are not in the
-OpenAPI document, which is for callers.
+The routes exist only if an operator key is set, and callers' keys do not open them. They are not in the OpenAPI
+document, which is for callers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""GET /admin/upstreams: whether each key works, what it does now, and how much of its limits is used."""
+"""GET /admin/upstreams: the state, the calls in flight and the used limits of each upstream key."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from ..routes import InForce, OperatorRoute
 
 
 class WindowUse(BaseModel):
-    """A limit of the provider's within a minute."""
+    """A provider's limit for one minute, and how much of it is used."""
 
     used: int
     limit: int
 
 
 class UpstreamKey(BaseModel):
-    """A key of an upstream, which is ``broken`` while it keeps failing; ``waiting`` calls wait for any of its keys."""
+    """A key. ``broken``: its upstream keeps failing; ``waiting``: calls that wait for any key of its upstream."""
 
     upstream: str
     broken: bool
     waiting: int
-    key: str = Field(description="Its name in logs and in the ledger.")
-    tail: str = Field(description="Its last four characters, where it is long enough.")
-    state: Literal["healthy", "resting", "trial"] = Field(description="trial: the next call decides.")
+    key: str = Field(description="The key's name in logs and in the ledger.")
+    tail: str = Field(description="The key's last four characters, if it is long enough.")
+    state: Literal["healthy", "resting", "trial"] = Field(
+        description="resting: in cooldown; trial: the next call decides."
+    )
     cause: str | None
-    until: str | None = Field(description="The end of its rest, RFC 3339.")
+    until: str | None = Field(description="The end of the cooldown, RFC 3339.")
     at_work: int
     concurrency: int | None
     weight: int | float
@@ -48,7 +50,7 @@ router = APIRouter(route_class=OperatorRoute)
 async def upstreams(now: InForce) -> UpstreamKeys:
     """One entry for each key, in the order of the upstreams."""
     rows = [row for pool in now.pools.values() for row in pool.state()]
-    # A key may have been given to itself as a name.
+    # The operator may have used the key itself as its name.
     return UpstreamKeys.model_validate(
         {"object": "list", "data": [{**row, "key": now.clean(row["key"])} for row in rows]}
     )

@@ -1,6 +1,6 @@
-"""The document of /docs and /openapi.json: reviewed files for the hot paths, FastAPI's description of its own routes.
+"""The OpenAPI document of /docs and /openapi.json: reviewed files for the hot paths, FastAPI's output for its routes.
 
-The files are parts of one OpenAPI document, laid over each other. They are read when the document is first asked for.
+The files are parts of one document and are merged in order. They are read when the document is first requested.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ...endpoints import ENDPOINTS, Endpoint
 
 FILES = ("gateway.yaml", "embeddings.yaml", "rerank.yaml", "chat.yaml", "own.yaml", "failures.yaml")
 
-# FastAPI's own form of a request that is refused, which no route answers with: all have the gateway's envelope.
+# FastAPI's validation error, which no route sends: the gateway's error envelope replaces it.
 _UNUSED_STATUS = "422"
 _UNUSED_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 
 def contents(routes: Sequence[BaseRoute]) -> Json:
-    """The part of the document that is the same at each address; ``routes`` are those of the application."""
+    """The document without version and address; ``routes`` are the application's."""
     described = get_openapi(title="", version="", routes=routes)
     for item in described["paths"].values():
         for operation in item.values():
@@ -41,14 +41,14 @@ def contents(routes: Sequence[BaseRoute]) -> Json:
 
 
 def document(contents: Json, version: str, address: str) -> Json:
-    """The OpenAPI 3.1 document of this ``version`` of the gateway, which is at ``address``."""
+    """The OpenAPI 3.1 document for this ``version`` of the gateway at ``address``."""
     said = contents["info"]["description"].replace("{address}", address)
     info = {**contents["info"], "version": version, "description": said}
     return {**contents, "info": info, "servers": [{"url": address}]}
 
 
 def merged(one: Json, other: Json) -> Json:
-    """Both, mappings in mappings likewise; where both have a value that is none, the other's."""
+    """Both mappings, merged recursively. If two values are not both mappings, the value of ``other`` wins."""
     both = {**one, **other}
     for name in one.keys() & other.keys():
         if isinstance(one[name], dict) and isinstance(other[name], dict):
@@ -57,7 +57,7 @@ def merged(one: Json, other: Json) -> Json:
 
 
 def _undescribed(endpoint: type[Endpoint], path: str, found: Json) -> Json:
-    """The operation at a path of the registry that no file describes, in the words of its endpoint."""
+    """The operation at a registered path that no file describes, made from the endpoint's own texts."""
     content = {"application/json": {"schema": {"type": "object"}}}
     refusals = {status: {"$ref": f"#/components/responses/{status}"} for status in found["components"]["responses"]}
     return {
