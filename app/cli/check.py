@@ -1,4 +1,4 @@
-"""One cheap call with each key, to see whether it and its upstream's address are right."""
+"""`torii check --live`: one cheap call with each key, to test the key and its upstream's address."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ADVICE: dict[type[ToriiError], str] = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``key`` is its alias, where the upstream has several."""
+    """The result of one call. ``key``: the key's name; empty if the upstream has a single unnamed key."""
 
     upstream: str
     key: str
@@ -57,7 +57,7 @@ class Outcome:
 
 
 async def live_calls(settings: Settings, routes: RouteTable) -> list[Outcome]:
-    """An outcome for each key of the upstreams that are used, all called at once."""
+    """One outcome for each key of the active upstreams; all keys are called at once."""
     client = build_client(settings, seconds=SECONDS)
     check = _Check(settings, routes, client)
     try:
@@ -97,7 +97,7 @@ class _Check:
         return advice.format(name=name, url=url, key=self._place(name, number))
 
     def _place(self, upstream: str, number: int) -> str:
-        """The setting of the key; for the first one, the variables that set it too."""
+        """The setting that holds the key; for ``api_key`` also the variables that set it."""
         given = self.settings.upstreams[upstream]
         if given.api_key is None or number > 0:
             written = [index for index, key in enumerate(given.api_keys) if key.key]

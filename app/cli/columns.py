@@ -1,4 +1,4 @@
-"""Tables for a terminal of 80 columns: what is too wide goes on in the next line of its column."""
+"""Tables for a terminal of 80 columns: text that is too wide is wrapped within its column."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from itertools import zip_longest
 
 WIDTH = 80
 GAP = "  "
-NARROW = 10  # characters that a column keeps, however wide the others are
-BREAKS = "-/_.,"  # behind which a word is cut that is wider than its column
+NARROW = 10  # the minimum width of a column in characters, however wide the others are
+BREAKS = "-/_.,"  # characters after which a word wider than its column may be broken
 
 
 def table(
@@ -19,8 +19,8 @@ def table(
     right: Iterable[str] = (),
     below: Sequence[str] = (),
 ) -> str:
-    """Columns as wide as what is in them, as far as there is room. One with nothing in it is left out; those named
-    ``right`` hold numbers, and are never narrowed. ``below`` are lines to stand under each row as they are."""
+    """The table as text, each column as wide as its cells if ``width`` allows. Empty columns are left out. Columns
+    named in ``right`` hold numbers and are never narrowed. ``below``: one line to print unchanged under each row."""
     body = [list(row) for row in rows]
     used = [index for index in range(len(head)) if not body or any(row[index] for row in body)]
     cells = [[row[index] for index in used] for row in [list(head), *body]]
@@ -40,7 +40,7 @@ def table(
 
 
 def _widths(cells: list[list[str]], numbers: set[int], room: int) -> list[int]:
-    """The widest column gives way first: to its longest word, and if need be to a part of it."""
+    """The widths of the columns. The widest column shrinks first: to its longest word, then to NARROW."""
     columns = list(zip(*cells, strict=True))
     widths = [max(map(len, column)) for column in columns]
     words = [max(len(word) for cell in column for word in cell.split(" ")) for column in columns]

@@ -1,9 +1,9 @@
-"""The command ``torii``: each command a few lines over the same modules that the gateway uses.
+"""The command ``torii``: each subcommand is a thin layer over the modules that the gateway uses.
 
-Exit codes: 0 all is well; 1 an upstream or a gateway did not answer as it should; 2 the command
-or the configuration is wrong. Mistakes are told in words, never with a traceback.
+Exit codes: 0 success; 1 an upstream or a gateway failed or did not answer; 2 the command line or the configuration is
+wrong. Mistakes are reported as messages, never as tracebacks.
 
-What a command needs is imported in it: ``torii healthcheck`` runs every few seconds beside the gateway.
+Each subcommand imports its modules itself, to start fast: ``torii healthcheck`` runs every few seconds.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def serve(config: Path | None, host: str | None, port: int | None, workers: int 
     given: dict[str, Any] = {"host": host, "port": port, "workers": workers, "sandbox": "on" if sandbox else None}
     from ..config.loader import found
 
-    config = found(config)  # which may not simply be gone when it is read again
+    config = found(config)  # fixed here: a reload must not miss the file silently if it is gone by then
     settings = load(config, **given)
     code = 0
     with suppress(KeyboardInterrupt), _end_on_sigterm():
@@ -76,7 +76,7 @@ def serve(config: Path | None, host: str | None, port: int | None, workers: int 
 
 
 def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> int:
-    """The exit code, once it has ended."""
+    """Serve until a signal; returns the exit code."""
     from ..gateway.build import with_caller_key
     from ..server import workers, writer
     from ..server.reload import ConfigurationSource
@@ -84,7 +84,7 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
     from ..server.server import listen
     from . import tables
 
-    # tiktoken would copy its vocabulary into the folder for temporary files, and fail where none can be written.
+    # tiktoken would copy its vocabulary into the temporary folder, and fail if that is not writable.
     if "TIKTOKEN_CACHE_DIR" not in os.environ:
         os.environ.setdefault("DATA_GYM_CACHE_DIR", "")
     writer.redirect()
@@ -106,7 +106,7 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
 
 
 def _ledger(settings: Settings, closing: ExitStack) -> tuple[LedgerFile | None, str]:
-    """The ledger's database, closed with the rest, and where it is."""
+    """The ledger's database, which ``closing`` closes, and a description of its place for the banner."""
     from ..gateway.build import ledger_file, open_ledger
     from ..storage.sqlite import StoreError
 
@@ -144,14 +144,14 @@ def _cannot_listen(host: str, port: int, error: OSError) -> str:
 
 
 def _again(options: str) -> str:
-    """The command that starts it with these options, for who started it as they did."""
+    """The command that starts the gateway with ``options``: `make run` if the gateway was started by make."""
     by_make = os.environ.get(STARTED_BY_VARIABLE) == "make"
     return f'make run ARGS="{options}"' if by_make else f"torii serve {options}"
 
 
 @contextmanager
 def _end_on_sigterm() -> Iterator[None]:
-    """SIGTERM interrupts the start as Ctrl+C does; as the first process of a container it would not be heard."""
+    """SIGTERM interrupts the start as Ctrl+C does; the first process of a container would otherwise ignore it."""
     import signal
 
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -197,7 +197,7 @@ def check(config: Path | None, live: bool) -> None:
 
 
 def _shown(settings: Settings) -> tuple[Settings, list[str]]:
-    """The settings of which models and routes are shown: without any key as if all were there, and that is said."""
+    """The settings whose models and routes are shown; if no key is set, as if all were, and a text that says so."""
     from ..gateway.build import as_if_keyed
 
     if settings.active:
@@ -207,7 +207,7 @@ def _shown(settings: Settings) -> tuple[Settings, list[str]]:
 
 
 def _port_taken(settings: Settings) -> Iterator[str]:
-    """In words, if serve could not listen now."""
+    """A note if ``torii serve`` could not listen now."""
     from ..server.runfile import runs
     from ..server.server import listen
 
@@ -222,7 +222,7 @@ def _port_taken(settings: Settings) -> Iterator[str]:
 
 
 def _all_answer(settings: Settings, routes: RouteTable) -> bool:
-    """Prints what one call with each key came to."""
+    """Print the outcome of one call with each key. True if there is a key and every call succeeded."""
     import asyncio
 
     from .check import live_calls
@@ -262,7 +262,7 @@ def models(config: Path | None, as_json: bool) -> None:
 
 @contextmanager
 def _stand_ins(settings: Settings) -> Iterator[Settings]:
-    """The settings with the sandbox's addresses in them while it runs, if it is to run."""
+    """The settings; if the sandbox is on, it runs meanwhile and the settings have its addresses."""
     from ..gateway.build import in_sandbox
 
     with _sandbox(settings) as urls:
@@ -271,7 +271,7 @@ def _stand_ins(settings: Settings) -> Iterator[Settings]:
 
 @contextmanager
 def _sandbox(settings: Settings) -> Iterator[dict[str, str]]:
-    """The addresses of the sandbox while it runs; none where it is not to run."""
+    """Run the sandbox if it is on; yields the addresses by upstream, none if the sandbox is off."""
     if not settings.sandboxed:
         yield {}
         return

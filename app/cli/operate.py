@@ -1,4 +1,4 @@
-"""The commands for a gateway that runs or has run: what it has booked, how it is, that its settings have changed."""
+"""Commands for a running gateway and its ledger: usage, reload, healthcheck, upstreams."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def usage(config: Path | None, calls: int | None, as_json: bool, **asked: Any) -
 
 
 def _usage(path: Path, most: int | None, as_json: bool, **asked: Any) -> str:
-    """The last calls, or what the calls come to; for people or programs. Raises StoreError."""
+    """The last ``most`` calls, or totals by group; as a table or JSON. Raises StoreError."""
     import msgspec
 
     from ..usage import reports
@@ -90,7 +90,7 @@ def _time(option: str, asked: dict[str, Any]) -> datetime | None:
 
 
 def _groups(given: tuple[str, ...]) -> list[str]:
-    """``model`` where nothing is asked for."""
+    """The groups of ``--by``, without duplicates; ``model`` if there are none. Raises Wrong."""
     from ..usage.reports import GROUPS
 
     names = list(dict.fromkeys(name.strip() for text in given for name in text.split(",")))
@@ -190,7 +190,7 @@ def upstreams(config: Path | None, host: str | None, port: int | None, as_json: 
 
 
 def _asked(url: str, path: str, key: str | None = None) -> tuple[int, bytes]:
-    """Status and body of an answer of the gateway on this machine. Raises NotAlive."""
+    """Status and body of a GET to the gateway on this machine. Raises NotAlive if there is no response."""
     import http.client
 
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=HEALTH_SECONDS)

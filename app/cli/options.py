@@ -1,4 +1,4 @@
-"""Common parts of the commands: options, mistakes told in words, the configuration."""
+"""Common parts of the commands: options, error messages, and loading of the configuration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ its_port_option = click.option("--port", type=int, metavar="NUMBER", help="Port 
 
 
 class Wrong(click.ClickException):
-    """A mistake that a person has to put right, in words."""
+    """A mistake that a person has to correct; printed as one message, exit code 2."""
 
     exit_code = 2
 
@@ -39,7 +39,7 @@ class NotAlive(Wrong):
 
 
 def reason(error: Exception) -> str:
-    """Of a connection that failed: the system's words, or ours. Those of a library change with its version."""
+    """The reason of a failed connection: the system's text or ours, because a library's changes with its version."""
     if said := getattr(error, "strerror", None):
         return str(said)
     if isinstance(error, TimeoutError):
@@ -48,7 +48,7 @@ def reason(error: Exception) -> str:
 
 
 class Command(click.Command):
-    """Tells what is wrong with a command line in words of ours: click's change with its version."""
+    """Reports mistakes of the command line in our own words, because click's change with its version."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -77,7 +77,7 @@ def _misuse(error: click.UsageError, command: click.Command) -> str:
     if isinstance(error, click.NoSuchOption):
         return f"unknown option {error.option_name}{_meant(error.option_name, options)}"
     if isinstance(error, click.BadOptionUsage):
-        flag = getattr(options.get(error.option_name), "is_flag", True)  # --help is made by click, as it is asked for
+        flag = getattr(options.get(error.option_name), "is_flag", True)  # click adds --help only when it is used
         return f"{error.option_name} {'takes no value' if flag else 'needs a value'}."
     if isinstance(error, click.BadParameter) and error.param is not None:
         least = getattr(error.param.type, "min", None)

@@ -1,4 +1,4 @@
-"""Output of the commands: the gateway that has started, its upstreams, routes and models. No secret is in it."""
+"""Output of the commands: the banner, upstreams, routes, models, keys and usage. It contains no secrets."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def indented(text: str) -> str:
 
 
 def address(host: str, port: int) -> str:
-    """The URL at which this machine reaches a gateway that listens on ``host``."""
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what is read, not what is bound
+    """The URL by which this machine reaches a gateway that listens on ``host``."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
 
 
 def started(settings: Settings, port: int, key: str | None, ledger: str = "") -> str:
-    """The banner of a gateway that takes calls on ``port``; ``key`` was made for this run,
-    ``ledger`` says where the books are."""
+    """The banner of a gateway that listens on ``port``. ``key``: the caller key generated for this run, if any.
+    ``ledger``: the place of the ledger; empty if there is none."""
     url = address(settings.host, port)
     facts = [("Base URL", f"{url}/v1" + _elsewhere(settings)), ("Callers", callers(settings, key))]
     if ledger:
@@ -59,7 +59,7 @@ def started(settings: Settings, port: int, key: str | None, ledger: str = "") ->
 
 
 def trial_lines(settings: Settings, url: str, key: str | None) -> str:
-    """A call that works as it stands; where there are callers, with one's key in the shell's variable KEY."""
+    """A curl command that works as printed; if callers have keys, the shell variable KEY holds the key."""
     authorization = "" if settings.open else '-H "Authorization: Bearer $KEY" '
     body = '\'{"model": "jina-embeddings-v3", "input": "Hello, gate"}\''
     curl = f"curl {shlex.quote(f'{url}/v1/embeddings')} -H 'Content-Type: application/json' {authorization}-d {body}"
@@ -89,7 +89,7 @@ def _elsewhere(settings: Settings) -> str:
 
 
 def upstreams(settings: Settings, width: int = WIDTH) -> str:
-    """Every upstream, the best first, with its addresses, the end of its key, and the proxy on the way."""
+    """Each upstream, in order of preference, with its addresses, the last characters of its keys, and its proxy."""
     rows = []
     proxies = build_proxies(settings)
     for name, upstream in settings.upstreams.items():
@@ -120,13 +120,13 @@ def routes(found: RouteTable) -> str:
 
 
 def _targets(found: RouteTable, name: str) -> str:
-    """Their upstreams, with the model's name there where it is another one."""
+    """The upstreams of a model's targets, with the model's name there if it differs."""
     targets = found.find(name).targets
     return _words(t.upstream.name if t.name == name else f"{t.upstream.name}/{t.name}" for t in targets)
 
 
 def models(listed: Iterable[Json]) -> str:
-    """The models, the options of each, and their other names."""
+    """The models, the facts of each, and their aliases."""
     listed = list(listed)
     known = {model["id"] for model in listed}
     aliases = [(model["id"], model["alias_of"]) for model in listed if model["alias_of"] in known]
@@ -147,7 +147,7 @@ def models(listed: Iterable[Json]) -> str:
 
 
 def keys(states: Iterable[Json]) -> str:
-    """The state of each key of a running gateway, with the part of its limits that is spent."""
+    """The state of each key of a running gateway, with the used part of its limits."""
     head = ("UPSTREAM", "KEY", "STATE", "IN FLIGHT", "CALLS", "FAILED")
     rows, more = [], []
     for state in states:
@@ -213,7 +213,7 @@ def _is_setting(variable: str) -> bool:
 
 
 def usage(groups: Sequence[Json], total: Json, by: Sequence[str]) -> str:
-    """The totals of each group of calls, and of all; empty if there are none."""
+    """The totals of each group of calls, and of all calls; empty if there are no calls."""
     if not groups:
         return ""
     names = ("calls", "failed", "prompt_tokens", "completion_tokens", "total_tokens", "seconds")
@@ -224,13 +224,13 @@ def usage(groups: Sequence[Json], total: Json, by: Sequence[str]) -> str:
     amounts = [[_amount(row, name) for name in names] for row in sums]
     rows = [(*key, *line) for key, line in zip(keys, amounts, strict=True)]
     text = table((*(name.upper() for name in by), *heads), rows, right=heads)
-    if max(map(len, text.splitlines())) > WIDTH:  # many words beside large numbers: they stand below these
+    if max(map(len, text.splitlines())) > WIDTH:  # long names beside large numbers: the names go below
         text = table(heads, amounts, right=heads, below=[indented("  ".join(filter(None, key))) for key in keys])
     return "\n\n".join([text, *_estimated(total)])
 
 
 def calls(listed: Iterable[Json]) -> str:
-    """Two lines for each call: in the second the caller, the request's id and its error. Empty where there are none."""
+    """Two lines for each call: the second has the caller, the request id and the error. Empty if there are no calls."""
     heads = ("STATUS", "TOKENS", "SECONDS")
     rows, more = [], []
     for call in listed:
@@ -246,7 +246,7 @@ def calls(listed: Iterable[Json]) -> str:
 
 
 def no_calls(first: str | None) -> str:
-    """``first`` is when the first call of the ledger came, if there is any."""
+    """The message for an empty period. ``first``: the time of the first call in the ledger; None if there is none."""
     return (
         f"No calls in this period; the first in the ledger is from {first}." if first else "No calls in the ledger yet."
     )
