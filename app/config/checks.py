@@ -1,4 +1,4 @@
-"""Settings that are right each by itself, and do not go together. What is said of them holds no value either."""
+"""Cross-field checks of the settings. Messages never contain a setting's value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Found = Iterator[tuple[Keys, str]]
 
 
 def violations(settings: Settings, bad: set[str], checks: Checks) -> list[tuple[Keys, str]]:
-    """All that the checks find; without those that touch ``bad`` sections, of which nothing is known."""
+    """All mistakes that the checks find. Checks of ``bad`` sections are skipped, because their values are unknown."""
     return [found for needs, check in checks if not bad & needs for found in check(settings)]
 
 
@@ -108,7 +108,7 @@ def _targets(name: str, model: ModelSettings, settings: Settings) -> Found:
 
 
 def _proxies(settings: Settings) -> Found:
-    """One place is reached in one way."""
+    """Upstreams at the same address must have the same proxy, because proxies are found by address."""
     given: dict[Place, str | None] = {}
     for name, upstream in settings.upstreams.items():
         url = upstream.proxy_url.get_secret_value() if upstream.proxy_url else None
@@ -176,7 +176,7 @@ def _nothing_to_ask(settings: Settings) -> Found:
 
 
 def _workers(settings: Settings) -> Found:
-    """Each worker keeps to its share of a limit, which is at least 1."""
+    """Each worker gets a share of every limit, and the share must be at least 1."""
     for name, upstream in settings.upstreams.items():
         places: list[tuple[Keys, KeyLimits]] = [(("upstreams", name, "limits"), upstream.limits)]
         places += [

@@ -1,4 +1,4 @@
-"""Types of settings, and messages for bad values. No message holds the value: a key may stand anywhere."""
+"""Field types and their error messages. Messages never quote the value: it could be a secret in the wrong place."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ AUTO = "auto"
 NONE = "none"
 OFF = "off"
 KEY_MINIMUM = 16
-# The key that stands in .env.example: whoever copies that and no more has a gateway whose key everybody knows.
+# The example key in .env.example, refused because it is public.
 PLACEHOLDER = "change-me-this-is-only-an-example"
 KNOWN = "is the published example key; generate one with `openssl rand -hex 24`"
 
 _UPSTREAM_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-# The endings of a URL that has an endpoint's path, or the beginning of one: /chat/completions, /chat.
+# Endings of a base URL that wrongly includes an endpoint's path or its beginning: /chat/completions, /chat.
 _ENDPOINT_PATHS = [
     ending
     for endpoint in ENDPOINTS.values()
@@ -77,7 +77,7 @@ def url(url: str) -> str:
 
 
 def secret(value: Any) -> Any:
-    """A secret without the line end that files bring along; an empty one is none."""
+    """A secret without surrounding whitespace, such as a file's line end; an empty secret is None."""
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     return (text.strip() or None) if isinstance(text, str) else text
 
@@ -138,19 +138,19 @@ def _address(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A file of PEM certificates, and what it held when it was read: nobody reads it again while calls are served."""
+    """A file of PEM certificates and its contents. It is read once, at loading, never while calls are served."""
 
     path: Path
     pem: bytes = field(repr=False)
 
 
 def authority(given: Any) -> Any:
-    """A file of certificates that can be read and used, by its name."""
+    """The certificates of a file. Raises ValueError if the file cannot be read or holds no certificates."""
     if given is None or isinstance(given, Authority):
         return given
     if not isinstance(given, str | Path):
         raise ValueError("must be the name of a file")
-    import ssl  # for those who have such a file
+    import ssl  # only needed if ca_file is set
 
     try:
         found = Authority(Path(given), read(Path(given)))
@@ -169,7 +169,7 @@ def upstream_name(name: str) -> str:
 
 
 def listed(value: Any) -> Any:
-    """A list, which in a variable may be written as JSON or with commas."""
+    """A list; a string, as from a variable, is read as JSON or split at commas."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
@@ -197,7 +197,7 @@ Port = Annotated[int, BeforeValidator(number), Field(ge=0, le=65535)]
 
 
 def spoken(given: Any, fields: Mapping[str, FieldInfo]) -> Any:
-    """Without the lists, mappings and sections that are null: those of which a file has all lines commented out."""
+    """Without lists, mappings and sections that are null: in the file, all their lines are commented out."""
     if not isinstance(given, dict):
         return given
     return {

@@ -1,4 +1,4 @@
-"""The configuration file: its YAML, its variables, and the words for what is wrong with either."""
+"""The configuration file: its YAML, the variables in it, and error messages for both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
 
 def read_file(path: Path) -> SettingsSource:
-    """The YAML of a configuration file, with ``${VAR}`` and ``${VAR:-default}`` filled in; ``$${`` is ``${``."""
+    """The values of a configuration file, with ``${VAR}`` and ``${VAR:-default}`` replaced; ``$${`` means ``${``."""
     source = SettingsSource(str(path))
     try:
         text = read(path).decode("utf-8-sig")
@@ -38,7 +38,7 @@ def read_file(path: Path) -> SettingsSource:
 
 
 def _unreadable(path: Path, text: str, error: yaml.YAMLError) -> Mistake:
-    """PyYAML's own text quotes the file, keys and all, and changes with its version; only the place is its."""
+    """The mistake for a YAML error. PyYAML's text is not used: it quotes the file, secrets included."""
     if isinstance(error, yaml.reader.ReaderError):
         line, what = text.count("\n", 0, error.position), "a character that YAML does not allow"
     else:
@@ -48,7 +48,7 @@ def _unreadable(path: Path, text: str, error: yaml.YAMLError) -> Mistake:
 
 
 def _fault(rest: str, column: int) -> str:
-    """``rest`` is the text from the place at which it could not be read on."""
+    """The message for a syntax error; ``rest`` is the file's text from the error on."""
     if not rest.strip():
         return "the file ends before a bracket, a quote or a value is complete"
     faults = (what for sign, what in _FAULTS.items() if rest.startswith(sign))
@@ -64,7 +64,7 @@ _FAULTS = {
 
 
 def _survey(node: yaml.Node, source: SettingsSource, keys: Keys = (), above: frozenset[int] = frozenset()) -> bool:
-    """Notes every key's line and every key written twice. False where the text refers to itself."""
+    """Record the line of every key, and report duplicate keys. False if a node contains itself."""
     if id(node) in above:
         source.mistakes.append(source.mistake(keys, "refers to itself"))
         return False
@@ -93,7 +93,7 @@ def _mapping(values: Any, source: SettingsSource) -> Values:
 
 
 def _filled(value: Any, source: SettingsSource, keys: Keys = ()) -> Any:
-    """The value with variables filled in and with keys that are text."""
+    """The value with variables replaced, and without keys that are not text, which are reported."""
     if isinstance(value, dict):
         wrong = [key for key in value if not isinstance(key, str)]
         source.mistakes += [

@@ -1,4 +1,4 @@
-"""Loading: the settings of all sources, or every mistake in them.
+"""Loading of the settings from all sources; a failure reports every mistake.
 
 load      command line, environment, secret files, configuration file -> Settings, or ConfigError
 """
@@ -37,11 +37,10 @@ __all__ = ["ConfigError", "found", "load", "validate_start"]
 
 
 def load(path: Path | None = None, *, serving: bool = True, keyless: bool = False, **overrides: Any) -> Settings:
-    """The settings of ``path``, else of TORII_CONFIG, else of ./config.yaml if it exists, under all other sources.
+    """The settings of the file ``path``, else TORII_CONFIG, else ./config.yaml if it exists; other sources override it.
 
-    ``overrides`` come from the command line; those that are None say nothing. Raises ConfigError
-    with every mistake there is; with ``serving`` also with what would keep the gateway from starting, but for the
-    lack of any key if it may be ``keyless``.
+    ``overrides`` come from the command line; None is no value. If ``serving``, the checks for starting apply too;
+    if ``keyless``, an upstream key is not required. Raises ConfigError with every mistake.
     """
     given = SettingsSource("command line", {name: value for name, value in overrides.items() if value is not None})
     sources = [given, environment(Settings), *credentials()]
@@ -57,14 +56,14 @@ def load(path: Path | None = None, *, serving: bool = True, keyless: bool = Fals
 
 
 def validate_start(settings: Settings) -> None:
-    """Raises ConfigError where a gateway with these settings must not or cannot serve."""
+    """Raises ConfigError if a gateway with these settings must not or cannot serve."""
     found = violations(settings, set(), AT_START + KEYED)
     if mistakes := [Mistake("", dotted(keys), what, keys) for keys, what in found]:
         raise ConfigError(mistakes)
 
 
 def found(path: Path | None) -> Path | None:
-    """The file that is read where ``path`` is given, or none."""
+    """The configuration file: ``path``, else TORII_CONFIG, else ./config.yaml if it exists; None without a file."""
     named = path or (Path(variable) if (variable := os.environ.get(CONFIG_VARIABLE)) else None)
     return named or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
 
@@ -75,14 +74,14 @@ def _file(path: Path | None) -> Iterator[SettingsSource]:
 
 
 def _order(files: list[SettingsSource]) -> SettingsSource:
-    """The upstreams by name only: those of the file in its order, then the built-in ones."""
+    """The order of the upstreams, as names only: those of the file, then the built-in ones."""
     written = [file.values.get("upstreams") for file in files]
     names = [name for upstreams in (*written, DEFAULT_UPSTREAMS) if isinstance(upstreams, dict) for name in upstreams]
     return SettingsSource("built-in values", {"upstreams": {name: {} for name in names}})
 
 
 def _no_mappings(file: SettingsSource) -> Iterator[Mistake]:
-    """Mistakes of sections that are no mapping: none would be missed if a stronger source says a part of it."""
+    """Mistakes for sections that are not mappings. Validation would miss one if a stronger source sets a part of it."""
     written: dict[Keys, tuple[Any, str]] = {
         (name,): (file.values[name], "names" if get_origin(field.annotation) is dict else "keys")
         for name, field in Settings.model_fields.items()
@@ -98,7 +97,7 @@ def _no_mappings(file: SettingsSource) -> Iterator[Mistake]:
 def _validated(
     sources: list[SettingsSource], checks: Checks, mistakes: list[Mistake]
 ) -> tuple[Settings, list[Mistake]]:
-    """The settings and all mistakes. What is wrong is left out, so that the rest is still looked at."""
+    """The settings and all mistakes. Wrong values are left out, so that the checks still see the rest."""
     mistakes = mistakes + [mistake for source in sources for mistake in source.mistakes]
     values, unknown = _merged(sources)
     found: list[tuple[Keys, str]] = [((name,), unknown_key(name, Settings.model_fields)) for name in unknown]
@@ -116,7 +115,7 @@ def _validated(
 
 
 def _merged(sources: Iterable[SettingsSource]) -> tuple[Values, list[str]]:
-    """One mapping of all sources, the first the strongest, and the names in it that are no settings."""
+    """All sources in one mapping, the first source the strongest; and the names in it that are not settings."""
     merged: Values = {}
     for source in sources:
         merged = _under(merged, source.values)
@@ -125,7 +124,7 @@ def _merged(sources: Iterable[SettingsSource]) -> tuple[Values, list[str]]:
 
 
 def _under(strong: Any, weak: Any) -> Any:
-    """The weak values with the strong ones laid over them, in the order of the weak ones: that of the file."""
+    """The weak values, overridden by the strong ones, in the order of the weak ones, which is the file's."""
     if not isinstance(strong, dict) or not isinstance(weak, dict):
         return strong
     both = {name: _under(strong[name], value) if name in strong else value for name, value in weak.items()}
@@ -133,6 +132,6 @@ def _under(strong: Any, weak: Any) -> Any:
 
 
 def _intended(unknown: str) -> str | None:
-    """The setting that an unknown name probably stands for: its new name, or the nearest one."""
+    """The setting that an unknown name probably means: its new name, or the nearest name."""
     renamed = RENAMED.get((unknown,))
     return str(renamed[0]) if renamed else meant(unknown, Settings.model_fields)

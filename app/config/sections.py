@@ -1,4 +1,4 @@
-"""The sections of the settings: what each key of them is, its unit and its default."""
+"""The sections of the settings, with the unit and the default of each key."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ else:  # the names in the registries
     EndpointName = Literal[tuple(ENDPOINTS)]
     Kind = Literal[tuple(KINDS)]
 
-# The addresses of the providers that have one of their own.
+# The default addresses of the kinds that have any.
 BASE_URLS = {
     kind: {
         field.name: field.default
@@ -53,7 +53,7 @@ BASE_URLS = {
 
 
 class CallerSettings(Section):
-    """Somebody who may call: his key, or the SHA-256 of it in hexadecimal, so that the file holds no secret."""
+    """A caller: a name, and a key or the key's SHA-256 in hexadecimal, so that the file holds no secret."""
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
     key: CallerKey = None
@@ -72,7 +72,7 @@ class CallerSettings(Section):
 
 
 class KeyLimits(Section):
-    """Limits of a key at its provider; Torii waits rather than run into a 429. None is no limit."""
+    """Limits of a key at its provider; calls wait instead of causing a 429. None means no limit."""
 
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
@@ -82,8 +82,8 @@ class KeyLimits(Section):
 
 Tier = Literal["free", "paid", "premium"]
 
-# What a key may do at Jina, by what was paid for it: embeddings and rerank by its OpenAPI description of July 2026,
-# where paid is called tier 1 and premium tier 2; DeepSearch by its own page.
+# Jina's limits by tier. Embeddings and rerank: Jina's OpenAPI description of July 2026, which calls paid tier 1 and
+# premium tier 2. DeepSearch: its own page.
 TIERS: dict[Tier, KeyLimits] = {
     "free": KeyLimits(requests_per_minute=500, tokens_per_minute=1_000_000, deepsearch_per_minute=50, concurrency=5),
     "paid": KeyLimits(requests_per_minute=500, tokens_per_minute=10_000_000, deepsearch_per_minute=50, concurrency=50),
@@ -94,7 +94,7 @@ TIERS: dict[Tier, KeyLimits] = {
 
 
 class KeySettings(Section):
-    """One of several keys of a provider. ``weight`` is its share of the load; limits not given are the upstream's."""
+    """One of several keys of an upstream. ``weight``: its share of the load. Missing limits are the upstream's."""
 
     key: UpstreamKey
     tier: Tier | None = None
@@ -104,7 +104,7 @@ class KeySettings(Section):
 
 
 class UpstreamSettings(Section):
-    """A provider. Without a key it is not used. ``api_key`` and ``api_keys`` are all its keys together."""
+    """An upstream. Without a key it is not used. ``api_key`` and the keys of ``api_keys`` are used together."""
 
     kind: Kind
     base_url: Url
@@ -126,12 +126,12 @@ class UpstreamSettings(Section):
 
     @property
     def keys(self) -> list[KeySettings]:
-        """All that have a secret; ``api_key`` is the first."""
+        """All keys that have a secret; ``api_key`` is the first."""
         single = [KeySettings(key=self.api_key)] if self.api_key else []
         return [*single, *(key for key in self.api_keys if key.key)]
 
     def limits_of(self, key: KeySettings) -> KeyLimits:
-        """Each limit from the first that says it: the key's limits, its tier, the upstream's limits, its tier."""
+        """Each limit is the first that is set in: the key's limits, its tier, the upstream's limits, its tier."""
         tiers = [TIERS[tier] if tier else KeyLimits() for tier in (key.tier, self.tier)]
         said = [key.limits, tiers[0], self.limits, tiers[1]]
         return KeyLimits(
@@ -151,7 +151,7 @@ class UpstreamSettings(Section):
 
 
 class TargetSettings(Section):
-    """A target of a model. ``model`` is its name at the upstream, if that differs."""
+    """A target of a model. ``model``: the model's name at the upstream, if it differs."""
 
     upstream: str
     model: Text | None = None
@@ -166,7 +166,7 @@ class TargetSettings(Section):
 
 
 class ModelSettings(Section):
-    """A model of one's own, or what is to be otherwise with a known one. A string alone is ``alias_of``."""
+    """A custom model, or changes to a known one. A plain string means ``alias_of``."""
 
     alias_of: Text | None = None
     targets: list[TargetSettings] = Field(default_factory=list)
@@ -207,7 +207,7 @@ class DeepSearchSettings(Section):
 
 
 class TimeoutSettings(Section):
-    """The last three are for the caller, all others for the upstream."""
+    """The last three time callers, ``total_seconds`` a whole call, and all others upstreams."""
 
     connect_seconds: Seconds = 5
     headers_seconds: Seconds = 120
@@ -221,7 +221,7 @@ class TimeoutSettings(Section):
 
 
 class DisconnectSettings(Section):
-    """The policy for calls whose caller leaves. ``seconds`` is for a drained one, ``calls`` for all that go on."""
+    """The policy if a caller disconnects. ``seconds``: time to drain a call; ``calls``: the most that may go on."""
 
     policy: OnDisconnect = "cancel"
     seconds: Seconds = 30
@@ -229,20 +229,20 @@ class DisconnectSettings(Section):
 
 
 class LedgerSettings(Section):
-    """``path``: a file, ``off``, or ``auto``: in the user's folder for state, and none in the sandbox."""
+    """``path``: a file, ``off``, or ``auto``: a file in the user's state folder, or no ledger in the sandbox."""
 
     path: LedgerPath = AUTO
 
 
 class CorsSettings(Section):
-    """Web pages that may read the answers. ``*`` and ``null`` are anyone's, which an open gateway never allows."""
+    """Web pages that may read responses. ``*`` and ``null`` mean any page, which an open gateway never allows."""
 
     allowed_origins: PageOrigins = Field(default_factory=list)
 
 
 class CacheSettings(Section):
-    """The cache of answers. ``memory_megabytes`` are in front of SQLite and Redis too, ``megabytes`` are those of
-    SQLite's file. ``per_caller``: nobody gets what another one has paid for."""
+    """The cache of responses. ``memory_megabytes``: the memory tier, which SQLite and Redis have in front too.
+    ``megabytes``: SQLite's file. ``per_caller``: callers do not share entries."""
 
     store: Annotated[Literal["off", "memory", "sqlite", "redis"], BeforeValidator(switch)] = "memory"
     memory_megabytes: Count = 64

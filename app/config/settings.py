@@ -1,4 +1,4 @@
-"""Settings: every one of them, its unit and its default. ``loader.load`` reads them; ``Settings(...)`` does not."""
+"""All settings, with units and defaults. ``loader.load`` reads the sources; ``Settings(...)`` does not."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from .sources import PREFIX
 DEFAULT_FILE = Path("config.yaml")
 
 DEFAULT_UPSTREAMS = {"jina": {"kind": "jina"}, "aihubmix": {"kind": "aihubmix"}}
-# The kinds that the sandbox stands in for, and those that sell more models than a catalogue could hold.
+# Kinds that the sandbox stands in for, and kinds that serve more models than a catalogue could hold.
 SANDBOXED = ("jina", "aihubmix")
 SELLERS = ("aihubmix", "openai")
 
@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """``load`` reads the other sources itself, so that it can say where a mistake was made."""
+        """Only the arguments: ``load`` reads the other sources itself, to report the place of a mistake."""
         return (init_settings,)
 
     @model_validator(mode="before")
@@ -127,7 +127,7 @@ class Settings(BaseSettings):
 
     @property
     def keyed(self) -> tuple[str, ...]:
-        """The upstreams that have a key, in order."""
+        """The upstreams that have a key, in order of preference."""
         return tuple(name for name, upstream in self.upstreams.items() if upstream.keys)
 
     @property
@@ -143,14 +143,14 @@ class Settings(BaseSettings):
 
     @property
     def unknown_upstream(self) -> str | None:
-        """The upstream that is asked for models that nobody knows; None where they are a 404."""
+        """The upstream to which calls to unknown models go; None if unknown models are a 404."""
         if self.unknown_models_upstream != AUTO:
             return self.unknown_models_upstream if self.unknown_models_upstream in self.active else None
         return next((name for name in self.active if self.upstreams[name].kind in SELLERS), None)
 
     @property
     def seller(self) -> str | None:
-        """The same, also where it has no key and therefore is not asked."""
+        """As ``unknown_upstream``, even if the upstream has no key and is not used."""
         if self.unknown_models_upstream != AUTO:
             return self.unknown_models_upstream
         sellers = (name for name, given in self.upstreams.items() if given.kind in SELLERS)

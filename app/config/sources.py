@@ -1,10 +1,9 @@
-"""Sources of settings, and the messages for what is wrong in them.
+"""Sources of settings, and the messages for mistakes in them.
 
     command line > environment > secret files > configuration file > built-in values
 
-Every source remembers what its values are called there, so that a mistake is named by the
-file, line and key, or by the variable, in which it was made. No message ever holds a value:
-a key may stand in any wrong place.
+Every source remembers the names of its values, so that a mistake is reported with its file, line and key, or with its
+variable. Messages never quote a value: it could be a secret in the wrong place.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ Values = dict[str, Any]
 PREFIX = "TORII_"
 CONFIG_VARIABLE = "TORII_CONFIG"
 SECRETS_VARIABLE = "TORII_SECRETS_DIR"
-STARTED_BY_VARIABLE = "TORII_STARTED_BY"  # `make run` says that it was make, so that what it is told works there
+STARTED_BY_VARIABLE = "TORII_STARTED_BY"  # set by `make run`, so that hints name its commands
 SECRETS_DIRECTORY = Path("/run/secrets")
 
-# A variable, the same with _FILE at its end, or a secret file of the same name in lower case.
+# Each can be a variable, a variable with the suffix _FILE, or a secret file of the name in lower case.
 CREDENTIALS: Mapping[str, tuple[str, ...]] = {
     "JINA_API_KEY": ("upstreams", "jina", "api_key"),
     "AIHUBMIX_API_KEY": ("upstreams", "aihubmix", "api_key"),
@@ -44,10 +43,10 @@ _NOT_SETTINGS = (
     *(CONFIG_VARIABLE, SECRETS_VARIABLE, STARTED_BY_VARIABLE),
     *(f"{variable}_FILE" for variable in CREDENTIALS if variable.startswith(PREFIX)),
 )
-# Kubernetes and Docker links set these for every container that sees a service named "torii".
+# Kubernetes and Docker links set these variables in every container that sees a service named "torii".
 _SERVICE_LINK = re.compile(r"TORII_(SERVICE_(HOST|PORT)(_.*)?|PORT_\d+_(TCP|UDP).*|NAME|ENV_.*)")
 
-# Settings by their former names. A configuration that uses one is wrong, and its error names the present one.
+# Present names of renamed settings by their former names. The error for a former name gives the present name.
 RENAMED: Mapping[Keys, Keys] = {
     ("pace_seconds",): ("queue_timeout_seconds",),
     ("max_calls",): ("max_concurrent_calls",),
@@ -57,7 +56,7 @@ RENAMED: Mapping[Keys, Keys] = {
 }
 
 QUOTED = "is in quotes, which are part of the value here (docker run --env-file keeps them); remove the quotes"
-# Of more allowed keys than MANY only the NEAREST are named.
+# If more than MANY keys are allowed, a message names only the NEAREST.
 MANY, NEAREST = 16, 6
 
 _WORDS = {
@@ -90,7 +89,7 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One line for a person: where it was made, the key there, what is wrong and what would be right."""
+    """A mistake: ``where`` it is, its ``key`` there, and ``what`` is wrong and allowed. As text, one line."""
 
     where: str
     key: str
@@ -104,7 +103,7 @@ class Mistake:
 
 
 class ConfigError(Exception):
-    """All mistakes of a configuration at once, those of the file in its order, last what is missing from all of it.
+    """All mistakes of a configuration, ordered by line; mistakes of the configuration as a whole come last.
 
     As text, one line each.
     """
@@ -115,7 +114,7 @@ class ConfigError(Exception):
 
 
 def dotted(keys: Keys) -> str:
-    """``callers[0].key``: a path as a person would write it."""
+    """A path as a person would write it, such as ``callers[0].key``."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
     return text.removeprefix(".")
 
@@ -126,7 +125,7 @@ def _upwards(keys: Keys) -> Iterator[Keys]:
 
 @dataclass(slots=True)
 class SettingsSource:
-    """Settings from one place. ``names`` maps keys to what they are called there, where that is known."""
+    """Settings from one source. ``names``: the names of keys there, if they differ from ``called``."""
 
     where: str
     values: Values = field(default_factory=dict)
@@ -142,7 +141,7 @@ class SettingsSource:
         return Mistake(self.where, self.names.get(keys) or self.called(keys), what, keys, line)
 
     def depth(self, keys: Keys) -> int:
-        """The number of the path's leading keys that are set here."""
+        """The number of the path's leading keys that this source sets."""
         value: Any = self.values
         for depth, key in enumerate(keys):
             try:
@@ -153,18 +152,18 @@ class SettingsSource:
 
 
 def blame(sources: Sequence[SettingsSource], keys: Keys, what: str) -> Mistake:
-    """The mistake, said of the source that set the key; the first of them wins, as its value does."""
+    """The mistake, in the source that set the key: the first one, whose value is in force."""
     source = max(sources, key=lambda source: source.depth(keys))
     return source.mistake(keys, what) if source.depth(keys) else Mistake("", dotted(keys), what, keys)
 
 
 def meant(name: object, allowed: Iterable[str]) -> str | None:
-    """The allowed key of which ``name`` may be a misspelling."""
+    """The allowed key that ``name`` probably misspells; None if none is near."""
     return next(iter(difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)), None)
 
 
 def unknown_key(name: object, allowed: Iterable[str]) -> str:
-    """Names the allowed keys, the nearest first; of many only those."""
+    """The message for an unknown key; lists the allowed keys, the nearest first."""
     near = meant(name, allowed := list(allowed))
     ranked = difflib.get_close_matches(str(name), allowed, n=len(allowed), cutoff=0.0)
     shown = ranked if len(ranked) <= MANY else ranked[:NEAREST]
@@ -173,7 +172,7 @@ def unknown_key(name: object, allowed: Iterable[str]) -> str:
 
 
 def quoted(text: str) -> bool:
-    """True if a pair of quotes is part of the value, as `docker run --env-file` makes it of NAME="value"."""
+    """True if quotes enclose the value, as `docker run --env-file` keeps them for NAME="value"."""
     return len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
 
 
@@ -181,7 +180,7 @@ def quoted(text: str) -> bool:
 
 
 def environment(settings: type[BaseSettings]) -> SettingsSource:
-    """``TORII_PORT``, ``TORII_TIMEOUTS__IDLE_SECONDS`` and so on; an empty variable is none."""
+    """Settings from ``TORII_PORT``, ``TORII_TIMEOUTS__IDLE_SECONDS`` and so on; empty variables are ignored."""
     source = SettingsSource("environment", called=lambda keys: PREFIX + "__".join(map(str, keys)).upper())
     variables = _Variables(settings)
     source.values = variables()
@@ -199,7 +198,7 @@ def environment(settings: type[BaseSettings]) -> SettingsSource:
 
 
 class _Variables(EnvSettingsSource):
-    """Goes on where a variable is not the JSON that it has to be, and notes it in ``wrong``."""
+    """Collects in ``wrong`` the fields whose variables are not valid JSON, instead of raising."""
 
     def __init__(self, settings: type[BaseSettings]) -> None:
         super().__init__(settings)
@@ -232,7 +231,7 @@ def _foreign(known: Sequence[str]) -> Iterator[str]:
 
 
 def credentials() -> list[SettingsSource]:
-    """The keys that have names of their own: from the environment, then from secret files."""
+    """The keys with variables of their own: from the environment, then from secret files."""
     variables, files = SettingsSource("environment"), SettingsSource("secret file")
     directory = _secrets_directory(files)
     for variable, keys in CREDENTIALS.items():
@@ -245,7 +244,7 @@ def credentials() -> list[SettingsSource]:
 
 
 def secret_files() -> list[Path]:
-    """Those that ``credentials`` reads."""
+    """The secret files that ``credentials`` reads."""
     directory = _secrets_directory(SettingsSource(""))
     unset = [variable for variable in CREDENTIALS if not os.environ.get(variable, "").strip()]
     return [secret for variable in unset if (secret := _secret_file(variable, directory))]
@@ -286,19 +285,19 @@ def _put(source: SettingsSource, keys: tuple[str, ...], name: str, value: str) -
     source.names[keys] = name
 
 
-# ---------------------------------------------------------------- what the validation found
+# ---------------------------------------------------------------- validation errors
 
 
 def explain(error: ValidationError, settings: type[BaseModel]) -> Iterator[tuple[Keys, str]]:
-    """Every mistake as its path and its words; never with the value that was found."""
+    """The path and the message of every mistake; never with the value."""
     for found in error.errors(include_url=False):
         keys = tuple(key for key in found["loc"] if key != "[key]")
         yield keys, worded(found, keys, settings)
 
 
 def worded(found: Any, keys: Keys, form: Any) -> str:
-    """What is wrong with the value at the path in ``form``, a type: one of the errors that pydantic found, without its
-    text, which changes with its version."""
+    """The message for ``found``, one of pydantic's errors, about the value at the path ``keys`` in the type ``form``.
+    Pydantic's own text is not used, because it changes with its version."""
     kind, context = found["type"], found.get("ctx", {})
     if kind == "extra_forbidden":
         return unknown_key(keys[-1], _model_at(form, keys[:-1]).model_fields)
@@ -316,13 +315,13 @@ def worded(found: Any, keys: Keys, form: Any) -> str:
 
 
 def _choices(settings: Any, keys: Keys) -> tuple[str, ...]:
-    """The words that the field at the path takes; none where it takes any."""
+    """The words that the field at the path allows; empty if it is not limited to words."""
     annotation = _annotation_at(settings, keys)
     return next((get_args(kind) for kind in (annotation, *get_args(annotation)) if get_origin(kind) is Literal), ())
 
 
 def _model_at(settings: Any, keys: Keys) -> type[BaseModel]:
-    """The model whose field stands at the path."""
+    """The model at the path."""
     found: type[BaseModel] = _bare(_annotation_at(settings, keys))
     return found
 
@@ -336,7 +335,7 @@ def _annotation_at(annotation: Any, keys: Keys) -> Any:
 
 
 def _bare(annotation: Any) -> Any:
-    """An optional or annotated type without that."""
+    """The type inside Optional or Annotated."""
     if get_origin(annotation) in (dict, list) or not get_args(annotation):
         return annotation
     return _bare(next(choice for choice in get_args(annotation) if choice is not type(None)))
