@@ -33,14 +33,16 @@ class ModelEntry(BaseModel):
     dimensions_allowed: list[int] = Field(
         description="The values of the `dimensions` option, if only certain values are possible."
     )
-    context_length: int | None = Field(description="The maximum tokens of one input.")
+    context_length: int | None = Field(description="The maximum number of tokens in one input.")
     tasks: list[str] = Field(description="The values of the `task` option.")
-    max_inputs: int | None = Field(description="The maximum inputs of one provider call; longer calls are split.")
+    max_inputs: int | None = Field(
+        description="The maximum number of inputs in one call to the provider; longer calls are split."
+    )
     features: list[str] = Field(
         description="Options that only some models take, and responses of another form: multivector, sparse, "
         "reasoning, citations."
     )
-    upstreams: list[str] = Field(description="The upstreams that serve the model, in the order of trial.")
+    upstreams: list[str] = Field(description="The model's upstreams, in the order in which they are tried.")
     alias_of: str | None = Field(description="The model for which an alias stands.")
 
 
