@@ -1,4 +1,4 @@
-"""The ledger's file as a test looks into it and fills it."""
+"""Reading and filling a ledger file in tests."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from app.storage.ledger_file import CallRow
 
 
 def read(path: Path, statement: str) -> list[tuple[Any, ...]]:
-    """The rows. Raises sqlite3.Error, as where there is no file."""
+    """The rows that ``statement`` selects. Raises sqlite3.Error, for example if there is no file."""
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         return connection.execute(statement).fetchall()
 
 
 def call(**values: Any) -> CallRow:
-    """A row of a usual call but for the columns that are given."""
+    """The row of an ordinary call, with ``values`` in place of its own."""
     usual: dict[str, Any] = {
         "time": 1_795_262_400_000,  # 2026-11-21T12:00:00Z
         "caller": "alice",

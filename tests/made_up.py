@@ -1,6 +1,7 @@
-"""An endpoint and an upstream that do not exist; ``python -m tests.made_up`` is ``torii`` with both in its registries.
+"""A made-up endpoint and a made-up upstream. ``python -m tests.made_up`` runs ``torii`` with both registered.
 
-Each is written as in a file of its own under app/endpoints and app/upstreams, and has one entry in its registry.
+Both are written as they would be in a file of their own under app/endpoints or app/upstreams, and each has one entry in
+its registry.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from app.upstreams.openai import Translation
 
 
 class Grade(Endpoint):
-    """How good each of some texts is."""
+    """An endpoint that grades texts: one result for each."""
 
     facts = EndpointFacts("grade", pure=True, items="results", texts=("texts",))
     paths = ("/v1/grade",)

@@ -66,7 +66,7 @@ async def started(
 ) -> AsyncIterator[P]:
     """A gateway serving on a free port; killed at the end, if it is still running.
 
-    ``root``: the checkout to run. ``before``: a command line that execs the gateway's. ``module``: the program itself.
+    ``root``: the checkout to run. ``before``: a command line that execs the gateway's. ``module``: the one to run.
     """
     (folder / "config.yaml").write_bytes(configuration)
     with (folder / "log").open("wb") as out:

@@ -196,7 +196,7 @@ def test_one_module_knows_the_http_library() -> None:
 
 
 def test_few_modules_know_sqlalchemy_and_alembic() -> None:
-    """37 MB and 0.3 s when imported: a process that serves imports none of these modules, nor who imports them."""
+    """Importing them costs 37 MB and 0.3 s, so a serving process imports neither these modules nor their importers."""
     found = {name for name, module in modules().items() if {"alembic", "sqlalchemy"} & _tops(module.foreign)}
     migrations = {name for name in modules() if name.startswith("storage.migrations.")}
     assert found <= {"storage.queries", "storage.schema", *migrations}
@@ -219,13 +219,13 @@ def test_the_gateway_is_one_screen_that_knows_no_upstream() -> None:
 
 
 def test_the_record_of_a_call_is_the_gateways() -> None:
-    """The cache and the single flight return values; what becomes of a call is written down in one room."""
+    """The cache and single-flight return values: only the gateway, the server and ``usage`` know a call's record."""
     writers = {name.partition(".")[0] for name in importers("usage.record")}
     assert writers <= {"gateway", "server", "usage"}
 
 
 def test_nothing_calls_back_into_the_gateway() -> None:
-    """It gives no function of its own away: what is made of one, or named without being called."""
+    """The gateway passes none of its functions on: it has no lambda or partial, and names no method without a call."""
     gateway = modules()["gateway.gateway"]
     called = {id(node.func) for node in ast.walk(gateway.tree) if isinstance(node, ast.Call)}
     own = {node.name for node in ast.walk(gateway.tree) if isinstance(node, Function)}
@@ -261,9 +261,8 @@ def test_functions_take_at_most_five_things() -> None:
     assert crowded == []
 
 
-# Still twice, in rooms that are being renamed; the list only gets shorter.
 def test_no_class_has_the_name_of_another() -> None:
-    """The sandbox is apart: it stands in for others, who have words of their own."""
+    """The sandbox is excluded: it imitates providers, and uses their words."""
     names = [
         node.name
         for module in modules().values()

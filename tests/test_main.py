@@ -51,7 +51,7 @@ def test_the_documentation_names_the_same_protections() -> None:
 
 
 def test_importing_the_module_makes_no_application() -> None:
-    """The configuration is read when ``app`` is first asked for."""
+    """The configuration is read at the first access to ``app``."""
     code = "import sys, app.main as main; print('app' in vars(main)); main.app"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -166,7 +166,7 @@ def test_the_installed_package_runs_as_a_module(installed: Path) -> None:
 
 
 def test_the_installed_package_migrates_a_ledger(installed: Path, tmp_path: Path) -> None:
-    """Alembic finds its steps in the package; the child process finds the package where this one did."""
+    """Alembic finds the migrations in the package, and the child process finds the package in the same place."""
     path = tmp_path / "torii.db"
     with closing(sqlite3.connect(path)) as file:
         file.executescript((ROOT / "tests/storage/released/a8b3aae.sql").read_text(encoding="utf-8"))

@@ -1,5 +1,5 @@
-"""An endpoint is one file and one entry in ENDPOINTS, an upstream one file and one entry in KINDS: nothing else knows
-them by name. Held with ones that do not exist, over sockets, and by comparing what is written by hand."""
+"""An endpoint is one file and one entry in ENDPOINTS, an upstream one file and one entry in KINDS; no other code names
+them. Tested over sockets with a made-up endpoint and upstream, and by comparing the lists that are written by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VECTORS = {"data": [{"index": 0, "embedding": [0.5]}], "usage": {"total_tokens":
 async def program(
     upstream: ScriptedUpstream, other_upstream: ScriptedUpstream, tmp_path: Path
 ) -> AsyncIterator[Program]:
-    """With the made-up upstream, and a server that is known to the configuration alone."""
+    """A gateway with the made-up upstream, and one that exists in the configuration only."""
     upstream.plays(replies({**GRADES, "usage": {"total_tokens": 7}}))
     other_upstream.plays(replies(VECTORS))
     settings = {
@@ -94,7 +94,7 @@ async def test_a_server_like_openais_is_configuration_alone(program: Program, ot
     assert [request.path for request in other_upstream.seen] == ["/v1/embeddings"]
 
 
-# --- what is written by hand -------------------------------------------------------------------
+# --- lists written by hand ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,6 +120,6 @@ def test_no_two_endpoints_have_a_path_in_common() -> None:
 
 @pytest.mark.parametrize("kind", SANDBOXED)
 def test_the_sandbox_plays_all_that_a_provider_serves_and_nothing_more(kind: str) -> None:
-    """It imports nothing of the gateway, so its list is its own."""
+    """The sandbox imports nothing of the gateway, so it has a list of its own."""
     served = {("POST", translation.path) for translation in KINDS[kind].endpoints.values()}
     assert {(method, path) for method, path in HOSTS[kind].routes if method == "POST"} == served

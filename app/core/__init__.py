@@ -1,1 +1,1 @@
-"""The words that all rooms share: no network, no settings."""
+"""Types, errors and primitives that all packages share. No network, no settings."""

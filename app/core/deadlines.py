@@ -1,7 +1,7 @@
 """Deadlines that share one timer of the event loop; idle connections to an upstream share one too.
 
-Most waits end long before their deadline, so the timer stays when a wait ends: it is set for the earliest deadline,
-ends the waits that are late when it fires, and is then set for the earliest of the rest.
+Most waits end long before their deadline, so the end of a wait does not reset the timer. When the timer fires, it ends
+the waits that are due, and is set for the earliest remaining deadline.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from types import TracebackType
 
 
 class Timer(ABC):
-    """``due`` is when it fires, in seconds of the monotonic clock: at the earliest deadline or before. ``loop`` is kept
-    from the first start on, since asking which loop runs is a system call."""
+    """A timer for many deadlines.
+
+    ``due`` is the time at which it fires, in seconds of the monotonic clock: the earliest deadline or before, infinity
+    if it is stopped. ``loop`` is kept from the first start, because finding the running loop is a system call.
+    """
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -23,14 +26,14 @@ class Timer(ABC):
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, until: float) -> None:
-        """Has it fire at ``until``."""
+        """Sets the timer for ``until``, in seconds of the monotonic clock."""
         self.stop()
         self.due = until
         self.loop = self.loop or asyncio.get_running_loop()
         self._timer = self.loop.call_later(max(0.0, until - time.monotonic()), self._fire)
 
     def stop(self) -> None:
-        """Nothing is waited for any more."""
+        """Stops the timer."""
         self.due = math.inf
         if self._timer is not None:
             self._timer.cancel()
@@ -43,11 +46,11 @@ class Timer(ABC):
 
     @abstractmethod
     def _end(self, now: float) -> float:
-        """Ends everything that is due. Returns the earliest deadline of the rest, infinity if there is none."""
+        """Ends everything that is due. Returns the earliest remaining deadline, infinity if there is none."""
 
 
 class DeadlineClock(Timer):
-    """The deadlines of one event loop; ``waits`` are those that a task waits within now."""
+    """The deadlines of one event loop. ``waits``: the deadlines of the waits under way."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,9 +72,9 @@ class DeadlineClock(Timer):
 
 
 class Deadline:
-    """Bounds what a task waits for: ``with deadline:`` raises TimeoutError when ``until`` has come.
+    """Bounds a task's waits: ``with deadline:`` raises TimeoutError at ``until``.
 
-    ``until`` is in seconds of the monotonic clock, and may be moved between two waits.
+    ``until`` is in seconds of the monotonic clock, and may be changed between two waits.
     """
 
     __slots__ = ("_cancelling", "_clock", "_expired", "_task", "until")
@@ -102,7 +105,7 @@ class Deadline:
                 raise TimeoutError
 
     def expire(self) -> None:
-        """Ends the wait that is under way, if there is one."""
+        """Ends the wait under way, if there is one."""
         if self._task is not None and not self._expired:
             self._expired = True
             self._task.cancel()

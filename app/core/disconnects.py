@@ -1,14 +1,14 @@
-"""Callers who leave before their answer is complete, and what becomes of their calls then.
+"""The policy for calls whose callers disconnect before the answer is complete.
 
     cancel   the upstream's connection is closed at once
-    drain    the upstream's answer is read to its end, for what it cost, but only for some seconds
-    detach   the call goes on to its own end, within the time that any call has
+    drain    the upstream's answer is read to its end for its usage, for at most some seconds
+    detach   the call continues to its end, within the total time of any call
 
-The word for the caller goes before the one for the model, and that before the general one. Only an upstream
-that is at work is waited for: no further attempt is made for a caller who has left, and of a call in parts
-only a detached one asks for the rest. At most ``calls`` go on at once; the next one is cancelled.
+A caller's own policy takes precedence over the model's, and the model's over the general one. Only a request that an
+upstream already works on is waited for: a call whose caller has left is not retried, and only a detached call sends the
+parts that have not been sent yet. At most ``calls`` calls continue without their callers; further ones are cancelled.
 
-Others may wait for the same answer. Then the call goes on for them, whoever of them leaves, until the last has.
+Several callers may wait for the same answer (single-flight). The call continues until the last of them has left.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .types import OnDisconnect, Target
 
 
 class CallerGone(Exception):
-    """The caller has closed their connection; there is nobody to answer."""
+    """The caller has closed the connection: nobody is left to answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """Policies for calls whose callers leave: the general one, those of models by id and those of callers by name."""
+    """The policies: the general one, those of models by id, and those of callers by name."""
 
     general: OnDisconnect = "cancel"
     models: Mapping[str, OnDisconnect] = field(default_factory=dict)
@@ -40,15 +40,18 @@ class Policies:
 
 
 class Work(Protocol):
-    """Work for a call."""
+    """The work that is done for a call; a call's record is one."""
 
     @property
     def at_work(self) -> Target | None:
-        """The target that has a request of the call; None while none has."""
+        """The target that has a request of the call; None if no target has one."""
 
 
 class DisconnectPolicy:
-    """The calls that go on without their callers: a drained one for ``seconds``, any for ``total`` from its begin."""
+    """The calls that continue without their callers, at most ``calls`` at once.
+
+    A drained call has ``seconds`` from the disconnect, a detached call ``total`` seconds from its start.
+    """
 
     def __init__(
         self, policies: Policies | None = None, *, seconds: float = 30.0, calls: int = 20, total: float = 1800.0
@@ -60,7 +63,7 @@ class DisconnectPolicy:
         self._total = total
 
     def admit(self, connection: ClientConnection) -> tuple[OnDisconnect, float]:
-        """The policy for a call whose caller has just left, and its deadline on the monotonic clock."""
+        """The policy for a call whose caller has just left, and the call's deadline on the monotonic clock."""
         now = time.monotonic()
         policy: OnDisconnect = "cancel"
         if connection.target is not None and len(self.going_on) < self._calls:
@@ -72,11 +75,11 @@ class DisconnectPolicy:
 
 
 class ClientConnection:
-    """The connection of one call's caller, and of others who wait for the same answer.
+    """The connection of a call's caller, and of other callers that wait for the same answer.
 
-    ``work`` is done for the call; ``task`` is cancelled if the call has to end. ``left``: the caller has closed it;
-    ``gone``: and nothing is done for them any more. ``over``: nobody wanted the answer when more was
-    to be asked for, so that it will not come.
+    ``work`` is done for the call; ``task`` is cancelled if the call has to end. ``left``: the caller has closed the
+    connection. ``gone``: the caller has left, and nothing is done for them any more. ``over``: no caller wanted the
+    answer when the next request was due, so the answer will never come.
     """
 
     __slots__ = (
@@ -101,20 +104,20 @@ class ClientConnection:
 
     @property
     def target(self) -> Target | None:
-        """The target at work for the caller; None while none is."""
+        """The target that has a request of the caller's call; None if no target has one."""
         if self._ahead is not None:
             return self._ahead.target
         return self.work.at_work if self.work is not None else None
 
-    # Others who wait for the same.
+    # Callers that wait for the same answer.
 
     def follow(self, first: ClientConnection) -> None:
-        """Waits for the answer to the call of ``first``."""
+        """Adds this caller to those that wait for the answer to ``first``'s call."""
         self._ahead = first
         first._company.append(self)
 
     def unfollow(self) -> None:
-        """The last who does ends a call whose own caller is gone."""
+        """Removes this caller again. The last one to be removed cancels the call if its own caller is gone."""
         if (first := self._ahead) is not None:
             first._company.remove(self)
             if first.gone:
@@ -122,23 +125,23 @@ class ClientConnection:
 
     @property
     def awaited(self) -> int:
-        """The number of callers for whom something is done."""
+        """The number of callers that the call is still made for."""
         return len(self._company) + (not self.gone)
 
     @property
     def deserted(self) -> bool:
-        """True if all have left, even if something is still done for them."""
+        """True if all callers have left, even if the call continues for them."""
         return self.left and all(other.left for other in self._company)
 
     @property
     def wants(self) -> bool:
-        """True if more may be asked for the caller, or for the others."""
+        """True if more requests may be sent for this caller, or for the others."""
         if not self.left or (self._policy == "detach" and not self.gone):
             return True
         return any(other.wants for other in self._company)
 
     def ask(self) -> None:
-        """Before each question to an upstream. Raises CallerGone where there is no one left to ask for."""
+        """To be called before each request to an upstream. Raises CallerGone if no caller wants the answer any more."""
         if not self.wants:
             self.over = True
             raise CallerGone
@@ -146,7 +149,7 @@ class ClientConnection:
     # The end.
 
     def leave(self) -> None:
-        """The caller has left. The call ends with that, at once or in its time."""
+        """The caller has left: cancels the call, at once or at the policy's deadline, unless others still wait."""
         if self.left:
             return
         self.left = True
@@ -160,8 +163,10 @@ class ClientConnection:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._cancel)
 
     def ended(self) -> Exception:
-        """The error for a cancellation: CallerGone if it came from here, Unavailable if it is the server's. One that
-        was not of this task is a failure of something that it waited for, and is none of the caller's."""
+        """The error for a cancellation: CallerGone if it came from here, Unavailable if it came from the server.
+
+        RuntimeError if the task itself was not cancelled, but something that it awaited: no disconnect is the cause.
+        """
         if self._task is not None:
             if not self._task.cancelling():
                 return RuntimeError("what the call waited for was cancelled")
@@ -169,7 +174,7 @@ class ClientConnection:
         return CallerGone() if self._cut else shutting_down()
 
     def end(self) -> None:
-        """The call has ended; another one may go on without its caller in its place."""
+        """The call has ended, which makes room for another call without a caller."""
         self._task = self.work = None
         if self.left:
             self._go()

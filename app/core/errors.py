@@ -1,9 +1,9 @@
-"""Every way in which a call can fail, as the caller will see it.
+"""Every error that a call can end with, as the caller sees it.
 
     ToriiError
-    |- InvalidRequest            400  the caller's mistake; names the field and what would be right
+    |- InvalidRequest            400  the caller's mistake; the message names the field and what would be right
     |  |- Unauthorized           401  the caller's key, not the upstream's
-    |  |- Forbidden              403  a web page, or a host name, that this gateway does not answer to
+    |  |- Forbidden              403  a web page's origin, or a host name, that this gateway does not answer
     |  |- NotFound               404  no such path
     |  |- ModelNotFound          404
     |  |- MethodNotAllowed       405
@@ -14,7 +14,7 @@
     |  |- UnsupportedMedia       415
     |  `- HeadTooLarge           431
     |- Unavailable               503  this gateway cannot take the call now
-    |  `- Overloaded             503  it has as many calls, connections or files as it takes at once
+    |  `- Overloaded             503  the gateway is at its limit of calls, connections or files
     `- UpstreamError
        |- UpstreamRejected       400  the upstream found the caller's mistake (400, 404, 413, 415, 422)
        |- UpstreamAuth           502  the upstream refused our key; the caller's own key is fine
@@ -22,12 +22,12 @@
        |- UpstreamRateLimited    429
        |- UpstreamTimeout        504
        |- UpstreamUnreachable    502  nothing was sent
-       |- UpstreamFailed         502  anything else that is not an answer (503 where it said so)
-       |  |- UpstreamBroken      502  the answer broke off, or became nonsense
-       |  |- UpstreamRedirected  502  a redirect: none is followed, here or elsewhere
-       |  |- UpstreamMisplaced   502  nothing is where a model that it serves should be: its address may be wrong
-       |  |- UpstreamTooLarge    502  more than is read of an answer: once more would be as much
-       |  `- UpstreamMismatch    502  an answer that is not JSON of the schema that was asked for
+       |- UpstreamFailed         502  anything else that is not an answer (503 if the upstream sent 503)
+       |  |- UpstreamBroken      502  the answer broke off, or is malformed
+       |  |- UpstreamRedirected  502  a redirect, which is never followed; no other target is tried
+       |  |- UpstreamMisplaced   502  404 or 405 for a model that the upstream serves: its address may be wrong
+       |  |- UpstreamTooLarge    502  an answer over the size limit; a repeated one would be as large
+       |  `- UpstreamMismatch    502  an answer that is not JSON of the schema that the call asked for
        `- UpstreamTruncated      502  a stream that stopped before its end
 
 One envelope serves the OpenAI SDKs, which read ``error``, and the Jina classes of
@@ -45,10 +45,11 @@ TEXT_LIMIT = 58_000  # bytes of an upstream's answer in an error, so that the en
 
 
 class ToriiError(Exception):
-    """``elsewhere``: another target may be tried. ``accepted``: the upstream may have begun the work.
+    """The base class of all errors that callers see.
 
-    ``should_retry`` becomes the header x-should-retry, which the OpenAI SDKs obey; None leaves
-    it to them. ``retry_after`` is in seconds. ``booked``: a call has ended with it, and its line is in the log.
+    ``elsewhere``: another target may be tried. ``accepted``: the upstream may have begun the work. ``should_retry``
+    becomes the header x-should-retry, which the OpenAI SDKs obey; None leaves the decision to the SDK. ``retry_after``
+    is in seconds. ``booked``: the log already has a line for this error.
     """
 
     status: int = 500
@@ -162,7 +163,7 @@ class Unavailable(ToriiError):
 
 
 class Overloaded(Unavailable):
-    """``reason`` is for the log alone."""
+    """``reason`` is shown in the log only."""
 
     code = "overloaded"
     should_retry = True
@@ -170,12 +171,12 @@ class Overloaded(Unavailable):
 
 
 class UpstreamError(ToriiError):
-    """``upstream`` is the name of the one that failed, ``target`` the place there, if they are known; ``reason`` is for
-    the log alone.
+    """The failure of a request to an upstream.
 
-    ``asked``: a request was made for it; False if the gateway knew without one. ``repeatable``: the same request may
-    end otherwise; ``repeated``: it was made again and has failed again. ``usage`` is what the failed request was
-    billed, if the upstream says so.
+    ``upstream`` is the name of the upstream and ``target`` its target, if known; ``reason`` is shown in the log only.
+    ``asked``: a request was sent; False if the gateway knew the result without one. ``repeatable``: the same request
+    may succeed if it is sent again. ``repeated``: the request was sent again and failed again. ``usage`` is what the
+    upstream billed for the failed request, if it says so.
     """
 
     status = 502
@@ -194,7 +195,7 @@ class UpstreamError(ToriiError):
 
 
 class UpstreamRejected(UpstreamError):
-    """The provider's own word that the request is wrong. Its status stays in its class."""
+    """The provider rejected the request as wrong. Its status is kept if it is 404, 413 or 415, and is 400 otherwise."""
 
     status = 400
     type = "invalid_request_error"
@@ -270,7 +271,7 @@ class UpstreamTooLarge(UpstreamFailed):
 
 
 class UpstreamMismatch(UpstreamFailed):
-    """``text`` is the answer, which is paid for; as much of it is told as the envelope has room for."""
+    """``text`` is the answer, which has been paid for: the envelope shows at most TEXT_LIMIT bytes of it."""
 
     code = "upstream_schema_mismatch"
     elsewhere = False
@@ -287,7 +288,7 @@ class UpstreamMismatch(UpstreamFailed):
 
 
 def _fitted(text: str) -> str:
-    """As much of the text as has at most TEXT_LIMIT bytes in JSON."""
+    """The text, cut to at most TEXT_LIMIT bytes of JSON."""
     written = msgspec.json.encode(text)
     while len(written) > TEXT_LIMIT:
         text = text[: len(text) * (TEXT_LIMIT - 100) // len(written)] + " ..."
@@ -304,7 +305,7 @@ PROXY_REFUSED = "the proxy requires a user and a password, or different ones (40
 
 
 def proxy_refused() -> UpstreamUnreachable:
-    """The way to an upstream is barred. Why is for the log alone."""
+    """The error if the proxy in front of an upstream asks for credentials. The reason is shown in the log only."""
     error = UpstreamUnreachable("the upstream cannot be reached")
     error.reason = PROXY_REFUSED
     return error
@@ -334,10 +335,11 @@ def rate_limited(upstream: str, seconds: float) -> UpstreamRateLimited:
 
 
 def told(error: BaseException) -> ToriiError:
-    """Any exception as one that a caller may see: a bug of ours says nothing of itself."""
+    """The error to show to the caller. Any exception but a ToriiError becomes an internal error without details."""
     return error if isinstance(error, ToriiError) else ToriiError("internal error; the gateway's log has the cause")
 
 
 def let_go(error: Exception) -> None:
-    """Forgets where it was raised. There is the whole call, whose record has the error: none would go by itself."""
+    """Drops the error's traceback and causes. The traceback holds the call, and the call's record holds the error: a
+    cycle that only the garbage collector would free."""
     error.__traceback__ = error.__context__ = error.__cause__ = None

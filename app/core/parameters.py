@@ -1,7 +1,7 @@
-"""Every field of a request, and what becomes of it: one table for the translation and for docs/translation.md.
+"""The fields of requests and how each is handled: one table for the translation and for docs/translation.md.
 
 Sources: OpenAI's and Cohere's SDKs, Jina's OpenAPI description (2026-07), jina-ai/node-DeepResearch, AIHubMix's page.
-A field that is not in the table goes on as it is.
+A field that is not in the table is passed through unchanged.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ FATES: Mapping[Fate, str] = {
 
 
 class Field(NamedTuple):
-    """``jina`` is for Jina's models at any upstream, in chat for DeepSearch; ``default`` is what an option means where
-    it is left out."""
+    """How one field is handled: ``jina`` for Jina's models at any upstream (in chat, for DeepSearch), ``other`` for all
+    other models. ``default`` is the value that Jina assumes if an option is left out."""
 
     jina: Fate
     other: Fate
@@ -36,18 +36,18 @@ DONE = Field("done", "done")
 SENT = Field("sent", "sent")
 DROPPED = Field("dropped", "dropped")
 CHECKED = Field("checked", "sent")
-ONLY_OTHERS = Field("dropped", "sent")  # DeepSearch and Jina's rerankers do not read them
-REFUSED = Field("refused", "sent")  # to leave them out would give another answer than was asked for
+ONLY_OTHERS = Field("dropped", "sent")  # DeepSearch and Jina's rerankers do not read these fields
+REFUSED = Field("refused", "sent")  # without these fields, the answer would not be the one that was asked for
 
-# In front of what LiteLLM's proxy adds for itself.
+# The prefix of the fields that LiteLLM's proxy adds for its own use.
 LITELLM = "litellm_"
 
 PROXYS = {"proxy_server_request": DROPPED, f"{LITELLM}*": DROPPED}
 
-# What is for the provider's books, of which Jina keeps none, or names a person, who is nobody's business upstream.
+# Fields for the provider's records, of which Jina keeps none, and fields that identify a person.
 BOOKS = ("metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user")
 
-# Of an endpoint that is neither streamed nor chat.
+# Fields that every endpoint but chat drops.
 UNREAD = {"stream": DROPPED, **dict.fromkeys(BOOKS, DROPPED), **PROXYS}
 
 EMBEDDINGS: Mapping[str, Field] = {
@@ -148,10 +148,10 @@ TABLE: Mapping[EndpointName, Mapping[str, Field]] = {"embeddings": EMBEDDINGS, "
 
 
 def dropped(endpoint: EndpointName) -> frozenset[str]:
-    """The fields that go to no provider whatsoever; of an endpoint without a table, those that no model reads."""
+    """The fields that are sent to no provider; for an endpoint without a table, those of UNREAD."""
     return frozenset(name for name, field in TABLE.get(endpoint, UNREAD).items() if field == DROPPED)
 
 
 def with_fate(endpoint: EndpointName, *fates: Fate) -> frozenset[str]:
-    """The fields of which this becomes at Jina's models, in chat at DeepSearch."""
+    """The fields that are handled in one of these ways for Jina's models (in chat, for DeepSearch)."""
     return frozenset(name for name, field in TABLE[endpoint].items() if field.jina in fates)

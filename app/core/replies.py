@@ -1,6 +1,7 @@
-"""The canonical replies: the form in which upstreams hand an answer to the endpoints, before it is in a caller's words.
+"""The canonical replies: the provider-neutral form of an answer between the upstreams and the endpoints.
 
-They have whatever else the upstream wrote. Vectors, scores and all that is only passed on are the upstream's bytes.
+Other fields that the upstream sent are kept. Vectors, scores and all fields that are only passed through stay the bytes
+that the upstream wrote.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from .types import Json
 
 
 class EmbeddingsReply(TypedDict, total=False):
-    """``data`` is in the order of the inputs, and each ``index`` the item's place. A vector is in ``embedding``,
-    several for one input are in ``embeddings``. ``usage`` holds counts alone, none if the upstream gave none."""
+    """``data`` has one item per input, in the order of the inputs, or one per page of a PDF; ``index`` is the item's
+    position. One vector is in ``embedding``, several vectors of one input are in ``embeddings``. ``usage`` holds token
+    counts only, and is empty if the upstream gave none."""
 
     object: str
     model: str
@@ -23,14 +25,14 @@ class EmbeddingsReply(TypedDict, total=False):
 
 
 class RerankResult(TypedDict, total=False):
-    """``index`` is a place in the call's documents."""
+    """``index`` is the position of the document in the call's ``documents``."""
 
     index: Required[int]
     relevance_score: Required[msgspec.Raw]
 
 
 class RerankReply(TypedDict, total=False):
-    """``results`` are the best first, and may be more than were asked for. ``usage`` is as in an EmbeddingsReply."""
+    """``results`` are sorted best first, and may be more than ``top_n``. ``usage`` is as in EmbeddingsReply."""
 
     object: str
     model: str
@@ -39,7 +41,7 @@ class RerankReply(TypedDict, total=False):
 
 
 class ChatReply(TypedDict, total=False):
-    """A chat.completion; ``usage`` is None or absent if the upstream gave none."""
+    """A chat.completion. ``usage`` is None or absent if the upstream gave none."""
 
     id: str
     object: str

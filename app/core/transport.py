@@ -1,4 +1,4 @@
-"""A transport that makes one write of all that an iteration of the event loop writes."""
+"""A transport that coalesces all writes of one event-loop iteration into one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 class CoalescingTransport:
-    """Writes at the end of a loop iteration all that it was given in it, at once.
+    """Collects the data written during an event-loop iteration, and writes it at the iteration's end.
 
-    A write wakes the reader at the other end. If each call of an iteration wrote at once, the reader would sleep again
-    between two calls, and waking it costs more than the write; so it gets the answers of an iteration in a row.
+    Each write wakes the reader at the other end, and waking costs more than the write. If every call wrote by itself,
+    the reader would fall asleep and be woken between two calls of the same iteration.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -43,5 +43,5 @@ class CoalescingTransport:
             self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def __getattr__(self, name: str) -> Any:
-        """Everything else is the transport's own."""
+        """All other attributes are those of the wrapped transport."""
         return getattr(self._transport, name)

@@ -1,10 +1,9 @@
-"""The words of the gateway, in the order in which a request meets them.
+"""The domain types, in the order in which a request passes through them.
 
     bytes -> Call -> Route -> Target -> Request -> [network] -> Event ... | Reply -> bytes
 
-Nothing here does anything; everything here is passed along. This module imports
-nothing of ours, so that endpoints and upstreams can meet in it without knowing
-each other.
+All are plain values without behaviour. This module imports nothing else of this project, so that endpoints and
+upstreams can share its types without importing each other.
 """
 
 from __future__ import annotations
@@ -26,7 +25,10 @@ OnDisconnect = Literal["cancel", "drain", "detach"]
 
 
 class Value(msgspec.Struct, frozen=True):
-    """A value that is made for each call: a frozen dataclass takes ten times as long. ``hidden`` is in no repr."""
+    """The base class of values that are created for each call: creating a frozen dataclass takes ten times as long.
+
+    ``hidden`` names the fields that the repr leaves out.
+    """
 
     hidden: ClassVar[tuple[str, ...]] = ()
 
@@ -37,17 +39,17 @@ class Value(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class EndpointFacts:
-    """What the cache, the gateway and the ledger have to know of an endpoint.
+    """The properties of an endpoint that the cache, the gateway and the ledger depend on.
 
-    pure       equal calls have equal replies, so that a reply may be shared by calls under way, and kept if it has no
-               other fields than cache/entries.py knows
-    inputs     the list in a call's body whose items have a vector each, in the reply's ``data``: they may be sent in
-               several calls, and kept apart; empty if a call only makes sense as a whole
-    batchable  calls with ``inputs`` may go to the upstream together
-    items      the field of the reply that holds the list of results, each of them an object
+    pure       equal calls have equal replies, so single-flight may share a reply, and the cache may keep it if it has
+               no other fields than those that cache/entries.py knows
+    inputs     the field of a call's body with the list of inputs, each of which has one item in the reply's ``data``:
+               a call may be split by inputs, and each input is cached by itself; empty if a call cannot be split
+    batchable  calls may be batched: the inputs of several go upstream in one call
+    items      the field of the reply with the list of results, each an object
     texts      the fields of a call's body that a model reads, for an estimate of its tokens
     writes     the model writes text, which is counted as completion tokens
-    streamed   the answer may come as a stream
+    streamed   the answer may be a stream
     """
 
     name: EndpointName
@@ -68,11 +70,10 @@ CHAT = EndpointFacts("chat", items="choices", texts=("messages", "tools"), write
 class Call(Value, frozen=True, kw_only=True):
     """One request, parsed into the canonical form, not yet routed.
 
-    ``model`` is the name that the caller used, and is echoed to him. ``body`` is
-    what an OpenAI-compatible upstream would be sent, without ``model`` and
-    ``stream``; fields that no endpoint knows are in it untouched. ``id`` and ``created``
-    (seconds) are stamped by the gateway, for the answers that carry an own id. ``encoding`` is that of the vectors in
-    the caller's answer.
+    ``model`` is the name that the caller used, which the answer repeats. ``body`` is the body for an OpenAI-compatible
+    upstream, without ``model`` and ``stream``; fields that the endpoint does not know are left untouched. ``id`` and
+    ``created`` (Unix time in seconds) are set by the gateway, for answers that have an id of their own. ``encoding`` is
+    the encoding of the vectors in the caller's answer.
     """
 
     endpoint: EndpointFacts
@@ -85,7 +86,7 @@ class Call(Value, frozen=True, kw_only=True):
 
     @property
     def most_items(self) -> int | None:
-        """The most items of a right reply; None if there is no such number."""
+        """The most items that a valid reply can have; None if there is no bound."""
         return None
 
 
@@ -96,11 +97,10 @@ class EmbeddingsCall(Call, frozen=True, kw_only=True):
 
 
 class RerankCall(Call, frozen=True, kw_only=True):
-    """``documents`` are the caller's own, to be given back; those of ``body`` go upstream.
+    """``documents`` are the caller's documents, which the answer returns; those of ``body`` are sent upstream.
 
-    ``top_n`` None means all. ``body`` holds ``query`` and ``documents`` and whatever
-    else the caller sent, less what is a field here. ``cohere`` asks for the ``meta`` that
-    Cohere's second version has in its answers.
+    ``top_n`` None means all. ``body`` holds ``query``, ``documents`` and whatever else the caller sent, except the
+    fields of this class. ``cohere`` asks for the ``meta`` object that answers of Cohere's version 2 have.
     """
 
     endpoint: EndpointFacts = RERANK
@@ -116,7 +116,7 @@ class RerankCall(Call, frozen=True, kw_only=True):
 
 
 class ChatCall(Call, frozen=True, kw_only=True):
-    """``body`` is the caller's, with ``stream_options`` still in it."""
+    """``body`` is the caller's body, including ``stream_options``."""
 
     endpoint: EndpointFacts = CHAT
     include_usage: bool = False
@@ -125,14 +125,15 @@ class ChatCall(Call, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """The catalogue's entry of a model. ``None`` and ``()`` mean unknown or not limited.
+    """A model as the catalogue and the configuration describe it. ``None`` and ``()`` mean unknown or unlimited.
 
-    ``dimensions`` is the size of a full vector, ``dimensions_allowed`` the values that
-    the ``dimensions`` option may take where only certain ones are possible,
-    ``largest`` the most that it may be where that is not ``dimensions``, ``context`` tokens,
-    ``max_inputs`` the most inputs of one upstream call, ``created`` the day it came out as a
-    Unix time, 0 where that is not known, ``cached``
-    whether its answers may be kept for the next caller.
+    dimensions           the size of a full vector
+    dimensions_allowed   the values of the ``dimensions`` option, if only certain ones are possible
+    largest              the largest value of the ``dimensions`` option, if it differs from ``dimensions``
+    context              the context length in tokens
+    max_inputs           the most inputs of one upstream call
+    created              the day of its release as a Unix time in seconds; 0 if unknown
+    cached               its answers may be cached
     """
 
     id: str
@@ -153,20 +154,20 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An upstream's key. ``alias`` names it in logs and books; the secret is in no repr."""
+    """An upstream's key. ``alias`` names it in the log and the ledger; the repr leaves the secret out."""
 
     secret: str = field(repr=False)
     alias: str = "default"
 
     @property
     def tail(self) -> str:
-        """The last four characters, for people to recognise it by."""
+        """The last four characters, by which an operator recognises the key; empty if the key is shorter than 12."""
         return self.secret[-4:] if len(self.secret) >= 12 else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One place where a model can be had: the upstream, its own name of the model, a key.
+    """A model at an upstream: the upstream, its own ``name`` for the model, and a key.
 
     ``listed``: the catalogue or the configuration says that the upstream serves it.
     """
@@ -179,7 +180,7 @@ class Target:
 
     @property
     def space(self) -> str:
-        """The vector space of its embeddings: a model has one, whichever upstream serves it."""
+        """The vector space of its embeddings, which is the same at every upstream that serves the model."""
         return self.name.removeprefix("jina-ai/").lower()
 
     def with_key(self, key: Key) -> Target:
@@ -188,19 +189,19 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A model of ours and its targets, best first; never empty."""
+    """A model and its targets, best first; never empty."""
 
     model: Model
     targets: tuple[Target, ...]
 
     @property
     def endpoints(self) -> list[EndpointName]:
-        """The endpoints that the model may be called at: those of its targets' upstreams, if it is limited to none."""
+        """The endpoints that serve the model: those of its targets' upstreams, limited to its own if it has any."""
         served = dict.fromkeys(name for target in self.targets for name in target.upstream.endpoints)
         return [name for name in self.model.endpoints or served if name in served]
 
     def to(self, endpoint: EndpointName) -> Route | None:
-        """The route of a call to ``endpoint``, without the targets that do not have it; None if there is none."""
+        """The route for a call to ``endpoint``: only the targets that serve it; None if there is no such target."""
         if self.model.endpoints and endpoint not in self.model.endpoints:
             return None
         for target in self.targets:
@@ -213,11 +214,11 @@ class Route:
 
 
 class Request(Value, frozen=True):
-    """A request to an upstream: always a POST of JSON. The key is in ``headers``, so no repr of them.
+    """A request to an upstream: always a POST of JSON. ``headers`` hold the key, so the repr leaves them out.
 
-    ``once``: it will not be sent again, whatever comes of it, so it is not put where it may get lost: it has a new
-    connection. Any other may ride a kept one, and be sent once more over a new one where that was just being closed.
-    ``schema``: what the answer is to fit, still to be read whole.
+    ``once``: the request must never be sent twice, so it gets a new connection. Any other request may use a kept
+    connection, and is sent again over a new one if the upstream was just closing the kept one. ``schema`` is the JSON
+    schema that the answer has to fit; it is not fully checked yet.
     """
 
     hidden = ("headers", "body", "schema")
@@ -230,7 +231,7 @@ class Request(Value, frozen=True):
 
 
 class Reply(Value, frozen=True):
-    """A whole answer of an upstream, whatever its status."""
+    """A complete answer of an upstream, of any status."""
 
     hidden = ("body",)
 
@@ -240,12 +241,16 @@ class Reply(Value, frozen=True):
 
 
 class Stream(Protocol):
-    """An upstream's answer whose head has come. ``aclose`` ends the connection; any time, any number of times.
+    """An upstream's answer whose head has arrived.
 
-    ``pieces`` gives what has come of the body since it was last asked, None at its end, and nothing where the time
-    ``look`` (monotonic clock) is reached first; nothing is lost by that.
-    ``headers`` are those that say more of an error, ``event_bytes`` is the most that one event may have.
-    ``progressed`` tells that an event has come, because only who reads the stream knows what is one.
+    status      the status of the answer
+    headers     the headers that describe an error; empty for a status of success
+    event_bytes the most bytes of one event
+    progressed  reports that an event has arrived: only the reader of the stream can tell
+    pieces      the pieces of the body that have arrived since the last call; None at the end of the body, empty if the
+                time ``look`` (monotonic clock) comes first, in which case no data is lost
+    read        the whole body
+    aclose      closes the connection; may be called at any time and repeatedly
     """
 
     status: int
@@ -258,12 +263,12 @@ class Stream(Protocol):
     async def aclose(self) -> None: ...
 
 
-# What comes out of a stream, whichever provider sent it. An upstream's fold makes these
-# of the provider's events; the chat endpoint makes the caller's chunks of these.
+# The events of a stream of any provider: an upstream's fold translates the provider's events into these, and the chat
+# endpoint translates these into the caller's chunks.
 
 
 class Head(Value, frozen=True):
-    """The stream's own facts; once, first."""
+    """The stream's metadata: once, as the first event. ``created`` is a Unix time in seconds."""
 
     created: int | None = None
     system_fingerprint: str | None = None
@@ -274,7 +279,7 @@ class Reasoning(Value, frozen=True):
 
 
 class Step(Value, frozen=True):
-    """A search or a visit of DeepSearch: ``search`` with the query, ``visit`` with the URL."""
+    """A step of DeepSearch. ``value`` is the query of a ``search``, the URL of a ``visit``."""
 
     type: Literal["search", "visit"]
     value: str
@@ -285,7 +290,7 @@ class Text(Value, frozen=True):
 
 
 class Citations(Value, frozen=True):
-    """OpenAI's ``url_citation`` annotations; indexes are code points of the whole answer."""
+    """OpenAI's ``url_citation`` annotations. Indexes count code points of the whole answer."""
 
     annotations: list[Json]
 
@@ -297,8 +302,11 @@ class Extras(Value, frozen=True):
 
 
 class Structured(Value, frozen=True):
-    """The whole answer to a call that asked for JSON, and the schema that it is to fit. The text comes behind it: an
-    SDK that reads JSON as it comes fails on prose."""
+    """The whole answer to a call that asked for JSON, and the schema that the answer has to fit.
+
+    The answer's Text comes after this event, so that it can be checked first: an SDK that parses JSON while it arrives
+    fails on prose.
+    """
 
     text: str
     schema: Json
@@ -309,13 +317,13 @@ class Finish(Value, frozen=True):
 
 
 class Usage(Value, frozen=True):
-    """Token counts as the upstream gives them; they need not add up, and are not made to."""
+    """Token counts as the upstream gives them; they may not add up, and are not corrected."""
 
     fields: Json
 
 
 class Chunk(Value, frozen=True):
-    """A chunk of a model that needs no translation: passed on, but for the model's name."""
+    """A chunk of a model that needs no translation: only the model's name is replaced."""
 
     body: Json
 
@@ -324,11 +332,13 @@ Event = Head | Reasoning | Step | Text | Citations | Extras | Structured | Finis
 
 
 class Fold(Protocol):
-    """The state of one stream. Errors of the upstream are raised, never returned, and Malformed for no JSON.
+    """Translates one stream, event by event.
 
-    ``feed`` takes the data of one SSE event and its name; ``end`` is called when the
-    upstream has closed, and raises where the stream was not complete. ``done`` is true
-    once nothing more is expected, ``usage`` the last token counts seen.
+    feed    takes the data and the name of one server-sent event; raises UpstreamError for an upstream's error, and
+            Malformed for data that is not JSON
+    end     is called when the upstream has closed the stream; raises UpstreamError if it is not complete
+    done    nothing more is expected
+    usage   the latest token counts; None if there were none
     """
 
     @property
@@ -352,8 +362,8 @@ class Upstream(Protocol):
         """The names of the endpoints that it serves."""
 
     def request(self, call: Call, target: Target) -> Request:
-        """The call in the provider's form. Raises InvalidRequest for what the provider cannot do, and KeyError for a
-        call to an endpoint that is not one of ``endpoints``."""
+        """The call in the provider's form. Raises InvalidRequest if the provider cannot do what the call asks for, and
+        KeyError if the call's endpoint is not one of ``endpoints``."""
 
     def url(self, call: Call, target: Target) -> str:
         """The URL of the request."""
@@ -362,13 +372,13 @@ class Upstream(Protocol):
         """The body of the request, without the model."""
 
     def streams(self, call: Call, target: Target) -> bool:
-        """True if the upstream is asked to stream; DeepSearch is, also for a caller who wants the answer whole."""
+        """True if the upstream is asked for a stream. DeepSearch always is, even if the caller wants a whole answer."""
 
     def reply(self, call: Call, target: Target, body: bytes, status: int = 200) -> Json:
-        """The canonical answer out of a body that came with a ``status`` of success. Raises UpstreamError for an error
-        sent as one."""
+        """The canonical reply for a body that came with a ``status`` of success. Raises UpstreamError if the body holds
+        an error, or is not a valid answer."""
 
     def fold(self, call: Call, target: Target, status: int = 200) -> Fold: ...
 
     def error(self, call: Call, target: Target, reply: Reply) -> Exception:
-        """The error for a status of 300 or more, one of ``errors``; not raised here."""
+        """The error for an answer with a status of 300 or more, an UpstreamError; returned, not raised."""

@@ -1,6 +1,6 @@
-"""The tokens of a call: as the upstream counts them, else estimated, and marked as such. No I/O.
+"""The tokens of a call: the upstream's counts if there are any, else estimates that are marked as such. No I/O.
 
-An estimate is of the texts alone, four bytes a token; pictures and other files in a call count for nothing.
+An estimate counts text only, at four bytes per token; images and other files count as nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from .types import Call, Chunk, Event, Json, Reasoning, Text
 
 BYTES_PER_TOKEN = 4
-LARGEST = 2**53  # no count of tokens is larger
+LARGEST = 2**53  # a larger number is not a token count
 
-# What a model writes into an answer.
+# The fields of an answer that hold text written by a model.
 _WRITTEN = frozenset(("content", "reasoning_content", "reasoning", "text", "tool_calls", "function", "arguments"))
 _ANSWERS = ("delta", "message", "text")
 _SAID = (Text, Reasoning)
@@ -22,7 +22,7 @@ _LONGEST_WORD = 1024
 
 
 class Tokens(NamedTuple):
-    """``estimated`` where any of the counts is."""
+    """``estimated``: at least one of the counts is an estimate."""
 
     prompt: int = 0
     completion: int = 0
@@ -39,11 +39,12 @@ class Tokens(NamedTuple):
 
 
 def tokens(call: Call, usage: Any, written: int) -> Tokens:
-    """The upstream's own counts, where they are counts; a 0 is one. ``written`` are bytes of answer that were seen."""
+    """The tokens of a call. Each valid count in the upstream's ``usage`` is used (0 is valid), and the missing ones are
+    computed or estimated. ``written``: the bytes of the answer that were received."""
     said = usage if isinstance(usage, dict) else {}
     prompt, completion = _count(said.get("prompt_tokens")), _count(said.get("completion_tokens"))
     total = _count(said.get("total_tokens"))
-    if not call.endpoint.writes:  # nothing is written, and rerankers say the total alone
+    if not call.endpoint.writes:  # there are no completion tokens, and rerankers give the total only
         completion = completion or 0
         prompt = total if prompt is None else prompt
     estimated = (prompt, completion, total).count(None) > 1
@@ -55,13 +56,13 @@ def tokens(call: Call, usage: Any, written: int) -> Tokens:
 
 
 def counts(said: Any) -> Json:
-    """The counts in an upstream's usage, those in objects of their own too; empty if there are none."""
+    """The counts in an upstream's usage, with nested objects kept as they are; empty if there are none."""
     usage = said if isinstance(said, dict) else {}
     return {name: value for name, value in usage.items() if _count(value) is not None or isinstance(value, dict)}
 
 
 def shares(tokens: int, lengths: list[int]) -> list[int]:
-    """``tokens`` divided by length; the shares are whole and their sum is ``tokens``."""
+    """``tokens`` divided in proportion to ``lengths``: whole numbers whose sum is ``tokens``."""
     total, passed, given = sum(lengths), 0, 0
     parts = []
     for length in lengths:
@@ -73,7 +74,7 @@ def shares(tokens: int, lengths: list[int]) -> list[int]:
 
 
 def seen(events: Iterable[Event]) -> int:
-    """Bytes of answer and thinking in the events."""
+    """The bytes of answer and reasoning in the events."""
     written = 0
     for event in events:
         if isinstance(event, _SAID):
@@ -84,12 +85,12 @@ def seen(events: Iterable[Event]) -> int:
 
 
 def counted(usage: Json | None) -> bool:
-    """True if the upstream has counted what it wrote."""
+    """True if the upstream has given a count of completion tokens."""
     return usage is not None and _count(usage.get("completion_tokens")) is not None
 
 
 def answered(reply: Json) -> int:
-    """Bytes of answer and thinking in a chat.completion, or a chunk of one."""
+    """The bytes of answer and reasoning in a chat.completion, or in a chunk of one."""
     choices = reply.get("choices")
     if not isinstance(choices, list):
         return 0
@@ -98,7 +99,7 @@ def answered(reply: Json) -> int:
 
 
 def size(value: Any) -> int:
-    """Bytes of text in a value of any depth, without what is a file or its address."""
+    """The bytes of text in a nested JSON value, without files and addresses of files."""
     if isinstance(value, str):
         return 0 if _is_file(value) else len(value.encode("utf-8", "replace"))
     if isinstance(value, dict):
@@ -107,12 +108,12 @@ def size(value: Any) -> int:
 
 
 def _is_file(text: str) -> bool:
-    """True if the input is an address, or a file's bytes as text."""
+    """True if the text is an address, or a file encoded as text."""
     return (text.startswith(_FILES) or len(text) > _LONGEST_WORD) and " " not in text and text.isascii()
 
 
 def _written(part: Any) -> int:
-    """Of a message or a delta what the model wrote, also into the calls of tools."""
+    """The bytes that the model wrote into a message or a delta, arguments of tool calls included."""
     if isinstance(part, str):
         return len(part.encode("utf-8", "replace"))
     if isinstance(part, list):
@@ -127,7 +128,7 @@ def _read(call: Call) -> list[Any]:
 
 
 def _rest(total: int | None, other: int | None, estimate: int) -> int:
-    """The total less the other count; the estimate if one of the two is not known."""
+    """A missing count: ``total`` less ``other``; if either is unknown, the estimate, which is at most ``total``."""
     if total is None:
         return estimate
     return min(estimate, total) if other is None else max(total - other, 0)

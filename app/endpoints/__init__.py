@@ -1,8 +1,8 @@
-"""The endpoints: what a caller may send, and the form in which they get their answer.
+"""The endpoints: parsing of callers' requests and rendering of their answers.
 
-An endpoint turns a caller's body into a Call, and a canonical answer into the bytes
-that this caller wants. It knows nothing of upstreams. A new one is a file here, a line in
-``ENDPOINTS``, and a line in the table of each upstream that serves it.
+An endpoint turns a caller's body into a Call, and a canonical reply into the bytes of the caller's answer. It knows
+nothing about upstreams. A new endpoint is one file here, one line in ``ENDPOINTS``, and one line in the table of each
+upstream that serves it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: the caller's request, and events back into OpenAI's chunks or one whole answer."""
+"""POST /v1/chat/completions: parses the request, and renders events as OpenAI's chunks or as one whole answer."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ MODES: tuple[ReasoningMode, ...] = ("reasoning_content", "reasoning", "think_tag
 
 @dataclass(frozen=True, slots=True)
 class Chat(Endpoint):
-    """``reasoning`` says where DeepSearch's thinking goes, unless a call says otherwise in ``x_reasoning``.
+    """The chat endpoint.
 
-    ``piece`` is the length in characters of the deltas in which an answer that comes whole is
-    handed on; 0 hands it on whole.
+    ``reasoning`` is the field for DeepSearch's reasoning, unless a call sets ``x_reasoning``. ``piece`` is the length,
+    in characters, of the deltas into which an answer that arrives in one event is cut; 0 does not cut it.
     """
 
     facts: ClassVar = CHAT
@@ -97,18 +97,19 @@ def _missing_messages(body: Json) -> str:
 
 
 class ChunkWriter:
-    """Events into OpenAI chunks: one id, one finish reason, usage only where asked for, [DONE] only at the end."""
+    """Renders events as OpenAI chunks: one id, one finish reason, usage only if requested, [DONE] only at the end of a
+    complete stream."""
 
     def __init__(self, call: ChatCall, piece: int) -> None:
         self._call = call
         self._piece = piece
         self._voice = Voice(call.reasoning)
-        self._same = b""  # the fields that each chunk of ours begins with, once there is one
+        self._same = b""  # the JSON that each of our chunks begins with; empty before the first one
         self._usage: Json | None = None
         self._extras: Json = {}
 
     def write(self, events: Iterable[Event]) -> bytes:
-        """The chunks, as one piece for the wire; empty when there is nothing to say yet."""
+        """The chunks of these events, as one piece of bytes; empty if the events give no chunk yet."""
         chunks: list[bytes] = []
         for event in events:
             if isinstance(event, Chunk):
@@ -129,11 +130,11 @@ class ChunkWriter:
         return usage + DONE
 
     def fail(self, envelope: Json) -> bytes:
-        """The end of a broken one: an error event, and no [DONE]."""
+        """The end of a broken stream: an error event without [DONE]."""
         return encode(msgspec.json.encode(envelope))
 
     def _begin(self, event: Event) -> bytes:
-        """The chunk before all others."""
+        """The first chunk, with the role."""
         head = event if isinstance(event, Head) else Head()
         same = {
             "id": f"chatcmpl-{self._call.id}",
@@ -146,7 +147,7 @@ class ChunkWriter:
         return self._delta({"role": "assistant", "content": ""})
 
     def _deltas(self, event: Event) -> list[Json]:
-        """The deltas of the event itself; some events only add to later ones."""
+        """The deltas of one event; some events only add fields to later chunks."""
         if isinstance(event, Text):
             return [delta for text in pieces(event.text, self._piece) for delta in self._voice.deltas(Text(text))]
         if isinstance(event, Usage):
@@ -169,9 +170,9 @@ class ChunkWriter:
 
 
 class Voice:
-    """The fields of a delta for thoughts, answers, steps and citations, by the reasoning mode.
+    """Renders reasoning, answer, steps and citations as deltas, by the reasoning mode.
 
-    think_tags puts the thinking into the content, so the citations' indexes move by its length.
+    ``think_tags`` puts the reasoning into the content, so the indexes of citations are moved by its length.
     """
 
     def __init__(self, mode: ReasoningMode) -> None:
@@ -194,7 +195,7 @@ class Voice:
         return []
 
     def close(self) -> list[Json]:
-        """The closing tag, where the thinking is in the content and still open."""
+        """The closing tag, if an opening tag has been written and not closed; else nothing."""
         return self._tagged("</think>\n\n") if self._thinking else []
 
     def _thought(self, text: str) -> list[Json]:
@@ -220,9 +221,9 @@ class Voice:
 
 
 def collect(call: ChatCall, events: Iterable[Event]) -> ChatReply:
-    """A stream's events as one chat.completion, the reasoning in the message.
+    """A stream's events as one chat.completion, with the reasoning in the message.
 
-    Raises UpstreamFailed where there is no answer.
+    Raises UpstreamFailed if the events have no Finish.
     """
     voice, head, usage = Voice(call.reasoning), Head(), None
     message: Json = {"role": "assistant", "content": ""}
@@ -261,8 +262,8 @@ def _gather(message: Json, deltas: list[Json]) -> None:
 
 
 def pieces(text: str, length: int) -> Iterator[str]:
-    """``text`` in pieces of about ``length`` characters, cut after white space where there is some
-    and never inside a character that a reader sees as one. Joined they are the text."""
+    """``text`` cut into pieces of about ``length`` characters, after white space if possible and never inside a
+    character that is displayed as one. The concatenated pieces equal ``text``."""
     start = 0
     while length and len(text) - start > length:
         cut = start + length
@@ -277,7 +278,7 @@ def pieces(text: str, length: int) -> Iterator[str]:
 
 
 def _joins(text: str, place: int) -> bool:
-    """True if the characters before and at ``place`` belong together on the screen."""
+    """True if the characters before and at ``place`` are displayed as one."""
     after, before = text[place], text[place - 1]
     return (
         unicodedata.combining(after) != 0

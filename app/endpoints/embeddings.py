@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: what OpenAI's, Jina's and AIHubMix's callers send; the answer in the encoding they asked for."""
+"""POST /v1/embeddings, in the request forms of OpenAI, Jina and AIHubMix; answers in the requested encoding."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from .endpoint import Endpoint, Options
 from .fields import given, model_of, total_usage, unsent, usage_shown, whole_number
 from .token_ids import decoder_or_none
 
-# The option is spelled in four ways. OpenAI's comes last: its SDKs add encoding_format "base64" to what they are
-# told to send. LlamaIndex always sends encoding_type; Jina takes embedding_type, AIHubMix's page has embedding_format.
+# The four names of the encoding option; the first one given wins. OpenAI's encoding_format comes last, because its
+# SDKs add it as "base64" unasked. LlamaIndex always sends encoding_type; Jina has embedding_type, AIHubMix's page
+# embedding_format.
 SPELLINGS = ("embedding_type", "encoding_type", "embedding_format", "encoding_format")
 ENCODINGS: dict[str, Encoding] = {
     "float": "float",
@@ -39,7 +40,7 @@ Decode = Callable[[list[int]], str]
 
 @dataclass(frozen=True, slots=True)
 class Embeddings(Endpoint):
-    """``decode_tokens`` turns token ids into text; without it, inputs of token ids are refused."""
+    """The embeddings endpoint. ``decode_tokens`` decodes token ids to text; without it, token ids are a 400."""
 
     facts: ClassVar = EMBEDDINGS
     paths: ClassVar = ("/v1/embeddings",)
@@ -73,7 +74,7 @@ class Embeddings(Endpoint):
         return [replace(call, body={**call.body, "input": part}) for part in parts]
 
     def merge(self, call: EmbeddingsCall, replies: list[EmbeddingsReply]) -> EmbeddingsReply:
-        """The answers, each of them in the order of its own inputs, as one."""
+        """The parts' replies as one. Raises UpstreamFailed if the vectors do not match the inputs or each other."""
         data = [item for reply in replies for item in reply["data"]]
         inputs = call.body["input"]
         if len(replies) > 1 and len(data) != len(inputs):
@@ -133,7 +134,7 @@ FORMS = "a string, an object such as {'text': ...} or {'image': ...}, a list of 
 
 
 def _same_shape(data: list[Json]) -> None:
-    """Parts may have been answered by two upstreams. Raises UpstreamFailed."""
+    """Raises UpstreamFailed if the vectors differ in size: two upstreams may have answered the parts."""
     shapes = {item[field_of(item)].shape for item in data}
     if len(shapes) > 1:
         told = sorted(shapes, key=str)

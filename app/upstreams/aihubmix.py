@@ -1,4 +1,4 @@
-"""AIHubMix: Jina's models in Jina's wire format, hundreds of others in OpenAI's and Cohere's.
+"""AIHubMix: Jina's models in Jina's wire format, hundreds of other models in OpenAI's and Cohere's.
 
 Source: AIHubMix's page on Jina AI.
 """
@@ -17,17 +17,17 @@ from .openai import OpenAICompatible, Translation, cohere_rerank, read_embedding
 
 
 def write_embeddings(upstream: AIHubMix, call: EmbeddingsCall, target: Target) -> Json:
-    """Other models get OpenAI's option, of which the page does not speak for Jina's."""
+    """Only other models get OpenAI's ``encoding_format``: the page does not mention it for Jina's models."""
     return jina_embeddings(call, target) if _is_jina(target) else openai.write_embeddings(upstream, call, target)
 
 
 def write_rerank(upstream: AIHubMix, call: RerankCall, target: Target) -> Json:
-    """The limit of a document is named as on the page: "applicable only to Cohere (not supported by Jina)"."""
+    """The limit in tokens per document has the page's name: "applicable only to Cohere (not supported by Jina)"."""
     return jina_rerank(call, target) if _is_jina(target) else cohere_rerank(call, "max_chunk_per_doc")
 
 
 def read_rerank(upstream: AIHubMix, call: RerankCall, body: bytes, status: int) -> RerankReply:
-    """At least one result if ``top_n`` was not asked for: the provider's page prints three for eight documents."""
+    """Without ``top_n``, one result is enough: the provider's page shows three results for eight documents."""
     least = 1 if call.top_n is None else min(call.top_n, len(call.documents))
     return validation.ranking(call, body, upstream.name, least, status)
 

@@ -1,13 +1,13 @@
-"""The built-in catalogue: what each known model takes, and which kinds of upstream serve it.
+"""The built-in catalogue: the properties of each known model, and the kinds of upstream that serve it.
 
-Sources: Jina's OpenAPI description (2026-07) and the catalogue of its on-premises server for
-endpoints, sizes, tasks and days; AIHubMix's Jina page for what AIHubMix serves. Configuration
-adds to it; it is never the reason to refuse a name.
+Sources: Jina's OpenAPI description (2026-07) and the catalogue of its on-premises server for endpoints, sizes, tasks
+and release days; AIHubMix's Jina page for the models of AIHubMix. The configuration adds to the catalogue. A model is
+never refused because the catalogue does not have it.
 
-``features`` holds the names of request options that not every model takes (``dimensions``,
-``late_chunking``, ``normalized``, ``truncate``, ``return_multivector``, ``return_tokenized_input``,
-``input_type``, ``max_doc_length``, ``return_embeddings``) and of answers of another form
-(``multivector``, ``sparse``, ``reasoning``, ``citations``). ``task`` is known by ``tasks``.
+``features`` are the names of request options that only some models have (``dimensions``, ``late_chunking``,
+``normalized``, ``truncate``, ``return_multivector``, ``return_tokenized_input``, ``input_type``, ``max_doc_length``,
+``return_embeddings``), and of properties of the answer (``multivector``, ``sparse``, ``reasoning``, ``citations``). A
+model has the option ``task`` if ``tasks`` is not empty.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ BOTH = (JINA, "aihubmix")
 # "Each input list can contain at most 512 items" (api.jina.ai, 422).
 MAX_INPUTS = 512
 
-# The public list of models at api.jina.ai gives every id with this in front.
+# The prefix of every id in the public list of models at api.jina.ai.
 PREFIX = "jina-ai/"
-# Hugging Face's name of Jina's models, and LiteLLM's.
+# Also the prefixes of Jina's models at Hugging Face and in LiteLLM.
 PREFIXES = (PREFIX, "jinaai/", "jina_ai/")
 
 QUERY_PASSAGE = ("retrieval.query", "retrieval.passage")
@@ -55,20 +55,20 @@ class CatalogueEntry:
 
 
 def known(name: str) -> CatalogueEntry | None:
-    """The catalogue's entry, found under its id in any letter case, with or without one of PREFIXES in front."""
+    """The entry of a model, whose id may be in any letter case and have one of PREFIXES; None if there is none."""
     return CATALOGUE.get(name) or CATALOGUE.get(bare(name).lower())
 
 
 def bare(name: str) -> str:
-    """The name without one of PREFIXES, in whichever letters that is written."""
+    """The name without its prefix, if that is one of PREFIXES in any letter case."""
     prefix, slash, rest = name.partition("/")
     return rest if slash and f"{prefix.lower()}/" in PREFIXES else name
 
 
 def unlisted(name: str, owned_by: str = "unknown") -> Model:
-    """A model of which only the name is known: any endpoint of its upstreams, no limits of ours.
+    """A model that is not in the catalogue: it has all endpoints of its upstreams, and no limits.
 
-    The names of DeepSearch are known by their beginning, since its server takes any of them.
+    Any name that begins as DeepSearch's names do is a DeepSearch model, because its server accepts all of them.
     """
     if name.startswith("jina-deepsearch-"):
         return Model(id=name, endpoints=("chat",), inputs=DEEPSEARCH_INPUTS, deepsearch=True)
@@ -95,7 +95,7 @@ def _v2(language: str, released: str, **facts: Any) -> CatalogueEntry:
 def _v5(name: str, released: str, **facts: Any) -> CatalogueEntry:
     size = {"dimensions": 1024, "context": 32768} if name.endswith("-small") else {"dimensions": 768, "context": 8192}
     features = ("dimensions", "normalized", "truncate")
-    # Jina's description lets all of them ask for 1024 dimensions, also the one of 768.
+    # Jina's description allows 1024 dimensions for all v5 models, even for those with 768.
     return _embeddings(name, released=released, tasks=V5_TASKS, features=features, largest=1024, **size, **facts)
 
 

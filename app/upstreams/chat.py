@@ -1,7 +1,6 @@
-"""Chat models that need no translation: everything passes, but for the model's name.
+"""Chat models that need no translation: everything is passed through, except the model's name.
 
-What is looked at is only what decides whether an answer is one: an error in place of
-the answer, a stream that stops before its end.
+An answer is checked only for errors sent in its place, and a stream for an end before it is complete.
 """
 
 from __future__ import annotations
@@ -17,12 +16,13 @@ from .errors import event_of, hidden_failure, refuse_page
 
 
 def chat_body(call: ChatCall) -> Json:
-    """The caller's body with ``stream`` written out: AIHubMix's page says that its default is true."""
+    """The caller's body with an explicit ``stream``: according to AIHubMix's page, its default is true."""
     return {**call.body, "stream": call.stream}
 
 
 def chat_reply(body: bytes, upstream: str, status: int = 200) -> ChatReply:
-    """A whole chat.completion. Raises UpstreamError for an error sent with ``status``, which is one of success."""
+    """A whole chat.completion. Raises UpstreamError for any other body, also for an error that was sent with
+    ``status``, a status of success."""
     try:
         reply = decode(body)
     except Malformed as error:
@@ -38,7 +38,7 @@ def chat_reply(body: bytes, upstream: str, status: int = 200) -> ChatReply:
 
 
 class ChatFold:
-    """Passes chunks on; complete when every choice that was seen has finished.
+    """Passes chunks through. The stream is complete if every choice that it began has finished.
 
     >>> fold = ChatFold("aihubmix")
     >>> fold.feed(b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}')
@@ -87,7 +87,7 @@ class ChatFold:
 
 
 def _as_chunk(reply: Json) -> Json:
-    """A whole answer in place of the stream that was asked for, as the one chunk of a stream."""
+    """A whole answer, sent although a stream was requested, as the only chunk of a stream."""
     choices = [
         {**{name: value for name, value in choice.items() if name != "message"}, "delta": choice.get("message") or {}}
         for choice in _choices(reply)
@@ -96,7 +96,8 @@ def _as_chunk(reply: Json) -> Json:
 
 
 def _refuse_failed(choices: list[Json], upstream: str, status: int) -> None:
-    """Relays tell of failures as DeepSearch does: finish_reason ``error``, and what happened as the text."""
+    """Raises UpstreamError for a choice with the finish_reason ``error`` and the message as its text: relays report
+    failures in this way, as DeepSearch does."""
     for choice in choices:
         if choice.get("finish_reason") == "error":
             part = choice.get("delta") or choice.get("message")
@@ -107,7 +108,7 @@ def _refuse_failed(choices: list[Json], upstream: str, status: int) -> None:
 
 
 def _counted(reply: Json) -> Json:
-    """With a usage of nothing but counts; null where it has none."""
+    """The reply with nothing but counts in its ``usage``, which is null if it has no counts."""
     return {**reply, "usage": counts(reply["usage"]) or None} if reply.get("usage") is not None else reply
 
 

@@ -1,10 +1,10 @@
-"""Citations: where in the answer a source is cited.
+"""Citations of DeepSearch: the positions in the answer at which each source is cited.
 
-Jina sends no indexes, AIHubMix sends zeros, and clients crash without integers. The answer
-itself says it: ``[^1]`` in the text, ``[^1]: quote [title](url)`` at its end. The k-th
-annotation need not be footnote k, and footnote 1 need not be the first source of the text: the
-mark's number and its definition decide. They are matched by URL. A URL with ``)`` comes out of the server as
-words, in a definition without a link; that one is matched by its quote.
+Jina sends no indexes, AIHubMix sends zeros, and clients crash without integers. The positions are taken from the
+answer, which has a mark ``[^1]`` in its text and a footnote ``[^1]: quote [title](url)`` at its end. The k-th
+annotation may not be footnote k, and footnote 1 may not be the first one cited, so annotations and footnotes are
+matched by URL. The server turns a URL with ``)`` into words, in a footnote without a link; such a footnote is matched
+by its quote.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _DEFINITION = re.compile(r"^\[\^([^\[\]\s]+)\]:(.*)$", re.MULTILINE)
 _MARK = re.compile(r"\[\^([^\[\]\s]+)\]")
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
 
-QUOTED = 100  # footnotes without a link that are looked at
+QUOTED = 100  # maximum number of footnotes without a link that are searched
 
-Place = tuple[int, int]  # of a mark: its first code point, and the one behind its last
+Place = tuple[int, int]  # the span of a mark in code points: its start, and the index after its end
 
 
 def cite(answer: str, annotations: list[Any]) -> list[Json]:
-    """OpenAI's url_citation annotations, with the marker's place as code points; 0, 0 where there is none.
+    """OpenAI's url_citation annotations, with the span of the source's mark in code points; 0, 0 if there is no mark.
 
-    Entries without an http(s) URL are dropped; ``exactQuote`` and ``dateTime`` and whatever else is kept.
+    Annotations without an http(s) URL are dropped. ``exactQuote``, ``dateTime`` and all other fields are kept.
     """
     linked, quoted = _footnotes(answer) if annotations else ({}, [])
     cited = []
@@ -38,7 +38,7 @@ def cite(answer: str, annotations: list[Any]) -> list[Json]:
             continue
         url = source["url"]
         waiting = linked.get(url.rstrip("/"))
-        # Two footnotes of one URL belong to two annotations, in order; the last serves all the rest.
+        # Several footnotes with one URL belong to as many annotations, in order; the last one serves any further ones.
         start, end = (waiting.popleft() if len(waiting) > 1 else waiting[0]) if waiting else _quoted(source, quoted)
         title = source.get("title") or urlsplit(url).hostname or url
         known = {"start_index": start, "end_index": end, "title": title, "url": url}
@@ -47,7 +47,7 @@ def cite(answer: str, annotations: list[Any]) -> list[Json]:
 
 
 def is_web(url: Any) -> bool:
-    """DeepSearch's lists hold ``javascript:`` and ``mailto:`` links of the pages it read."""
+    """True for an http(s) URL: DeepSearch's lists also hold ``javascript:`` and ``mailto:`` links of pages it read."""
     return isinstance(url, str) and url.lower().startswith(("http://", "https://"))
 
 
@@ -56,7 +56,7 @@ def _rest(source: Json, known: Json) -> Json:
 
 
 def _footnotes(answer: str) -> tuple[dict[str, deque[Place]], list[tuple[str, Place]]]:
-    """The places of the marks of its footnotes, in their order: by URL, and with their text where they have none."""
+    """The spans of the marks of all footnotes, in order: by URL, and, for footnotes without a URL, with their text."""
     definitions = list(_DEFINITION.finditer(answer))
     starts = {definition.start() for definition in definitions}
     marks: dict[str, Place] = {}
@@ -75,7 +75,7 @@ def _footnotes(answer: str) -> tuple[dict[str, deque[Place]], list[tuple[str, Pl
 
 
 def _link(definition: str) -> str | None:
-    """The URL of the link at its end; one with brackets in it too."""
+    """The URL of the link at the footnote's end, which may contain brackets; None if there is no link."""
     _, link, url = definition.rstrip().rpartition("](")
     return url[:-1].strip() if link and url.endswith(")") else None
 
@@ -86,5 +86,5 @@ def _quoted(source: Json, quoted: list[tuple[str, Place]]) -> Place:
 
 
 def _words(text: str) -> str:
-    """As the server writes a quote into a footnote: without its punctuation."""
+    """The text without punctuation, as the server writes a quote into a footnote."""
     return " ".join(_PUNCTUATION.sub(" ", text).split())

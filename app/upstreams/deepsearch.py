@@ -1,7 +1,7 @@
-"""Requests of DeepSearch: OpenAI's chat request in, the provider's out, checked before it costs anything.
+"""Requests to DeepSearch: translates OpenAI's chat request to the provider's, and checks it before it costs anything.
 
-Sources: jina-ai/node-DeepResearch (the open-source server), the DeepSearch page of jina.ai and
-AIHubMix's Jina page. Both providers run the same server, so both are sent the same body.
+Sources: jina-ai/node-DeepResearch (the open-source server), the DeepSearch page of jina.ai, AIHubMix's Jina page. Both
+providers run the same server, so both get the same body.
 """
 
 from __future__ import annotations
@@ -27,29 +27,30 @@ EFFORTS = {
     "xhigh": "high",
     "max": "high",
 }
-# Where the server searches. It takes any other name for a place where nothing is found, and answers without a source.
+# The server's search providers. Any other name finds nothing: the server then answers without sources.
 PLACES = ("jina", "arxiv", "duck", "brave", "serper")
 
-JSON_FORMS = ("json_schema", "json_object")  # each with a schema
-ENVELOPE = {"name", "description", "strict", "schema"}  # OpenAI's, around a schema
+JSON_FORMS = ("json_schema", "json_object")  # both must have a schema
+ENVELOPE = {"name", "description", "strict", "schema"}  # the fields of OpenAI's envelope around a schema
 
-# Read by no version of the server, and some of them would only mislead: it takes
-# max_completion_tokens for the budget of the whole research run, and then makes one attempt.
+# Fields that the server does not read, or misreads: it takes max_completion_tokens for the budget of the whole research
+# run, and then makes one attempt.
 IGNORED = with_fate("chat", "dropped", "refused") | {"stream_options"}
 
 
 @dataclass(frozen=True, slots=True)
 class DeepSearchRules:
-    """``schema_mismatch``: whether an answer that is not JSON of the schema asked for is an error, or passes."""
+    """``system_messages``: how system messages are handled (see ``messages_of``). ``schema_mismatch``: whether an
+    answer that does not fit the requested JSON schema is an error, or is passed through."""
 
     system_messages: SystemMessages = "fold"
     schema_mismatch: OnMismatch = "error"
 
 
 def deepsearch_body(call: ChatCall, system: SystemMessages = "fold") -> Json:
-    """The provider's body, without the model; ``system`` says what becomes of system messages.
+    """The provider's body, without the model. ``system``: how system messages are handled (see ``messages_of``).
 
-    Raises InvalidRequest naming the field, TooLarge for a part over 10 MB.
+    Raises InvalidRequest, which names the field, and TooLarge for a part over 10 MB.
     """
     _refuse_impossible(call.body)
     body = {name: value for name, value in call.body.items() if value is not None and name not in IGNORED}
@@ -58,7 +59,7 @@ def deepsearch_body(call: ChatCall, system: SystemMessages = "fold") -> Json:
             body[name] = check(name, value)
     body["messages"] = messages_of(body["messages"], system)
     _response_format(body)
-    # Always streamed: a DeepSearch run outlasts the 100 seconds after which proxies give up on a silent answer (524).
+    # Always streamed: proxies give up after 100 seconds without data (524), and a DeepSearch run takes longer.
     return {**body, "stream": True}
 
 
@@ -78,7 +79,7 @@ def _refuse_impossible(body: Json) -> None:
         raise InvalidRequest("DeepSearch does not support moderation: leave 'moderation' out", param="moderation")
 
 
-# The parameters, each with the check that gives the value as the provider wants it.
+# Each check returns a parameter's value in the provider's form, or raises InvalidRequest.
 
 
 def _integer(least: int) -> Callable[[str, Any], int]:
@@ -112,7 +113,7 @@ def _share(name: str, value: Any) -> float:
 
 
 def _hostnames(name: str, value: Any) -> list[str]:
-    # The server calls .map on it: anything but a list comes back as an error with status 200.
+    # The server calls .map on the value: for anything but a list, it answers an error with status 200.
     if not isinstance(value, list) or not all(isinstance(host, str) and host for host in value):
         raise InvalidRequest(f'{name} must be a list of host names, such as ["jina.ai"]', param=name)
     return value
@@ -151,12 +152,12 @@ PARAMETERS: dict[str, Callable[[str, Any], Any]] = {
 
 
 def wants_citations(body: Json) -> bool:
-    """Of a caller's body that was checked. The server takes ``max_annotations`` 0 for 1, so none are left out here."""
+    """False if a checked body has ``max_annotations`` 0: the server reads 0 as 1, so the gateway drops citations."""
     return str(body.get("max_annotations")).strip("0") != ""
 
 
 def schema_of(body: Json) -> Json | None:
-    """The JSON schema that a caller's body asks for, out of OpenAI's envelope or bare."""
+    """The JSON schema in a caller's body, bare or in OpenAI's envelope; None if there is none."""
     form = body.get("response_format")
     schema = form.get("json_schema") if isinstance(form, dict) and form.get("type") in JSON_FORMS else None
     if isinstance(schema, dict) and (isinstance(schema.get("schema"), dict) or _is_envelope(schema)):
@@ -165,12 +166,12 @@ def schema_of(body: Json) -> Json | None:
 
 
 def _is_envelope(schema: Json) -> bool:
-    """Of one without a schema too, which as a schema would allow anything."""
+    """True for OpenAI's envelope, even one without a schema: read as a schema, it would allow anything."""
     return schema.keys() <= ENVELOPE and schema.keys() != {"description"}
 
 
 def _response_format(body: Json) -> None:
-    """Unwraps OpenAI's envelope: the server compiles ``json_schema`` itself as the schema."""
+    """Replaces OpenAI's envelope by the schema in it: the server compiles the value of ``json_schema`` as a schema."""
     form = body.get("response_format")
     if form is None or (isinstance(form, dict) and form.get("type") == "text"):
         body.pop("response_format", None)
@@ -180,7 +181,7 @@ def _response_format(body: Json) -> None:
     schema = schema_of(body)
     if schema is None and (form["type"] == "json_schema" or form.get("json_schema") is not None):
         raise InvalidRequest("response_format.json_schema.schema must be an object", param="response_format")
-    if schema is None:  # the server does nothing with a bare json_object, and answers in prose
+    if schema is None:  # the server ignores json_object without a schema, and answers in prose
         raise InvalidRequest(
             "DeepSearch supports JSON by schema only: instead of json_object, send response_format "
             '{"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}',

@@ -1,7 +1,7 @@
-"""The messages of a DeepSearch call: OpenAI's in, those that the server reads out.
+"""The messages of a DeepSearch call: translates OpenAI's messages to those that the server reads.
 
-Source: jina-ai/node-DeepResearch. The server drops system messages, and answers 200 to an empty question if a part is
-one that it does not know where it stands.
+Source: jina-ai/node-DeepResearch. The server drops system messages. If a message has a part that the server does not
+support in that role, it loses the question, and answers 200 to an empty one.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ PART_LIMIT = 10 * 1024 * 1024
 FILE_TYPES = ("application/pdf", "text/plain")
 IMAGE_TYPES = ("image/png", "image/webp", "image/jpeg")
 
-INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf")  # categories of Unicode: blanks, controls, marks such as U+200B
+INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf")  # Unicode categories: white space, control and format characters (U+200B)
 
 
 def messages_of(messages: list[Any], system: SystemMessages = "fold") -> list[Json]:
-    """The conversation as the server takes it, whose last turn is the user's question.
+    """The conversation in the server's form. The last message must be the user's question.
 
-    ``fold`` puts the text of all system and developer messages before the first user turn, an empty line between,
-    ``drop`` leaves it out, as the server would. Raises InvalidRequest naming the message and its part, for ``refuse``
-    also for the first system message that says something.
+    ``system`` applies to system and developer messages: ``fold`` puts their text before the first user message,
+    separated by an empty line; ``drop`` leaves it out, as the server would; ``refuse`` raises InvalidRequest for the
+    first one that is not blank. Raises InvalidRequest, which names the message and its part, and TooLarge for a part
+    over 10 MB.
     """
     if not messages or not isinstance(messages[-1], dict) or messages[-1].get("role") != "user":
         raise InvalidRequest("DeepSearch answers the user: the last message must have role user", param="messages")
@@ -57,7 +58,7 @@ def _refuse_system(turns: list[Json]) -> None:
 
 
 def _after(text: str, content: Any) -> Any:
-    """The content of a user turn with ``text`` before it."""
+    """The content of a user message with ``text`` before it."""
     if isinstance(content, list):
         return [{"type": "text", "text": text}, *content]
     return f"{text}\n\n{content}" if content else text
@@ -85,7 +86,7 @@ def _message(message: Any, where: str) -> Json:
             content = " ".join(part["text"] for part in content)
     elif not isinstance(content, str | None):
         raise InvalidRequest(f"{where}.content must be a string or a list of parts", param=f"{where}.content")
-    # Reasoning of earlier turns is not sent back, nor tool calls and the like, which the server does not know.
+    # The server reads no other fields: reasoning of earlier messages and tool calls are left out.
     return {"role": role, "content": content}
 
 
@@ -101,7 +102,7 @@ def _part(part: Any, where: str, role: str) -> Json:
             param=f"{where}.type",
         )
     if role != "user":
-        # The server would lose the question, and answer 200 to nothing.
+        # The server would lose the question, and answer 200 to an empty one.
         raise InvalidRequest(
             f"{where} is of type {kind}, which DeepSearch takes in a user's message only; this message has role {role}",
             param=where,
@@ -148,7 +149,10 @@ def _file(part: Json, where: str) -> Json:
 
 
 def _data_uri(text: str, where: str) -> tuple[str | None, str]:
-    """The declared type, if any, and the base64 text, whose content is checked and measured."""
+    """``(type, base64)`` of a data URI or of bare base64; the type is None if none is declared.
+
+    Raises InvalidRequest for content that is empty or not base64, TooLarge for more than PART_LIMIT bytes.
+    """
     declared = None
     if text.startswith("data:"):
         head, comma, text = text[5:].partition(",")

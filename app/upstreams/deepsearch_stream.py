@@ -1,11 +1,11 @@
-"""A DeepSearch stream, from either provider, into events that mean the same.
+"""Streams of DeepSearch, translated to events that are the same for both providers.
 
     Jina        delta.content with type think, wrapped in <think> ... </think>; query and url deltas; no [DONE]
     AIHubMix    delta.reasoning_content with the same tags inside; [DONE]
 
-Both then send the whole answer as one delta together with its annotations, the finish reason and
-the usage. Failure comes with status 200: as finish_reason ``error`` with the text as content, twice,
-or as an error object. Each delta is read by what it means, so relays that re-chunk do no harm.
+Both then send the whole answer as one delta, together with its annotations, the finish reason and the usage. A failure
+has status 200: it is sent as two chunks with the finish_reason ``error`` and the message as content, or as an error
+object. Each delta is read by its fields alone, so that relays may re-chunk the stream.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .thoughts import CLOSE, OPEN, Thoughts
 
 FINISHES = ("stop", "length", "content_filter")
 URL_LISTS = ("visitedURLs", "readURLs", "relatedImages")
-STEPS = 10_000  # of a run that are known again; a long one of a team has some hundreds
+STEPS = 10_000  # maximum number of steps remembered per run; a long run of a team has some hundreds
 
 
 class DeepSearchFold:
-    """One upstream event in, what it means out. Raises UpstreamError for a failure told in the stream.
+    """The fold of a DeepSearch stream. Raises UpstreamError for a failure that the stream reports.
 
-    ``citing`` False leaves the citations out: the server takes ``max_annotations`` 0 for 1. ``schema`` is what the
-    answer is to fit; it is told whole then, once it is complete.
+    ``citing`` False drops the citations: the server reads ``max_annotations`` 0 as 1. ``schema``: the JSON schema that
+    the answer has to fit; the answer is then emitted as a whole once it is complete.
     """
 
     def __init__(self, upstream: str, status: int = 200, *, citing: bool = True, schema: Json | None = None) -> None:
@@ -39,7 +39,7 @@ class DeepSearchFold:
         self._thoughts = Thoughts()
         self._answer: list[str] = []
         self._half = ""
-        self._undecided: str | None = ""  # an answer's start, while it may still turn out to be an inline <think>
+        self._undecided: str | None = ""  # start of untyped content that may still be an inline <think>; None: decided
         self._annotations: list[Any] = []
         self._steps: set[int] = set()
         self._begun = False
@@ -69,7 +69,8 @@ class DeepSearchFold:
         return self._chunk(chunk)
 
     def end(self) -> list[Event]:
-        """The usage, where the stream was complete. Raises UpstreamTruncated where it was not."""
+        """The usage. Raises UpstreamTruncated if the stream is not complete, UpstreamFailed if it reported a
+        failure."""
         if self._failing:
             raise _final(UpstreamFailed(f"{self._upstream} gave up on the search"))
         if self._finish is None:
@@ -97,7 +98,8 @@ class DeepSearchFold:
         return events
 
     def _fail(self, delta: Json) -> None:
-        """The first of the two error chunks only closes the thinking; the second says what happened."""
+        """Raises UpstreamError for the second of the two error chunks, which has the message; the first one only closes
+        the reasoning."""
         text = delta.get("content")
         if delta.get("type") == "think" or not isinstance(text, str) or text.strip() in ("", CLOSE):
             self._failing = True
@@ -127,8 +129,8 @@ class DeepSearchFold:
         return events
 
     def _step(self, kind: Literal["search", "visit"], value: str) -> list[Event]:
-        """A step when it first comes. The server tells it when it is decided, when it is done, and again with
-        every thought that follows; of a visit there comes an index too, which is no URL."""
+        """A Step, if it is new. The server sends a step when it is decided, when it is done, and again with every later
+        thought; for a visit, it also sends an index, which is no URL and is ignored."""
         told = hash((kind, value))
         if told in self._steps:
             return []
@@ -137,7 +139,7 @@ class DeepSearchFold:
         return [Step(kind, value)]
 
     def _whole(self, text: str) -> str:
-        """Surrogate pairs that were cut in two between events, put together again."""
+        """The text with surrogate pairs that were split between two events joined again."""
         text, self._half = self._half + text, ""
         if text.isascii():
             return text
@@ -146,7 +148,7 @@ class DeepSearchFold:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
     def _content(self, text: str) -> list[Event]:
-        """Untyped content: the answer, unless the stream began with an inline <think>."""
+        """The events of untyped content: it is the answer, unless the stream began with an inline <think>."""
         if self._undecided is None:
             if self._thoughts.inline:
                 return self._inline(text)
@@ -217,7 +219,7 @@ def _extras(chunk: Json) -> Json:
 
 
 def _final(failure: UpstreamError) -> UpstreamError:
-    """A run that failed was accepted, and is paid for: neither we nor an SDK repeat it."""
+    """The failure, marked so that neither the gateway nor an SDK retries it: the run was accepted and is billed."""
     failure.accepted = True
     failure.should_retry = False
     return failure

@@ -1,4 +1,4 @@
-"""Errors of upstreams, in whichever of their many shapes they come.
+"""Errors of upstreams, read from all the forms in which upstreams send them.
 
     {"error": {"message", "type", "code"}}          AIHubMix, OpenAI; AIHubMix sometimes with status 200
     {"error": "text"}                               DeepSearch
@@ -8,14 +8,14 @@
     {"message", "readableMessage", "code": 402, "status": 40203}                                   Reader, DeepSearch
     text, HTML, nothing                             proxies in front of them; also inside any of the others
 
-The status decides, except where a code or a known sentence says more: an empty account is told
-with 402, 403 or 400. The upstream's words are passed on only where they help the caller and
-cannot hold a key: never those about keys and accounts, never the input that a validation echoes, and never those
-of an HTML page, into which proxies write addresses and ray ids.
+The status decides the error, unless a code or a known phrase is more specific: an empty account is reported with 402,
+403 or 400. The upstream's message is passed on only if it helps the caller and cannot contain a key: never a message
+about keys or accounts, never the input that a validation error echoes, and never an HTML page, into which proxies write
+addresses and ray ids.
 
-A text is a page if there is any markup in it, however often that was escaped: ``<!`` or ``<?``, a closing tag, a tag
-with an attribute or closed in itself, or an opening tag by one of HTML's common names. Another word in angle brackets
-is a placeholder, and is told: ``expected <string>``, ``value <model> unknown``.
+A text counts as a page if it contains markup, escaped any number of times: ``<!`` or ``<?``, a closing tag, a tag with
+an attribute, a self-closing tag, or an opening tag with one of HTML's common names. Any other word in angle brackets is
+a placeholder, and is passed on: ``expected <string>``, ``value <model> unknown``.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from ..core.types import Reply
 from .catalogue import known
 
 TEXT_LIMIT = 500  # characters of an upstream's message that are passed on
-READ_LIMIT = 16_384  # characters of a text in which a message is looked for
-DEPTH = 4  # an error inside an error, at most
+READ_LIMIT = 16_384  # characters of a text that are searched for a message
+DEPTH = 4  # maximum nesting of errors in errors
 
-RETRY_AFTER = 5.0  # seconds, for a 429 without a Retry-After, as DeepSearch sends it
+RETRY_AFTER = 5.0  # seconds, for a 429 without Retry-After, which DeepSearch sends
 RETRY_AFTER_LIMIT = 86_400.0
 
-# Codes that say more than the status they come with. Jina's OpenAPI description names those in capitals,
-# jina-ai/reader the one in camel case; the others are those of OpenAI and of one-api, of which AIHubMix is a fork.
+# Codes that are more specific than the status they come with. Sources: Jina's OpenAPI description for the codes in
+# capitals, jina-ai/reader for the one in camel case, OpenAI and one-api (AIHubMix is a fork of it) for the others.
 CODES = {
     "AUTHZ_INSUFFICIENT_BALANCE": 402,
     "AUTHZ_RESOURCE_LIMIT_EXCEEDED": 402,
@@ -76,37 +76,37 @@ BALANCE = re.compile(
 UNKNOWN_MODEL = re.compile(r"incorrect model id|\bmodel \S+ (?:not found|does not exist)", re.IGNORECASE)
 NO_KEY = re.compile(r"no key provided|invalid token|(?:invalid|incorrect) api key|unauthorized", re.IGNORECASE)
 
-# As the head of this file has it. A tag may be cut off by the end of the text.
+# Markup as defined at the top of this file. A tag may be cut off by the end of the text.
 MARKUP = re.compile(
     r"<(?:[!?](?=[a-z\[-])|/[a-z]|[a-z][^<>]*?=\s*\\*[\"']|[a-z][^<>=]*=[^<>]*>|[a-z][^<>]*/>"
     r"|(?:html|head|body|title|script|style|noscript|center|div|span|small|strong|em|h[1-6]|br|hr|pre|ul|ol|li|dl|dt|dd"
     r"|table|thead|tbody|tr|td|th|blockquote|svg|iframe|frameset)(?:\s[^<>]*)?(?:>|$)|[abipu]>)",
     re.IGNORECASE,
 )
-# Only a page has these; formatting stands in honest texts too.
+# Markup that only a page has; formatting tags may occur in ordinary messages too.
 PAGE = re.compile(
     r"<(?:!|\?|/?(?:html|head|body|title|meta|link|script|style|center|iframe|noscript)\b)", re.IGNORECASE
 )
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 HTML_BLOCK = re.compile(r"<(script|style|head)\b.*?(?:</\1\s*>|$)", re.IGNORECASE | re.DOTALL)
 HTML_TAG = re.compile(r"</?[a-z!][^<>]*(?:>|$)", re.IGNORECASE)
-# The signs of markup as JSON, JavaScript and URLs escape them, also in a text inside of another.
+# The characters & " ' < > as JSON, JavaScript and URLs escape them, possibly several times.
 ESCAPED = re.compile(r"(?<!\\)\\+(?:u00|x)(?:26|22|27|3c|3e)|%(?:25)*(?:3c|3e)", re.IGNORECASE)
-ESCAPES = 10  # inside of each other, at most
+ESCAPES = 10  # maximum nesting of escapes
 MARKDOWN_LINK = re.compile(r"!?\[([^\[\]]*)\]\((?:[^()\s]|\([^()\s]*\))*\)")
 LINK = re.compile(  # an upstream's host, or one that the caller named
     r"(?:\b[a-z][a-z0-9+.-]{0,20}:/{1,3}|(?<![\w/:])//|\bwww\.|\b(?:mailto|javascript):|\bdata:\w+/)(?=\w)\S+",
     re.IGNORECASE,
 )
-STACK = re.compile(r"\n[ \t]+at \S.*", re.DOTALL)  # of an error in JavaScript, with the paths of its files
+STACK = re.compile(r"\n[ \t]+at \S.*", re.DOTALL)  # a JavaScript stack trace, which contains file paths
 BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufffd]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An error body, read: its words, every code in it, and the field that it blames.
+    """A parsed error body: its message, all codes in it, and the field that it blames.
 
-    ``page``: the words are those of an HTML page. They may say what happened, and are not told.
+    ``page``: the text is that of an HTML page. It is used to classify the error, and never shown.
     """
 
     text: str = ""
@@ -116,7 +116,7 @@ class Fault:
 
 
 def failure(reply: Reply, *, upstream: str, deepsearch: bool = False) -> UpstreamError:
-    """The error that an answer with a status of 300 or more amounts to. It is not raised here."""
+    """The error for an answer with a status of 300 or more; returned, not raised."""
     try:
         fault = _fault(decode(reply.body))
     except Malformed:
@@ -132,8 +132,8 @@ def failure(reply: Reply, *, upstream: str, deepsearch: bool = False) -> Upstrea
 
 
 def not_there(status: int, words: str, *, upstream: str, model: str, setting: str) -> UpstreamMisplaced:
-    """The error if nothing is there for a model that is known to be: the address may be wrong, or the model's
-    name, if that is what the upstream speaks of in its ``words``."""
+    """The error for a 404 or 405 for a model that the upstream is known to serve: the setting with its address may be
+    wrong, or the model's name, if the upstream's message ``words`` mentions it."""
     if model.lower() in words.removeprefix(f"{upstream}: ").lower():
         return UpstreamMisplaced(
             f"{words.rstrip('.')}. The gateway expects it there: the model's name, or {setting}, may be wrong in "
@@ -146,7 +146,7 @@ def not_there(status: int, words: str, *, upstream: str, model: str, setting: st
 
 
 def hidden_failure(payload: object, *, upstream: str, answered: int = 200) -> UpstreamError | None:
-    """The error inside a body or a stream event that came with a status of success; None where there is none."""
+    """The error in a body or a stream event that came with a status of success; None if it contains no error."""
     if not isinstance(payload, dict) or not _is_error(payload):
         return None
     fault = _fault(payload)
@@ -155,15 +155,15 @@ def hidden_failure(payload: object, *, upstream: str, answered: int = 200) -> Up
 
 
 def told_as_text(text: str, *, upstream: str, answered: int = 200) -> UpstreamFailed:
-    """The failure that a model tells in place of its answer: ``Error: `` and the reason, told without its markup unless
-    it is a page."""
+    """The error for a failure that is reported as the text of the answer: ``Error: `` and the reason. Tags are removed
+    from the reason, unless it is a page, which is not shown at all."""
     text = _unescaped(text.removeprefix("Error: "))
     plain = text if PAGE.search(text) else HTML_TAG.sub(" ", text)
     return UpstreamFailed(_says(_fault(plain), upstream, 502, answered))
 
 
 def refuse_page(body: bytes, *, upstream: str, answered: int = 200) -> None:
-    """Of what came with a status of success and is no JSON. Raises UpstreamFailed where it is an HTML page."""
+    """Raises UpstreamFailed if a body that is not JSON, but has a status of success, is an HTML page."""
     if _is_markup(_text(body)):
         raise UpstreamFailed(_says(Fault(page=True), upstream, 502, answered)) from None
 
@@ -179,7 +179,7 @@ def event_of(data: bytes, *, upstream: str, answered: int = 200) -> Any:
 
 def _is_error(payload: dict[str, object]) -> bool:
     error = payload.get("error")
-    if any(error.values()) if isinstance(error, dict) else error:  # relays send an empty one along with answers
+    if any(error.values()) if isinstance(error, dict) else error:  # relays add an empty error to answers
         return True
     if payload.get("choices") is not None or payload.get("data") is not None or payload.get("results") is not None:
         return False
@@ -212,7 +212,8 @@ def _fault(payload: object, depth: int = DEPTH) -> Fault:
 
 
 def _validation(problems: list[object]) -> Fault:
-    """The first of a list of problems. Its ``input`` is the caller's text, and is taken out of its message."""
+    """The first problem of a validation error. Its ``input`` echoes the caller's text, and is cut out of the
+    message."""
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     problem = problems[0]
     if not isinstance(problem, dict):
@@ -233,19 +234,19 @@ def _words(text: str, before: str = "", after: str = "") -> Fault:
 
 
 def _field(name: str) -> str | None:
-    """The name of a field, as it is told."""
+    """The name of a field, in a form that can be shown; None if it contains markup."""
     name = _unescaped(name)
     return (None if _has_markup(name) else _plain(name, 100)) or None
 
 
 def _text(body: bytes) -> str:
-    """As much of a body as is looked at. Without NUL, so that UTF-16 can be told too."""
+    """The start of a body, as text without escapes. NUL bytes are removed, so that markup in UTF-16 is recognised."""
     text = body[: 4 * READ_LIMIT].replace(b"\0", b"").decode("utf-8", "replace")
     return _unescaped(text.lstrip("\ufeff\ufffd \t\r\n\f\v"))
 
 
 def _unescaped(text: str) -> str:
-    """The text as it was before it was put into others. What is escaped too often to be honest is a page."""
+    """The text with all levels of escapes removed. A text with more than ESCAPES levels counts as a page."""
     text = text[:READ_LIMIT]
     for _ in range(ESCAPES):
         plain = html.unescape(ESCAPED.sub(lambda found: chr(int(found[0][-2:], 16)), text))
@@ -256,14 +257,14 @@ def _unescaped(text: str) -> str:
 
 
 def _is_page(reply: Reply) -> bool:
-    """By what it says it is, or by what is in it; of what is no JSON."""
+    """True if a reply that is not JSON is an HTML page, by its content type or its content."""
     kind = next((value for name, value in reply.headers.items() if name.lower() == "content-type"), "")
     text = _text(reply.body)
     return _is_markup(text) or (bool(text) and kind.partition(";")[0].strip().lower() in HTML_TYPES)
 
 
 def _is_markup(text: str) -> bool:
-    """Of a whole body: that it begins with a tag is enough, be it cut in its middle."""
+    """True if a whole body is markup. A tag at its start is enough, even one that is cut off."""
     return text.startswith("<") or _has_markup(text)
 
 
@@ -272,7 +273,7 @@ def _has_markup(text: str) -> bool:
 
 
 def _plain(text: str, limit: int = TEXT_LIMIT) -> str:
-    """One line without links, stack traces and control characters, cut; of a page what it says."""
+    """The text as one line, without markup, links, stack traces and control characters, cut at ``limit`` characters."""
     text = HTML_TAG.sub(" ", HTML_BLOCK.sub(" ", text)) if _has_markup(text) else text
     text = LINK.sub("(link)", MARKDOWN_LINK.sub(r"\1", STACK.sub("", text)))
     text = BLANK.sub(" ", text).strip()
@@ -284,13 +285,14 @@ def _status(status: int, fault: Fault) -> int:
     meant = _coded(fault.codes)
     if meant is None and status in (400, 403) and fault.param is None:
         meant = _worded(fault.text)
-    if meant is None or (status >= 500 and meant in (400, 401, 404)):  # one-api calls a model without a channel unknown
+    # one-api reports a model without a channel as unknown, with a status of 5xx.
+    if meant is None or (status >= 500 and meant in (400, 401, 404)):
         return status
     return meant
 
 
 def _hidden_status(fault: Fault) -> int:
-    """As ``_status``, without a status to start from."""
+    """The status that an error inside a successful answer should have had; 502 if its codes and text do not say."""
     meant = _coded(fault.codes) or _worded(fault.text)
     if meant is None and NO_KEY.search(fault.text):
         meant = 401
@@ -320,7 +322,8 @@ def _worded(text: str) -> int | None:
 
 
 def _says(fault: Fault, upstream: str, status: int, answered: int) -> str:
-    """The message for a failure. ``status`` is what was meant, ``answered`` what came."""
+    """The message for a failure. ``status``: the status that the upstream should have sent; ``answered``: the one that
+    it sent."""
     if fault.page:
         return f"{upstream} answered {answered} with an HTML page"
     return f"{upstream}: {fault.text}" if fault.text else f"{upstream} answered {status} without a reason"
@@ -338,7 +341,7 @@ def _error(status: int, says: str, fault: Fault, upstream: str, retry_after: flo
             return UpstreamRejected(says, status=404, code="model_not_found", param="model")
         case 400 | 413 | 415 | 422:
             return UpstreamRejected(says, status=status, param=fault.param)
-        case 407:  # no upstream says so: it is the proxy before one over plain HTTP
+        case 407:  # not sent by an upstream, but by the proxy in front of a plain HTTP one
             return proxy_refused()
         case 408 | 504 | 524:
             return UpstreamTimeout(says)
@@ -350,7 +353,7 @@ def _error(status: int, says: str, fault: Fault, upstream: str, retry_after: flo
 
 
 def _deepsearch(status: int, upstream: str) -> UpstreamError:
-    """The two statuses by which DeepSearch speaks of the account, not of the request; both before any work."""
+    """The error for 409 and 422, by which DeepSearch reports a problem of the account before any work has begun."""
     if status == 409:
         return UpstreamQuota(
             f"the quota of the gateway's account at {upstream} is used up; the gateway's operator must raise it"
@@ -361,7 +364,8 @@ def _deepsearch(status: int, upstream: str) -> UpstreamError:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds. A date is counted from the answer's own Date, so that no clock has to agree with another."""
+    """The Retry-After header in seconds, at most RETRY_AFTER_LIMIT; None if it is missing or malformed. A date is
+    relative to the answer's own Date header, so that the two clocks need not agree."""
     given = {name.lower(): value.strip() for name, value in headers.items() if name.lower() in ("retry-after", "date")}
     wait = given.get("retry-after", "")
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", wait):

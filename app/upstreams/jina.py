@@ -1,4 +1,4 @@
-"""Jina AI: api.jina.ai for embeddings, rerank and its chat models, deepsearch.jina.ai for DeepSearch.
+"""Jina AI: api.jina.ai for embeddings, rerank and chat models, deepsearch.jina.ai for DeepSearch.
 
 Source: Jina's OpenAPI description, versions of 2026.
 """
@@ -18,8 +18,8 @@ from .parts import thing
 MEDIA = ("image", "pdf", "audio", "video")  # each "as a URL or base64-encoded string"
 DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 
-# How the Jina classes of LangChain and LlamaIndex name a picture, left from jina-clip-v1's first API.
-# ImageDoc has "image" alone now, for both.
+# The Jina classes of LangChain and LlamaIndex still use these names for an image, from jina-clip-v1's first API. Jina's
+# ImageDoc now has "image" only, for URLs and bytes.
 OLD_NAMES = ("url", "bytes")
 
 MAX_DOC_LENGTH = 8192
@@ -41,18 +41,19 @@ def write_rerank(upstream: Jina, call: RerankCall, target: Target) -> Json:
 
 
 def jina_embeddings(call: EmbeddingsCall, target: Target) -> Json:
-    """Without an encoding option: float is Jina's default, and the only value that all its spellings share.
+    """Jina's body. It has no encoding option, because float is Jina's default, and the only value that is valid under
+    all names of the option.
 
-    Raises InvalidRequest for an option that the model has not.
+    Raises InvalidRequest for an option that the model does not have.
     """
     body = call.body if len(call.body) == 1 else fitting(call.body, target, "embeddings")
     return {**body, "input": _inputs(body["input"])}
 
 
 def jina_rerank(call: RerankCall, target: Target) -> Json:
-    """Without the documents in the answer: the gateway has them, and gives them back in one form.
+    """Jina's body. The answer is requested without documents: the gateway adds the caller's own.
 
-    Raises InvalidRequest for an option that the model has not.
+    Raises InvalidRequest for an option that the model does not have.
     """
     body = {**call.body} if len(call.body) == 2 else fitting(call.body, target, "rerank")
     body["query"] = _input(body["query"])
@@ -64,12 +65,12 @@ def jina_rerank(call: RerankCall, target: Target) -> Json:
 
 
 def _inputs(items: list[Any]) -> list[Any]:
-    """Most are texts alone, which go as they are."""
+    """The inputs in Jina's form; a list of texts only, the common case, is returned as it is."""
     return [_input(item) for item in items] if dict in map(type, items) else items
 
 
 def _input(item: Any) -> Any:
-    """An input as Jina takes it. What is in a form not known here goes on as it is, for the models to come."""
+    """An input in Jina's form. Unknown forms are passed through unchanged, for future models."""
     if not isinstance(item, dict):
         return item
     if "type" in item:
@@ -78,14 +79,14 @@ def _input(item: Any) -> Any:
     for name in MEDIA:
         if isinstance(item.get(name), str):
             item[name] = DATA_URI.sub("", item[name], count=1) if item[name][:5].lower() == "data:" else item[name]
-    if isinstance(item.get("content"), list):  # several things for one vector
+    if isinstance(item.get("content"), list):  # several parts that are embedded as one vector
         item["content"] = _inputs(item["content"])
     return item
 
 
 @dataclass(frozen=True, slots=True)
 class Jina(OpenAICompatible):
-    """Both addresses with their ``/v1``."""
+    """Jina AI. ``base_url`` and ``deepsearch_base_url`` include ``/v1``."""
 
     endpoints: ClassVar[Mapping[EndpointName, Translation]] = {
         "embeddings": Translation("/embeddings", write_embeddings, read_embeddings),

@@ -1,4 +1,4 @@
-"""Servers that speak OpenAI's wire format: everything passes, and the answer is checked."""
+"""Servers that speak OpenAI's wire format: requests are passed through, answers are checked."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from .deepsearch_stream import DeepSearchFold
 from .errors import failure, not_there
 from .parts import text_of
 
-BODY_LIMIT = 10 * 1024 * 1024  # of the whole body, at DeepSearch (express.json of jina-ai/node-DeepResearch)
+BODY_LIMIT = 10 * 1024 * 1024  # bytes of a whole request to DeepSearch (express.json of jina-ai/node-DeepResearch)
 
 
 class Translation(NamedTuple):
-    """An endpoint at an upstream: ``path`` behind the upstream's base URL, and the functions between a call in its
-    canonical form and the provider's.
+    """An endpoint at an upstream: the ``path`` after the upstream's base URL, and the functions that translate between
+    the canonical form and the provider's.
 
-    write   (upstream, call, target) -> the body of the request, without the model. Raises InvalidRequest for what the
-            provider cannot do.
-    read    (upstream, call, body, status) -> the canonical reply out of a body that came with a ``status`` of success.
-            Raises UpstreamError for an error sent as one. A canonical reply is read as itself: so is what was kept.
+    write   (upstream, call, target) -> the body of the request, without the model. Raises InvalidRequest if the
+            provider cannot do what the call asks for.
+    read    (upstream, call, body, status) -> the canonical reply for a body with a ``status`` of success. Raises
+            UpstreamError for an error sent with that status. A canonical reply must be read unchanged, because cached
+            replies are read by this function too.
     fold    (upstream, call, target, status) -> the fold of a stream; None if the endpoint is not streamed.
     """
 
@@ -39,8 +40,8 @@ class Translation(NamedTuple):
 
 
 def write_embeddings(upstream: OpenAICompatible, call: EmbeddingsCall, target: Target) -> Json:
-    """OpenAI's form. Floats are asked for, whatever the caller wants: the values of the option differ, and are made
-    here."""
+    """OpenAI's body. It always requests floats, because the values of the option differ between providers; the gateway
+    encodes the vectors itself."""
     inputs = call.body["input"]
     if dict in map(type, inputs):
         inputs = [text_of(item) for item in inputs]
@@ -56,13 +57,14 @@ def write_rerank(upstream: OpenAICompatible, call: RerankCall, target: Target) -
 
 
 def cohere_rerank(call: RerankCall, doc_limit: str) -> Json:
-    """Cohere's form, which other servers have taken over; ``doc_limit`` is their name for a document's tokens."""
+    """Cohere's body, which other servers have adopted. ``doc_limit``: the server's name for the limit in tokens per
+    document."""
     limits = {"top_n": call.top_n, doc_limit: call.max_doc_length}
     return {**call.body, **{name: limit for name, limit in limits.items() if limit is not None}}
 
 
 def read_rerank(upstream: OpenAICompatible, call: RerankCall, body: bytes, status: int) -> RerankReply:
-    """As many results as were asked for, all of them if no number was."""
+    """The reply, with ``top_n`` results or more; one per document if these are fewer or ``top_n`` was not given."""
     least = min(call.most_items, len(call.documents))
     return validation.ranking(call, body, upstream.name, least, status)
 
@@ -84,7 +86,10 @@ def fold_chat(upstream: OpenAICompatible, call: ChatCall, target: Target, status
 
 @dataclass(frozen=True, slots=True)
 class OpenAICompatible:
-    """``base_url`` is what the paths of ``endpoints`` are put behind: with ``/v1``, where the server has it."""
+    """An upstream that speaks OpenAI's wire format, and the base class of upstreams that differ from it.
+
+    ``base_url`` is the address before the paths of ``endpoints``, including ``/v1`` if the server has it.
+    """
 
     endpoints: ClassVar[Mapping[EndpointName, Translation]] = {
         "embeddings": Translation("/embeddings", write_embeddings, read_embeddings),
@@ -101,7 +106,7 @@ class OpenAICompatible:
             "authorization": f"Bearer {target.key.secret}",
             "content-type": "application/json",
             "accept": "text/event-stream" if self.streams(call, target) else "application/json",
-            "x-request-id": call.id,  # DeepSearch takes it for its trace id
+            "x-request-id": call.id,  # DeepSearch uses it as its trace id
         }
         body = msgspec.json.encode({"model": target.name, **self.body(call, target)})
         if target.model.deepsearch and len(body) > BODY_LIMIT:
@@ -141,5 +146,5 @@ class OpenAICompatible:
         return error
 
     def setting(self, target: Target) -> str:
-        """The setting that says where the target is."""
+        """The name of the setting with the target's address."""
         return "base_url"

@@ -1,6 +1,6 @@
-"""Options of Jina's models: each model has its own, and refuses all others.
+"""Options of Jina's models: each model has options of its own, and refuses all others.
 
-"Extra inputs are not permitted" is what api.jina.ai says of an option that a model has not, be it ``false`` or null.
+For an option that a model does not have, even ``false`` or null, api.jina.ai answers "Extra inputs are not permitted".
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from .catalogue import CATALOGUE, known
 
 INPUT_TYPES = ("query", "document")
 
-# The fields of which not every one goes on.
+# The fields that are not always sent to Jina's models.
 JUDGED: Mapping[EndpointName, Mapping[str, Field]] = {
     endpoint: {name: field for name, field in fields.items() if field.jina in ("option", "dropped", "refused")}
     for endpoint, fields in TABLE.items()
 }
 
-# What is known of a model, and what is said of it here: the configuration adds to what is known.
+# A model's entry in the catalogue, and the model with what the configuration adds to it.
 Models = tuple[Model, Model]
 
 
 def fitting(body: Json, target: Target, endpoint: EndpointName) -> Json:
-    """The fields that go on to the target's model; all options where nothing is known of it.
+    """The fields to be sent to the target's model; all options if the catalogue does not have the model.
 
-    Raises InvalidRequest for what the model cannot do.
+    Raises InvalidRequest for an option that the model does not have, and for an invalid value of one that it has.
     """
     judged, entry = JUDGED[endpoint], known(target.name)
     models = (entry.model, target.model) if entry else None
@@ -45,12 +45,12 @@ def _goes(name: str, value: Any, field: Field, models: Models | None) -> bool:
 
 
 def _asks_nothing(value: Any) -> bool:
-    """Of Cohere's ``relevant_spans``, which have a mode."""
+    """True if the value requests nothing; Cohere's ``relevant_spans`` may have the mode ``disabled``."""
     return not value or (isinstance(value, dict) and value.get("mode") == "disabled")
 
 
 def _option(name: str, value: Any, default: Any, models: Models) -> bool:
-    """True if the option is sent."""
+    """True if the option is sent. Raises InvalidRequest if the model cannot do what the option asks for."""
     known, here = models
     if _has(name, known) or (here is not known and _has(name, here)):
         if check := CHECKS.get(name):
@@ -68,7 +68,7 @@ def _has(name: str, model: Model) -> bool:
 
 
 def _always(name: str, value: Any, model: Model) -> bool:
-    """True if the model does so without being asked."""
+    """True if the model behaves like this without the option."""
     if name == "dimensions":
         return bool(value == model.dimensions)
     return name == "return_multivector" and value is True and "multivector" in model.features
@@ -94,7 +94,7 @@ def _check_dimensions(value: int, known: Model, here: Model) -> None:
         raise InvalidRequest(f"dimensions must be at most {largest} for {known.id}", param="dimensions")
 
 
-# What is to be right of the value of an option that the model has; each raises InvalidRequest.
+# The checks of the values of options that the model has; each raises InvalidRequest.
 CHECKS: Mapping[str, Callable[[Any, Model, Model], None]] = {
     "dimensions": _check_dimensions,
     "input_type": _check_input_type,

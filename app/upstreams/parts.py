@@ -1,4 +1,4 @@
-"""OpenAI's parts of a message as things to embed or to rank."""
+"""OpenAI's message parts as inputs to embed or to rank."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..core.types import Json
 
 
 def thing(part: Json) -> Json:
-    """``{"text": ...}`` or ``{"image": ...}`` for a part of type text or image_url; any other as it is."""
+    """``{"text": ...}`` or ``{"image": ...}`` for a part of type text or image_url; any other part unchanged."""
     kind = part.get("type")
     if kind == "text" and isinstance(part.get("text"), str):
         return {"text": part["text"]}
@@ -20,6 +20,6 @@ def thing(part: Json) -> Json:
 
 
 def text_of(item: Any) -> Any:
-    """The text of an object that is nothing else, as all servers take it; any other input as it is."""
+    """The text of an object that holds only a text, since all servers accept strings; any other input unchanged."""
     plain = thing(item) if isinstance(item, dict) else {}
     return plain["text"] if plain.keys() == {"text"} and isinstance(plain["text"], str) else item

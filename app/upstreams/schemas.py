@@ -1,6 +1,6 @@
-"""JSON schemas that callers ask for: the checks that take no time. Those that may are in app/gateway/conformity.py.
+"""Fast checks of callers' JSON schemas. The checks that may take long are in app/gateway/conformity.py.
 
-The validator is imported when the first schema comes.
+The validator is imported with the first schema.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from typing import Any
 from ..core.errors import InvalidRequest
 from ..core.types import Json
 
-VALUES = ("const", "enum", "default", "examples")  # whose contents are no schemas
+VALUES = ("const", "enum", "default", "examples")  # keywords that contain values, not schemas
 
 
 def check(schema: Json, field: str) -> None:
-    """Raises InvalidRequest naming the place in ``field`` that is wrong. Nothing is fetched."""
+    """Raises InvalidRequest for an invalid schema, and names the place in ``field``. Remote references are never
+    fetched."""
     import jsonschema_rs
 
     remote = _remote(schema, field)
@@ -39,7 +40,7 @@ def check(schema: Json, field: str) -> None:
 
 
 def _remote(schema: Json, field: str) -> str | None:
-    """The place of the first reference to another document."""
+    """The place of a reference to another document; None if there is none."""
     waiting: list[tuple[Any, str]] = [(schema, field)]
     while waiting:
         node, where = waiting.pop()

@@ -1,4 +1,4 @@
-"""The thinking of DeepSearch: without the tags around it, and each thought once. No I/O.
+"""DeepSearch's reasoning, without its tags and without repeated thoughts. No I/O.
 
 Source: jina-ai/node-DeepResearch, ``streamTextNaturally`` and ``completeCurrentStreaming`` of its app.ts.
 """
@@ -8,16 +8,16 @@ from __future__ import annotations
 import re
 
 OPEN, CLOSE = "<think>", "</think>"
-WINDOW = 65_536  # characters: more of a thought is not known again; the agent's thoughts have some hundreds
+WINDOW = 65_536  # characters remembered to detect a repeated thought; the agent's thoughts have some hundreds
 PIECES = 1024
-HELD = 100  # characters, tag and white space together, that are held back
+HELD = 100  # maximum characters held back, tag and white space together
 
 
 class Thoughts:
-    """The text of the thinking without its tags.
+    """Removes the tags around the reasoning, and repeated thoughts.
 
-    The opening tag is taken off the start and the closing one off the end, also when a relay
-    cut them in pieces, so at most a tag's length is held back. A tag in the middle is text.
+    The opening tag is removed from the start and the closing tag from the end, even if a relay has split them, so up to
+    a tag's length of text is held back. A tag in the middle is text.
     """
 
     _TAIL = re.compile(r"<(?:/(?:t(?:h(?:i(?:n(?:k(?:>\s*)?)?)?)?)?)?)?\Z")
@@ -30,7 +30,7 @@ class Thoughts:
         self.was_inline = False
 
     def feed(self, text: str) -> str:
-        # A closing tag that ends the thinking has line ends behind it; one that was typed out before it has none.
+        # The closing tag that ends the reasoning is followed by line ends; a closing tag within it is not.
         if text != CLOSE and text.rstrip("\n") == CLOSE:
             text, self._held = self._held, ""
             return text
@@ -39,7 +39,7 @@ class Thoughts:
         return self._shut(self._typed.unrepeated(text)) if text else ""
 
     def feed_inline(self, text: str) -> tuple[str, str]:
-        """Thinking inside the content: the thought, and the answer's start once the tag has closed."""
+        """``(reasoning, answer)`` for reasoning inside the content; the answer is empty until the closing tag."""
         if not self._opened:
             text = self._open(text)
         thought, closing, rest = (self._held + text).partition(CLOSE)
@@ -50,12 +50,12 @@ class Thoughts:
         return thought, rest
 
     def close(self) -> str:
-        """The text that was held back and is no closing tag after all."""
+        """The text held back, unless it is a closing tag."""
         held, self._held = self._held, ""
         return "" if held.strip() == CLOSE else held
 
     def _open(self, text: str) -> str:
-        """``text`` without the opening tag, and nothing while it may still be one."""
+        """``text`` without the opening tag; empty while it may be the start of one."""
         text, self._held = self._held + text, ""
         start = text.lstrip()
         if len(start) < len(OPEN) and OPEN.startswith(start) and len(text) <= HELD:
@@ -65,7 +65,7 @@ class Thoughts:
         return start.removeprefix(OPEN).lstrip("\n") if start.startswith(OPEN) else text
 
     def _shut(self, text: str) -> str:
-        """``text`` up to where the closing tag may have begun."""
+        """``text`` up to a possible start of the closing tag, from which on it is held back."""
         text, self._held = self._held + text, ""
         if "<" in text and (tail := self._TAIL.search(text)) and len(tail[0]) <= HELD:
             text, self._held = text[: tail.start()], text[tail.start() :]
@@ -73,12 +73,12 @@ class Thoughts:
 
 
 class Typed:
-    """The text typed out of the thoughts, so that one which comes again is known.
+    """The latest reasoning text, to detect a thought that is sent again.
 
-    A thought is typed out in pieces: one character, or text without white space, such as a URL with
-    its comma. If the answer comes before its last piece, the thought is sent once more, whole, with the
-    space that ends every thought. A thought begins at the start or behind the space of the one before.
-    Equal thoughts that were both typed out are two.
+    The server sends a thought in pieces ("types it out"): single characters, or text without white space, such as a URL
+    with its comma. If the answer comes before the last piece, the server sends the whole thought once more, with the
+    space that ends every thought. A thought begins at the start of the reasoning, or after the space of the thought
+    before. Two equal thoughts that were both sent in pieces are two thoughts.
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,8 @@ class Typed:
         self._clear()
 
     def unrepeated(self, text: str) -> str:
-        """``text`` without what was typed out of it already. Time and memory do not grow with what came before."""
+        """``text`` without the part that was sent before. Time and memory do not grow with the length of the
+        reasoning."""
         if len(text) < 2 or text[-1] != " ":
             self._add(text)
             return text
@@ -94,7 +95,7 @@ class Typed:
         if " " in text[:-1]:
             self._clear()
             return text[known:]
-        # One word and a space may also be a piece of a relay that puts both together.
+        # One word and a space may also be one piece, from a relay that joins pieces.
         if 0 < known < len(text):
             self._clear()
             return text[known:]
@@ -112,7 +113,7 @@ class Typed:
             self._length = len(self._pieces[0])
 
     def _known(self, whole: str) -> int:
-        """The number of characters of its start that were the last to come."""
+        """The length of the longest start of ``whole`` that is the end of the text so far."""
         return _overlap(self._last(len(whole) + 1), whole)
 
     def _last(self, length: int) -> str:
@@ -126,9 +127,9 @@ class Typed:
 
 
 def _overlap(sent: str, whole: str) -> int:
-    """The length of the longest start of ``whole`` that ends ``sent`` and has white space before it.
+    """The length of the longest start of ``whole`` that is an end of ``sent`` and has white space before it.
 
-    By the borders of Knuth, Morris and Pratt: in linear time, whatever the texts.
+    It uses the borders of Knuth, Morris and Pratt, which takes linear time for any texts.
 
     >>> _overlap(" I look. Check it", "Check it again. ")
     8

@@ -1,7 +1,7 @@
-"""A 2xx body is an answer to the call, or a failure: a wrong answer is worse than none.
+"""Validation of answers with status 2xx: a body that is not a valid answer to the call is an error.
 
-Vectors and scores stay the bytes that the upstream wrote: they are looked at, not parsed and
-written anew, so that no digit changes and a large answer costs little.
+Vectors and scores stay the bytes that the upstream wrote. They are checked, but not parsed and written again, so that
+no digit changes and a large answer costs little.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ T = TypeVar("T")
 
 
 def embeddings(call: EmbeddingsCall, body: bytes, upstream: str, status: int = 200) -> EmbeddingsReply:
-    """The answer with ``data`` in the order of the inputs, each ``index`` its place, each vector as its bytes.
+    """The canonical reply, with ``data`` in the order of the inputs, ``index`` the position, and each vector a Vector.
 
-    Raises UpstreamError for an error sent as an answer, for missing, doubled or surplus vectors and for
-    vectors that are none or not as large as asked for.
+    Raises UpstreamError for an error sent as an answer, for missing, duplicate or surplus vectors, for invalid vectors,
+    and for vectors that do not have the requested dimensions.
     """
     reply, items = _documented(body, call.encoding) or _otherwise(body, upstream, status)
     inputs = call.body["input"]
@@ -52,7 +52,7 @@ class _Item(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Items(msgspec.Struct, forbid_unknown_fields=True):
-    """The fields of an answer that both providers' pages show, and no more."""
+    """An answer with exactly the fields that both providers document."""
 
     data: list[_Item]
     usage: msgspec.Raw
@@ -66,9 +66,10 @@ _ENDS = {b"[": b"]", b'"': b'"'}
 
 
 def _documented(body: bytes, encoding: Encoding) -> tuple[Json, list[Json]] | None:
-    """The answer and its items; None where anything is otherwise than documented.
+    """``(answer, items)`` for an answer in exactly the documented form; None for any other.
 
-    Vectors that will be read number by number are taken out before, since to pass over them takes half as long.
+    Vectors whose numbers will be parsed are cut out of the JSON first: for the JSON decoder, even to skip a vector
+    takes half as long as parsing it.
     """
     rest, vectors = (body, []) if encoding == "float" else _apart(body)
     found = _in_one(_ITEMS, rest)
@@ -90,9 +91,10 @@ def _documented(body: bytes, encoding: Encoding) -> tuple[Json, list[Json]] | No
 
 
 def _apart(body: bytes) -> tuple[bytes, list[bytes]]:
-    """The answer with 0, 1, 2 in the place of its vectors, and these, each up to the first sign that ends a plain one.
+    """``(rest, vectors)``: the answer with 0, 1, 2 ... in place of its vectors, and the JSON of the vectors.
 
-    All of the answer, and no vectors, where one of them is anything else.
+    A vector ends at the first closing bracket or quote. If one has no end, or is neither a list nor a string, the whole
+    answer and no vectors are returned.
     """
     rest: list[bytes] = []
     vectors: list[bytes] = []
@@ -109,7 +111,7 @@ def _apart(body: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def _in_one(decoder: msgspec.json.Decoder[T], body: bytes) -> T | None:
-    """The body as ``decoder`` reads it; None where it is anything else, or not all of it was read."""
+    """The decoded body; None if the decoder does not accept it, or it is not ASCII."""
     try:
         return decoder.decode(body) if body.isascii() else None
     except (msgspec.MsgspecError, RecursionError):
@@ -117,7 +119,7 @@ def _in_one(decoder: msgspec.json.Decoder[T], body: bytes) -> T | None:
 
 
 def _otherwise(body: bytes, upstream: str, status: int) -> tuple[Json, list[Json]]:
-    """The same of any answer, with whatever fields it has."""
+    """``(answer, items)`` as of ``_documented``, for an answer with any fields. Raises UpstreamError."""
     reply = _opened(body, "data", upstream, status)
     items = _items(reply["data"], "data", upstream)
     places = _indexes(items, upstream) if any("index" in item for item in items) else range(len(items))
@@ -128,11 +130,11 @@ def _otherwise(body: bytes, upstream: str, status: int) -> tuple[Json, list[Json
 
 
 def ranking(call: RerankCall, body: bytes, upstream: str, least: int = 1, status: int = 200) -> RerankReply:
-    """The answer with ``results``, the best first, each ``index`` a place in the documents. What the upstream says of
-    the documents is left out.
+    """The canonical reply, with ``results`` best first; ``index`` is a position in the documents. The upstream's copies
+    of the documents are removed.
 
-    Raises UpstreamError for an error sent as an answer, for fewer results than ``least``, for an index that is
-    not a document's or comes twice, and for a score that is no number. More results than asked for are right.
+    Raises UpstreamError for an error sent as an answer, for fewer results than ``least``, for an index that is out of
+    range or duplicate, and for a score that is not a number. More results than requested are valid.
     """
     reply, results = _documented_ranking(body) or _other_ranking(body, upstream, status)
     places = {result["index"] for result in results}
@@ -144,7 +146,7 @@ def ranking(call: RerankCall, body: bytes, upstream: str, least: int = 1, status
 
 
 class _Result(msgspec.Struct, forbid_unknown_fields=True):
-    """A document, which may come though none was asked for, is not looked at: the caller's own is given back."""
+    """A result. ``document`` may be sent although it is not requested; it is ignored, and callers get their own."""
 
     index: int
     relevance_score: msgspec.Raw
@@ -152,7 +154,7 @@ class _Result(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Ranking(msgspec.Struct, forbid_unknown_fields=True):
-    """The fields of a ranking that both providers' pages show, and no more."""
+    """A ranking with exactly the fields that both providers document."""
 
     results: list[_Result]
     usage: msgspec.Raw
@@ -164,7 +166,7 @@ _RANKING = msgspec.json.Decoder(_Ranking)
 
 
 def _documented_ranking(body: bytes) -> tuple[Json, list[Json]] | None:
-    """As ``_documented``. The scores are read all at once."""
+    """``(answer, results)`` for a ranking in exactly the documented form; None for any other."""
     found = _in_one(_RANKING, body)
     if found is None:
         return None
@@ -177,7 +179,7 @@ def _documented_ranking(body: bytes) -> tuple[Json, list[Json]] | None:
 
 
 def _other_ranking(body: bytes, upstream: str, status: int) -> tuple[Json, list[Json]]:
-    """The same of any answer, with whatever fields it has."""
+    """``(answer, results)`` for a ranking with any fields. Raises UpstreamError."""
     reply = _opened(body, "results", upstream, status)
     items = _items(reply["results"], "results", upstream)
     places = _indexes(items, upstream)
@@ -190,13 +192,14 @@ def _other_ranking(body: bytes, upstream: str, status: int) -> tuple[Json, list[
 
 
 def _best_first(results: list[Json]) -> list[Json]:
-    """Raises Malformed for a score that is no number."""
+    """The results sorted by score. Raises Malformed for a score that is not a number."""
     scores = numbers([result["relevance_score"] for result in results])
     return [results[place] for place in sorted(range(len(scores)), key=scores.__getitem__, reverse=True)]
 
 
 def _opened(body: bytes, holds: str, upstream: str, status: int) -> Fields:
-    """The top level of the answer. AIHubMix's own client expects errors with status 200, so they are looked for."""
+    """The fields of the answer's top level. Raises UpstreamFailed without the field ``holds``, and UpstreamError for an
+    error with a status of success, which AIHubMix's own client expects."""
     try:
         reply: Fields = decode(body, dict[str, msgspec.Raw])
         if not body.isascii():
@@ -232,7 +235,8 @@ def _read(raw: msgspec.Raw | None, type: Any, wrong: str, upstream: str) -> Any:
 
 
 def _readable(fields: Fields, seen: tuple[str, ...], upstream: str) -> None:
-    """Bytes that go back as they are have to be JSON to the last digit: 1e999 is none to many who read it."""
+    """Checks the fields that are passed through as bytes, except those of ``seen``. Raises UpstreamFailed for a number
+    such as 1e999, which many JSON readers reject."""
     for name, raw in fields.items():
         if name not in seen and bytes(raw)[:1] not in b'"tfn':
             _read(raw, Any, "a number beyond the range of a float", upstream)
@@ -243,7 +247,7 @@ def _is_pdf(inputs: list[Any]) -> bool:
 
 
 def _vector(item: Json, encoding: Encoding, upstream: str) -> Vector:
-    """The item's vector; from now on the item has it as this."""
+    """The item's vector, which replaces the bytes in the item. Raises UpstreamFailed for an invalid one."""
     found = item.get("embedding")
     if type(found) is not Vector:
         name = field_of(item)
@@ -269,13 +273,13 @@ def _same_shape(vectors: Sequence[Vector], asked: object, upstream: str) -> None
 
 
 def lasting(failure: UpstreamFailed) -> UpstreamFailed:
-    """A failure that the same request would only meet again."""
+    """The failure, marked as one that the same request would meet again."""
     failure.repeatable = failure.should_retry = False
     return failure
 
 
 def _usage(raw: msgspec.Raw | None) -> Json:
-    """The counts of it; empty where there are none."""
+    """The counts in an answer's usage; empty if there are none."""
     try:
         return counts(decode(bytes(raw or b"{}")))
     except Malformed:

@@ -613,7 +613,7 @@ async def test_two_accounts_at_one_place_share_no_call(upstream: ScriptedUpstrea
 async def fly(
     flights: SingleFlight[Any, CallRecord], record: CallRecord, work: Callable[[CallRecord], Awaitable[Any]]
 ) -> tuple[Any, bool]:
-    """The result, and whether this call is billed for it, as the gateway has them."""
+    """``(result, billed)`` of a call that runs ``work`` in single-flight; ``billed``: the call pays for the result."""
     flight = flights.join("key", record.connection, record)
     async with flight:
         if flight.leads:

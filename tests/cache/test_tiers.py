@@ -368,7 +368,7 @@ def entries(cache: Cache) -> Any:
 
 
 async def found_in(cache: Cache, keys: list[bytes], call: Any = CALL) -> dict[bytes, CacheEntry]:
-    """As a lookup finds them."""
+    """The entries of the keys, read from memory first and then from the store, as by a lookup."""
     found = cache.in_memory(keys)
     return found | await cache.in_store(keys, set(keys) - found.keys(), call, TARGET)
 
@@ -392,7 +392,7 @@ async def test_time_and_memory_over_a_file(upstream: ScriptedUpstream, tmp_path:
     assert len(entries(later)) == 1
     now = 1059.9
     assert await found_in(later, [key(1)]) == {key(1): entry}
-    now = 1060.0  # what was read from the file does not hold longer for it
+    now = 1060.0  # reading an entry from the file does not extend its life
     assert await found_in(later, [key(1)]) == {}
     assert await found_in(fresh(), [key(1)]) == {}
     await later.aclose()

@@ -264,7 +264,7 @@ class Batching:
         return answered
 
     async def admitted(self) -> None:
-        """Returns when the key is the batch's."""
+        """Returns when the batch has leased the key."""
         while not self.pool.states[0].at_work:  # noqa: ASYNC110 - it is the next turn of the loop that matters
             await asyncio.sleep(0)
 

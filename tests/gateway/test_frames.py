@@ -1,4 +1,4 @@
-"""The line of a call runs straight: few frames of ours wait, from the handler of its route to the connection."""
+"""The depth of a call: the number of suspended frames from the route's handler to the upstream's connection."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ STREAM = {
 
 @pytest.fixture
 async def gateway(upstream: ScriptedUpstream) -> AsyncIterator[RunningGateway]:
-    """With cache and single flight on."""
+    """A gateway with the cache and single-flight switched on."""
     async with running_gateway(settings_for(upstream.url, cache={"store": "memory"})) as running:
         yield running
 
 
 def awaiting(task: asyncio.Task[Any]) -> Iterator[FrameType]:
-    """The frames of a suspended task, from the outermost to the one that waits."""
+    """The frames of a suspended task, from the outermost to the innermost."""
     waits: Any = task.get_coro()
     while waits is not None:
         frame = getattr(waits, "cr_frame", None) or getattr(waits, "ag_frame", None) or getattr(waits, "gi_frame", None)
@@ -44,7 +44,7 @@ def awaiting(task: asyncio.Task[Any]) -> Iterator[FrameType]:
 
 
 def names(task: asyncio.Task[Any]) -> list[str]:
-    """The frames of ours, as module.function."""
+    """The task's frames in ``app/``, as module.function."""
     ours = [frame for frame in awaiting(task) if APP in Path(frame.f_code.co_filename).parents]
     return [f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}" for frame in ours]
 
@@ -57,7 +57,7 @@ def names(task: asyncio.Task[Any]) -> list[str]:
 async def test_few_frames_wait_between_the_handler_and_the_connection(
     gateway: RunningGateway, upstream: ScriptedUpstream, path: str, body: Any
 ) -> None:
-    """Counted with both: the handler is the first of them, the connection that has the request the last."""
+    """The count includes both ends: the handler's frame, and the frame of the connection that sent the request."""
 
     async def silent(request: Any, writer: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()

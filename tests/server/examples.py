@@ -1,6 +1,6 @@
-"""What the examples of the OpenAPI document must be: the gateway's own code, given what a provider answers.
+"""The expected examples of the OpenAPI document, computed by the gateway's own code from answers of providers.
 
-So no example can say what the gateway does not do.
+So no example can show anything that the gateway does not do.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SHOWN = ("jina-embeddings-v3", "jina-colbert-v2", "jina-reranker-m0", "jina-deep
 
 @cache
 def routes() -> RouteTable:
-    """Both providers and one alias, as a configuration could have them."""
+    """A route table with both providers and one alias."""
     accounts = {"jina": Account(Jina(), "jina", Key("")), "aihubmix": Account(AIHubMix(), "aihubmix", Key(""))}
     return RouteTable(accounts, {ALIAS: "jina-embeddings-v3"})
 
@@ -62,7 +62,7 @@ def model_list() -> Json:
     return {"object": "list", "data": [routes().describe(name) for name in SHOWN]}
 
 
-# What the provider answers to the examples of requests that have an example of an answer, by its name.
+# The provider's answers to the example requests that have an example answer, by the example's name.
 
 SUNSETS = (
     [0.4175, -0.1355, 0.5722, 0.0903, -0.34, 0.2207, 0.5459, -0.0971],
@@ -72,7 +72,7 @@ SUNSETS = (
 
 def _vectors(tokens: int, *vectors: Any) -> Json:
     data = [{"object": "embedding", "index": place, "embedding": vector} for place, vector in enumerate(vectors)]
-    # Version 3 gives no prompt_tokens for plain texts.
+    # jina-embeddings-v3 gives no prompt_tokens for plain texts.
     return {"model": "jina-embeddings-v3", "object": "list", "usage": {"total_tokens": tokens}, "data": data}
 
 
@@ -170,13 +170,13 @@ def collected(request: Json) -> Json:
 
 
 def streamed(request: Json) -> str:
-    """The stream of a DeepSearch run, as it goes over the wire."""
+    """The stream of a DeepSearch run, as text of server-sent events."""
     writer = Chat().writer(_chat_call(request))
     return (writer.write(_events()) + writer.end()).decode()
 
 
 def broken(request: Json, error: ToriiError) -> str:
-    """The stream of a run that fails with ``error`` while it thinks."""
+    """The stream of a DeepSearch run that fails with ``error`` during its reasoning."""
     fold, writer = DeepSearchFold(UPSTREAM), Chat().writer(_chat_call(request))
     events = [event for delta in DELTAS[:2] for event in fold.feed(_chunk(delta))]
     return (writer.write(events) + writer.fail(error.envelope())).decode()
@@ -204,7 +204,7 @@ DEEPSEARCH: Json = {
     "model": "jina-deepsearch-v1",
     "messages": [{"role": "user", "content": "what's the latest blog post from jina ai?"}],
 }
-# The requests of which the document has answers and no example of their own, or one under another name.
+# Requests whose answers are examples in the document. The requests are not, or have another name there.
 WHOLE: Json = {"deepsearch": DEEPSEARCH, "dropped": {**DEEPSEARCH, "x_reasoning": "drop"}}
 STREAMED: Json = {
     "streamed": {
@@ -222,7 +222,7 @@ Example = tuple[str, ToriiError]
 
 
 def refused(attempt: Callable[[], object]) -> ToriiError:
-    """The error with which ``attempt`` ends."""
+    """The error that ``attempt`` raises."""
     try:
         attempt()
     except ToriiError as error:
@@ -243,12 +243,12 @@ _OF_A_PAGE = {b"host": [b"localhost:8000"], b"origin": [b"https://page.example"]
 
 
 def _upstream(status: int, body: Json, headers: dict[str, str] | None = None, deepsearch: bool = False) -> ToriiError:
-    """The gateway's error for a provider's."""
+    """The gateway's error for an error answer of a provider."""
     return failure(Reply(status, headers or {}, msgspec.json.encode(body)), upstream="jina", deepsearch=deepsearch)
 
 
 def failures() -> dict[int, dict[str, Example]]:
-    """For each status its examples by name, each with its summary."""
+    """The examples of errors: by status and name, each with its summary."""
     callers = Callers([("team", digest("a key of this gateway"))])
     return {
         401: {
@@ -332,7 +332,7 @@ _RERANK_REFUSED: Json = {
     "embeddings_body": {"model": "jina-embeddings-v3", "input": ["A beautiful sunset over the beach"]},
     "top_n": {"model": "jina-reranker-m0", "query": "bread", "documents": ["A recipe for bread"], "top_n": 0},
 }
-# Of status 400, by the path: what the gateway makes of a body, and the bodies.
+# The examples of status 400 by path: the function that refuses a body, and the bodies by name.
 REFUSED: dict[str, tuple[Callable[[Json], object], Json]] = {
     "/v1/embeddings": (
         _embedded,
@@ -360,7 +360,7 @@ REFUSED: dict[str, tuple[Callable[[Json], object], Json]] = {
 
 
 def refusals(path: str) -> Json:
-    """The envelopes of status 400 at a path, by their names."""
+    """The envelopes of the examples of status 400 at a path, by name."""
     attempt, bodies = REFUSED[path]
     errors = {name: refused(partial(attempt, body)) for name, body in bodies.items()}
     return {name: error.envelope() for name, error in {**errors, "json": NO_JSON}.items()}

@@ -125,7 +125,7 @@ def test_every_operation_says_what_it_is_and_has_a_tag_that_is_explained() -> No
 
 
 def test_every_public_path_is_in_it_and_no_other() -> None:
-    """A caller who is lost is told of the same."""
+    """The message of a 404 lists the same paths."""
     assert list(PATHS) == [f"{method.upper()} {path}" for path, method, _ in operations()]
 
 
@@ -210,9 +210,9 @@ def test_an_example_of_a_chat_request_is_accepted_and_deepsearch_takes_those_for
         }
 
 
-# Fields of the table that no provider is sent, and that are described so that a caller need not wonder.
+# Fields of the table that no provider is sent, but that are described, so that callers know about them.
 ALSO = {"EmbeddingsRequest": {"user"}, "RerankRequest": {"user", "max_chunks_per_doc"}, "ChatRequest": set[str]()}
-# Fields that a provider knows and its page does not explain, or that have one meaning only: a refusal.
+# Fields that the provider accepts without documenting them, or that the gateway always refuses.
 UNEXPLAINED = {"RerankRequest": {"truncation", "relevant_spans"}}
 
 
@@ -355,7 +355,7 @@ def test_the_example_of_a_cohere_answer_is_whole() -> None:
 
 
 def test_every_example_of_an_answer_is_the_gateways_own() -> None:
-    """Made by its code from a provider's answer to the example of the request under the same name."""
+    """The gateway's code makes it from a provider's answer to the example request of the same name."""
     asked = requests("/v1/embeddings")
     assert answers("/v1/embeddings") == {
         name: examples.embedded(asked[name], reply) for name, reply in examples.EMBEDDINGS.items()

@@ -1,4 +1,4 @@
-"""The gateway's own routes: a resource is one file of FastAPI routes, and all of them answer as the gateway does."""
+"""Routes on FastAPI: a resource is one file of routes, and their errors and headers are those of all other paths."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def gateway() -> AsyncIterator[RunningGateway]:
 
 
 def said(answer: httpx.Response) -> tuple[int, str | None, str]:
-    """An envelope's status, field and message; nothing else may be in it."""
+    """``(status, field, message)`` of an error. The envelope must not have any other field."""
     body = answer.json()
     assert body.keys() == {"error", "detail"}
     assert body["error"].keys() == {"message", "type", "param", "code"}
@@ -150,7 +150,7 @@ async def test_a_wrong_parameter_is_a_400_of_ours(
 
 @pytest.mark.parametrize("header", ["accept: */*", f"authorization: Bearer {CALLER}"])
 async def test_the_key_is_checked_before_the_body_is_read(gateway: RunningGateway, header: str) -> None:
-    """A body of which nothing ever comes is not waited for."""
+    """The request is refused although its body never arrives."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.client.base_url.port)
     head = f"POST /admin/gates HTTP/1.1\r\nhost: localhost\r\n{header}\r\ncontent-length: 1000\r\n\r\n"
     writer.write(head.encode())

@@ -70,7 +70,7 @@ file.close()
 
 
 def test_making_a_file_that_is_there_leaves_it_its_locks(tmp_path: Path) -> None:
-    """Without them, another process would take the log away when it closes the file as the last one, as it thinks."""
+    """Without the locks, another process that closes the file would consider itself the last one and delete the log."""
     path = tmp_path / "torii.db"
     make(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as ours:

@@ -1,4 +1,4 @@
-"""The ledger's file under what happens to files: locked, full, damaged, foreign, gone, shared."""
+"""A ledger file in all kinds of trouble: locked, full, damaged, another program's, removed, shared."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IDS = "SELECT request_id FROM calls ORDER BY id"
 
 @contextmanager
 def ledger(path: Path, room: int = 10_000) -> Iterator[LedgerFile]:
-    """A file that is written every few milliseconds."""
+    """An open ledger file that is written every 10 ms."""
     file = LedgerFile(path, room=room, busy_seconds=0.05, flush_seconds=0.01)
     try:
         yield file
@@ -42,7 +42,7 @@ def note(file: LedgerFile, *ids: str) -> None:
 
 
 def noted(path: Path) -> list[str]:
-    """The request ids in the file; none where it cannot be read now."""
+    """The request ids in the file; none if it cannot be read at the moment."""
     try:
         return [request_id for (request_id,) in read(path, IDS)]
     except sqlite3.Error:

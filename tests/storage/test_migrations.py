@@ -1,4 +1,4 @@
-"""Ledger files of older versions become this one's: without loss, by one process of several, or not at all."""
+"""Migration of older ledger files: nothing is lost, one process of several migrates, a failure changes nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ each_release = pytest.mark.parametrize("release", RELEASED)
 
 
 def released(path: Path, release: str = "a8b3aae", calls: int = 0) -> Path:
-    """The file as that commit left it, with so many calls more."""
+    """A ledger file as the commit ``release`` wrote it, with ``calls`` more calls."""
     with closing(sqlite3.connect(path)) as file:
         file.executescript(RELEASED[release].read_text(encoding="utf-8"))
         row = "time, caller, endpoint, model, upstream, upstream_model, key, status, error, prompt_tokens, "
@@ -73,7 +73,7 @@ def test_every_release_has_its_file() -> None:
 @each_release
 def test_an_older_file_becomes_this_versions_without_loss(release: str, tmp_path: Path) -> None:
     path = released(tmp_path / "torii.db", release)
-    assert version(path) == VERSIONS[release] < VERSION  # by which the Torii that wrote it refuses what becomes of it
+    assert version(path) == VERSIONS[release] < VERSION  # the older Torii refuses a newer version
     calls = read(path, CALLS)
     rests = read(path, RESTS) if VERSIONS[release] > 1 else []
     with ledger(path) as file:
@@ -95,7 +95,7 @@ def test_an_older_file_becomes_this_versions_without_loss(release: str, tmp_path
 
 
 def shape(path: Path) -> dict[str, Any]:
-    """Tables with their columns and indexes. Whether a primary key says that it is not null means nothing."""
+    """The tables with their columns and indexes. NOT NULL of primary keys is ignored, as it makes no difference."""
     tables = read(path, "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite_%'")
     found: dict[str, Any] = {}
     for table, without_rowid in tables:
@@ -112,7 +112,7 @@ def new(path: Path) -> None:
 
 
 def from_nothing(path: Path) -> None:
-    """By all migrations there are."""
+    """Creates a ledger file by running all migrations."""
     with closing(sqlite3.connect(path)) as file:
         file.executescript(
             "PRAGMA journal_mode = WAL;"
@@ -246,7 +246,7 @@ file.close()
 def test_a_disk_that_is_full_in_the_midst_leaves_the_old_file_and_rows_wait(tmp_path: Path) -> None:
     path = released(tmp_path / "torii.db")
     with closing(sqlite3.connect(path, isolation_level=None)) as keeper:
-        for _ in range(12):  # so that the log, unlike the other files, is as large as it may be
+        for _ in range(12):  # until the log has the size to which files are limited; the other files are smaller
             keeper.execute("UPDATE calls SET attempts = attempts + 1")
         room = (tmp_path / "torii.db-wal").stat().st_size
         assert room > 32_768
@@ -288,7 +288,7 @@ MIGRATES += "migrate(Path(sys.argv[1]), 1.0, Path(sys.argv[2]))"
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 async def test_a_migration_that_is_ended_in_the_midst_leaves_the_old_file(end: signal.Signals, tmp_path: Path) -> None:
-    """One that has rewritten every row, and dropped a table. Meanwhile the file can be read."""
+    """The migration has rewritten every row and dropped a table. Until it ends, the file can be read."""
     path = released(tmp_path / "torii.db", calls=20_000)
     folder = tmp_path / "migrations"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -310,7 +310,7 @@ async def test_a_migration_that_is_ended_in_the_midst_leaves_the_old_file(end: s
 
 
 def test_a_migration_that_fails_is_told_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as one without the packages that it needs."""
+    """For example, a migration without the packages that it needs."""
     path = released(tmp_path / "torii.db")
     (tmp_path / "alembic").mkdir()
     (tmp_path / "alembic" / "__init__.py").write_text("raise ImportError('a path and a row')")
@@ -437,7 +437,7 @@ atexit.register(lambda: note.write_text(" ".join([*sys.orig_argv, "|", *sys.modu
 def test_a_gateway_that_serves_has_neither_sqlalchemy_nor_alembic(
     start: Callable[[Path], object], workers: int, tmp_path: Path
 ) -> None:
-    """Each of its processes, when it ends after it has recorded a call; the child that has migrated had both."""
+    """Every process is checked at its end, after a call was recorded. Only the migration's child has imported them."""
     start(tmp_path / "torii.db")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "sitecustomize.py").write_text(NOTES)

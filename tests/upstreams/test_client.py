@@ -327,6 +327,49 @@ async def test_the_timer_of_idle_connections_is_not_set_for_each_call(upstream: 
     assert place._timer is None
 
 
+class Idling:
+    """A connection that counts how often its end is looked at."""
+
+    looks = 0
+
+    def __init__(self, until: float, ended: list[float]) -> None:
+        self._until = until
+        self._ended = ended
+
+    @property
+    def idle_until(self) -> float:
+        Idling.looks += 1
+        return self._until
+
+    @idle_until.setter
+    def idle_until(self, until: float) -> None:
+        self._until = until
+
+    def silent(self) -> bool:
+        return True
+
+    def abort(self) -> None:
+        self._ended.append(time.monotonic() - self._until)
+        del PLACE.idle[self]
+
+
+PLACE: origin.Origin[Idling] = origin.Origin("127.0.0.1", 9, False)
+
+
+async def test_many_idle_connections_are_looked_at_a_few_times_in_all() -> None:
+    """Each DeepSearch call leaves an idle connection. With a look at all for each that ends, 200 took 20,000 looks."""
+    ended: list[float] = []
+    now = time.monotonic()
+    for number in range(200):
+        PLACE.keep(Idling(now + 0.1 + number / 1000, ended))
+    Idling.looks = 0
+    await until(lambda: len(ended) == 200)
+    assert Idling.looks < 2000
+    assert min(ended) >= 0
+    assert not PLACE.idle
+    PLACE.stop()
+
+
 async def test_a_connection_is_closed_before_its_upstream_does(upstream: ScriptedUpstream) -> None:
     """By the timeout that the upstream states, of which half is used if it is one second. Other connections stay
     open."""

@@ -215,7 +215,7 @@ def test_each_model_has_the_fold_of_its_form() -> None:
 
 
 def test_a_call_to_an_endpoint_that_an_upstream_does_not_have_is_a_bug() -> None:
-    """The gateway looks for an upstream that has it."""
+    """The gateway only asks upstreams that serve the endpoint."""
     with pytest.raises(KeyError):
         OTHER.body(Call(endpoint=EndpointFacts("made up"), model="m", body={}), target(OTHER, "x"))
 

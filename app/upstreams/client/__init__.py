@@ -1,7 +1,7 @@
-"""The HTTP libraries that bytes can go out through, one file each. ``client.py`` holds deadlines and limits over them.
+"""HTTP to upstreams: ``client.py`` applies deadlines and size limits to one of two engines, each in a file of its own.
 
-httptools   the default: by far the least CPU for each call and each stream (docs/decisions.md has the figures)
-httpx       whole and well known, to compare with; a connection for each call
+httptools   the default: by far the least CPU per call and per stream (docs/decisions.md has the figures)
+httpx       complete and well known, as a reference to compare with; opens a new connection for each call
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["Engine", "EngineAnswer", "Going", "Wire", "engine", "nothing"]
 
 
 def engine(name: str, wire: Wire) -> Engine:
-    """The engine of this name. Only the one that is used is imported: each costs memory."""
+    """The engine of this name: ``httpx``, or httptools. Only this engine is imported, because each costs memory."""
     if name == "httpx":
         from .httpx import HttpxEngine
 

@@ -1,4 +1,5 @@
-"""The HTTP client's contract: follow no redirect, read no variable for a proxy, unpack nothing, keep no cookie."""
+"""The interface of an HTTP engine. An engine follows no redirects, reads no proxy variables of the environment, does
+not decompress, and keeps no cookies."""
 
 from __future__ import annotations
 
@@ -15,11 +16,11 @@ from .proxies import Place, Proxy
 
 Going = Callable[[], None]
 
-# Of an answer, with its status line; more of either is refused.
+# Limits of an answer's head, which includes the status line. An answer over either limit is refused.
 HEAD_BYTES = 64 * 1024
 HEADERS = 100
 
-# Why an answer is none, as callers are told. The connection has broken off only where it really ended.
+# Error messages for callers. BROKE_OFF is used only if the connection has really been closed.
 BROKE_OFF = "the upstream closed the connection early"
 MALFORMED = "the upstream sent malformed HTTP"
 LARGE_HEAD = "the head of the upstream's answer is larger than 64 kB"
@@ -32,8 +33,13 @@ def nothing() -> None: ...
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """``connect`` is in seconds, a proxy and TLS included; ``ca`` is the PEM of an authority to trust beside the usual
-    ones; ``proxies`` are on the way to these places, and none to others."""
+    """The settings of an engine.
+
+    connect       seconds for a new connection, including a proxy's tunnel and TLS
+    connections   the most open connections
+    ca            the PEM of a certificate authority to trust in addition to the usual ones; may be empty
+    proxies       the proxy for each place that is reached through one
+    """
 
     user_agent: str
     connect: float = 5.0
@@ -43,36 +49,37 @@ class Wire:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Those of every request, beside its own."""
+        """The headers that are added to every request."""
         return {"accept-encoding": "identity", "user-agent": self.user_agent}
 
 
 class EngineAnswer(Protocol):
-    """An answer whose head has come. ``chunk`` raises UpstreamBroken if the rest breaks off or is malformed."""
+    """An answer whose head has arrived. ``chunk`` raises UpstreamBroken if the body breaks off or is malformed."""
 
     status: int
 
     def header(self, name: str) -> str | None:
-        """A header's first value; None where there is none, or none that is text."""
+        """The first value of a header; None if it is missing or not text."""
 
     async def chunk(self) -> bytes:
-        """The next piece of the body as soon as it is there, as it came; b"" at its end.
+        """The next piece of the body as soon as it has arrived, unchanged; b"" at the end of the body.
 
-        Cancelled while it waits it may be asked again, and nothing is lost."""
+        May be cancelled and called again; no data is lost."""
 
     def at_hand(self) -> bytes | None:
-        """The result of ``chunk`` if nobody has to wait for it; else None."""
+        """The result of ``chunk`` if it is available without waiting; else None."""
 
     async def aclose(self) -> None:
-        """Ends the connection unless the body was read to its end."""
+        """Closes the connection, unless the body was read to its end."""
 
 
 class Engine(Protocol):
     async def open(self, request: Request, going: Going = nothing) -> EngineAnswer:
-        """``going`` is called before the first byte goes out, on each connection; if it raises, nothing is sent.
+        """Sends a request, and returns when the head of the answer has arrived.
 
-        Raises UpstreamUnreachable if no connection came about, UpstreamBroken if no answer came of it, and Overloaded
-        if this gateway has no connection or file descriptor left for it, which says nothing of the upstream.
+        ``going`` is called before the first byte is sent, on each connection; if it raises, nothing is sent. Raises
+        UpstreamUnreachable if no connection could be opened, UpstreamBroken if the connection gave no valid answer, and
+        Overloaded if this gateway has no connection or file descriptor left, which is no fault of the upstream.
         """
 
     async def aclose(self) -> None: ...
@@ -93,7 +100,7 @@ _OUT = {
 
 
 def in_use() -> Overloaded:
-    """There are as many connections as may be."""
+    """The error if the limit of connections is reached."""
     return Overloaded(
         "this gateway is at its limit of upstream connections (max_connections); try again in a second",
         retry_after=1,
@@ -101,7 +108,8 @@ def in_use() -> Overloaded:
 
 
 def unreachable(error: BaseException) -> Overloaded | UpstreamUnreachable:
-    """No connection came about. Why is for the log alone, in our words: the library's may hold hosts."""
+    """The error for a connection that could not be opened. Its reason is shown in the log only, in the gateway's own
+    words, because the library's may contain host names."""
     failure: Overloaded | UpstreamUnreachable
     found = [*causes(error)]
     if (reason := _out(found)) is not None:
@@ -116,7 +124,7 @@ def unreachable(error: BaseException) -> Overloaded | UpstreamUnreachable:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error itself and all that it came of, be it in groups."""
+    """The error and all its causes, including the members of exception groups."""
     left: list[BaseException | None] = [error]
     seen = []
     while left:
@@ -128,7 +136,10 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _out(found: list[BaseException]) -> str | None:
-    """Of what there are no descriptors, if that is why. A name that cannot be looked up for it is just not known."""
+    """The reason if file descriptors have run out; else None.
+
+    A DNS lookup that gets no descriptor fails as if the name were unknown, so in that case a socket is opened to test.
+    """
     for cause in found:
         error = _none_is_left() if isinstance(cause, socket.gaierror) else cause
         if isinstance(error, OSError) and error.errno in _OUT:

@@ -1,14 +1,14 @@
-"""Requests to upstreams, within their deadlines and sizes. The HTTP library is an ``Engine``.
+"""Requests to upstreams, with deadlines and size limits, over an ``Engine``.
 
-``send`` gets a whole answer, ``open`` one whose body is still to come. Both give every status back and raise
-UpstreamError only where there is no answer. Deadlines are deadlines: none begins anew with each byte that comes,
-but ``idle``, which is for streams and stands under two others.
+``send`` returns a complete answer, ``open`` an answer whose body has not been read. Both return answers of any status,
+and raise UpstreamError only if there is no answer. No deadline restarts with each byte that arrives, except ``idle``,
+which is for streams and bounded by two others.
 
     connect            [---]
-    headers                 [------]                    to the head
-    reply                           [------------]      the rest of a whole body
-    idle                            [--][---][--]       a stream: between two pieces, whatever is in them
-    event                           [--------][--]      a stream: to its first event, and between two; comments are none
+    headers                 [------]                    to the head of the answer
+    reply                           [------------]      the body, if it is read as a whole
+    idle                            [--][---][--]       a stream: between two pieces of any content
+    event                           [--------][--]      a stream: to the first event, and between two; not comments
     total              [--------------------------]
 """
 
@@ -25,14 +25,14 @@ from ...core.types import Reply, Request, Stream
 from . import Engine, EngineAnswer, Going, nothing
 from .decompression import Inflate, Plain, unpacking
 
-# Of an answer that is an error no more is kept than could be told of it.
+# The bytes of an error's body that are kept: no more of it is ever shown.
 ERROR_BYTES = 64 * 1024
 SAID_OF_ERRORS = ("retry-after", "date", "content-type")
 
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Seconds, as drawn above."""
+    """The deadlines in seconds, as drawn above."""
 
     headers: float = 120.0
     reply: float = 120.0
@@ -43,7 +43,7 @@ class Deadlines:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes, unpacked: of a whole answer, and of one event of a stream."""
+    """The most bytes, after decompression, of a whole answer and of one event of a stream."""
 
     reply: int = 64 * 1024 * 1024
     event: int = 8 * 1024 * 1024
@@ -58,7 +58,7 @@ class Client:
         self._clock = DeadlineClock()
 
     async def send(self, request: Request, since: float | None = None, going: Going = nothing) -> Reply:
-        """The whole answer. Raises as ``open`` does, and where the body is not to be had."""
+        """The whole answer. Raises as ``open`` does, and UpstreamError if the body cannot be read or is too large."""
         deadline, ends = self._times(since)
         try:
             with deadline:
@@ -72,11 +72,11 @@ class Client:
             await stream.aclose()
 
     async def open(self, request: Request, since: float | None = None, going: Going = nothing) -> Stream:
-        """The answer once its head has come. Raises UpstreamTimeout, UpstreamUnreachable, UpstreamBroken,
-        and Overloaded where this gateway has no connection left for it.
+        """The answer, once its head has arrived. Raises UpstreamTimeout, UpstreamUnreachable, UpstreamBroken, and
+        Overloaded if this gateway has no connection left.
 
-        ``since`` is when the call began, by the monotonic clock, from which its total time counts; ``going`` is
-        called when a connection is there and the request begins to go out.
+        ``since`` is the start of the call on the monotonic clock, from which its total time counts; the default is now.
+        ``going`` is called when a connection is open, right before the request is sent.
         """
         deadline, ends = self._times(since)
         try:
@@ -93,7 +93,7 @@ class Client:
         return Deadline(self._clock, now if self.ending else min(now + self.deadlines.headers, ends)), ends
 
     def cut(self) -> None:
-        """Ends every wait, now and from now on, with Unavailable: the process has to go."""
+        """Ends all waits, present and future, with Unavailable, because the process is about to exit."""
         self.ending = True
         self._clock.expire()
 
@@ -110,7 +110,7 @@ class _Stream:
         self._deadline = deadline
         self._client = client
         self._event_until = time.monotonic() + client.deadlines.event
-        self._idle_until = 0.0  # where a piece is waited for already
+        self._idle_until = 0.0  # the deadline of the piece that is already waited for; 0: none is
         self._total_until = ends
         self._body: Plain | Inflate | None = None
         self.status = answer.status
@@ -118,7 +118,7 @@ class _Stream:
         self.headers: Mapping[str, str] = _said(answer) if answer.status >= 300 else {}
 
     async def pieces(self, look: float = math.inf) -> Iterable[bytes] | None:
-        """The next pieces of the body; None at its end, none if the time ``look`` is reached first."""
+        """The next pieces of the body; None at its end, empty if the time ``look`` (monotonic clock) comes first."""
         if self._body is None:
             self._body = unpacking(self._answer.header("content-encoding"))
         until = self._idle_until or time.monotonic() + self._client.deadlines.idle
@@ -129,11 +129,12 @@ class _Stream:
         return self._body.feed(data) if data else None
 
     def progressed(self) -> None:
-        """An event has come, and the next has its time."""
+        """An event has arrived: restarts the deadline for the next one."""
         self._event_until = time.monotonic() + self._client.deadlines.event
 
     async def read(self) -> bytes:
-        """The whole body; of an error its beginning. Raises UpstreamTooLarge for either, whatever its status."""
+        """The whole body; for a status of 300 or more, its first ERROR_BYTES. Raises UpstreamTooLarge for a body over
+        the limit, of any status, and UpstreamError if the body cannot be read."""
         limit = self._client.sizes.reply
         kept = ERROR_BYTES if self.status >= 300 else limit
         self._event_until = time.monotonic() + self._client.deadlines.reply
@@ -154,7 +155,7 @@ class _Stream:
         await self._answer.aclose()
 
     async def _piece(self, until: float, look: float = math.inf) -> bytes | None:
-        """The next piece, unless it comes too late for any of the deadlines; None where ``look`` is before them."""
+        """The next piece; None if the time ``look`` comes first. Raises UpstreamTimeout at the earliest deadline."""
         if (at_hand := self._answer.at_hand()) is not None:
             return at_hand
         until = min(until, self._event_until, self._total_until)

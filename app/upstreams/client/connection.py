@@ -1,6 +1,6 @@
-"""One connection to an upstream: requests written, and their answers as llhttp reads them.
+"""One connection to an upstream: writes requests, and parses their answers with llhttp.
 
-What llhttp lets pass and would cost memory is refused here: large heads, endless chunk lines.
+Input that llhttp accepts, but that would cost memory, is refused here: large heads, endless chunk lines.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from .base import BROKE_OFF, HEAD_BYTES, HEADERS, LARGE_HEAD, LARGE_REST, MALFOR
 from .origin import Origin, idle_seconds
 from .proxy import open_socket
 
-# What of a body may wait to be taken before its upstream is held back.
+# The most bytes of a body that are buffered before reading from the upstream is paused.
 WAITING_BYTES = 256 * 1024
-# What of it is taken in one turn, so that a stream that is always ahead leaves the others theirs.
+# The most bytes of a body that are taken at once, so that a fast stream does not starve the others.
 TURN_BYTES = 32 * 1024
 
 
 class Connection(asyncio.Protocol):
-    """``idle_until`` is of the monotonic clock, 0 before it was kept."""
+    """A connection, with at most one exchange at a time. ``idle_until``: the time on the monotonic clock until which it
+    is kept; 0 if it has not been kept yet."""
 
     def __init__(self, origin: Origin[Connection], opened: set[Connection], loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -33,14 +34,14 @@ class Connection(asyncio.Protocol):
         self._origin = origin
         self._opened = opened
         self._transport: CoalescingTransport | None = None
-        self._come: select.poll | None = None  # tells whether something has come; there is none on Windows
+        self._come: select.poll | None = None  # tells whether data has arrived; None on Windows, which has no poll
         self._answer: HttptoolsAnswer | None = None
         self._interim = False
         self._interims = 0
-        self._unparsed = 0  # bytes since the parser last made something of them
+        self._unparsed = 0  # bytes received since the last head or piece of a body
         self._headers = 0
-        self._odd = MALFORMED  # what it is where the parser gives up
-        self._sound = False  # whether another answer may follow
+        self._odd = MALFORMED  # the message if the parser fails
+        self._sound = False  # whether the connection may be used for another exchange
 
     async def connect(self, tls: ssl.SSLContext | None) -> None:
         """Raises OSError or UnicodeError."""
@@ -53,8 +54,8 @@ class Connection(asyncio.Protocol):
             raise
 
     async def exchange(self, sent: bytes, going: Going) -> HttptoolsAnswer:
-        """Writes a request, unless ``going`` raises; returns when the head of its answer has come."""
-        if self._transport is None or self._transport.is_closing():  # it was closed as soon as it was made
+        """Writes a request, unless ``going`` raises; returns when the head of the answer has arrived."""
+        if self._transport is None or self._transport.is_closing():  # closed as soon as it was opened
             self.abort()
             raise UpstreamUnreachable("the upstream closed the connection before it was asked")
         answer = self._answer = HttptoolsAnswer(self)
@@ -71,12 +72,12 @@ class Connection(asyncio.Protocol):
 
     @property
     def heard(self) -> bool:
-        """True if anything came in answer to the request whose exchange has failed; a 408 of before is none."""
+        """True if a failed exchange received any bytes of an answer; a 408 for the idle time before does not count."""
         return self._unparsed > 0
 
     def silent(self) -> bool:
-        """True if it is open and nothing has come on it: neither its end nor an answer that nobody asked for,
-        be it only in the system's buffer yet."""
+        """True if the connection is open and has received nothing, not even into the system's buffer: neither its end
+        nor an unrequested answer."""
         if self._transport is None or self._transport.is_closing():
             return False
         return self._come is None or not self._come.poll(0)
@@ -88,7 +89,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def hold(self, back: bool) -> None:
-        """Stops what the upstream sends, or lets it go on."""
+        """Pauses reading from the upstream, or resumes it."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading() if back else self._transport.resume_reading()
 
@@ -105,7 +106,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         answer = self._answer
         if answer is None:
-            self.abort()  # nobody asked
+            self.abort()  # there is no request that this could answer
             return
         room = HEAD_BYTES - self._unparsed
         self._unparsed += len(data)
@@ -123,10 +124,11 @@ class Connection(asyncio.Protocol):
                 self._fail(LARGE_REST if answer.status else LARGE_HEAD)
 
     def _feed_head(self, answer: HttptoolsAnswer, data: bytes, room: int) -> None:
-        """More has come than a head may have: that has to end within ``room``. What is behind it stays in one piece."""
+        """Parses data larger than the rest of a head may be: the head has to end within ``room`` bytes. The body after
+        it is passed to the parser in one piece."""
         end = min(data.find(b"\r\n\r\n", 0, room) + 4, room)
         self._parser.feed_data(data[:end])
-        if not answer.status:  # that was an interim head, or the end of none
+        if not answer.status:  # an interim head (1xx), or a head that has not ended
             self._parser.feed_data(data[end:room])
             end = room
         if answer.status:
@@ -136,7 +138,7 @@ class Connection(asyncio.Protocol):
         if self._answer is None:
             self.abort()
         elif not self._answer.framed:
-            self._answer.end()  # its end is the end of the connection
+            self._answer.end()  # an answer without a length ends with the connection
         elif self._answer.coded:
             self._fail(MALFORMED)
         return False
@@ -144,13 +146,13 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._fail()
         self._transport = None
-        del self._parser  # it knows this one, and the collector does not come by often
+        del self._parser  # it refers to this connection: a cycle that the garbage collector would free late
 
     # httptools
 
     def on_message_begin(self) -> None:
         if self._answer is None or self._answer.ended:
-            self._sound = False  # more has come than one answer
+            self._sound = False  # data after the answer
         self._interim = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -159,7 +161,7 @@ class Connection(asyncio.Protocol):
             self._odd = MANY_HEADERS
         if self._answer is None or self._headers > HEADERS:
             raise ValueError
-        if not self._answer.status:  # what comes behind the body says nothing of it
+        if not self._answer.status:  # trailers are ignored
             self._answer.headers.setdefault(name.lower(), value)
 
     def on_headers_complete(self) -> None:
@@ -189,18 +191,18 @@ class Connection(asyncio.Protocol):
             self._answer.end()
 
     def _is_of_before(self) -> bool:
-        """True if a 408 says that the connection was idle for too long: it has crossed our request, which was not read.
-        RFC 9110, section 15.5.9; some servers say it in HTTP/1.0, without ``Connection: close``."""
+        """True if a 408 is about the time for which the kept connection was idle: it was sent before our request was
+        read. RFC 9110, section 15.5.9; some servers send it as HTTP/1.0, without ``Connection: close``."""
         return self.idle_until > 0 and not self._interims and not self._parser.should_keep_alive()
 
     # The end of an answer.
 
     def _next(self, answer: HttptoolsAnswer) -> None:
-        """Keeps the connection for another exchange, if it can be trusted with one."""
+        """Keeps the connection if it is safe to use for another exchange, and closes it otherwise."""
         self._answer = None
         transport = self._transport
         seconds = idle_seconds(answer.headers.get(b"keep-alive"))
-        # Where not all of the request has gone out yet, the next one would only wait behind it.
+        # If part of the request has not been sent yet, the next one would have to wait behind it.
         sent = transport and not transport.is_closing() and not transport.get_write_buffer_size()
         if self._sound and sent and seconds:
             answer.let_go()
@@ -210,7 +212,7 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def _fail(self, why: str = BROKE_OFF) -> None:
-        """An answer that has ended stays one, whatever was glued on to it."""
+        """Fails the answer and closes the connection. An answer that has ended stays valid, whatever follows it."""
         if self._answer is not None:
             self._answer.fail(why)
         self._answer = None
@@ -218,9 +220,10 @@ class Connection(asyncio.Protocol):
 
 
 class HttptoolsAnswer:
-    """``framed``: its head says where its body ends; ``ended``: nothing of it is still to come.
+    """An answer, filled by its connection.
 
-    ``headers`` by their names in lower case, of each the first.
+    ``framed``: the head says how long the body is. ``ended``: the answer has arrived completely. ``headers``: the first
+    value of each header, by its lower-case name.
     """
 
     __slots__ = (
@@ -235,10 +238,10 @@ class HttptoolsAnswer:
         self.ended = False
         self._connection: Connection | None = connection
         self._loop = connection.loop
-        self._broken = ""  # what it is to be told of as
+        self._broken = ""  # the error message if the answer failed
         self._held = False
         self._pieces: list[bytes] = []
-        self._rest = False  # whether a turn left some of them
+        self._rest = False  # whether the last turn left pieces
         self._size = 0
         self._waiter: asyncio.Future[None] | None = None
 
@@ -247,7 +250,8 @@ class HttptoolsAnswer:
         return value.decode("ascii") if value is not None and value.isascii() else None
 
     async def chunk(self) -> bytes:
-        """The body that is there, in one piece of some 32 kB; others have their turn before the rest of it."""
+        """The part of the body that has arrived, in one piece of about 32 kB at most. Other tasks run before the rest
+        is returned."""
         if self._rest:
             self._rest = False
             await asyncio.sleep(0)
@@ -285,7 +289,7 @@ class HttptoolsAnswer:
         if connection is not None and not self.ended:
             connection.abort()
 
-    # The connection's side.
+    # Called by the connection.
 
     def begin(self, status: int) -> None:
         self.framed = b"content-length" in self.headers or b"transfer-encoding" in self.headers
@@ -311,17 +315,17 @@ class HttptoolsAnswer:
 
     @property
     def coded(self) -> bool:
-        """True if its body is in a transfer coding that does not say where it ends."""
+        """True if the body's transfer coding is one that does not mark its end."""
         return not self.headers.get(b"transfer-encoding", b"chunked").lower().endswith(b"chunked")
 
     def let_go(self) -> None:
-        """The connection is another's from now on."""
+        """Detaches the answer from its connection, which the next exchange may use."""
         if self._held and self._connection is not None:
             self._connection.hold(False)
         self._connection = None
 
     async def wait(self) -> None:
-        """Until more has come of it. Raises UpstreamBroken."""
+        """Waits until more of the answer has arrived. Raises UpstreamBroken if it failed."""
         if self._broken:
             raise UpstreamBroken(self._broken)
         self._waiter = self._loop.create_future()

@@ -1,6 +1,7 @@
-"""Packed bodies: answers of upstreams, which were asked not to pack, and requests of callers, who may.
+"""Decompression of gzip- and deflate-encoded bodies: of callers, who may compress, and of upstreams that compress
+although they are asked not to.
 
-However much is packed into one, it is unpacked in steps that are each soon done and give little.
+Each step is short and yields little data, so a decompression bomb can neither block the event loop nor fill the memory.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from ...core.errors import InvalidRequest, ToriiError, UnsupportedMedia, UpstreamFailed
 
-# The most that a step takes, and the most that it gives.
+# The most bytes that a step reads, and the most that it yields.
 TAKEN = 16 * 1024
 PIECE = 64 * 1024
 GZIP, ZLIB, BARE = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
@@ -25,8 +26,10 @@ class Plain:
 
 
 class Inflate:
-    """gzip and deflate, told apart by the first two bytes: both forms that a zlib stream is wrapped in, and the bare
-    one, which some send. Where ``body`` is damaged, ``fault`` is raised."""
+    """Decompresses gzip, zlib and raw deflate (which some servers send), told apart by their first two bytes.
+
+    ``body`` names the body in error messages; ``fault`` is the error that is raised for a damaged one.
+    """
 
     def __init__(self, body: str, fault: type[ToriiError]) -> None:
         self._body = body
@@ -35,11 +38,11 @@ class Inflate:
         self._zlib: zlib._Decompress | None = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The contents of ``data``, in pieces of 64 kB at most."""
+        """The decompressed ``data``, in pieces of at most 64 kB."""
         return filter(None, self.steps(data))
 
     def steps(self, data: bytes) -> Iterator[bytes]:
-        """The same, but a piece for each step: one that gives nothing is empty."""
+        """As ``feed``, with one piece for each step, which may be empty."""
         if self._zlib is None:
             data = self._head = self._head + data
             if len(data) < 2:
@@ -47,18 +50,18 @@ class Inflate:
             self._zlib = zlib.decompressobj(_wrapping(data))
         for at in range(0, len(data), TAKEN):
             rest, full = data[at : at + TAKEN], False
-            while rest or full:  # where a piece was full, zlib may hold more of what it has taken
+            while rest or full:  # after a full piece, zlib may hold more output
                 piece, rest = self._step(self._zlib, rest)
                 full = len(piece) == PIECE
                 yield piece
 
     def end(self) -> None:
-        """To be called when all is fed: raises where the end is missing."""
+        """To be called after the last ``feed``. Raises ``fault`` if the compressed data is incomplete."""
         if self._head and not (self._zlib and self._zlib.eof):
             raise self._fault(f"{self._body} is compressed and incomplete")
 
     def _step(self, inflate: zlib._Decompress, data: bytes) -> tuple[bytes, bytes]:
-        """A piece, and what was not taken of ``data``."""
+        """``(piece, rest)``: the next piece, and the part of ``data`` that was not read."""
         try:
             piece = inflate.decompress(data, PIECE)
         except zlib.error:
@@ -69,14 +72,14 @@ class Inflate:
 
 
 def _wrapping(head: bytes) -> int:
-    """By RFC 1952 and RFC 1950, whose second byte makes of both a multiple of 31."""
+    """The format by its first two bytes: RFC 1952 for gzip; RFC 1950 for zlib, in which they are a multiple of 31."""
     if head[:2] == b"\x1f\x8b":
         return GZIP
     return ZLIB if head[0] & 15 == zlib.DEFLATED and int.from_bytes(head[:2], "big") % 31 == 0 else BARE
 
 
 def unpacking(encoding: str | None) -> Plain | Inflate:
-    """For an upstream's answer, by its header content-encoding. Raises UpstreamFailed for what no caller asks for."""
+    """The decoder for an upstream's content-encoding. Raises UpstreamFailed for an unsupported one."""
     codings = _codings(encoding or "")
     if not codings:
         return Plain()
@@ -86,7 +89,7 @@ def unpacking(encoding: str | None) -> Plain | Inflate:
 
 
 def packed(encoding: str) -> Inflate | None:
-    """For a caller's body, by its header content-encoding; None where it is not packed. Raises UnsupportedMedia."""
+    """The decoder for a caller's content-encoding; None if the body is not compressed. Raises UnsupportedMedia."""
     codings = _codings(encoding)
     if not codings:
         return None
@@ -99,5 +102,5 @@ _KNOWN = ("gzip", "x-gzip", "deflate")
 
 
 def _codings(encoding: str) -> list[str]:
-    """The codings in a header, without those that change nothing."""
+    """The codings in a header, without ``identity``."""
     return [name for part in encoding.lower().split(",") if (name := part.strip()) not in ("", "identity")]

@@ -1,6 +1,6 @@
-"""Dialing: a connection to a host that may have several addresses, some of which may be dead (Happy Eyeballs).
+"""Dialing: opens a connection to a host that may have several addresses, some of them dead (Happy Eyeballs).
 
-aiohappyeyeballs was tried and breaks promises: see docs/decisions.md, "Libraries".
+aiohappyeyeballs was tried and does not keep this gateway's promises: see docs/decisions.md, "Libraries".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from itertools import chain, zip_longest
 from typing import Any
 
-# After which the next address is tried beside those before it: RFC 8305, "Happy Eyeballs", section 5.
+# The delay after which the next address is tried in parallel: RFC 8305, "Happy Eyeballs", section 5.
 HEAD_START_SECONDS = 0.25
 OPTIONS = (("TCP_NODELAY", 1), ("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 
@@ -25,9 +25,8 @@ async def dial(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.
 
 
 async def race(loop: asyncio.AbstractEventLoop, addresses: list[Any]) -> socket.socket:
-    """Returns a socket to the first address that accepts. ``addresses`` are as ``getaddrinfo`` gives them, and are
-    used up. Raises OSError if none accepts: the last failure.
-    """
+    """Returns a socket connected to the first address that accepts. ``addresses`` have the form of ``getaddrinfo``; the
+    list is emptied. Raises OSError, the last failure, if no address accepts."""
     trying: set[asyncio.Task[socket.socket]] = set()
     failure: OSError = OSError("the host has no address")
     try:
@@ -51,7 +50,7 @@ async def race(loop: asyncio.AbstractEventLoop, addresses: list[Any]) -> socket.
 
 
 def _by_turns(found: list[Any]) -> list[Any]:
-    """The addresses in the system's order, with the families in turn: often one family is dead as a whole."""
+    """The addresses in the system's order, with IPv6 and IPv4 alternating: often a whole family is unreachable."""
     first = [address for address in found if address[0] == found[0][0]]
     other = [address for address in found if address[0] != found[0][0]]
     return [address for address in chain.from_iterable(zip_longest(first, other)) if address is not None]
@@ -64,7 +63,7 @@ async def _one(loop: asyncio.AbstractEventLoop, address: Any) -> socket.socket:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in OPTIONS:
-            if hasattr(socket, name):  # not every system has all of them
+            if hasattr(socket, name):  # not every system has all options
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         await _connect(loop, sock, place)
     except BaseException:
@@ -74,8 +73,8 @@ async def _one(loop: asyncio.AbstractEventLoop, address: Any) -> socket.socket:
 
 
 async def _connect(loop: asyncio.AbstractEventLoop, sock: socket.socket, place: Any) -> None:
-    """Connects without uvloop's own ``sock_connect``, which looks the address up again in a thread: that takes longer
-    than to connect. Windows has no uvloop, and its event loop has no ``add_writer``."""
+    """Connects without uvloop's ``sock_connect``, which looks the address up again in a thread and so takes longer than
+    connecting. Windows has no uvloop, and its event loop has no ``add_writer``."""
     if sys.platform == "win32":
         await loop.sock_connect(sock, place)
         return
@@ -93,6 +92,6 @@ async def _connect(loop: asyncio.AbstractEventLoop, sock: socket.socket, place: 
 
 
 def _close(task: asyncio.Task[socket.socket]) -> None:
-    """Closes a connection that came too late."""
+    """Closes a connection that was opened too late."""
     if not task.cancelled() and task.exception() is None:
         task.result().close()

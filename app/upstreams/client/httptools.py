@@ -1,13 +1,13 @@
-"""asyncio's transports with httptools (llhttp) over them: connections that are kept, one exchange at a time on each.
+"""The engine on asyncio's transports and httptools (llhttp). Connections are kept, with one exchange at a time on each.
 
-    open -> a connection that is idle, else a new one -> request written -> head -> chunk, chunk ... b""
+    open -> an idle connection, or else a new one -> request written -> head -> chunk, chunk ... b""
                  ^                                                                              |
-                 `--- only where the answer has ended, by its own length, and nothing came after it
+                 `--- only if the answer ended by its own length, and no data came after it
 
-An upstream may close an idle connection in the very moment in which it is used again. A request that met that, which
-is seen by its end before any byte of an answer (RFC 9112, section 9.3.1), or by a 408 that ends it (RFC 9110, section
-15.5.9), is written once more, on a new connection; but for one that is to be sent once only: that gets a new connection
-at once. Whether a call is made again after any other failure is decided by who knows what it costs.
+An upstream may close an idle connection just when it is used again. The gateway sees this as an end of the connection
+before any byte of an answer (RFC 9112, section 9.3.1), or as a 408 that ends it (RFC 9110, section 15.5.9), and sends
+the request once more, on a new connection. A request that must be sent only once uses a new connection from the start.
+After any other failure, the caller of this module decides about a retry, because only it knows the cost.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class HttptoolsEngine:
         self._origins: dict[Place, Origin[Connection]] = {}
         self._heads: dict[str, tuple[Origin[Connection], str]] = {}
         self._open: set[Connection] = set()
-        self._coming: set[Connection] = set()  # those that are just being made
+        self._coming: set[Connection] = set()  # connections being opened
 
     async def open(self, request: Request, going: Going = nothing) -> HttptoolsAnswer:
         origin, head = self._heads.get(request.url) or self._head(request.url)
@@ -57,7 +57,7 @@ class HttptoolsEngine:
             origin.stop()
 
     def _head(self, url: str) -> tuple[Origin[Connection], str]:
-        """The origin, and the part of the head that is the same in each request to this address."""
+        """The origin of a URL, and the part of the head that all requests to the URL have in common."""
         parts = urlsplit(url)
         if not parts.hostname or not (url.isascii() and url.isprintable()):
             raise _unsendable()
@@ -81,7 +81,7 @@ class HttptoolsEngine:
                 await connection.connect(self._trust() if origin.tls else None)
         except BaseException as error:
             connection.abort()
-            if isinstance(error, OSError | UnicodeError):  # no such name, refused, a wrong certificate, out of time
+            if isinstance(error, OSError | UnicodeError):  # DNS, refusal, certificate, timeout
                 raise unreached(error, origin.proxy) from None
             raise
         finally:
@@ -89,7 +89,7 @@ class HttptoolsEngine:
         return connection
 
     def _make_room(self) -> None:
-        """Closes an idle connection to another place where there are as many as may be. Raises Overloaded."""
+        """At the limit of connections, closes one that has been idle for long. Raises Overloaded if none is idle."""
         if len(self._open) + len(self._coming - self._open) < self._wire.connections:
             return
         idle = [next(iter(origin.idle)) for origin in self._origins.values() if origin.idle]
@@ -106,7 +106,7 @@ class HttptoolsEngine:
 
 
 def _head(fixed: str, headers: Mapping[str, str], length: int) -> bytes:
-    """The head of a request. Raises UpstreamUnreachable for what would not stay in its line."""
+    """The head of a request. Raises UpstreamUnreachable for a header value that could break out of its line."""
     values = "".join(headers.values())
     if not (values.isascii() and values.isprintable()):
         raise _unsendable()

@@ -1,11 +1,12 @@
-"""Stock httpx. Each call has a connection of its own: httpx gives what is glued on to an answer to the next call.
+"""The engine on stock httpx. Each call has a connection of its own, because httpx passes data after the end of an
+answer to the connection's next call.
 
-It loses a connection that is cancelled as it is made or closed: the connection stays, and its place in the pool stays
-taken. So each request goes out in a task of its own, which is cancelled only in between if its caller leaves:
+If httpx is cancelled while it opens or closes a connection, the connection leaks, and its place in the pool stays
+taken. So each request is sent in a task of its own. If its caller leaves, the phase decides what happens to the task:
 
-    connecting      comes to its end by itself, within the time for that
+    connecting      runs to its end, within the connect timeout
     on the wire     is cancelled
-    closing         comes to its end by itself, at once
+    closing         runs to its end, at once
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ from .base import (
 from .proxies import Proxy, authority, place
 from .proxy import refused, unreached
 
-# Of the library's words for an answer that is none, those for one that only ended too early: httpcore's and h11's.
+# The messages of httpcore and h11 for an answer that ended too early; all others mean a malformed answer.
 ENDED = ("Server disconnected", "peer closed connection", "peer unexpectedly closed connection")
-# h11's for a head, a chunk's line or trailers that are not whole after 100 kB.
+# The message of h11 for a head, a chunk line or trailers that are incomplete after 100 kB.
 ENDLESS = "Receive buffer too long"
 
 
@@ -82,7 +83,7 @@ class HttpxEngine:
         try:
             return sending.result()
         finally:
-            del sending  # its failure knows this frame
+            del sending  # the traceback of its failure refers to this frame: a cycle
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -107,9 +108,10 @@ class HttpxEngine:
 
 
 class HttpxExchange:
-    """Progress of a request, as the library tells; it keeps this, and what it knows, in cycles.
+    """The progress of a request, reported by httpx's trace extension. httpx keeps this object in reference cycles, so
+    ``going`` is dropped once it has been called.
 
-    ``left``: nobody waits for it. ``on_wire``: it may be cancelled.
+    ``left``: nobody waits for the request any more. ``on_wire``: the request may be cancelled.
     """
 
     __slots__ = ("_going", "left", "on_wire")
@@ -130,7 +132,7 @@ class HttpxExchange:
 
 
 async def _leave(sending: asyncio.Task[HttpxAnswer], exchange: HttpxExchange) -> None:
-    """Ends what nobody waits for any more."""
+    """Ends a request that nobody waits for any more."""
     exchange.left = True
     await _end(sending, exchange)
     if not sending.cancelled() and not sending.exception():
@@ -157,14 +159,14 @@ class HttpxAnswer:
         return values[0] if values else None
 
     async def chunk(self) -> bytes:
-        """By a task of its own, because a read that is cancelled ends the whole answer in httpx."""
+        """Reads in a task of its own, because httpx closes the whole answer if a read is cancelled."""
         self._coming = self._coming or asyncio.create_task(self._chunk())
         await asyncio.wait([self._coming])
         come, self._coming = self._coming, None
         return come.result()
 
     async def _chunk(self) -> bytes:
-        """Never asked for in a size: httpx would hold it back until it has that much."""
+        """Reads without a chunk size, because with one, httpx holds data back until a whole chunk has arrived."""
         try:
             return await anext(self._body, b"")
         except (httpx.HTTPError, ssl.SSLError) as error:
@@ -191,13 +193,13 @@ def _proxy(proxy: Proxy) -> httpx.Proxy:
 
 
 def _is_for_the_proxy(about: object) -> bool:
-    """Of what the library traces: a tunnel is asked for before the upstream is."""
+    """True if a traced request is a CONNECT, which asks the proxy for a tunnel before the request itself is sent."""
     request = about.get("request") if isinstance(about, dict) else None
     return getattr(request, "method", None) == b"CONNECT"
 
 
 def _meaning(error: BaseException, too_large: str = LARGE_HEAD, proxy: Proxy | None = None) -> ToriiError | None:
-    """The library's exception as ours, None if it is none of these. Its text may hold hosts, so it is not passed on."""
+    """The error for an exception of httpx; None for any other. The exception's text is not shown: it may name hosts."""
     match error:
         case httpx.ProxyError():  # its text begins with the status that the proxy answered
             status = str(error)[:3]
@@ -205,11 +207,11 @@ def _meaning(error: BaseException, too_large: str = LARGE_HEAD, proxy: Proxy | N
         case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.InvalidURL() | httpx.UnsupportedProtocol():
             return unreached(error, proxy)
         case OSError() if not isinstance(error, ssl.SSLError):
-            return unreached(error, proxy)  # of the rest of the library, imported with the first request, for one
+            return unreached(error, proxy)  # for example from httpx's own imports during the first request
         case httpx.LocalProtocolError() | UnicodeError():
             return UpstreamUnreachable("the address or the key of the upstream cannot be sent over HTTP")
         case AttributeError(obj=None):
-            # anyio asks for the address of a socket that is not there: the connection was reset as it was made.
+            # The connection was reset as soon as it was opened: anyio reads the address of a socket that is gone.
             return UpstreamUnreachable("the upstream closed the connection before it was asked")
         case httpx.RemoteProtocolError() if not str(error).startswith(ENDED):
             return UpstreamBroken(too_large if str(error) == ENDLESS else MALFORMED)
@@ -219,7 +221,8 @@ def _meaning(error: BaseException, too_large: str = LARGE_HEAD, proxy: Proxy | N
 
 
 def _too_much(response: httpx.Response) -> str | None:
-    """The reason why a head that the library has taken is refused. Of it names, values and the reason are kept."""
+    """The reason to refuse a head that httpx has accepted; None if it is within the limits. The size is computed from
+    the names, the values and the reason phrase, since httpx keeps nothing else of the head."""
     found = response.headers.raw
     size = len("HTTP/1.1 200 \r\n\r\n") + len(response.reason_phrase)
     size += sum(len(name) + len(value) + len(": \r\n") for name, value in found)

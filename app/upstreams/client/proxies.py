@@ -1,7 +1,7 @@
-"""Proxies between the gateway and its upstreams: how one is named, and which one is on the way to an address.
+"""Proxies between the gateway and its upstreams: parsing of proxy URLs, and the choice of a proxy for an address.
 
-http://user:password@proxy.example:3128       the proxy itself is spoken to in plain HTTP
-HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY   as curl and Go read them; the names in lower case go first
+http://user:password@proxy.example:3128        a proxy is spoken to in plain HTTP
+HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY   read as by curl and Go; lower-case names take precedence
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
-Place = tuple[str, int, bool]  # host, port, and whether it is TLS
+Place = tuple[str, int, bool]  # host, port, True for TLS
 
 FORM = "must be a URL such as http://proxy.example:3128 or http://user:password@proxy.example:3128"
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """``authorization`` is the value of Proxy-Authorization, or none; no secret is in a repr."""
+    """A proxy. ``authorization`` is the value of Proxy-Authorization; None without credentials. The repr leaves the
+    credentials out."""
 
     host: str
     port: int
@@ -29,7 +30,7 @@ class Proxy:
 
     @property
     def name(self) -> str:
-        """Host and port, for people."""
+        """Host and port as text."""
         return authority(self.host, self.port)
 
     @property
@@ -40,7 +41,7 @@ class Proxy:
 
     @property
     def secrets(self) -> list[str]:
-        """All forms of the password that something could show."""
+        """The password in all forms that must be redacted."""
         given = self.authorization
         return [self.password, given.removeprefix("Basic ")] if given else []
 
@@ -50,7 +51,7 @@ def authority(host: str, port: int) -> str:
 
 
 def parse(url: str) -> Proxy:
-    """The port is 80 by default. Raises ValueError, in words without the value."""
+    """The proxy of a URL, whose port is 80 by default. Raises ValueError, whose message does not contain the URL."""
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         port = parts.port or 80
@@ -65,14 +66,14 @@ def parse(url: str) -> Proxy:
 
 
 def place(url: str) -> Place:
-    """Of an upstream's address, which is a sound one."""
+    """The place of an upstream's address, which must be a valid URL."""
     parts = urlsplit(url)
     tls = parts.scheme == "https"
     return parts.hostname or "", parts.port or (443 if tls else 80), tls
 
 
 def loopback(host: str) -> bool:
-    """True if the host is this machine, to which no proxy is the way."""
+    """True if the host is this machine, for which no proxy is used."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -80,7 +81,7 @@ def loopback(host: str) -> bool:
 
 
 def variable(there: Place, environ: Mapping[str, str]) -> str | None:
-    """The variable that names the proxy for the place; None where there is none, or where NO_PROXY spares it."""
+    """The name of the variable with the proxy for the place; None if there is none, or NO_PROXY excludes the place."""
     host, port, tls = there
     names = ("https_proxy" if tls else "http_proxy", "all_proxy")
     found = next((spelt for name in names for spelt in (name, name.upper()) if environ.get(spelt)), None)
@@ -89,7 +90,8 @@ def variable(there: Place, environ: Mapping[str, str]) -> str | None:
 
 
 def _spares(entry: str, host: str, port: int) -> bool:
-    """``*``, a domain with all below it, an address, a network; each but a network may have a port."""
+    """True if an entry of NO_PROXY matches: ``*``, a domain with its subdomains, an address or a network. An entry may
+    have a port, except a network."""
     if entry == "*":
         return True
     name, colon, number = entry.lower().rpartition(":")

@@ -1,6 +1,6 @@
-"""The way to an upstream through a proxy: TLS in a tunnel that CONNECT makes (RFC 9110, section 9.3.6).
+"""Connections through a proxy: TLS in a tunnel opened by CONNECT (RFC 9110, section 9.3.6).
 
-Plain HTTP goes to the proxy itself, with the whole URL in the request's first line.
+Plain HTTP is sent to the proxy itself, with the whole URL in the request line.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from .proxies import Proxy, authority
 
 
 class ProxyRefused(OSError):
-    """The proxy made no way; why, in our words, is its ``strerror``."""
+    """The proxy opened no tunnel. ``strerror`` is the reason, in the gateway's words."""
 
     def __init__(self, why: str) -> None:
         super().__init__(None, why)
 
 
 async def open_socket(loop: asyncio.AbstractEventLoop, origin: Origin[Any]) -> socket.socket:
-    """Returns a socket that ends at the origin, or at its plain proxy. Raises as ``dial`` does, and ProxyRefused."""
+    """Returns a socket connected to the origin, or to its proxy for plain HTTP. Raises as ``dial`` does, and
+    ProxyRefused."""
     proxy = origin.proxy
     if proxy is None:
         return await dial(loop, origin.host, origin.port)
@@ -67,7 +68,7 @@ def refused(status: int) -> ProxyRefused:
 
 
 def unreached(error: BaseException, proxy: Proxy | None) -> Overloaded | UpstreamUnreachable:
-    """``unreachable``, where the proxy may be to blame; what TLS says is of the upstream."""
+    """As ``unreachable``, with the reason marked if the proxy caused it. TLS errors are the upstream's."""
     failure = unreachable(error)
     if isinstance(error, ProxyRefused):
         failure.reason = error.strerror
