@@ -10,6 +10,7 @@ from importlib.resources import files
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from .. import __version__
 from ..core.origins import Headers, place
@@ -53,7 +54,7 @@ def add(app: FastAPI) -> None:
 
     async def asset(name: str) -> Response:
         if name not in ASSETS:
-            return Response(status_code=404)
+            raise HTTPException(404)
         return Response(_bytes(name), media_type=ASSETS[name])
 
     app.add_api_route(DOCUMENT, document, include_in_schema=False)

@@ -93,6 +93,12 @@ async def test_the_docs_page_reads_it(caller: httpx.AsyncClient) -> None:
     assert "/openapi.json" in page.text
 
 
+async def test_a_missing_file_of_the_page_is_an_error_as_of_any_unknown_path(caller: httpx.AsyncClient) -> None:
+    answer = await caller.get("/docs/swagger-ui.js")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert "x-request-id" in answer.headers
+
+
 async def test_the_examples_of_models_are_what_the_gateway_answers(caller: httpx.AsyncClient) -> None:
     def example(path: str) -> Any:
         return DOCUMENT["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["example"]
