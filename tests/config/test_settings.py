@@ -267,7 +267,8 @@ def test_no_secret_files_where_there_is_no_directory_for_them(monkeypatch: pytes
 
 
 def test_empty_variables_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("JINA_API_KEY", "AIHUBMIX_API_KEY", "TORII_CALLER_KEY", "TORII_PORT", "TORII_CONFIG"):
+    settings = ("TORII_PORT", "TORII_CALLER_KEY", "TORII_TIMEOUTS__IDLE_SECONDS", "TORII_MAX_CALLS", "TORII_PROT")
+    for name in ("JINA_API_KEY", "AIHUBMIX_API_KEY", "TORII_CONFIG", *settings):
         monkeypatch.setenv(name, "")
     assert load(sandbox="on") == Settings(sandbox="on")
 
