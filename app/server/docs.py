@@ -20,6 +20,7 @@ from .http import headers_of
 PAGE = "/docs"
 DOCUMENT = "/openapi.json"
 PATHS = (PAGE, DOCUMENT)
+METHODS = ["GET", "HEAD"]
 # The address in the document where a request says none.
 ANYWHERE = "http://localhost:8000"
 ASSETS = {
@@ -57,9 +58,8 @@ def add(app: FastAPI) -> None:
             raise HTTPException(404)
         return Response(_bytes(name), media_type=ASSETS[name])
 
-    app.add_api_route(DOCUMENT, document, include_in_schema=False)
-    app.add_api_route(PAGE, page, include_in_schema=False)
-    app.add_api_route(f"{PAGE}/{{name}}", asset, include_in_schema=False)
+    for path, answer in ((DOCUMENT, document), (PAGE, page), (f"{PAGE}/{{name}}", asset)):
+        app.add_api_route(path, answer, methods=METHODS, include_in_schema=False)
 
 
 def add_icon(app: FastAPI) -> None:
@@ -68,7 +68,7 @@ def add_icon(app: FastAPI) -> None:
     async def none() -> Response:
         return Response(status_code=204, headers={"cache-control": "max-age=86400"})
 
-    app.add_api_route("/favicon.ico", none, include_in_schema=False)
+    app.add_api_route("/favicon.ico", none, methods=METHODS, include_in_schema=False)
 
 
 def _address(headers: Headers) -> str | None:
