@@ -18,6 +18,7 @@ logger = logging.getLogger("torii")
 
 # Protections that another server lacks: the command torii serve, its protocol and its processes provide them.
 ONLY_SERVE = (
+    "refuses an address that other machines can reach if there are no callers",
     "ends slow and idle connections",
     "ends calls whose caller has left",
     "bounds connections, file descriptors and the heads of requests",

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from app import __version__
+from app.cli.main import main
 
 from .test_architecture import ROWS
 
@@ -77,9 +78,18 @@ def test_the_changelog_speaks_of_this_version() -> None:
     assert "unreleased" not in [title.lower() for title in titles[1:]]
 
 
-def test_what_the_page_of_security_refers_to_is_there() -> None:
-    for path in set(re.findall(r"`(tests/\w+\.py|Dockerfile|compose\.yaml)`", (ROOT / "SECURITY.md").read_text())):
-        assert (ROOT / path).exists(), path
+def test_the_tests_that_the_pages_name_are_there() -> None:
+    for page in PAGES:
+        for path, test in re.findall(r"\b(tests/[\w/]+\.py)(?:::(\w+))?", page.read_text(encoding="utf-8")):
+            assert f"def {test}" in (ROOT / path).read_text(encoding="utf-8"), f"{named(page)}: {path}::{test}"
+
+
+def test_the_commands_that_the_pages_name_are_there() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.name != "CHANGELOG.md")
+    verbs = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= set(verbs)
+    listed = re.findall(r"^\| \d \| `cli` \| `torii (.+)` \|$", text, re.M)
+    assert [sorted(row.split("`, `")) for row in listed] == [sorted(main.commands)]
 
 
 def test_the_picture_of_the_architecture_has_the_packages_in_their_rows() -> None:

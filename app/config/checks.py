@@ -7,11 +7,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 from ..core.names import nearest
 from ..core.origins import ANYONE, NULL
 from ..upstreams.catalogue import CATALOGUE, known
 from ..upstreams.client.proxies import Place, parse, place, variable
+from .fields import AUTO, OFF
 from .sections import KeyLimits, ModelSettings
 from .settings import Settings
 from .sources import Keys
@@ -144,6 +146,14 @@ def _cache_folder(settings: Settings) -> Found:
         yield ("cache", "path"), "the folder is missing or not writable; create the folder, or set another file"
 
 
+def _two_files(settings: Settings) -> Found:
+    """The cache sets a damaged file aside, and writes to any other."""
+    if settings.cache.store != "sqlite" or settings.ledger.path in (AUTO, OFF):
+        return
+    if os.path.realpath(Path(settings.ledger.path).expanduser()) == os.path.realpath(settings.cache.path):
+        yield ("cache", "path"), "is the file of the ledger; set another file"
+
+
 def _open_to_all(settings: Settings) -> Found:
     if settings.open and not settings.loopback and not settings.generate_caller_key:
         yield (
@@ -212,6 +222,7 @@ ALWAYS: Checks = (
     (frozenset({"upstreams"}), _proxies),
     (frozenset({"upstreams", "proxy_from_environment"}), _proxies_of_the_environment),
     (frozenset({"cache"}), _redis),
+    (frozenset({"cache", "ledger"}), _two_files),
 )
 AT_START: Checks = (
     (frozenset({"host", "callers", "caller_key", "generate_caller_key"}), _open_to_all),

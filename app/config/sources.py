@@ -224,7 +224,7 @@ def _quoted() -> Iterator[Mistake]:
 def _foreign(known: Sequence[str]) -> Iterator[str]:
     for variable in sorted(os.environ):
         name = variable.removeprefix(PREFIX).partition("__")[0].lower()
-        if not variable.startswith(PREFIX) or name in known or variable in _NOT_SETTINGS:
+        if not os.environ[variable] or not variable.startswith(PREFIX) or name in known or variable in _NOT_SETTINGS:
             continue
         if not _SERVICE_LINK.fullmatch(variable):
             yield variable

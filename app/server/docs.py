@@ -12,6 +12,7 @@ from importlib.resources import files
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from .. import __version__
 from ..core.origins import Headers, place
@@ -21,6 +22,7 @@ from .http import headers_of
 PAGE = "/docs"
 DOCUMENT = "/openapi.json"
 PATHS = (PAGE, DOCUMENT)
+METHODS = ["GET", "HEAD"]
 # The document's address if the request names none.
 ANYWHERE = "http://localhost:8000"
 ASSETS = {
@@ -55,12 +57,11 @@ def add(app: FastAPI) -> None:
 
     async def asset(name: str) -> Response:
         if name not in ASSETS:
-            return Response(status_code=404)
+            raise HTTPException(404)
         return Response(_bytes(name), media_type=ASSETS[name])
 
-    app.add_api_route(DOCUMENT, document, include_in_schema=False)
-    app.add_api_route(PAGE, page, include_in_schema=False)
-    app.add_api_route(f"{PAGE}/{{name}}", asset, include_in_schema=False)
+    for path, answer in ((DOCUMENT, document), (PAGE, page), (f"{PAGE}/{{name}}", asset)):
+        app.add_api_route(path, answer, methods=METHODS, include_in_schema=False)
 
 
 def add_icon(app: FastAPI) -> None:
@@ -69,7 +70,7 @@ def add_icon(app: FastAPI) -> None:
     async def none() -> Response:
         return Response(status_code=204, headers={"cache-control": "max-age=86400"})
 
-    app.add_api_route("/favicon.ico", none, include_in_schema=False)
+    app.add_api_route("/favicon.ico", none, methods=METHODS, include_in_schema=False)
 
 
 def _address(headers: Headers) -> str | None:

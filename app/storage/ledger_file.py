@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -18,7 +19,7 @@ from typing import NamedTuple
 from . import migrations
 from .files import make
 from .new_file import APPLICATION, STATEMENTS, VERSION
-from .sqlite import PASSING, WORDS, NoFile, StoreError, code, meaning, write_ahead
+from .sqlite import PASSING, WORDS, NoFile, StoreError, code, meaning, words, write_ahead
 from .writer import Policy, QueuedWriter
 
 logger = logging.getLogger("torii.store")
@@ -202,15 +203,26 @@ class LedgerFile(QueuedWriter):
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection to read on, of this version or an older one. Raises StoreError, and NoFile where there is none."""
-    if not path.is_file():
-        raise NoFile("there is no such file")
+    _find(path)
     try:
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
             _version(connection)
             yield connection
     except sqlite3.Error as error:
-        raise meaning(error) from None
+        raise StoreError(words(error)) from None
+
+
+def _find(path: Path) -> None:
+    """Raises NoFile where there is nothing, StoreError where it is no file or cannot be looked at."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoFile("there is no such file") from None
+    except OSError as error:
+        raise StoreError(words(error)) from None
+    if not stat.S_ISREG(mode):
+        raise StoreError("it is not a regular file")
 
 
 def _make(path: Path) -> None:

@@ -267,7 +267,8 @@ def test_no_secret_files_where_there_is_no_directory_for_them(monkeypatch: pytes
 
 
 def test_empty_variables_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("JINA_API_KEY", "AIHUBMIX_API_KEY", "TORII_CALLER_KEY", "TORII_PORT", "TORII_CONFIG"):
+    settings = ("TORII_PORT", "TORII_CALLER_KEY", "TORII_TIMEOUTS__IDLE_SECONDS", "TORII_MAX_CALLS", "TORII_PROT")
+    for name in ("JINA_API_KEY", "AIHUBMIX_API_KEY", "TORII_CONFIG", *settings):
         monkeypatch.setenv(name, "")
     assert load(sandbox="on") == Settings(sandbox="on")
 
@@ -633,6 +634,14 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
     assert mistakes(tmp_path / "secrets") == ["secrets: cannot be read: Is a directory"]
     (tmp_path / "latin.yaml").write_bytes(b"host: \xe4")
     assert mistakes(tmp_path / "latin.yaml") == ["latin.yaml: is not UTF-8 text, at byte 6"]
+
+
+def test_the_cache_is_never_in_the_file_of_the_ledger(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "torii.db")
+    for ledger, cache in (("torii.db", "torii.db"), ("./torii.db", "link.db")):
+        path = write(f"{{ledger: {{path: {tmp_path}/{ledger}}}, cache: {{store: sqlite, path: {tmp_path}/{cache}}}}}")
+        with pytest.raises(ConfigError, match=r"cache\.path: is the file of the ledger; set another file"):
+            load(path, sandbox="on")
 
 
 def test_an_empty_file_is_the_defaults(write: Write) -> None:

@@ -93,6 +93,23 @@ async def test_the_docs_page_reads_it(caller: httpx.AsyncClient) -> None:
     assert "/openapi.json" in page.text
 
 
+@pytest.mark.parametrize("path", ["/docs", "/docs/swagger-ui.css", "/openapi.json", "/favicon.ico"])
+async def test_head_answers_as_get_does(path: str) -> None:
+    async with running_gateway(settings_for("http://127.0.0.1:1")) as gateway:
+        asked = await gateway.client.get(path)
+        head = await gateway.client.head(path)
+        again = await gateway.client.get(path)
+    assert (head.status_code, head.content) == (asked.status_code, b"")
+    assert head.headers.get("content-length") == asked.headers.get("content-length")
+    assert again.content == asked.content
+
+
+async def test_a_missing_file_of_the_page_is_an_error_as_of_any_unknown_path(caller: httpx.AsyncClient) -> None:
+    answer = await caller.get("/docs/swagger-ui.js")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert "x-request-id" in answer.headers
+
+
 async def test_the_examples_of_models_are_what_the_gateway_answers(caller: httpx.AsyncClient) -> None:
     def example(path: str) -> Any:
         return DOCUMENT["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["example"]

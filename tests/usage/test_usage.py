@@ -130,6 +130,8 @@ def test_it_says_where_there_is_nothing(ledger: dict[str, Any], tmp_path: Path) 
             {"TORII_LEDGER__PATH": "bad.db"},
             "the ledger bad.db cannot be read: it is damaged, or is not a database.",
         ),
+        ([], {"TORII_LEDGER__PATH": "."}, "the ledger . cannot be read: it is not a regular file."),
+        ([], {"TORII_LEDGER__PATH": "n" * 300}, f"the ledger {'n' * 300} cannot be read: File name too long."),
         ([], {"TORII_LEDGER__PATH": "off"}, "there is no ledger: ledger.path is off, or "),
         ([], {}, "there is no ledger: ledger.path is off, or "),
         (["--since", "soon"], {"HOME": "."}, "--since is not a time: use 7d, 24h or 30m before now, or 2026-11-01 or "),
