@@ -21,7 +21,7 @@ logger = logging.getLogger("torii.cache")
 
 PREFIX = b"torii:cache:"
 SECONDS = 0.25  # that one question may take
-REST_SECONDS = 10.0  # without it after a failure
+COOLDOWN_SECONDS = 10.0  # without it after a failure
 WAITING = 2048  # entries that may wait to be written; what is beyond them is dropped
 AT_ONCE = 256
 EXPIRES = Struct("<d")  # in front of each value
@@ -33,7 +33,7 @@ class Redis:
     def __init__(self, url: str) -> None:
         self._url = url
         self._connection: Connection | None = None
-        self._rests_until = 0.0
+        self._cooldown_until = 0.0
         self._waiting: deque[tuple[bytes, bytes, int]] = deque()
         self._writing: asyncio.Task[None] | None = None
 
@@ -70,7 +70,7 @@ class Redis:
 
     async def _asked(self, ask: Any) -> Any:
         """The answer, or None where there is trouble."""
-        if time.monotonic() < self._rests_until:
+        if time.monotonic() < self._cooldown_until:
             return None
         try:
             if self._connection is None:
@@ -78,10 +78,10 @@ class Redis:
             async with asyncio.timeout(SECONDS):
                 return await cast("Awaitable[Any]", ask(self._connection))
         except Exception as error:  # noqa: BLE001 - whatever it is, a call must not fail of it
-            self._rests_until = time.monotonic() + REST_SECONDS
+            self._cooldown_until = time.monotonic() + COOLDOWN_SECONDS
             # Its text may hold the address, and with it the password.
             logger.warning(
-                "Redis did not answer (%s); calls bypass Redis for %g seconds", type(error).__name__, REST_SECONDS
+                "Redis did not answer (%s); calls bypass Redis for %g seconds", type(error).__name__, COOLDOWN_SECONDS
             )
             return None
 

@@ -21,12 +21,12 @@ class KeyStates:
     def __init__(self, file: LedgerFile) -> None:
         self._file = file
 
-    def remember(self, rest: Cooldown) -> None:
-        if rest.cause:
-            row = CooldownRow(rest.upstream, rest.fingerprint, rest.alias, rest.cause, rest.until)
+    def remember(self, cooldown: Cooldown) -> None:
+        if cooldown.cause:
+            row = CooldownRow(cooldown.upstream, cooldown.fingerprint, cooldown.alias, cooldown.cause, cooldown.until)
             self._file.remember_cooldown(row)
         else:
-            self._file.forget_cooldown(rest.upstream, rest.fingerprint)
+            self._file.forget_cooldown(cooldown.upstream, cooldown.fingerprint)
 
     def remembered(self) -> list[Cooldown]:
         """None of them where the file cannot be read now: what is known is soon found out again."""

@@ -57,7 +57,7 @@ class KeyState:
     failures: int = 0
     cause: Cause = ""
     since: float = 0.0
-    rests_until: float = 0.0
+    cooldown_until: float = 0.0
     trial: object = None
     probing: asyncio.Task[None] | None = None
     windows: dict[str, SlidingWindow] = field(init=False)
@@ -80,12 +80,12 @@ class KeyState:
     def shut(self) -> bool:
         return self.cause in SHUT
 
-    def rests(self, now: float) -> bool:
-        return now < self.rests_until
+    def in_cooldown(self, now: float) -> bool:
+        return now < self.cooldown_until
 
     def usable(self, now: float) -> bool:
         """True if a call may use the key now, its limits aside."""
-        return not self.cause or (self.trial is None and now >= self.rests_until)
+        return not self.cause or (self.trial is None and now >= self.cooldown_until)
 
     def room(self, now: float, cost: Cost, hold: float = 0.0) -> float | None:
         """Seconds until the limits allow it; None where another call has to end first. Until ``hold`` it is kept back
@@ -102,9 +102,9 @@ class KeyState:
     def wait(self, now: float, cost: Cost, hold: float) -> float | None:
         """Seconds until it is free, with its rest; None if another call has to end first."""
         room = self.room(now, cost, hold)
-        if room is None or (self.trial and not self.rests(now)):
+        if room is None or (self.trial and not self.in_cooldown(now)):
             return None
-        return max(room, self.rests_until - now)
+        return max(room, self.cooldown_until - now)
 
     def take(self, now: float, cost: Cost) -> None:
         self.at_work += 1
@@ -130,15 +130,15 @@ class KeyState:
 
     def described(self, now: float, clock: float) -> Json:
         """As plain values; ``clock`` is the Unix time that ``now`` is. ``trial``: the next call decides."""
-        rests = self.rests(now)
-        until = datetime.fromtimestamp(clock + self.rests_until - now, UTC).isoformat(timespec="seconds")
+        cooling = self.in_cooldown(now)
+        until = datetime.fromtimestamp(clock + self.cooldown_until - now, UTC).isoformat(timespec="seconds")
         limits = {name: {"used": window.used(now), "limit": window.limit} for name, window in self.windows.items()}
         return {
             "key": self.key.alias,
             "tail": self.key.tail,
-            "state": "resting" if rests else "trial" if self.cause else "healthy",
+            "state": "resting" if cooling else "trial" if self.cause else "healthy",
             "cause": self.cause or None,
-            "until": until.replace("+00:00", "Z") if rests else None,
+            "until": until.replace("+00:00", "Z") if cooling else None,
             "at_work": self.at_work,
             "concurrency": self.limits.concurrency,
             "weight": self.limits.weight,
@@ -154,7 +154,7 @@ def refused(states: Sequence[KeyState], upstream: str, failing: bool, seconds: f
     if all(state.shut for state in states):
         return key_refused(upstream) if any(state.cause == "refused" for state in states) else account_empty(upstream)
     if all(state.cause for state in states):
-        left = min(state.rests_until for state in states if not state.shut) - time.monotonic()
+        left = min(state.cooldown_until for state in states if not state.shut) - time.monotonic()
         return rate_limited(upstream, max(left, seconds))
     if failing:
         return UpstreamFailed(f"{upstream} keeps failing", status=503)

@@ -35,9 +35,9 @@ from .limits import Cost, RateLimits
 
 logger = logging.getLogger("torii.pool")
 
-REST_SECONDS = 600.0  # of a key that is shut, and the longest that a rest from before the start may be
+COOLDOWN_SECONDS = 600.0  # of a key that is shut, and the longest that a rest from before the start may be
 LIMITED_SECONDS = 5.0  # of a key that met a 429 which does not say until when
-PROBE_FIRST_SECONDS = 60.0  # until an empty account is probed; twice as long each time, up to REST_SECONDS
+PROBE_FIRST_SECONDS = 60.0  # until an empty account is probed; twice as long each time, up to COOLDOWN_SECONDS
 PROBE_SECONDS = 30.0  # for a probe to be answered
 HELD = 0.5  # of a call's patience, for which it may be kept back so that others join it
 
@@ -170,10 +170,10 @@ class Pool:
         self, now: float, cost: Cost, states: list[KeyState], hold: float
     ) -> tuple[KeyState | None, float | None]:
         """The same if none of these keys is free now."""
-        resting = [state for state in states if not (state.shut and state.rests(now))]
-        if not resting:
+        candidates = [state for state in states if not (state.shut and state.in_cooldown(now))]
+        if not candidates:
             return self._last(now, cost, states)
-        waits = [state.wait(now, cost, hold) for state in resting]
+        waits = [state.wait(now, cost, hold) for state in candidates]
         soon = min((wait for wait in waits if wait is not None), default=None)
         if None in waits and (soon is None or now + soon > self.until(cost)):
             return None, None
@@ -183,7 +183,7 @@ class Pool:
         """The same if all of these keys are shut: one of them is tried, by one call at a time."""
         if any(state.trial for state in states):
             return None, None
-        last = min(states, key=lambda state: state.rests_until)
+        last = min(states, key=lambda state: state.cooldown_until)
         wait = last.room(now, cost)
         return (None if wait != 0 else last), wait
 
@@ -251,7 +251,7 @@ class Pool:
     def succeeded(self, lease: Lease) -> None:
         self.breaker.succeeded()
         if lease.state.cause and lease.taken >= lease.state.since:
-            self._wake(lease.state)
+            self._end_cooldown(lease.state)
 
     def failed(self, lease: Lease, failure: UpstreamError) -> None:
         """Lets the key rest, or counts against the upstream, whichever the failure is about."""
@@ -260,7 +260,7 @@ class Pool:
         if isinstance(failure, UpstreamRejected) or not failure.repeatable:
             self.breaker.succeeded()
             if lease.state.cause == "rate limited" and lease.taken >= lease.state.since:
-                self._wake(lease.state)
+                self._end_cooldown(lease.state)
             return
         lease.state.failures += 1
         if isinstance(failure, UpstreamRateLimited):
@@ -272,12 +272,12 @@ class Pool:
             if self.breaker.last:
                 self._changed()
 
-    # ------------------------------------------------------------ rests
+    # ------------------------------------------------------------ cooldowns
 
     def _limit(self, state: KeyState, seconds: float) -> None:
         now = time.monotonic()
-        if not state.shut and now + seconds > state.rests_until:
-            self._rest(state, "rate limited", now, seconds)
+        if not state.shut and now + seconds > state.cooldown_until:
+            self._cool_down(state, "rate limited", now, seconds)
 
     def _shut(self, state: KeyState, failure: UpstreamError) -> None:
         """An alarm the first time; it is the same one as long as the key does not work."""
@@ -285,11 +285,11 @@ class Pool:
         now = time.monotonic()
         if state.cause != cause:
             logger.error("%s: key %s is in cooldown: %s", self.name, state.key.alias, cause)
-            self._rest(state, cause, now, REST_SECONDS)
+            self._cool_down(state, cause, now, COOLDOWN_SECONDS)
             self._watch(state)
-        elif state.probing is None and not state.rests(now):
-            state.rests_until = now + REST_SECONDS  # the call that was let through has failed
-            self._tell(state)
+        elif state.probing is None and not state.in_cooldown(now):
+            state.cooldown_until = now + COOLDOWN_SECONDS  # the call that was let through has failed
+            self._remember_cooldown(state)
         # What has become of the call that tried a key is the outcome of all that wait for it.
         for pool in self._succession.lines:
             if state in pool.states and all(other.shut for other in pool.states):
@@ -300,35 +300,35 @@ class Pool:
             if not waiter.given.done():
                 waiter.given.set_result(None)
 
-    def _rest(self, state: KeyState, cause: Cause, now: float, seconds: float) -> None:
-        state.cause, state.since, state.rests_until = cause, now, now + seconds
-        self._tell(state)
+    def _cool_down(self, state: KeyState, cause: Cause, now: float, seconds: float) -> None:
+        state.cause, state.since, state.cooldown_until = cause, now, now + seconds
+        self._remember_cooldown(state)
         self._changed()
 
-    def _wake(self, state: KeyState) -> None:
+    def _end_cooldown(self, state: KeyState) -> None:
         if state.shut:
             logger.warning("%s: key %s works again", self.name, state.key.alias)
-        state.cause, state.rests_until, state.trial = "", 0.0, None
+        state.cause, state.cooldown_until, state.trial = "", 0.0, None
         if state.probing is not None:
             state.probing.cancel()
         state.probing = None
-        self._tell(state)
+        self._remember_cooldown(state)
         self._changed()
 
-    def _tell(self, state: KeyState) -> None:
+    def _remember_cooldown(self, state: KeyState) -> None:
         if self._remember is not None:
-            until = time.time() + max(0.0, state.rests_until - time.monotonic())
+            until = time.time() + max(0.0, state.cooldown_until - time.monotonic())
             self._remember(Cooldown(self.name, fingerprint(self.name, state.key), state.key.alias, state.cause, until))
 
-    def recall(self, rests: Iterable[Cooldown]) -> None:
-        """Takes over the cooldowns of an earlier run, for REST_SECONDS at most, in case the wall clock was set back."""
+    def recall(self, cooldowns: Iterable[Cooldown]) -> None:
+        """Restores the cooldowns of an earlier run, capped at COOLDOWN_SECONDS in case the wall clock was set back."""
         now, clock = time.monotonic(), time.time()
-        known = {rest.fingerprint: rest for rest in rests if rest.upstream == self.name}
+        known = {cooldown.fingerprint: cooldown for cooldown in cooldowns if cooldown.upstream == self.name}
         for state in self.states:
-            rest = known.get(fingerprint(self.name, state.key))
-            if rest is not None and rest.cause and (rest.until > clock or rest.cause in SHUT):
-                state.cause, state.since = rest.cause, now
-                state.rests_until = now + min(max(rest.until - clock, 0.0), REST_SECONDS)
+            cooldown = known.get(fingerprint(self.name, state.key))
+            if cooldown is not None and cooldown.cause and (cooldown.until > clock or cooldown.cause in SHUT):
+                state.cause, state.since = cooldown.cause, now
+                state.cooldown_until = now + min(max(cooldown.until - clock, 0.0), COOLDOWN_SECONDS)
                 logger.warning("%s: key %s is still in cooldown: %s", self.name, state.key.alias, state.cause)
 
     # ------------------------------------------------------------ probes
@@ -354,19 +354,19 @@ class Pool:
 
     async def _probed(self, state: KeyState, probe: Probe) -> None:
         """Asks with growing gaps until the key works. It rests until then, and a little longer for the answer."""
-        gap = PROBE_FIRST_SECONDS if state.cause == "account empty" else REST_SECONDS
+        gap = PROBE_FIRST_SECONDS if state.cause == "account empty" else COOLDOWN_SECONDS
         works: bool | None = False
         while works is False:
-            state.rests_until = time.monotonic() + gap + PROBE_SECONDS
-            self._tell(state)
+            state.cooldown_until = time.monotonic() + gap + PROBE_SECONDS
+            self._remember_cooldown(state)
             await asyncio.sleep(gap)
             works = await self._works(state, probe)
-            gap = min(2 * gap, REST_SECONDS)
+            gap = min(2 * gap, COOLDOWN_SECONDS)
         state.probing = None
         if works:
-            self._wake(state)
+            self._end_cooldown(state)
         else:
-            state.rests_until = 0.0  # a call is let through, to see
+            state.cooldown_until = 0.0  # a call is let through, to see
 
     async def _works(self, state: KeyState, probe: Probe) -> bool | None:
         """The finding of a probe; None if there is none, because the probe itself is refused as wrong."""

@@ -360,7 +360,7 @@ async def test_patience_counts_from_when_the_call_came() -> None:
 async def test_the_last_keys_rest_is_waited_for_where_it_is_short() -> None:
     keys = Pool("jina", [(A, RateLimits())], patience=PATIENCE)
     keys.failed(lease_of(keys, A), UpstreamRateLimited("slow", retry_after=0.05))
-    until_then = keys.states[0].rests_until
+    until_then = keys.states[0].cooldown_until
     lease = await keys.lease(Cost())
     assert lease.taken >= until_then
 
@@ -370,11 +370,11 @@ async def test_the_last_keys_rest_is_waited_for_where_it_is_short() -> None:
 
 @pytest.mark.parametrize("failure", [UpstreamAuth("no"), UpstreamQuota("empty")])
 async def test_after_its_rest_one_call_is_let_through(failure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.routing.pool.REST_SECONDS", 0.02)
+    monkeypatch.setattr("app.routing.pool.COOLDOWN_SECONDS", 0.02)
     keys = pool()
     keys.failed(lease_of(keys, A), failure)
     await until(lambda: keys.state()[0]["state"] == "trial")
-    monkeypatch.setattr("app.routing.pool.REST_SECONDS", 60)
+    monkeypatch.setattr("app.routing.pool.COOLDOWN_SECONDS", 60)
     first, *others = await taken(keys, 4)
     assert names([first, *others]) == "abbb"
     keys.failed(first, failure)
@@ -401,7 +401,7 @@ async def test_a_429_shortens_no_rest() -> None:
     keys.failed(lease_of(keys, B), UpstreamRateLimited("slow", retry_after=60))
     keys.failed(lease_of(keys, B), UpstreamRateLimited("slow", retry_after=1))
     assert [row["cause"] for row in keys.state()] == ["account empty", "rate limited"]
-    assert keys.states[1].rests_until > time.monotonic() + 30
+    assert keys.states[1].cooldown_until > time.monotonic() + 30
 
 
 # The breaker.
