@@ -95,7 +95,7 @@ def build_pools(
         name: Pool(
             name,
             build_keys(settings, name, share),
-            patience=settings.queue_timeout_seconds,
+            queue_timeout=settings.queue_timeout_seconds,
             probe=probe(client, routes, name),
             remember=remember,
         )

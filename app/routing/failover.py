@@ -247,8 +247,8 @@ class Failover:
     def _ask_again(self, target: Target, pool: Pool, failure: UpstreamError) -> None:
         if isinstance(failure, UpstreamRateLimited):
             seconds = failure.retry_after
-            patient = pool.patient(self.cost, seconds or 0.0) or (self.line is not None and (seconds or 0.0) <= KEPT)
-            if seconds is not None and patient and self._most:
+            can_wait = pool.can_wait(self.cost, seconds or 0.0) or (self.line is not None and (seconds or 0.0) <= KEPT)
+            if seconds is not None and can_wait and self._most:
                 self._again.append((target, False))
         elif not _is_of_the_key(failure) and failure.repeatable:
             self._again.append((target, True))

@@ -87,21 +87,23 @@ class KeyState:
         """True if a call may use the key now, its limits aside."""
         return not self.cause or (self.trial is None and now >= self.cooldown_until)
 
-    def room(self, now: float, cost: Cost, hold: float = 0.0) -> float | None:
-        """Seconds until the limits allow it; None where another call has to end first. Until ``hold`` it is kept back
-        for others to join it, where a limit comes near."""
+    def room(self, now: float, cost: Cost, delay_until: float = 0.0) -> float | None:
+        """Seconds until the limits allow a call of this ``cost``; None if another call has to end first.
+
+        Near a limit the call is held back until ``delay_until`` (monotonic), so that others can be batched with it.
+        """
         if self.limits.concurrency is not None and self.at_work >= self.limits.concurrency:
             return None
         wait = 0.0
         for name, window in self.windows.items():
             wait = max(wait, window.wait(now, cost.amount(name)))
-        if not wait and hold > now and (requests := self.windows.get("requests")):
-            return min(requests.pace(now), hold - now)
+        if not wait and delay_until > now and (requests := self.windows.get("requests")):
+            return min(requests.pace(now), delay_until - now)
         return wait
 
-    def wait(self, now: float, cost: Cost, hold: float) -> float | None:
+    def wait(self, now: float, cost: Cost, delay_until: float) -> float | None:
         """Seconds until it is free, with its rest; None if another call has to end first."""
-        room = self.room(now, cost, hold)
+        room = self.room(now, cost, delay_until)
         if room is None or (self.trial and not self.in_cooldown(now)):
             return None
         return max(room, self.cooldown_until - now)

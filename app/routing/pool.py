@@ -39,14 +39,14 @@ COOLDOWN_SECONDS = 600.0  # of a key that is shut, and the longest that a rest f
 LIMITED_SECONDS = 5.0  # of a key that met a 429 which does not say until when
 PROBE_FIRST_SECONDS = 60.0  # until an empty account is probed; twice as long each time, up to COOLDOWN_SECONDS
 PROBE_SECONDS = 30.0  # for a probe to be answered
-HELD = 0.5  # of a call's patience, for which it may be kept back so that others join it
+BATCH_DELAY = 0.5  # share of the queue timeout for which a call may be held back to be batched with others
 
 # Raises ToriiError where the upstream does not take the key.
 Probe = Callable[[Key], Awaitable[None]]
 
 
 class Pool:
-    """``patience`` is how many seconds after it came a call may still wait for a key; clients such as
+    """``queue_timeout`` is how many seconds after it came a call may still wait for a key; clients such as
     Haystack's give up after five. ``batching`` counts the calls that wait together, of which one stands in line for
     all. ``remember`` is told of each rest."""
 
@@ -55,7 +55,7 @@ class Pool:
         name: str,
         keys: Iterable[tuple[Key, RateLimits]],
         *,
-        patience: float = 4.0,
+        queue_timeout: float = 4.0,
         probe: Probe | None = None,
         remember: Callable[[Cooldown], None] | None = None,
     ) -> None:
@@ -63,7 +63,7 @@ class Pool:
         self.states = [KeyState(key, limits) for key, limits in keys]
         self.breaker = Breaker(name)
         self.batching = 0
-        self._patience = patience
+        self._queue_timeout = queue_timeout
         self._probe = probe
         self._remember = remember
         self._turn = 0.0
@@ -106,8 +106,8 @@ class Pool:
         return failure
 
     def until(self, cost: Cost) -> float:
-        """The end of the call's patience, by the monotonic clock."""
-        return cost.since + self._patience
+        """The end of the call's queue timeout, by the monotonic clock."""
+        return cost.since + self._queue_timeout
 
     def others(self, tried: Collection[str], cost: Cost | None = None) -> bool:
         """True if a key is usable and was not tried; for a ``cost``, a key whose limits allow it now."""
@@ -115,7 +115,7 @@ class Pool:
         states = [state for state in self.states if state.usable(now) and state.key.alias not in tried]
         return any(cost is None or state.room(now, cost) == 0 for state in states)
 
-    def patient(self, cost: Cost, seconds: float) -> bool:
+    def can_wait(self, cost: Cost, seconds: float) -> bool:
         """True if the call may still wait so long."""
         return time.monotonic() + seconds <= self.until(cost)
 
@@ -157,23 +157,23 @@ class Pool:
         states = (
             [state for state in self.states if state.key.alias not in tried] or self.states if tried else self.states
         )
-        hold = cost.since + self._patience * HELD if cost.batch else 0.0
+        delay_until = cost.since + self._queue_timeout * BATCH_DELAY if cost.batch else 0.0
         best: KeyState | None = None
         for state in states:
             better = (not state.cause or state.usable(now)) and (best is None or state.load < best.load)
             # For a call that may be kept back, every key with limits is looked at: they tell a burst by that.
-            if (better or (hold and state.windows)) and state.room(now, cost, hold) == 0 and better:
+            if (better or (delay_until and state.windows)) and state.room(now, cost, delay_until) == 0 and better:
                 best = state
-        return (best, None) if best is not None else self._soonest(now, cost, states, hold)
+        return (best, None) if best is not None else self._soonest(now, cost, states, delay_until)
 
     def _soonest(
-        self, now: float, cost: Cost, states: list[KeyState], hold: float
+        self, now: float, cost: Cost, states: list[KeyState], delay_until: float
     ) -> tuple[KeyState | None, float | None]:
         """The same if none of these keys is free now."""
         candidates = [state for state in states if not (state.shut and state.in_cooldown(now))]
         if not candidates:
             return self._last(now, cost, states)
-        waits = [state.wait(now, cost, hold) for state in candidates]
+        waits = [state.wait(now, cost, delay_until) for state in candidates]
         soon = min((wait for wait in waits if wait is not None), default=None)
         if None in waits and (soon is None or now + soon > self.until(cost)):
             return None, None
