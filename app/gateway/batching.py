@@ -124,7 +124,7 @@ class Queue:
         self._targets = attempt.targets
         self._most = most
         self._end = end
-        self._lines: dict[str, deque[BatchWaiter]] = {}  # by caller; the one whose turn it is comes first
+        self._waiting: dict[str, deque[BatchWaiter]] = {}  # by caller; the one whose turn it is comes first
         self._task: asyncio.Task[None] | None = None
 
     async def send(self, member: BatchWaiter, attempt: Failover) -> Answered:
@@ -135,7 +135,7 @@ class Queue:
 
     async def _wait(self, member: BatchWaiter) -> None:
         """Returns when the member is in a batch."""
-        self._lines.setdefault(member.record.caller, deque()).append(member)
+        self._waiting.setdefault(member.record.caller, deque()).append(member)
         if self._task is None:
             self._task = asyncio.create_task(self._serve())
         self._pool.batching += 1
@@ -158,8 +158,8 @@ class Queue:
         return self._client.retries.elsewhere(self._targets, self._pool.name)
 
     async def _serve(self) -> None:
-        while self._lines:
-            first = next(iter(self._lines.values()))[0].cost
+        while self._waiting:
+            first = next(iter(self._waiting.values()))[0].cost
             cost = Cost(first.tokens, batch=True)
             try:
                 lease = await self._pool.lease(cost, elsewhere=self._elsewhere)
@@ -179,24 +179,24 @@ class Queue:
         of the next batch."""
         taken: list[BatchWaiter] = []
         inputs = tokens = 0
-        turns = deque(self._lines)
-        while turns:
-            line = self._lines[caller := turns.popleft()]
-            count, cost = len(line[0].inputs), line[0].cost
+        callers = deque(self._waiting)
+        while callers:
+            waiting = self._waiting[caller := callers.popleft()]
+            count, cost = len(waiting[0].inputs), waiting[0].cost
             fits = inputs + count <= self._most and tokens + cost.tokens <= MOST_TOKENS
             if taken and not (fits and lease.stretch(cost.tokens)):
                 continue
             inputs, tokens = inputs + count, tokens + cost.tokens
-            taken.append(line.popleft())
-            del self._lines[caller]
-            if line:
-                self._lines[caller] = line
-                turns.append(caller)
+            taken.append(waiting.popleft())
+            del self._waiting[caller]
+            if waiting:
+                self._waiting[caller] = waiting
+                callers.append(caller)
         return [member for member in taken if not member.admitted.done()]
 
     def _refuse(self, since: float, failure: UpstreamError) -> None:
         """Tells the members that came before ``since``: later ones have patience left, unless all can go elsewhere."""
-        for member in [member for line in self._lines.values() for member in line]:
+        for member in [member for waiting in self._waiting.values() for member in waiting]:
             if member.cost.since <= since:
                 self._remove(member)
                 if not member.admitted.done():
@@ -204,17 +204,17 @@ class Queue:
 
     def _leave(self, member: BatchWaiter) -> None:
         self._remove(member)
-        if self._task is not None and not self._lines:
+        if self._task is not None and not self._waiting:
             self._task.cancel()
             self._task = None
             self._end()
 
     def _remove(self, member: BatchWaiter) -> None:
-        line = self._lines.get(member.record.caller)
-        if line and member in line:
-            line.remove(member)
-            if not line:
-                del self._lines[member.record.caller]
+        waiting = self._waiting.get(member.record.caller)
+        if waiting and member in waiting:
+            waiting.remove(member)
+            if not waiting:
+                del self._waiting[member.record.caller]
 
 
 class Batch:

@@ -77,8 +77,8 @@ class LeasingClient:
 
     async def lease(self, attempt: Failover) -> Lease:
         """A key for an attempt, once one is free. It goes alone, whatever its cost says of company."""
-        if attempt.line is not None:
-            lease = await _lease_in_turn(attempt, attempt.line)
+        if attempt.key_queue is not None:
+            lease = await _lease_in_turn(attempt, attempt.key_queue)
         else:
             cost = replace(attempt.cost, batch=False) if attempt.cost.batch else attempt.cost
             lease = await attempt.pool.lease(cost, attempt.tried, attempt.can_go_elsewhere)
@@ -115,10 +115,10 @@ def _billed(body: bytes) -> Json | None:
     return said if said or {"data", "results"} & payload.keys() else None
 
 
-async def _lease_in_turn(attempt: Failover, line: asyncio.Lock) -> Lease:
+async def _lease_in_turn(attempt: Failover, key_queue: asyncio.Lock) -> Lease:
     """Leaves the pool's line between tries, so that calls with less patience go first."""
     pool = attempt.pool
-    async with line:
+    async with key_queue:
         while True:
             if not pool.ready and attempt.can_go_elsewhere():
                 raise pool.refusal()

@@ -81,12 +81,12 @@ class Failover:
     upstream the next target is chosen, or the UpstreamError raised that tells the caller most; any other exception
     passes through. ``repeats``: the target is asked again after a fault of its own. ``last``: no attempt follows, since
     this one went into a batch, which has attempts of its own. The parts of a large call, which have time, wait for
-    their keys in the ``line``. ``most`` is that of ``Retries``, 0 for no repeats at all.
+    their keys in the ``key_queue``. ``most`` is that of ``Retries``, 0 for no repeats at all.
     """
 
     __slots__ = (
         *("_again", "_asked_again", "_done", "_faults", "_last", "_left", "_most", "_retries", "_tried"),
-        *("audience", "cost", "failures", "last", "lease", "line", "repeats", "target", "targets"),
+        *("audience", "cost", "failures", "last", "lease", "key_queue", "repeats", "target", "targets"),
     )
 
     def __init__(self, retries: Retries, targets: Sequence[Target], cost: Cost, audience: Audience, most: int) -> None:
@@ -95,7 +95,7 @@ class Failover:
         self.cost = cost
         self.audience = audience
         self.repeats = self.last = False
-        self.line: asyncio.Lock | None = None
+        self.key_queue: asyncio.Lock | None = None
         self.lease: Lease | None = None
         self.failures: list[UpstreamError] = []
         self._retries = retries
@@ -120,9 +120,9 @@ class Failover:
         if len(costs) == 1:
             return [self]
         parts = [Failover(self._retries, self.targets, cost, self.audience, self._most) for cost in costs[1:]]
-        line = asyncio.Lock()
+        key_queue = asyncio.Lock()
         for part in parts:
-            part.line = line
+            part.key_queue = key_queue
         return [self, *parts]
 
     def __iter__(self) -> Failover:
@@ -247,8 +247,9 @@ class Failover:
     def _ask_again(self, target: Target, pool: Pool, failure: UpstreamError) -> None:
         if isinstance(failure, UpstreamRateLimited):
             seconds = failure.retry_after
-            can_wait = pool.can_wait(self.cost, seconds or 0.0) or (self.line is not None and (seconds or 0.0) <= KEPT)
-            if seconds is not None and can_wait and self._most:
+            in_time = pool.can_wait(self.cost, seconds or 0.0)
+            in_time = in_time or (self.key_queue is not None and (seconds or 0.0) <= KEPT)
+            if seconds is not None and in_time and self._most:
                 self._again.append((target, False))
         elif not _is_of_the_key(failure) and failure.repeatable:
             self._again.append((target, True))

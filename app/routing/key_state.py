@@ -45,13 +45,18 @@ def fingerprint(upstream: str, key: Key) -> str:
 
 @dataclass(slots=True, eq=False)
 class KeyState:
-    """The one with the lowest ``load`` is next; among equally busy ones that with the lowest ``turn``, which grows with
-    each call by what the weight makes of it. ``trial`` is the lease of the call that tries the key after its rest."""
+    """The state of one key. The key with the lowest ``load`` takes the next call.
+
+    ``load`` is (calls at work / weight, ``virtual_time``): ``virtual_time`` breaks ties and grows by 1 / weight with
+    each call, as in weighted fair queueing. ``cause``, ``since`` and ``cooldown_until`` describe the cooldown (empty
+    and 0 if there is none), ``trial`` is the lease of the call that tries the key after its cooldown, ``probing`` the
+    task that probes the key. ``calls`` and ``failures`` count since the start.
+    """
 
     key: Key
     limits: RateLimits
     at_work: int = 0
-    turn: float = 0.0
+    virtual_time: float = 0.0
     load: tuple[float, float] = (0.0, 0.0)
     calls: int = 0
     failures: int = 0
@@ -73,7 +78,7 @@ class KeyState:
                 self.windows[name].limit = window.limit
                 new.windows[name] = self.windows[name]
         self.key, self.limits, self.windows = new.key, new.limits, new.windows
-        self.load = self.at_work / self.limits.weight, self.turn
+        self.load = self.at_work / self.limits.weight, self.virtual_time
         return self
 
     @property
@@ -111,15 +116,15 @@ class KeyState:
     def take(self, now: float, cost: Cost) -> None:
         self.at_work += 1
         self.calls += 1
-        self.turn += 1 / self.limits.weight
-        self.load = self.at_work / self.limits.weight, self.turn
+        self.virtual_time += 1 / self.limits.weight
+        self.load = self.at_work / self.limits.weight, self.virtual_time
         for name, window in self.windows.items():
             if amount := cost.amount(name):
                 window.add(now, amount)
 
     def leave(self) -> None:
         self.at_work -= 1
-        self.load = self.at_work / self.limits.weight, self.turn
+        self.load = self.at_work / self.limits.weight, self.virtual_time
 
     def stretch(self, now: float, tokens: int) -> bool:
         """Takes more tokens for a call, where the limit allows them now."""

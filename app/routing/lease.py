@@ -91,7 +91,7 @@ class Succession(Generic[P]):
     """The pools that have had the same keys: the one that goes on with them, and those with calls in line."""
 
     now: P
-    lines: dict[P, None] = field(default_factory=dict)
+    queued: dict[P, None] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)

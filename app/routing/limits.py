@@ -52,7 +52,7 @@ class Cost(Value, frozen=True):
         return [first, *[Cost(0, self.deepsearch, self.since)] * (parts - 1)]
 
     @property
-    def line(self) -> tuple[bool, bool]:
+    def kind(self) -> tuple[bool, bool]:
         """The kind of calls with which it waits for a minute to pass."""
         return self.deepsearch, self.batch
 

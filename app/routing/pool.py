@@ -66,8 +66,8 @@ class Pool:
         self._queue_timeout = queue_timeout
         self._probe = probe
         self._remember = remember
-        self._turn = 0.0
-        self._line: dict[KeyWaiter, None] = {}
+        self._virtual_time = 0.0
+        self._queue: dict[KeyWaiter, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._succession: Succession[Pool] = Succession(self)
 
@@ -81,11 +81,11 @@ class Pool:
         Raises UpstreamError if no key is free in time, or if none is ready and the call can go elsewhere; nothing was
         asked then.
         """
-        return self.at_once(cost, tried) or await self._stand(cost, tried, elsewhere)
+        return self.at_once(cost, tried) or await self._wait(cost, tried, elsewhere)
 
     def at_once(self, cost: Cost, tried: Collection[str] = ()) -> Lease | None:
         """The same where nobody has to wait for it."""
-        if self._line:
+        if self._queue:
             return None
         now = time.monotonic()
         state = self._free(now, cost, tried)[0]
@@ -122,7 +122,7 @@ class Pool:
     @property
     def waiting(self) -> int:
         """The number of calls in line, alone or in batches."""
-        return self.batching + sum(not waiter.cost.batch for waiter in self._line)
+        return self.batching + sum(not waiter.cost.batch for waiter in self._queue)
 
     def leave(self, lease: Lease) -> None:
         lease.state.leave()
@@ -138,13 +138,13 @@ class Pool:
                 state.probing = None
         known = {state.key.secret: state for state in before.states}
         self.states = [old.becomes(new) if (old := known.pop(new.key.secret, None)) else new for new in self.states]
-        self.breaker, self._turn = before.breaker, before._turn
+        self.breaker, self._virtual_time = before.breaker, before._virtual_time
         self._succession = before._succession
         self._succession.now = self
 
     def _take(self, now: float, state: KeyState, cost: Cost) -> Lease:
         self.breaker.called(now)
-        self._turn = state.turn = max(self._turn, state.turn)
+        self._virtual_time = state.virtual_time = max(self._virtual_time, state.virtual_time)
         state.take(now, cost)
         lease = Lease(self, state, now)
         if state.cause:
@@ -187,13 +187,13 @@ class Pool:
         wait = last.room(now, cost)
         return (None if wait != 0 else last), wait
 
-    # ------------------------------------------------------------ the line
+    # ------------------------------------------------------------ the queue
 
-    async def _stand(self, cost: Cost, tried: Collection[str], elsewhere: Callable[[], bool]) -> Lease:
+    async def _wait(self, cost: Cost, tried: Collection[str], elsewhere: Callable[[], bool]) -> Lease:
         """In line, so that no call is overtaken by a later one for the same."""
         waiter = KeyWaiter(cost, tried, asyncio.get_running_loop().create_future(), elsewhere)
-        self._line[waiter] = None
-        self._succession.lines[self] = None
+        self._queue[waiter] = None
+        self._succession.queued[self] = None
         self._serve()
         lease = None
         try:
@@ -202,9 +202,9 @@ class Pool:
         except TimeoutError:
             pass
         finally:
-            del self._line[waiter]
-            if not self._line:
-                del self._succession.lines[self]
+            del self._queue[waiter]
+            if not self._queue:
+                del self._succession.queued[self]
             if lease is None:
                 self._serve()
         if lease is None:
@@ -218,11 +218,11 @@ class Pool:
             self._timer.cancel()
             self._timer = None
         now, ready = time.monotonic(), self.ready
-        soonest, held = math.inf, set[tuple[bool, bool]]()
-        for waiter in self._line:
+        soonest, blocked = math.inf, set[tuple[bool, bool]]()
+        for waiter in self._queue:
             if not ready and not waiter.given.done() and waiter.elsewhere():
                 waiter.given.set_result(None)
-            if waiter.given.done() or waiter.cost.line in held:
+            if waiter.given.done() or waiter.cost.kind in blocked:
                 continue
             state, wait = self._free(now, waiter.cost, waiter.tried)
             if state is not None:
@@ -237,13 +237,13 @@ class Pool:
                     continue
                 soonest = min(soonest, wait)
                 if not waiter.tried:
-                    held.add(waiter.cost.line)
+                    blocked.add(waiter.cost.kind)
         if soonest < math.inf:
             self._timer = asyncio.get_running_loop().call_later(soonest, self._serve)
 
     def _changed(self) -> None:
         """Serves all who wait for these keys, also in the pools before and after a reload."""
-        for pool in self._succession.lines:
+        for pool in self._succession.queued:
             pool._serve()
 
     # ------------------------------------------------------------ the outcome of a call
@@ -291,12 +291,12 @@ class Pool:
             state.cooldown_until = now + COOLDOWN_SECONDS  # the call that was let through has failed
             self._remember_cooldown(state)
         # What has become of the call that tried a key is the outcome of all that wait for it.
-        for pool in self._succession.lines:
+        for pool in self._succession.queued:
             if state in pool.states and all(other.shut for other in pool.states):
                 pool._refuse()
 
     def _refuse(self) -> None:
-        for waiter in self._line:
+        for waiter in self._queue:
             if not waiter.given.done():
                 waiter.given.set_result(None)
 
