@@ -41,7 +41,7 @@ class SingleFlight(Generic[T, W]):
         if leader is not None and leader.open:
             return Flight(connection, call, leader)
         flight = self._open[key] = Flight(connection, call)
-        flight.flown = self._open, key
+        flight.entry = self._open, key
         return flight
 
 
@@ -57,7 +57,7 @@ class Flight(Generic[T, W]):
     if its caller has left, that is the ``heir``, and the leader's ``with`` raises CallerGone in place of a result.
     """
 
-    __slots__ = ("_followers", "_landed", "_leader", "call", "connection", "first", "flown", "heir", "pays", "result")
+    __slots__ = ("_delivery", "_followers", "_leader", "call", "connection", "entry", "first", "heir", "pays", "result")
 
     result: T
 
@@ -67,10 +67,10 @@ class Flight(Generic[T, W]):
         self.first = call if leader is None else leader.call
         self.pays = leader is None
         self.heir: Flight[T, W] | None = None
-        self.flown: tuple[dict[Hashable, Flight[T, W]], Hashable] | None = None
+        self.entry: tuple[dict[Hashable, Flight[T, W]], Hashable] | None = None
         self._leader = leader
         self._followers: list[Flight[T, W]] = []
-        self._landed: asyncio.Future[T] | None = None
+        self._delivery: asyncio.Future[T] | None = None
 
     @property
     def leads(self) -> bool:
@@ -85,38 +85,38 @@ class Flight(Generic[T, W]):
         """A follower waits for the result."""
         if (leader := self._leader) is None:
             return
-        landed = self._landed = asyncio.get_running_loop().create_future()
+        delivery = self._delivery = asyncio.get_running_loop().create_future()
         leader._followers.append(self)
         self.connection.follow(leader.connection)
         try:
-            self.result = await landed
+            self.result = await delivery
         finally:
             leader._followers.remove(self)
             self._leader = None  # it may know this one, as its heir
-            if landed.done() and not landed.cancelled():
-                landed.exception()  # else it is complained of where this one is cancelled at the same moment
+            if delivery.done() and not delivery.cancelled():
+                delivery.exception()  # else it is complained of where this one is cancelled at the same moment
             self.connection.unfollow()
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if self.flown is not None:
-            flights, key = self.flown
+        if self.entry is not None:
+            flights, key = self.entry
             if flights.get(key) is self:
                 del flights[key]
         if self._followers:
-            self._land(error)
+            self._deliver(error)
 
-    def _land(self, error: BaseException | None) -> None:
+    def _deliver(self, error: BaseException | None) -> None:
         """The bill is for the first who is still there; for the very first where nobody is."""
         ended = error is not None and not isinstance(error, Exception)
-        waiting = [(flight, flight._landed) for flight in self._followers if flight._landed]
-        waiting = [(flight, landed) for flight, landed in waiting if not landed.done()]
+        waiting = [(flight, flight._delivery) for flight in self._followers if flight._delivery]
+        waiting = [(flight, delivery) for flight, delivery in waiting if not delivery.done()]
         if waiting and self.connection.gone and not ended:
             self.heir = waiting[0][0]
             self.pays, self.heir.pays = False, True
-        for _, landed in waiting:
+        for _, delivery in waiting:
             if error is None:
-                landed.set_result(self.result)
+                delivery.set_result(self.result)
             else:
-                landed.set_exception(TimeoutError() if ended else error)
+                delivery.set_exception(TimeoutError() if ended else error)
         if error is None and self.heir is not None:
             raise CallerGone

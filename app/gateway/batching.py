@@ -80,7 +80,7 @@ class BatchWaiter:
         finally:
             self.batch.leave()
 
-    def tell(self, answer: Answered) -> None:
+    def resolve(self, answer: Answered) -> None:
         if not self.answer.done():
             self.answer.set_result(answer)
 
@@ -279,7 +279,7 @@ class Batch:
         """The attempts of a whole batch, which has its patience from ``since``; those of a half have no repeats."""
         tokens = sum(member.cost.tokens for member in members)
         cost = Cost(tokens) if since is None else Cost(tokens, since=since)
-        return self._client.retries.begin(targets, cost, Crowd(members), repeats=since is not None)
+        return self._client.retries.begin(targets, cost, BatchAudience(members), repeats=since is not None)
 
     async def _ask(self, members: list[BatchWaiter], failover: Failover) -> None:
         """Tells the members their answers. Raises UpstreamError."""
@@ -309,7 +309,7 @@ class Batch:
         replies = divided(answer, parts, [member.pays for member in asked])
         for (use, own), member, reply in zip(begun, asked, replies, strict=True):
             use.end(own, reply["usage"], share=several)
-            member.tell((target, reply))
+            member.resolve((target, reply))
 
     def _may_be_one_input(self, failure: UpstreamError) -> bool:
         """Always of what the upstream finds wrong. Of its own faults as often as it takes to find one input, if the
@@ -323,7 +323,7 @@ class Batch:
         return self._further >= 0
 
 
-class Crowd:
+class BatchAudience:
     """The audience of a batch."""
 
     def __init__(self, members: list[BatchWaiter]) -> None:

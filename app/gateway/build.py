@@ -121,7 +121,7 @@ def build_keys(settings: Settings, upstream: str, share: Share = WHOLE) -> list[
     return keys
 
 
-def go_on(new: Settings, pools: Mapping[str, Pool], old: Settings, before: Mapping[str, Pool]) -> None:
+def keep_key_states(new: Settings, pools: Mapping[str, Pool], old: Settings, before: Mapping[str, Pool]) -> None:
     """Hands on the state of an upstream's keys if the upstream still is the same place."""
     for name, pool in pools.items():
         if name in before and _place(new.upstreams[name]) == _place(old.upstreams[name]):
@@ -163,7 +163,7 @@ def build_proxies(settings: Settings) -> dict[Place, Proxy]:
     return found
 
 
-class Shelf:
+class SharedTiers:
     """The tiers of the cache, from one configuration to the next: made anew only if they are set to be elsewhere
     or of another size."""
 

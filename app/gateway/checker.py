@@ -33,19 +33,19 @@ def misfit(schema: dict[str, object], answer: str | None) -> str:
     if answer is not None:
         for error in validator.iter_errors(msgspec.json.decode(answer)):
             place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
-            return f"answer{_told(place)} fails {error.kind.name!r}"
+            return f"answer{_printable(place)} fails {error.kind.name!r}"
     return ""
 
 
 def _wrong(place: str, keyword: str) -> str:
     if keyword == "format":
-        return f"{{}}{_told(place)} is not a regular expression that this gateway can check"
+        return f"{{}}{_printable(place)} is not a regular expression that this gateway can check"
     if keyword == "$ref":
-        return f"{{}}{_told(place)} has a $ref that cannot be resolved; refer to definitions as #/$defs/<name>"
-    return f"{{}}{_told(place)} is not a valid JSON schema (its {keyword} is wrong)"
+        return f"{{}}{_printable(place)} has a $ref that cannot be resolved; refer to definitions as #/$defs/<name>"
+    return f"{{}}{_printable(place)} is not a valid JSON schema (its {keyword} is wrong)"
 
 
-def _told(place: str) -> str:
+def _printable(place: str) -> str:
     """A place on one line. The names in it are those of an answer, and may be anything."""
     place = "".join(sign if sign.isprintable() else "?" for sign in place[: PLACE + 1])
     return place if len(place) <= PLACE else place[:PLACE] + " ..."

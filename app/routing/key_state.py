@@ -71,7 +71,7 @@ class KeyState:
         limits = {"requests": self.limits.requests, "tokens": self.limits.tokens, "deepsearch": self.limits.deepsearch}
         self.windows = {name: SlidingWindow(limit) for name, limit in limits.items() if limit is not None}
 
-    def becomes(self, new: KeyState) -> KeyState:
+    def reconfigure(self, new: KeyState) -> KeyState:
         """The same key with the name and the limits of ``new``; its rest, its calls and what it has spent stay."""
         for name, window in new.windows.items():
             if name in self.windows:

@@ -32,14 +32,14 @@ class Lease:
     release does nothing. ``taken`` is when the key was given, by the monotonic clock.
     """
 
-    __slots__ = ("_told", "lender", "released", "state", "taken")
+    __slots__ = ("_reported", "lender", "released", "state", "taken")
 
     def __init__(self, lender: Lender, state: KeyState, taken: float) -> None:
         self.lender = lender
         self.state = state
         self.taken = taken
         self.released = False
-        self._told = False
+        self._reported = False
 
     def __enter__(self) -> None: ...
 
@@ -64,14 +64,14 @@ class Lease:
             raise self.lender.refusal(self.state)
 
     def succeed(self) -> None:
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             self.lender.succeeded(self)
 
     def fail(self, failure: BaseException) -> None:
         """A failure that is not the upstream's says nothing of the key."""
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             if isinstance(failure, UpstreamError):
                 self.lender.failed(self, failure)
 
@@ -90,7 +90,7 @@ class Lease:
 class Succession(Generic[P]):
     """The pools that have had the same keys: the one that goes on with them, and those with calls in line."""
 
-    now: P
+    current: P
     queued: dict[P, None] = field(default_factory=dict)
 
 
@@ -101,12 +101,12 @@ class KeyWaiter:
 
     cost: Cost
     tried: Collection[str]
-    given: asyncio.Future[Lease | None]
+    granted: asyncio.Future[Lease | None]
     elsewhere: Callable[[], bool]
     seconds: float = 0.0
 
 
-async def given(waiter: asyncio.Future[Lease | None]) -> Lease | None:
+async def granted(waiter: asyncio.Future[Lease | None]) -> Lease | None:
     """A waiter's lease; released if the waiter was cancelled after it was given."""
     try:
         return await waiter

@@ -30,7 +30,7 @@ from ..core.errors import (
 from ..core.types import Json, Key
 from .breaker import Breaker
 from .key_state import SHUT, Cause, Cooldown, KeyState, fingerprint, refused
-from .lease import KeyWaiter, Lease, Succession, given
+from .lease import KeyWaiter, Lease, Succession, granted
 from .limits import Cost, RateLimits
 
 logger = logging.getLogger("torii.pool")
@@ -137,10 +137,10 @@ class Pool:
                 state.probing.cancel()
                 state.probing = None
         known = {state.key.secret: state for state in before.states}
-        self.states = [old.becomes(new) if (old := known.pop(new.key.secret, None)) else new for new in self.states]
+        self.states = [old.reconfigure(new) if (old := known.pop(new.key.secret, None)) else new for new in self.states]
         self.breaker, self._virtual_time = before.breaker, before._virtual_time
         self._succession = before._succession
-        self._succession.now = self
+        self._succession.current = self
 
     def _take(self, now: float, state: KeyState, cost: Cost) -> Lease:
         self.breaker.called(now)
@@ -198,7 +198,7 @@ class Pool:
         lease = None
         try:
             async with asyncio.timeout(self.until(cost) - time.monotonic()):
-                lease = await given(waiter.given)
+                lease = await granted(waiter.granted)
         except TimeoutError:
             pass
         finally:
@@ -220,20 +220,20 @@ class Pool:
         now, ready = time.monotonic(), self.ready
         soonest, blocked = math.inf, set[tuple[bool, bool]]()
         for waiter in self._queue:
-            if not ready and not waiter.given.done() and waiter.elsewhere():
-                waiter.given.set_result(None)
-            if waiter.given.done() or waiter.cost.kind in blocked:
+            if not ready and not waiter.granted.done() and waiter.elsewhere():
+                waiter.granted.set_result(None)
+            if waiter.granted.done() or waiter.cost.kind in blocked:
                 continue
             state, wait = self._free(now, waiter.cost, waiter.tried)
             if state is not None:
-                waiter.given.set_result(self._take(now, state, waiter.cost))
+                waiter.granted.set_result(self._take(now, state, waiter.cost))
             elif wait is None:
                 if not waiter.tried:
                     break
             else:
                 waiter.seconds = wait
                 if now + wait > self.until(waiter.cost):
-                    waiter.given.set_result(None)
+                    waiter.granted.set_result(None)
                     continue
                 soonest = min(soonest, wait)
                 if not waiter.tried:
@@ -297,8 +297,8 @@ class Pool:
 
     def _refuse(self) -> None:
         for waiter in self._queue:
-            if not waiter.given.done():
-                waiter.given.set_result(None)
+            if not waiter.granted.done():
+                waiter.granted.set_result(None)
 
     def _cool_down(self, state: KeyState, cause: Cause, now: float, seconds: float) -> None:
         state.cause, state.since, state.cooldown_until = cause, now, now + seconds
@@ -342,13 +342,13 @@ class Pool:
     async def stop(self) -> None:
         """Ends all probes, unless another pool goes on with them."""
         self._probe = None
-        tasks = [state.probing for state in self.states if state.probing is not None and self._succession.now is self]
+        tasks = [state.probing for state in self.states if state.probing and self._succession.current is self]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _watch(self, state: KeyState) -> None:
-        pool = self._succession.now
+        pool = self._succession.current
         if pool._probe is not None and state.probing is None and state in pool.states:
             state.probing = asyncio.create_task(pool._probed(state, pool._probe))
 

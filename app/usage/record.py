@@ -62,14 +62,14 @@ class Use:
     def end(self, part: Call, said: Json | None, written: int = 0, *, share: bool = False) -> None:
         """An answer has come. ``share``: what it says of tokens is this call's share of what several cost together."""
         self.answered = True
-        self._book(part, said, written, share=share)
+        self._count(part, said, written, share=share)
 
     def fail(self, part: Call, error: ToriiError, said: Json | None = None, *, share: bool = False) -> None:
         """No answer has come of a request, perhaps because it did not go out; ``said`` is what it was billed all the
         same, None if that is not known."""
         self.error = copy(error)  # without its traceback, in which this record is
         if said is not None:
-            self._book(part, said, 0, share=share)
+            self._count(part, said, 0, share=share)
         else:
             self._drop(part)
 
@@ -79,7 +79,7 @@ class Use:
         begun = self.first_event is not None and isinstance(error, CUT)
         if self.last is not None or begun or isinstance(error, Unavailable):
             said, self.last = self.last, None
-            self._book(part, said, self.written, share=False)
+            self._count(part, said, self.written, share=False)
         else:
             self._drop(part)
 
@@ -87,7 +87,7 @@ class Use:
     def usage(self) -> Json | None:
         return self.counted if self.last is None else added(self.counted, self.last)
 
-    def _book(self, part: Call, said: Json | None, written: int, *, share: bool) -> None:
+    def _count(self, part: Call, said: Json | None, written: int, *, share: bool) -> None:
         self._drop(part)
         tokens = usage.tokens(part, said, written)
         tokens = tokens._replace(estimated=True) if share else tokens
