@@ -1,12 +1,12 @@
-"""A key at work: what it does now, what its limits still allow, whether it rests and why.
+"""The runtime state of one upstream key: calls at work, use of its limits, its cooldown and the cause.
 
-    rate limited     until the time that the provider stated
-    refused          shut: until a probe succeeds, or a call that was let through
+    rate limited     in cooldown until the time that the provider stated
+    refused          shut: in cooldown until a probe or a trial call succeeds
     account empty    shut: the same
 
-When the rest ends, one call tries the key; until it has an answer, no other call uses the key.
+When a cooldown ends, one trial call uses the key; no other call uses the key until the trial call has an outcome.
 
-Times are of the monotonic clock; only a Cooldown, which outlives the process, is of the wall clock.
+Times are of the monotonic clock. Only Cooldown, which outlives the process, is in Unix time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHUT = ("refused", "account empty")
 
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """That a key rests, to be remembered; ``until`` is a Unix time. No ``cause``: it rests no longer."""
+    """A key's cooldown, to be saved. ``until`` is a Unix time in seconds; an empty ``cause`` ends the cooldown."""
 
     upstream: str
     fingerprint: str
@@ -39,7 +39,7 @@ class Cooldown:
 
 
 def fingerprint(upstream: str, key: Key) -> str:
-    """By which a key is known again: another key under the same alias is not it. 64 hexadecimal digits."""
+    """The identity of a key's secret at an upstream, whatever the alias: SHA-256 in 64 hexadecimal digits."""
     return hashlib.sha256(f"torii:{upstream}\0{key.secret}".encode()).hexdigest()
 
 
@@ -72,7 +72,7 @@ class KeyState:
         self.windows = {name: SlidingWindow(limit) for name, limit in limits.items() if limit is not None}
 
     def reconfigure(self, new: KeyState) -> KeyState:
-        """The same key with the name and the limits of ``new``; its rest, its calls and what it has spent stay."""
+        """Takes the name and the limits of ``new``; the cooldown, the calls and the use of the limits stay."""
         for name, window in new.windows.items():
             if name in self.windows:
                 self.windows[name].limit = window.limit
@@ -89,7 +89,7 @@ class KeyState:
         return now < self.cooldown_until
 
     def usable(self, now: float) -> bool:
-        """True if a call may use the key now, its limits aside."""
+        """True if the key's cooldown, if any, allows a call now. Its limits are not checked."""
         return not self.cause or (self.trial is None and now >= self.cooldown_until)
 
     def room(self, now: float, cost: Cost, delay_until: float = 0.0) -> float | None:
@@ -107,7 +107,7 @@ class KeyState:
         return wait
 
     def wait(self, now: float, cost: Cost, delay_until: float) -> float | None:
-        """Seconds until it is free, with its rest; None if another call has to end first."""
+        """Seconds until the cooldown has ended and the limits allow the call; None if another call has to end first."""
         room = self.room(now, cost, delay_until)
         if room is None or (self.trial and not self.in_cooldown(now)):
             return None
@@ -127,7 +127,7 @@ class KeyState:
         self.load = self.at_work / self.limits.weight, self.virtual_time
 
     def stretch(self, now: float, tokens: int) -> bool:
-        """Takes more tokens for a call, where the limit allows them now."""
+        """Adds tokens to the use of the limit for a call, if the limit allows them now; False if it does not."""
         window = self.windows.get("tokens")
         if window is not None and tokens:
             if window.wait(now, tokens):
@@ -136,7 +136,8 @@ class KeyState:
         return True
 
     def described(self, now: float, clock: float) -> Json:
-        """As plain values; ``clock`` is the Unix time that ``now`` is. ``trial``: the next call decides."""
+        """The state as plain JSON values. ``clock`` is the Unix time of ``now``. The state ``trial`` means that the
+        next call, or the one at work, decides whether the key works."""
         cooling = self.in_cooldown(now)
         until = datetime.fromtimestamp(clock + self.cooldown_until - now, UTC).isoformat(timespec="seconds")
         limits = {name: {"used": window.used(now), "limit": window.limit} for name, window in self.windows.items()}
@@ -156,8 +157,8 @@ class KeyState:
 
 
 def refused(states: Sequence[KeyState], upstream: str, failing: bool, seconds: float) -> UpstreamError:
-    """The error if none of these keys can be used now. ``failing``: the upstream itself is; ``seconds`` is the least
-    time to come back after."""
+    """The error if none of these keys can be used now. ``failing``: the upstream keeps failing. ``seconds`` is the
+    least ``retry_after``."""
     if all(state.shut for state in states):
         return key_refused(upstream) if any(state.cause == "refused" for state in states) else account_empty(upstream)
     if all(state.cause for state in states):

@@ -1,13 +1,13 @@
-"""The keys of an upstream: which of them takes the next call, when, and which of them rest.
+"""The keys of an upstream: which key takes the next call, when, and which keys are in cooldown.
 
-    lease -> the least loaded of the keys that neither rest nor are at a limit
-          -> else, within the call's patience, the first that becomes free
+    lease -> the least loaded key that is neither in cooldown nor at a limit
+          -> else, within the call's queue timeout, the first key that becomes free
           -> else UpstreamRateLimited, with the time to come back
 
-A key that was refused rests: until the time that a 429 states; if the key or its account is refused, until a probe
-succeeds, or until the end of the rest if there is nothing to probe with. Then one call at a time tries the key. If all
-keys are shut, one call at a time tries one of them all the same, and the others wait for what becomes of it. A limited
-key is never used before its time.
+A 429 puts a key into cooldown until the time that it states. A refused key, or one of an empty account, is shut: in
+cooldown until a probe succeeds, or until the end of the cooldown if there is no probe. Then one call at a time tries
+the key. If all keys are shut, one call at a time tries one of them before that, and the others wait for its outcome. A
+limited key is never used before its time.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from .limits import Cost, RateLimits
 
 logger = logging.getLogger("torii.pool")
 
-COOLDOWN_SECONDS = 600.0  # of a key that is shut, and the longest that a rest from before the start may be
-LIMITED_SECONDS = 5.0  # of a key that met a 429 which does not say until when
-PROBE_FIRST_SECONDS = 60.0  # until an empty account is probed; twice as long each time, up to COOLDOWN_SECONDS
-PROBE_SECONDS = 30.0  # for a probe to be answered
+COOLDOWN_SECONDS = 600.0  # of a shut key, and at most of one that was saved before the start
+LIMITED_SECONDS = 5.0  # of a key after a 429 that states no time
+PROBE_FIRST_SECONDS = 60.0  # before an empty account is probed; doubled each time, up to COOLDOWN_SECONDS
+PROBE_SECONDS = 30.0  # of a probe, at most
 BATCH_DELAY = 0.5  # share of the queue timeout for which a call may be held back to be batched with others
 
-# Raises ToriiError where the upstream does not take the key.
+# Raises ToriiError if the upstream does not accept the key.
 Probe = Callable[[Key], Awaitable[None]]
 
 
 class Pool:
-    """``queue_timeout`` is how many seconds after it came a call may still wait for a key; clients such as
-    Haystack's give up after five. ``batching`` counts the calls that wait together, of which one stands in line for
-    all. ``remember`` is told of each rest."""
+    """The keys of one upstream. ``queue_timeout``: seconds from a call's arrival for which it may wait for a key;
+    clients such as Haystack's give up after five. ``batching`` counts the calls that wait to be batched, for which one
+    entry is in the queue. ``remember`` is called with each cooldown that begins, changes or ends."""
 
     def __init__(
         self,
@@ -76,15 +76,16 @@ class Pool:
     async def lease(
         self, cost: Cost, tried: Collection[str] = (), elsewhere: Callable[[], bool] = lambda: False
     ) -> Lease:
-        """A key that is not of the ``tried``. ``elsewhere``: whether the call can go to another upstream now.
+        """Leases a key that is not in ``tried``, unless all are. ``elsewhere``: the call can go to another upstream
+        now.
 
-        Raises UpstreamError if no key is free in time, or if none is ready and the call can go elsewhere; nothing was
-        asked then.
+        Raises UpstreamError if no key is free in time, or if none is ready and the call can go elsewhere; no request
+        was sent then.
         """
         return self.at_once(cost, tried) or await self._wait(cost, tried, elsewhere)
 
     def at_once(self, cost: Cost, tried: Collection[str] = ()) -> Lease | None:
-        """The same where nobody has to wait for it."""
+        """The lease of a key if one is free now and no call is queued, else None."""
         if self._queue:
             return None
         now = time.monotonic()
@@ -93,13 +94,14 @@ class Pool:
 
     @property
     def ready(self) -> bool:
-        """True if the upstream is to be asked before others: it does not keep failing, and has a key that is usable."""
+        """True if the upstream is asked before others: its breaker does not put it last, and a key is usable."""
         if self.breaker.open and self.breaker.last:
             return False
         return not self.states[0].cause or any(state.usable(time.monotonic()) for state in self.states)
 
     def refusal(self, state: KeyState | None = None, seconds: float = 1.0) -> UpstreamError:
-        """The error if a key, or any of the keys, cannot be used now. No upstream was asked for it."""
+        """The error if ``state``, or any key by default, cannot be used now; ``asked`` is False, as no request was
+        sent."""
         failure = refused([state] if state else self.states, self.name, self.breaker.last, max(1.0, seconds))
         failure.asked = False
         failure.upstream = self.name
@@ -110,18 +112,18 @@ class Pool:
         return cost.since + self._queue_timeout
 
     def others(self, tried: Collection[str], cost: Cost | None = None) -> bool:
-        """True if a key is usable and was not tried; for a ``cost``, a key whose limits allow it now."""
+        """True if a key that is not in ``tried`` is usable; with a ``cost``, also if its limits allow that now."""
         now = time.monotonic()
         states = [state for state in self.states if state.usable(now) and state.key.alias not in tried]
         return any(cost is None or state.room(now, cost) == 0 for state in states)
 
     def can_wait(self, cost: Cost, seconds: float) -> bool:
-        """True if the call may still wait so long."""
+        """True if the queue timeout allows the call to wait ``seconds`` from now."""
         return time.monotonic() + seconds <= self.until(cost)
 
     @property
     def waiting(self) -> int:
-        """The number of calls in line, alone or in batches."""
+        """The number of calls that wait for a key, alone or to be batched."""
         return self.batching + sum(not waiter.cost.batch for waiter in self._queue)
 
     def leave(self, lease: Lease) -> None:
@@ -131,7 +133,7 @@ class Pool:
         self._changed()
 
     def take_over(self, before: Pool) -> None:
-        """Goes on with those of its keys that ``before`` has too, whose open calls still count against their limits."""
+        """Keeps the states of the keys that ``before`` has too: its open calls still count against their limits."""
         for state in before.states:
             if state.probing is not None:
                 state.probing.cancel()
@@ -161,7 +163,7 @@ class Pool:
         best: KeyState | None = None
         for state in states:
             better = (not state.cause or state.usable(now)) and (best is None or state.load < best.load)
-            # For a call that may be kept back, every key with limits is looked at: they tell a burst by that.
+            # For a call that may be batched every key with limits is asked: ``room`` is what detects a burst.
             if (better or (delay_until and state.windows)) and state.room(now, cost, delay_until) == 0 and better:
                 best = state
         return (best, None) if best is not None else self._soonest(now, cost, states, delay_until)
@@ -169,7 +171,7 @@ class Pool:
     def _soonest(
         self, now: float, cost: Cost, states: list[KeyState], delay_until: float
     ) -> tuple[KeyState | None, float | None]:
-        """The same if none of these keys is free now."""
+        """As ``_free``, if none of these keys is free now."""
         candidates = [state for state in states if not (state.shut and state.in_cooldown(now))]
         if not candidates:
             return self._last(now, cost, states)
@@ -180,7 +182,7 @@ class Pool:
         return None, soon
 
     def _last(self, now: float, cost: Cost, states: list[KeyState]) -> tuple[KeyState | None, float | None]:
-        """The same if all of these keys are shut: one of them is tried, by one call at a time."""
+        """As ``_free``, if all of these keys are shut: one call at a time tries the key whose cooldown ends first."""
         if any(state.trial for state in states):
             return None, None
         last = min(states, key=lambda state: state.cooldown_until)
@@ -190,7 +192,7 @@ class Pool:
     # ------------------------------------------------------------ the queue
 
     async def _wait(self, cost: Cost, tried: Collection[str], elsewhere: Callable[[], bool]) -> Lease:
-        """In line, so that no call is overtaken by a later one for the same."""
+        """Waits in the queue, so that no later call for the same keys overtakes this one."""
         waiter = KeyWaiter(cost, tried, asyncio.get_running_loop().create_future(), elsewhere)
         self._queue[waiter] = None
         self._succession.queued[self] = None
@@ -212,8 +214,8 @@ class Pool:
         return lease
 
     def _serve(self) -> None:
-        """Keys for those in line, in their order. A call that waits for a minute to pass holds up only its own kind;
-        one that waits for another call to end, all others; one that cannot have every key, none."""
+        """Grants keys in the order of the queue. A call that waits for a rate limit blocks only calls of its kind; one
+        that waits for another call to end blocks all; one that cannot use every key blocks none."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -242,7 +244,7 @@ class Pool:
             self._timer = asyncio.get_running_loop().call_later(soonest, self._serve)
 
     def _changed(self) -> None:
-        """Serves all who wait for these keys, also in the pools before and after a reload."""
+        """Serves all calls that wait for these keys, also in the pools before and after a reload."""
         for pool in self._succession.queued:
             pool._serve()
 
@@ -254,7 +256,7 @@ class Pool:
             self._end_cooldown(lease.state)
 
     def failed(self, lease: Lease, failure: UpstreamError) -> None:
-        """Lets the key rest, or counts against the upstream, whichever the failure is about."""
+        """Puts the key into cooldown, or counts the failure against the upstream, whichever is at fault."""
         if not failure.asked:
             return
         if isinstance(failure, UpstreamRejected) or not failure.repeatable:
@@ -280,7 +282,7 @@ class Pool:
             self._cool_down(state, "rate limited", now, seconds)
 
     def _shut(self, state: KeyState, failure: UpstreamError) -> None:
-        """An alarm the first time; it is the same one as long as the key does not work."""
+        """Shuts the key. An error is logged only if the cause is new, not each time that the key fails again."""
         cause: Cause = "refused" if isinstance(failure, UpstreamAuth) else "account empty"
         now = time.monotonic()
         if state.cause != cause:
@@ -288,9 +290,9 @@ class Pool:
             self._cool_down(state, cause, now, COOLDOWN_SECONDS)
             self._watch(state)
         elif state.probing is None and not state.in_cooldown(now):
-            state.cooldown_until = now + COOLDOWN_SECONDS  # the call that was let through has failed
+            state.cooldown_until = now + COOLDOWN_SECONDS  # the trial call has failed
             self._remember_cooldown(state)
-        # What has become of the call that tried a key is the outcome of all that wait for it.
+        # If all keys are shut, the failure of the trial call is the outcome of all that wait for it.
         for pool in self._succession.queued:
             if state in pool.states and all(other.shut for other in pool.states):
                 pool._refuse()
@@ -321,7 +323,7 @@ class Pool:
             self._remember(Cooldown(self.name, fingerprint(self.name, state.key), state.key.alias, state.cause, until))
 
     def recall(self, cooldowns: Iterable[Cooldown]) -> None:
-        """Restores the cooldowns of an earlier run, capped at COOLDOWN_SECONDS in case the wall clock was set back."""
+        """Restores cooldowns of an earlier run, for COOLDOWN_SECONDS at most, in case the wall clock was set back."""
         now, clock = time.monotonic(), time.time()
         known = {cooldown.fingerprint: cooldown for cooldown in cooldowns if cooldown.upstream == self.name}
         for state in self.states:
@@ -334,13 +336,13 @@ class Pool:
     # ------------------------------------------------------------ probes
 
     def start(self) -> None:
-        """Probes the keys that rest since before the start. Needs a running loop."""
+        """Starts probing the keys that were shut before the start. Needs a running loop."""
         for state in self.states:
             if state.shut:
                 self._watch(state)
 
     async def stop(self) -> None:
-        """Ends all probes, unless another pool goes on with them."""
+        """Ends all probes, unless a newer pool has taken them over."""
         self._probe = None
         tasks = [state.probing for state in self.states if state.probing and self._succession.current is self]
         for task in tasks:
@@ -353,7 +355,7 @@ class Pool:
             state.probing = asyncio.create_task(pool._probed(state, pool._probe))
 
     async def _probed(self, state: KeyState, probe: Probe) -> None:
-        """Asks with growing gaps until the key works. It rests until then, and a little longer for the answer."""
+        """Probes the key with growing gaps until it works. Its cooldown lasts until each probe is answered."""
         gap = PROBE_FIRST_SECONDS if state.cause == "account empty" else COOLDOWN_SECONDS
         works: bool | None = False
         while works is False:
@@ -366,10 +368,10 @@ class Pool:
         if works:
             self._end_cooldown(state)
         else:
-            state.cooldown_until = 0.0  # a call is let through, to see
+            state.cooldown_until = 0.0  # the next call tries the key
 
     async def _works(self, state: KeyState, probe: Probe) -> bool | None:
-        """The finding of a probe; None if there is none, because the probe itself is refused as wrong."""
+        """True if the key works, False if it does not yet, None if the upstream rejects the probe itself as wrong."""
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await probe(state.key)
@@ -384,10 +386,11 @@ class Pool:
             logger.exception("%s: a probe failed", self.name)
         return False
 
-    # ------------------------------------------------------------ what people see
+    # ------------------------------------------------------------ for the operator
 
     def state(self) -> list[Json]:
-        """Each key's state as plain values, with the upstream's: whether it keeps failing, how many stand in line."""
+        """The state of each key as JSON values, with the upstream's ``broken`` (breaker open) and ``waiting``
+        (calls)."""
         now, clock = time.monotonic(), time.time()
         upstream = {"upstream": self.name, "broken": self.breaker.open, "waiting": self.waiting}
         return [{**upstream, **state.described(now, clock)} for state in self.states]
