@@ -233,7 +233,7 @@ class Batch:
         self._lease = lease
         self._held = len(members)
         self._repeated = False
-        self._further = 2 * math.ceil(math.log2(len(members))) + 1  # requests for halves after a fault
+        self._half_requests = 2 * math.ceil(math.log2(len(members))) + 1  # requests for halves after a fault
         for member in members:
             member.batch = self
             member.admitted.set_result(None)
@@ -299,8 +299,8 @@ class Batch:
         part = merged(parts)
         try:
             request = target.upstream.request(part, target)
-            going = partial(sent_together, lease, asked, begun)
-            answer = read(part, target, await self._client.http.send(request, asked[0].record.started, going))
+            on_send = partial(mark_batch_sent, lease, asked, begun)
+            answer = read(part, target, await self._client.http.send(request, asked[0].record.started, on_send))
         except UpstreamError as failure:
             paying = [member.pays for member in asked]
             for (use, own), said in zip(begun, billed(failure.usage, parts, paying), strict=True):
@@ -317,10 +317,10 @@ class Batch:
         if isinstance(failure, UpstreamRejected):
             return True
         self._repeated = self._repeated or failure.repeated
-        if not self._repeated or not _is_of_the_work(failure) or self._client.retries.broken(failure.upstream or ""):
+        if not self._repeated or not _is_server_fault(failure) or self._client.retries.broken(failure.upstream or ""):
             return False
-        self._further -= 2
-        return self._further >= 0
+        self._half_requests -= 2
+        return self._half_requests >= 0
 
 
 class BatchAudience:
@@ -337,7 +337,7 @@ class BatchAudience:
 Begun = Sequence[tuple[Use, Call]]  # what a request is booked under, and as
 
 
-def sent_together(lease: Lease, asked: Sequence[BatchWaiter], begun: Begun) -> None:
+def mark_batch_sent(lease: Lease, asked: Sequence[BatchWaiter], begun: Begun) -> None:
     """To be called before the first byte of a batch goes out. A member that has left by now is booked already, so the
     others pay for its inputs. Raises UpstreamError if the key rests by now."""
     lease.check()
@@ -353,7 +353,7 @@ def still_wanted(members: list[BatchWaiter]) -> list[BatchWaiter]:
     return [member for member in members if member.wanted]
 
 
-def _is_of_the_work(failure: UpstreamError) -> bool:
+def _is_server_fault(failure: UpstreamError) -> bool:
     """A 500, a 502 or a broken answer, without a word of when to come back."""
     fault = isinstance(failure, UpstreamFailed) and failure.status == 502 and failure.retry_after is None
     return fault and failure.elsewhere and failure.repeatable

@@ -42,7 +42,7 @@ class LeasingClient:
             use = record.ask(target)
             try:
                 request = target.upstream.request(part, target)
-                reply = await self.http.send(request, record.started, partial(sent, lease, use, part))
+                reply = await self.http.send(request, record.started, partial(mark_sent, lease, use, part))
                 answer = read(part, target, reply)
             except UpstreamError as failure:
                 use.fail(part, failure, failure.usage)
@@ -60,7 +60,7 @@ class LeasingClient:
             request = target.upstream.request(call, target)
             if request.schema is not None:
                 await usable(request.schema, "response_format.json_schema")
-            stream = await self.http.open(request, record.started, partial(sent, lease, use, call))
+            stream = await self.http.open(request, record.started, partial(mark_sent, lease, use, call))
             if stream.status < 300:
                 lease.works()
                 return UpstreamStream(stream, target.upstream.fold(call, target, stream.status), lease, target)
@@ -86,7 +86,7 @@ class LeasingClient:
         return lease
 
 
-def sent(lease: Lease, use: Use, part: Call) -> None:
+def mark_sent(lease: Lease, use: Use, part: Call) -> None:
     """To be called before the first byte of a request goes out. Raises UpstreamError if the key rests by now."""
     lease.check()
     use.send(part)

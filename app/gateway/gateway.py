@@ -123,11 +123,11 @@ class Gateway:
                     return await self._collected(endpoint, failover, record)
                 parts = endpoint.split(found.rest, found.target.model.max_inputs)
                 costs = admitted.cost.parted(len(parts), *found.counts, batch=found.rest.endpoint.batchable)
-                ways = zip(parts, failover.parted(costs), strict=True)
+                failovers = zip(parts, failover.parted(costs), strict=True)
                 if len(parts) == 1:
-                    answers = [await self._part(*next(ways), record)]
+                    answers = [await self._part(*next(failovers), record)]
                 else:
-                    answers = await self._parts.gather([self._part(part, way, record) for part, way in ways])
+                    answers = await self._parts.gather([self._part(part, own, record) for part, own in failovers])
                 outcome = found.filled(endpoint.merge(found.rest, [reply for _, reply in answers]), answers[0][0])
                 lookup.keep(found, parts, answers)
                 return outcome

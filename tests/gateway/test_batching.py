@@ -19,7 +19,7 @@ import pytest
 from app.config.settings import Settings
 from app.core.disconnects import ClientConnection
 from app.core.types import EmbeddingsCall, Key, Target
-from app.gateway.batching import BatchingClient, BatchWaiter, sent_together
+from app.gateway.batching import BatchingClient, BatchWaiter, mark_batch_sent
 from app.gateway.build import build_client
 from app.gateway.shares import billed
 from app.routing.failover import Retries
@@ -321,7 +321,7 @@ async def test_a_call_that_ended_before_its_batch_went_out_costs_nothing() -> No
     members = [BatchWaiter(call, CallRecord("id", "ann", call), Cost(batch=True)) for call in calls]
     begun = [(member.record.ask(place), member.part) for member in members]
     members[1].record.status = 499
-    sent_together(await pool.lease(Cost()), members, begun)
+    mark_batch_sent(await pool.lease(Cost()), members, begun)
     assert [use.attempts for use, _ in begun] == [1, 0, 1]
     shares = [
         share["total_tokens"] for share in billed({"total_tokens": 10}, calls, [member.pays for member in members])
