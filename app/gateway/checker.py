@@ -1,8 +1,8 @@
-"""The process that ``conformity`` starts: a schema and an answer in, the first thing that does not fit out.
+"""The child process of ``conformity``: reads a schema and an answer, and writes the first mismatch.
 
-Arguments: the folders in which modules are looked for. stdin: {"schema": object, "answer": JSON text}; without an
-answer the schema is looked at. stdout: nothing if all is well, else a place and the keyword, or what is wrong with the
-schema, ``{}`` for its name.
+Arguments: the folders of sys.path. stdin: {"schema": object, "answer": JSON text}; without an answer only the schema is
+checked. stdout: nothing if all is well, else the mismatch's place and keyword, or the mistake in the schema with ``{}``
+for its name.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
-BACKTRACKS = 1_000_000  # of a pattern, for each string; the time for all of them is the parent's to keep
+BACKTRACKS = 1_000_000  # of a pattern, for each string; the parent bounds the total time
 PATTERN_BYTES = 1 << 20  # of a regular expression, compiled
 MEMORY = 1 << 30  # bytes
-PLACE = 200  # characters that are told
+PLACE = 200  # characters of a place that are shown
 
 
 def misfit(schema: dict[str, object], answer: str | None) -> str:
     import jsonschema_rs
     import msgspec
 
-    # Patterns that look around are allowed: zod writes them for e-mail addresses.
+    # Look-around in patterns is allowed: zod writes it for e-mail addresses.
     patterns = jsonschema_rs.FancyRegexOptions(
         backtrack_limit=BACKTRACKS, size_limit=PATTERN_BYTES, dfa_size_limit=PATTERN_BYTES
     )
@@ -46,14 +46,14 @@ def _wrong(place: str, keyword: str) -> str:
 
 
 def _printable(place: str) -> str:
-    """A place on one line. The names in it are those of an answer, and may be anything."""
+    """A place on one line. Its names come from the answer and may hold any characters."""
     place = "".join(sign if sign.isprintable() else "?" for sign in place[: PLACE + 1])
     return place if len(place) <= PLACE else place[:PLACE] + " ..."
 
 
 def main() -> None:
     sys.path[:] = sys.argv[1:]
-    with suppress(ImportError, OSError, ValueError):  # not every system can
+    with suppress(ImportError, OSError, ValueError):  # not every system has this limit
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
