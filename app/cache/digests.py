@@ -20,7 +20,7 @@ VERSION = b"torii-cache-1"  # a new one for whatever changes what an entry means
 
 # Options under which each input has the vector that it would have alone. Under any other, late_chunking among
 # them, inputs may depend on one another: such a call is one entry, as a whole and in its order.
-OF_ONE_INPUT = frozenset(
+INDEPENDENT_OPTIONS = frozenset(
     [
         "dimensions",
         "encoding_format",
@@ -42,12 +42,12 @@ def keys_of(call: Call, target: Target, owner: str = "") -> list[bytes]:
     endpoint = call.endpoint
     inputs = body[endpoint.inputs] if endpoint.inputs else None
     options = {name: value for name, value in body.items() if name != endpoint.inputs}
-    apart = isinstance(inputs, list) and _apart(options) and (len(inputs) == 1 or not _has_pdf(inputs))
-    shared = options if apart else body
+    independent = isinstance(inputs, list) and _are_independent(options) and (len(inputs) == 1 or not _has_pdf(inputs))
+    shared = options if independent else body
     # JSON has no bare line ends, so nothing of one part can be taken for the other.
-    scope = _json.encode([owner, endpoint.name, target.upstream.url(call, target), target.name, apart, shared])
+    scope = _json.encode([owner, endpoint.name, target.upstream.url(call, target), target.name, independent, shared])
     base = blake2b(scope + b"\n", digest_size=SIZE, person=VERSION)
-    return [_key(base, item) for item in inputs] if apart and inputs else [base.digest()]
+    return [_key(base, item) for item in inputs] if independent and inputs else [base.digest()]
 
 
 def kind_of(call: Call, target: Target) -> bytes | None:
@@ -57,7 +57,7 @@ def kind_of(call: Call, target: Target) -> bytes | None:
     inputs = body.pop(call.endpoint.inputs)
     if not isinstance(inputs, list) or _has_pdf(inputs):
         return None
-    if not _apart(body):
+    if not _are_independent(body):
         return None
     return _json.encode([target.upstream.url(call, target), target.name, body])
 
@@ -82,9 +82,9 @@ def _has_pdf(inputs: list[Any]) -> bool:
     return dict in map(type, inputs) and any(isinstance(item, dict) and "pdf" in item for item in inputs)
 
 
-def _apart(options: Json) -> bool:
+def _are_independent(options: Json) -> bool:
     """True if no input can depend on another. A list among the options may have a value for each input."""
     return all(
-        (name in OF_ONE_INPUT and not isinstance(value, list | dict)) or (name == "late_chunking" and not value)
+        (name in INDEPENDENT_OPTIONS and not isinstance(value, list | dict)) or (name == "late_chunking" and not value)
         for name, value in options.items()
     )

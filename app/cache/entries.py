@@ -40,7 +40,7 @@ class CacheEntry(NamedTuple):
     shape: Shape | None = None
 
     @property
-    def silent(self) -> bool:
+    def storable(self) -> bool:
         """True if nothing in it can be what was asked."""
         return self.head.keys() <= HEAD and ITEM.issuperset(chain.from_iterable(self.items))
 
@@ -78,7 +78,7 @@ def unpacked(value: bytes, call: Call, target: Target) -> CacheEntry | None:
     if most is not None and len(reply[holds]) > most:
         return None
     entry = entry_of(reply, call)
-    return entry if entry.silent else None
+    return entry if entry.storable else None
 
 
 def _answer(head: Fields, items: list[Fields], tokens: int, call: Call) -> bytes:

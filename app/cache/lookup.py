@@ -64,7 +64,7 @@ class Tiers:
 
 
 class Cache:
-    """Without ``tiers`` it is off. ``apart``: callers share nothing with each other. ``seconds``: how long
+    """Without ``tiers`` it is off. ``per_caller``: callers share nothing with each other. ``seconds``: how long
     an entry holds."""
 
     def __init__(
@@ -72,14 +72,14 @@ class Cache:
         tiers: Tiers | None = None,
         *,
         seconds: float = 0.0,
-        apart: bool = False,
+        per_caller: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tiers = tiers
         self._memory = tiers.memory if tiers else None
         self._store = tiers.store if tiers else None
         self._seconds = seconds
-        self._apart = apart
+        self._per_caller = per_caller
         self._clock = clock
         if tiers:
             tiers.open()
@@ -89,7 +89,7 @@ class Cache:
         directives = {directive.strip().lower() for directive in control.split(b",")} if control else ()
         pure = call.endpoint.pure
         on = pure and self._memory is not None and route.model.cached and b"no-store" not in directives
-        lookup = Lookup(self, call, route, caller if self._apart else "")
+        lookup = Lookup(self, call, route, caller if self._per_caller else "")
         lookup.pure = pure
         lookup.writes = on
         lookup.reads = on and b"no-cache" not in directives
@@ -142,12 +142,12 @@ class Cache:
         now = self._clock()
         if self._tiers is not None and target is not None:
             self._tiers.places.add(_place(target))
-        silent = {key: entry for key, entry in entries.items() if entry.silent}
+        storable = {key: entry for key, entry in entries.items() if entry.storable}
         if self._memory is not None:
-            for key, entry in silent.items():
+            for key, entry in storable.items():
                 self._memory.put(key, entry, now + self._seconds)
-        if self._store is not None and silent:
-            values = {key: entry.pack() for key, entry in silent.items()}
+        if self._store is not None and storable:
+            values = {key: entry.pack() for key, entry in storable.items()}
             self._store.write(values, now, now + self._seconds)
 
     async def aclose(self) -> None:
@@ -209,7 +209,7 @@ class Lookup:
         self._found[place] = found
         return found
 
-    def beside(self, found: Partition, targets: Sequence[Target]) -> Sequence[Target]:
+    def compatible(self, found: Partition, targets: Sequence[Target]) -> Sequence[Target]:
         """Those of ``targets`` whose vectors may be in one answer: of one space, and of one upstream with what is at
         hand. Only vectors have a space."""
         if len(targets) == 1 or not self._call.endpoint.inputs:

@@ -54,10 +54,13 @@ class Flight(Generic[T, W]):
 
     ``result`` is there for each when the ``with`` has ended. The leader's error is everybody's; if the leader was ended
     from outside, the others have a TimeoutError. ``first`` is the call of the leader. ``pays``: this call has the bill;
-    if its caller has left, that is the ``heir``, and the leader's ``with`` raises CallerGone in place of a result.
+    if its caller has left, that is the ``successor``, and the leader's ``with`` raises CallerGone in place of a result.
     """
 
-    __slots__ = ("_delivery", "_followers", "_leader", "call", "connection", "entry", "first", "heir", "pays", "result")
+    __slots__ = (
+        *("_delivery", "_followers", "_leader"),
+        *("call", "connection", "entry", "first", "pays", "result", "successor"),
+    )
 
     result: T
 
@@ -66,7 +69,7 @@ class Flight(Generic[T, W]):
         self.call = call
         self.first = call if leader is None else leader.call
         self.pays = leader is None
-        self.heir: Flight[T, W] | None = None
+        self.successor: Flight[T, W] | None = None
         self.entry: tuple[dict[Hashable, Flight[T, W]], Hashable] | None = None
         self._leader = leader
         self._followers: list[Flight[T, W]] = []
@@ -92,7 +95,7 @@ class Flight(Generic[T, W]):
             self.result = await delivery
         finally:
             leader._followers.remove(self)
-            self._leader = None  # it may know this one, as its heir
+            self._leader = None  # it may know this one, as its successor
             if delivery.done() and not delivery.cancelled():
                 delivery.exception()  # else it is complained of where this one is cancelled at the same moment
             self.connection.unfollow()
@@ -111,12 +114,12 @@ class Flight(Generic[T, W]):
         waiting = [(flight, flight._delivery) for flight in self._followers if flight._delivery]
         waiting = [(flight, delivery) for flight, delivery in waiting if not delivery.done()]
         if waiting and self.connection.gone and not ended:
-            self.heir = waiting[0][0]
-            self.pays, self.heir.pays = False, True
+            self.successor = waiting[0][0]
+            self.pays, self.successor.pays = False, True
         for _, delivery in waiting:
             if error is None:
                 delivery.set_result(self.result)
             else:
                 delivery.set_exception(TimeoutError() if ended else error)
-        if error is None and self.heir is not None:
+        if error is None and self.successor is not None:
             raise CallerGone

@@ -22,7 +22,7 @@ class Disk:
     def __init__(self, file: CacheFile, limit: int) -> None:
         self._file = file
         self._limit = limit
-        self._unseen = limit  # bytes written since room was made; of what is there already, nothing is known
+        self._written = limit  # bytes written since room was made; of what is there already, nothing is known
 
     async def read(self, keys: Iterable[bytes], now: float) -> dict[bytes, tuple[bytes, float]]:
         found = {}
@@ -38,9 +38,9 @@ class Disk:
         for key, value in values.items():
             size = occupied(value)
             self._file.keep(key, value, size, now, expires)
-            self._unseen += size
-        if self._unseen * SHARE >= self._limit:
-            self._unseen = 0
+            self._written += size
+        if self._written * SHARE >= self._limit:
+            self._written = 0
             self._file.evict(self._limit - self._limit // SHARE, now)
 
     async def aclose(self) -> None:

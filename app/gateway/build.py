@@ -180,7 +180,7 @@ class SharedTiers:
         place = (given.store, given.memory_megabytes, given.path, given.megabytes, given.redis_url)
         if self._tiers is None or self._tiers.closed or self._given != place:
             self._tiers, self._given = build_tiers(settings), place
-        return Cache(self._tiers, seconds=given.ttl_days * DAY, apart=given.per_caller)
+        return Cache(self._tiers, seconds=given.ttl_days * DAY, per_caller=given.per_caller)
 
 
 def build_tiers(settings: Settings) -> Tiers:

@@ -115,7 +115,7 @@ class Gateway:
         left: Sequence[Target] = route.targets
         while True:
             found = await lookup.at(self._retries.best(left))
-            targets = lookup.beside(found, left)
+            targets = lookup.compatible(found, left)
             left = () if len(targets) == len(left) else [target for target in left if target not in targets]
             failover = self._retries.begin(targets, admitted.cost, record.connection, repeats=not left)
             failover.start(found.target)
@@ -168,8 +168,8 @@ def _share(flight: Flight[MergedReply, CallRecord]) -> None:
     the call that pays."""
     if not flight.leads:
         flight.call.hit = flight.first.target
-    elif flight.heir is not None:
-        flight.heir.call.take(flight.call)
+    elif flight.successor is not None:
+        flight.successor.call.take(flight.call)
 
 
 def _answer(endpoint: Endpoint, record: CallRecord, outcome: MergedReply, *, paid: bool) -> CallResult:
