@@ -1,4 +1,4 @@
-"""Entries in this process. What was not used for the longest time makes room."""
+"""Entries in the memory of this process. The least recently used is evicted first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OVERHEAD = 400  # bytes of an entry besides its values: the key, the objects, it
 
 @dataclass(slots=True)
 class MemoryEntry:
-    """``form`` is something made of the entry, to be made once; it goes with it. ``size`` is of all together."""
+    """``form`` is an encoded form of the entry, made once and evicted with it. ``size`` is of all, in bytes."""
 
     entry: CacheEntry
     expires: float
@@ -21,7 +21,7 @@ class MemoryEntry:
 
 
 class Memory:
-    """At most ``limit`` bytes. Times are given by whoever calls."""
+    """At most ``limit`` bytes. ``now`` and ``expires`` are on one clock, which the caller chooses."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -51,7 +51,7 @@ class Memory:
             self._make_room()
 
     def form(self, key: bytes) -> bytes:
-        """Empty where none was made."""
+        """The encoded form; empty if none was made."""
         held = self._entries.get(key)
         return held.form if held else b""
 
