@@ -305,8 +305,8 @@ class Batch:
             answer = read(part, target, await self._client.http.send(request, asked[0].record.started, on_send))
         except UpstreamError as failure:
             paying = [member.pays for member in asked]
-            for (use, own), said in zip(begun, billed(failure.usage, parts, paying), strict=True):
-                use.fail(own, failure, said, share=several)
+            for (use, own), reported in zip(begun, billed(failure.usage, parts, paying), strict=True):
+                use.fail(own, failure, reported, share=several)
             raise
         replies = divided(answer, parts, [member.pays for member in asked])
         for (use, own), member, reply in zip(begun, asked, replies, strict=True):

@@ -47,8 +47,8 @@ class LeasingClient:
             except UpstreamError as failure:
                 use.fail(part, failure, failure.usage)
                 raise
-            said = answer.get("usage")
-            use.end(part, said, 0 if counted(said) else answered(answer))
+            reported = answer.get("usage")
+            use.end(part, reported, 0 if counted(reported) else answered(answer))
             return target, answer
 
     async def open(self, attempt: Failover, record: CallRecord) -> UpstreamStream:
@@ -111,8 +111,8 @@ def _billed(body: bytes) -> Json | None:
         return None
     if not isinstance(payload, dict):
         return None
-    said = counts(payload.get("usage"))
-    return said if said or {"data", "results"} & payload.keys() else None
+    reported = counts(payload.get("usage"))
+    return reported if reported or {"data", "results"} & payload.keys() else None
 
 
 async def _lease_in_turn(attempt: Failover, key_queue: asyncio.Lock) -> Lease:

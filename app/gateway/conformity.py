@@ -77,7 +77,7 @@ async def _found(question: Json) -> str:
         process = _start()
         asked = _threads.submit(_ask, process, text, SECONDS)
         try:
-            said = await asyncio.wrap_future(asked)
+            finding = await asyncio.wrap_future(asked)
         finally:
             process.kill()
             if asked.cancelled():  # before it began
@@ -85,7 +85,7 @@ async def _found(question: Json) -> str:
                     pass
     if process.returncode:
         raise ValueError(process.returncode)
-    return said.decode()
+    return finding.decode()
 
 
 def _start() -> subprocess.Popen[bytes]:

@@ -82,7 +82,7 @@ class Gateway:
                 outcome = flight.result if flight.pays else flight.result.free()
                 return _answer(endpoint, record, outcome, paid=flight.pays)
         except TimeoutError:
-            raise record.late() from None
+            raise record.timed_out() from None
         except Exception as error:
             self.routes.advise(call.model, error)
             raise

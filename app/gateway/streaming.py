@@ -211,7 +211,7 @@ def _hollow(chunk: Json) -> bool:
         if isinstance(choice, dict)
         for name, part in choice.items()
         if name in ("delta", "message", "text", "finish_reason")
-        for value in ([said for key, said in part.items() if key != "role"] if isinstance(part, dict) else [part])
+        for value in ([item for key, item in part.items() if key != "role"] if isinstance(part, dict) else [part])
     )
 
 

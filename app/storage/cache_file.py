@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .files import make
-from .sqlite import DAMAGE, code, words, write_ahead
+from .sqlite import DAMAGE, code, reason, write_ahead
 from .writer import Policy, QueuedWriter
 
 logger = logging.getLogger("torii.cache")
@@ -69,7 +69,7 @@ class CacheFile(QueuedWriter):
             try:
                 return self._reader.execute(statement, (now, *keys)).fetchall()
             except sqlite3.Error as error:
-                self._stumble("read", error)
+                self._report("read", error)
                 return []
 
     def keep(self, key: bytes, value: bytes, size: int, now: float, expires: float) -> None:
@@ -92,14 +92,14 @@ class CacheFile(QueuedWriter):
 
     def _connected(self) -> sqlite3.Connection:
         if self._damaged:
-            self._renew()
+            self._replace_damaged()
         if self._writer is None:
             try:
                 self._writer = self._opened()
             except sqlite3.Error as error:
                 if code(error) not in DAMAGE:
                     raise
-                self._renew()
+                self._replace_damaged()
                 self._writer = self._opened()
         return self._writer
 
@@ -129,7 +129,7 @@ class CacheFile(QueuedWriter):
                 self._reader.close()
             self._reader = None
 
-    def _renew(self) -> None:
+    def _replace_damaged(self) -> None:
         """Sets a damaged file aside, the one from the last time making room. A new one is begun where it is opened."""
         self._shut()
         self._damaged = False  # where it cannot be set aside, the damage is soon seen again
@@ -140,18 +140,18 @@ class CacheFile(QueuedWriter):
         logger.warning("the cache file %s was damaged; it is now %s, and a new file was created", self._path, aside)
 
     def _failed(self, error: Exception) -> None:
-        self._stumble("opened" if self._reader is None else "written", error)
+        self._report("opened" if self._reader is None else "written", error)
 
     def _succeeded(self) -> None:
         self._quiet = False
 
-    def _turned_away(self) -> None:
+    def _overflowed(self) -> None:
         """One entry less."""
 
-    def _stumble(self, what: str, error: Exception) -> None:
+    def _report(self, what: str, error: Exception) -> None:
         if code(error) in DAMAGE:
             self._damaged = True
             self._write(END, (0.0,))  # for the thread to make the file anew
         elif not self._quiet:
             self._quiet = True
-            logger.warning("the cache file %s cannot be %s: %s; calls bypass the file", self._path, what, words(error))
+            logger.warning("the cache file %s cannot be %s: %s; calls bypass the file", self._path, what, reason(error))

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from . import migrations
 from .files import make
 from .new_file import APPLICATION, STATEMENTS, VERSION
-from .sqlite import PASSING, WORDS, NoFile, StoreError, code, meaning, write_ahead
+from .sqlite import PASSING, WORDS, NoFile, StoreError, code, store_error, write_ahead
 from .writer import Policy, QueuedWriter
 
 logger = logging.getLogger("torii.store")
@@ -108,7 +108,7 @@ class LedgerFile(QueuedWriter):
             self._file = _identity(path)
         except sqlite3.DatabaseError as error:
             if code(error) not in PASSING:
-                raise meaning(error) from None
+                raise store_error(error) from None
             self._failed(error)
         self._begin()
 
@@ -159,13 +159,13 @@ class LedgerFile(QueuedWriter):
                 _examine(connection)
             write_ahead(connection, self._busy_seconds)
             connection.execute("PRAGMA synchronous=NORMAL")
-            self._bring_up(connection)
+            self._migrate(connection)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _bring_up(self, connection: sqlite3.Connection) -> None:
+    def _migrate(self, connection: sqlite3.Connection) -> None:
         """To this Torii's version, wherever the file comes from. Another process may be about to do the same."""
         if _version(connection) == 0:
             _create(connection)
@@ -177,7 +177,7 @@ class LedgerFile(QueuedWriter):
 
     def _failed(self, error: Exception) -> None:
         self._file = None  # to be examined anew
-        what = str(meaning(error))
+        what = str(store_error(error))
         if what != self._trouble:
             self._trouble = what
             logger.error("the database cannot be written: %s; rows wait in memory", what)
@@ -188,7 +188,7 @@ class LedgerFile(QueuedWriter):
             self._trouble = None
             logger.warning("the database is written again; %d rows were lost", self._lost)
 
-    def _turned_away(self) -> None:
+    def _overflowed(self) -> None:
         if not self._full:
             self._full = True
             logger.error("the database: the queue of rows is full; further rows are lost")
@@ -210,7 +210,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
             _version(connection)
             yield connection
     except sqlite3.Error as error:
-        raise meaning(error) from None
+        raise store_error(error) from None
 
 
 def _make(path: Path) -> None:

@@ -28,7 +28,7 @@ from sqlalchemy.pool import NullPool
 
 from .ledger_file import CallRow, reading
 from .schema import calls
-from .sqlite import meaning
+from .sqlite import store_error
 
 DAY = 86_400_000  # milliseconds
 EPOCH = date(1970, 1, 1).toordinal()
@@ -124,4 +124,4 @@ def _connected(path: Path) -> Iterator[Connection]:
             with engine.connect() as connection:
                 yield connection
         except DBAPIError as error:
-            raise meaning(error.orig or error) from None
+            raise store_error(error.orig or error) from None

@@ -54,17 +54,17 @@ def error_of(code: int) -> sqlite3.OperationalError:
     return error
 
 
-def words(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """The reason why the file cannot be used, without a path and anything of a row. An OSError's is the system's."""
     known = WORDS.get(code(error) or sqlite3.SQLITE_OK) or getattr(error, "strerror", None)
     return known or f"it cannot be used ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
 
 
-def meaning(error: BaseException) -> StoreError:
+def store_error(error: BaseException) -> StoreError:
     """The same as an error of ours, in words that hold no path and nothing of a row."""
     if isinstance(error, StoreError):
         return error
-    return (NoFile if code(error) in UNREACHABLE else StoreError)(words(error))
+    return (NoFile if code(error) in UNREACHABLE else StoreError)(reason(error))
 
 
 def write_ahead(connection: sqlite3.Connection, busy_seconds: float) -> None:

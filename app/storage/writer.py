@@ -68,7 +68,7 @@ class QueuedWriter(ABC):
     def _write(self, statement: str, row: Row) -> None:
         """Sees to it that the statement is carried out soon. Never waits, never raises."""
         if self._closing.is_set() or len(self._queue) >= self._policy.room:
-            self._turned_away()
+            self._overflowed()
             return
         self._queue.append((statement, row))
         if not self._arrived.is_set():
@@ -77,7 +77,7 @@ class QueuedWriter(ABC):
     # What a file does about it: the thread calls these, but for the first, which the caller of a verb does.
 
     @abstractmethod
-    def _turned_away(self) -> None:
+    def _overflowed(self) -> None:
         """There is no room for a statement."""
 
     @abstractmethod

@@ -59,17 +59,17 @@ class Use:
     def reached(self) -> bool:
         return self.attempts > 0
 
-    def end(self, part: Call, said: Json | None, written: int = 0, *, share: bool = False) -> None:
+    def end(self, part: Call, reported: Json | None, written: int = 0, *, share: bool = False) -> None:
         """An answer has come. ``share``: what it says of tokens is this call's share of what several cost together."""
         self.answered = True
-        self._count(part, said, written, share=share)
+        self._count(part, reported, written, share=share)
 
-    def fail(self, part: Call, error: ToriiError, said: Json | None = None, *, share: bool = False) -> None:
-        """No answer has come of a request, perhaps because it did not go out; ``said`` is what it was billed all the
-        same, None if that is not known."""
+    def fail(self, part: Call, error: ToriiError, reported: Json | None = None, *, share: bool = False) -> None:
+        """No answer has come of a request, perhaps because it did not go out; ``reported`` is the usage that
+        it was billed all the same, None if that is not known."""
         self.error = copy(error)  # without its traceback, in which this record is
-        if said is not None:
-            self._count(part, said, 0, share=share)
+        if reported is not None:
+            self._count(part, reported, 0, share=share)
         else:
             self._drop(part)
 
@@ -78,8 +78,8 @@ class Use:
         self.error = copy(error)  # as above
         begun = self.first_event is not None and isinstance(error, CUT)
         if self.last is not None or begun or isinstance(error, Unavailable):
-            said, self.last = self.last, None
-            self._count(part, said, self.written, share=False)
+            reported, self.last = self.last, None
+            self._count(part, reported, self.written, share=False)
         else:
             self._drop(part)
 
@@ -87,12 +87,12 @@ class Use:
     def usage(self) -> Json | None:
         return self.counted if self.last is None else added(self.counted, self.last)
 
-    def _count(self, part: Call, said: Json | None, written: int, *, share: bool) -> None:
+    def _count(self, part: Call, reported: Json | None, written: int, *, share: bool) -> None:
         self._drop(part)
-        tokens = usage.tokens(part, said, written)
+        tokens = usage.tokens(part, reported, written)
         tokens = tokens._replace(estimated=True) if share else tokens
         self.spent = tokens if self.spent is NOTHING else self.spent.plus(tokens)
-        self.counted = added(self.counted, said)
+        self.counted = added(self.counted, reported)
 
     def _drop(self, part: Call) -> None:
         if len(self.pending) == 1 and self.pending[0] is part:
@@ -101,8 +101,8 @@ class Use:
             self.pending = [other for other in self.pending if other is not part]
 
 
-def added(before: Json | None, said: Json | None) -> Json | None:
-    return total_usage([before, said]) if before and said else said or before
+def added(before: Json | None, reported: Json | None) -> Json | None:
+    return total_usage([before, reported]) if before and reported else reported or before
 
 
 @dataclass(slots=True)
@@ -128,7 +128,7 @@ class CallRecord:
     cache: str | None = None
     seconds: float | None = None
 
-    def late(self) -> UpstreamTimeout:
+    def timed_out(self) -> UpstreamTimeout:
         """The call's time is over. A run that may go on is paid for, so the SDKs are told not to ask for it again."""
         late = UpstreamTimeout("the call exceeded timeouts.total_seconds")
         if self.target is not None:
@@ -158,11 +158,11 @@ class CallRecord:
             use.first_event = time.monotonic() - self.started
         use.written += usage.seen(events)
 
-    def streamed(self, said: Json | None, error: ToriiError | None = None) -> None:
+    def streamed(self, reported: Json | None, error: ToriiError | None = None) -> None:
         """A stream has ended, which has counted these tokens; ``error`` is why it was no success."""
         use = self.current
         if use is not None and self.status is None:
-            use.last = said
+            use.last = reported
             if error is not None:
                 use.cut(self.call, error)
 
@@ -219,10 +219,10 @@ class CallRecord:
     @property
     def usage(self) -> Json | None:
         """The counts of all upstreams, or those of an answer that was at hand."""
-        said = self.free
+        reported = self.free
         for use in self.uses.values():
-            said = added(said, use.usage)
-        return said
+            reported = added(reported, use.usage)
+        return reported
 
     @property
     def first_event(self) -> float | None:
