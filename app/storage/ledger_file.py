@@ -1,7 +1,7 @@
-"""The ledger's file: calls, and cooldowns of keys. Rows that must not be lost; several processes may have it open.
+"""The ledger's file: calls, and cooldowns of keys. Rows must not be lost; several processes may have the file open.
 
-While the file cannot be written (locked, disk full) rows wait and are tried again; what does not fit in the queue is
-lost, and counted. A file of an older version is migrated when it is opened, in a child process.
+While the file cannot be written (locked, disk full), rows wait and are tried again; rows for which the queue has no
+room are lost and counted. A file of an older version is migrated when it is opened, in a child process.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from .writer import Policy, QueuedWriter
 logger = logging.getLogger("torii.store")
 
 BUSY_SECONDS = 5.0  # to wait for another program's lock
-FLUSH_SECONDS = 0.25  # what a killed process may lose
-CHECK_SECONDS = 0.3  # for looking whether the file is sound, when it is opened
+FLUSH_SECONDS = 0.25  # of rows, which a killed process may lose
+CHECK_SECONDS = 0.3  # for the check of the file when it is opened
 ROOM = 10_000  # rows that may wait
 BATCH = 1000  # rows of one transaction
 
-# In one statement, for it is one look at the file: another process may be making it.
+# One statement, so that the three values are of one moment: another process may be creating the file.
 HEADER = """
     SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
     FROM pragma_application_id, pragma_user_version"""
 
 
 class CallRow(NamedTuple):
-    """The columns of ``calls``, as docs/ledger.md says. ``time`` is in Unix milliseconds."""
+    """The columns of ``calls``, described in docs/ledger.md. ``time`` is in Unix milliseconds."""
 
     time: int
     caller: str
@@ -79,7 +79,7 @@ SELECT_COOLDOWNS = f"SELECT {', '.join(CooldownRow._fields)} FROM key_rests"  # 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """The reason why the file cannot be written, and the numbers of rows that wait and that were lost."""
+    """Why the file cannot be written, and how many rows wait and were lost."""
 
     what: str
     waiting: int
@@ -87,9 +87,9 @@ class Trouble:
 
 
 class LedgerFile(QueuedWriter):
-    """Opened when made: raises StoreError where the file is not ours, is damaged or cannot be.
+    """The constructor opens the file. Raises StoreError if the file is not ours, is damaged or cannot be opened.
 
-    What passes (a lock, a full disk) is no reason not to start. ``close`` writes what waits.
+    Passing trouble, a lock or a full disk, does not prevent the start. ``close`` writes the rows that wait.
     """
 
     def __init__(
@@ -117,31 +117,32 @@ class LedgerFile(QueuedWriter):
         self._write(INSERT_CALL, row)
 
     def remember_cooldown(self, row: CooldownRow) -> None:
-        """In place of what is remembered of that key, soon."""
+        """Saves the cooldown, in place of the key's saved one. Soon."""
         self._write(REPLACE_COOLDOWN, row)
 
     def forget_cooldown(self, upstream: str, fingerprint: str) -> None:
+        """Deletes the key's saved cooldown. Soon."""
         self._write(DELETE_COOLDOWN, (upstream, fingerprint))
 
     def cooldowns(self) -> list[CooldownRow]:
-        """All that are in the file. Raises StoreError."""
+        """All saved cooldowns. Raises StoreError."""
         with reading(self.path) as connection:
             return [CooldownRow(*row) for row in connection.execute(SELECT_COOLDOWNS)]
 
     @property
     def health(self) -> Trouble | None:
-        """None where all is well."""
+        """The trouble with writing the file; None if there is none."""
         what = self._trouble
         return Trouble(what, self.waiting, self._lost) if what else None
 
     def close(self) -> None:
-        """Writes what waits, if that can be done in the time that another's lock is waited for; takes no more."""
+        """Takes no more rows, and writes those that wait, if it can in the time allowed for another program's lock."""
         self._end(self._busy_seconds + 1)
         if self.waiting:
             logger.error("the database: %d rows could not be written before the end", self.waiting)
 
     def _connected(self) -> sqlite3.Connection:
-        """The connection to the file that is there now: somebody may have removed the one that was."""
+        """A connection to the file at the path, a new one if the file was removed or replaced."""
         known = self._file == _identity(self.path)
         if self._writer is not None and not known:
             self._disconnect()
@@ -151,7 +152,7 @@ class LedgerFile(QueuedWriter):
         return self._writer
 
     def _opened(self, *, examine: bool) -> sqlite3.Connection:
-        """A connection to the file, which is made where there is none, with all our tables in it."""
+        """A connection to the file, which is created if there is none, with all tables of this version."""
         _make(self.path)
         connection = sqlite3.connect(self.path, timeout=self._busy_seconds, isolation_level=None)
         try:
@@ -166,7 +167,7 @@ class LedgerFile(QueuedWriter):
         return connection
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        """To this Torii's version, wherever the file comes from. Another process may be about to do the same."""
+        """Brings the file to this version. Another process may be doing the same."""
         if _version(connection) == 0:
             _create(connection)
         version = _version(connection)
@@ -176,7 +177,7 @@ class LedgerFile(QueuedWriter):
             logger.info("the ledger's file was %s", self.migrated)
 
     def _failed(self, error: Exception) -> None:
-        self._file = None  # to be examined anew
+        self._file = None  # the next opening examines the file
         what = str(store_error(error))
         if what != self._trouble:
             self._trouble = what
@@ -201,7 +202,7 @@ class LedgerFile(QueuedWriter):
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection to read on, of this version or an older one. Raises StoreError, and NoFile where there is none."""
+    """A read-only connection to a file of this version or an older one. Raises StoreError, NoFile without a file."""
     if not path.is_file():
         raise NoFile("there is no such file")
     try:
@@ -216,7 +217,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 def _make(path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Who called what is nobody's business on this machine; SQLite gives its other files the same mode.
+        # Only the owner may read who called what. SQLite gives its other files the same mode.
         make(path)
     except FileExistsError:
         raise NoFile("its folder is not a folder") from None
@@ -225,7 +226,7 @@ def _make(path: Path) -> None:
 
 
 def _version(connection: sqlite3.Connection) -> int:
-    """Of our tables in the file; 0 of an empty one. Raises StoreError where it is not ours or newer than this Torii."""
+    """The version of our tables; 0 for an empty file. Raises StoreError for another program's or a newer file."""
     ((application, version, tables),) = connection.execute(HEADER).fetchall()
     if application != APPLICATION and (application or version or tables):
         raise StoreError("it belongs to another program")
@@ -235,7 +236,7 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _examine(connection: sqlite3.Connection) -> None:
-    """Raises StoreError where the file is damaged, as far as that is seen in the time that there is."""
+    """Raises StoreError if the file is damaged, as far as a check of CHECK_SECONDS can find."""
     until = time.monotonic() + CHECK_SECONDS
     connection.set_progress_handler(lambda: time.monotonic() > until, 10_000)
     try:
