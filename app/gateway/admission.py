@@ -60,7 +60,7 @@ class Admission:
 
 
 class Reservation:
-    """What a call holds from admission to settlement. ``begin`` sets ``record``, ``reserve`` sets ``cost``."""
+    """The room and the cost of a call. ``begin`` sets ``record``, ``reserve`` sets ``cost``."""
 
     __slots__ = ("_admission", "connection", "cost", "record")
 

@@ -48,7 +48,7 @@ SANDBOX_KEY = "torii-sandbox-key-which-opens-nothing"
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One worker's part of what several workers share. Workers are counted from 0."""
+    """One worker's part of the limits that several workers share. Workers are counted from 0."""
 
     worker: int = 0
     workers: int = 1

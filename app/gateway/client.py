@@ -93,7 +93,7 @@ def mark_sent(lease: Lease, use: Use, part: Call) -> None:
 
 
 def read(part: Call, target: Target, reply: Reply) -> Json:
-    """The canonical answer in a reply. Raises UpstreamError; its ``usage`` is what an invalid answer was billed."""
+    """The canonical answer in a reply. Raises UpstreamError, which has the usage of an invalid answer."""
     if reply.status >= 300:
         raise target.upstream.error(part, target, reply)
     try:

@@ -25,7 +25,7 @@ from .pool import Pool
 
 NONE: frozenset[str] = frozenset()
 
-# Repeats may be this share of the attempts under way, and always RETRIES_ALWAYS (Envoy's defaults).
+# Repeats may be this share of the attempts under way, or RETRIES_ALWAYS if that is more (Envoy's defaults).
 RETRY_SHARE = 0.2
 RETRIES_ALWAYS = 3
 

@@ -18,7 +18,7 @@ MINUTE = 60.0
 ON_THE_WAY = 0.5
 KEPT = MINUTE + ON_THE_WAY
 BURST = 6.0  # seconds; a burst is more than twice the limit's rate over this time
-GRAIN = 0.1  # seconds whose spending is one Moment, which counts from its last: a minute has few
+GRAIN = 0.1  # seconds whose spending is one Moment, so that a minute has few; it expires with its last spending
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,7 @@ class Pool:
         best: KeyState | None = None
         for state in states:
             better = (not state.cause or state.usable(now)) and (best is None or state.load < best.load)
-            # For a call that may be batched every key with limits is asked: ``room`` is what detects a burst.
+            # If the call may be batched, ``room`` is called for every key with limits: it also detects bursts.
             if (better or (delay_until and state.windows)) and state.room(now, cost, delay_until) == 0 and better:
                 best = state
         return (best, None) if best is not None else self._soonest(now, cost, states, delay_until)

@@ -72,15 +72,15 @@ class CacheFile(QueuedWriter):
                 return []
 
     def keep(self, key: bytes, value: bytes, size: int, now: float, expires: float) -> None:
-        """Writes an entry, in place of one under the same key. Soon. ``size`` is in bytes."""
+        """Queues an entry, which replaces one under the same key. ``size`` is in bytes."""
         self._write(KEEP, (key, size, expires, now, value))
 
     def use(self, key: bytes, now: float) -> None:
-        """Writes the time of an entry's last use. Soon."""
+        """Queues the time of an entry's last use."""
         self._write(USE, (now, key))
 
     def evict(self, limit: int, now: float) -> None:
-        """Deletes the expired entries, then the least recently used ones down to ``limit`` bytes. Soon."""
+        """Queues the deletion of expired entries, then of the least recently used ones down to ``limit`` bytes."""
         self._write(END, (now,))
         self._write(EVICT, (limit,))
 

@@ -113,15 +113,15 @@ class LedgerFile(QueuedWriter):
         self._begin()
 
     def record_call(self, row: CallRow) -> None:
-        """Adds a row to the ledger, soon. Never waits, never raises."""
+        """Queues a row for the ledger. Never waits, never raises."""
         self._write(INSERT_CALL, row)
 
     def remember_cooldown(self, row: CooldownRow) -> None:
-        """Saves the cooldown, in place of the key's saved one. Soon."""
+        """Queues a cooldown, which replaces the key's saved one."""
         self._write(REPLACE_COOLDOWN, row)
 
     def forget_cooldown(self, upstream: str, fingerprint: str) -> None:
-        """Deletes the key's saved cooldown. Soon."""
+        """Queues the deletion of the key's saved cooldown."""
         self._write(DELETE_COOLDOWN, (upstream, fingerprint))
 
     def cooldowns(self) -> list[CooldownRow]:
@@ -217,7 +217,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 def _make(path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Only the owner may read who called what. SQLite gives its other files the same mode.
+        # Only the owner may read the calls. SQLite gives its other files the same mode.
         make(path)
     except FileExistsError:
         raise NoFile("its folder is not a folder") from None
