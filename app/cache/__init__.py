@@ -1,12 +1,12 @@
-"""Answers that were paid for: embeddings by their inputs, rankings as a whole.
+"""The cache of answers that were paid for: embeddings by their inputs, rankings as a whole.
 
-lookup          a call's way: the entries at hand, one request for the rest, the entries kept of its answer
-digests         keys: what a call asks a target for, as digests
-merge           a call at one target: entries at hand, inputs that are missing, and one answer out of both
-entries         the answer under a key; as bytes for a tier behind the memory
-singleflight    calls under way, which identical ones share
-memory          the entries of this process; the least recently used goes first
-sqlite_tier, redis    the tier behind it, if configured
+lookup          one call: its cached entries, and the entries to store of its answer
+digests         cache keys: digests of what a call asks a target for
+merge           a call at one target: cached entries, missing inputs, and one answer made of both
+entries         the answer under a key; as bytes for the tier behind the memory
+singleflight    calls under way, shared by identical calls
+memory          the entries of this process; the least recently used is evicted first
+sqlite_tier, redis    the tier behind the memory, if configured
 """
 
 from __future__ import annotations

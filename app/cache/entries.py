@@ -1,8 +1,8 @@
-"""Cache entries: a canonical answer as bytes, with nothing of the request in it.
+"""Cache entries: a canonical answer as bytes, without anything of the request.
 
-An answer's values stay the bytes that the upstream wrote, so what is made of them, in any encoding, is what would
-have been made of a new answer. What a store gives back may have been written by another version or another program,
-or be damaged: it is read as an answer of the upstream is.
+The values of an answer stay the bytes that the upstream wrote, so that any encoding made of them equals that of a new
+answer. An entry from a store is validated like an answer of the upstream: another version or another program may have
+written it, and it may be damaged.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from ..core.types import Call, Json, Target
 from ..core.usage import LARGEST
 from ..core.vectors import Shape, Vector, field_of
 
-# What an answer may have in it to be kept. Anything else might repeat what was asked, as tokenized_input does.
+# The fields of an answer that may be stored. Any other field might repeat the request, as tokenized_input does.
 HEAD = frozenset(["created", "data", "id", "meta", "model", "object", "provider", "request_id", "results", "usage"])
 ITEM = frozenset(["embedding", "embeddings", "index", "object", "relevance_score"])
 
-JSON = (msgspec.Raw, Vector)  # what is its bytes already
+JSON = (msgspec.Raw, Vector)  # values that are JSON bytes already
 
 Fields = dict[str, bytes]
-# Bytes that Python has around the values of a head and of an item.
+# Bytes that Python takes around the values of a head and of an item.
 HEAD_SIZE, ITEM_SIZE = 400, 300
 
 
 class CacheEntry(NamedTuple):
-    """``head`` is the top level of the answer, empty where the items and the usage were; but the items of a call
-    without ``inputs``, such as a ranking, are one piece of JSON in it, and ``items`` tell only the names of their
-    fields. ``tokens`` is what the entry was billed; where several inputs were billed together, its share by length.
-    ``shape`` is of its vectors, None for a ranking."""
+    """``head`` is the top level of the answer, with empty values for the items and the usage. The items of a call
+    without ``inputs``, such as a ranking, are one piece of JSON in ``head``; ``items`` then has only the names of their
+    fields. ``tokens`` is what the entry was billed, its share by length if several inputs were billed together.
+    ``shape`` is that of its vectors, None for a ranking."""
 
     head: Fields
     items: list[Fields]
@@ -40,22 +40,22 @@ class CacheEntry(NamedTuple):
     shape: Shape | None = None
 
     @property
-    def silent(self) -> bool:
-        """True if nothing in it can be what was asked."""
+    def storable(self) -> bool:
+        """True if no field of the entry can repeat the request."""
         return self.head.keys() <= HEAD and ITEM.issuperset(chain.from_iterable(self.items))
 
     @property
     def size(self) -> int:
-        """Bytes that it takes in the process, about."""
+        """The bytes that the entry takes in the process, approximately."""
         values = chain(self.head.values(), *map(dict.values, self.items))
         return sum(map(len, values)) + HEAD_SIZE + ITEM_SIZE * len(self.items)
 
     def pack(self) -> bytes:
-        """Without the shape, which is seen again when it is read."""
+        """The entry as MessagePack, without the shape, which is found again on reading."""
         return msgspec.msgpack.encode(self[:3])
 
     def head_with(self, usage: Json) -> Json:
-        """The top level, its fields in the order in which they came, without the items."""
+        """The top level with this usage and empty items, its fields in the upstream's order."""
         return {name: usage if name == "usage" else msgspec.Raw(value) for name, value in self.head.items()}
 
 
@@ -66,7 +66,7 @@ _items = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 
 
 def unpacked(value: bytes, call: Call, target: Target) -> CacheEntry | None:
-    """The entry; None for what is none, and for what would be no right answer of ``target`` to ``call``."""
+    """The entry in ``value``; None if it is no entry, or no valid answer of ``target`` to ``call``."""
     holds, most = call.endpoint.items, call.most_items
     try:
         head, items, tokens = _packed.decode(value)
@@ -78,11 +78,11 @@ def unpacked(value: bytes, call: Call, target: Target) -> CacheEntry | None:
     if most is not None and len(reply[holds]) > most:
         return None
     entry = entry_of(reply, call)
-    return entry if entry.silent else None
+    return entry if entry.storable else None
 
 
 def _answer(head: Fields, items: list[Fields], tokens: int, call: Call) -> bytes:
-    """The upstream's answer, as far as it was kept. In files of earlier versions a ranking is among the items."""
+    """The upstream's answer, as far as it was stored. Files of earlier versions have a ranking in ``items``."""
     if not call.endpoint.inputs and head[call.endpoint.items]:
         held: Any = msgspec.Raw(head[call.endpoint.items])
     else:
@@ -91,7 +91,7 @@ def _answer(head: Fields, items: list[Fields], tokens: int, call: Call) -> bytes
 
 
 def entry_of(reply: Json, call: Call) -> CacheEntry:
-    """The whole of a canonical answer."""
+    """The entry of a whole canonical answer."""
     holds = call.endpoint.items
     head = {name: b"" if name in (holds, "usage") else _bytes(value) for name, value in reply.items()}
     tokens = billed(reply["usage"])
@@ -104,8 +104,8 @@ def entry_of(reply: Json, call: Call) -> CacheEntry:
 
 
 def ranked(results: bytes) -> list[Json]:
-    """The items of a call without ``inputs``, such as the results of a ranking, whose indexes are places in its
-    documents. All but the indexes are JSON."""
+    """The items of a call without ``inputs``, such as the results of a ranking. ``index``, a place in its documents, is
+    an int; all other values are raw JSON."""
     items: list[Json] = _items.decode(results)
     for item in items:
         if "index" in item:
@@ -114,7 +114,7 @@ def ranked(results: bytes) -> list[Json]:
 
 
 def numbered(items: list[Fields]) -> list[Json]:
-    """Vectors with the indexes that they have in this call: in the call that paid for them they had others."""
+    """Items with their indexes in this call, which differ from those in the call that paid for them."""
     return [
         {name: place if name == "index" else msgspec.Raw(value) for name, value in item.items()}
         for place, item in enumerate(items)
@@ -122,7 +122,7 @@ def numbered(items: list[Fields]) -> list[Json]:
 
 
 def billed(usage: Json) -> int:
-    """The tokens of an answer, however the upstream counts them."""
+    """The tokens of an answer: its total_tokens, or its prompt_tokens if it has no total."""
     tokens = usage.get("total_tokens", usage.get("prompt_tokens", 0))
     return tokens if isinstance(tokens, int) else 0
 

@@ -1,11 +1,11 @@
-"""A call's way through the cache.
+"""The steps of one call through the cache.
 
-hit        all of it is at hand, at one of its targets -> the answer; no key is leased, no upstream asked
-key        of the single flight in which identical calls share one
-at         what is at hand at the target that is asked -> the rest goes upstream
-keep       what came of it
+hit        the answer, if all of it is cached for one target: no key is leased, no upstream asked
+key        the key of the single-flight that identical calls share
+at         the cached entries for the target that is asked; the rest goes upstream
+keep       stores the entries of the answer
 
-``Cache-Control: no-store`` goes past all of this; with ``no-cache`` nothing is read, and what comes is kept.
+``Cache-Control: no-store`` bypasses the cache. With ``no-cache`` nothing is read, and the answer is stored.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from .merge import MergedReply, Partition
 
 
 class Store(Protocol):
-    """A tier behind the memory: values with the Unix time until which they hold.
+    """A tier behind the memory: values with the Unix times at which they expire.
 
-    Its trouble is its own. Where it cannot, it reads nothing or drops what is to be written, and its log says so.
+    A store never raises. If it fails, it reads nothing or drops the writes, and logs that.
     """
 
     async def read(self, keys: Iterable[bytes], now: float) -> Mapping[bytes, tuple[bytes, float]]: ...
 
     def write(self, values: Mapping[bytes, bytes], now: float, expires: float) -> None:
-        """Returns at once; the writing is done elsewhere."""
+        """Returns at once; the values are written in the background."""
 
     async def aclose(self) -> None: ...
 
 
 class Tiers:
-    """The tiers of one cache, or of several at the same time; closed with the last of them.
+    """The tiers of one cache, or of several during a reload; closed with the last of these.
 
-    ``places`` are those of which anything was kept in memory, by upstream and model.
+    ``places`` has the upstream and the model of each target whose answers were stored.
     """
 
     def __init__(self, memory: Memory, store: Store | None = None) -> None:
@@ -64,39 +64,39 @@ class Tiers:
 
 
 class Cache:
-    """Without ``tiers`` it is off. ``apart``: callers share nothing with each other. ``seconds``: how long
-    an entry holds."""
+    """The cache over ``tiers``; off without them. ``seconds`` is the lifetime of an entry. ``per_caller``: callers
+    share no entries. ``clock`` tells Unix time."""
 
     def __init__(
         self,
         tiers: Tiers | None = None,
         *,
         seconds: float = 0.0,
-        apart: bool = False,
+        per_caller: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tiers = tiers
         self._memory = tiers.memory if tiers else None
         self._store = tiers.store if tiers else None
         self._seconds = seconds
-        self._apart = apart
+        self._per_caller = per_caller
         self._clock = clock
         if tiers:
             tiers.open()
 
     def lookup(self, call: Call, route: Route, caller: str, control: bytes = b"") -> Lookup:
-        """The way of a call. ``control`` is the header Cache-Control."""
+        """The lookup of a call. ``control`` is the value of its Cache-Control header."""
         directives = {directive.strip().lower() for directive in control.split(b",")} if control else ()
         pure = call.endpoint.pure
         on = pure and self._memory is not None and route.model.cached and b"no-store" not in directives
-        lookup = Lookup(self, call, route, caller if self._apart else "")
+        lookup = Lookup(self, call, route, caller if self._per_caller else "")
         lookup.pure = pure
         lookup.writes = on
         lookup.reads = on and b"no-cache" not in directives
         return lookup
 
     def in_memory(self, keys: list[bytes]) -> dict[bytes, CacheEntry]:
-        """The entries of this process."""
+        """The entries in the memory of this process, by key."""
         memory, now = self._memory, self._clock()
         assert memory is not None
         return {key: entry for key in keys if (entry := memory.get(key, now)) is not None}
@@ -104,7 +104,7 @@ class Cache:
     async def in_store(
         self, keys: list[bytes], missing: Set[bytes], call: Call, target: Target
     ) -> dict[bytes, CacheEntry]:
-        """Those of the store that are right ones of an answer of ``target`` to ``call``; they are in memory then."""
+        """The entries in the store that are valid answers of ``target`` to ``call``; copied into the memory."""
         memory, store, now = self._memory, self._store, self._clock()
         assert memory is not None
         assert store is not None
@@ -123,7 +123,8 @@ class Cache:
         return self._store is not None
 
     def in_base64(self, keys: list[bytes], reply: Json) -> None:
-        """Turns the vectors of ``reply`` into what most callers ask for: making it anew costs more than all else."""
+        """Replaces the vectors of ``reply`` by their base64 form, which most callers ask for. The form is kept in
+        memory: making it costs more than all other work on a hit."""
         if self._memory is None or len(keys) != len(reply["data"]):
             return
         for key, item in zip(keys, reply["data"], strict=True):
@@ -134,20 +135,20 @@ class Cache:
                 item["embedding"] = msgspec.Raw(form)
 
     def may_have(self, target: Target) -> bool:
-        """True if it is worth a look: digests cost more than all else here, and most upstreams are never asked."""
+        """True if ``target`` is worth a lookup: digests cost the most here, and most upstreams are never asked."""
         return self._store is not None or (self._tiers is not None and _place(target) in self._tiers.places)
 
     def write(self, entries: Mapping[bytes, CacheEntry], target: Target | None = None) -> None:
-        """``target`` has answered these."""
+        """Stores entries in the memory and the store. ``target`` is the one that answered."""
         now = self._clock()
         if self._tiers is not None and target is not None:
             self._tiers.places.add(_place(target))
-        silent = {key: entry for key, entry in entries.items() if entry.silent}
+        storable = {key: entry for key, entry in entries.items() if entry.storable}
         if self._memory is not None:
-            for key, entry in silent.items():
+            for key, entry in storable.items():
                 self._memory.put(key, entry, now + self._seconds)
-        if self._store is not None and silent:
-            values = {key: entry.pack() for key, entry in silent.items()}
+        if self._store is not None and storable:
+            values = {key: entry.pack() for key, entry in storable.items()}
             self._store.write(values, now, now + self._seconds)
 
     async def aclose(self) -> None:
@@ -156,7 +157,8 @@ class Cache:
 
 
 class Lookup:
-    """One call. What is found at a target is looked for once. ``pure``: equal calls have equal answers."""
+    """The lookup of one call. A target is looked up only once. ``pure``: equal calls have equal answers. ``reads`` and
+    ``writes`` tell whether entries may be read and stored."""
 
     __slots__ = ("_cache", "_call", "_found", "_owner", "_route", "pure", "reads", "writes")
 
@@ -169,31 +171,33 @@ class Lookup:
         self._found: dict[tuple[str, str], Partition] = {}
 
     async def hit(self) -> MergedReply | None:
-        """The answer, where one target's entries are enough for it."""
+        """The cached answer, if the entries of one target are enough for it."""
         first = self._route.targets[0]
         for target in self._route.targets:
-            # The first is always looked at: by its keys identical calls know each other.
+            # The first target is always looked up: its keys tell single-flight which calls are identical.
             if (target is first or self._cache.may_have(target)) and (found := await self.at(target)).complete:
                 try:
                     outcome = found.hit()
                     if self._call.encoding == "base64":
                         self._cache.in_base64(found.keys, outcome.reply)
-                except UpstreamFailed:  # no one answer, or none in this encoding
+                except UpstreamFailed:  # the entries give no single answer, or none in this encoding
                     found.forget()
                 else:
                     return outcome
         return None
 
     def forget(self, outcome: MergedReply) -> None:
-        """The entries of a hit are of no use: they cannot be written for this caller."""
+        """Drops the entries of a hit from this lookup, because they cannot be rendered for this caller."""
         self._found[_place(outcome.target)].forget()
 
     @property
     def key(self) -> Hashable:
-        """Equal ones are of identical calls; known once a hit was looked for. None for a call that shares nothing."""
+        """The single-flight key, equal for identical calls, known after ``hit``. None for a call that shares
+        nothing."""
         return tuple((place, *found.keys) for place, found in self._found.items()) if self.reads else None
 
     async def at(self, target: Target) -> Partition:
+        """The call's cached entries and missing inputs at ``target``."""
         place = _place(target)
         found = self._found.get(place)
         if found is not None:
@@ -209,9 +213,9 @@ class Lookup:
         self._found[place] = found
         return found
 
-    def beside(self, found: Partition, targets: Sequence[Target]) -> Sequence[Target]:
-        """Those of ``targets`` whose vectors may be in one answer: of one space, and of one upstream with what is at
-        hand. Only vectors have a space."""
+    def compatible(self, found: Partition, targets: Sequence[Target]) -> Sequence[Target]:
+        """The targets whose vectors may be in one answer: only ``found.target`` if it has cached entries, else those of
+        its vector space. Answers without vectors have no such limit."""
         if len(targets) == 1 or not self._call.endpoint.inputs:
             return targets
         if found.entries:
@@ -221,7 +225,7 @@ class Lookup:
         return [target for target in targets if target.space == found.target.space]
 
     def keep(self, found: Partition, parts: Sequence[Call], answers: Sequence[tuple[Target, Json]]) -> None:
-        """Keeps the answers, each part under the keys of the target that has answered it."""
+        """Stores the answers, each part under the keys of the target that answered it."""
         if not found.keys:
             return
         if {_place(target) for target, _ in answers} == {_place(found.target)}:
@@ -230,7 +234,7 @@ class Lookup:
         for part, (target, reply) in zip(parts, answers, strict=True):
             own = Partition(part, target, keys_of(part, target, self._owner), {})
             if len(own.missing) < len(own.keys):
-                continue  # inputs that are the same there alone: their vectors are not told apart
+                continue  # inputs with equal keys at this target only: their vectors cannot be assigned
             own.filled(reply, target)
             self._cache.write(own.fresh, target)
 

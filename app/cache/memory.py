@@ -1,4 +1,4 @@
-"""Entries in this process. What was not used for the longest time makes room."""
+"""Entries in the memory of this process. The least recently used is evicted first."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from .entries import CacheEntry
 
-OVERHEAD = 400  # bytes of an entry beside itself: the key, the place, its place in the table, what is lost between
+OVERHEAD = 400  # bytes of an entry besides its values: the key, the objects, its slot in the table, fragmentation
 
 
 @dataclass(slots=True)
-class Place:
-    """``form`` is something made of the entry, to be made once; it goes with it. ``size`` is of all together."""
+class MemoryEntry:
+    """``form`` is an encoded form of the entry, made once and evicted with it. ``size`` is of all, in bytes."""
 
     entry: CacheEntry
     expires: float
@@ -21,50 +21,50 @@ class Place:
 
 
 class Memory:
-    """At most ``limit`` bytes. Times are given by whoever calls."""
+    """At most ``limit`` bytes. ``now`` and ``expires`` are on one clock, which the caller chooses."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._places: OrderedDict[bytes, Place] = OrderedDict()
+        self._entries: OrderedDict[bytes, MemoryEntry] = OrderedDict()
         self.size = 0
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._entries)
 
     def get(self, key: bytes, now: float) -> CacheEntry | None:
-        place = self._places.get(key)
-        if place is None:
+        held = self._entries.get(key)
+        if held is None:
             return None
-        if place.expires <= now:
+        if held.expires <= now:
             self._drop(key)
             return None
-        self._places.move_to_end(key)
-        return place.entry
+        self._entries.move_to_end(key)
+        return held.entry
 
     def put(self, key: bytes, entry: CacheEntry, expires: float) -> None:
-        if key in self._places:
+        if key in self._entries:
             self._drop(key)
-        place = Place(entry, expires, entry.size + OVERHEAD)
-        if place.size <= self._limit:
-            self._places[key] = place
-            self.size += place.size
+        held = MemoryEntry(entry, expires, entry.size + OVERHEAD)
+        if held.size <= self._limit:
+            self._entries[key] = held
+            self.size += held.size
             self._make_room()
 
     def form(self, key: bytes) -> bytes:
-        """Empty where none was made."""
-        place = self._places.get(key)
-        return place.form if place else b""
+        """The encoded form; empty if none was made."""
+        held = self._entries.get(key)
+        return held.form if held else b""
 
     def add_form(self, key: bytes, form: bytes) -> None:
-        if (place := self._places.get(key)) is not None and not place.form:
-            place.form = form
-            place.size += len(form)
+        if (held := self._entries.get(key)) is not None and not held.form:
+            held.form = form
+            held.size += len(form)
             self.size += len(form)
             self._make_room()
 
     def _make_room(self) -> None:
         while self.size > self._limit:
-            self._drop(next(iter(self._places)))
+            self._drop(next(iter(self._entries)))
 
     def _drop(self, key: bytes) -> None:
-        self.size -= self._places.pop(key).size
+        self.size -= self._entries.pop(key).size

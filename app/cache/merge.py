@@ -1,4 +1,4 @@
-"""A call at one target: what of it is at hand, what is left to ask for, and one answer out of both."""
+"""A call at one target: its cached entries, its missing inputs, and one answer made of both."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ State = Literal["hit", "partial", "miss", "off"]
 
 
 class MergedReply(Value, frozen=True):
-    """A canonical answer and where it is from.
+    """A canonical answer and the target that gave it.
 
-    ``state`` is how much of it the cache had: all (hit), some (partial) or nothing (miss); None where it has no say.
+    ``state`` is how much of the answer was cached: all (hit), some (partial) or nothing (miss); off if the cache was
+    bypassed; None for a call that the cache does not handle.
     """
 
     hidden = ("reply",)
@@ -34,21 +35,22 @@ class MergedReply(Value, frozen=True):
         return {"x-torii-cache": self.state} if self.state else {}
 
     def free(self) -> MergedReply:
-        """The same for one who does not pay for it."""
+        """The same answer for a call that does not pay: a hit with 0 tokens, the paid ones as cached_tokens."""
         usage = self.reply["usage"]
         tokens = billed(usage) + usage.get("cached_tokens", 0)
         return MergedReply(self.target, {**self.reply, "usage": _free(tokens)}, "hit")
 
 
 class Stale(Exception):
-    """The entries at hand do not fit the answer for the rest, and were forgotten: all of the call is to be asked
-    for."""
+    """The cached entries do not fit the new answer, and were dropped: the whole call has to be asked again."""
 
 
 class Partition:
-    """``keys`` are those of the inputs, ``entries`` those at hand. Without keys nothing is, and nothing is kept.
+    """A call's cached and missing inputs at one target.
 
-    ``missing`` are the places of the inputs that are to be asked for, one of equal ones.
+    ``keys`` are those of the inputs, ``entries`` the cached ones by key; without keys nothing is read or stored.
+    ``missing`` are the places of the inputs to ask for, one for several equal inputs. ``filled`` sets ``fresh``, the
+    entries of the new answer.
     """
 
     __slots__ = ("call", "entries", "fresh", "keys", "missing", "state", "target")
@@ -75,12 +77,12 @@ class Partition:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """The number of inputs still to be asked for, and of all inputs; (1, 1) if nothing was looked for."""
+        """The numbers of inputs to ask for and of all inputs; (1, 1) if nothing was looked up."""
         return (len(self.missing), len(self.keys)) if self.keys else (1, 1)
 
     @property
     def rest(self) -> Call:
-        """The call with what is left to ask for."""
+        """The call with only the missing inputs."""
         if len(self.missing) == len(self.keys):
             return self.call
         name = self.call.endpoint.inputs
@@ -88,18 +90,19 @@ class Partition:
         return replace(self.call, body={**self.call.body, name: inputs})
 
     def forget(self) -> None:
-        """Forgets the entries at hand: they are of no use."""
+        """Drops the cached entries, because they cannot be used."""
         self.entries = {}
         self.missing = _missing(self.keys, {})
 
     def hit(self) -> MergedReply:
+        """The answer from cached entries alone. Raises UpstreamFailed if their vectors differ in shape."""
         entries = [self.entries[key] for key in self.keys]
         return MergedReply(self.target, self._answer(entries, _free(sum(entry.tokens for entry in entries))), "hit")
 
     def filled(self, reply: Json, target: Target) -> MergedReply:
-        """The answer with the ``reply`` of ``target`` to the rest in it, whose entries are ``fresh`` from then on.
+        """The whole answer, from the cached entries and the ``reply`` of ``target`` to ``rest``.
 
-        Raises Stale.
+        Raises Stale if these do not fit together, UpstreamFailed if the reply alone has an error.
         """
         if not self.keys:
             return MergedReply(target, reply, self.state)
@@ -122,20 +125,20 @@ class Partition:
 
     def _entries(self, reply: Json) -> dict[bytes, CacheEntry]:
         whole, missing = entry_of(reply, self.call), self.missing
-        if len(missing) == 1:  # one input, or the call as a whole, has all that came
+        if len(missing) == 1:  # one input, or the call as a whole: the answer is one entry
             return {self.keys[missing[0]]: whole}
         lengths = [len(msgspec.json.encode(self.call.body[self.call.endpoint.inputs][place])) for place in missing]
         parts = zip(missing, whole.items, shares(whole.tokens, lengths), strict=True)
         return {self.keys[place]: CacheEntry(whole.head, [item], share, whole.shape) for place, item, share in parts}
 
     def _answer(self, entries: list[CacheEntry], usage: Json) -> Json:
-        """One answer of all entries, in order. Raises UpstreamFailed for those that are not of one shape."""
+        """One answer of all entries, in order. Raises UpstreamFailed if their vectors differ in shape."""
         reply, holds = entries[0].head_with(usage), self.call.endpoint.items
         if not self.call.endpoint.inputs:
             reply[holds] = ranked(entries[0].head[holds])
             return reply
         items = [item for entry in entries for item in entry.items]
-        if len(entries) > 1 and len(set(map(_shape, entries))) > 1:  # a model may have got other dimensions meanwhile
+        if len(entries) > 1 and len(set(map(_shape, entries))) > 1:  # the model's dimensions may have changed
             raise UpstreamFailed("the vectors of the inputs have different sizes")
         reply[holds] = numbered(items)
         return reply
@@ -145,7 +148,7 @@ _shape = attrgetter("shape")
 
 
 def _write_base64(items: list[Json]) -> None:
-    """Raises UpstreamFailed for a number that is too large for it; all other encodings have every number."""
+    """Encodes in place. Raises UpstreamFailed for a number that is too large for base64's float32."""
     for item in items:
         field = field_of(item)
         item[field] = encoded(bytes(item[field]), "base64")

@@ -1,6 +1,6 @@
-"""Entries in Redis, which several gateways share. It keeps its own bounds: set maxmemory and a policy there.
+"""Entries in Redis, which several gateways may share. Redis bounds its own memory: set maxmemory and a policy there.
 
-Where it fails or is slow, calls go on without it, and it is left alone for a while.
+If Redis fails or is slow, calls bypass it for COOLDOWN_SECONDS.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger("torii.cache")
 
 PREFIX = b"torii:cache:"
-SECONDS = 0.25  # that one question may take
-REST_SECONDS = 10.0  # without it after a failure
-WAITING = 2048  # entries that may wait to be written; what is beyond them is dropped
-AT_ONCE = 256
+SECONDS = 0.25  # timeout of one request
+COOLDOWN_SECONDS = 10.0  # for which calls bypass Redis after a failure
+WAITING = 2048  # entries that may wait to be written; further ones are dropped
+AT_ONCE = 256  # entries of one pipeline
 EXPIRES = Struct("<d")  # in front of each value
 
 
 class Redis:
-    """``url`` as redis:// or rediss://; it may hold a password, and is never shown."""
+    """``url`` is redis:// or rediss://. It may hold a password, and is never shown."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._connection: Connection | None = None
-        self._rests_until = 0.0
+        self._cooldown_until = 0.0
         self._waiting: deque[tuple[bytes, bytes, int]] = deque()
         self._writing: asyncio.Task[None] | None = None
 
@@ -69,19 +69,19 @@ class Redis:
             await self._asked(lambda redis, batch=batch: _stored(redis, batch))
 
     async def _asked(self, ask: Any) -> Any:
-        """The answer, or None where there is trouble."""
-        if time.monotonic() < self._rests_until:
+        """The answer; None if Redis fails, and during the cooldown after a failure."""
+        if time.monotonic() < self._cooldown_until:
             return None
         try:
             if self._connection is None:
                 self._connection = _connection(self._url)
             async with asyncio.timeout(SECONDS):
                 return await cast("Awaitable[Any]", ask(self._connection))
-        except Exception as error:  # noqa: BLE001 - whatever it is, a call must not fail of it
-            self._rests_until = time.monotonic() + REST_SECONDS
-            # Its text may hold the address, and with it the password.
+        except Exception as error:  # noqa: BLE001 - no error of the cache may fail a call
+            self._cooldown_until = time.monotonic() + COOLDOWN_SECONDS
+            # The error's text may hold the URL, and so the password.
             logger.warning(
-                "Redis did not answer (%s); calls bypass Redis for %g seconds", type(error).__name__, REST_SECONDS
+                "Redis did not answer (%s); calls bypass Redis for %g seconds", type(error).__name__, COOLDOWN_SECONDS
             )
             return None
 

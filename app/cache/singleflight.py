@@ -1,11 +1,11 @@
-"""Calls under way. Identical ones share one, which goes on as long as anybody waits for it.
+"""Single-flight: identical calls under way share one upstream call, which goes on while any caller waits for it.
 
-the first    asks, and so would they alone --+
-the second   waits for what comes          --+--> to each the result, to the first of them the bill
-the third    waits for what comes          --+
+the first    asks, as it would alone --+
+the second   waits for the result    --+--> the result for each of them, the bill for the first
+the third    waits for the result    --+
 
-A caller who leaves takes nothing from the others, not even the first: their task goes on for them. The last who leaves
-ends it. What the bill is, is known to those who use this alone.
+A caller that leaves does not affect the others, even if it was the first: its task goes on for them. The call ends when
+the last caller leaves. This module does not know what the bill is; its users do.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Generic, TypeVar
 from ..core.disconnects import CallerGone, ClientConnection
 
 T = TypeVar("T")
-W = TypeVar("W")  # what a call is to those who use this
+W = TypeVar("W")  # the user's own object for a call
 
 
 class SingleFlight(Generic[T, W]):
-    """Each by a key: equal keys, the same call."""
+    """The calls under way, by key. Equal keys mean identical calls."""
 
     def __init__(self) -> None:
         self._open: dict[Hashable, Flight[T, W]] = {}
@@ -30,34 +30,38 @@ class SingleFlight(Generic[T, W]):
         return len(self._open)
 
     def waiting(self) -> int:
-        """The number of those who wait, for all flights together."""
+        """The number of callers that wait, in all flights together."""
         return sum(flight.connection.awaited for flight in self._open.values())
 
     def join(self, key: Hashable, connection: ClientConnection, call: W) -> Flight[T, W]:
-        """The flight of one call, to be entered at once: it leads unless an equal one flies. None equals no other."""
+        """The flight of one call, to be entered at once. It leads unless an equal key is under way; None equals no
+        key."""
         if key is None:
             return Flight(connection, call)
         leader = self._open.get(key)
         if leader is not None and leader.open:
             return Flight(connection, call, leader)
         flight = self._open[key] = Flight(connection, call)
-        flight.flown = self._open, key
+        flight.entry = self._open, key
         return flight
 
 
 class Flight(Generic[T, W]):
-    """One call's part in those that are equal. Without others it is a flight all the same.
+    """One call among identical ones. A call without others is a flight too.
 
         async with flight:
             if flight.leads:
                 flight.result = await ...
 
-    ``result`` is there for each when the ``with`` has ended. The leader's error is everybody's; if the leader was ended
-    from outside, the others have a TimeoutError. ``first`` is the call of the leader. ``pays``: this call has the bill;
-    if its caller has left, that is the ``heir``, and the leader's ``with`` raises CallerGone in place of a result.
+    Each call has the ``result`` when its ``with`` has ended. The leader's error is raised for all calls; if the leader
+    was cancelled from outside, the others get TimeoutError. ``first`` is the leader's call. ``pays``: this call has the
+    bill. If the leader's caller has left, the ``successor`` has the bill, and the leader's ``with`` raises CallerGone.
     """
 
-    __slots__ = ("_followers", "_landed", "_leader", "call", "connection", "first", "flown", "heir", "pays", "result")
+    __slots__ = (
+        *("_delivery", "_followers", "_leader"),
+        *("call", "connection", "entry", "first", "pays", "result", "successor"),
+    )
 
     result: T
 
@@ -66,11 +70,11 @@ class Flight(Generic[T, W]):
         self.call = call
         self.first = call if leader is None else leader.call
         self.pays = leader is None
-        self.heir: Flight[T, W] | None = None
-        self.flown: tuple[dict[Hashable, Flight[T, W]], Hashable] | None = None
+        self.successor: Flight[T, W] | None = None
+        self.entry: tuple[dict[Hashable, Flight[T, W]], Hashable] | None = None
         self._leader = leader
         self._followers: list[Flight[T, W]] = []
-        self._landed: asyncio.Future[T] | None = None
+        self._delivery: asyncio.Future[T] | None = None
 
     @property
     def leads(self) -> bool:
@@ -78,45 +82,46 @@ class Flight(Generic[T, W]):
 
     @property
     def open(self) -> bool:
-        """True if others may join; false for a flight that was given up, though it may be there still."""
+        """True if others may join; False for a flight that was given up, even if it has not ended yet."""
         return self.connection.awaited > 0 and not self.connection.over
 
     async def __aenter__(self) -> None:
         """A follower waits for the result."""
         if (leader := self._leader) is None:
             return
-        landed = self._landed = asyncio.get_running_loop().create_future()
+        delivery = self._delivery = asyncio.get_running_loop().create_future()
         leader._followers.append(self)
         self.connection.follow(leader.connection)
         try:
-            self.result = await landed
+            self.result = await delivery
         finally:
             leader._followers.remove(self)
-            self._leader = None  # it may know this one, as its heir
-            if landed.done() and not landed.cancelled():
-                landed.exception()  # else it is complained of where this one is cancelled at the same moment
+            self._leader = None  # it may refer to this flight as its successor: a cycle
+            if delivery.done() and not delivery.cancelled():
+                delivery.exception()  # retrieved, or asyncio logs it if this task is cancelled at the same moment
             self.connection.unfollow()
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if self.flown is not None:
-            flights, key = self.flown
+        if self.entry is not None:
+            flights, key = self.entry
             if flights.get(key) is self:
                 del flights[key]
         if self._followers:
-            self._land(error)
+            self._deliver(error)
 
-    def _land(self, error: BaseException | None) -> None:
-        """The bill is for the first who is still there; for the very first where nobody is."""
+    def _deliver(self, error: BaseException | None) -> None:
+        """Gives the followers the result or the error. If the leader's caller has left, the bill is for the first
+        follower that still waits; else it stays the leader's."""
         ended = error is not None and not isinstance(error, Exception)
-        waiting = [(flight, flight._landed) for flight in self._followers if flight._landed]
-        waiting = [(flight, landed) for flight, landed in waiting if not landed.done()]
+        waiting = [(flight, flight._delivery) for flight in self._followers if flight._delivery]
+        waiting = [(flight, delivery) for flight, delivery in waiting if not delivery.done()]
         if waiting and self.connection.gone and not ended:
-            self.heir = waiting[0][0]
-            self.pays, self.heir.pays = False, True
-        for _, landed in waiting:
+            self.successor = waiting[0][0]
+            self.pays, self.successor.pays = False, True
+        for _, delivery in waiting:
             if error is None:
-                landed.set_result(self.result)
+                delivery.set_result(self.result)
             else:
-                landed.set_exception(TimeoutError() if ended else error)
-        if error is None and self.heir is not None:
+                delivery.set_exception(TimeoutError() if ended else error)
+        if error is None and self.successor is not None:
             raise CallerGone

@@ -1,4 +1,4 @@
-"""Entries in a file: they outlive the process, and several processes share them."""
+"""Entries in an SQLite file. They outlive the process, and several processes may share them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from ..storage.cache_file import CacheFile
 
 AT_ONCE = 500  # keys of one statement
 PAGE = 4096
-SHARE = 20  # room is made each time that a twentieth of the limit was written
-FRESH_SECONDS = 3600.0  # a use is written down where the last one is longer ago
+SHARE = 20  # entries are evicted each time that a twentieth of the limit was written
+FRESH_SECONDS = 3600.0  # an entry's last use is updated if it is older than this
 
 
 class Disk:
-    """At most about ``limit`` bytes; what was not used for the longest time makes room.
+    """At most about ``limit`` bytes. The least recently used entries are evicted first.
 
-    Reading is done in the loop's own thread: a vector costs 16 us from the system's memory, a thread 150 us more.
+    Reads run in the loop's own thread: a vector takes 16 us from the page cache, a thread would add 150 us.
     """
 
     def __init__(self, file: CacheFile, limit: int) -> None:
         self._file = file
         self._limit = limit
-        self._unseen = limit  # bytes written since room was made; of what is there already, nothing is known
+        self._written = limit  # bytes since the last eviction; the limit at first, as the file's size is unknown
 
     async def read(self, keys: Iterable[bytes], now: float) -> dict[bytes, tuple[bytes, float]]:
         found = {}
@@ -38,9 +38,9 @@ class Disk:
         for key, value in values.items():
             size = occupied(value)
             self._file.keep(key, value, size, now, expires)
-            self._unseen += size
-        if self._unseen * SHARE >= self._limit:
-            self._unseen = 0
+            self._written += size
+        if self._written * SHARE >= self._limit:
+            self._written = 0
             self._file.evict(self._limit - self._limit // SHARE, now)
 
     async def aclose(self) -> None:
@@ -48,5 +48,6 @@ class Disk:
 
 
 def occupied(value: bytes) -> int:
-    """Bytes of the file: whole pages for what does not fit beside its row, and the row in its indexes."""
+    """The bytes that a value takes in the file: whole pages for a value that does not fit beside its row, and the row
+    in its indexes."""
     return (len(value) // (PAGE - 4) + 1) * PAGE + 256

@@ -1,1 +1,1 @@
-"""The life of a call: routes to targets, retries, batches, streams, settlement."""
+"""The life of a call: admission, retries, batches, parts, streams and settlement."""

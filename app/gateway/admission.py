@@ -1,8 +1,8 @@
-"""The life of a call towards its caller: admitted, its cost reserved, settled.
+"""Admission, reservation and settlement of a call.
 
-admit     before its body is read: this process has room for it
-reserve   after the route and the cache: what is to be asked of upstreams costs so much
-settle    at the end of the ``with``, however it ends: its record goes to the ledger and the log, its room is free
+admit     before the body is read: the process has room for the call
+reserve   after the route and the cache: the call's cost at the upstreams
+settle    at the end of the ``with``, however it ends: the record goes to the ledger and the log, the room is released
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ..usage.record import CallRecord, Recorder
 
 @dataclass(slots=True)
 class Load:
-    """The open calls of a process, whichever configuration serves them; whether it is about to go; and whose packed
-    body is unpacked."""
+    """The open calls of a process, across configurations. ``leaving``: the process is about to end. ``unpacking`` is
+    held while a compressed request body is decompressed, one at a time."""
 
     calls: int = 0
     leaving: bool = False
@@ -35,8 +35,11 @@ def nothing() -> None: ...
 
 @dataclass(slots=True)
 class Admission:
-    """Room for the calls of one configuration: at most ``most`` in a process. ``ended`` is called when none is open any
-    more. ``seconds`` bounds a call in all."""
+    """Admits the calls of one configuration, while fewer than ``most`` are open in the process.
+
+    ``seconds`` bounds a whole call, 1800 by default. ``calls`` are the open calls of this configuration; ``ended`` is
+    called when the last of them has ended.
+    """
 
     load: Load
     most: int
@@ -48,7 +51,7 @@ class Admission:
     ended: Callable[[], None] = field(default=nothing, repr=False)
 
     def admit(self, caller: str) -> Reservation:
-        """Raises Overloaded. The reservation has to be entered at once."""
+        """A reservation for a call, to be entered at once. Raises Overloaded if ``most`` calls are open."""
         if self.load.calls >= self.most:
             raise Overloaded(
                 f"{self.load.calls} calls are open, the limit of this gateway (max_concurrent_calls)", retry_after=1
@@ -57,7 +60,7 @@ class Admission:
 
 
 class Reservation:
-    """What a call holds of the gateway from its admission to its settlement. ``record`` is there once it is a call."""
+    """The room and the cost of a call. ``begin`` sets ``record``, ``reserve`` sets ``cost``."""
 
     __slots__ = ("_admission", "connection", "cost", "record")
 
@@ -74,16 +77,16 @@ class Reservation:
         return self
 
     def begin(self, call: Call, request_id: str) -> CallRecord:
-        """The record of the call, which is settled at its end."""
+        """The record of the call, which is settled at the end."""
         self.record = self.connection.work = CallRecord(request_id, self.connection.caller, call, self.connection)
         return self.record
 
     def time(self) -> Deadline:
-        """The total time of the call, as a context that raises TimeoutError."""
+        """A context that bounds the whole call and raises TimeoutError."""
         return self._admission.clock.within(self._admission.seconds)
 
     def reserve(self, body: bytes, route: Route) -> None:
-        """``cost`` is that of the call at upstreams, about: it counts against the limits of their keys."""
+        """Sets ``cost``, an estimate that counts against the limits of the upstreams' keys."""
         assert self.record is not None
         self.cost = Cost(len(body) // BYTES_PER_TOKEN, route.model.deepsearch, self.record.started)
 

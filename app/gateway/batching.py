@@ -1,13 +1,13 @@
-"""Small calls that wait for a key go together: one upstream call for all of a kind.
+"""Batching: small calls of one kind that have to wait for a key share one upstream call.
 
-    a key is free      the call goes alone
-    no key is free     BatchingClient -> Queue   the calls of a kind that wait; one key is waited for
-    one becomes free   Queue -> Batch            as many calls as fit into one, callers taking turns
-    all are in         Batch -> the upstream     to each call its vectors and its share of the tokens
+    a key is free      the call is sent alone
+    no key is free     BatchingClient -> Queue    the calls of a kind wait, for one key together
+    a key gets free    Queue -> Batch             as many calls as fit, callers taking turns
+    the answer         Batch -> its members       to each call its vectors and its share of the tokens
 
-A batch is one call to all that is behind it: one failure, one repeat, one way to another key or target. If it fails
-for good and a single input may be the reason, its halves are asked, and theirs, until what is wrong is alone. A call
-that leaves takes nothing from the others.
+The members of a batch share one outcome: one failure, one retry, one failover to another key or target. If a batch
+fails for good and a single input may be the reason, its halves are asked, and their halves, until that input is alone.
+A call that leaves its batch does not affect the other members.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from ..usage.record import CallRecord, Use
 from .client import Answered, LeasingClient, read
 from .shares import billed, divided, merged, of_all
 
-MOST_INPUTS = 64  # of a batch, if it is not known what the model takes
-MOST_TOKENS = 100_000  # by estimate; OpenAI takes 300,000 in a request
+MOST_INPUTS = 64  # of a batch, if the model's limit is unknown
+MOST_TOKENS = 100_000  # of a batch, by estimate; OpenAI takes 300,000 in a request
 
 
 def future() -> asyncio.Future[Any]:
@@ -49,9 +49,10 @@ def future() -> asyncio.Future[Any]:
 
 @dataclass(slots=True, eq=False)
 class BatchWaiter:
-    """A call's part in a batch. ``admitted`` is set when a batch has a key and takes the part along.
+    """A call that waits to be batched, and then a member of a batch.
 
-    ``pays`` is False if the call had ended before the batch's request went out.
+    ``admitted`` is set when a batch with a leased key takes the call, ``answer`` to the target and its canonical reply.
+    ``pays`` is False if the call had ended before the batch's request was sent.
     """
 
     part: Call
@@ -69,29 +70,29 @@ class BatchWaiter:
 
     @property
     def wanted(self) -> bool:
-        """Something more may be asked for it."""
+        """True if another request may be made for the call."""
         return not self.answer.done() and self.record.connection.wants
 
     async def answered(self) -> Answered:
-        """A member that is cancelled leaves the batch."""
+        """Waits for the answer. Then, or when cancelled, the member leaves its batch."""
         assert self.batch is not None
         try:
             return await self.answer
         finally:
             self.batch.leave()
 
-    def tell(self, answer: Answered) -> None:
+    def resolve(self, answer: Answered) -> None:
         if not self.answer.done():
             self.answer.set_result(answer)
 
     def fail(self, failure: Exception) -> None:
-        """With an error of its own, since what becomes of the call is written down in it."""
+        """Fails the call with a copy of the failure, since each call marks its own error when it is recorded."""
         if not self.answer.done():
             self.answer.set_exception(copy(failure) if isinstance(failure, ToriiError) else failure)
 
 
 class BatchingClient(LeasingClient):
-    """A client that lets small calls wait for company if they have to wait for a key: by what they have in common."""
+    """A client that batches small calls of the same kind if they have to wait for a key."""
 
     def __init__(self, http: Client, retries: Retries) -> None:
         super().__init__(http)
@@ -99,7 +100,7 @@ class BatchingClient(LeasingClient):
         self._queues: dict[Hashable, Queue] = {}
 
     def send(self, part: Call, attempt: Failover, record: CallRecord) -> Coroutine[Any, Any, Answered]:
-        """The answer to a call or a part of one, alone or in a batch, and the target that gave it."""
+        """The answer to a call or a part of one, sent alone or in a batch, and the target that gave it."""
         if attempt.cost.batch and attempt.take() is None and not attempt.tried and not attempt.repeats:
             target = attempt.target
             kind, most = kind_of(part, target), target.model.max_inputs or MOST_INPUTS
@@ -112,9 +113,9 @@ class BatchingClient(LeasingClient):
 
 
 class Queue:
-    """Calls of a kind that wait for a key of one pool; ``end`` is called when none waits any more.
+    """The calls of one kind that wait for a key of one pool. ``end`` is called when no call waits any more.
 
-    They are asked for at ``target`` first, and may go on to the other ``targets``.
+    Their batches are sent to the attempt's ``target`` first, and may fail over to its other ``targets``.
     """
 
     def __init__(self, client: BatchingClient, attempt: Failover, most: int, end: Callable[[], object]) -> None:
@@ -124,18 +125,18 @@ class Queue:
         self._targets = attempt.targets
         self._most = most
         self._end = end
-        self._lines: dict[str, deque[BatchWaiter]] = {}  # by caller; the one whose turn it is comes first
+        self._waiting: dict[str, deque[BatchWaiter]] = {}  # by caller; the first caller is the next to be served
         self._task: asyncio.Task[None] | None = None
 
     async def send(self, member: BatchWaiter, attempt: Failover) -> Answered:
-        """The answer to a member, out of its batch. Raises UpstreamError, also if no key is free in time."""
+        """The member's answer, from its batch. Raises UpstreamError, also if no key is free in time."""
         await self._wait(member)
         attempt.last = True
         return await member.answered()
 
     async def _wait(self, member: BatchWaiter) -> None:
-        """Returns when the member is in a batch."""
-        self._lines.setdefault(member.record.caller, deque()).append(member)
+        """Returns when the member is in a batch. Raises UpstreamError if no key is free within the queue timeout."""
+        self._waiting.setdefault(member.record.caller, deque()).append(member)
         if self._task is None:
             self._task = asyncio.create_task(self._serve())
         self._pool.batching += 1
@@ -158,8 +159,8 @@ class Queue:
         return self._client.retries.elsewhere(self._targets, self._pool.name)
 
     async def _serve(self) -> None:
-        while self._lines:
-            first = next(iter(self._lines.values()))[0].cost
+        while self._waiting:
+            first = next(iter(self._waiting.values()))[0].cost
             cost = Cost(first.tokens, batch=True)
             try:
                 lease = await self._pool.lease(cost, elsewhere=self._elsewhere)
@@ -175,28 +176,28 @@ class Queue:
         self._end()
 
     def _taken(self, lease: Lease) -> list[BatchWaiter]:
-        """The members that go with the lease, callers taking turns; one that does not fit is among the first
-        of the next batch."""
+        """The members to send with the lease, callers taking turns. A member that does not fit is among the first of
+        the next batch."""
         taken: list[BatchWaiter] = []
         inputs = tokens = 0
-        turns = deque(self._lines)
-        while turns:
-            line = self._lines[caller := turns.popleft()]
-            count, cost = len(line[0].inputs), line[0].cost
+        callers = deque(self._waiting)
+        while callers:
+            waiting = self._waiting[caller := callers.popleft()]
+            count, cost = len(waiting[0].inputs), waiting[0].cost
             fits = inputs + count <= self._most and tokens + cost.tokens <= MOST_TOKENS
             if taken and not (fits and lease.stretch(cost.tokens)):
                 continue
             inputs, tokens = inputs + count, tokens + cost.tokens
-            taken.append(line.popleft())
-            del self._lines[caller]
-            if line:
-                self._lines[caller] = line
-                turns.append(caller)
+            taken.append(waiting.popleft())
+            del self._waiting[caller]
+            if waiting:
+                self._waiting[caller] = waiting
+                callers.append(caller)
         return [member for member in taken if not member.admitted.done()]
 
     def _refuse(self, since: float, failure: UpstreamError) -> None:
-        """Tells the members that came before ``since``: later ones have patience left, unless all can go elsewhere."""
-        for member in [member for line in self._lines.values() for member in line]:
+        """Fails the members that came no later than ``since``; the others still have time to wait."""
+        for member in [member for waiting in self._waiting.values() for member in waiting]:
             if member.cost.since <= since:
                 self._remove(member)
                 if not member.admitted.done():
@@ -204,21 +205,21 @@ class Queue:
 
     def _leave(self, member: BatchWaiter) -> None:
         self._remove(member)
-        if self._task is not None and not self._lines:
+        if self._task is not None and not self._waiting:
             self._task.cancel()
             self._task = None
             self._end()
 
     def _remove(self, member: BatchWaiter) -> None:
-        line = self._lines.get(member.record.caller)
-        if line and member in line:
-            line.remove(member)
-            if not line:
-                del self._lines[member.record.caller]
+        waiting = self._waiting.get(member.record.caller)
+        if waiting and member in waiting:
+            waiting.remove(member)
+            if not waiting:
+                del self._waiting[member.record.caller]
 
 
 class Batch:
-    """One upstream call for several. The last member that leaves ends it."""
+    """One upstream call for several calls. It is cancelled when its last member leaves."""
 
     def __init__(
         self,
@@ -233,7 +234,7 @@ class Batch:
         self._lease = lease
         self._held = len(members)
         self._repeated = False
-        self._further = 2 * math.ceil(math.log2(len(members))) + 1  # requests for halves after a fault
+        self._half_requests = 2 * math.ceil(math.log2(len(members))) + 1  # requests for halves after a fault
         for member in members:
             member.batch = self
             member.admitted.set_result(None)
@@ -243,7 +244,7 @@ class Batch:
         self._held -= 1
         if not self._held:
             self._task.cancel()
-            self._lease.release()  # the task may not have begun, and then does not release it
+            self._lease.release()  # a task that has not begun does not release it
 
     async def _run(self, members: list[BatchWaiter], target: Target, lease: Lease) -> None:
         try:
@@ -251,11 +252,11 @@ class Batch:
             await self._ask(members, self._failover(members, self._targets, since).start(target, lease))
         except UpstreamError as failure:
             await self._halve(members, failure)
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait have to know
+        except Exception as error:  # noqa: BLE001 - the members wait, and must get any error
             _fail(members, error)
 
     async def _halve(self, members: list[BatchWaiter], failure: UpstreamError) -> None:
-        """Asks the halves of what has failed, each once, if one input may be the reason."""
+        """Asks the halves of a failed batch, each once, if a single input may be the reason of the failure."""
         wanted = still_wanted(members)
         if len(members) == 1 or not self._may_be_one_input(failure):
             _fail(wanted, failure if len(members) == 1 else of_all(failure))
@@ -266,7 +267,7 @@ class Batch:
 
     async def _half(self, members: list[BatchWaiter], why: UpstreamError) -> None:
         assert why.target is not None
-        # What was found wrong says nothing of the half; of a fault all other targets were asked with the whole.
+        # A rejected batch says nothing about its half. After a fault the batch has been to all other targets already.
         targets = self._targets if isinstance(why, UpstreamRejected) else [why.target]
         try:
             await self._ask(members, self._failover(members, targets).start(why.target))
@@ -276,13 +277,14 @@ class Batch:
             _fail(members, error)
 
     def _failover(self, members: list[BatchWaiter], targets: Sequence[Target], since: float | None = None) -> Failover:
-        """The attempts of a whole batch, which has its patience from ``since``; those of a half have no repeats."""
+        """The attempts of a whole batch, whose queue timeout counts from ``since``; without ``since`` those of a half,
+        which has no repeats."""
         tokens = sum(member.cost.tokens for member in members)
         cost = Cost(tokens) if since is None else Cost(tokens, since=since)
-        return self._client.retries.begin(targets, cost, Crowd(members), repeats=since is not None)
+        return self._client.retries.begin(targets, cost, BatchAudience(members), repeats=since is not None)
 
     async def _ask(self, members: list[BatchWaiter], failover: Failover) -> None:
-        """Tells the members their answers. Raises UpstreamError."""
+        """Gives each member its answer. Raises UpstreamError."""
         for attempt in failover:
             with attempt:
                 lease = attempt.take() or await self._client.lease(attempt)
@@ -299,32 +301,32 @@ class Batch:
         part = merged(parts)
         try:
             request = target.upstream.request(part, target)
-            going = partial(sent_together, lease, asked, begun)
-            answer = read(part, target, await self._client.http.send(request, asked[0].record.started, going))
+            on_send = partial(mark_batch_sent, lease, asked, begun)
+            answer = read(part, target, await self._client.http.send(request, asked[0].record.started, on_send))
         except UpstreamError as failure:
             paying = [member.pays for member in asked]
-            for (use, own), said in zip(begun, billed(failure.usage, parts, paying), strict=True):
-                use.fail(own, failure, said, share=several)
+            for (use, own), reported in zip(begun, billed(failure.usage, parts, paying), strict=True):
+                use.fail(own, failure, reported, share=several)
             raise
         replies = divided(answer, parts, [member.pays for member in asked])
         for (use, own), member, reply in zip(begun, asked, replies, strict=True):
             use.end(own, reply["usage"], share=several)
-            member.tell((target, reply))
+            member.resolve((target, reply))
 
     def _may_be_one_input(self, failure: UpstreamError) -> bool:
-        """Always of what the upstream finds wrong. Of its own faults as often as it takes to find one input, if the
-        repeat has met one too."""
+        """True if a single input may be the reason of the failure: always for a rejection; for an upstream's own fault
+        only after a repeat has failed too, and for as many requests as it takes to find one input."""
         if isinstance(failure, UpstreamRejected):
             return True
         self._repeated = self._repeated or failure.repeated
-        if not self._repeated or not _is_of_the_work(failure) or self._client.retries.broken(failure.upstream or ""):
+        if not self._repeated or not _is_server_fault(failure) or self._client.retries.broken(failure.upstream or ""):
             return False
-        self._further -= 2
-        return self._further >= 0
+        self._half_requests -= 2
+        return self._half_requests >= 0
 
 
-class Crowd:
-    """The audience of a batch."""
+class BatchAudience:
+    """The callers that wait for a batch."""
 
     def __init__(self, members: list[BatchWaiter]) -> None:
         self._members = members
@@ -334,12 +336,12 @@ class Crowd:
         return all(member.record.connection.deserted for member in self._members)
 
 
-Begun = Sequence[tuple[Use, Call]]  # what a request is booked under, and as
+Begun = Sequence[tuple[Use, Call]]  # for each member: the use that counts its request, and its part
 
 
-def sent_together(lease: Lease, asked: Sequence[BatchWaiter], begun: Begun) -> None:
-    """To be called before the first byte of a batch goes out. A member that has left by now is booked already, so the
-    others pay for its inputs. Raises UpstreamError if the key rests by now."""
+def mark_batch_sent(lease: Lease, asked: Sequence[BatchWaiter], begun: Begun) -> None:
+    """Called before the first byte of a batch is sent. A member that has ended by now is settled already, so the others
+    pay for its inputs. Raises UpstreamError if the key has gone into cooldown."""
     lease.check()
     for member, (use, part) in zip(asked, begun, strict=True):
         member.pays = member.record.status is None
@@ -348,13 +350,13 @@ def sent_together(lease: Lease, asked: Sequence[BatchWaiter], begun: Begun) -> N
 
 
 def still_wanted(members: list[BatchWaiter]) -> list[BatchWaiter]:
-    """Those who still wait; the others are told that nothing more is asked for them."""
+    """The members that still wait for an answer; the others are failed with CallerGone."""
     _fail([member for member in members if not member.wanted], CallerGone())
     return [member for member in members if member.wanted]
 
 
-def _is_of_the_work(failure: UpstreamError) -> bool:
-    """A 500, a 502 or a broken answer, without a word of when to come back."""
+def _is_server_fault(failure: UpstreamError) -> bool:
+    """True for a 500, a 502 or a broken answer, without a time to come back."""
     fault = isinstance(failure, UpstreamFailed) and failure.status == 502 and failure.retry_after is None
     return fault and failure.elsewhere and failure.repeatable
 

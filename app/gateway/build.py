@@ -1,4 +1,4 @@
-"""From settings to the objects of the gateway."""
+"""Builds the objects of the gateway from the settings."""
 
 from __future__ import annotations
 
@@ -42,19 +42,20 @@ from ..upstreams.deepsearch import DeepSearchRules
 MEGABYTE = 1024 * 1024
 DAY = 86_400.0
 
-# What the sandbox is sent as a key. Nobody else is.
+# The key that is sent to the sandbox, and to nobody else.
 SANDBOX_KEY = "torii-sandbox-key-which-opens-nothing"
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The part of one worker, counted from 0, in what several of them have together."""
+    """One worker's part of the limits that several workers share. Workers are counted from 0."""
 
     worker: int = 0
     workers: int = 1
 
     def of(self, limit: int | None) -> int | None:
-        """The shares of all workers make up the limit; one smaller than their number is a mistake in the settings."""
+        """This worker's part of the limit; the parts of all workers add up to it. A limit below the number of workers
+        is a mistake in the settings."""
         return None if limit is None else limit // self.workers + (self.worker < limit % self.workers)
 
 
@@ -68,7 +69,7 @@ def build_upstreams(settings: Settings) -> dict[str, Upstream]:
 
 
 def build_routes(settings: Settings) -> RouteTable:
-    """The route table over the upstreams that have a key; the others are in it as names only."""
+    """The route table over the upstreams that have a key; of the others it has the names only."""
     upstreams = build_upstreams(settings)
     accounts = {name: _account(settings, name, upstreams.get(name)) for name in settings.upstreams}
     models: dict[str, Route | str | None] = {}
@@ -87,15 +88,15 @@ def build_pools(
     remember: Callable[[Cooldown], None] | None = None,
     share: Share = WHOLE,
 ) -> dict[str, Pool]:
-    """The keys of each upstream that has one, with their limits as far as they are this worker's.
+    """The key pool of each upstream that has a key, with this worker's part of the limits.
 
-    ``client`` is for probes; ``remember`` is told which keys rest.
+    ``client`` sends the probes; ``remember`` is called with each change of a cooldown.
     """
     return {
         name: Pool(
             name,
             build_keys(settings, name, share),
-            patience=settings.queue_timeout_seconds,
+            queue_timeout=settings.queue_timeout_seconds,
             probe=probe(client, routes, name),
             remember=remember,
         )
@@ -104,7 +105,8 @@ def build_pools(
 
 
 def build_keys(settings: Settings, upstream: str, share: Share = WHOLE) -> list[tuple[Key, RateLimits]]:
-    """Named after the upstream and, where there are several, by their own names or numbers."""
+    """The keys of an upstream with their limits. A key's alias is the upstream's name, followed by the key's own name,
+    or by its number if there are several keys."""
     given = settings.upstreams[upstream]
     keys = []
     for number, key in enumerate(given.keys, 1):
@@ -121,8 +123,8 @@ def build_keys(settings: Settings, upstream: str, share: Share = WHOLE) -> list[
     return keys
 
 
-def go_on(new: Settings, pools: Mapping[str, Pool], old: Settings, before: Mapping[str, Pool]) -> None:
-    """Hands on the state of an upstream's keys if the upstream still is the same place."""
+def keep_key_states(new: Settings, pools: Mapping[str, Pool], old: Settings, before: Mapping[str, Pool]) -> None:
+    """Keeps the key states of each upstream whose kind and URLs are unchanged."""
     for name, pool in pools.items():
         if name in before and _place(new.upstreams[name]) == _place(old.upstreams[name]):
             pool.take_over(before[name])
@@ -133,7 +135,7 @@ def _place(upstream: UpstreamSettings) -> tuple[str | None, ...]:
 
 
 def build_client(settings: Settings, *, seconds: float | None = None) -> Client:
-    """The way out. ``seconds`` bounds each wait in place of the settings' own."""
+    """The HTTP client for upstreams. ``seconds`` caps each deadline of the settings."""
     times = settings.timeouts
     waits = (times.headers_seconds, times.reply_seconds, times.idle_seconds, times.event_seconds, times.total_seconds)
     wire = Wire(
@@ -151,7 +153,7 @@ def build_client(settings: Settings, *, seconds: float | None = None) -> Client:
 
 
 def build_proxies(settings: Settings) -> dict[Place, Proxy]:
-    """The proxies on the way to the upstreams; none to this machine."""
+    """The proxies between the gateway and its upstreams; none for addresses of this machine."""
     found = {}
     for upstream in settings.upstreams.values():
         for there in map(place, upstream.urls):
@@ -163,23 +165,22 @@ def build_proxies(settings: Settings) -> dict[Place, Proxy]:
     return found
 
 
-class Shelf:
-    """The tiers of the cache, from one configuration to the next: made anew only if they are set to be elsewhere
-    or of another size."""
+class SharedTiers:
+    """The tiers of the cache across configurations, built again only if their place or size in the settings changes."""
 
     def __init__(self) -> None:
         self._tiers: Tiers | None = None
         self._given: tuple[object, ...] = ()
 
     def cache(self, settings: Settings) -> Cache:
-        """A cache over it; one that keeps nothing where it is off."""
+        """A cache over the tiers; one that stores nothing if the cache is off."""
         given = settings.cache
         if given.store == "off":
             return Cache()
         place = (given.store, given.memory_megabytes, given.path, given.megabytes, given.redis_url)
         if self._tiers is None or self._tiers.closed or self._given != place:
             self._tiers, self._given = build_tiers(settings), place
-        return Cache(self._tiers, seconds=given.ttl_days * DAY, apart=given.per_caller)
+        return Cache(self._tiers, seconds=given.ttl_days * DAY, per_caller=given.per_caller)
 
 
 def build_tiers(settings: Settings) -> Tiers:
@@ -205,7 +206,7 @@ def build_cors(settings: Settings) -> Cors:
 
 
 def build_guard(settings: Settings, pages: Collection[str]) -> Guard | None:
-    """The guard of an open gateway against web pages; None if there are callers. Links may lead to ``pages``."""
+    """The guard of an open gateway against web pages; None if callers need a key. Links may lead to ``pages``."""
     if not settings.open:
         return None
     machine = socket.gethostname().lower()
@@ -215,7 +216,7 @@ def build_guard(settings: Settings, pages: Collection[str]) -> Guard | None:
 
 
 def build_disconnects(settings: Settings) -> DisconnectPolicy:
-    """The policies for calls whose callers leave."""
+    """The disconnect policies: the general one, those of models and those of callers, with their limits."""
     models = {name: model.on_disconnect for name, model in settings.models.items() if model and model.on_disconnect}
     callers = {caller.name: caller.on_disconnect for caller in settings.callers if caller.on_disconnect}
     limits = settings.disconnect
@@ -228,7 +229,7 @@ def build_disconnects(settings: Settings) -> DisconnectPolicy:
 
 
 def ledger_file(settings: Settings) -> Path | None:
-    """The ledger's file, also if it does not exist yet; None if the ledger is off, or no folder for it is known."""
+    """The path of the ledger's file, even if there is no file yet; None if the ledger is off or no folder is known."""
     path = settings.ledger.path
     if path != AUTO:
         return None if path == OFF else Path(path).expanduser()
@@ -238,9 +239,9 @@ def ledger_file(settings: Settings) -> Path | None:
 
 
 def open_ledger(settings: Settings) -> tuple[LedgerFile | None, str]:
-    """The database of the ledger, if there is to be one, and in words where it is or why there is none.
+    """The ledger's file if there is to be one, and a text that says where it is or why there is none.
 
-    Raises StoreError where the file must not be used, and where one was named that cannot be.
+    Raises StoreError if the file must not be used, or if the settings name a file that cannot be used.
     """
     auto = settings.ledger.path == AUTO
     path = None if auto and settings.sandboxed else ledger_file(settings)
@@ -259,14 +260,14 @@ NO_FOLDER = "none, calls are not recorded: neither XDG_STATE_HOME nor HOME is se
 
 
 def build_operator(settings: Settings) -> Callers | None:
-    """Whose key opens the operator's endpoints; None where there are none."""
+    """The key that opens the operator's endpoints; None if they are off."""
     key = settings.operator_key
     return Callers([("operator", digest(key.get_secret_value()))]) if key else None
 
 
 def secrets(settings: Settings) -> list[str]:
-    """Every upstream's, every caller's and the operator's key, and the passwords of Redis and the proxies, to be kept
-    out of logs and messages."""
+    """The secrets that must not be in logs and messages: the keys of all upstreams, callers and the operator, and the
+    passwords of Redis and the proxies."""
     keys = [key.key for upstream in settings.upstreams.values() for key in upstream.keys]
     keys += [caller.key for caller in settings.callers]
     keys += [settings.caller_key, settings.operator_key, settings.cache.redis_url]
@@ -278,13 +279,13 @@ def secrets(settings: Settings) -> list[str]:
 
 
 def hosts(settings: Settings) -> list[str]:
-    """The host names of the upstreams and of their proxies, to be kept out of what callers are told."""
+    """The host names that must not be in messages to callers: those of the upstreams and of their proxies."""
     names = {place(url)[0] for upstream in settings.upstreams.values() for url in upstream.urls}
     return sorted(names | {proxy.host for proxy in build_proxies(settings).values()})
 
 
 def in_sandbox(settings: Settings, urls: Mapping[str, str]) -> Settings:
-    """The same settings against the sandbox. ``urls`` are its base URLs: jina, deepsearch and aihubmix.
+    """The same settings with the sandbox as upstreams. ``urls`` are its base URLs: jina, deepsearch and aihubmix.
 
     Upstreams of another kind have no stand-in and lose their key, so that nothing leaves this machine.
     """
@@ -293,14 +294,14 @@ def in_sandbox(settings: Settings, urls: Mapping[str, str]) -> Settings:
 
 
 def as_if_keyed(settings: Settings) -> Settings:
-    """The same settings with a key for each upstream, to show what would be there. Nothing is asked with them."""
+    """The same settings with a made-up key for each upstream, to list what could be served. They send no request."""
     update = {"api_key": SecretStr(SANDBOX_KEY)}
     upstreams = {name: upstream.model_copy(update=update) for name, upstream in settings.upstreams.items()}
     return settings.model_copy(update={"upstreams": upstreams})
 
 
 def with_caller_key(settings: Settings) -> tuple[Settings, str | None]:
-    """The settings with a random caller's key, and that key, where generate_caller_key asks for one."""
+    """The settings with a random caller key, and that key, if generate_caller_key asks for one."""
     if not settings.generate_caller_key or settings.loopback or not settings.open:
         return settings, None
     key = new_key()
@@ -316,7 +317,7 @@ def _account(settings: Settings, name: str, upstream: Upstream | None) -> Accoun
 
 
 def _route(name: str, settings: ModelSettings, accounts: Mapping[str, Account | None]) -> Route | None:
-    """A configured model's targets, as far as their upstreams have keys. None where none has."""
+    """The route of a configured model over the upstreams that have a key; None if none of them has."""
     entry = known(name)
     own = entry.model.id if entry else name
     places = [(target.upstream, target.model or own) for target in settings.targets]
@@ -328,7 +329,7 @@ def _route(name: str, settings: ModelSettings, accounts: Mapping[str, Account | 
 
 
 def _base(name: str, names: list[str]) -> Model:
-    """The catalogue's entry of a model, by its own name or by its names at the upstreams."""
+    """The catalogue's facts of a model, by its own name or by its names at the upstreams."""
     entries = [entry for there in (name, *names) if (entry := known(there))]
     return replace(entries[0].model, id=name) if entries else unlisted(name)
 

@@ -1,8 +1,8 @@
-"""The process that ``conformity`` starts: a schema and an answer in, the first thing that does not fit out.
+"""The child process of ``conformity``: reads a schema and an answer, and writes the first mismatch.
 
-Arguments: the folders in which modules are looked for. stdin: {"schema": object, "answer": JSON text}; without an
-answer the schema is looked at. stdout: nothing if all is well, else a place and the keyword, or what is wrong with the
-schema, ``{}`` for its name.
+Arguments: the folders of sys.path. stdin: {"schema": object, "answer": JSON text}; without an answer only the schema is
+checked. stdout: nothing if all is well, else the mismatch's place and keyword, or the mistake in the schema with ``{}``
+for its name.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
-BACKTRACKS = 1_000_000  # of a pattern, for each string; the time for all of them is the parent's to keep
+BACKTRACKS = 1_000_000  # of a pattern, for each string; the parent bounds the total time
 PATTERN_BYTES = 1 << 20  # of a regular expression, compiled
 MEMORY = 1 << 30  # bytes
-PLACE = 200  # characters that are told
+PLACE = 200  # characters of a place that are shown
 
 
 def misfit(schema: dict[str, object], answer: str | None) -> str:
     import jsonschema_rs
     import msgspec
 
-    # Patterns that look around are allowed: zod writes them for e-mail addresses.
+    # Look-around in patterns is allowed: zod writes it for e-mail addresses.
     patterns = jsonschema_rs.FancyRegexOptions(
         backtrack_limit=BACKTRACKS, size_limit=PATTERN_BYTES, dfa_size_limit=PATTERN_BYTES
     )
@@ -33,27 +33,27 @@ def misfit(schema: dict[str, object], answer: str | None) -> str:
     if answer is not None:
         for error in validator.iter_errors(msgspec.json.decode(answer)):
             place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
-            return f"answer{_told(place)} fails {error.kind.name!r}"
+            return f"answer{_printable(place)} fails {error.kind.name!r}"
     return ""
 
 
 def _wrong(place: str, keyword: str) -> str:
     if keyword == "format":
-        return f"{{}}{_told(place)} is not a regular expression that this gateway can check"
+        return f"{{}}{_printable(place)} is not a regular expression that this gateway can check"
     if keyword == "$ref":
-        return f"{{}}{_told(place)} has a $ref that cannot be resolved; refer to definitions as #/$defs/<name>"
-    return f"{{}}{_told(place)} is not a valid JSON schema (its {keyword} is wrong)"
+        return f"{{}}{_printable(place)} has a $ref that cannot be resolved; refer to definitions as #/$defs/<name>"
+    return f"{{}}{_printable(place)} is not a valid JSON schema (its {keyword} is wrong)"
 
 
-def _told(place: str) -> str:
-    """A place on one line. The names in it are those of an answer, and may be anything."""
+def _printable(place: str) -> str:
+    """A place on one line. Its names come from the answer and may hold any characters."""
     place = "".join(sign if sign.isprintable() else "?" for sign in place[: PLACE + 1])
     return place if len(place) <= PLACE else place[:PLACE] + " ..."
 
 
 def main() -> None:
     sys.path[:] = sys.argv[1:]
-    with suppress(ImportError, OSError, ValueError):  # not every system can
+    with suppress(ImportError, OSError, ValueError):  # not every system has this limit
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

@@ -1,7 +1,7 @@
-"""Requests to upstreams, each with a leased key and booked under the call that it is for.
+"""Requests to upstreams, each with a leased key and recorded for its call.
 
-attempt -> pool: a key -> HTTP: the request -> pool: the outcome
-                                            `-> record: what it cost
+attempt -> pool: a lease -> HTTP: the request -> pool: the outcome
+                                              `-> record: the cost
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from ..usage.record import CallRecord, Use
 from .conformity import usable
 from .streaming import UpstreamStream
 
-# The target that has answered, and its canonical answer.
+# The target that answered, and its canonical answer.
 Answered = tuple[Target, Json]
 
 
 class LeasingClient:
-    """The HTTP client with a key for each request, whose lease it holds. Raises UpstreamError, also if none is free."""
+    """An HTTP client that leases a key for each request. Raises UpstreamError, also if no key is free in time."""
 
     def __init__(self, http: Client) -> None:
         self.http = http
 
     async def send(self, part: Call, attempt: Failover, record: CallRecord) -> Answered:
-        """The answer to a call or a part of one."""
+        """The answer to a call or a part of one, and the target that gave it."""
         lease = attempt.take() or await self.lease(attempt)
         with lease:
             record.connection.ask()
@@ -42,17 +42,17 @@ class LeasingClient:
             use = record.ask(target)
             try:
                 request = target.upstream.request(part, target)
-                reply = await self.http.send(request, record.started, partial(sent, lease, use, part))
+                reply = await self.http.send(request, record.started, partial(mark_sent, lease, use, part))
                 answer = read(part, target, reply)
             except UpstreamError as failure:
                 use.fail(part, failure, failure.usage)
                 raise
-            said = answer.get("usage")
-            use.end(part, said, 0 if counted(said) else answered(answer))
+            reported = answer.get("usage")
+            use.end(part, reported, 0 if counted(reported) else answered(answer))
             return target, answer
 
     async def open(self, attempt: Failover, record: CallRecord) -> UpstreamStream:
-        """A stream whose head has come, which holds the lease. Raises UpstreamError for a status that is an error."""
+        """A stream whose head has come; the stream holds the lease. Raises UpstreamError if the status is an error."""
         lease = attempt.take() or await self.lease(attempt)
         target, call = attempt.target.with_key(lease.key), record.call
         use = record.ask(target)
@@ -60,7 +60,7 @@ class LeasingClient:
             request = target.upstream.request(call, target)
             if request.schema is not None:
                 await usable(request.schema, "response_format.json_schema")
-            stream = await self.http.open(request, record.started, partial(sent, lease, use, call))
+            stream = await self.http.open(request, record.started, partial(mark_sent, lease, use, call))
             if stream.status < 300:
                 lease.works()
                 return UpstreamStream(stream, target.upstream.fold(call, target, stream.status), lease, target)
@@ -76,9 +76,9 @@ class LeasingClient:
             raise
 
     async def lease(self, attempt: Failover) -> Lease:
-        """A key for an attempt, once one is free. It goes alone, whatever its cost says of company."""
-        if attempt.line is not None:
-            lease = await _patiently(attempt, attempt.line)
+        """The lease of a key for an attempt that is sent alone, even if its cost says that it may be batched."""
+        if attempt.key_queue is not None:
+            lease = await _lease_in_turn(attempt, attempt.key_queue)
         else:
             cost = replace(attempt.cost, batch=False) if attempt.cost.batch else attempt.cost
             lease = await attempt.pool.lease(cost, attempt.tried, attempt.can_go_elsewhere)
@@ -86,14 +86,14 @@ class LeasingClient:
         return lease
 
 
-def sent(lease: Lease, use: Use, part: Call) -> None:
-    """To be called before the first byte of a request goes out. Raises UpstreamError if the key rests by now."""
+def mark_sent(lease: Lease, use: Use, part: Call) -> None:
+    """Called before the first byte of a request is sent. Raises UpstreamError if the key has gone into cooldown."""
     lease.check()
     use.send(part)
 
 
 def read(part: Call, target: Target, reply: Reply) -> Json:
-    """The canonical answer in a reply. Raises UpstreamError, with what it was billed all the same."""
+    """The canonical answer in a reply. Raises UpstreamError, which has the usage of an invalid answer."""
     if reply.status >= 300:
         raise target.upstream.error(part, target, reply)
     try:
@@ -104,21 +104,21 @@ def read(part: Call, target: Target, reply: Reply) -> Json:
 
 
 def _billed(body: bytes) -> Json | None:
-    """The bill of a wrong answer: its counts, empty if it has none; None if it is no answer at all."""
+    """The usage in an invalid answer: its counts, empty if it has none; None if the body is no answer at all."""
     try:
         payload = decode(body)
     except Malformed:
         return None
     if not isinstance(payload, dict):
         return None
-    said = counts(payload.get("usage"))
-    return said if said or {"data", "results"} & payload.keys() else None
+    reported = counts(payload.get("usage"))
+    return reported if reported or {"data", "results"} & payload.keys() else None
 
 
-async def _patiently(attempt: Failover, line: asyncio.Lock) -> Lease:
-    """Leaves the pool's line between tries, so that calls with less patience go first."""
+async def _lease_in_turn(attempt: Failover, key_queue: asyncio.Lock) -> Lease:
+    """Leaves the pool's queue between tries, so that calls with a shorter timeout are served first."""
     pool = attempt.pool
-    async with line:
+    async with key_queue:
         while True:
             if not pool.ready and attempt.can_go_elsewhere():
                 raise pool.refusal()

@@ -1,7 +1,7 @@
-"""JSON schemas of callers, and answers held against them, in a process of its own.
+"""JSON schemas of callers: checks of the schemas, and of answers against them, in a child process.
 
-Reading a schema may take for ever, and checking against it too: definitions that multiply, a pattern that backtracks.
-The process is killed then, and the event loop never waits for it.
+Compiling a schema may take for ever, and so may checking against it: definitions that multiply, a pattern that
+backtracks. The child is killed then, and the event loop never waits for it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ..core.types import Json
 
 logger = logging.getLogger("torii.conformity")
 
-SECONDS = 5.0  # for a check; a usual one takes 0.05
-DESCRIPTORS = 8  # of a process that is started, and of its pipes, in the moment of its start
+SECONDS = 5.0  # for a check; a typical one takes 0.05
+DESCRIPTORS = 8  # that a process and its pipes need while it starts
 AT_ONCE = 4
 
 CHECKER = str(Path(__file__).with_name("checker.py"))
@@ -34,7 +34,7 @@ _threads = ThreadPoolExecutor(AT_ONCE, "conformity")
 
 
 async def usable(schema: Json, field: str) -> None:
-    """Raises InvalidRequest for a schema that no answer could be held against, Unavailable if that cannot be known."""
+    """Raises InvalidRequest for a schema that cannot be checked against, Unavailable if the checker cannot start."""
     try:
         wrong = await _found({"schema": schema})
     except TimeoutError:
@@ -55,7 +55,7 @@ async def misfit(schema: Json, answer: str) -> str | None:
         decode(text)
     except Malformed:
         return "is not JSON"
-    if text.startswith(BOM):  # most parsers take none in a text
+    if text.startswith(BOM):  # most parsers reject it
         return "is not JSON"
     try:
         found = await _found({"schema": schema, "answer": answer})
@@ -68,16 +68,16 @@ async def misfit(schema: Json, answer: str) -> str | None:
 
 
 async def _found(question: Json) -> str:
-    """The checker's finding, empty if there is none.
+    """The checker's finding; empty if the check has passed.
 
-    Raises TimeoutError, OSError if it could not be started, ValueError if it ended without a finding.
+    Raises TimeoutError, OSError if the checker cannot be started, ValueError if it ended without a finding.
     """
     text = msgspec.json.encode(question)
     async with _rooms.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE)):
         process = _start()
         asked = _threads.submit(_ask, process, text, SECONDS)
         try:
-            said = await asyncio.wrap_future(asked)
+            finding = await asyncio.wrap_future(asked)
         finally:
             process.kill()
             if asked.cancelled():  # before it began
@@ -85,24 +85,24 @@ async def _found(question: Json) -> str:
                     pass
     if process.returncode:
         raise ValueError(process.returncode)
-    return said.decode()
+    return finding.decode()
 
 
 def _start() -> subprocess.Popen[bytes]:
-    """Not by asyncio: uvloop never gives back the files of a process that could not be started. Raises OSError."""
+    """Starts the checker, without asyncio: uvloop leaks the files of a process that fails to start. Raises OSError."""
     _have_room()
     return subprocess.Popen(  # noqa: S603 - our own program, run by the interpreter that runs us
         [sys.executable, "-I", CHECKER, *sys.path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={},  # keys are none of its business
+        env={},  # the environment may hold keys
     )
 
 
 def _have_room() -> None:
-    """Raises OSError if there are too few descriptors: of a process's pipes, Python 3.11 keeps those that were made
-    before the one that could not be."""
+    """Raises OSError if too few descriptors are free. Python 3.11 leaks the pipes of a process that were made before
+    the one that failed."""
     held: list[int] = []
     try:
         for _ in range(DESCRIPTORS):

@@ -1,11 +1,12 @@
-"""The whole life of a call, on one screen. It orders the steps and decides nothing itself.
+"""The whole life of a call, on one screen. The gateway orders the steps and decides nothing itself.
 
-parse -> find the route -> the cache's answer, that of the same call under way, or the first target that answers:
+parse -> route -> the cached answer, the answer of an identical call under way, or that of the first target to answer:
     split -> request -> [network] -> reply -> merge -> render        embeddings, rerank, chat
     request -> [network] -> decode -> fold -> write                  a stream
-    request -> [network] -> decode -> fold -> collect -> render      DeepSearch for a caller who does not stream
+    request -> [network] -> decode -> fold -> collect -> render      DeepSearch for a caller that does not stream
 
-It reads downwards: nothing that is called here calls back. A call was admitted before, and is settled afterwards.
+The code reads downwards: nothing that is called here calls back. A call is admitted before ``handle`` and settled after
+it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .streaming import CallerStream, Streams
 
 
 class CallResult(Value, frozen=True):
-    """``body`` whole, or ``events`` as server-sent bytes; one of the two."""
+    """The answer for a caller: either a whole ``body``, or ``events`` as the bytes of a server-sent event stream."""
 
     headers: dict[str, str]
     body: bytes = b""
@@ -81,14 +82,14 @@ class Gateway:
                 outcome = flight.result if flight.pays else flight.result.free()
                 return _answer(endpoint, record, outcome, paid=flight.pays)
         except TimeoutError:
-            raise record.late() from None
+            raise record.timed_out() from None
         except Exception as error:
             self.routes.advise(call.model, error)
             raise
 
     def drain(self, seconds: float) -> None:
-        """No new work from now on; what waits for an upstream after ``seconds`` ends with an error. Said again, the
-        sooner time holds."""
+        """Refuses new calls from now on. Calls that still wait for an upstream after ``seconds`` end with an error. If
+        called again, the sooner time holds."""
         self.draining = True
         asyncio.get_running_loop().call_later(seconds, self._client.http.cut)
 
@@ -97,7 +98,7 @@ class Gateway:
         await self._cache.aclose()
 
     async def _hit(self, endpoint: Endpoint, lookup: Lookup, record: CallRecord) -> CallResult | None:
-        """The cache's answer, if it has one that can be written for this caller."""
+        """The cached answer, if there is one that can be rendered for this caller."""
         while (outcome := await lookup.hit()) is not None:
             record.hit = outcome.target
             try:
@@ -110,11 +111,11 @@ class Gateway:
     async def _asked(
         self, endpoint: Endpoint, lookup: Lookup, route: Route, admitted: Reservation, record: CallRecord
     ) -> MergedReply:
-        """The answer of the first targets that give one as a whole."""
+        """The whole answer of the first target that gives one; of several, if parts of the call fail over."""
         left: Sequence[Target] = route.targets
         while True:
             found = await lookup.at(self._retries.best(left))
-            targets = lookup.beside(found, left)
+            targets = lookup.compatible(found, left)
             left = () if len(targets) == len(left) else [target for target in left if target not in targets]
             failover = self._retries.begin(targets, admitted.cost, record.connection, repeats=not left)
             failover.start(found.target)
@@ -123,11 +124,11 @@ class Gateway:
                     return await self._collected(endpoint, failover, record)
                 parts = endpoint.split(found.rest, found.target.model.max_inputs)
                 costs = admitted.cost.parted(len(parts), *found.counts, batch=found.rest.endpoint.batchable)
-                ways = zip(parts, failover.parted(costs), strict=True)
+                failovers = zip(parts, failover.parted(costs), strict=True)
                 if len(parts) == 1:
-                    answers = [await self._part(*next(ways), record)]
+                    answers = [await self._part(*next(failovers), record)]
                 else:
-                    answers = await self._parts.gather([self._part(part, way, record) for part, way in ways])
+                    answers = await self._parts.gather([self._part(part, own, record) for part, own in failovers])
                 outcome = found.filled(endpoint.merge(found.rest, [reply for _, reply in answers]), answers[0][0])
                 lookup.keep(found, parts, answers)
                 return outcome
@@ -151,9 +152,9 @@ class Gateway:
         return outcome
 
     async def _stream(self, endpoint: Endpoint, route: Route, admitted: Reservation, record: CallRecord) -> CallResult:
-        """Waits for the first event, so that an early failure has a status of its own and another target its chance.
+        """Waits for the first event, so that an early failure has its own status and another target can be asked.
 
-        Not for longer than a caller may be left without a word: then their stream begins, and what fails is told in it.
+        The wait is bounded: then the caller's stream begins, and a later failure is an error event in it.
         """
         for attempt in self._retries.begin(route.targets, admitted.cost, record.connection):
             with attempt:
@@ -163,11 +164,12 @@ class Gateway:
 
 
 def _share(flight: Flight[MergedReply, CallRecord]) -> None:
-    """Those who share an answer name its target; the requests that it took are booked once, under who pays."""
+    """Updates the records of calls that share an answer: followers name the leader's target, and the requests move to
+    the call that pays."""
     if not flight.leads:
         flight.call.hit = flight.first.target
-    elif flight.heir is not None:
-        flight.heir.call.take(flight.call)
+    elif flight.successor is not None:
+        flight.successor.call.take(flight.call)
 
 
 def _answer(endpoint: Endpoint, record: CallRecord, outcome: MergedReply, *, paid: bool) -> CallResult:
@@ -179,5 +181,5 @@ def _answer(endpoint: Endpoint, record: CallRecord, outcome: MergedReply, *, pai
 
 
 def provenance(target: Target) -> dict[str, str]:
-    """Headers that name the upstream that answered, and its model."""
+    """Headers that name the upstream that answered and the upstream's name of the model."""
     return {"x-torii-upstream": target.upstream.name, "x-torii-upstream-model": target.name}

@@ -1,7 +1,7 @@
-"""Large calls: the parts of one at the same time, and all of them beside the small ones.
+"""The parts of large calls, sent in parallel and beside the small calls.
 
-The later parts wait for their keys as long as the call may take, and one at a time, so that a large call does not stand
-in the small ones' way.
+Later parts may wait for keys as long as the whole call may take, but one at a time, so that a large call does not hold
+up small ones.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ PARTS_AT_ONCE = 8  # of one call
 
 
 class Parts:
-    """``later``: so many later parts of all calls are at work at once, so that they leave connections to the others."""
+    """``later`` is how many later parts of all calls may be at work at once, so that connections are left for other
+    calls; 1000 by default."""
 
     def __init__(self, later: int = 1000) -> None:
         self._later = asyncio.Semaphore(later)
 
     async def gather(self, parts: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        """The results of all parts of a call, in order. The first part that fails ends the others.
+        """The results of all parts of a call, in order. The first part that fails cancels the others.
 
-        Parts that nobody wants any more are not asked for; those at work come to their end, and then CallerGone is
-        raised.
+        If nobody wants the answer any more, parts that wait are not sent, those at work come to their end, and then
+        CallerGone is raised.
 
-        No TaskGroup: Python 3.11's leaves the task in which a part failed marked as one that is being cancelled, and a
-        deadline that rings in a later attempt takes its own cancellation for another's.
+        No TaskGroup: after a part has failed, Python 3.11's leaves this task marked as being cancelled, and a deadline
+        that expires in a later attempt takes its own cancellation for another's.
         """
         room = asyncio.Semaphore(PARTS_AT_ONCE)
         first, *later = parts
@@ -47,7 +48,7 @@ class Parts:
             raise
         finally:
             for part in parts:
-                part.close()  # those that had not begun
+                part.close()  # coroutines that never began
         if any(isinstance(result, CallerGone) for result in results):
             raise CallerGone
         return [result for result in results if not isinstance(result, CallerGone)]

@@ -1,4 +1,4 @@
-"""A batch as one call, and what each of its members gets of its answer, its bill or its failure. Pure."""
+"""Pure functions of a batch: one call made of its parts, and each part's share of answer, usage or failure."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from ..core.usage import shares
 
 
 def merged(parts: Sequence[Call]) -> Call:
+    """One call with the inputs of all parts, in order. The other fields are those of the first part."""
     name = parts[0].endpoint.inputs
     return replace(parts[0], body={**parts[0].body, name: [item for part in parts for item in part.body[name]]})
 
 
 def divided(answer: Json, parts: Sequence[Call], paying: Sequence[bool]) -> list[Json]:
-    """The answer to each: its vectors, in order, and its share of the tokens, by length, if it pays."""
+    """The answer to each part: its vectors, in order, and its share of the tokens by length, if it pays."""
     if len(parts) == 1:
         return [answer]
     items = iter(answer["data"])
@@ -43,7 +44,7 @@ def divided(answer: Json, parts: Sequence[Call], paying: Sequence[bool]) -> list
 
 
 def billed(usage: Json | None, parts: Sequence[Call], paying: Sequence[bool]) -> list[Any]:
-    """The share of each part in the counts, by length; None for each if they are not known."""
+    """The share of each part in the usage, by length; None for each if the usage is unknown."""
     if usage is None or len(parts) == 1:
         return [usage] * len(parts)
     lengths = [
@@ -54,7 +55,7 @@ def billed(usage: Json | None, parts: Sequence[Call], paying: Sequence[bool]) ->
 
 
 def _usages(usage: Json, lengths: list[int]) -> list[Json]:
-    """For each its share of every count: whole numbers, whose sum is the count."""
+    """For each length its share of every count: whole numbers whose sum is the count."""
     parts: list[Json] = [{} for _ in lengths]
     for name, count in usage.items():
         values: list[Any] = _usages(count, lengths) if isinstance(count, dict) else [count] * len(lengths)
@@ -66,7 +67,7 @@ def _usages(usage: Json, lengths: list[int]) -> list[Json]:
 
 
 def of_all(failure: UpstreamError) -> UpstreamError:
-    """The failure as each member is told of it, without the upstream's words: they may quote another caller."""
+    """The failure for every member, without the upstream's own words: they may quote another caller."""
     failure = copy(failure)
     failure.message = _in_our_words(failure, failure.upstream or "the upstream")
     failure.param = None

@@ -1,7 +1,7 @@
-"""A stream on its way: an upstream's bytes into events, events into the caller's bytes, and one end for both.
+"""A stream: an upstream's bytes into events, events into the caller's bytes, and one end for both.
 
 stream.pieces -> Decoder -> fold -> StreamWriter -> the caller
-                                       `-> the record ended and the key given back, once, however it ends
+                                       `-> the record ended and the lease released, once, however the stream ends
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ logger = logging.getLogger("torii.relay")
 
 
 class UpstreamStream:
-    """A stream whose head has come; it holds its connection and the lease of its key, and gives both back at its end.
+    """An upstream's stream after its head. It holds the connection and the key's lease, and releases both at its end.
 
-    ``first`` are the events it has begun with, none if it was silent for so long that its caller is to be told;
-    ``rest`` are those that follow.
+    ``first`` are the events that it began with, none if it had no content when its caller's stream had to begin;
+    ``rest`` yields those that follow.
     """
 
     __slots__ = ("_lease", "_stream", "first", "fold", "rest", "target")
@@ -42,7 +42,7 @@ class UpstreamStream:
         self._lease = lease
 
     async def begin(self, record: CallRecord, seconds: float) -> None:
-        """Waits until something is said, or for so many seconds. The failures of ``translate`` end the stream."""
+        """Waits for the first content, at most ``seconds``. Closes the stream and raises if ``translate`` fails."""
         self.rest = translate(self._stream, self.fold, record, time.monotonic() + seconds)
         try:
             self.first = await anext(self.rest)
@@ -54,7 +54,7 @@ class UpstreamStream:
             self._lease.succeed()
 
     async def collected(self, endpoint: Endpoint, record: CallRecord) -> Json:
-        """The whole as one reply, for a caller who does not stream. The stream has ended then."""
+        """The whole stream as one reply, for a caller that does not stream. Closes the stream."""
         failure: BaseException | None = None
         self.rest = translate(self._stream, self.fold, record)
         try:
@@ -70,11 +70,11 @@ class UpstreamStream:
             await self.aclose(failure)
 
     def succeed(self) -> None:
-        """Something has come after the stream was handed on with nothing said."""
+        """Reports success: content has come after a beginning without any."""
         self._lease.succeed()
 
     def fail(self, failure: BaseException) -> None:
-        """The stream has failed. If nothing had come of it, its key and upstream are blamed."""
+        """Reports a failure. If no content has come, the failure counts against the key and the upstream."""
         self._lease.fail(failure)
 
     async def aclose(self, failure: BaseException | None = None) -> None:
@@ -88,29 +88,29 @@ class UpstreamStream:
 
 
 class Streams:
-    """Streams for callers. After ``seconds`` one that says nothing is handed on all the same."""
+    """Makes the callers' streams. After ``seconds`` (15 by default) a stream is passed on even without content."""
 
     def __init__(self, redactor: Redactor, seconds: float = 15.0) -> None:
         self._redactor = redactor
         self._seconds = seconds
 
     def begin(self, stream: UpstreamStream, record: CallRecord) -> Coroutine[Any, Any, None]:
-        """Waits for what it says first. Raises ToriiError if it fails before."""
+        """Waits for the first content of the stream. Raises ToriiError if the stream fails before that."""
         return stream.begin(record, self._seconds)
 
     def events(self, stream: UpstreamStream, endpoint: Endpoint, record: CallRecord) -> CallerStream:
-        """What its caller is sent of a stream that has begun."""
+        """The caller's stream over an upstream's stream that has begun."""
         return CallerStream(stream, endpoint.writer(record.call), record, self._redactor)
 
 
 class CallerStream:
-    """The caller's stream. Owns the upstream's connection and the end of the call's record, which end with it, once:
+    """The caller's stream. It ends the call's record and closes the upstream's stream, once:
 
     done            status 200, [DONE]
-    upstream cut    the error's status, an error event; where nothing had come of it, its key and upstream are blamed
+    upstream cut    the error's status, an error event; counts against key and upstream if no content had come
     shutdown        503, an error event
-    caller gone     499, nothing more is sent; also where they leave before the first byte
-    left to go on   499 at its end, whatever that is; read for its usage, and no longer written
+    caller gone     499, nothing more is sent; also if the caller leaves before the first byte
+    detached        499, nothing more is sent; the upstream's stream is read to its end for its usage
     """
 
     def __init__(self, source: UpstreamStream, writer: StreamWriter, record: CallRecord, redactor: Redactor) -> None:
@@ -156,10 +156,10 @@ class CallerStream:
 async def translate(
     stream: Stream, fold: Fold, record: CallRecord, look: float = math.inf
 ) -> AsyncGenerator[list[Event], None]:
-    """The events of each piece; raises if the stream fails, stops short or is too large. ``record`` sees them all.
+    """The events of each piece. Raises if the stream fails, stops short or is too large. ``record`` sees all events.
 
-    Nothing is given before something is said. Where that is not by the time ``look`` (monotonic clock), what has come
-    is given then, be it nothing, and the next when something is said.
+    Nothing is yielded before the first content. If there is none by ``look`` (monotonic clock), the events so far are
+    yielded then, even if there are none, and the next ones with the first content.
     """
     decoder = Decoder(stream.event_bytes)
     held: list[Event] = []
@@ -170,7 +170,7 @@ async def translate(
             if events:
                 stream.progressed()
                 record.see(events)
-                # What came before a failure is passed on first, unless nothing has been said yet.
+                # Events before a failure are passed on first, unless there was no content yet.
                 if begun:
                     yield events
                 else:
@@ -187,7 +187,7 @@ async def translate(
             yield held
             held = []
     events, failure = await _conforming(*fold_all(fold, decoder.end()))
-    # Half an event at the end is a stream that was cut, which fold.end says better.
+    # Half an event at the end means that the stream was cut, for which fold.end has the better error.
     if failure is not None and not isinstance(failure, Garbled):
         raise failure
     events += fold.end()
@@ -196,14 +196,14 @@ async def translate(
 
 
 def says_something(events: Iterable[Event]) -> bool:
-    """True if the events hold more than the start of a stream: its own facts, the role of who speaks."""
+    """True if the events hold content: more than the stream's own facts and the role of a message."""
     return any(
         not isinstance(event, Head) and not (isinstance(event, Chunk) and _hollow(event.body)) for event in events
     )
 
 
 def _hollow(chunk: Json) -> bool:
-    """Of a chunk that is passed on."""
+    """True if a chunk that is passed on has no content."""
     choices = chunk.get("choices")
     return not any(
         value
@@ -211,12 +211,12 @@ def _hollow(chunk: Json) -> bool:
         if isinstance(choice, dict)
         for name, part in choice.items()
         if name in ("delta", "message", "text", "finish_reason")
-        for value in ([said for key, said in part.items() if key != "role"] if isinstance(part, dict) else [part])
+        for value in ([item for key, item in part.items() if key != "role"] if isinstance(part, dict) else [part])
     )
 
 
 async def _conforming(events: list[Event], failure: ToriiError | None) -> tuple[list[Event], ToriiError | None]:
-    """The events up to an answer that does not fit its schema, and that failure."""
+    """The events before the first answer that does not fit its schema, with that failure; else both arguments."""
     for number, event in enumerate(events):
         if type(event) is Structured and (why := await misfit(event.schema, event.text)):
             return events[:number], UpstreamMismatch(f"the answer {why}", event.text)
@@ -224,11 +224,11 @@ async def _conforming(events: list[Event], failure: ToriiError | None) -> tuple[
 
 
 class Garbled(UpstreamBroken):
-    """An event that is no JSON."""
+    """An event that is not JSON."""
 
 
 def fold_all(fold: Fold, arrived: list[ServerEvent]) -> tuple[list[Event], ToriiError | None]:
-    """The fold of the events, up to the first that fails, and that failure."""
+    """The events of the fold up to the first failure, and that failure."""
     events: list[Event] = []
     try:
         for data, name in arrived:

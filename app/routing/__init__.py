@@ -1,1 +1,1 @@
-"""From a model to targets and keys: the route table, pools of keys, their limits and cooldowns."""
+"""From a model to targets and keys: the route table, key pools, rate limits, cooldowns and the attempts of a call."""

@@ -1,9 +1,9 @@
 """Circuit breaker: an upstream that keeps failing is asked after the others.
 
-After BREAK_AFTER failures in a row it is asked last. BREAK_SECONDS later one call asks it first again,
-while the others go on passing it by: an answer ends it, a failure makes it another BREAK_SECONDS. That is
-the half-open state of Hystrix and HAProxy's probe after a fall; Envoy would let all come back at once.
-Nothing is ever refused for it: where every upstream is broken, all are asked in their order (Envoy's panic).
+After BREAK_AFTER failures in a row the upstream is asked last. BREAK_SECONDS later one call asks it first again, while
+all other calls still ask it last: an answer closes the breaker, a failure starts another BREAK_SECONDS. This is the
+half-open state of Hystrix and HAProxy's probe after a fall; Envoy would let all calls back at once. No call is refused
+because of a breaker: if the breakers of all upstreams are open, all are asked in their order (Envoy's panic mode).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BREAK_SECONDS = 10.0
 
 
 class Breaker:
-    """``open``: it has broken, and no call has been answered since."""
+    """The breaker of one upstream. ``open`` is True from BREAK_AFTER failures in a row until the next answer."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -28,11 +28,11 @@ class Breaker:
 
     @property
     def last(self) -> bool:
-        """True if other upstreams are tried first."""
+        """True if other upstreams are asked before this one."""
         return self.open and time.monotonic() < self._until
 
     def called(self, now: float) -> None:
-        """A call goes to the upstream. The first one after the time is the one that tries."""
+        """Notes that a call goes to the upstream. The first call after BREAK_SECONDS is the trial."""
         if self.open and now >= self._until:
             self._until = now + BREAK_SECONDS
 

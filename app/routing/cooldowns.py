@@ -1,6 +1,6 @@
-"""Cooldowns of keys, kept in the ledger's file, so that a restart does not run into every refusal once more.
+"""Cooldowns of keys, saved in the ledger's file so that a restart does not meet every refusal again.
 
-A row for each key that rests. It has the key's fingerprint, never the key.
+There is one row for each key in cooldown. A row has the key's fingerprint, never the key.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ logger = logging.getLogger("torii.keystate")
 
 
 class KeyStates:
-    """The rests of keys, as rows of the file."""
+    """The saved cooldowns, as rows of the ledger's file."""
 
     def __init__(self, file: LedgerFile) -> None:
         self._file = file
 
-    def remember(self, rest: Cooldown) -> None:
-        if rest.cause:
-            row = CooldownRow(rest.upstream, rest.fingerprint, rest.alias, rest.cause, rest.until)
+    def remember(self, cooldown: Cooldown) -> None:
+        """Saves the cooldown, or deletes the saved one if ``cause`` is empty."""
+        if cooldown.cause:
+            row = CooldownRow(cooldown.upstream, cooldown.fingerprint, cooldown.alias, cooldown.cause, cooldown.until)
             self._file.remember_cooldown(row)
         else:
-            self._file.forget_cooldown(rest.upstream, rest.fingerprint)
+            self._file.forget_cooldown(cooldown.upstream, cooldown.fingerprint)
 
     def remembered(self) -> list[Cooldown]:
-        """None of them where the file cannot be read now: what is known is soon found out again."""
+        """The saved cooldowns; none if the file cannot be read now, since the next calls find them out again."""
         try:
             rows = self._file.cooldowns()
         except StoreError as error:

@@ -1,13 +1,13 @@
-"""The way of one call through targets and keys: which is asked next, and when to give up.
+"""The attempts of one call: which target and key are asked next, and when to give up.
 
-    free       after a failure of the key (401, 402, 403, 429): each other key of the upstream, once; before the other
-               targets if it is free now, else after them
-    free       after any failure that is not the caller's: each other target, once
-    a repeat   after an upstream's own fault (5xx, a timeout, a broken answer): that upstream again
-    a wait     after a 429: that target again, if its time comes within the call's patience
+    another key       after a failure of the key (401, 402, 403, 429): each other key of the upstream, once; before the
+                      other targets if one is free now, else after them
+    another target    after any failure that is not the caller's: each other target, once
+    a repeat          after the upstream's own fault (5xx, a timeout, a broken answer): the same target again
+    a wait            after a 429: the same target again, if its time comes within the call's queue timeout
 
-A target whose keys all rest, or whose upstream keeps failing, is passed over as long as another one can be asked.
-Repeats at an upstream that has failed by itself have a budget, so that a fault meets no storm.
+A target whose keys are all in cooldown, or whose upstream keeps failing, is skipped while another target can be asked.
+Only repeats have a budget, so that a fault of an upstream does not cause a retry storm.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from .pool import Pool
 
 NONE: frozenset[str] = frozenset()
 
-# Of all calls under way, how many may be repeats: a fifth, and always a few (Envoy's default).
+# Repeats may be this share of the attempts under way, or RETRIES_ALWAYS if that is more (Envoy's defaults).
 RETRY_SHARE = 0.2
 RETRIES_ALWAYS = 3
 
 
 class Audience(Protocol):
-    """Those who wait for an answer."""
+    """The callers that wait for an answer."""
 
     @property
     def deserted(self) -> bool:
-        """All have left."""
+        """True if all of them have left."""
 
 
 class Retries:
-    """The attempts of all calls. ``most``: a call that has met so many faults of upstreams is not repeated."""
+    """The pools and the retry budget of all calls. ``most``: a call that has met this many faults of upstreams is not
+    repeated. ``under_way`` is the number of attempts at work, ``repeats`` how many of these are repeats."""
 
     def __init__(self, pools: Mapping[str, Pool], *, most: int = 3) -> None:
         self.pools = pools
@@ -48,60 +49,63 @@ class Retries:
         self.repeats = 0
 
     def begin(self, targets: Sequence[Target], cost: Cost, audience: Audience, *, repeats: bool = True) -> Failover:
-        """The attempts of one call at these targets. Without ``repeats`` none is asked again after its own fault."""
+        """The attempts of one call at these targets. Without ``repeats`` a target is neither repeated after a fault of
+        its own nor waited for after a 429."""
         return Failover(self, targets, cost, audience, self.most if repeats else 0)
 
     def best(self, targets: Sequence[Target]) -> Target:
-        """The target that is asked first, as things are."""
+        """The target that is asked first in the present state of the pools."""
         return first_ready(targets, self.pools)
 
     def elsewhere(self, targets: Sequence[Target], upstream: str) -> bool:
-        """True if another upstream than this one is ready for one of the targets."""
+        """True if an upstream other than ``upstream`` is ready for one of the targets."""
         names = {target.upstream.name for target in targets} - {upstream}
         return any(self.pools[name].ready for name in names)
 
     def broken(self, upstream: str) -> bool:
-        """True if the upstream keeps failing."""
+        """True if the upstream's breaker is open."""
         return self.pools[upstream].breaker.open
 
     @property
     def may_repeat(self) -> bool:
-        """True if the budget has room for a repeat of one more call."""
+        """True if the budget allows one more repeat."""
         return self.repeats < max(RETRIES_ALWAYS, RETRY_SHARE * (self.under_way + 1))
 
 
 class Failover:
-    """The attempts of one call: an iterator, each of whose steps is a context that learns how the attempt went.
+    """The attempts of one call: an iterator, and for each step a context that classifies the outcome.
 
         for attempt in failover:
             with attempt:
                 reply = await client.send(part, attempt, record)
 
-    An attempt names its ``target`` and ``cost``; whoever sends the request takes the ``lease``. After a failure of an
-    upstream the next target is chosen, or the UpstreamError raised that tells the caller most; any other exception
-    passes through. ``repeats``: the target is asked again after a fault of its own. ``last``: no attempt follows, since
-    this one went into a batch, which has attempts of its own. The parts of a large call, which have time, wait for
-    their keys in the ``line``. ``most`` is that of ``Retries``, 0 for no repeats at all.
+    An attempt names its ``target`` and ``cost``; the sender of the request takes the ``lease``. After an UpstreamError
+    the next target is chosen, or the error of ``_error`` is raised if there is none; any other exception passes
+    through.
+
+    ``repeats``: the attempt repeats a target after a fault of its own. ``last``: no attempt follows, because this one
+    went into a batch, which has attempts of its own. ``key_queue`` is set for the parts of a large call, which wait for
+    their keys one at a time. ``most`` is that of ``Retries``, 0 for no repeats.
     """
 
     __slots__ = (
         *("_again", "_asked_again", "_done", "_faults", "_last", "_left", "_most", "_retries", "_tried"),
-        *("audience", "cost", "failures", "last", "lease", "line", "repeats", "target", "targets"),
+        *("audience", "cost", "failures", "last", "lease", "key_queue", "repeats", "target", "targets"),
     )
 
     def __init__(self, retries: Retries, targets: Sequence[Target], cost: Cost, audience: Audience, most: int) -> None:
         self.targets = targets
-        self.target = targets[0]  # until the first step
+        self.target = targets[0]  # replaced by the first step
         self.cost = cost
         self.audience = audience
         self.repeats = self.last = False
-        self.line: asyncio.Lock | None = None
+        self.key_queue: asyncio.Lock | None = None
         self.lease: Lease | None = None
         self.failures: list[UpstreamError] = []
         self._retries = retries
         self._most = most
         self._left = targets
-        self._again: list[tuple[Target, bool]] = []  # and whether that is a repeat
+        self._again: list[tuple[Target, bool]] = []  # target, and whether asking it is a repeat
         self._asked_again: list[Target] = []
         self._tried: dict[str, set[str]] = {}
         self._faults = 0
@@ -109,20 +113,20 @@ class Failover:
         self._done = False
 
     def start(self, target: Target, lease: Lease | None = None) -> Failover:
-        """Begins at ``target``, with ``lease`` if there is one already."""
+        """Makes ``target`` the first one to be asked, with ``lease`` if a key is leased already."""
         self._last, self.lease = target, lease
         self._leave(target)
         return self
 
     def parted(self, costs: Sequence[Cost]) -> list[Failover]:
-        """The attempts of each part of the call, of these costs; those of the first part are these."""
+        """One Failover for each part of the call, with these costs; the first of them is this object."""
         self.cost = costs[0]
         if len(costs) == 1:
             return [self]
         parts = [Failover(self._retries, self.targets, cost, self.audience, self._most) for cost in costs[1:]]
-        line = asyncio.Lock()
+        key_queue = asyncio.Lock()
         for part in parts:
-            part.line = line
+            part.key_queue = key_queue
         return [self, *parts]
 
     def __iter__(self) -> Failover:
@@ -149,7 +153,7 @@ class Failover:
                 self.failures.clear()
                 raise last
         self._done = True
-        self.failures.clear()  # each knows the frame that holds this object
+        self.failures.clear()  # their tracebacks refer to the frame that holds this object: a cycle
         return False
 
     @property
@@ -159,20 +163,22 @@ class Failover:
 
     @property
     def tried(self) -> AbstractSet[str]:
-        """The aliases of the upstream's keys that have failed; a fault of the upstream is none of the key's."""
+        """The aliases of the upstream's keys that have failed in this call, by failures of the key, not the
+        upstream."""
         return self._tried.get(self.target.upstream.name, NONE)
 
     def take(self) -> Lease | None:
-        """The lease of a key, if one is free now."""
+        """The lease of a key if one is leased or free now, else None."""
         if self.lease is None:
             self.lease = self.pool.at_once(self.cost, self.tried)
         return self.lease
 
     def can_go_elsewhere(self) -> bool:
+        """True if a target that was not asked yet is ready."""
         return any(self._retries.pools[target.upstream.name].ready for target in self._left)
 
     def _goes_on(self, failure: UpstreamError) -> bool:
-        """False if it is no use to go on: the request is wrong, or a DeepSearch run may have begun."""
+        """False if another attempt is useless: the request is wrong, or a DeepSearch run may have begun."""
         target = self.target
         failure.upstream, failure.target = target.upstream.name, target
         if target.model.deepsearch and not isinstance(failure, UpstreamRateLimited):
@@ -210,7 +216,7 @@ class Failover:
         return None
 
     def _error(self) -> UpstreamError:
-        """The last failure, unless an earlier one says when to come back."""
+        """The error for the caller: the 429 with the shortest wait if there is one, else the last failure."""
         waits = [failure for failure in self.failures if isinstance(failure, UpstreamRateLimited)]
         error = min(waits, key=lambda failure: failure.retry_after or MINUTE) if waits else self.failures[-1]
         error.repeated = self._faults > 1
@@ -228,8 +234,8 @@ class Failover:
             self._left = [other for other in self._left if other is not target]
 
     def _ask_another_key(self, target: Target, pool: Pool, failure: UpstreamError, key: Key) -> None:
-        """Now, if one is free; else after the targets that are ready, with the limited ``key`` too if its time has come
-        by then."""
+        """Asks another key of the upstream: next if one is free or no other target is ready, else after the ready
+        targets. After a 429 the limited ``key`` may be asked once more too, if its cooldown has ended by then."""
         if pool.others(self.tried, self.cost):
             self._last = target
             return
@@ -247,15 +253,16 @@ class Failover:
     def _ask_again(self, target: Target, pool: Pool, failure: UpstreamError) -> None:
         if isinstance(failure, UpstreamRateLimited):
             seconds = failure.retry_after
-            patient = pool.patient(self.cost, seconds or 0.0) or (self.line is not None and (seconds or 0.0) <= KEPT)
-            if seconds is not None and patient and self._most:
+            in_time = pool.can_wait(self.cost, seconds or 0.0)
+            in_time = in_time or (self.key_queue is not None and (seconds or 0.0) <= KEPT)
+            if seconds is not None and in_time and self._most:
                 self._again.append((target, False))
         elif not _is_of_the_key(failure) and failure.repeatable:
             self._again.append((target, True))
 
 
 def first_ready(targets: Sequence[Target], pools: Mapping[str, Pool]) -> Target:
-    """The first target that can be asked now, else the first."""
+    """The first target that can be asked now; the first of all if there is none."""
     if len(targets) > 1:
         for target in targets:
             if pools[target.upstream.name].ready:

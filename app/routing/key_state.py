@@ -1,12 +1,12 @@
-"""A key at work: what it does now, what its limits still allow, whether it rests and why.
+"""The runtime state of one upstream key: calls at work, use of its limits, its cooldown and the cause.
 
-    rate limited     until the time that the provider stated
-    refused          shut: until a probe succeeds, or a call that was let through
+    rate limited     in cooldown until the time that the provider stated
+    refused          shut: in cooldown until a probe or a trial call succeeds
     account empty    shut: the same
 
-When the rest ends, one call tries the key; until it has an answer, no other call uses the key.
+When a cooldown ends, one trial call uses the key; no other call uses the key until the trial call has an outcome.
 
-Times are of the monotonic clock; only a Cooldown, which outlives the process, is of the wall clock.
+Times are of the monotonic clock. Only Cooldown, which outlives the process, is in Unix time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHUT = ("refused", "account empty")
 
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """That a key rests, to be remembered; ``until`` is a Unix time. No ``cause``: it rests no longer."""
+    """A key's cooldown, to be saved. ``until`` is a Unix time in seconds; an empty ``cause`` ends the cooldown."""
 
     upstream: str
     fingerprint: str
@@ -39,25 +39,30 @@ class Cooldown:
 
 
 def fingerprint(upstream: str, key: Key) -> str:
-    """By which a key is known again: another key under the same alias is not it. 64 hexadecimal digits."""
+    """The identity of a key's secret at an upstream, whatever the alias: SHA-256 in 64 hexadecimal digits."""
     return hashlib.sha256(f"torii:{upstream}\0{key.secret}".encode()).hexdigest()
 
 
 @dataclass(slots=True, eq=False)
 class KeyState:
-    """The one with the lowest ``load`` is next; among equally busy ones that with the lowest ``turn``, which grows with
-    each call by what the weight makes of it. ``trial`` is the lease of the call that tries the key after its rest."""
+    """The state of one key. The key with the lowest ``load`` takes the next call.
+
+    ``load`` is (calls at work / weight, ``virtual_time``): ``virtual_time`` breaks ties and grows by 1 / weight with
+    each call, as in weighted fair queueing. ``cause``, ``since`` and ``cooldown_until`` describe the cooldown (empty
+    and 0 if there is none), ``trial`` is the lease of the call that tries the key after its cooldown, ``probing`` the
+    task that probes the key. ``calls`` and ``failures`` count since the start.
+    """
 
     key: Key
     limits: RateLimits
     at_work: int = 0
-    turn: float = 0.0
+    virtual_time: float = 0.0
     load: tuple[float, float] = (0.0, 0.0)
     calls: int = 0
     failures: int = 0
     cause: Cause = ""
     since: float = 0.0
-    rests_until: float = 0.0
+    cooldown_until: float = 0.0
     trial: object = None
     probing: asyncio.Task[None] | None = None
     windows: dict[str, SlidingWindow] = field(init=False)
@@ -66,61 +71,63 @@ class KeyState:
         limits = {"requests": self.limits.requests, "tokens": self.limits.tokens, "deepsearch": self.limits.deepsearch}
         self.windows = {name: SlidingWindow(limit) for name, limit in limits.items() if limit is not None}
 
-    def becomes(self, new: KeyState) -> KeyState:
-        """The same key with the name and the limits of ``new``; its rest, its calls and what it has spent stay."""
+    def reconfigure(self, new: KeyState) -> KeyState:
+        """Takes the name and the limits of ``new``; the cooldown, the calls and the use of the limits stay."""
         for name, window in new.windows.items():
             if name in self.windows:
                 self.windows[name].limit = window.limit
                 new.windows[name] = self.windows[name]
         self.key, self.limits, self.windows = new.key, new.limits, new.windows
-        self.load = self.at_work / self.limits.weight, self.turn
+        self.load = self.at_work / self.limits.weight, self.virtual_time
         return self
 
     @property
     def shut(self) -> bool:
         return self.cause in SHUT
 
-    def rests(self, now: float) -> bool:
-        return now < self.rests_until
+    def in_cooldown(self, now: float) -> bool:
+        return now < self.cooldown_until
 
     def usable(self, now: float) -> bool:
-        """True if a call may use the key now, its limits aside."""
-        return not self.cause or (self.trial is None and now >= self.rests_until)
+        """True if the key's cooldown, if any, allows a call now. Its limits are not checked."""
+        return not self.cause or (self.trial is None and now >= self.cooldown_until)
 
-    def room(self, now: float, cost: Cost, hold: float = 0.0) -> float | None:
-        """Seconds until the limits allow it; None where another call has to end first. Until ``hold`` it is kept back
-        for others to join it, where a limit comes near."""
+    def room(self, now: float, cost: Cost, delay_until: float = 0.0) -> float | None:
+        """Seconds until the limits allow a call of this ``cost``; None if another call has to end first.
+
+        Near a limit the call is held back until ``delay_until`` (monotonic), so that others can be batched with it.
+        """
         if self.limits.concurrency is not None and self.at_work >= self.limits.concurrency:
             return None
         wait = 0.0
         for name, window in self.windows.items():
             wait = max(wait, window.wait(now, cost.amount(name)))
-        if not wait and hold > now and (requests := self.windows.get("requests")):
-            return min(requests.pace(now), hold - now)
+        if not wait and delay_until > now and (requests := self.windows.get("requests")):
+            return min(requests.pace(now), delay_until - now)
         return wait
 
-    def wait(self, now: float, cost: Cost, hold: float) -> float | None:
-        """Seconds until it is free, with its rest; None if another call has to end first."""
-        room = self.room(now, cost, hold)
-        if room is None or (self.trial and not self.rests(now)):
+    def wait(self, now: float, cost: Cost, delay_until: float) -> float | None:
+        """Seconds until the cooldown has ended and the limits allow the call; None if another call has to end first."""
+        room = self.room(now, cost, delay_until)
+        if room is None or (self.trial and not self.in_cooldown(now)):
             return None
-        return max(room, self.rests_until - now)
+        return max(room, self.cooldown_until - now)
 
     def take(self, now: float, cost: Cost) -> None:
         self.at_work += 1
         self.calls += 1
-        self.turn += 1 / self.limits.weight
-        self.load = self.at_work / self.limits.weight, self.turn
+        self.virtual_time += 1 / self.limits.weight
+        self.load = self.at_work / self.limits.weight, self.virtual_time
         for name, window in self.windows.items():
             if amount := cost.amount(name):
                 window.add(now, amount)
 
     def leave(self) -> None:
         self.at_work -= 1
-        self.load = self.at_work / self.limits.weight, self.turn
+        self.load = self.at_work / self.limits.weight, self.virtual_time
 
     def stretch(self, now: float, tokens: int) -> bool:
-        """Takes more tokens for a call, where the limit allows them now."""
+        """Adds tokens to the use of the limit for a call, if the limit allows them now; False if it does not."""
         window = self.windows.get("tokens")
         if window is not None and tokens:
             if window.wait(now, tokens):
@@ -129,16 +136,17 @@ class KeyState:
         return True
 
     def described(self, now: float, clock: float) -> Json:
-        """As plain values; ``clock`` is the Unix time that ``now`` is. ``trial``: the next call decides."""
-        rests = self.rests(now)
-        until = datetime.fromtimestamp(clock + self.rests_until - now, UTC).isoformat(timespec="seconds")
+        """The state as plain JSON values. ``clock`` is the Unix time of ``now``. The state ``trial`` means that the
+        next call, or the one at work, decides whether the key works."""
+        cooling = self.in_cooldown(now)
+        until = datetime.fromtimestamp(clock + self.cooldown_until - now, UTC).isoformat(timespec="seconds")
         limits = {name: {"used": window.used(now), "limit": window.limit} for name, window in self.windows.items()}
         return {
             "key": self.key.alias,
             "tail": self.key.tail,
-            "state": "resting" if rests else "trial" if self.cause else "healthy",
+            "state": "resting" if cooling else "trial" if self.cause else "healthy",
             "cause": self.cause or None,
-            "until": until.replace("+00:00", "Z") if rests else None,
+            "until": until.replace("+00:00", "Z") if cooling else None,
             "at_work": self.at_work,
             "concurrency": self.limits.concurrency,
             "weight": self.limits.weight,
@@ -149,12 +157,12 @@ class KeyState:
 
 
 def refused(states: Sequence[KeyState], upstream: str, failing: bool, seconds: float) -> UpstreamError:
-    """The error if none of these keys can be used now. ``failing``: the upstream itself is; ``seconds`` is the least
-    time to come back after."""
+    """The error if none of these keys can be used now. ``failing``: the upstream keeps failing. ``seconds`` is the
+    least ``retry_after``."""
     if all(state.shut for state in states):
         return key_refused(upstream) if any(state.cause == "refused" for state in states) else account_empty(upstream)
     if all(state.cause for state in states):
-        left = min(state.rests_until for state in states if not state.shut) - time.monotonic()
+        left = min(state.cooldown_until for state in states if not state.shut) - time.monotonic()
         return rate_limited(upstream, max(left, seconds))
     if failing:
         return UpstreamFailed(f"{upstream} keeps failing", status=503)

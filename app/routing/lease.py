@@ -1,4 +1,4 @@
-"""A key for one call, and a call's place in line for one."""
+"""The lease of a key for one call, and the queue entry of a call that waits for one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ P = TypeVar("P")
 
 
 class Lender(Protocol):
-    """Whose keys they are."""
+    """The owner of the leased keys: a pool."""
 
     def leave(self, lease: Lease) -> None: ...
     def succeeded(self, lease: Lease) -> None: ...
@@ -26,20 +26,21 @@ class Lender(Protocol):
 
 
 class Lease:
-    """A key for one call. At the end of a ``with`` the pool is told how the call went, and has the key back.
+    """The right to use one key for one call. A ``with`` reports the outcome to the pool and releases the key at its
+    end.
 
-    The holder of a stream's lease does both by themselves. The pool is told once, of whatever comes first, and a second
-    release does nothing. ``taken`` is when the key was given, by the monotonic clock.
+    The holder of a stream's lease reports and releases by hand. Only the first report counts; a second release does
+    nothing. ``taken`` is the time of the lease, by the monotonic clock.
     """
 
-    __slots__ = ("_told", "lender", "released", "state", "taken")
+    __slots__ = ("_reported", "lender", "released", "state", "taken")
 
     def __init__(self, lender: Lender, state: KeyState, taken: float) -> None:
         self.lender = lender
         self.state = state
         self.taken = taken
         self.released = False
-        self._told = False
+        self._reported = False
 
     def __enter__(self) -> None: ...
 
@@ -55,28 +56,29 @@ class Lease:
         return self.state.key
 
     def stretch(self, tokens: int) -> bool:
-        """Takes more tokens along, if the key's limit allows it now."""
+        """Adds tokens to the lease, if the key's limit allows them now; False if it does not."""
         return self.state.stretch(time.monotonic(), tokens)
 
     def check(self) -> None:
-        """To be called before the first byte goes out. Raises UpstreamError if the key rests since it was leased."""
+        """Raises UpstreamError if the key has gone into cooldown since its lease. Called before a request's first
+        byte."""
         if self.state.cause and self.state.since > self.taken:
             raise self.lender.refusal(self.state)
 
     def succeed(self) -> None:
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             self.lender.succeeded(self)
 
     def fail(self, failure: BaseException) -> None:
-        """A failure that is not the upstream's says nothing of the key."""
-        if not self._told:
-            self._told = True
+        """Reports a failure. A failure that is not an UpstreamError says nothing about the key."""
+        if not self._reported:
+            self._reported = True
             if isinstance(failure, UpstreamError):
                 self.lender.failed(self, failure)
 
     def works(self) -> None:
-        """The head of a stream has come, which tells enough of a key that was limited: the stream may take minutes."""
+        """Reports the head of a stream, which ends a rate limit's cooldown: the stream may take minutes."""
         if self.state.cause == "rate limited":
             self.lender.succeeded(self)
 
@@ -88,26 +90,27 @@ class Lease:
 
 @dataclass(slots=True, eq=False)
 class Succession(Generic[P]):
-    """The pools that have had the same keys: the one that goes on with them, and those with calls in line."""
+    """The pools of one upstream that share its key states across reloads: ``current`` is the newest, ``queued`` those
+    with calls in their queues."""
 
-    now: P
-    lines: dict[P, None] = field(default_factory=dict)
+    current: P
+    queued: dict[P, None] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
 class KeyWaiter:
-    """A call in line. It is given a lease, or None if it would take too long (``seconds``), or if it can go
-    ``elsewhere`` while these keys rest."""
+    """A call in a pool's queue. ``granted`` gets a lease; or None if the wait of ``seconds`` exceeds the queue timeout,
+    if the call can go ``elsewhere`` while no key is ready, or if all keys are refused."""
 
     cost: Cost
     tried: Collection[str]
-    given: asyncio.Future[Lease | None]
+    granted: asyncio.Future[Lease | None]
     elsewhere: Callable[[], bool]
     seconds: float = 0.0
 
 
-async def given(waiter: asyncio.Future[Lease | None]) -> Lease | None:
-    """A waiter's lease; released if the waiter was cancelled after it was given."""
+async def granted(waiter: asyncio.Future[Lease | None]) -> Lease | None:
+    """The lease of a waiter; released if the waiter was cancelled after it was granted."""
     try:
         return await waiter
     except asyncio.CancelledError:

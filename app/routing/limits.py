@@ -1,4 +1,5 @@
-"""Limits of a key at its provider within a minute, and a call's share of them. Monotonic time."""
+"""Rate limits of a key at its provider, by sliding windows of a minute, and the cost of a call. Times are of the
+monotonic clock."""
 
 from __future__ import annotations
 
@@ -12,17 +13,18 @@ import msgspec
 from ..core.types import Value
 
 MINUTE = 60.0
-# A provider counts a call when it comes there, which may be this much later than when it was let go; so for this much
-# longer it is counted here, lest the next one come too early.
+# Seconds that a request may take to its provider, which counts it on arrival. The request is counted for this much
+# longer here, so that the next one does not arrive too early.
 ON_THE_WAY = 0.5
 KEPT = MINUTE + ON_THE_WAY
-BURST = 6.0  # seconds that tell of one: twice the limit's rate for so long
-GRAIN = 0.1  # seconds that are counted as one moment, the last of them, so that a minute has few
+BURST = 6.0  # seconds; a burst is more than twice the limit's rate over this time
+GRAIN = 0.1  # seconds whose spending is one Moment, so that a minute has few; it expires with its last spending
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """The limits of a key. None is no limit. ``weight`` is its share of the load among the others."""
+    """The limits of a key, None for no limit. ``requests``, ``tokens`` and ``deepsearch`` (runs) are per minute,
+    ``concurrency`` is calls at a time, ``weight`` is the key's share of the load."""
 
     requests: int | None = None
     tokens: int | None = None
@@ -32,10 +34,10 @@ class RateLimits:
 
 
 class Cost(Value, frozen=True):
-    """The cost of a call: one request, about ``tokens``, and whether it is a DeepSearch run.
+    """The cost of a call: one request, an estimate of its ``tokens``, and whether it is a DeepSearch run.
 
-    ``since`` is when the call came, by the monotonic clock; its queue timeout counts from then. ``batch``: it may go
-    together with others, and so may be held back for them.
+    ``since`` is when the call came, by the monotonic clock; its queue timeout counts from then. ``batch``: the call may
+    be batched, and so may be held back until others join it.
     """
 
     tokens: int = 0
@@ -44,16 +46,17 @@ class Cost(Value, frozen=True):
     batch: bool = False
 
     def parted(self, parts: int, missing: int, inputs: int, *, batch: bool) -> list[Cost]:
-        """The cost of each part of a call that asks for ``missing`` of its ``inputs``: the first has all their tokens.
+        """The cost of each part of a call that asks for ``missing`` of its ``inputs``. The first part has all their
+        tokens.
 
-        Only a call without parts may go together with others, if ``batch`` allows it.
+        Only a call of one part may be batched, if ``batch`` allows it.
         """
         first = Cost(self.tokens * missing // inputs, self.deepsearch, self.since, batch=batch and parts == 1)
         return [first, *[Cost(0, self.deepsearch, self.since)] * (parts - 1)]
 
     @property
-    def line(self) -> tuple[bool, bool]:
-        """The kind of calls with which it waits for a minute to pass."""
+    def kind(self) -> tuple[bool, bool]:
+        """The class of calls that wait for the same windows: ``(deepsearch, batch)``."""
         return self.deepsearch, self.batch
 
     def amount(self, window: str) -> int:
@@ -64,13 +67,15 @@ class Cost(Value, frozen=True):
 
 @dataclass(slots=True)
 class Moment:
+    """Spending within GRAIN seconds: its sum, and the times of its first and its last."""
+
     began: float
     last: float
     amount: int
 
 
 class SlidingWindow:
-    """At most ``limit`` within any minute of the provider's; more at once only where the window is empty."""
+    """At most ``limit`` within any minute at the provider. A larger amount passes only if the window is empty."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -79,13 +84,13 @@ class SlidingWindow:
         self._binds = False
 
     def used(self, now: float) -> int:
-        """The part of the limit that the last minute has taken."""
+        """The amount spent in the last KEPT seconds."""
         while self._spent and self._spent[0].last <= now - KEPT:
             self._sum -= self._spent.popleft().amount
         return self._sum
 
     def wait(self, now: float, amount: int) -> float:
-        """Seconds until ``amount`` fits; 0 where it does now. What takes nothing always fits."""
+        """Seconds until ``amount`` fits; 0 if it fits now. An amount of 0 always fits."""
         over = self.used(now) + amount - self.limit
         if over <= 0 or not amount or not self._spent:
             return 0.0
@@ -93,11 +98,12 @@ class SlidingWindow:
             over -= moment.amount
             if over <= 0:
                 break
-        return max(moment.last + KEPT - now, 0.001)  # never 0 by rounding: that would be a yes
+        return max(moment.last + KEPT - now, 0.001)  # never rounded to 0, which would mean that it fits
 
     def pace(self, now: float) -> float:
-        """Seconds until the next one goes, so that what is left lasts until half of the limit is free again; 0 while
-        it is. It begins when a minute at the rate until then would go beyond the limit, or a burst far beyond it."""
+        """Seconds until the next request should go, so that the remaining ones last until half of the limit is free
+        again; 0 while half of it is free. Pacing begins if the present rate would exceed the limit within a minute, or
+        a burst far exceeds it."""
         over = self.used(now) + 1 - self.limit // 2
         left = self.limit - self._sum
         if over <= 0 or left <= 0 or not self._spent:

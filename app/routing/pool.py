@@ -1,13 +1,13 @@
-"""The keys of an upstream: which of them takes the next call, when, and which of them rest.
+"""The keys of an upstream: which key takes the next call, when, and which keys are in cooldown.
 
-    lease -> the least loaded of the keys that neither rest nor are at a limit
-          -> else, within the call's patience, the first that becomes free
+    lease -> the least loaded key that is neither in cooldown nor at a limit
+          -> else, within the call's queue timeout, the first key that becomes free
           -> else UpstreamRateLimited, with the time to come back
 
-A key that was refused rests: until the time that a 429 states; if the key or its account is refused, until a probe
-succeeds, or until the end of the rest if there is nothing to probe with. Then one call at a time tries the key. If all
-keys are shut, one call at a time tries one of them all the same, and the others wait for what becomes of it. A limited
-key is never used before its time.
+A 429 puts a key into cooldown until the time that it states. A refused key, or one of an empty account, is shut: in
+cooldown until a probe succeeds, or until the end of the cooldown if there is no probe. Then one call at a time tries
+the key. If all keys are shut, one call at a time tries one of them before that, and the others wait for its outcome. A
+limited key is never used before its time.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ from ..core.errors import (
 from ..core.types import Json, Key
 from .breaker import Breaker
 from .key_state import SHUT, Cause, Cooldown, KeyState, fingerprint, refused
-from .lease import KeyWaiter, Lease, Succession, given
+from .lease import KeyWaiter, Lease, Succession, granted
 from .limits import Cost, RateLimits
 
 logger = logging.getLogger("torii.pool")
 
-REST_SECONDS = 600.0  # of a key that is shut, and the longest that a rest from before the start may be
-LIMITED_SECONDS = 5.0  # of a key that met a 429 which does not say until when
-PROBE_FIRST_SECONDS = 60.0  # until an empty account is probed; twice as long each time, up to REST_SECONDS
-PROBE_SECONDS = 30.0  # for a probe to be answered
-HELD = 0.5  # of a call's patience, for which it may be kept back so that others join it
+COOLDOWN_SECONDS = 600.0  # of a shut key, and at most of one that was saved before the start
+LIMITED_SECONDS = 5.0  # of a key after a 429 that states no time
+PROBE_FIRST_SECONDS = 60.0  # before an empty account is probed; doubled each time, up to COOLDOWN_SECONDS
+PROBE_SECONDS = 30.0  # of a probe, at most
+BATCH_DELAY = 0.5  # share of the queue timeout for which a call may be held back to be batched with others
 
-# Raises ToriiError where the upstream does not take the key.
+# Raises ToriiError if the upstream does not accept the key.
 Probe = Callable[[Key], Awaitable[None]]
 
 
 class Pool:
-    """``patience`` is how many seconds after it came a call may still wait for a key; clients such as
-    Haystack's give up after five. ``batching`` counts the calls that wait together, of which one stands in line for
-    all. ``remember`` is told of each rest."""
+    """The keys of one upstream. ``queue_timeout``: seconds from a call's arrival for which it may wait for a key;
+    clients such as Haystack's give up after five. ``batching`` counts the calls that wait to be batched, for which one
+    entry is in the queue. ``remember`` is called with each cooldown that begins, changes or ends."""
 
     def __init__(
         self,
         name: str,
         keys: Iterable[tuple[Key, RateLimits]],
         *,
-        patience: float = 4.0,
+        queue_timeout: float = 4.0,
         probe: Probe | None = None,
         remember: Callable[[Cooldown], None] | None = None,
     ) -> None:
@@ -63,11 +63,11 @@ class Pool:
         self.states = [KeyState(key, limits) for key, limits in keys]
         self.breaker = Breaker(name)
         self.batching = 0
-        self._patience = patience
+        self._queue_timeout = queue_timeout
         self._probe = probe
         self._remember = remember
-        self._turn = 0.0
-        self._line: dict[KeyWaiter, None] = {}
+        self._virtual_time = 0.0
+        self._queue: dict[KeyWaiter, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._succession: Succession[Pool] = Succession(self)
 
@@ -76,16 +76,17 @@ class Pool:
     async def lease(
         self, cost: Cost, tried: Collection[str] = (), elsewhere: Callable[[], bool] = lambda: False
     ) -> Lease:
-        """A key that is not of the ``tried``. ``elsewhere``: whether the call can go to another upstream now.
+        """Leases a key that is not in ``tried``, unless all are. ``elsewhere``: the call can go to another upstream
+        now.
 
-        Raises UpstreamError if no key is free in time, or if none is ready and the call can go elsewhere; nothing was
-        asked then.
+        Raises UpstreamError if no key is free in time, or if none is ready and the call can go elsewhere; no request
+        was sent then.
         """
-        return self.at_once(cost, tried) or await self._stand(cost, tried, elsewhere)
+        return self.at_once(cost, tried) or await self._wait(cost, tried, elsewhere)
 
     def at_once(self, cost: Cost, tried: Collection[str] = ()) -> Lease | None:
-        """The same where nobody has to wait for it."""
-        if self._line:
+        """The lease of a key if one is free now and no call is queued, else None."""
+        if self._queue:
             return None
         now = time.monotonic()
         state = self._free(now, cost, tried)[0]
@@ -93,36 +94,37 @@ class Pool:
 
     @property
     def ready(self) -> bool:
-        """True if the upstream is to be asked before others: it does not keep failing, and has a key that is usable."""
+        """True if the upstream is asked before others: its breaker does not put it last, and a key is usable."""
         if self.breaker.open and self.breaker.last:
             return False
         return not self.states[0].cause or any(state.usable(time.monotonic()) for state in self.states)
 
     def refusal(self, state: KeyState | None = None, seconds: float = 1.0) -> UpstreamError:
-        """The error if a key, or any of the keys, cannot be used now. No upstream was asked for it."""
+        """The error if ``state``, or any key by default, cannot be used now; ``asked`` is False, as no request was
+        sent."""
         failure = refused([state] if state else self.states, self.name, self.breaker.last, max(1.0, seconds))
         failure.asked = False
         failure.upstream = self.name
         return failure
 
     def until(self, cost: Cost) -> float:
-        """The end of the call's patience, by the monotonic clock."""
-        return cost.since + self._patience
+        """The end of the call's queue timeout, by the monotonic clock."""
+        return cost.since + self._queue_timeout
 
     def others(self, tried: Collection[str], cost: Cost | None = None) -> bool:
-        """True if a key is usable and was not tried; for a ``cost``, a key whose limits allow it now."""
+        """True if a key that is not in ``tried`` is usable; with a ``cost``, also if its limits allow that now."""
         now = time.monotonic()
         states = [state for state in self.states if state.usable(now) and state.key.alias not in tried]
         return any(cost is None or state.room(now, cost) == 0 for state in states)
 
-    def patient(self, cost: Cost, seconds: float) -> bool:
-        """True if the call may still wait so long."""
+    def can_wait(self, cost: Cost, seconds: float) -> bool:
+        """True if the queue timeout allows the call to wait ``seconds`` from now."""
         return time.monotonic() + seconds <= self.until(cost)
 
     @property
     def waiting(self) -> int:
-        """The number of calls in line, alone or in batches."""
-        return self.batching + sum(not waiter.cost.batch for waiter in self._line)
+        """The number of calls that wait for a key, alone or to be batched."""
+        return self.batching + sum(not waiter.cost.batch for waiter in self._queue)
 
     def leave(self, lease: Lease) -> None:
         lease.state.leave()
@@ -131,20 +133,20 @@ class Pool:
         self._changed()
 
     def take_over(self, before: Pool) -> None:
-        """Goes on with those of its keys that ``before`` has too, whose open calls still count against their limits."""
+        """Keeps the states of the keys that ``before`` has too: its open calls still count against their limits."""
         for state in before.states:
             if state.probing is not None:
                 state.probing.cancel()
                 state.probing = None
         known = {state.key.secret: state for state in before.states}
-        self.states = [old.becomes(new) if (old := known.pop(new.key.secret, None)) else new for new in self.states]
-        self.breaker, self._turn = before.breaker, before._turn
+        self.states = [old.reconfigure(new) if (old := known.pop(new.key.secret, None)) else new for new in self.states]
+        self.breaker, self._virtual_time = before.breaker, before._virtual_time
         self._succession = before._succession
-        self._succession.now = self
+        self._succession.current = self
 
     def _take(self, now: float, state: KeyState, cost: Cost) -> Lease:
         self.breaker.called(now)
-        self._turn = state.turn = max(self._turn, state.turn)
+        self._virtual_time = state.virtual_time = max(self._virtual_time, state.virtual_time)
         state.take(now, cost)
         lease = Lease(self, state, now)
         if state.cause:
@@ -157,54 +159,54 @@ class Pool:
         states = (
             [state for state in self.states if state.key.alias not in tried] or self.states if tried else self.states
         )
-        hold = cost.since + self._patience * HELD if cost.batch else 0.0
+        delay_until = cost.since + self._queue_timeout * BATCH_DELAY if cost.batch else 0.0
         best: KeyState | None = None
         for state in states:
             better = (not state.cause or state.usable(now)) and (best is None or state.load < best.load)
-            # For a call that may be kept back, every key with limits is looked at: they tell a burst by that.
-            if (better or (hold and state.windows)) and state.room(now, cost, hold) == 0 and better:
+            # If the call may be batched, ``room`` is called for every key with limits: it also detects bursts.
+            if (better or (delay_until and state.windows)) and state.room(now, cost, delay_until) == 0 and better:
                 best = state
-        return (best, None) if best is not None else self._soonest(now, cost, states, hold)
+        return (best, None) if best is not None else self._soonest(now, cost, states, delay_until)
 
     def _soonest(
-        self, now: float, cost: Cost, states: list[KeyState], hold: float
+        self, now: float, cost: Cost, states: list[KeyState], delay_until: float
     ) -> tuple[KeyState | None, float | None]:
-        """The same if none of these keys is free now."""
-        resting = [state for state in states if not (state.shut and state.rests(now))]
-        if not resting:
+        """As ``_free``, if none of these keys is free now."""
+        candidates = [state for state in states if not (state.shut and state.in_cooldown(now))]
+        if not candidates:
             return self._last(now, cost, states)
-        waits = [state.wait(now, cost, hold) for state in resting]
+        waits = [state.wait(now, cost, delay_until) for state in candidates]
         soon = min((wait for wait in waits if wait is not None), default=None)
         if None in waits and (soon is None or now + soon > self.until(cost)):
             return None, None
         return None, soon
 
     def _last(self, now: float, cost: Cost, states: list[KeyState]) -> tuple[KeyState | None, float | None]:
-        """The same if all of these keys are shut: one of them is tried, by one call at a time."""
+        """As ``_free``, if all of these keys are shut: one call at a time tries the key whose cooldown ends first."""
         if any(state.trial for state in states):
             return None, None
-        last = min(states, key=lambda state: state.rests_until)
+        last = min(states, key=lambda state: state.cooldown_until)
         wait = last.room(now, cost)
         return (None if wait != 0 else last), wait
 
-    # ------------------------------------------------------------ the line
+    # ------------------------------------------------------------ the queue
 
-    async def _stand(self, cost: Cost, tried: Collection[str], elsewhere: Callable[[], bool]) -> Lease:
-        """In line, so that no call is overtaken by a later one for the same."""
+    async def _wait(self, cost: Cost, tried: Collection[str], elsewhere: Callable[[], bool]) -> Lease:
+        """Waits in the queue, so that no later call for the same keys overtakes this one."""
         waiter = KeyWaiter(cost, tried, asyncio.get_running_loop().create_future(), elsewhere)
-        self._line[waiter] = None
-        self._succession.lines[self] = None
+        self._queue[waiter] = None
+        self._succession.queued[self] = None
         self._serve()
         lease = None
         try:
             async with asyncio.timeout(self.until(cost) - time.monotonic()):
-                lease = await given(waiter.given)
+                lease = await granted(waiter.granted)
         except TimeoutError:
             pass
         finally:
-            del self._line[waiter]
-            if not self._line:
-                del self._succession.lines[self]
+            del self._queue[waiter]
+            if not self._queue:
+                del self._succession.queued[self]
             if lease is None:
                 self._serve()
         if lease is None:
@@ -212,38 +214,38 @@ class Pool:
         return lease
 
     def _serve(self) -> None:
-        """Keys for those in line, in their order. A call that waits for a minute to pass holds up only its own kind;
-        one that waits for another call to end, all others; one that cannot have every key, none."""
+        """Grants keys in the order of the queue. A call that waits for a rate limit blocks only calls of its kind; one
+        that waits for another call to end blocks all; one that cannot use every key blocks none."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         now, ready = time.monotonic(), self.ready
-        soonest, held = math.inf, set[tuple[bool, bool]]()
-        for waiter in self._line:
-            if not ready and not waiter.given.done() and waiter.elsewhere():
-                waiter.given.set_result(None)
-            if waiter.given.done() or waiter.cost.line in held:
+        soonest, blocked = math.inf, set[tuple[bool, bool]]()
+        for waiter in self._queue:
+            if not ready and not waiter.granted.done() and waiter.elsewhere():
+                waiter.granted.set_result(None)
+            if waiter.granted.done() or waiter.cost.kind in blocked:
                 continue
             state, wait = self._free(now, waiter.cost, waiter.tried)
             if state is not None:
-                waiter.given.set_result(self._take(now, state, waiter.cost))
+                waiter.granted.set_result(self._take(now, state, waiter.cost))
             elif wait is None:
                 if not waiter.tried:
                     break
             else:
                 waiter.seconds = wait
                 if now + wait > self.until(waiter.cost):
-                    waiter.given.set_result(None)
+                    waiter.granted.set_result(None)
                     continue
                 soonest = min(soonest, wait)
                 if not waiter.tried:
-                    held.add(waiter.cost.line)
+                    blocked.add(waiter.cost.kind)
         if soonest < math.inf:
             self._timer = asyncio.get_running_loop().call_later(soonest, self._serve)
 
     def _changed(self) -> None:
-        """Serves all who wait for these keys, also in the pools before and after a reload."""
-        for pool in self._succession.lines:
+        """Serves all calls that wait for these keys, also in the pools before and after a reload."""
+        for pool in self._succession.queued:
             pool._serve()
 
     # ------------------------------------------------------------ the outcome of a call
@@ -251,16 +253,16 @@ class Pool:
     def succeeded(self, lease: Lease) -> None:
         self.breaker.succeeded()
         if lease.state.cause and lease.taken >= lease.state.since:
-            self._wake(lease.state)
+            self._end_cooldown(lease.state)
 
     def failed(self, lease: Lease, failure: UpstreamError) -> None:
-        """Lets the key rest, or counts against the upstream, whichever the failure is about."""
+        """Puts the key into cooldown, or counts the failure against the upstream, whichever is at fault."""
         if not failure.asked:
             return
         if isinstance(failure, UpstreamRejected) or not failure.repeatable:
             self.breaker.succeeded()
             if lease.state.cause == "rate limited" and lease.taken >= lease.state.since:
-                self._wake(lease.state)
+                self._end_cooldown(lease.state)
             return
         lease.state.failures += 1
         if isinstance(failure, UpstreamRateLimited):
@@ -272,104 +274,104 @@ class Pool:
             if self.breaker.last:
                 self._changed()
 
-    # ------------------------------------------------------------ rests
+    # ------------------------------------------------------------ cooldowns
 
     def _limit(self, state: KeyState, seconds: float) -> None:
         now = time.monotonic()
-        if not state.shut and now + seconds > state.rests_until:
-            self._rest(state, "rate limited", now, seconds)
+        if not state.shut and now + seconds > state.cooldown_until:
+            self._cool_down(state, "rate limited", now, seconds)
 
     def _shut(self, state: KeyState, failure: UpstreamError) -> None:
-        """An alarm the first time; it is the same one as long as the key does not work."""
+        """Shuts the key. An error is logged only if the cause is new, not each time that the key fails again."""
         cause: Cause = "refused" if isinstance(failure, UpstreamAuth) else "account empty"
         now = time.monotonic()
         if state.cause != cause:
             logger.error("%s: key %s is in cooldown: %s", self.name, state.key.alias, cause)
-            self._rest(state, cause, now, REST_SECONDS)
+            self._cool_down(state, cause, now, COOLDOWN_SECONDS)
             self._watch(state)
-        elif state.probing is None and not state.rests(now):
-            state.rests_until = now + REST_SECONDS  # the call that was let through has failed
-            self._tell(state)
-        # What has become of the call that tried a key is the outcome of all that wait for it.
-        for pool in self._succession.lines:
+        elif state.probing is None and not state.in_cooldown(now):
+            state.cooldown_until = now + COOLDOWN_SECONDS  # the trial call has failed
+            self._remember_cooldown(state)
+        # If all keys are shut, the failure of the trial call is the outcome of all that wait for it.
+        for pool in self._succession.queued:
             if state in pool.states and all(other.shut for other in pool.states):
                 pool._refuse()
 
     def _refuse(self) -> None:
-        for waiter in self._line:
-            if not waiter.given.done():
-                waiter.given.set_result(None)
+        for waiter in self._queue:
+            if not waiter.granted.done():
+                waiter.granted.set_result(None)
 
-    def _rest(self, state: KeyState, cause: Cause, now: float, seconds: float) -> None:
-        state.cause, state.since, state.rests_until = cause, now, now + seconds
-        self._tell(state)
+    def _cool_down(self, state: KeyState, cause: Cause, now: float, seconds: float) -> None:
+        state.cause, state.since, state.cooldown_until = cause, now, now + seconds
+        self._remember_cooldown(state)
         self._changed()
 
-    def _wake(self, state: KeyState) -> None:
+    def _end_cooldown(self, state: KeyState) -> None:
         if state.shut:
             logger.warning("%s: key %s works again", self.name, state.key.alias)
-        state.cause, state.rests_until, state.trial = "", 0.0, None
+        state.cause, state.cooldown_until, state.trial = "", 0.0, None
         if state.probing is not None:
             state.probing.cancel()
         state.probing = None
-        self._tell(state)
+        self._remember_cooldown(state)
         self._changed()
 
-    def _tell(self, state: KeyState) -> None:
+    def _remember_cooldown(self, state: KeyState) -> None:
         if self._remember is not None:
-            until = time.time() + max(0.0, state.rests_until - time.monotonic())
+            until = time.time() + max(0.0, state.cooldown_until - time.monotonic())
             self._remember(Cooldown(self.name, fingerprint(self.name, state.key), state.key.alias, state.cause, until))
 
-    def recall(self, rests: Iterable[Cooldown]) -> None:
-        """Takes over the cooldowns of an earlier run, for REST_SECONDS at most, in case the wall clock was set back."""
+    def recall(self, cooldowns: Iterable[Cooldown]) -> None:
+        """Restores cooldowns of an earlier run, for COOLDOWN_SECONDS at most, in case the wall clock was set back."""
         now, clock = time.monotonic(), time.time()
-        known = {rest.fingerprint: rest for rest in rests if rest.upstream == self.name}
+        known = {cooldown.fingerprint: cooldown for cooldown in cooldowns if cooldown.upstream == self.name}
         for state in self.states:
-            rest = known.get(fingerprint(self.name, state.key))
-            if rest is not None and rest.cause and (rest.until > clock or rest.cause in SHUT):
-                state.cause, state.since = rest.cause, now
-                state.rests_until = now + min(max(rest.until - clock, 0.0), REST_SECONDS)
+            cooldown = known.get(fingerprint(self.name, state.key))
+            if cooldown is not None and cooldown.cause and (cooldown.until > clock or cooldown.cause in SHUT):
+                state.cause, state.since = cooldown.cause, now
+                state.cooldown_until = now + min(max(cooldown.until - clock, 0.0), COOLDOWN_SECONDS)
                 logger.warning("%s: key %s is still in cooldown: %s", self.name, state.key.alias, state.cause)
 
     # ------------------------------------------------------------ probes
 
     def start(self) -> None:
-        """Probes the keys that rest since before the start. Needs a running loop."""
+        """Starts probing the keys that were shut before the start. Needs a running loop."""
         for state in self.states:
             if state.shut:
                 self._watch(state)
 
     async def stop(self) -> None:
-        """Ends all probes, unless another pool goes on with them."""
+        """Ends all probes, unless a newer pool has taken them over."""
         self._probe = None
-        tasks = [state.probing for state in self.states if state.probing is not None and self._succession.now is self]
+        tasks = [state.probing for state in self.states if state.probing and self._succession.current is self]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _watch(self, state: KeyState) -> None:
-        pool = self._succession.now
+        pool = self._succession.current
         if pool._probe is not None and state.probing is None and state in pool.states:
             state.probing = asyncio.create_task(pool._probed(state, pool._probe))
 
     async def _probed(self, state: KeyState, probe: Probe) -> None:
-        """Asks with growing gaps until the key works. It rests until then, and a little longer for the answer."""
-        gap = PROBE_FIRST_SECONDS if state.cause == "account empty" else REST_SECONDS
+        """Probes the key with growing gaps until it works. Its cooldown lasts until each probe is answered."""
+        gap = PROBE_FIRST_SECONDS if state.cause == "account empty" else COOLDOWN_SECONDS
         works: bool | None = False
         while works is False:
-            state.rests_until = time.monotonic() + gap + PROBE_SECONDS
-            self._tell(state)
+            state.cooldown_until = time.monotonic() + gap + PROBE_SECONDS
+            self._remember_cooldown(state)
             await asyncio.sleep(gap)
             works = await self._works(state, probe)
-            gap = min(2 * gap, REST_SECONDS)
+            gap = min(2 * gap, COOLDOWN_SECONDS)
         state.probing = None
         if works:
-            self._wake(state)
+            self._end_cooldown(state)
         else:
-            state.rests_until = 0.0  # a call is let through, to see
+            state.cooldown_until = 0.0  # the next call tries the key
 
     async def _works(self, state: KeyState, probe: Probe) -> bool | None:
-        """The finding of a probe; None if there is none, because the probe itself is refused as wrong."""
+        """True if the key works, False if it does not yet, None if the upstream rejects the probe itself as wrong."""
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await probe(state.key)
@@ -384,10 +386,11 @@ class Pool:
             logger.exception("%s: a probe failed", self.name)
         return False
 
-    # ------------------------------------------------------------ what people see
+    # ------------------------------------------------------------ for the operator
 
     def state(self) -> list[Json]:
-        """Each key's state as plain values, with the upstream's: whether it keeps failing, how many stand in line."""
+        """The state of each key as JSON values, with the upstream's ``broken`` (breaker open) and ``waiting``
+        (calls)."""
         now, clock = time.monotonic(), time.time()
         upstream = {"upstream": self.name, "broken": self.breaker.open, "waiting": self.waiting}
         return [{**upstream, **state.described(now, clock)} for state in self.states]

@@ -1,4 +1,4 @@
-"""One call that costs next to nothing, to see whether an upstream takes a key: a vector for a word."""
+"""A minimal embeddings call, to see whether an upstream accepts a key."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..upstreams.client.client import Client
 from .pool import Probe
 from .table import RouteTable
 
-# The model that both providers serve, for nothing to speak of.
+# Both providers serve this model, and a word costs next to nothing.
 PREFERRED = "jina-embeddings-v3"
 
 
 def probe(client: Client, routes: RouteTable, upstream: str) -> Probe | None:
-    """For the keys of an upstream; None where it has no embeddings model."""
+    """A probe for the keys of an upstream; None if the upstream has no embeddings model."""
     found = target(routes, upstream)
     if found is None:
         return None
@@ -26,7 +26,7 @@ def probe(client: Client, routes: RouteTable, upstream: str) -> Probe | None:
 
 
 async def call(client: Client, target: Target) -> None:
-    """Raises ToriiError where the upstream does not give a vector for a word."""
+    """Embeds one word. Raises ToriiError if the upstream does not return a vector for it."""
     call = EmbeddingsCall(model=target.model.id, body={"input": ["hello"]})
     reply = await client.send(target.upstream.request(call, target))
     if reply.status >= 300:

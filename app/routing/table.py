@@ -1,12 +1,12 @@
-"""The routes of models: one table, made once, read with one look-up.
+"""The route table: the targets of each model, by all of its names. Built once; a call is one dictionary lookup.
 
 jina-embeddings-v3            every upstream that serves it, in the order of the configuration
-jina-ai/jina-embeddings-v3    the same; Jina's own list gives its ids like this
-jinaai/..., jina_ai/...       the same; Hugging Face's name and LiteLLM's
-JINA-EMBEDDINGS-V3            the same, unless the table has a name that is written so
-aihubmix/jina-embeddings-v3   that upstream and no other
-aihubmix/anything             that upstream, which is asked for "anything"
-text-embedding-3-small        whatever the configuration says it stands for
+jina-ai/jina-embeddings-v3    the same; the ids in Jina's own model list
+jinaai/..., jina_ai/...       the same; the names of Hugging Face and of LiteLLM
+JINA-EMBEDDINGS-V3            the same, unless the table has this exact spelling
+aihubmix/jina-embeddings-v3   that upstream only
+aihubmix/anything             that upstream, with the model name "anything"
+text-embedding-3-small        an alias, if the configuration has it
 gpt-4o                        the upstream for unknown models, if there is one
 """
 
@@ -23,30 +23,30 @@ from ..endpoints import ENDPOINTS
 from ..upstreams.catalogue import BOTH, CATALOGUE, PREFIXES, bare, known, unlisted
 
 NAME_LIMIT = 256
-# What is passed on as an unknown model's name: words joined by slashes, no spaces, no "..".
+# Names of unknown models that are passed on: words joined by slashes, no spaces, no "..".
 _PLAIN = re.compile(r"[\w@~][\w.:@+~-]*(?:/\w[\w.:@+~-]*)*")
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An upstream with the key that we use there. ``kind`` says which models of the catalogue it serves."""
+    """An upstream and the gateway's key there. ``kind`` decides which models of the catalogue the upstream serves."""
 
     upstream: Upstream
     kind: str
     key: Key
 
     def target(self, model: Model, name: str | None = None, *, listed: bool = True) -> Target:
-        """``name`` is the upstream's own name of the model, the model's id where it is the same."""
+        """``name`` is the upstream's own name of the model; the model's id by default."""
         return Target(self.upstream, model, name or model.id, self.key, listed)
 
     def asked(self, name: str) -> str:
-        """The name by which the upstream is asked for a model. Servers of one's own are asked for it as it is written:
-        theirs may be Hugging Face's."""
+        """The model name to send to the upstream: the catalogue's id for the providers of the catalogue, the name as
+        written for any other server, which may know the model by Hugging Face's name."""
         entry = known(name) if self.kind in BOTH else None
         return entry.model.id if entry else name
 
     def route(self, name: str) -> Route:
-        """Here and nowhere else, whatever is known of the model."""
+        """The route to this upstream only, even if the catalogue says that the upstream does not serve the model."""
         entry = known(name)
         model = entry.model if entry else unlisted(name, owned_by=self.upstream.name)
         listed = entry is not None and self.kind in entry.kinds
@@ -56,9 +56,8 @@ class Account:
 class RouteTable:
     """``accounts`` by upstream name, best first; None is an upstream without a key.
 
-    ``models`` is laid over the catalogue: a Route is a model's own targets, a string the name
-    that it stands for, None a model that is disabled in this gateway's configuration. ``unknown`` names the upstream
-    that is asked for all the names that are not known.
+    ``models`` overrides the catalogue: a Route is the targets of a configured model, a string is the name that an alias
+    stands for, None disables a model. ``unknown`` names the upstream for unknown models, if there is one.
     """
 
     def __init__(
@@ -99,10 +98,10 @@ class RouteTable:
         return route
 
     def models(self) -> list[Json]:
-        """Every listed model in the shape of OpenAI's ``GET /v1/models``, with what it can do as further fields.
+        """Every listed model in the shape of OpenAI's ``GET /v1/models``, with its abilities as further fields.
 
-        Fields that do not apply are null or empty, never absent. Aliases are models of their own,
-        with the name that they stand for in ``alias_of``.
+        Fields that do not apply are null or empty, never absent. Aliases are listed like models, with the name that
+        they stand for in ``alias_of``.
         """
         return [self._described(name, route) for name, route in self._listed.items()]
 
@@ -130,7 +129,7 @@ class RouteTable:
         }
 
     def _resolve(self, name: str) -> Route | None:
-        """The target of an alias; None if that is at an upstream without a key."""
+        """The route of the name that an alias stands for; None if no upstream with a key serves it."""
         if name in self._served:
             return self._served[name]
         upstream, rest = self._pinned(name)
@@ -140,12 +139,12 @@ class RouteTable:
         return self._served.get(_meant(bare(name))) or (self._unknown.route(bare(name)) if self._unknown else None)
 
     def _pinned(self, name: str) -> tuple[str, str]:
-        """The upstream in front of a name, in any letter case, and what is behind it; both empty where none is."""
+        """The upstream at the start of a name, in any letter case, and the rest; both empty if there is none."""
         upstream, _, rest = name.partition("/")
         return (upstream.lower(), rest) if rest and upstream.lower() in self._accounts else ("", "")
 
     def _forced(self) -> dict[str, Route]:
-        """``upstream/model`` for all that is known: the catalogue at every upstream, a model's own targets."""
+        """``upstream/model`` for all known models: the catalogue at every upstream, and configured targets."""
         routes = {
             f"{upstream}/{name}": account.route(name)
             for upstream, account in self._accounts.items()
@@ -164,8 +163,8 @@ class RouteTable:
         }
 
     def _beyond(self, name: str) -> Route:
-        """A name that is in no table as it is written: what it means there, else at the upstream that it names or at
-        the one for unknown models."""
+        """The route of a name that is not in the table as written: by another spelling, at the upstream that it names,
+        or at the upstream for unknown models."""
         if not name:
             raise InvalidRequest("The model's name is empty.", param="model")
         if len(name) > NAME_LIMIT or not _PLAIN.fullmatch(name):
@@ -189,13 +188,13 @@ class RouteTable:
         return self._unknown.route(bare(name))
 
     def advise(self, name: str, error: Exception) -> None:
-        """Adds the nearest names to an upstream's word that it does not know a model which nobody here knows either."""
+        """Adds the nearest names to an upstream's error for an unknown model, if the model is unknown here too."""
         if not isinstance(error, UpstreamRejected) or error.code != ModelNotFound.code:
             return
         if name.lower() in self._spelled or bare(name).lower() in self._spelled or not self._listed:
             return
         near = f" Nearest: {', '.join(nearest(name, self._listed))}. GET /v1/models lists all models."
-        if not error.message.endswith(near):  # callers of equal calls share one
+        if not error.message.endswith(near):  # identical calls share one error
             error.message = f"{error.message.rstrip('.')}.{near}"
 
     def _gone(self, *names: str) -> bool:
@@ -208,7 +207,7 @@ class RouteTable:
 
 
 def _served(accounts: Mapping[str, Account | None]) -> dict[str, Route]:
-    """The catalogue, as far as there are accounts for it."""
+    """The catalogue's models that the accounts serve."""
     return {
         name: Route(entry.model, targets)
         for name, entry in CATALOGUE.items()
@@ -217,13 +216,13 @@ def _served(accounts: Mapping[str, Account | None]) -> dict[str, Route]:
 
 
 def _meant(name: str) -> str:
-    """The catalogue's name, where it has the model; else the name as it is."""
+    """The catalogue's id of the model, or the name itself if the catalogue does not have it."""
     entry = known(name)
     return entry.model.id if entry else name
 
 
 def _ends(aliases: Mapping[str, str]) -> dict[str, str]:
-    """Every alias with the name at the end of its chain; in a circle, the last before it closes."""
+    """For each alias the name at the end of its chain; in a cycle, the last name before the cycle closes."""
     return {name: last for name in aliases for last in list(_chain(name, aliases))[-1:]}
 
 

@@ -24,7 +24,7 @@ from ..gateway.batching import BatchingClient
 from ..gateway.build import (
     WHOLE,
     Share,
-    Shelf,
+    SharedTiers,
     build_callers,
     build_client,
     build_cors,
@@ -61,7 +61,7 @@ class Process:
     sinks: tuple[Sink, ...] = ()
     share: Share = WHOLE
     database: LedgerFile | None = None
-    shelf: Shelf = field(default_factory=Shelf)
+    tiers: SharedTiers = field(default_factory=SharedTiers)
 
 
 def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database: LedgerFile | None = None) -> FastAPI:
@@ -208,7 +208,7 @@ def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[
     retries = Retries(pools, most=settings.max_attempts)
     gateway = Gateway(
         routes=routes,
-        cache=process.shelf.cache(settings),
+        cache=process.tiers.cache(settings),
         retries=retries,
         client=BatchingClient(client, retries),
         parts=Parts(max(1, settings.max_connections // 2)),

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from ..callers.keys import Callers
 from ..config.settings import Settings
 from ..gateway.admission import Load, nothing
-from ..gateway.build import go_on
+from ..gateway.build import keep_key_states
 from ..gateway.gateway import Gateway
 from ..routing.pool import Pool
 from .access import Access
@@ -64,7 +64,7 @@ class Generations:
         """Put new settings in force for the calls from now on. If it raises, nothing has changed."""
         old = self.now
         fresh = self._build(settings, self.load, self.secrets)
-        go_on(settings, fresh.pools, old.settings, old.pools)
+        keep_key_states(settings, fresh.pools, old.settings, old.pools)
         self.now = fresh
         self.start()
         self._before.append(old)

@@ -3,13 +3,13 @@
 ledger_file    calls and cooldowns, by verbs; rows that must not be lost
 cache_file     entries of the cache, by verbs; entries that may be lost
 writer         the thread that writes to either file, with a policy for each
-sqlite         errors of SQLite in words, and the write-ahead log
+sqlite         SQLite's errors as texts, and the write-ahead log
 schema         the ledger's tables in SQLAlchemy Core, in types that PostgreSQL has too
 new_file       the statements of a new ledger file, made from the schema
 migrations     Alembic's steps from each released version of the ledger's file to the next
 queries        the operator's queries, in SQLAlchemy Core
 files          files whose paths an operator names
 
-schema, queries, and what is in migrations import SQLAlchemy or Alembic, 37 MB and 0.3 s. The gateway imports none of
-them: a migration runs in a child process. A ledger in PostgreSQL has its place beside ledger_file, with the same verbs.
+The modules schema, queries and those in migrations import SQLAlchemy or Alembic, 37 MB and 0.3 s. The gateway imports
+none of them: a migration runs in a child process. PostgreSQL's place is beside ledger_file, with the same verbs.
 """

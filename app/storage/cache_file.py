@@ -1,7 +1,6 @@
-"""The cache's file: entries that may be lost, read where one asks, made anew where the file is damaged.
+"""The cache's file: entries that may be lost, read in the caller's thread. A damaged file is replaced by a new one.
 
-Its table is no part of the ledger's schema and has no migrations: a file that another version has made is as good as
-lost.
+The table is no part of the ledger's schema and has no migrations: entries of another version are as good as lost.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .files import make
-from .sqlite import DAMAGE, code, words, write_ahead
+from .sqlite import DAMAGE, code, reason, write_ahead
 from .writer import Policy, QueuedWriter
 
 logger = logging.getLogger("torii.cache")
@@ -46,7 +45,7 @@ POLICY = Policy("torii-cache", keeps=False, room=2048, batch=512, gather_seconds
 
 
 class CacheFile(QueuedWriter):
-    """None of its verbs raises. Times are Unix times in seconds."""
+    """The verbs never raise. Times are Unix times in seconds."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(POLICY)
@@ -61,7 +60,7 @@ class CacheFile(QueuedWriter):
         self._begin()
 
     def find(self, keys: Sequence[bytes], now: float) -> list[tuple[bytes, bytes, float, float]]:
-        """Key, value, end and last use of each entry that is there; none where there is trouble."""
+        """``(key, value, expires, used)`` of each entry that is found; none if the file cannot be read."""
         statement = FIND.format(",".join("?" * len(keys)))
         with self._lock:
             if self._reader is None:
@@ -69,47 +68,47 @@ class CacheFile(QueuedWriter):
             try:
                 return self._reader.execute(statement, (now, *keys)).fetchall()
             except sqlite3.Error as error:
-                self._stumble("read", error)
+                self._report("read", error)
                 return []
 
     def keep(self, key: bytes, value: bytes, size: int, now: float, expires: float) -> None:
-        """Soon, in the place of what is under the key. ``size`` is in bytes."""
+        """Queues an entry, which replaces one under the same key. ``size`` is in bytes."""
         self._write(KEEP, (key, size, expires, now, value))
 
     def use(self, key: bytes, now: float) -> None:
-        """Writes down the time of a use, soon."""
+        """Queues the time of an entry's last use."""
         self._write(USE, (now, key))
 
     def evict(self, limit: int, now: float) -> None:
-        """Deletes what has ended, and then what was not used for the longest time, down to ``limit`` bytes. Soon."""
+        """Queues the deletion of expired entries, then of the least recently used ones down to ``limit`` bytes."""
         self._write(END, (now,))
         self._write(EVICT, (limit,))
 
     def close(self) -> None:
-        """Ends when all that waits is written."""
+        """Returns when all queued statements are written."""
         self._end(None)
         self._shut()
 
     def _connected(self) -> sqlite3.Connection:
         if self._damaged:
-            self._renew()
+            self._replace_damaged()
         if self._writer is None:
             try:
                 self._writer = self._opened()
             except sqlite3.Error as error:
                 if code(error) not in DAMAGE:
                     raise
-                self._renew()
+                self._replace_damaged()
                 self._writer = self._opened()
         return self._writer
 
     def _opened(self) -> sqlite3.Connection:
-        """Without the lock, since a locked file is waited for. Nothing more is open where it raises."""
+        """Opens the file, without the lock since it may wait for a locked file. Nothing new stays open if it raises."""
         make(self._path)
         writer = self._connection(WRITE_BUSY_SECONDS)
         try:
             write_ahead(writer, WRITE_BUSY_SECONDS)
-            writer.execute("PRAGMA synchronous = OFF")  # a power cut may cost the file, never a wrong answer
+            writer.execute("PRAGMA synchronous = OFF")  # a power cut may damage the file, but causes no wrong answer
             writer.executescript(SCHEMA)
             reader = self._reader or self._connection(READ_BUSY_SECONDS)
         except sqlite3.Error:
@@ -129,10 +128,10 @@ class CacheFile(QueuedWriter):
                 self._reader.close()
             self._reader = None
 
-    def _renew(self) -> None:
-        """Sets a damaged file aside, the one from the last time making room. A new one is begun where it is opened."""
+    def _replace_damaged(self) -> None:
+        """Sets a damaged file aside, over an earlier one. The next opening creates a new file."""
         self._shut()
-        self._damaged = False  # where it cannot be set aside, the damage is soon seen again
+        self._damaged = False  # if the file cannot be set aside, the damage is soon found again
         aside = self._path.with_name(f"{self._path.name}.damaged")
         self._path.replace(aside)
         for end in ("-wal", "-shm"):
@@ -140,18 +139,18 @@ class CacheFile(QueuedWriter):
         logger.warning("the cache file %s was damaged; it is now %s, and a new file was created", self._path, aside)
 
     def _failed(self, error: Exception) -> None:
-        self._stumble("opened" if self._reader is None else "written", error)
+        self._report("opened" if self._reader is None else "written", error)
 
     def _succeeded(self) -> None:
         self._quiet = False
 
-    def _turned_away(self) -> None:
-        """One entry less."""
+    def _overflowed(self) -> None:
+        """The entry is lost, which the cache may do."""
 
-    def _stumble(self, what: str, error: Exception) -> None:
+    def _report(self, what: str, error: Exception) -> None:
         if code(error) in DAMAGE:
             self._damaged = True
-            self._write(END, (0.0,))  # for the thread to make the file anew
+            self._write(END, (0.0,))  # wakes the thread, which replaces the file
         elif not self._quiet:
             self._quiet = True
-            logger.warning("the cache file %s cannot be %s: %s; calls bypass the file", self._path, what, words(error))
+            logger.warning("the cache file %s cannot be %s: %s; calls bypass the file", self._path, what, reason(error))

@@ -1,4 +1,4 @@
-"""Files whose paths an operator names, whatever stands there: a pipe that nobody writes to holds up nothing."""
+"""Files whose paths an operator names, of any kind: a pipe that nobody writes to blocks nothing."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import threading
 import time
 from pathlib import Path
 
-PIPE_SECONDS = 10.0  # for all that comes through a pipe, as of `--config <(...)`
+PIPE_SECONDS = 10.0  # for all the data of a pipe, such as `--config <(...)`
 MOST_BYTES = 16 * 2**20
-_MAKING = threading.Lock()  # a thread that opens a new file waits until the one that made it has closed it
+_MAKING = threading.Lock()  # a thread that opens a new file waits until the thread that made the file has closed it
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def read(path: Path) -> bytes:
-    """All of it. Raises OSError; why is in its ``strerror``."""
+    """The whole content. Raises OSError, whose ``strerror`` is the reason."""
     file = os.open(path, _FLAGS)
     try:
         found = _read(file, time.monotonic() + PIPE_SECONDS)
@@ -47,15 +47,15 @@ def _read(file: int, until: float) -> bytes:
 
 
 def _more(file: int, seconds: float) -> bool:
-    """True if more, or the end, has come in time. By poll, since select takes no descriptor from 1024 on."""
+    """True if data, or the end, has come in time. Uses poll, since select takes no descriptor from 1024 on."""
     coming = select.poll()
     coming.register(file, select.POLLIN)
     return bool(coming.poll(seconds * 1000))
 
 
 def mounted(path: Path, table: Path = Path("/proc/self/mountinfo")) -> bool:
-    """True if the file is itself the place of a mount, as if it alone was put into a container. Another file that
-    takes its place outside is then never seen. False where there is no such table, as on no Linux."""
+    """True if the file itself is a mount point, as if it alone was mounted into a container. Another file that takes
+    its place outside is then never seen. False if there is no table of mounts, as on systems other than Linux."""
     try:
         lines = table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         places = {re.sub(r"\\(\d{3})", _octal, line.split(" ")[4]) for line in lines}  # proc_pid_mountinfo(5)
@@ -69,13 +69,13 @@ def _octal(match: re.Match[str]) -> str:
 
 
 def make(path: Path) -> None:
-    """The file of a database, for its owner alone, where there is none. Raises OSError, also where it is no file, or
-    cannot be written.
+    """Creates a database's file, for its owner alone, if there is none. Raises OSError, also if the path is no regular
+    file or cannot be read and written.
 
-    A file that is there is not opened: when a process closes a file, it loses the locks that SQLite holds on it in the
-    same process, and another process may then take the write-ahead log away that is in use here.
+    An existing file is not opened: when a process closes a file, it loses the locks that SQLite holds on the file in
+    the same process, and another process may then remove the write-ahead log that is in use here.
     """
-    real = Path(os.path.realpath(path))  # also where a link leads to nothing yet
+    real = Path(os.path.realpath(path))  # also the target of a link that does not exist yet
     with _MAKING:
         try:
             os.close(os.open(real, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

@@ -1,7 +1,7 @@
-"""The ledger's file: calls, and cooldowns of keys. Rows that must not be lost; several processes may have it open.
+"""The ledger's file: calls, and cooldowns of keys. Rows must not be lost; several processes may have the file open.
 
-While the file cannot be written (locked, disk full) rows wait and are tried again; what does not fit in the queue is
-lost, and counted. A file of an older version is migrated when it is opened, in a child process.
+While the file cannot be written (locked, disk full), rows wait and are tried again; rows for which the queue has no
+room are lost and counted. A file of an older version is migrated when it is opened, in a child process.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from typing import NamedTuple
 from . import migrations
 from .files import make
 from .new_file import APPLICATION, STATEMENTS, VERSION
-from .sqlite import PASSING, WORDS, NoFile, StoreError, code, meaning, words, write_ahead
+from .sqlite import PASSING, WORDS, NoFile, StoreError, code, reason, store_error, write_ahead
 from .writer import Policy, QueuedWriter
 
 logger = logging.getLogger("torii.store")
 
 BUSY_SECONDS = 5.0  # to wait for another program's lock
-FLUSH_SECONDS = 0.25  # what a killed process may lose
-CHECK_SECONDS = 0.3  # for looking whether the file is sound, when it is opened
+FLUSH_SECONDS = 0.25  # of rows, which a killed process may lose
+CHECK_SECONDS = 0.3  # for the check of the file when it is opened
 ROOM = 10_000  # rows that may wait
 BATCH = 1000  # rows of one transaction
 
-# In one statement, for it is one look at the file: another process may be making it.
+# One statement, so that the three values are of one moment: another process may be creating the file.
 HEADER = """
     SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
     FROM pragma_application_id, pragma_user_version"""
 
 
 class CallRow(NamedTuple):
-    """The columns of ``calls``, as docs/ledger.md says. ``time`` is in Unix milliseconds."""
+    """The columns of ``calls``, described in docs/ledger.md. ``time`` is in Unix milliseconds."""
 
     time: int
     caller: str
@@ -80,7 +80,7 @@ SELECT_COOLDOWNS = f"SELECT {', '.join(CooldownRow._fields)} FROM key_rests"  # 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """The reason why the file cannot be written, and the numbers of rows that wait and that were lost."""
+    """Why the file cannot be written, and how many rows wait and were lost."""
 
     what: str
     waiting: int
@@ -88,9 +88,9 @@ class Trouble:
 
 
 class LedgerFile(QueuedWriter):
-    """Opened when made: raises StoreError where the file is not ours, is damaged or cannot be.
+    """The constructor opens the file. Raises StoreError if the file is not ours, is damaged or cannot be opened.
 
-    What passes (a lock, a full disk) is no reason not to start. ``close`` writes what waits.
+    Passing trouble, a lock or a full disk, does not prevent the start. ``close`` writes the rows that wait.
     """
 
     def __init__(
@@ -109,40 +109,41 @@ class LedgerFile(QueuedWriter):
             self._file = _identity(path)
         except sqlite3.DatabaseError as error:
             if code(error) not in PASSING:
-                raise meaning(error) from None
+                raise store_error(error) from None
             self._failed(error)
         self._begin()
 
     def record_call(self, row: CallRow) -> None:
-        """Adds a row to the ledger, soon. Never waits, never raises."""
+        """Queues a row for the ledger. Never waits, never raises."""
         self._write(INSERT_CALL, row)
 
     def remember_cooldown(self, row: CooldownRow) -> None:
-        """In place of what is remembered of that key, soon."""
+        """Queues a cooldown, which replaces the key's saved one."""
         self._write(REPLACE_COOLDOWN, row)
 
     def forget_cooldown(self, upstream: str, fingerprint: str) -> None:
+        """Queues the deletion of the key's saved cooldown."""
         self._write(DELETE_COOLDOWN, (upstream, fingerprint))
 
     def cooldowns(self) -> list[CooldownRow]:
-        """All that are in the file. Raises StoreError."""
+        """All saved cooldowns. Raises StoreError."""
         with reading(self.path) as connection:
             return [CooldownRow(*row) for row in connection.execute(SELECT_COOLDOWNS)]
 
     @property
     def health(self) -> Trouble | None:
-        """None where all is well."""
+        """The trouble with writing the file; None if there is none."""
         what = self._trouble
         return Trouble(what, self.waiting, self._lost) if what else None
 
     def close(self) -> None:
-        """Writes what waits, if that can be done in the time that another's lock is waited for; takes no more."""
+        """Takes no more rows, and writes those that wait, if it can in the time allowed for another program's lock."""
         self._end(self._busy_seconds + 1)
         if self.waiting:
             logger.error("the database: %d rows could not be written before the end", self.waiting)
 
     def _connected(self) -> sqlite3.Connection:
-        """The connection to the file that is there now: somebody may have removed the one that was."""
+        """A connection to the file at the path, a new one if the file was removed or replaced."""
         known = self._file == _identity(self.path)
         if self._writer is not None and not known:
             self._disconnect()
@@ -152,7 +153,7 @@ class LedgerFile(QueuedWriter):
         return self._writer
 
     def _opened(self, *, examine: bool) -> sqlite3.Connection:
-        """A connection to the file, which is made where there is none, with all our tables in it."""
+        """A connection to the file, which is created if there is none, with all tables of this version."""
         _make(self.path)
         connection = sqlite3.connect(self.path, timeout=self._busy_seconds, isolation_level=None)
         try:
@@ -160,14 +161,14 @@ class LedgerFile(QueuedWriter):
                 _examine(connection)
             write_ahead(connection, self._busy_seconds)
             connection.execute("PRAGMA synchronous=NORMAL")
-            self._bring_up(connection)
+            self._migrate(connection)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _bring_up(self, connection: sqlite3.Connection) -> None:
-        """To this Torii's version, wherever the file comes from. Another process may be about to do the same."""
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        """Brings the file to this version. Another process may be doing the same."""
         if _version(connection) == 0:
             _create(connection)
         version = _version(connection)
@@ -177,8 +178,8 @@ class LedgerFile(QueuedWriter):
             logger.info("the ledger's file was %s", self.migrated)
 
     def _failed(self, error: Exception) -> None:
-        self._file = None  # to be examined anew
-        what = str(meaning(error))
+        self._file = None  # the next opening examines the file
+        what = str(store_error(error))
         if what != self._trouble:
             self._trouble = what
             logger.error("the database cannot be written: %s; rows wait in memory", what)
@@ -189,7 +190,7 @@ class LedgerFile(QueuedWriter):
             self._trouble = None
             logger.warning("the database is written again; %d rows were lost", self._lost)
 
-    def _turned_away(self) -> None:
+    def _overflowed(self) -> None:
         if not self._full:
             self._full = True
             logger.error("the database: the queue of rows is full; further rows are lost")
@@ -202,7 +203,7 @@ class LedgerFile(QueuedWriter):
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection to read on, of this version or an older one. Raises StoreError, and NoFile where there is none."""
+    """A read-only connection to a file of this version or an older one. Raises StoreError, NoFile without a file."""
     _find(path)
     try:
         uri = f"{path.absolute().as_uri()}?mode=ro"
@@ -210,17 +211,17 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
             _version(connection)
             yield connection
     except sqlite3.Error as error:
-        raise StoreError(words(error)) from None
+        raise store_error(error) from None
 
 
 def _find(path: Path) -> None:
-    """Raises NoFile where there is nothing, StoreError where it is no file or cannot be looked at."""
+    """Raises NoFile if nothing is there, StoreError for anything but a file or if it cannot be examined."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         raise NoFile("there is no such file") from None
     except OSError as error:
-        raise StoreError(words(error)) from None
+        raise StoreError(reason(error)) from None
     if not stat.S_ISREG(mode):
         raise StoreError("it is not a regular file")
 
@@ -228,7 +229,7 @@ def _find(path: Path) -> None:
 def _make(path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Who called what is nobody's business on this machine; SQLite gives its other files the same mode.
+        # Only the owner may read the calls. SQLite gives its other files the same mode.
         make(path)
     except FileExistsError:
         raise NoFile("its folder is not a folder") from None
@@ -237,7 +238,7 @@ def _make(path: Path) -> None:
 
 
 def _version(connection: sqlite3.Connection) -> int:
-    """Of our tables in the file; 0 of an empty one. Raises StoreError where it is not ours or newer than this Torii."""
+    """The version of our tables; 0 for an empty file. Raises StoreError for another program's or a newer file."""
     ((application, version, tables),) = connection.execute(HEADER).fetchall()
     if application != APPLICATION and (application or version or tables):
         raise StoreError("it belongs to another program")
@@ -247,7 +248,7 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _examine(connection: sqlite3.Connection) -> None:
-    """Raises StoreError where the file is damaged, as far as that is seen in the time that there is."""
+    """Raises StoreError if the file is damaged, as far as a check of CHECK_SECONDS can find."""
     until = time.monotonic() + CHECK_SECONDS
     connection.set_progress_handler(lambda: time.monotonic() > until, 10_000)
     try:

@@ -1,12 +1,12 @@
-"""A new ledger file of this Torii's version, without SQLAlchemy and without a child process.
+"""A new ledger file of this version, without SQLAlchemy and without a child process.
 
-The statements are those that schema.py makes; tests/storage hold them to it, and to what the migrations make.
+The statements are those of schema.py; tests/storage compare them with schema.py and with the migrations' result.
 """
 
 from __future__ import annotations
 
-APPLICATION = 0x546F7269  # "Tori", by which SQLite's header says whose file it is
-VERSION = 3  # the last in migrations/versions; in SQLite's header, by which an older Torii refuses the file
+APPLICATION = 0x546F7269  # "Tori", which marks the file as ours in SQLite's header
+VERSION = 3  # the last in migrations/versions; an older Torii sees it in SQLite's header and refuses the file
 
 STATEMENTS = (
     """CREATE TABLE calls (

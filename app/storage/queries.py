@@ -28,7 +28,7 @@ from sqlalchemy.pool import NullPool
 
 from .ledger_file import CallRow, reading
 from .schema import calls
-from .sqlite import meaning
+from .sqlite import store_error
 
 DAY = 86_400_000  # milliseconds
 EPOCH = date(1970, 1, 1).toordinal()
@@ -44,12 +44,12 @@ GROUPED: dict[str, ColumnElement[Any]] = {
 
 
 def _calls(condition: ColumnElement[bool]) -> ColumnElement[int]:
-    """The number of calls that have such a row: a call has one for each upstream that it reached."""
+    """The number of calls with such a row: a call has one row for each upstream that it reached."""
     return func.count(distinct(case((condition, calls.c.request_id))))
 
 
 def _sum(number: ColumnElement[Any]) -> ColumnElement[Any]:
-    """As a float: a sum of integers might overflow."""
+    """The sum as a float, since a sum of integers might overflow."""
     return func.coalesce(func.sum(cast(number, Float)), 0.0)
 
 
@@ -68,7 +68,7 @@ SUMS: dict[str, ColumnElement[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """From ``since`` on and before ``until``, in Unix milliseconds, by the times at which calls came; None is open."""
+    """Calls that came from ``since`` on and before ``until``, in Unix milliseconds; None is unbounded."""
 
     since: int | None = None
     until: int | None = None
@@ -80,9 +80,9 @@ class Span:
 
 
 def sums_of(path: Path, span: Span, by: Sequence[str]) -> list[dict[str, Any]]:
-    """The ``SUMS`` of each group, those with the most tokens first, days in order; one row of all without ``by``.
+    """The ``SUMS`` of each group, those with the most tokens first, days in order; without ``by`` one row for all.
 
-    Raises StoreError, as the others here do.
+    Raises StoreError, as do the other queries here.
     """
     groups = [GROUPED[name].label(name) for name in by]
     sums = {name: element.label(name) for name, element in SUMS.items()}
@@ -98,14 +98,14 @@ def sums_of(path: Path, span: Span, by: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def last_calls(path: Path, span: Span, most: int) -> list[dict[str, Any]]:
-    """The rows of the last calls, the latest first."""
+    """The last ``most`` rows, the latest first."""
     columns = [calls.c[name] for name in CallRow._fields]
     latest = (calls.c.time.desc(), calls.c.id.desc())
     return _rows(path, select(*columns).where(span.condition()).order_by(*latest).limit(most))
 
 
 def first_time(path: Path) -> int | None:
-    """When the first call came, in Unix milliseconds; None for an empty ledger."""
+    """The time of the first call in Unix milliseconds; None for an empty ledger."""
     (row,) = _rows(path, select(func.min(calls.c.time).label("time")))
     time: int | None = row["time"]
     return time
@@ -124,4 +124,4 @@ def _connected(path: Path) -> Iterator[Connection]:
             with engine.connect() as connection:
                 yield connection
         except DBAPIError as error:
-            raise meaning(error.orig or error) from None
+            raise store_error(error.orig or error) from None

@@ -1,6 +1,6 @@
-"""The ledger's tables in SQLAlchemy Core, in types that PostgreSQL has too. docs/ledger.md says what columns hold.
+"""The ledger's tables in SQLAlchemy Core, in types that PostgreSQL has too. docs/ledger.md describes the columns.
 
-migrations/ and new_file.py make the same tables; tests/storage hold the three together.
+migrations/ and new_file.py make the same tables; tests/storage compare all three.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 from sqlalchemy.types import TypeEngine
 
-# 64 bits in either: SQLite's id has to be an INTEGER, and PostgreSQL's REAL has 32.
+# 64 bits in both databases: SQLite's id has to be an INTEGER, and PostgreSQL's REAL has 32.
 BIG: TypeEngine[int] = BigInteger().with_variant(Integer, "sqlite")
 FLOAT: TypeEngine[float] = Double().with_variant(REAL, "sqlite")
 
@@ -53,7 +53,7 @@ key_rests = Table(
 
 
 def statements() -> list[str]:
-    """SQLite's statements for all tables and indexes, as new_file.py has them."""
+    """SQLite's statements for all tables and indexes, as in new_file.py."""
     made: list[ExecutableDDLElement] = []
     for table in metadata.sorted_tables:
         made += [CreateTable(table), *map(CreateIndex, sorted(table.indexes, key=lambda index: str(index.name)))]

@@ -1,4 +1,4 @@
-"""Common parts of the ledger's file and the cache's: SQLite's write-ahead log, and its errors in our words."""
+"""Shared by the ledger's file and the cache's: SQLite's write-ahead log, and texts for its errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 UNREACHABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 OF_A_ROW = (
-    None,  # an error of Python: the row holds what SQLite has no type for
+    None,  # an error of Python: the row has a value for which SQLite has no type
     sqlite3.SQLITE_ERROR,
     sqlite3.SQLITE_CONSTRAINT,
     sqlite3.SQLITE_MISMATCH,
@@ -33,46 +33,45 @@ OF_A_ROW = (
 
 
 class StoreError(Exception):
-    """A file that is no database of ours, and is left as it is; the message names no file."""
+    """The file cannot be used as our database, and is left as it is. The message names no file."""
 
 
 class NoFile(StoreError):
-    """There is no such file, and none can be made there."""
+    """There is no file that can be opened, and none can be created."""
 
 
 def code(error: BaseException | None) -> int | None:
-    """SQLite's primary code; None of what it never saw."""
+    """SQLite's primary result code; None for an error that is not SQLite's."""
     found = getattr(error, "sqlite_errorcode", None)
     return None if found is None else found & 0xFF
 
 
 def error_of(code: int) -> sqlite3.OperationalError:
-    """The error that has this code, as another process had it."""
+    """An error with this code, which another process had."""
     error = sqlite3.OperationalError()
     error.sqlite_errorcode = code
     error.sqlite_errorname = f"SQLite's error {code}"
     return error
 
 
-def words(error: BaseException) -> str:
-    """The reason why the file cannot be used, without a path and anything of a row. An OSError's is the system's."""
+def reason(error: BaseException) -> str:
+    """Why the file cannot be used, without a path or a row's values. For an OSError it is the system's text."""
     known = WORDS.get(code(error) or sqlite3.SQLITE_OK) or getattr(error, "strerror", None)
     return known or f"it cannot be used ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
 
 
-def meaning(error: BaseException) -> StoreError:
-    """The same as an error of ours, in words that hold no path and nothing of a row."""
+def store_error(error: BaseException) -> StoreError:
+    """The error as a StoreError, whose message has no path and no row's values."""
     if isinstance(error, StoreError):
         return error
-    return (NoFile if code(error) in UNREACHABLE else StoreError)(words(error))
+    return (NoFile if code(error) in UNREACHABLE else StoreError)(reason(error))
 
 
 def write_ahead(connection: sqlite3.Connection, busy_seconds: float) -> None:
-    """Turns the write-ahead log on, the one mode in which readers and a writer of a file do not wait for each other.
-    Raises sqlite3.OperationalError where the file stays locked for so long.
+    """Turns on the write-ahead log, the one mode in which readers and a writer of a file do not block each other.
 
-    SQLite asks no busy handler where two connections turn it on in the same moment: one of them is told at once
-    that the file is locked, so it is this function that waits.
+    Raises sqlite3.OperationalError if the file stays locked for ``busy_seconds``. SQLite calls no busy handler if two
+    connections turn the log on at the same moment: one of them fails at once, so this function does the waiting.
     """
     until = time.monotonic() + busy_seconds
     while True:
@@ -82,4 +81,4 @@ def write_ahead(connection: sqlite3.Connection, busy_seconds: float) -> None:
         except sqlite3.OperationalError as error:
             if code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
                 raise
-        time.sleep(PAUSE_SECONDS)  # noqa: TID251 - as the busy handler itself sleeps, where a file is opened
+        time.sleep(PAUSE_SECONDS)  # noqa: TID251 - the busy handler sleeps too, while a file is opened

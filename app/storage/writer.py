@@ -1,10 +1,10 @@
-"""The writer of an SQLite file: one thread that carries out statements in order, many in a transaction.
+"""The writer of an SQLite file: one thread that runs statements in order, many in a transaction.
 
     a verb -> _write -> queue -> the thread: one transaction for all that came within gather_seconds -> the file
 
-No caller of a verb waits. There are two policies for a transaction that fails:
+The caller of a verb never waits. There are two policies for a transaction that fails:
 
-    kept       the ledger's: its rows wait in the queue, and are tried again until they are in the file
+    kept       the ledger's: its rows stay in the queue, and are tried again until they are in the file
     dropped    the cache's: its entries are lost, and the next ones are tried
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 
 from .sqlite import OF_A_ROW, StoreError, code
 
-LONGEST_PAUSE = 5.0  # seconds between two tries to write what is kept
+LONGEST_PAUSE = 5.0  # seconds between two tries to write kept rows
 
 Row = tuple[Any, ...]
 Statement = tuple[str, Row]
@@ -31,8 +31,9 @@ Statement = tuple[str, Row]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """``thread`` names the thread, ``room`` is the number of statements that may wait, ``batch`` that of one
-    transaction, for which ``gather_seconds`` are waited: it costs more than what is in it."""
+    """``thread`` is the thread's name. ``keeps``: the rows of a failed transaction are kept. ``room`` is how many
+    statements may wait, ``batch`` how many one transaction takes. The thread gathers statements for ``gather_seconds``,
+    since a transaction costs more than the statements in it."""
 
     thread: str
     keeps: bool
@@ -42,7 +43,8 @@ class Policy:
 
 
 class QueuedWriter(ABC):
-    """A file's verbs are methods of a subclass; they call ``_write``. The subclass starts the thread by ``_begin``."""
+    """The verbs of a file are methods of a subclass and call ``_write``. The subclass starts the thread by
+    ``_begin``."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -53,32 +55,32 @@ class QueuedWriter(ABC):
 
     @property
     def waiting(self) -> int:
-        """Statements that are not in the file yet."""
+        """The number of statements that are not in the file yet."""
         return len(self._queue)
 
     def _begin(self) -> None:
         self._thread.start()
 
     def _end(self, seconds: float | None) -> None:
-        """Takes no more, and waits as long for what waits to be written; None is without end."""
+        """Takes no more statements, and waits ``seconds`` for the queue to be written; None is without limit."""
         self._closing.set()
         self._arrived.set()
         self._thread.join(seconds)
 
     def _write(self, statement: str, row: Row) -> None:
-        """Sees to it that the statement is carried out soon. Never waits, never raises."""
+        """Queues the statement. Never waits, never raises."""
         if self._closing.is_set() or len(self._queue) >= self._policy.room:
-            self._turned_away()
+            self._overflowed()
             return
         self._queue.append((statement, row))
         if not self._arrived.is_set():
             self._arrived.set()
 
-    # What a file does about it: the thread calls these, but for the first, which the caller of a verb does.
+    # Hooks of a subclass. The thread calls them; only ``_overflowed`` runs in the thread of a verb's caller.
 
     @abstractmethod
-    def _turned_away(self) -> None:
-        """There is no room for a statement."""
+    def _overflowed(self) -> None:
+        """A statement is lost: the queue is full, or the writer has ended."""
 
     @abstractmethod
     def _connected(self) -> sqlite3.Connection:
@@ -92,13 +94,13 @@ class QueuedWriter(ABC):
     def _succeeded(self) -> None:
         """A transaction is in the file."""
 
-    def _refused(self, error: Exception) -> None:  # noqa: B027 - only where rows are kept
-        """A row can never be written, and is left out, so that it does not hold up the others."""
+    def _refused(self, error: Exception) -> None:  # noqa: B027 - only for kept rows
+        """A row can never be written. It is left out, so that it does not block the others."""
 
     # The thread.
 
     def _work(self) -> None:
-        """What is kept is tried once more after the end was told."""
+        """Kept rows are tried once more after ``_end`` is called."""
         pause, last = self._policy.gather_seconds, False
         while not last:
             self._arrived.wait()
@@ -109,7 +111,7 @@ class QueuedWriter(ABC):
         self._disconnect()
 
     def _flushed(self) -> bool:
-        """True if nothing waits any more. A statement stays in the queue until it is in the file or dropped."""
+        """True if the queue is empty. A statement stays in it until it is in the file or dropped."""
         while self._queue:
             batch = [self._queue[place] for place in range(min(len(self._queue), self._policy.batch))]
             if not self._committed(batch) and self._policy.keeps:
@@ -143,7 +145,7 @@ class QueuedWriter(ABC):
         connection.execute("COMMIT")
 
     def _one_by_one(self, connection: sqlite3.Connection, batch: list[Statement]) -> None:
-        """The same but for the rows that no other row would fail as."""
+        """Runs the statements singly, and leaves out each row whose error is one of the row itself."""
         for statement, row in batch:
             try:
                 connection.execute(statement, row)
@@ -160,6 +162,6 @@ class QueuedWriter(ABC):
 
 
 def _runs(batch: list[Statement]) -> Iterator[tuple[str, Iterator[Row]]]:
-    """Rows one after another that the same statement writes; as plain tuples, which the driver binds 1 us faster."""
+    """Consecutive rows of the same statement, as plain tuples, which the driver binds 1 us faster."""
     for statement, run in groupby(batch, key=itemgetter(0)):
         yield statement, map(tuple, map(itemgetter(1), run))

@@ -1,1 +1,1 @@
-"""Usage and costs of calls: the record of each, and the ledger."""
+"""The usage of calls: the record of each call, the ledger, and the reports on it."""

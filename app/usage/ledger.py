@@ -2,7 +2,7 @@
 
     recorder.settle -> Ledger -> record_call -> calls
 
-docs/ledger.md says of each column what it holds. reports.py has what the rows add up to.
+docs/ledger.md describes the columns; reports.py sums up the rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TEXT_LIMIT = 256  # characters of a name that a caller or an upstream chose
 
 
 class Ledger:
-    """A sink of the recorder. ``redact`` takes out of names what must not be in a file."""
+    """A sink of the recorder. ``redact`` removes secrets from names."""
 
     def __init__(self, file: LedgerFile, redact: Callable[[str], str] = str) -> None:
         self._record_call = file.record_call
@@ -39,7 +39,7 @@ class Ledger:
         seconds = record.seconds or 0.0
         status, error = outcome(record, use)
         prompt, completion, total, estimated = spent(use)
-        return CallRow(  # in the order of its columns: by their names it would cost 1 us more
+        return CallRow(  # by position: keyword arguments would cost 1 us more
             int((time.time() - seconds) * 1000),
             record.caller,
             record.call.endpoint.name,
@@ -61,14 +61,15 @@ class Ledger:
 
 
 def outcome(record: CallRecord, use: Use) -> tuple[int | None, ToriiError | None]:
-    """Status and error that the caller got; of an upstream that was left for another one, those of the upstream."""
+    """The status and error of a row: those that the caller got; or those of the upstream's own failure, if another
+    upstream was asked after it."""
     if use.error is None or use.answered or use is record.last_reached or record.status == 499:
         return record.status, record.error
     return use.error.status, use.error
 
 
 def spent(use: Use) -> Tokens:
-    """The tokens of the requests that have ended, and of those whose end nobody waited for."""
+    """The tokens of the requests that have ended, and of those that were given up before their end."""
     total = use.spent
     for part in use.pending:
         total = total.plus(tokens(part, use.last, use.written))

@@ -1,4 +1,4 @@
-"""One record per call, whatever its outcome, and the sinks that are told of it."""
+"""One record per call, whatever its outcome, and the recorder that hands it to the sinks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..core.types import Call, Event, Json, Target
 from ..core.usage import Tokens
 from ..endpoints.fields import total_usage
 
-# The ends of a stream at which the upstream has not said that it failed.
+# The failures of a stream for which the upstream has reported no error.
 CUT = (UpstreamBroken, UpstreamTimeout, UpstreamTruncated)
 
 
@@ -25,11 +25,11 @@ NOTHING = Tokens()
 class Use:
     """The work of one upstream for a call; it becomes a row of the ledger.
 
-    ``target`` is the last that was asked there, ``attempts`` counts the requests of which a byte went out.
-    ``spent`` are the tokens of those that have ended, ``counted`` the upstream's own counts of them, added up.
-    ``pending`` are those without an end yet, in full or in part; ``last`` is what a stream has counted so far,
-    ``written`` the bytes of answer that it has sent, ``first_event`` the seconds from the call's start to its first
-    event. ``error`` is why the upstream was left, ``answered``: it gave at least one whole answer.
+    ``target`` is the last one asked there; ``attempts`` counts the requests of which a byte was sent. ``spent`` are the
+    tokens of the requests that have ended, ``counted`` the upstream's own counts of these, added up. ``pending`` are
+    the parts whose requests have not ended; ``last`` is the usage that a stream has reported so far, ``written`` the
+    bytes of answer in it, ``first_event`` the seconds from the call's start to its first event. ``error`` is why the
+    upstream was left; ``answered``: it gave at least one whole answer.
     """
 
     target: Target
@@ -44,13 +44,14 @@ class Use:
     first_event: float | None = None
 
     def begin(self, target: Target) -> None:
-        """A connection is looked for."""
+        """A request to ``target`` begins; none of its bytes was sent yet."""
         self.target = target
         self.error = self.last = self.first_event = None
         self.written = 0
 
     def send(self, part: Call) -> None:
-        """The request for ``part`` goes out; once more, where a kept connection was just being closed."""
+        """The request for ``part`` is sent. It counts once, even if it is sent again after an idle connection was
+        closed."""
         if not self.pending or all(other is not part for other in self.pending):
             self.attempts += 1
             self.pending.append(part)
@@ -59,27 +60,27 @@ class Use:
     def reached(self) -> bool:
         return self.attempts > 0
 
-    def end(self, part: Call, said: Json | None, written: int = 0, *, share: bool = False) -> None:
-        """An answer has come. ``share``: what it says of tokens is this call's share of what several cost together."""
+    def end(self, part: Call, reported: Json | None, written: int = 0, *, share: bool = False) -> None:
+        """An answer has come. ``share``: ``reported`` is this call's share of a batch's usage, which is an estimate."""
         self.answered = True
-        self._book(part, said, written, share=share)
+        self._count(part, reported, written, share=share)
 
-    def fail(self, part: Call, error: ToriiError, said: Json | None = None, *, share: bool = False) -> None:
-        """No answer has come of a request, perhaps because it did not go out; ``said`` is what it was billed all the
-        same, None if that is not known."""
-        self.error = copy(error)  # without its traceback, in which this record is
-        if said is not None:
-            self._book(part, said, 0, share=share)
+    def fail(self, part: Call, error: ToriiError, reported: Json | None = None, *, share: bool = False) -> None:
+        """A request has ended without an answer, perhaps before it was sent. ``reported`` is the usage that it was
+        billed all the same, None if that is unknown."""
+        self.error = copy(error)  # the copy has no traceback, which would refer to this record: a cycle
+        if reported is not None:
+            self._count(part, reported, 0, share=share)
         else:
             self._drop(part)
 
     def cut(self, part: Call, error: ToriiError) -> None:
-        """A stream has failed. What it had written is paid for, unless the upstream has said that it failed."""
+        """A stream has failed. Its tokens count as spent, unless the upstream reported an error and no usage."""
         self.error = copy(error)  # as above
         begun = self.first_event is not None and isinstance(error, CUT)
         if self.last is not None or begun or isinstance(error, Unavailable):
-            said, self.last = self.last, None
-            self._book(part, said, self.written, share=False)
+            reported, self.last = self.last, None
+            self._count(part, reported, self.written, share=False)
         else:
             self._drop(part)
 
@@ -87,12 +88,12 @@ class Use:
     def usage(self) -> Json | None:
         return self.counted if self.last is None else added(self.counted, self.last)
 
-    def _book(self, part: Call, said: Json | None, written: int, *, share: bool) -> None:
+    def _count(self, part: Call, reported: Json | None, written: int, *, share: bool) -> None:
         self._drop(part)
-        tokens = usage.tokens(part, said, written)
+        tokens = usage.tokens(part, reported, written)
         tokens = tokens._replace(estimated=True) if share else tokens
         self.spent = tokens if self.spent is NOTHING else self.spent.plus(tokens)
-        self.counted = added(self.counted, said)
+        self.counted = added(self.counted, reported)
 
     def _drop(self, part: Call) -> None:
         if len(self.pending) == 1 and self.pending[0] is part:
@@ -101,17 +102,18 @@ class Use:
             self.pending = [other for other in self.pending if other is not part]
 
 
-def added(before: Json | None, said: Json | None) -> Json | None:
-    return total_usage([before, said]) if before and said else said or before
+def added(before: Json | None, reported: Json | None) -> Json | None:
+    return total_usage([before, reported]) if before and reported else reported or before
 
 
 @dataclass(slots=True)
 class CallRecord:
-    """One call. ``status`` is what the caller saw, 499 if they left; ``seconds`` are of the monotonic clock.
+    """The record of one call. ``status`` is what the caller got, 499 if the caller left; ``started`` is of the
+    monotonic clock, ``seconds`` is the call's duration.
 
-    ``uses`` are the upstreams that were asked, by their names, ``current`` the one asked last. ``free`` is the usage of
-    an answer that cost nothing here, ``error`` what went wrong. ``cache`` is how much of the answer was at hand: hit,
-    partial, miss, or off; None for a call that the cache does not take.
+    ``uses`` are the upstreams that were asked, by name; ``current`` is the last of them. ``hit`` is the target of a
+    cached or shared answer, ``free`` the usage of an answer without cost, ``error`` what went wrong. ``cache`` is how
+    much of the answer was cached: hit, partial, miss or off; None for a call that the cache does not handle.
     """
 
     request_id: str
@@ -128,8 +130,9 @@ class CallRecord:
     cache: str | None = None
     seconds: float | None = None
 
-    def late(self) -> UpstreamTimeout:
-        """The call's time is over. A run that may go on is paid for, so the SDKs are told not to ask for it again."""
+    def timed_out(self) -> UpstreamTimeout:
+        """The error of a call that exceeded its total time. A DeepSearch run that may go on is paid for, so the SDKs
+        are told not to retry."""
         late = UpstreamTimeout("the call exceeded timeouts.total_seconds")
         if self.target is not None:
             late.upstream = self.target.upstream.name
@@ -138,11 +141,11 @@ class CallRecord:
 
     @property
     def paid(self) -> bool:
-        """A DeepSearch run may have begun."""
+        """True if a DeepSearch run may have begun."""
         return self.reached and self.target is not None and self.target.model.deepsearch
 
     def ask(self, target: Target) -> Use:
-        """A request to ``target`` begins, for the call or a part of it."""
+        """Starts a request to ``target``, for the call or a part of it."""
         use = self.uses.get(target.upstream.name)
         if use is None:
             use = self.uses[target.upstream.name] = Use(target)
@@ -151,28 +154,28 @@ class CallRecord:
         return use
 
     def see(self, events: Iterable[Event]) -> None:
-        """Events of a stream have come."""
+        """Counts events of a stream."""
         use = self.current
         assert use is not None
         if use.first_event is None:
             use.first_event = time.monotonic() - self.started
         use.written += usage.seen(events)
 
-    def streamed(self, said: Json | None, error: ToriiError | None = None) -> None:
-        """A stream has ended, which has counted these tokens; ``error`` is why it was no success."""
+    def streamed(self, reported: Json | None, error: ToriiError | None = None) -> None:
+        """A stream has ended. ``reported`` is its usage; ``error`` is why it failed, None if it succeeded."""
         use = self.current
         if use is not None and self.status is None:
-            use.last = said
+            use.last = reported
             if error is not None:
                 use.cut(self.call, error)
 
     def take(self, other: CallRecord) -> None:
-        """Takes over the requests made for ``other``: they are this call's, and no longer that one's."""
+        """Moves the requests made for ``other`` to this record."""
         self.uses, self.current = other.uses, other.current
         other.uses, other.current, other.hit = {}, None, other.target
 
     def end(self, status: int, error: ToriiError | None = None) -> None:
-        """The call has ended for its caller, once. Synchronous, so that no cancellation can come in between."""
+        """Ends the call for its caller, once. Synchronous, so that no cancellation can come in between."""
         if self.status is not None:
             return
         self.status = 499 if self.connection.left else status
@@ -182,7 +185,7 @@ class CallRecord:
         self.seconds = time.monotonic() - self.started
 
     def fail(self, error: BaseException) -> None:
-        """The call has ended without an answer, unless it had ended before."""
+        """Ends the call without an answer, unless it has ended before."""
         if isinstance(error, CallerGone):
             self.end(500)
             return
@@ -193,17 +196,17 @@ class CallRecord:
 
     @property
     def at_work(self) -> Target | None:
-        """The target that has a request of this call without an end yet."""
+        """The target of a request that has not ended; None if there is none."""
         return next((use.target for use in self.uses.values() if use.pending), None)
 
     @property
     def target(self) -> Target | None:
-        """The one that was asked last, or whose answer was at hand."""
+        """The target that was asked last, or the one of a cached or shared answer."""
         return self.hit if self.current is None else self.current.target
 
     @property
     def last_reached(self) -> Use | None:
-        """The upstream whose row has the call's own end; None if none was reached."""
+        """The use whose row has the call's own outcome; None if no upstream was reached."""
         if self.current is not None and self.current.reached:
             return self.current
         return next((use for use in reversed(self.uses.values()) if use.reached), None)
@@ -218,11 +221,11 @@ class CallRecord:
 
     @property
     def usage(self) -> Json | None:
-        """The counts of all upstreams, or those of an answer that was at hand."""
-        said = self.free
+        """The counts of all upstreams and of an answer without cost, added up."""
+        reported = self.free
         for use in self.uses.values():
-            said = added(said, use.usage)
-        return said
+            reported = added(reported, use.usage)
+        return reported
 
     @property
     def first_event(self) -> float | None:
@@ -230,7 +233,7 @@ class CallRecord:
 
 
 class Recorder:
-    """Hands each record on when its call has ended, without waiting for anybody."""
+    """Hands each record to the sinks when its call has ended. Sinks never block."""
 
     def __init__(self, *sinks: Callable[[CallRecord], None]) -> None:
         self._sinks = sinks
@@ -241,5 +244,5 @@ class Recorder:
 
 
 def rounded(seconds: float, parts: int) -> float:
-    """To the nearest of so many parts of a second. Rounded to digits a number becomes a text and a number again."""
+    """Rounded to 1/``parts`` of a second. Rounding to digits is slower: it goes through a text."""
     return round(seconds * parts) / parts

@@ -1,4 +1,4 @@
-"""What the rows of the ledger add up to, for the operator. Times are UTC."""
+"""Reports on the ledger for the operator: totals, last calls, and periods of time. Times are UTC."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNITS = {"d": _DAY, "h": timedelta(hours=1), "m": timedelta(minutes=1)}
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """From ``since`` on and before ``until``, by the times at which calls came; None is open."""
+    """Calls that came from ``since`` on and before ``until``; None is unbounded."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -35,15 +35,15 @@ def _milliseconds(time: datetime | None) -> int | None:
 
 
 def totals(path: Path, period: Period, by: Sequence[str] = ()) -> list[Json]:
-    """The totals of each group, those with the most tokens first, days in order; without ``by`` in all.
+    """The totals of each group, those with the most tokens first, days in order; without ``by`` one for all calls.
 
-    Raises StoreError, as the others here do.
+    Raises StoreError, as do the other functions that read the ledger.
     """
     return [_whole(sums) for sums in sums_of(path, period.span, by)]
 
 
 def calls(path: Path, period: Period, most: int) -> list[Json]:
-    """The last calls, the latest last."""
+    """The last ``most`` rows, the latest last."""
     found = reversed(last_calls(path, period.span, most))
     return [{**call, "time": moment(call["time"]), "estimated": bool(call["estimated"])} for call in found]
 
@@ -55,14 +55,16 @@ def first(path: Path) -> str | None:
 
 
 def moment(milliseconds: int) -> str:
+    """A Unix time in milliseconds as ISO 8601 in UTC."""
     text = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
 
 
 def when(text: str, now: datetime, *, end: bool = False) -> datetime:
-    """``7d``, ``24h``, ``30m`` before ``now``, or a date or time of UTC; a date as an ``end`` is that day's.
+    """The time in ``text``: ``7d``, ``24h`` or ``30m`` before ``now``, or a date or time in UTC. A date as an ``end``
+    includes the day.
 
-    Raises ValueError in words.
+    Raises ValueError with a message for the operator.
     """
     try:
         if ago := re.fullmatch(r"(\d{1,9})([dhm])", text):
@@ -77,6 +79,6 @@ def when(text: str, now: datetime, *, end: bool = False) -> datetime:
 
 
 def _whole(sums: Json) -> Json:
-    """Sums are floats where integers might overflow."""
+    """The sums with counts as integers: the query sums floats, since integers might overflow."""
     counted: dict[str, Any] = {name: int(sums[name]) for name in COUNTS}
     return {**sums, **counted, "seconds": round(sums["seconds"] or 0.0, 3)}

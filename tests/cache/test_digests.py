@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.cache.digests import OF_ONE_INPUT, keys_of
+from app.cache.digests import INDEPENDENT_OPTIONS, keys_of
 from app.cache.entries import CacheEntry, unpacked
 from app.cache.merge import Partition
 from app.core.types import Call, Json, Key, Target
@@ -37,7 +37,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
-names = st.sampled_from([*sorted(OF_ONE_INPUT - {"encoding_format"}), "late_chunking", "a_new_field", "seed"])
+names = st.sampled_from([*sorted(INDEPENDENT_OPTIONS - {"encoding_format"}), "late_chunking", "a_new_field", "seed"])
 texts = st.text(min_size=1)
 kinds = pytest.mark.parametrize("kind", KINDS)
 
@@ -237,7 +237,7 @@ def test_a_ranking_that_was_kept_result_by_result_is_read_as_one_that_is_kept_to
     before = unpacked(CacheEntry(head, items, 3).pack(), call, target())
     after = unpacked(found.fresh[b"key"].pack(), call, target())
     assert before == after == found.fresh[b"key"]
-    assert found.fresh[b"key"].silent
+    assert found.fresh[b"key"].storable
     assert msgspec.json.encode(Partition(call, target(), [b"key"], {b"key": found.fresh[b"key"]}).hit().reply) == (
         b'{"object":"list","results":[{"index":1,"relevance_score":0.10},{"index":0,"relevance_score":-1}],'
         b'"model":"m","usage":{"total_tokens":0,"cached_tokens":3}}'

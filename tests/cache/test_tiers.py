@@ -25,7 +25,7 @@ from app.cache.redis import Redis
 from app.cache.sqlite_tier import Disk
 from app.config.settings import Settings
 from app.core.types import EmbeddingsCall, Key, Target
-from app.gateway.build import Shelf, secrets
+from app.gateway.build import SharedTiers, secrets
 from app.storage.cache_file import POLICY, SCHEMA, CacheFile
 from app.upstreams import Jina
 from app.upstreams.catalogue import unlisted
@@ -503,7 +503,7 @@ async def test_a_redis_that_says_nothing_is_left_alone(
 
 def test_the_tiers_are_those_of_the_settings(tmp_path: Path) -> None:
     def tiers(**cache: Any) -> tuple[bool, str]:
-        built: Mapping[str, Any] = vars(Shelf().cache(Settings.model_validate({"cache": cache})))
+        built: Mapping[str, Any] = vars(SharedTiers().cache(Settings.model_validate({"cache": cache})))
         store = built["_store"]
         if isinstance(store, Disk):
             store._file.close()

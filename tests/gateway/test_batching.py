@@ -19,7 +19,7 @@ import pytest
 from app.config.settings import Settings
 from app.core.disconnects import ClientConnection
 from app.core.types import EmbeddingsCall, Key, Target
-from app.gateway.batching import BatchingClient, BatchWaiter, sent_together
+from app.gateway.batching import BatchingClient, BatchWaiter, mark_batch_sent
 from app.gateway.build import build_client
 from app.gateway.shares import billed
 from app.routing.failover import Retries
@@ -250,7 +250,7 @@ class Batching:
     """A stand-in for the sender of batches: answers every member that has not left."""
 
     def __init__(self, upstream: ScriptedUpstream) -> None:
-        self.pool = Pool("jina", [(Key("secret", "a"), RateLimits(concurrency=1))], patience=PATIENCE)
+        self.pool = Pool("jina", [(Key("secret", "a"), RateLimits(concurrency=1))], queue_timeout=PATIENCE)
         self.retries = Retries({"jina": self.pool})
         self.client = BatchingClient(build_client(settings_for(upstream.url)), self.retries)
         self.place = Target(KINDS["jina"]("jina", f"{upstream.url}/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
@@ -315,13 +315,13 @@ async def test_a_batch_that_all_leave_as_it_begins_gives_its_key_back(upstream: 
 
 async def test_a_call_that_ended_before_its_batch_went_out_costs_nothing() -> None:
     """The call is already recorded, so the others pay for its inputs; the ledger then adds up to the billed tokens."""
-    pool = Pool("jina", [(Key("secret", "a"), RateLimits())], patience=PATIENCE)
+    pool = Pool("jina", [(Key("secret", "a"), RateLimits())], queue_timeout=PATIENCE)
     place = Target(KINDS["jina"]("jina", "http://127.0.0.1:9/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
     calls = [EmbeddingsCall(model=MODEL, body={"input": [text]}) for text in ("stays", "has gone", "stays too")]
     members = [BatchWaiter(call, CallRecord("id", "ann", call), Cost(batch=True)) for call in calls]
     begun = [(member.record.ask(place), member.part) for member in members]
     members[1].record.status = 499
-    sent_together(await pool.lease(Cost()), members, begun)
+    mark_batch_sent(await pool.lease(Cost()), members, begun)
     assert [use.attempts for use, _ in begun] == [1, 0, 1]
     shares = [
         share["total_tokens"] for share in billed({"total_tokens": 10}, calls, [member.pays for member in members])
@@ -433,7 +433,7 @@ async def test_no_part_of_a_large_call_is_held_back_so_that_others_join_it(upstr
 
 
 async def test_others_are_not_held_back_with_those_who_may_be_joined() -> None:
-    keys = Pool("jina", [(Key("secret", "a"), RateLimits(requests=4))], patience=30)
+    keys = Pool("jina", [(Key("secret", "a"), RateLimits(requests=4))], queue_timeout=30)
     for _ in range(2):
         await keys.lease(Cost())
     held = asyncio.create_task(keys.lease(Cost(batch=True)))

@@ -18,7 +18,7 @@ from app.routing.cooldowns import KeyStates
 from app.routing.key_state import Cooldown, fingerprint
 from app.routing.lease import Lease
 from app.routing.limits import Cost, RateLimits
-from app.routing.pool import REST_SECONDS, Pool
+from app.routing.pool import COOLDOWN_SECONDS, Pool
 from app.server.app import create_app
 from app.storage.ledger_file import LedgerFile
 
@@ -63,7 +63,7 @@ async def test_a_key_rests_on_after_a_restart(database: LedgerFile, cause: str) 
     again = pool(database)
     assert await first(again) == "b"
     assert [row["cause"] for row in again.state()] == [cause, None]
-    assert 50 < again.states[0].rests_until - time.monotonic() <= REST_SECONDS
+    assert 50 < again.states[0].cooldown_until - time.monotonic() <= COOLDOWN_SECONDS
 
 
 async def test_another_key_under_the_same_name_does_not_rest(database: LedgerFile) -> None:
@@ -80,12 +80,12 @@ async def test_a_key_that_works_again_is_forgotten(database: LedgerFile) -> None
     assert remembered(database) == []
 
 
-@pytest.mark.parametrize(("until", "seconds"), [(1e12, REST_SECONDS), (-1e12, 0)])
+@pytest.mark.parametrize(("until", "seconds"), [(1e12, COOLDOWN_SECONDS), (-1e12, 0)])
 @pytest.mark.parametrize("cause", ["rate limited", "account empty"])
 def test_a_clock_that_was_set_locks_nobody_out(database: LedgerFile, cause: Any, until: float, seconds: float) -> None:
     KeyStates(database).remember(Cooldown("jina", fingerprint("jina", A), "a", cause, time.time() + until))
     [row, _] = pool(database).state()
-    rests = pool(database).states[0].rests_until - time.monotonic()
+    rests = pool(database).states[0].cooldown_until - time.monotonic()
     assert rests <= seconds
     assert row["state"] == ("resting" if seconds else "healthy" if cause == "rate limited" else "trial")
 

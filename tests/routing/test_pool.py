@@ -37,8 +37,8 @@ RANK = {"model": "jina-reranker-v2-base-multilingual", "query": "q", "documents"
 A, B = Key("secret-of-a", "a"), Key("secret-of-b", "b")
 
 
-def pool(a: RateLimits | None = None, b: RateLimits | None = None, *, patience: float = 0.05) -> Pool:
-    return Pool("jina", [(A, a or RateLimits()), (B, b or RateLimits())], patience=patience)
+def pool(a: RateLimits | None = None, b: RateLimits | None = None, *, queue_timeout: float = 0.05) -> Pool:
+    return Pool("jina", [(A, a or RateLimits()), (B, b or RateLimits())], queue_timeout=queue_timeout)
 
 
 async def taken(pool: Pool, count: int, cost: Cost | None = None) -> list[Lease]:
@@ -109,7 +109,7 @@ async def test_a_limited_key_is_never_used_before_its_time() -> None:
 @pytest.mark.parametrize("works", [False, True])
 async def test_of_shut_keys_one_is_tried_by_one_call_at_a_time(works: bool) -> None:
     """The other calls wait for the outcome of that call, and share it."""
-    keys = pool(patience=PATIENCE)
+    keys = pool(queue_timeout=PATIENCE)
     for key in (A, B):
         keys.failed(lease_of(keys, key), UpstreamQuota("empty"))
     [first] = await taken(keys, 1)
@@ -128,7 +128,7 @@ async def test_of_shut_keys_one_is_tried_by_one_call_at_a_time(works: bool) -> N
 
 
 async def test_after_a_429_one_call_tries_the_key_and_the_others_follow_it() -> None:
-    keys = Pool("jina", [(A, RateLimits())], patience=PATIENCE)
+    keys = Pool("jina", [(A, RateLimits())], queue_timeout=PATIENCE)
     keys.failed(lease_of(keys, A), UpstreamRateLimited("slow", retry_after=0.01))
     waiting = [asyncio.create_task(keys.lease(Cost())) for _ in range(3)]
     await until(lambda: any(each.done() for each in waiting))
@@ -155,7 +155,7 @@ async def test_a_key_that_was_tried_is_passed_over_unless_there_is_no_other() ->
 
 
 async def test_concurrency_is_kept_and_callers_stand_in_line() -> None:
-    keys = Pool("jina", [(A, RateLimits(concurrency=1))], patience=PATIENCE)
+    keys = Pool("jina", [(A, RateLimits(concurrency=1))], queue_timeout=PATIENCE)
     [first] = await taken(keys, 1)
     order: list[int] = []
 
@@ -172,7 +172,7 @@ async def test_concurrency_is_kept_and_callers_stand_in_line() -> None:
     assert order == [0, 1, 2, 3, 4]
 
 
-async def test_a_call_waits_no_longer_than_its_patience() -> None:
+async def test_a_call_waits_no_longer_than_its_queue_timeout() -> None:
     keys = pool(RateLimits(concurrency=1), RateLimits(concurrency=1))
     await taken(keys, 2)
     with pytest.raises(UpstreamRateLimited) as caught:
@@ -182,7 +182,7 @@ async def test_a_call_waits_no_longer_than_its_patience() -> None:
 
 
 async def test_what_will_not_be_free_in_time_is_refused_at_once() -> None:
-    keys = Pool("jina", [(A, RateLimits(requests=2))], patience=50)
+    keys = Pool("jina", [(A, RateLimits(requests=2))], queue_timeout=50)
     await taken(keys, 2)
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(UpstreamRateLimited) as caught:
@@ -200,14 +200,14 @@ async def test_what_will_not_be_free_in_time_is_refused_at_once() -> None:
     ],
 )
 async def test_each_limit_counts_its_own(limits: RateLimits, cost: Cost) -> None:
-    keys = Pool("jina", [(A, limits)], patience=0.01)
+    keys = Pool("jina", [(A, limits)], queue_timeout=0.01)
     await taken(keys, 2, cost)
     with pytest.raises(UpstreamRateLimited):
         await keys.lease(cost)
 
 
 async def test_deepsearch_and_embeddings_have_limits_of_their_own() -> None:
-    keys = Pool("jina", [(A, RateLimits(tokens=10, deepsearch=1))], patience=0.01)
+    keys = Pool("jina", [(A, RateLimits(tokens=10, deepsearch=1))], queue_timeout=0.01)
     await keys.lease(Cost(tokens=10**6, deepsearch=True))
     await keys.lease(Cost(tokens=10))
 
@@ -271,7 +271,7 @@ async def busy(keys: Pool) -> tuple[Lease, list[asyncio.Task[Lease]]]:
 
 
 async def test_nobody_is_overtaken_by_who_comes_at_the_moment_of_release() -> None:
-    keys = Pool("jina", [(A, RateLimits(concurrency=1))], patience=PATIENCE)
+    keys = Pool("jina", [(A, RateLimits(concurrency=1))], queue_timeout=PATIENCE)
     first, (second, third) = await busy(keys)
     first.release()
     last = asyncio.create_task(keys.lease(Cost()))
@@ -282,7 +282,7 @@ async def test_nobody_is_overtaken_by_who_comes_at_the_moment_of_release() -> No
 
 
 async def test_who_leaves_the_line_holds_up_nobody() -> None:
-    keys = Pool("jina", [(A, RateLimits(concurrency=1))], patience=PATIENCE)
+    keys = Pool("jina", [(A, RateLimits(concurrency=1))], queue_timeout=PATIENCE)
     first, (second, third) = await busy(keys)
     second.cancel()
     first.release()
@@ -291,7 +291,7 @@ async def test_who_leaves_the_line_holds_up_nobody() -> None:
 
 
 async def test_a_key_given_to_who_is_just_leaving_goes_to_the_next() -> None:
-    keys = Pool("jina", [(A, RateLimits(concurrency=1))], patience=PATIENCE)
+    keys = Pool("jina", [(A, RateLimits(concurrency=1))], queue_timeout=PATIENCE)
     first, (second, third) = await busy(keys)
     first.release()
     second.cancel()
@@ -301,7 +301,7 @@ async def test_a_key_given_to_who_is_just_leaving_goes_to_the_next() -> None:
 
 
 async def test_a_full_minute_of_deepsearch_does_not_hold_up_embeddings() -> None:
-    keys = Pool("jina", [(A, RateLimits(deepsearch=1))], patience=100)
+    keys = Pool("jina", [(A, RateLimits(deepsearch=1))], queue_timeout=100)
     await keys.lease(Cost(deepsearch=True))
     waiting = asyncio.create_task(keys.lease(Cost(deepsearch=True)))
     await asyncio.sleep(0)
@@ -312,7 +312,7 @@ async def test_a_full_minute_of_deepsearch_does_not_hold_up_embeddings() -> None
 
 
 async def test_a_small_call_does_not_overtake_a_large_one_and_follows_when_that_leaves() -> None:
-    keys = Pool("jina", [(A, RateLimits(tokens=100))], patience=100)
+    keys = Pool("jina", [(A, RateLimits(tokens=100))], queue_timeout=100)
     await keys.lease(Cost(tokens=60))
     large = asyncio.create_task(keys.lease(Cost(tokens=50)))
     await asyncio.sleep(0)
@@ -325,7 +325,7 @@ async def test_a_small_call_does_not_overtake_a_large_one_and_follows_when_that_
 
 
 async def test_the_end_of_a_call_is_waited_for_though_another_key_is_at_its_minutes_limit() -> None:
-    keys = pool(RateLimits(concurrency=1), RateLimits(requests=1), patience=PATIENCE)
+    keys = pool(RateLimits(concurrency=1), RateLimits(requests=1), queue_timeout=PATIENCE)
     first, _ = await taken(keys, 2)
     waiting = asyncio.create_task(keys.lease(Cost()))
     await asyncio.sleep(0)
@@ -336,7 +336,7 @@ async def test_the_end_of_a_call_is_waited_for_though_another_key_is_at_its_minu
 async def test_a_call_that_cannot_have_every_key_holds_up_nobody() -> None:
     """The call has failed with one key and waits for the other, for the end of a call or of a minute."""
     for limit in (RateLimits(concurrency=1), RateLimits(requests=1)):
-        keys = pool(RateLimits(concurrency=1), limit, patience=100)
+        keys = pool(RateLimits(concurrency=1), limit, queue_timeout=100)
         first, _ = await taken(keys, 2)
         elsewhere = asyncio.create_task(keys.lease(Cost(), {"a"}))
         anywhere = asyncio.create_task(keys.lease(Cost()))
@@ -348,9 +348,9 @@ async def test_a_call_that_cannot_have_every_key_holds_up_nobody() -> None:
         elsewhere.cancel()
 
 
-async def test_patience_counts_from_when_the_call_came() -> None:
+async def test_the_queue_timeout_counts_from_when_the_call_came() -> None:
     """So that all waits of a call together are bounded, whatever the number of keys and upstreams."""
-    keys = Pool("jina", [(A, RateLimits(concurrency=1))], patience=60)
+    keys = Pool("jina", [(A, RateLimits(concurrency=1))], queue_timeout=60)
     await taken(keys, 1)
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(UpstreamRateLimited):
@@ -358,9 +358,9 @@ async def test_patience_counts_from_when_the_call_came() -> None:
 
 
 async def test_the_last_keys_rest_is_waited_for_where_it_is_short() -> None:
-    keys = Pool("jina", [(A, RateLimits())], patience=PATIENCE)
+    keys = Pool("jina", [(A, RateLimits())], queue_timeout=PATIENCE)
     keys.failed(lease_of(keys, A), UpstreamRateLimited("slow", retry_after=0.05))
-    until_then = keys.states[0].rests_until
+    until_then = keys.states[0].cooldown_until
     lease = await keys.lease(Cost())
     assert lease.taken >= until_then
 
@@ -370,11 +370,11 @@ async def test_the_last_keys_rest_is_waited_for_where_it_is_short() -> None:
 
 @pytest.mark.parametrize("failure", [UpstreamAuth("no"), UpstreamQuota("empty")])
 async def test_after_its_rest_one_call_is_let_through(failure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.routing.pool.REST_SECONDS", 0.02)
+    monkeypatch.setattr("app.routing.pool.COOLDOWN_SECONDS", 0.02)
     keys = pool()
     keys.failed(lease_of(keys, A), failure)
     await until(lambda: keys.state()[0]["state"] == "trial")
-    monkeypatch.setattr("app.routing.pool.REST_SECONDS", 60)
+    monkeypatch.setattr("app.routing.pool.COOLDOWN_SECONDS", 60)
     first, *others = await taken(keys, 4)
     assert names([first, *others]) == "abbb"
     keys.failed(first, failure)
@@ -401,7 +401,7 @@ async def test_a_429_shortens_no_rest() -> None:
     keys.failed(lease_of(keys, B), UpstreamRateLimited("slow", retry_after=60))
     keys.failed(lease_of(keys, B), UpstreamRateLimited("slow", retry_after=1))
     assert [row["cause"] for row in keys.state()] == ["account empty", "rate limited"]
-    assert keys.states[1].rests_until > time.monotonic() + 30
+    assert keys.states[1].cooldown_until > time.monotonic() + 30
 
 
 # The breaker.
@@ -652,7 +652,7 @@ async def test_where_all_are_broken_all_are_asked_in_their_order(
 
 async def test_a_call_in_line_goes_elsewhere_as_soon_as_no_key_is_ready() -> None:
     """The call does not wait for the end of a cooldown or for its queue timeout while another upstream could answer."""
-    keys = Pool("jina", [(A, RateLimits(concurrency=1))], patience=60)
+    keys = Pool("jina", [(A, RateLimits(concurrency=1))], queue_timeout=60)
     [first] = await taken(keys, 1)
     ways: list[Any] = [lambda: True, lambda: False]
     waiting = [asyncio.create_task(keys.lease(Cost(), elsewhere=way)) for way in ways]
@@ -667,7 +667,7 @@ async def test_a_call_in_line_goes_elsewhere_as_soon_as_no_key_is_ready() -> Non
 
 
 async def test_a_call_in_line_goes_elsewhere_as_soon_as_its_upstream_keeps_failing() -> None:
-    keys = Pool("jina", [(A, RateLimits(concurrency=1))], patience=60)
+    keys = Pool("jina", [(A, RateLimits(concurrency=1))], queue_timeout=60)
     [first] = await taken(keys, 1)
     waiting = asyncio.create_task(keys.lease(Cost(), elsewhere=lambda: True))
     await until(lambda: keys.waiting == 1)

@@ -42,7 +42,7 @@ EMPTY = {
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Probes after hundredths of a second instead of minutes."""
     monkeypatch.setattr("app.routing.pool.PROBE_FIRST_SECONDS", 0.02)
-    monkeypatch.setattr("app.routing.pool.REST_SECONDS", 0.04)
+    monkeypatch.setattr("app.routing.pool.COOLDOWN_SECONDS", 0.04)
 
 
 def keyed(upstream: ScriptedUpstream, text: str = "hi") -> list[str]:

@@ -17,7 +17,7 @@ from sqlalchemy.pool import StaticPool
 from ..sqlite import code
 
 FOLDER = Path(__file__).parent
-BY_ALEMBIC = 3  # the first version that has Alembic's own table; user_version alone numbers those before
+BY_ALEMBIC = 3  # the first version with Alembic's own table; earlier ones have user_version only
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
 
 
 def migrate(path: Path, busy_seconds: float, folder: Path = FOLDER) -> None:
-    """To the last version in ``folder``, in one transaction. Makes no file."""
+    """Migrates the file to the last version in ``folder``, in one transaction. Creates no file."""
     uri = f"{path.absolute().as_uri()}?mode=rw"
     with closing(sqlite3.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None)) as driver:
         engine = create_engine("sqlite://", creator=lambda: driver, poolclass=StaticPool)
@@ -44,7 +44,8 @@ def migrate(path: Path, busy_seconds: float, folder: Path = FOLDER) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    """With the lock at once: the driver begins none before a change of the schema, and two processes may be here."""
+    """Takes the lock at once: the driver begins no transaction for a change of schema, and two processes may be
+    here."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

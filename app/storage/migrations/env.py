@@ -1,4 +1,4 @@
-"""Alembic's side of a migration: the connection, and its transaction, are those of __main__."""
+"""Alembic's side of a migration. The connection and its transaction are those of __main__."""
 
 from alembic import context
 

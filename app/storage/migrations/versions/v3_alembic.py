@@ -1,8 +1,8 @@
-"""Alembic's own table, which Alembic makes. An older Torii refuses the file from here on."""
+"""Alembic's own table, which Alembic makes. From this version on an older Torii refuses the file."""
 
 revision = "0003"
 down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Nothing else."""
+    """Changes nothing else."""
