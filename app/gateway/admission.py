@@ -2,7 +2,8 @@
 
 admit     before its body is read: this process has room for it
 reserve   after the route and the cache: what is to be asked of upstreams costs so much
-settle    at the end of the ``with``, however it ends: its record goes to the ledger and the log, its room is free
+settle    with the end of its record, however it ends: the record goes to the ledger and the log
+free      at the end of the ``with``: its room
 """
 
 from __future__ import annotations
@@ -75,8 +76,10 @@ class Reservation:
 
     def begin(self, call: Call, request_id: str) -> CallRecord:
         """The record of the call, which is settled at its end."""
-        self.record = self.connection.work = CallRecord(request_id, self.connection.caller, call, self.connection)
-        return self.record
+        record = CallRecord(request_id, self.connection.caller, call, self.connection)
+        record.recorder = self._admission.recorder
+        self.record = self.connection.work = record
+        return record
 
     def time(self) -> Deadline:
         """The total time of the call, as a context that raises TimeoutError."""
@@ -89,12 +92,12 @@ class Reservation:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         admission = self._admission
-        if self.record is not None:
-            if error is not None:
+        try:
+            if self.record is not None and error is not None:
                 self.record.fail(error)
-            admission.recorder.settle(self.record)
-        self.connection.end()
-        admission.load.calls -= 1
-        admission.calls -= 1
-        if not admission.calls:
-            admission.ended()
+        finally:
+            self.connection.end()
+            admission.load.calls -= 1
+            admission.calls -= 1
+            if not admission.calls:
+                admission.ended()

@@ -5,7 +5,7 @@ parse -> find the route -> the cache's answer, that of the same call under way, 
     request -> [network] -> decode -> fold -> write                  a stream
     request -> [network] -> decode -> fold -> collect -> render      DeepSearch for a caller who does not stream
 
-It reads downwards: nothing that is called here calls back. A call was admitted before, and is settled afterwards.
+It reads downwards: nothing that is called here calls back. A call was admitted before; its record settles it.
 """
 
 from __future__ import annotations

@@ -127,6 +127,7 @@ class CallRecord:
     free: Json | None = None
     cache: str | None = None
     seconds: float | None = None
+    recorder: Recorder | None = field(default=None, repr=False)
 
     def late(self) -> UpstreamTimeout:
         """The call's time is over. A run that may go on is paid for, so the SDKs are told not to ask for it again."""
@@ -172,7 +173,8 @@ class CallRecord:
         other.uses, other.current, other.hit = {}, None, other.target
 
     def end(self, status: int, error: ToriiError | None = None) -> None:
-        """The call has ended for its caller, once. Synchronous, so that no cancellation can come in between."""
+        """The call has ended for its caller, once, and is settled. Synchronous, so that no cancellation can come in
+        between; before the answer is written, since a caller may not read it."""
         if self.status is not None:
             return
         self.status = 499 if self.connection.left else status
@@ -180,6 +182,8 @@ class CallRecord:
         if error is not None:
             error.booked = True
         self.seconds = time.monotonic() - self.started
+        if self.recorder is not None:
+            self.recorder.settle(self)
 
     def fail(self, error: BaseException) -> None:
         """The call has ended without an answer, unless it had ended before."""
