@@ -243,6 +243,7 @@ class Batch:
         self._held -= 1
         if not self._held:
             self._task.cancel()
+            del self._task  # its end knows the frames that hold this batch
             self._lease.release()  # the task may not have begun, and then does not release it
 
     async def _run(self, members: list[BatchWaiter], target: Target, lease: Lease) -> None:

@@ -147,7 +147,10 @@ class Failover:
                 return True
             if (last := self._error()) is not failure:
                 self.failures.clear()
-                raise last
+                try:
+                    raise last
+                finally:
+                    del last, failure  # each would know the frame that holds it
         self._done = True
         self.failures.clear()  # each knows the frame that holds this object
         return False
