@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 
 from .conftest import RunningGateway, Script, ScriptedUpstream, replies, running_gateway, settings_for, streams
+from .gateway.test_batching import Gate, ask, capped, embeds, together
 
 CHUNK = b'data: {"id":"u","choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
 END = b'data: {"id":"u","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
@@ -73,4 +75,23 @@ async def test_a_call_leaves_nothing(
         upstream.plays(*scripts * 3)
         with left() as found:
             await calls(gateway, path, body)
+        assert found == []
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize(
+    "script", [embeds, replies({"detail": "no"}, 400), replies({"detail": "no"}, 429, retry_after="0"), replies(b"{")]
+)
+async def test_a_batch_leaves_nothing(script: Script, upstream: ScriptedUpstream) -> None:
+    async def batched(gateway: RunningGateway) -> None:
+        gate = Gate(upstream, script)
+        upstream.seen.clear()
+        await together(gateway, upstream, gate, [partial(ask, gateway, [f"text {number}"]) for number in range(7)])
+        await gateway.ended(8)
+        gateway.records.clear()
+
+    async with running_gateway(capped(upstream, {"concurrency": 1})) as gateway:
+        await batched(gateway)
+        with left() as found:
+            await batched(gateway)
         assert found == []

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from ..core.errors import UpstreamFailed
 from ..core.types import Call, Json, Target, Value
 from ..core.usage import shares
-from ..core.vectors import encoded, field_of
+from ..core.vectors import field_of, read
 from .entries import CacheEntry, billed, entry_of, numbered, ranked
 
 State = Literal["hit", "partial", "miss", "off"]
@@ -148,10 +148,12 @@ _shape = attrgetter("shape")
 
 
 def _write_base64(items: list[Json]) -> None:
-    """Encodes in place. Raises UpstreamFailed for a number that is too large for base64's float32."""
+    """Encodes in place. Raises UpstreamFailed for a number that is too large for base64's float32. A vector keeps its
+    numbers, for identical calls in another encoding."""
     for item in items:
         field = field_of(item)
-        item[field] = encoded(bytes(item[field]), "base64")
+        item[field] = vector = read(bytes(item[field]), "base64")
+        vector.encoded("base64")
 
 
 def _missing(keys: list[bytes], entries: dict[bytes, CacheEntry]) -> list[int]:

@@ -2,7 +2,8 @@
 
 admit     before the body is read: the process has room for the call
 reserve   after the route and the cache: the call's cost at the upstreams
-settle    at the end of the ``with``, however it ends: the record goes to the ledger and the log, the room is released
+settle    with the end of the record, before the answer is written: the record goes to the ledger and the log
+release   at the end of the ``with``, however it ends: the room
 """
 
 from __future__ import annotations
@@ -77,9 +78,11 @@ class Reservation:
         return self
 
     def begin(self, call: Call, request_id: str) -> CallRecord:
-        """The record of the call, which is settled at the end."""
-        self.record = self.connection.work = CallRecord(request_id, self.connection.caller, call, self.connection)
-        return self.record
+        """The record of the call, which is settled at its end."""
+        record = CallRecord(request_id, self.connection.caller, call, self.connection)
+        record.recorder = self._admission.recorder
+        self.record = self.connection.work = record
+        return record
 
     def time(self) -> Deadline:
         """A context that bounds the whole call and raises TimeoutError."""
@@ -92,12 +95,12 @@ class Reservation:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         admission = self._admission
-        if self.record is not None:
-            if error is not None:
+        try:
+            if self.record is not None and error is not None:
                 self.record.fail(error)
-            admission.recorder.settle(self.record)
-        self.connection.end()
-        admission.load.calls -= 1
-        admission.calls -= 1
-        if not admission.calls:
-            admission.ended()
+        finally:
+            self.connection.end()
+            admission.load.calls -= 1
+            admission.calls -= 1
+            if not admission.calls:
+                admission.ended()

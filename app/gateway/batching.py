@@ -244,6 +244,7 @@ class Batch:
         self._held -= 1
         if not self._held:
             self._task.cancel()
+            del self._task  # its exception holds the frames that hold this batch
             self._lease.release()  # a task that has not begun does not release it
 
     async def _run(self, members: list[BatchWaiter], target: Target, lease: Lease) -> None:

@@ -5,8 +5,8 @@ parse -> route -> the cached answer, the answer of an identical call under way, 
     request -> [network] -> decode -> fold -> write                  a stream
     request -> [network] -> decode -> fold -> collect -> render      DeepSearch for a caller that does not stream
 
-The code reads downwards: nothing that is called here calls back. A call is admitted before ``handle`` and settled after
-it.
+The code reads downwards: nothing that is called here calls back. A call is admitted before ``handle``; the end of its
+record settles it.
 """
 
 from __future__ import annotations

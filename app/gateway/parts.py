@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, TypeVar
 
 from ..core.disconnects import CallerGone
@@ -48,7 +49,8 @@ class Parts:
             raise
         finally:
             for part in parts:
-                part.close()  # coroutines that never began
+                if getcoroutinestate(part) == CORO_CREATED:  # a part that has begun may still be ending
+                    part.close()
         if any(isinstance(result, CallerGone) for result in results):
             raise CallerGone
         return [result for result in results if not isinstance(result, CallerGone)]

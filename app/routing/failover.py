@@ -151,7 +151,10 @@ class Failover:
                 return True
             if (last := self._error()) is not failure:
                 self.failures.clear()
-                raise last
+                try:
+                    raise last
+                finally:
+                    del last, failure  # each would know the frame that holds it
         self._done = True
         self.failures.clear()  # their tracebacks refer to the frame that holds this object: a cycle
         return False

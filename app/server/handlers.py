@@ -85,10 +85,10 @@ class Handlers:
         async def work(exchange: HTTPExchange) -> None:
             caller = self.caller(exchange)
             with self.admission.admit(caller.name) as admitted:
+                exchange.scope[LEAVE] = admitted.connection.leave
                 try:
                     limits, turn = self._limits, self.admission.load.unpacking
                     body = await exchange.body(limits.body_megabytes, limits.body_seconds, turn)
-                    exchange.scope[LEAVE] = admitted.connection.leave
                     control = b",".join(exchange.header(b"cache-control"))
                     incoming = RequestContext(exchange.path, body, exchange.id, control)
                     await self._answer(exchange, await self._gateway.handle(endpoint, incoming, admitted))

@@ -129,6 +129,7 @@ class CallRecord:
     free: Json | None = None
     cache: str | None = None
     seconds: float | None = None
+    recorder: Recorder | None = field(default=None, repr=False)
 
     def timed_out(self) -> UpstreamTimeout:
         """The error of a call that exceeded its total time. A DeepSearch run that may go on is paid for, so the SDKs
@@ -175,7 +176,8 @@ class CallRecord:
         other.uses, other.current, other.hit = {}, None, other.target
 
     def end(self, status: int, error: ToriiError | None = None) -> None:
-        """Ends the call for its caller, once. Synchronous, so that no cancellation can come in between."""
+        """Ends the call for its caller and settles it, once. Synchronous, so that no cancellation can come in between;
+        called before the answer is written, because the caller may not read it."""
         if self.status is not None:
             return
         self.status = 499 if self.connection.left else status
@@ -183,6 +185,8 @@ class CallRecord:
         if error is not None:
             error.booked = True
         self.seconds = time.monotonic() - self.started
+        if self.recorder is not None:
+            self.recorder.settle(self)
 
     def fail(self, error: BaseException) -> None:
         """Ends the call without an answer, unless it has ended before."""

@@ -537,6 +537,23 @@ async def test_fifty_identical_calls_are_one_upstream_call(upstream: ScriptedUps
     assert sum(record.usage["total_tokens"] for record in records if record.usage) == 15
 
 
+async def test_the_encoding_of_the_first_is_not_that_of_the_others(upstream: ScriptedUpstream) -> None:
+    """Of a call that the cache had in part, too: numbers made out of base64 would be rounded."""
+    gate = Gate()
+    upstream.plays(embeds, gate)
+    async with cached(upstream) as gateway:
+        await ask(gateway, {**EMBED, "input": ["three"]})
+        first = asyncio.create_task(ask(gateway, {**EMBED, "encoding_format": "base64"}))
+        await until(lambda: gate.asked == 1)
+        other = asyncio.create_task(ask(gateway))
+        await until(lambda: waiting(gateway) == 2)
+        gate.open.set()
+        answers = await asyncio.gather(first, other)
+        again = [await ask(gateway, {**EMBED, "encoding_format": encoding}) for encoding in ("base64", "float")]
+    assert [told(response)[0] for response in answers] == ["partial", "hit"]
+    assert [without_usage(response) for response in answers] == [without_usage(response) for response in again]
+
+
 async def test_a_leader_who_leaves_does_not_take_the_call_with_him(upstream: ScriptedUpstream) -> None:
     gate = Gate()
     upstream.plays(gate)

@@ -13,7 +13,7 @@ import pytest
 
 from app.server import logs
 
-from ..conftest import PATIENCE, ScriptedUpstream, replies, running_gateway, settings_for
+from ..conftest import PATIENCE, ScriptedUpstream, replies, running_gateway, settings_for, until
 from ..endpoints.test_strict_input import BODY, CALLER_KEY, LENGTH, VECTORS, answers, envelope, posted, sent
 from .bench import at_most_megabytes
 
@@ -168,6 +168,21 @@ async def test_many_packed_bodies_at_once_are_all_served(upstream: ScriptedUpstr
         packed = [gzip.compress(BODY + b" " * size) for size in (0, 300_000, MEGABYTE) * 8]
         got = [gateway.post("/v1/embeddings", body, **{"content-encoding": "gzip"}) for body in packed]
         assert [answer.status_code for answer in await asyncio.gather(*got)] == [200] * 24
+
+
+async def test_who_leaves_while_their_body_is_unpacked_is_asked_nothing_for(upstream: ScriptedUpstream) -> None:
+    upstream.plays(replies(VECTORS))
+    body = gzip.compress(BODY + b" " * MEGABYTE)
+    async with running_gateway(settings_for(upstream.url)) as gateway:
+        load = gateway.generations.load
+        async with load.unpacking:
+            _, writer = await asyncio.open_connection("127.0.0.1", gateway.client.base_url.port)
+            writer.write(posted(b"content-encoding: gzip", b"content-length: %d" % len(body), body=body))
+            await until(lambda: bool(load.unpacking._waiters))
+            writer.close()
+            await until(lambda: not gateway.server.server_state.connections)
+        await until(lambda: not load.calls)
+    assert upstream.seen == []
 
 
 async def test_what_is_packed_is_bounded_too(upstream: ScriptedUpstream) -> None:

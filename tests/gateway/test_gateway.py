@@ -14,7 +14,11 @@ import msgspec
 import pytest
 
 from app import __version__
+from app.core.disconnects import DisconnectPolicy
+from app.core.types import EmbeddingsCall
+from app.gateway.admission import Admission, Load, Reservation
 from app.server.app import create_app
+from app.usage.record import CallRecord, Recorder
 
 from ..conftest import (
     AIHUBMIX_KEY,
@@ -661,3 +665,17 @@ async def test_the_operator_says_what_becomes_of_system_messages(
         response = await gateway.post("/v1/chat/completions", {**ASK, "messages": messages})
     assert response.status_code == status
     assert [seen.body["messages"] for seen in upstream.seen] == ([sent] if sent else [])
+
+
+async def test_a_sink_that_fails_takes_no_room() -> None:
+    def refuse(admitted: Reservation) -> None:
+        admitted.begin(EmbeddingsCall(model="m", body={}), "id")
+        raise RuntimeError
+
+    def fails(record: CallRecord) -> None:
+        raise OSError("no")
+
+    admission = Admission(Load(), 1, Recorder(fails), DisconnectPolicy())
+    with pytest.raises(OSError, match="no"), admission.admit("ann") as admitted:
+        refuse(admitted)
+    assert (admission.load.calls, admission.calls) == (0, 0)

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from ..conftest import ScriptedUpstream, Seen, replies, running_gateway, settings_for, until
+from app.gateway.parts import Parts
+
+from ..conftest import PATIENCE, ScriptedUpstream, Seen, replies, running_gateway, settings_for, until
 
 
 def body_of(count: int) -> dict[str, Any]:
@@ -134,3 +136,28 @@ async def test_parts_of_two_sizes_are_no_answer(upstream: ScriptedUpstream) -> N
         502,
         "the parts of the call returned vectors of different sizes: [1, 2]",
     )
+
+
+async def test_a_call_that_is_cancelled_while_its_parts_end_breaks_none_of_them_off() -> None:
+    ending, end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise OSError
+
+    async def ends() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+            await end.wait()
+            ended.set()
+
+    call = asyncio.create_task(Parts().gather([ends(), fails()]))
+    await ending.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    end.set()
+    async with asyncio.timeout(PATIENCE):
+        await ended.wait()

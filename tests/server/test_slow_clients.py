@@ -269,3 +269,21 @@ async def test_who_leaves_after_several_requests_at_once_ends_the_one_that_runs(
         [record] = await gateway.ended(1)
         assert record.status == 499
         assert upstream.seen == []
+
+
+async def test_an_answer_that_is_not_read_is_recorded_before_it_is_written(upstream: ScriptedUpstream) -> None:
+    """A kill loses no row of a call whose caller does not read: the second of two answers waits for the first."""
+
+    async def large(request: Seen, writer: asyncio.StreamWriter) -> None:
+        data = [{"index": place, "embedding": [0.123456789] * 4000} for place, _ in enumerate(request.body["input"])]
+        await replies({"data": data, "usage": {"total_tokens": 1}})(request, writer)
+
+    upstream.plays(large)
+    body = b'{"model":"jina/a-new-one","input":[%b]}' % b",".join([b'"a"'] * 200)
+    async with gateway_with(upstream) as gateway:
+        parts = urlsplit(gateway.url)
+        with socket.create_connection((parts.hostname or "", parts.port or 0)) as caller:
+            caller.sendall(posted(b"content-length: %d" % len(body), body=body) * 2)
+            records = await gateway.ended(2)
+            assert gateway.generations.load.calls == 1
+    assert [record.status for record in records] == [200, 200]
