@@ -45,7 +45,7 @@ from ..program import Program
 AT_ONCE = 40
 LONGEST_SECONDS = 30.0  # of a phase
 SHOWN = 5  # of the failed calls in a phase
-PIPE_LINES = 3000  # more than the pipe and the queue in front of it can hold
+PIPE_LINES = 4000  # more than the pipe and the queue before it hold, which is some 3,100
 LOST = re.compile(rb"\d+ (?:log )?lines? .*(?:dropped|lost)|(?:dropped|lost) \d+")
 
 
