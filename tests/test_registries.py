@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from app.config.settings import SANDBOXED
-from app.endpoints import ENDPOINTS
+from app.core.errors import InvalidRequest
+from app.endpoints import ENDPOINTS, Endpoint, Options
 from app.sandbox.server import HOSTS
 from app.upstreams import KINDS
 
@@ -123,3 +124,13 @@ def test_the_sandbox_plays_all_that_a_provider_serves_and_nothing_more(kind: str
     """The sandbox imports nothing of the gateway, so it has a list of its own."""
     served = {("POST", translation.path) for translation in KINDS[kind].endpoints.values()}
     assert {(method, path) for method, path in HOSTS[kind].routes if method == "POST"} == served
+
+
+@pytest.mark.parametrize("endpoint", [endpoint for endpoint in ENDPOINTS.values() if not endpoint.facts.streamed])
+def test_an_endpoint_without_streams_says_so(endpoint: type[Endpoint]) -> None:
+    unstreamed = endpoint.configured(Options())
+    for ask in (lambda: unstreamed.writer(None), lambda: unstreamed.collect(None, [])):
+        with pytest.raises(InvalidRequest) as refused:
+            ask()
+        assert refused.value.message == f"{endpoint.facts.name} has no streams; leave out stream"
+        assert refused.value.param == "stream"

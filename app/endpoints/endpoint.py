@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
 
+from ..core.errors import InvalidRequest
 from ..core.types import Call, EndpointFacts, Event, Json, ReasoningMode
 
 
@@ -36,7 +38,7 @@ class StreamWriter(Protocol):
         """The end of a broken stream, with the envelope of the error."""
 
 
-class Endpoint:
+class Endpoint(ABC):
     """The base class of endpoints.
 
     ``facts`` are the properties that the cache, the gateway and the ledger depend on. ``paths`` are full paths, the
@@ -60,9 +62,9 @@ class Endpoint:
         """The endpoint, set up with its part of the options."""
         return cls()
 
+    @abstractmethod
     def parse(self, body: Json, path: str) -> Call:
         """The canonical call for a body. Raises InvalidRequest, which names the field."""
-        raise NotImplementedError
 
     def split(self, call: Any, cap: int | None) -> list[Call]:
         """The call in parts of at most ``cap`` inputs, in order. By default one part, the call itself."""
@@ -78,8 +80,12 @@ class Endpoint:
         return msgspec.json.encode({**reply, "model": call.model})
 
     def writer(self, call: Any) -> StreamWriter:
-        raise NotImplementedError
+        """The writer of the caller's stream. Raises InvalidRequest if the endpoint has no streams."""
+        raise self._unstreamed()
 
     def collect(self, call: Any, events: Iterable[Event]) -> Any:
         """The events of a stream as one canonical reply. Raises UpstreamFailed if they are not a complete answer."""
-        raise NotImplementedError
+        raise self._unstreamed()
+
+    def _unstreamed(self) -> InvalidRequest:
+        return InvalidRequest(f"{self.facts.name} has no streams; leave out stream", param="stream")
