@@ -34,6 +34,7 @@ BATCH = 1000  # rows of one transaction
 HEADER = """
     SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
     FROM pragma_application_id, pragma_user_version"""
+TABLES = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('calls', 'key_rests')"
 
 
 class CallRow(NamedTuple):
@@ -176,6 +177,8 @@ class LedgerFile(QueuedWriter):
             migrations.run(self.path, self._busy_seconds, done=lambda: _version(connection) == VERSION)
             self.migrated = f"migrated from version {version} to {VERSION}"
             logger.info("the ledger's file was %s", self.migrated)
+        if connection.execute(TABLES).fetchone() != (2,):
+            raise StoreError("its tables are missing")
 
     def _failed(self, error: Exception) -> None:
         self._file = None  # the next opening examines the file

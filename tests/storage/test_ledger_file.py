@@ -222,6 +222,17 @@ def test_another_programs_database_is_refused(tmp_path: Path) -> None:
         assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("bookmarks",)]
 
 
+@pytest.mark.parametrize("table", ["calls", "key_rests"])
+def test_a_file_without_its_tables_is_refused(tmp_path: Path, table: str) -> None:
+    """Each row for the table would be lost, while the gateway reports that all is well."""
+    path = tmp_path / "torii.db"
+    filled(path)
+    with another(path) as other:
+        other.execute(f"DROP TABLE {table}")
+    with pytest.raises(StoreError, match="its tables are missing"):
+        LedgerFile(path)
+
+
 def test_where_no_file_can_be_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "torii.db", tmp_path):
