@@ -166,7 +166,9 @@ async def translate(
     begun = False
     while not fold.done and (pieces := await stream.pieces(look)) is not None:
         for piece in pieces:
-            events, failure = await _conforming(*fold_all(fold, decoder.feed(piece)))
+            events, failure = fold_all(fold, decoder.feed(piece))
+            if Structured in map(type, events):
+                events, failure = await _conforming(events, failure)
             if events:
                 stream.progressed()
                 record.see(events)
@@ -186,7 +188,9 @@ async def translate(
             look = math.inf
             yield held
             held = []
-    events, failure = await _conforming(*fold_all(fold, decoder.end()))
+    events, failure = fold_all(fold, decoder.end())
+    if Structured in map(type, events):
+        events, failure = await _conforming(events, failure)
     # Half an event at the end means that the stream was cut, for which fold.end has the better error.
     if failure is not None and not isinstance(failure, Garbled):
         raise failure

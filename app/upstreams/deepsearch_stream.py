@@ -110,7 +110,7 @@ class DeepSearchFold:
         events: list[Event] = []
         if isinstance(delta.get("query"), str):
             events += self._step("search", delta["query"])
-        if is_web(delta.get("url")):
+        if "url" in delta and is_web(delta["url"]):
             events += self._step("visit", delta["url"])
         thought = _string(delta.get("reasoning_content")) or _string(delta.get("reasoning"))
         text = _string(delta.get("content"))
