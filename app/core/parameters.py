@@ -24,7 +24,7 @@ FATES: Mapping[Fate, str] = {
 
 
 class Field(NamedTuple):
-    """How one field is handled: ``jina`` for Jina's models at any upstream (in chat, for DeepSearch), ``other`` for all
+    """The handling of a field: ``jina`` for Jina's models at any upstream (in chat, for DeepSearch), ``other`` for all
     other models. ``default`` is the value that Jina assumes if an option is left out."""
 
     jina: Fate

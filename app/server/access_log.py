@@ -32,7 +32,8 @@ def write(record: CallRecord) -> None:
         return
     log = logs.installed()
     if log is None:
-        logger.info(_message(_values(record)), extra={**_fields(_values(record)), **_figures(record)})
+        values = _values(record)
+        logger.info(_message(values), extra={**_fields(values), **_figures(record)})
     else:
         log.add(lambda: _line(log.lines, time.time(), _values(record), _figures(record)))
 

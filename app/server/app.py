@@ -127,8 +127,13 @@ class Torii(FastAPI):
 # The hot paths are the only ones without FastAPI routes: their bodies must pass unchanged, unknown fields included, and
 # a response is bytes that a provider wrote. FastAPI's router, dependencies, validation and serialization would cost
 # each call more than all the rest of the gateway.
-_HOT = tuple(path for endpoint in ENDPOINTS.values() for path in endpoint.paths)
-HOT = (*_HOT, *(path.removeprefix("/v1") for path in _HOT if path.startswith("/v1/")))
+# A base URL without /v1 is a common mistake; its paths work too, undocumented.
+HOT = {
+    path: endpoint
+    for endpoint in ENDPOINTS.values()
+    for documented in endpoint.paths
+    for path in (documented, documented.removeprefix("/v1"))
+}
 
 
 def _hot(handlers: Handlers, settings: Settings) -> dict[str, ASGIApp]:
@@ -136,11 +141,8 @@ def _hot(handlers: Handlers, settings: Settings) -> dict[str, ASGIApp]:
     options = Options(
         settings.token_encoding, settings.deepsearch.reasoning, settings.deepsearch.answer_chunk_characters
     )
-    table: dict[str, ASGIApp] = {}
-    for endpoint in ENDPOINTS.values():
-        table |= dict.fromkeys(endpoint.paths, handlers.posted(endpoint.configured(options)))
-    # A base URL without /v1 is a common mistake; its paths work too, undocumented.
-    return {path: table.get(path) or table[f"/v1{path}"] for path in HOT}
+    made = {endpoint: handlers.posted(endpoint.configured(options)) for endpoint in ENDPOINTS.values()}
+    return {path: made[endpoint] for path, endpoint in HOT.items()}
 
 
 # Prefixes and routers: SHOWN are in the OpenAPI document, HIDDEN are not.
@@ -155,7 +157,10 @@ def _listed(*routers: tuple[str, APIRouter]) -> list[tuple[str, str]]:
 
 
 # Paths that the 404 message lists.
-PATHS = (*(f"POST {path}" for path in _HOT), *(f"{method} {path}" for method, path in _listed(*SHOWN)))
+PATHS = (
+    *(f"{endpoint.method} {path}" for endpoint in ENDPOINTS.values() for path in endpoint.paths),
+    *(f"{method} {path}" for method, path in _listed(*SHOWN)),
+)
 # Paths that ``meant`` restores. The operator's are left out: a variant would evade a proxy's rule that closes them.
 FIXED = frozenset((*HOT, *(path for _, path in _listed(*SHOWN, *HIDDEN) if "{" not in path)))
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -87,8 +88,7 @@ class Handlers:
             with self.admission.admit(caller.name) as admitted:
                 exchange.scope[LEAVE] = admitted.connection.leave
                 try:
-                    limits, turn = self._limits, self.admission.load.unpacking
-                    body = await exchange.body(limits.body_megabytes, limits.body_seconds, turn)
+                    body = await self.body(exchange)
                     control = b",".join(exchange.header(b"cache-control"))
                     incoming = RequestContext(exchange.path, body, exchange.id, control)
                     await self._answer(exchange, await self._gateway.handle(endpoint, incoming, admitted))
@@ -113,10 +113,10 @@ class Handlers:
 
         return self._handler(work)
 
-    async def body(self, exchange: HTTPExchange) -> bytes:
+    def body(self, exchange: HTTPExchange) -> Coroutine[Any, Any, bytes]:
         """The whole body of a request, within the limits. Raises as ``HTTPExchange.body``."""
         limits = self._limits
-        return await exchange.body(limits.body_megabytes, limits.body_seconds, self.admission.load.unpacking)
+        return exchange.body(limits.body_megabytes, limits.body_seconds, self.admission.load.unpacking)
 
     def error_handler(self, error: Exception) -> ASGIApp:
         """A handler that answers with ``error``."""

@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 from ..core.errors import NotFound
 from ..core.types import EndpointName
 from ..endpoints import ENDPOINTS
-from .routes import CallerRoute, InForce, OpenRoute, refusals
+from .openapi import refusals
+from .routes import CallerRoute, InForce, OpenRoute
 
 RESPONSES_HINT = (
     "Torii does not support the Responses API yet. Use chat completions: "

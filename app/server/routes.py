@@ -24,7 +24,7 @@ from ..core.errors import InvalidRequest
 from ..core.types import Json
 from ..endpoints.incoming import json_object
 from .http import HTTPExchange
-from .openapi import merged
+from .openapi import CALLER_KEY, merged, refusals
 from .snapshots import Generation
 
 # Key in a request's scope: its original method, HEAD. It is served as a GET, and the server leaves out the body.
@@ -42,11 +42,6 @@ async def _in_force(request: Request) -> Generation:
 
 
 InForce = Annotated[Generation, Depends(_in_force)]
-
-
-def refusals(*statuses: int) -> Json:
-    """The error responses that operations share, by status, for ``openapi_extra``."""
-    return {"responses": {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}}
 
 
 class OpenRoute(APIRoute):
@@ -112,7 +107,7 @@ class CallerRoute(OpenRoute):
     """A route for authenticated callers, as the models' endpoints are."""
 
     SAID: ClassVar[Json] = {
-        "security": [{"bearer": []}, {"api-key": []}, {"x-api-key": []}, {}],
+        "security": [*CALLER_KEY, {}],
         **refusals(401, 403, 405, 500),
     }
 
@@ -124,7 +119,7 @@ class OperatorRoute(OpenRoute):
     """A route for the operator's key only. If no operator key is set, it answers 404, as an unknown path does."""
 
     SAID: ClassVar[Json] = {
-        "security": [{"bearer": []}, {"api-key": []}, {"x-api-key": []}],
+        "security": CALLER_KEY,
         **refusals(401, 403, 404, 405, 500),
     }
 

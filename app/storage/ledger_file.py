@@ -163,6 +163,8 @@ class LedgerFile(QueuedWriter):
             write_ahead(connection, self._busy_seconds)
             connection.execute("PRAGMA synchronous=NORMAL")
             self._migrate(connection)
+            if connection.execute(TABLES).fetchone() != (2,):
+                raise StoreError("its tables are missing")
         except BaseException:
             connection.close()
             raise
@@ -177,8 +179,6 @@ class LedgerFile(QueuedWriter):
             migrations.run(self.path, self._busy_seconds, done=lambda: _version(connection) == VERSION)
             self.migrated = f"migrated from version {version} to {VERSION}"
             logger.info("the ledger's file was %s", self.migrated)
-        if connection.execute(TABLES).fetchone() != (2,):
-            raise StoreError("its tables are missing")
 
     def _failed(self, error: Exception) -> None:
         self._file = None  # the next opening examines the file

@@ -21,6 +21,9 @@ FILES = ("gateway.yaml", "embeddings.yaml", "rerank.yaml", "chat.yaml", "own.yam
 _UNUSED_STATUS = "422"
 _UNUSED_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
+# Headers that may hold a caller's key. An open gateway needs none of them.
+CALLER_KEY: list[Json] = [{"bearer": []}, {"api-key": []}, {"x-api-key": []}]
+
 
 def contents(routes: Sequence[BaseRoute]) -> Json:
     """The document without version and address; ``routes`` are the application's."""
@@ -56,16 +59,21 @@ def merged(one: Json, other: Json) -> Json:
     return both
 
 
+def refusals(*statuses: int | str) -> Json:
+    """The error responses that operations share, by status, for ``openapi_extra``."""
+    return {"responses": {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}}
+
+
 def _undescribed(endpoint: type[Endpoint], path: str, found: Json) -> Json:
     """The operation at a registered path that no file describes, made from the endpoint's own texts."""
     content = {"application/json": {"schema": {"type": "object"}}}
-    refusals = {status: {"$ref": f"#/components/responses/{status}"} for status in found["components"]["responses"]}
+    answer = {"responses": {"200": {"description": "The answer.", "content": content}}}
     return {
         "operationId": path[1:].replace("/", "_"),
         "tags": ["models"],
         "summary": endpoint.summary,
         "description": endpoint.description,
-        "security": [{"bearer": []}, {"api-key": []}, {"x-api-key": []}, {}],
+        "security": [*CALLER_KEY, {}],
         "requestBody": {"required": True, "content": content},
-        "responses": {"200": {"description": "The answer.", "content": content}, **refusals},
+        **merged(answer, refusals(*found["components"]["responses"])),
     }
