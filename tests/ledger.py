@@ -1,11 +1,14 @@
-"""Reading and filling a ledger file in tests."""
+"""Making, reading and filling a ledger file in tests."""
 
 from __future__ import annotations
 
 import secrets
 import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 from app.storage.ledger_file import CallRow
@@ -39,3 +42,16 @@ def call(**values: Any) -> CallRow:
         "request_id": secrets.token_hex(16),
     }
     return CallRow(**{**usual, **values})
+
+
+def make_at_once(make: Callable[[Path], None], folder: Path) -> None:
+    """Calls ``make`` for 25 new files, for each in 8 threads at the same moment."""
+    together = Barrier(8)
+
+    def made(path: Path) -> None:
+        together.wait()
+        make(path)
+
+    with ThreadPoolExecutor(8) as makers:
+        for number in range(25):
+            list(makers.map(made, [folder / f"{number}.db"] * 8))

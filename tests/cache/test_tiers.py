@@ -11,7 +11,6 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from app.upstreams import Jina
 from app.upstreams.catalogue import unlisted
 
 from ..conftest import JINA_KEY, PATIENCE, ScriptedUpstream, running_gateway, settings_for, until
+from ..ledger import make_at_once
 from .test_lookup import EMBED, RERANK, ask, embeds, ranks, told
 
 ROOT = Path(__file__).parents[2]
@@ -297,15 +297,7 @@ async def test_a_gateway_that_starts_again_has_what_was_paid_for(upstream: Scrip
 
 
 def test_one_file_is_made_by_many_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    together = threading.Barrier(8)
-
-    def make(path: Path) -> None:
-        together.wait()
-        CacheFile(path).close()
-
-    with ThreadPoolExecutor(8) as makers:
-        for number in range(25):
-            list(makers.map(make, [tmp_path / f"{number}.db"] * 8))
+    make_at_once(lambda path: CacheFile(path).close(), tmp_path)
     assert caplog.messages == []
 
 

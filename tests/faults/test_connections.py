@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 import trustme
 
 from ..conftest import RunningGateway, Script, raw, replies, until
+from ..ports import closed_port, full_port
 from .bench import (
     ANSWERED,
     BROKE_OFF,
@@ -56,29 +55,6 @@ GOOD = replies(VECTORS)
 FOUND = STREAM_HEAD.replace(b"transfer-encoding: chunked\r\n", b"connection: close\r\n") + sse(
     thought("<think>"), answer("It is so.")
 )
-
-
-@contextmanager
-def closed_port() -> Iterator[str]:
-    """The URL of a bound port that refuses every connection."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-
-
-@contextmanager
-def full_port() -> Iterator[str]:
-    """The URL of a port whose queue is full: a client that connects to it waits."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.listen(0)
-        waiting = [socket.socket() for _ in range(4)]
-        for each in waiting:
-            each.setblocking(False)
-            each.connect_ex(sock.getsockname())
-        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-        for each in waiting:
-            each.close()
 
 
 # 29: refused.

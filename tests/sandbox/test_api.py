@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -14,18 +13,6 @@ import pytest
 from app.sandbox import Sandbox
 
 PICTURE = base64.b64encode(b"GIF89a a small picture").decode()
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(pace=0) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def http() -> Iterator[httpx.Client]:
-    with httpx.Client(headers={"authorization": "Bearer sandbox-key"}, timeout=60) as client:
-        yield client
 
 
 class Provider:

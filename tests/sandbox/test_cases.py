@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,6 @@ from app.sandbox.wire import Whole, encode
 HOST_NAMES = ("jina", "deepsearch", "aihubmix")
 MODELS = {"jina": "jina-vlm", "deepsearch": "jina-deepsearch-v1", "aihubmix": "jina-deepsearch-v1"}
 Call = Callable[..., httpx.Response]
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(pace=0) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def http() -> Iterator[httpx.Client]:
-    with httpx.Client(headers={"authorization": "Bearer sandbox-key"}, timeout=60) as client:
-        yield client
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -33,18 +32,6 @@ WORDS_AFTER_THE_VISIT = (
 LAST = "But wait, let me evaluate the answer first. The answer is definitive, so let me finalize it. "
 USAGE = '"usage":{"prompt_tokens":39515,"completion_tokens":5850,"total_tokens":44915}'
 FOUND = '"visitedURLs":["javascript:void(0)","mailto:editor@almanac.example.org","http://localhost:3000/"]'
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(pace=0) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def http() -> Iterator[httpx.Client]:
-    with httpx.Client(headers={"authorization": "Bearer sandbox-key"}, timeout=60) as client:
-        yield client
 
 
 def ask(http: httpx.Client, url: str, question: Any = QUESTION, **options: Any) -> httpx.Response:

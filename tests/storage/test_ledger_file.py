@@ -6,10 +6,8 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
-from threading import Barrier
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ from app.storage.queries import first_time
 from app.storage.sqlite import NoFile, StoreError
 
 from ..conftest import until
-from ..ledger import call, read
+from ..ledger import call, make_at_once, read
 
 ROOT = Path(__file__).parents[2]
 IDS = "SELECT request_id FROM calls ORDER BY id"
@@ -246,15 +244,7 @@ def test_where_no_file_can_be_it_says_so(tmp_path: Path) -> None:
 
 def test_one_file_is_made_by_many_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Like workers that start together: none sees a half-made file, and none is turned away by another's lock."""
-    together = Barrier(8)
-
-    def make(path: Path) -> None:
-        together.wait()
-        LedgerFile(path).close()
-
-    with ThreadPoolExecutor(8) as makers:
-        for number in range(25):
-            list(makers.map(make, [tmp_path / f"{number}.db"] * 8))
+    make_at_once(lambda path: LedgerFile(path).close(), tmp_path)
     assert caplog.messages == []
 
 

@@ -12,13 +12,14 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from math import inf
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trustme
@@ -35,6 +36,7 @@ from app.upstreams.client.origin import idle_seconds
 from ..conftest import PATIENCE, ScriptedUpstream, raw, replies, serving, until
 from ..faults.bench import descriptors
 from ..faults.scripts import reset, wire
+from ..ports import closed_port, full_port
 
 BOTH = ("httptools", "httpx")
 SOON = 0.5  # a deadline in seconds that will be reached, after other steps
@@ -622,9 +624,9 @@ async def test_nothing_goes_out_where_no_connection_is_made(name: str, end: str,
     def going() -> None:
         raise AssertionError
 
-    with refusing() as nobody, hanging() as full:
+    with closed_port() as nobody, full_port() as full:
         urls = {"refused": nobody, "gives up": full}
-        url = f"http://127.0.0.1:{urls[end][4][1]}" if end in urls else upstream.url.replace("http", "https")
+        url = urls.get(end) or upstream.url.replace("http", "https")
         upstream.plays(raw(b"HTTP/1.1 400 This is no TLS\r\n\r\n"))
         async with opened(name, connect=0.1 if end == "gives up" else 5.0) as made:
             with pytest.raises(UpstreamUnreachable) as refusal:
@@ -981,8 +983,9 @@ async def test_a_connection_over_tls_is_used_again() -> None:
 async def test_the_next_address_is_tried_where_one_is_dead_or_silent() -> None:
     loop = asyncio.get_running_loop()
     async with serving(lambda reader, writer: reader.read()) as url:
-        good = address(int(url.rpartition(":")[2]))
-        with refusing() as refused, hanging() as silent:
+        good = address(url)
+        with closed_port() as closed, full_port() as full:
+            refused, silent = address(closed), address(full)
             for addresses in (
                 [good],
                 [refused, good],
@@ -1077,29 +1080,5 @@ class Blocking:
             pass
 
 
-def address(port: int) -> Any:
-    return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))
-
-
-@contextmanager
-def refusing() -> Iterator[Any]:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield address(sock.getsockname()[1])
-
-
-@contextmanager
-def hanging() -> Iterator[Any]:
-    """A port whose queue is full."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.listen(0)
-        waiting = [socket.socket() for _ in range(4)]
-        for each in waiting:
-            each.setblocking(False)
-            each.connect_ex(sock.getsockname())
-        try:
-            yield address(sock.getsockname()[1])
-        finally:
-            for each in waiting:
-                each.close()
+def address(url: str) -> Any:
+    return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", urlsplit(url).port))

@@ -34,8 +34,8 @@ from ..conftest import (
     streams,
     until,
 )
-from ..faults.test_connections import closed_port, full_port
 from ..ledger import read
+from ..ports import closed_port, full_port
 
 ROOT = Path(__file__).parents[2]
 EMBED = {"model": "jina-embeddings-v3", "input": ["four", "bytes, more"]}  # 15 bytes: 3 tokens by estimate
