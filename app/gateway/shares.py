@@ -36,9 +36,10 @@ def divided(answer: Json, parts: Sequence[Call], paying: Sequence[bool]) -> list
     """The answer to each part: its vectors, in order, and its share of the tokens by length, if it pays."""
     if len(parts) == 1:
         return [answer]
-    items = iter(answer["data"])
+    name = parts[0].endpoint.items
+    items = iter(answer[name])
     return [
-        {**answer, "data": list(islice(items, len(part.body[part.endpoint.inputs]))), "usage": usage}
+        {**answer, name: list(islice(items, len(part.body[part.endpoint.inputs]))), "usage": usage}
         for part, usage in zip(parts, billed(answer["usage"], parts, paying), strict=True)
     ]
 
