@@ -127,6 +127,11 @@ def by_key(scripts: Mapping[str, Script], other: Script) -> Script:
     return play
 
 
+def hold_the_busy_key(jina: Provider, done: asyncio.Event) -> Script:
+    """Answers the busy key when ``done``, and the free key when both are asked, so that two calls take both keys."""
+    return by_key({secret("jina", "busy"): after(done.is_set)}, after(lambda: len(jina.seen) >= 2))
+
+
 def with_a_busy_key(url: str) -> dict[str, Any]:
     """Two keys; the second allows one call at a time."""
     free, busy = secret("jina", "free"), secret("jina", "busy")
@@ -139,8 +144,7 @@ def with_a_busy_key(url: str) -> dict[str, Any]:
 async def test_a_busy_key_is_not_waited_for_while_another_target_answers(refusal: str, tmp_path: Path) -> None:
     done = asyncio.Event()
     async with provider() as jina, provider() as aihubmix:
-        both_are_there = after(lambda: len(jina.seen) >= 2)  # so that the second call takes the other key
-        busy_or_free = by_key({secret("jina", "busy"): after(done.is_set)}, both_are_there)
+        busy_or_free = hold_the_busy_key(jina, done)
         jina.first(busy_or_free, busy_or_free, REFUSALS[refusal])
         upstreams = {"jina": with_a_busy_key(jina.url), "aihubmix": aihubmix_at(aihubmix.url)}
         async with gateway(tmp_path, upstreams, queue_timeout_seconds=600) as program:
@@ -156,8 +160,8 @@ async def test_a_limited_key_is_used_again_before_a_busy_one_is_free(tmp_path: P
     """There is no other upstream: the key that is free first serves the call, and the calls queued behind it."""
     done = asyncio.Event()
     async with provider() as jina:
-        first = after(lambda: times(jina, secret("jina", "busy")) == 1)
-        jina.first(first, after(done.is_set), replies({"detail": "slow down"}, 429, retry_after="1"))
+        busy_or_free = hold_the_busy_key(jina, done)
+        jina.first(busy_or_free, busy_or_free, replies({"detail": "slow down"}, 429, retry_after="1"))
         async with gateway(tmp_path, {"jina": with_a_busy_key(jina.url)}, queue_timeout_seconds=600) as program:
             busy = asyncio.create_task(burst(program, 2))
             await until(lambda: len(jina.seen) == 2)
