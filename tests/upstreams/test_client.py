@@ -792,7 +792,7 @@ async def test_who_gives_up_leaves_no_connection(name: str, scheme: str) -> None
 @pytest.mark.parametrize("end", [b"", OK + b"content-length: 2\r\n\r\n{", ANSWER], ids=["broken", "half", "whole"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_who_leaves_at_any_moment_leaves_no_connection(name: str, scheme: str, end: bytes) -> None:
-    """The caller leaves after each turn of the loop in turn, until the exchange has ended.
+    """The caller leaves after each turn of the loop in turn, until the exchange has ended. Nothing is sent after that.
 
     Only one connection is allowed, so the next call is served only if nothing is left of the previous one.
     """
@@ -808,7 +808,10 @@ async def test_who_leaves_at_any_moment_leaves_no_connection(name: str, scheme: 
         before = descriptors()
         for turns in count():
             server.said = end
-            call = asyncio.ensure_future(asked(made, url))
+            calls: list[asyncio.Future[tuple[int, bytes]]] = []
+            sent_too_late: list[bool] = []
+            call = asyncio.ensure_future(asked(made, url, going=partial(note_the_end, calls, sent_too_late)))
+            calls.append(call)
             for _ in range(turns):
                 await asyncio.sleep(0)
             ended = call.done()
@@ -818,10 +821,15 @@ async def test_who_leaves_at_any_moment_leaves_no_connection(name: str, scheme: 
                 break
             assert call.cancelled()
             await until(partial(nothing_open, made))
+            assert True not in sent_too_late
             server.said = ANSWER
             assert await asked(made, url) == (200, b"{}")
         assert isinstance(call.exception(), UpstreamBroken) is (end != ANSWER)
         await until(lambda: descriptors() == before)
+
+
+def note_the_end(calls: list[asyncio.Future[tuple[int, bytes]]], noted: list[bool]) -> None:
+    noted.append(calls[0].done())
 
 
 @dataclass

@@ -76,6 +76,7 @@ class HttpxEngine:
         try:
             await asyncio.wait([sending])
         except BaseException:
+            exchange.left = True  # now, before the call is settled: ``_leave`` runs later than the task that sends
             leaving = asyncio.create_task(_leave(sending, exchange))
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
@@ -133,7 +134,6 @@ class HttpxExchange:
 
 async def _leave(sending: asyncio.Task[HttpxAnswer], exchange: HttpxExchange) -> None:
     """Ends a request that nobody waits for any more."""
-    exchange.left = True
     await _end(sending, exchange)
     if not sending.cancelled() and not sending.exception():
         await sending.result().aclose()
