@@ -57,6 +57,18 @@ class CallRow(NamedTuple):
     first_event_seconds: float | None
     attempts: int
     request_id: str
+    kind: str = "call"
+    requests: int = 1
+    key_id: str | None = None
+    team: str | None = None
+    model_id: str | None = None
+    stream: int = 0
+    cached_tokens: int = 0
+    cost: int | None = None
+    price_date: str | None = None
+    user: str | None = None
+    tag: str | None = None
+    run_id: str | None = None
 
 
 class CooldownRow(NamedTuple):

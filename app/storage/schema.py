@@ -37,7 +37,23 @@ calls = Table(
     Column("first_event_seconds", FLOAT),
     Column("attempts", Integer, nullable=False),
     Column("request_id", Text, nullable=False),
+    # Version 4. The defaults are those of rows that an earlier version wrote.
+    Column("kind", Text, nullable=False, server_default="call"),  # call, or cached: no upstream was asked
+    Column("requests", Integer, nullable=False, server_default="1"),  # 1 in one row of each call, 0 in its others
+    Column("key_id", Text),  # the id of a virtual key, the name of a configured caller; null while open
+    Column("team", Text),  # the team's id
+    Column("model_id", Text),  # the model after alias, prefix and case
+    Column("stream", Integer, nullable=False, server_default="0"),  # 0 or 1
+    Column("cached_tokens", BIG, nullable=False, server_default="0"),  # what a cached answer would have cost
+    Column("cost", BIG),  # nano-dollars; null without a price
+    Column("price_date", Text),
+    Column("user", Text),  # the caller's ``user`` field
+    Column("tag", Text),  # the caller's x-torii-tag
+    Column("run_id", Text),
     Index("calls_by_time", "time"),
+    Index("calls_by_key", "key_id", "time"),
+    Index("calls_by_team", "team", "time"),
+    Index("calls_by_request", "request_id"),
 )
 
 key_rests = Table(
@@ -48,6 +64,171 @@ key_rests = Table(
     Column("alias", Text, nullable=False),
     Column("cause", Text, nullable=False),
     Column("until", FLOAT, nullable=False),  # Unix time in seconds
+    sqlite_with_rowid=False,
+)
+
+
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("minute", BIG, primary_key=True),  # Unix time in minutes
+    Column("key_id", Text, primary_key=True),
+    Column("team", Text, primary_key=True),  # empty without a team
+    Column("reason", Text, primary_key=True),  # the limit, as requests_per_minute or tokens/day
+    Column("count", BIG, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+rollups = Table(
+    "rollups",
+    metadata,
+    Column("quarter", BIG, primary_key=True),  # Unix time in quarters of an hour
+    Column("key_id", Text, primary_key=True),  # empty for null, as in the next ones
+    Column("team", Text, primary_key=True),
+    Column("model", Text, primary_key=True),  # model_id, else model
+    Column("endpoint", Text, primary_key=True),
+    Column("upstream", Text, primary_key=True),
+    Column("requests", BIG, nullable=False),
+    Column("prompt_tokens", BIG, nullable=False),
+    Column("completion_tokens", BIG, nullable=False),
+    Column("total_tokens", BIG, nullable=False),
+    Column("cached_tokens", BIG, nullable=False),
+    Column("cost", BIG, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("scope", Text, primary_key=True),  # key:ID, team:ID, organization
+    Column("unit", Text, primary_key=True),  # tokens, usd (nano-dollars), requests, calls, runs
+    Column("filter", Text, primary_key=True),  # canonical JSON of a budget's endpoints and models; empty for none
+    Column("since", BIG, primary_key=True),  # Unix time in seconds: the window
+    Column("until", BIG, primary_key=True),
+    Column("spent", BIG, nullable=False),
+    Column("held", BIG, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+seconds = Table(
+    "seconds",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("unit", Text, primary_key=True),  # tokens, requests
+    Column("second", BIG, primary_key=True),  # Unix time
+    Column("amount", BIG, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+processes = Table(
+    "processes",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("until", BIG, nullable=False),  # the end of its lease, Unix time in milliseconds
+    sqlite_with_rowid=False,
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("process", Text, nullable=False),
+    Column("lost", BIG),  # Unix time in milliseconds at which the process was found dead; null while it lives
+    Column("body", Text, nullable=False),  # JSON: the charges, and the row if the process dies
+    Index("holds_by_process", "process"),
+    sqlite_with_rowid=False,
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("unit", Text, primary_key=True),
+    Column("filter", Text, primary_key=True),
+    Column("since", BIG, primary_key=True),
+    Column("amount", BIG, primary_key=True),  # of the budget
+    Column("percent", Integer, primary_key=True),
+    Column("time", BIG, nullable=False),  # Unix time in milliseconds
+    sqlite_with_rowid=False,
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("team", Text),
+    Column("created_at", BIG, nullable=False),  # Unix time in milliseconds, as in the next ones
+    Column("expires_at", BIG),
+    Column("last_used_at", BIG),
+    Column("revoked_at", BIG),
+    Column("disabled", Integer, nullable=False),  # 0 or 1
+    Column("fields", Text, nullable=False),  # JSON: owner, metadata, allowed_*, limits, budgets, on_disconnect, cache
+    sqlite_with_rowid=False,
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("hash", Text, primary_key=True),  # SHA-256 of the whole key, in hexadecimal
+    Column("key_id", Text, nullable=False),
+    Column("tail", Text, nullable=False),  # the last four characters
+    Column("created_at", BIG, nullable=False),
+    Column("valid_until", BIG),  # the end of the grace after a rotation; null for the present secret
+    sqlite_with_rowid=False,
+)
+
+teams = Table(
+    "teams",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("created_at", BIG, nullable=False),
+    Column("disabled", Integer, nullable=False),
+    Column("fields", Text, nullable=False),  # JSON: limits, budgets, metadata
+    sqlite_with_rowid=False,
+)
+
+management_keys = Table(
+    "management_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("scope", Text, nullable=False),  # admin, read_only, team:ID
+    Column("hash", Text, nullable=False, unique=True),
+    Column("tail", Text, nullable=False),
+    Column("created_at", BIG, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BIG, primary_key=True),
+    Column("time", BIG, nullable=False),
+    Column("actor", Text, nullable=False),  # operator, the name of a management key, or command line
+    Column("address", Text),
+    Column("action", Text, nullable=False),  # key.create, key.edit, key.rotate, team.create, ...
+    Column("object_id", Text, nullable=False),
+    Column("changes", Text, nullable=False),  # JSON, without secrets
+    Index("audit_by_time", "time"),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("key", Text, primary_key=True),  # the header Idempotency-Key
+    Column("request", Text, nullable=False),  # SHA-256 of the actor, the path and the body
+    Column("object_id", Text, nullable=False),
+    Column("time", BIG, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+state = Table(
+    "state",
+    metadata,
+    Column("name", Text, primary_key=True),  # keys: the number of changes of keys and teams; rolled_up: a row's id
+    Column("value", BIG, nullable=False),
     sqlite_with_rowid=False,
 )
 
