@@ -26,8 +26,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """``amount`` is in tokens, requests or nano-dollars. ``endpoints`` and ``models`` restrict the budget to such calls,
-    None to none; a model may end in ``*``. ``warn_at`` are shares of the amount at which an alert is given."""
+    """``amount`` is in tokens, requests or nano-dollars. ``endpoints`` and ``models`` restrict the budget to such
+    calls, None to none; a model may end in ``*``. ``warn_at`` are shares of the amount at which an alert is given."""
 
     unit: Unit
     amount: int
@@ -39,8 +39,8 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The limits and budgets of one ``scope``: ``key:ID``, ``team:ID`` or ``organization``. ``name`` is the key's or the
-    team's name, for messages."""
+    """The limits and budgets of one ``scope``: ``key:ID``, ``team:ID`` or ``organization``. ``name`` is the key's or
+    the team's name, for messages."""
 
     scope: str
     name: str

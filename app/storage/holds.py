@@ -25,8 +25,8 @@ class Charge(NamedTuple):
     """An amount that a call takes from one limit or budget.
 
     ``window`` is in Unix seconds, from and until; MINUTE is sliding. ``filter`` is "" or canonical JSON: an object with
-    the lists ``endpoints`` and ``models``, either may be missing; a model may end in ``*``. ``name`` is the limit's name
-    for the refusal, as ``tokens_per_minute`` or ``usd/month``.
+    the lists ``endpoints`` and ``models``, either may be missing; a model may end in ``*``. ``name`` is the limit's
+    name for the refusal, as ``tokens_per_minute`` or ``usd/month``.
     """
 
     scope: str
