@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..core.errors import Unauthorized
 from ..core.origins import Headers
-from .limits import Account
+from .limits import Scope
 
 # LiteLLM, as a client, treats a 401 without these words of OpenAI's as a malformed request.
 INCORRECT = "Incorrect API key provided"
@@ -28,13 +28,13 @@ _RIGHT = (
 @dataclass(frozen=True, slots=True)
 class Caller:
     """A caller. ``id`` is a virtual key's public id, or the name of a caller of the configuration; None while the
-    gateway is open. ``team`` is a team's id. ``accounts`` are those of the key, its team and the organization that have
-    any limit or budget; a caller without accounts is never held up."""
+    gateway is open. ``team`` is a team's id. ``scopes`` are those of the key, its team and the organization that have
+    any limit or budget; a caller without scopes is never held up."""
 
     name: str
     id: str | None = None
     team: str | None = None
-    accounts: tuple[Account, ...] = ()
+    scopes: tuple[Scope, ...] = ()
 
 
 OPEN = Caller("open")

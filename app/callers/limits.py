@@ -1,6 +1,6 @@
 """Limits and budgets of callers, their teams and the organization.
 
-accounts, a call's bound -> charges -> [the ledger's file holds them] -> headers, or the refusal
+scopes, a call's bound -> charges -> [the ledger's file holds them] -> headers, or the refusal
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """The limits and budgets of one ``scope``: ``key:ID``, ``team:ID`` or ``organization``. ``name`` is the key's or
-    the team's name, for messages."""
+class Scope:
+    """The limits and budgets of a key, a team or the organization. ``id`` is ``key:ID``, ``team:ID`` or
+    ``organization``; ``name`` is the key's or the team's name, for messages."""
 
-    scope: str
+    id: str
     name: str
     limits: Limits = Limits()
     budgets: tuple[Budget, ...] = ()

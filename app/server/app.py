@@ -47,7 +47,7 @@ from ..usage.ledger import Ledger
 from ..usage.record import CallRecord, Recorder
 from . import access_log, admin, docs, models, process
 from .access import Access
-from .handlers import Handlers, Limits
+from .handlers import BodyLimits, Handlers
 from .snapshots import Generation, Generations
 
 Sink = Callable[[CallRecord], None]
@@ -180,7 +180,7 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
     own = frozenset(secrets(settings))
     redactor = Redactor({*own, *others}, hosts(settings))
     gateway, pools = _gateway(process, settings, redactor)
-    limits = Limits(settings.max_body_megabytes, settings.timeouts.request_body_seconds, settings.ping_seconds)
+    limits = BodyLimits(settings.max_body_megabytes, settings.timeouts.request_body_seconds, settings.ping_seconds)
     always = {"x-torii-sandbox": "true"} if settings.sandbox == "on" else {}
     handlers = Handlers(
         gateway,

@@ -47,8 +47,8 @@ LEAVE = "torii.leave"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of a request's body, and the seconds between two keep-alive comments of a silent stream."""
+class BodyLimits:
+    """BodyLimits of a request's body, and the seconds between two keep-alive comments of a silent stream."""
 
     body_megabytes: int = 32
     body_seconds: float = 60.0
@@ -62,7 +62,7 @@ class Handlers:
     def __init__(
         self,
         gateway: Gateway,
-        limits: Limits,
+        limits: BodyLimits,
         admission: Admission,
         callers: Callers,
         redactor: Redactor,
