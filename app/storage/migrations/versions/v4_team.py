@@ -36,6 +36,9 @@ def _extend_calls() -> None:
     op.create_index("calls_by_key", "calls", ["key_id", "time"])
     op.create_index("calls_by_team", "calls", ["team", "time"])
     op.create_index("calls_by_request", "calls", ["request_id"])
+    op.create_index("calls_by_model", "calls", ["model_id", "time"])
+    _create_partial("calls_failed", ["status", "time"], "status >= 400")
+    _create_partial("calls_cached", ["time"], "kind = 'cached'")
     # A call counts once, in its last row.
     op.execute(
         "UPDATE calls SET requests = 0 WHERE EXISTS "
@@ -43,11 +46,14 @@ def _extend_calls() -> None:
     )
 
 
+def _create_partial(name: str, columns: list[str], condition: str) -> None:
+    where = sa.text(condition)
+    op.create_index(name, "calls", columns, sqlite_where=where, postgresql_where=where)
+
+
 def _add_accounts() -> None:
     _table("refusals", "minute:int", "key_id", "team", "reason", sa.Column("count", BIG, nullable=False))
-    sums = ("requests", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "cost")
-    names = ("quarter:int", "key_id", "team", "model", "endpoint", "upstream")
-    _table("rollups", *names, *(sa.Column(name, BIG, nullable=False) for name in sums))
+    _add_rollups()
     amounts = (sa.Column(name, BIG, nullable=False) for name in ("spent", "held"))
     _table("counters", "scope", "unit", "filter", "since:int", "until:int", *amounts)
     _table("seconds", "scope", "unit", "second:int", sa.Column("amount", BIG, nullable=False))
@@ -66,6 +72,19 @@ def _add_accounts() -> None:
         percent,
         sa.Column("time", BIG, nullable=False),
     )
+
+
+def _add_rollups() -> None:
+    groups = ("key_id", "team", "model", "endpoint", "upstream", "caller", "key")
+    sums = ("requests", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "cost")
+    more = ("asked", "cached", "failed", "failed_asked", "estimated", "estimated_tokens", "microseconds")
+    _table("rollups", "quarter:int", *groups, *_sums(*sums, *more))
+    _table("rolled_days", "day:int", *groups, *_sums(*sums, *more))
+    _table("rolled_users", "day:int", "key_id", "team", "user", *_sums(*sums, "asked"))
+
+
+def _sums(*names: str) -> list[sa.Column[Any]]:
+    return [sa.Column(name, BIG, nullable=False) for name in names]
 
 
 def _add_keys() -> None:
