@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, and_, literal_column, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal_column, or_, select
 
 from .ledger_file import CallRow
 from .queries import connected
@@ -19,9 +19,7 @@ from .schema import calls, refusals
 
 MINUTE = 60_000  # milliseconds
 REFUSED = 429  # the status of every refusal that is counted
-# Written into the statements: a parameter would not show that a partial index has all rows.
-FAILED = 400
-CACHED: ColumnElement[str] = literal_column("'cached'")
+FAILED = 400  # as in the indexes of few rows; written into a statement, since a parameter would not show that they fit
 # What a row is called for the operator, where the name is not the column's.
 NAMES = {"key": "upstream_key", "key_id": "key"}
 COLUMNS = tuple(name for name in CallRow._fields if name not in ("time", "kind", "key_id", "team"))
@@ -79,17 +77,7 @@ def _of_calls(which: Which, after: Place | None) -> Iterator[Select[Any]]:
     """One query, or two by model: rows of an earlier version have no model_id."""
     if which.kind == "refusal":
         return
-    conditions: list[ColumnElement[bool]] = []
-    if which.kind == "cached":
-        conditions.append(calls.c.kind == CACHED)
-    elif which.kind:
-        conditions.append(calls.c.kind == which.kind)
-    columns = {"key_id": which.key, "team": which.team, "request_id": which.request_id}
-    conditions += [calls.c[name] == value for name, value in columns.items() if value is not None]
-    if which.status is not None:
-        conditions.append(calls.c.status == which.status)
-        if which.status >= FAILED:
-            conditions.append(calls.c.status >= literal_column(str(FAILED)))
+    conditions = [*_chosen(which)]
     if which.since is not None:
         conditions.append(calls.c.time >= which.since)
     if which.until is not None:
@@ -102,8 +90,41 @@ def _of_calls(which: Which, after: Place | None) -> Iterator[Select[Any]]:
     if which.model is None:
         yield query
     else:
-        yield query.where(calls.c.model_id == which.model)
+        yield query.where(_same("model_id", which.model, indexed=_leader(which) == "model"))
         yield query.where(calls.c.model_id.is_(None), calls.c.model == which.model)
+
+
+def _chosen(which: Which) -> Iterator[ColumnElement[bool]]:
+    leader = _leader(which)
+    for column, name in (("request_id", "request_id"), ("key_id", "key"), ("team", "team"), ("kind", "kind")):
+        value = getattr(which, name)
+        if value is not None:
+            yield _same(column, value, indexed=name == leader)
+    if leader == "kind":
+        yield calls.c.kind == literal_column("'cached'")
+    if which.status is not None:
+        yield calls.c.status == which.status
+    if leader == "status":
+        yield calls.c.status >= literal_column(str(FAILED))
+
+
+def _leader(which: Which) -> str:
+    """The filter whose index is read, since the database has no statistics: as a rule it leaves the fewest rows."""
+    given = {
+        "request_id": which.request_id is not None,
+        "status": which.status is not None and which.status >= FAILED,
+        "key": which.key is not None,
+        "model": which.model is not None,
+        "kind": which.kind == "cached",
+        "team": which.team is not None,
+    }
+    return next((name for name, is_given in given.items() if is_given), "")
+
+
+def _same(column: str, value: Any, *, indexed: bool) -> ColumnElement[bool]:
+    of: ColumnElement[Any] = calls.c[column]
+    found: ColumnElement[bool] = (of if indexed else func.coalesce(of, "")) == value
+    return found
 
 
 def _may_be_refusals(which: Which) -> bool:

@@ -176,8 +176,6 @@ STATEMENTS = (
  WITHOUT ROWID""",
     """CREATE TABLE rolled_users (
     day INTEGER NOT NULL,
-    key_id TEXT NOT NULL,
-    team TEXT NOT NULL,
     user TEXT NOT NULL,
     requests INTEGER NOT NULL,
     prompt_tokens INTEGER NOT NULL,
@@ -186,7 +184,7 @@ STATEMENTS = (
     cached_tokens INTEGER NOT NULL,
     cost INTEGER NOT NULL,
     asked INTEGER NOT NULL,
-    PRIMARY KEY (day, key_id, team, user)
+    PRIMARY KEY (day, user)
 )
  WITHOUT ROWID""",
     """CREATE TABLE rollups (

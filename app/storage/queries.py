@@ -13,11 +13,11 @@ from sqlalchemy import Connection, FromClause, case, create_engine, func, litera
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from .grouped import USAGE, BucketSums, Wanted, raw
 from .ledger_file import CallRow, reading
 from .rollups import QUARTER, Progress
 from .schema import calls, rollups, state
 from .sqlite import store_error
-from .sums import OF_USERS, USAGE, Tally, Wanted, raw
 
 EPOCH = date(1970, 1, 1).toordinal()
 TEAM_VERSION = 4  # of the file: there are roll-ups from it on
@@ -47,12 +47,13 @@ def sums_of(path: Path, span: Span, by: Sequence[str]) -> list[dict[str, Any]]:
     """
     wanted = Wanted(tuple(by), SUMS, {})
     with connected(path) as (connection, version):
-        found = _earlier_sums(connection, span, wanted) if version < TEAM_VERSION else None
-        if found is None:
-            tally = Tally(connection, _progress(connection), span.bounds, wanted)
-            tally.add_days()
-            tally.add_fresh()
-            found = [(*key[1:], *sums) for key, sums in _some(tally)]
+        if version < TEAM_VERSION:
+            found = _earlier_sums(connection, span, wanted)
+        else:
+            summed = BucketSums(connection, _progress(connection), span.bounds, wanted)
+            summed.add_days()
+            summed.add_fresh()
+            found = [(*key[1:], *sums) for key, sums in _some(summed)]
     listed = [dict(zip((*by, *SUMS), row, strict=True)) for row in found]
     for row in listed:
         if "day" in row:
@@ -73,31 +74,31 @@ def bucket_sums(
     with connected(path) as (connection, version):
         if version < TEAM_VERSION:
             return []
-        tally = _bucketed(connection, bounds, wanted, hours)
+        summed = _bucketed(connection, bounds, wanted, hours)
     most = USAGE.index("total_tokens")
-    found = sorted(_some(tally), key=lambda row: (row[0][0], -row[1][most], row[0]))
+    found = sorted(_some(summed), key=lambda row: (row[0][0], -row[1][most], row[0]))
     return [(key[0], key[1:], dict(zip(wanted.sums, sums, strict=True))) for key, sums in found]
 
 
-def _bucketed(connection: Connection, bounds: Sequence[int], wanted: Wanted, hours: bool) -> Tally:
+def _bucketed(connection: Connection, bounds: Sequence[int], wanted: Wanted, hours: bool) -> BucketSums:
     known = _progress(connection)
     if "user" not in wanted.groups:
-        tally = Tally(connection, known, bounds, wanted)
-        (tally.add_quarters if hours else tally.add_days)()
-        tally.add_fresh()
-        return tally
-    tally = Tally(connection, known, [max(bound, known.kept_from) for bound in bounds], wanted)
-    if hours or not OF_USERS.issuperset(wanted.groups):
-        tally.add_all()
+        found = BucketSums(connection, known, bounds, wanted)
+        (found.add_quarters if hours else found.add_days)()
+        found.add_fresh()
+        return found
+    found = BucketSums(connection, known, [max(bound, known.kept_from) for bound in bounds], wanted)
+    if hours or wanted.groups != ("user",) or wanted.where:
+        found.add_all()
     else:
-        tally.add_user_days()
-        tally.add_fresh()
-    return tally
+        found.add_user_days()
+        found.add_fresh()
+    return found
 
 
-def _some(tally: Tally) -> list[tuple[tuple[Any, ...], list[float]]]:
+def _some(found: BucketSums) -> list[tuple[tuple[Any, ...], list[float]]]:
     """Groups that have rows: those whose rows were all taken away again have none."""
-    return [(key, sums) for key, sums in tally.sums.items() if any(sums)]
+    return [(key, sums) for key, sums in found.sums.items() if any(sums)]
 
 
 def last_calls(path: Path, span: Span, most: int) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ driver alone; schema.py describes the columns.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from .filters import fits
@@ -47,7 +48,7 @@ _SUMS = {
 }
 _UNITS = {"tokens": "total_tokens", "usd": "cost", "requests": "requests"}
 _SCOPES = {"key": "key_id", "team": "team"}
-_BY_USER = ("key_id", "team", "user")
+_BY_USER = ("user",)
 _ALL = tuple(name for name in _GROUPS if name != "user")
 _FEW = (*tuple(_SUMS)[:6], "asked")
 
@@ -122,25 +123,39 @@ def _next(connection: sqlite3.Connection, since: int, most: int) -> tuple[int, i
 
 
 def unroll(connection: sqlite3.Connection, row: int) -> None:
-    """Takes the row with this id out of the roll-ups, if it is in them. To be called before the row is changed or
-    deleted, in the same transaction."""
+    """Takes the row with this id out of the roll-ups, if it is in them: before it is changed, in the same transaction.
+    ``roll`` puts the changed row in again."""
     if row > progress(connection).rolled_up:
         return
     for table, (unit, length, (_, take)) in _TABLES.items():
         connection.execute(take, (row - 1, row))
         empty = " AND ".join(f"{name} = 0" for name in _FEW)
-        connection.execute(
-            f"DELETE FROM {table} WHERE {unit} = (SELECT time / {length} FROM calls WHERE id = ?) AND {empty}",  # noqa: S608
-            (row,),
-        )
+        its = f"(SELECT time / {length} FROM calls WHERE id = ?)"  # noqa: S608 - our own columns
+        connection.execute(f"DELETE FROM {table} WHERE {unit} = {its} AND {empty}", (row,))  # noqa: S608
 
 
 def roll(connection: sqlite3.Connection, row: int) -> None:
-    """Adds the row with this id to the roll-ups, if ``step`` has passed it. To be called after a row was changed, or
-    was inserted in place of one that was deleted (SQLite may give it the same id), in the same transaction."""
+    """Adds the changed row with this id to the roll-ups, if ``step`` has passed it."""
     if row <= progress(connection).rolled_up:
         for _, _, (add, _) in _TABLES.values():
             connection.execute(add, (row - 1, row))
+
+
+def delete(connection: sqlite3.Connection, rows: Iterable[int]) -> None:
+    """Deletes the rows with these ids, and takes them out of the roll-ups: for rows that others replace, inserted after
+    this, in the same transaction."""
+    for row in rows:
+        unroll(connection, row)
+        connection.execute("DELETE FROM calls WHERE id = ?", (row,))
+    forget_ids(connection)
+
+
+def forget_ids(connection: sqlite3.Connection) -> None:
+    """To be called after rows were deleted, in the same transaction: SQLite gives the ids behind the last row again,
+    and the rows that get them are not rolled up yet."""
+    connection.execute(
+        "UPDATE state SET value = min(value, coalesce((SELECT max(id) FROM calls), 0)) WHERE name = 'rolled_up'"
+    )
 
 
 class Distance(NamedTuple):

@@ -127,7 +127,7 @@ def _rolled(name: str, unit: str, groups: tuple[str, ...], sums: tuple[str, ...]
 GROUPS = ("key_id", "team", "model", "endpoint", "upstream", "caller", "key")
 rollups = _rolled("rollups", "quarter", GROUPS, SUMS + MORE)
 rolled_days = _rolled("rolled_days", "day", GROUPS, SUMS + MORE)
-rolled_users = _rolled("rolled_users", "day", ("key_id", "team", "user"), (*SUMS, "asked"))  # while rows are kept
+rolled_users = _rolled("rolled_users", "day", ("user",), (*SUMS, "asked"))  # while rows are kept
 
 counters = Table(
     "counters",

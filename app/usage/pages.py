@@ -25,6 +25,7 @@ BY = {
 KINDS = ("call", "cached", "refusal")
 USUAL = {"1h": 24, "1d": 7}  # buckets of a page
 MOST = {"1h": 744, "1d": 366}
+MOST_OF_USERS = {"1h": 48, "1d": 31}  # there may be many, and few of them are rolled up
 MOST_CALLS = 100
 _COUNTS = ("requests", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens")
 
@@ -43,7 +44,8 @@ class BucketsAsked:
     hours and days as they are in ``zone`` (IANA). The first and the last bucket are cut at ``start`` and ``end``.
 
     ``by``: names of ``BY``. ``key`` and ``team``: only this key's public id and this team's id. ``limit``: buckets of a
-    page, by default ``USUAL``, at most ``MOST``. ``page``: the ``next_page`` of the page before.
+    page, by default ``USUAL``, at most ``MOST``, or
+    ``MOST_OF_USERS`` by user. ``page``: the ``next_page`` of the page before.
     """
 
     start: int
@@ -121,8 +123,9 @@ def _check(asked: BucketsAsked) -> None:
         raise WrongPage("group_by", ",".join(asked.by), "a list without repetitions")
     if not 0 <= asked.start < asked.end < 2**40:
         raise WrongPage("end_time", asked.end, "Unix seconds after start_time")
-    if asked.limit is not None and not 1 <= asked.limit <= MOST[asked.width]:
-        raise WrongPage("limit", asked.limit, f"from 1 to {MOST[asked.width]} for buckets of {asked.width}")
+    most = (MOST_OF_USERS if "user" in asked.by else MOST)[asked.width]
+    if asked.limit is not None and not 1 <= asked.limit <= most:
+        raise WrongPage("limit", asked.limit, f"from 1 to {most} for buckets of {asked.width}")
     try:
         zone_of(asked.zone)
     except ValueError:

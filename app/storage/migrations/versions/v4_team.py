@@ -80,7 +80,7 @@ def _add_rollups() -> None:
     more = ("asked", "cached", "failed", "failed_asked", "estimated", "estimated_tokens", "microseconds")
     _table("rollups", "quarter:int", *groups, *_sums(*sums, *more))
     _table("rolled_days", "day:int", *groups, *_sums(*sums, *more))
-    _table("rolled_users", "day:int", "key_id", "team", "user", *_sums(*sums, "asked"))
+    _table("rolled_users", "day:int", "user", *_sums(*sums, "asked"))
 
 
 def _sums(*names: str) -> list[sa.Column[Any]]:

@@ -33,7 +33,7 @@ from .rollups import DAY, QUARTER, Distance, Progress, distance
 from .schema import calls, rolled_days, rolled_users, rollups
 
 DAY_MS = QUARTER * DAY
-OF_USERS = frozenset(("key_id", "team", "user"))
+NULLABLE = ("key_id", "team", "user")
 USAGE = ("requests", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "cost")
 
 
@@ -92,7 +92,7 @@ def raw(rows: FromClause) -> Source:
     called, failed, estimated = of.kind == "call", of.status >= 400, of.estimated != 0
     columns = {
         **of,
-        **{name: func.coalesce(of[name], literal_column("''")) for name in OF_USERS},
+        **{name: func.coalesce(of[name], literal_column("''")) for name in NULLABLE},
         "cost": func.coalesce(of.cost, 0),
         "model": func.coalesce(of.model_id, of.model),
         "asked": case((called, 1), else_=0),
@@ -112,13 +112,14 @@ USER_DAYS = _rolled(rolled_users, "day", 1)
 ROWS = raw(calls)
 
 
-class Tally:
+class BucketSums:
     """Sums of each bucket between ``bounds`` (Unix milliseconds) and each group, from an open file of this version."""
 
     def __init__(self, connection: Connection, known: Progress, bounds: Sequence[int], wanted: Wanted) -> None:
         self._connection, self._known, self._wanted = connection, known, wanted
         self._bounds = list(bounds)
         self._last = len(bounds) - 2
+        self._groups = len(wanted.groups)
         self.sums: dict[tuple[Any, ...], list[float]] = {}
 
     def add_fresh(self) -> None:
@@ -213,10 +214,13 @@ class Tally:
         return (row for row in self._connection.execute(query) if row[-1] is not None)  # None: sums of no rows
 
     def _count(self, bucket: int, values: list[Any], sign: int) -> None:
-        width = len(self._wanted.sums)
-        sums = self.sums.setdefault((bucket, *values[:-width]), [0.0] * width)
-        for place, value in enumerate(values[-width:]):
-            sums[place] += sign * value
+        groups = (bucket, *values[: self._groups])
+        sums = self.sums.get(groups)
+        if sums is None:
+            self.sums[groups] = [sign * value for value in values[self._groups :]]
+        else:
+            for place, value in enumerate(values[self._groups :]):
+                sums[place] += sign * value
 
 
 def _alike(distances: Sequence[Distance]) -> Iterator[tuple[int, int]]:
