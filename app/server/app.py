@@ -43,6 +43,7 @@ from ..routing.cooldowns import KeyStates
 from ..routing.failover import Retries
 from ..routing.pool import Pool
 from ..storage.ledger_file import LedgerFile
+from ..storage.retention import Retention
 from ..usage.ledger import Ledger
 from ..usage.record import CallRecord, Recorder
 from . import access_log, admin, docs, models, process
@@ -78,7 +79,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     app = Torii(
         title="Torii",
         version=__version__,
-        lifespan=_lifespan(generations),
+        lifespan=_lifespan(generations, database),
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -233,13 +234,21 @@ def _admission(process: Process, settings: Settings, load: Load, redactor: Redac
     )
 
 
-def _lifespan(generations: Generations) -> Callable[[FastAPI], Any]:
+def _lifespan(generations: Generations, database: LedgerFile | None) -> Callable[[FastAPI], Any]:
+    def keep_days() -> int:
+        return generations.now.settings.ledger.keep_days
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        retention = Retention(database.path, keep_days) if database else None
         generations.start()
+        if retention:
+            retention.start()
         with suppress(asyncio.CancelledError):  # raised by a second Ctrl+C
             yield
         await generations.aclose()
+        if retention:
+            await asyncio.to_thread(retention.close)
 
     return lifespan
 

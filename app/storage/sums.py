@@ -6,9 +6,9 @@ import sqlite3
 from typing import NamedTuple
 
 from .filters import fits
+from .holds import FOREVER
+from .rollups import DAY, QUARTER, distance, progress
 
-QUARTER = 900  # seconds of a roll-up
-ROLLED_UP = "SELECT value FROM state WHERE name = 'rolled_up'"
 MODEL = "coalesce(model_id, model)"
 
 
@@ -21,20 +21,30 @@ class Spent(NamedTuple):
 
 
 def spent(connection: sqlite3.Connection, scope: str, chosen: str, since: int, until: int) -> Spent:
-    """The sums of a scope's rows in a window of Unix seconds whose endpoint and model fit the filter ``chosen``.
-
-    Rows up to the number ``rolled_up`` may have been deleted: for these the roll-ups count, if the window consists of
-    whole quarters of an hour, as every window of a calendar does.
-    """
-    found = connection.execute(ROLLED_UP).fetchone()
-    rolled = found[0] if found and since % QUARTER == 0 and (until % QUARTER == 0 or until > 2**50) else 0
+    """The sums of a scope's rows in a window of Unix seconds whose endpoint and model fit the filter ``chosen``. The
+    rows themselves may have been deleted. Inside a transaction."""
+    known = progress(connection)
+    since, until = since * 1000, min(until, FOREVER) * 1000
+    days: list[int] = []
+    parts = [(1, _ROWS, f"id > {known.rolled_up} AND +time >= {since} AND +time < {until}")]
+    for side, time in ((-1, since), (1, until)):
+        day, low, high, sign = distance(time // QUARTER, DAY)
+        days.append(day)
+        if low < high:
+            quarters = f"quarter >= {day * DAY + low} AND quarter < {day * DAY + high}"
+            parts.append((side * sign, _QUARTERS, quarters))
+        start = time - time % QUARTER
+        if known.kept_from <= time and start < time:
+            parts.append((side, _ROWS, f"time >= {start} AND time < {time} AND +id <= {known.rolled_up}"))
+    parts.append((1, _DAYS, f"day >= {days[0]} AND day < {days[1]}"))
     where, values = _of(scope)
-    groups = connection.execute(_ROWS.format("id" if rolled else "+id", where), (rolled, since, until, *values))
-    sums = [group for group in groups if fits(chosen, group[0], group[1])]
-    if rolled:
-        groups = connection.execute(_ROLLUPS.format(where), (since // QUARTER, until // QUARTER, *values))
-        sums += [group for group in groups if fits(chosen, group[0], group[1])]
-    return Spent(*(sum(group[place] for group in sums) for place in (2, 3, 4)))
+    sums = [0, 0, 0]
+    for sign, query, times in parts:
+        mine = where.replace("AND ", "AND +") if "id > " in times else where  # the index is the id
+        for endpoint, model, *found in connection.execute(query.format(times, mine), values):
+            if fits(chosen, endpoint, model):
+                sums = [each + sign * value for each, value in zip(sums, found, strict=True)]
+    return Spent(*sums)
 
 
 def last_minute(connection: sqlite3.Connection, scope: str, since: int) -> list[tuple[int, int, int]]:
@@ -50,8 +60,8 @@ def _of(scope: str) -> tuple[str, tuple[str, ...]]:
 
 
 _ROWS = f"""SELECT endpoint, {MODEL}, sum(requests), sum(total_tokens), coalesce(sum(cost), 0) FROM calls
-    WHERE {{}} > ? AND time >= ? * 1000 AND time < ? * 1000{{}} GROUP BY 1, 2"""  # noqa: S608 - our own columns
-_ROLLUPS = """SELECT endpoint, model, sum(requests), sum(total_tokens), sum(cost) FROM rollups
-    WHERE quarter >= ? AND quarter < ?{} GROUP BY 1, 2"""
+    WHERE {{}}{{}} GROUP BY 1, 2"""  # noqa: S608 - our own columns
+_ROLLED = "SELECT endpoint, model, sum(requests), sum(total_tokens), sum(cost) FROM {} WHERE {{}}{{}} GROUP BY 1, 2"
+_QUARTERS, _DAYS = _ROLLED.format("rollups"), _ROLLED.format("rolled_days")
 _SECONDS = """SELECT time / 1000, sum(requests), sum(total_tokens) FROM calls
     WHERE time >= ? * 1000{} GROUP BY 1"""
