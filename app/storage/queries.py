@@ -149,10 +149,12 @@ def connected(path: Path) -> Iterator[tuple[Connection, int]]:
     """A connection, and the version of the file."""
     with reading(path) as driver:
         (version,) = driver.execute("PRAGMA user_version").fetchone()
-        driver.execute("BEGIN")  # all queries see the same moment: rows may be rolled up between two
         engine = create_engine("sqlite://", creator=lambda: driver, poolclass=NullPool)
         try:
             with engine.connect() as connection:
+                # All queries see the same moment: rows may be rolled up between two. The engine's start ends what was
+                # begun before it.
+                connection.exec_driver_sql("BEGIN")
                 yield connection, version
         except DBAPIError as error:
             raise store_error(error.orig or error) from None

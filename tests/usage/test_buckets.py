@@ -17,6 +17,7 @@ from sqlalchemy.engine import Engine
 
 from app.storage.buckets import bounds_of, zone_of
 from app.storage.retention import tidy
+from app.storage.rollups import step
 from app.usage.pages import BucketsAsked, CallsAsked, WrongPage, calls_page, usage_buckets
 from app.usage.reports import Period, dollars, totals
 
@@ -329,3 +330,19 @@ def test_users_are_known_while_rows_are_kept(tmp_path: Path) -> None:
     assert [len(bucket["results"]) for bucket in before["data"]] == [1, 1, 1, 1, 0]
     assert [len(bucket["results"]) for bucket in after["data"]] == [0, 0, 1, 1, 0]
     assert after["data"][2:] == before["data"][2:]
+
+
+def test_rows_that_are_rolled_up_meanwhile_count_once(tmp_path: Path) -> None:
+    """A report's queries see the same moment of the file."""
+    path = new(tmp_path / "torii.db", *(call(time=START * 1000 + number) for number in range(10)))
+
+    def meanwhile(*_: Any) -> None:
+        with opened(path) as connection:
+            step(connection, 4)
+
+    event.listen(Engine, "before_cursor_execute", meanwhile)
+    try:
+        page = usage_buckets(path, BucketsAsked(START, START + 86400))
+    finally:
+        event.remove(Engine, "before_cursor_execute", meanwhile)
+    assert [result["requests"] for result in page["data"][0]["results"]] == [10]
