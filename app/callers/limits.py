@@ -1,12 +1,28 @@
 """Limits and budgets of callers, their teams and the organization.
 
-scopes, a call's bound -> charges -> [the ledger's file holds them] -> headers, or the refusal
+scopes, a call's demand -> charges -> [the ledger's file holds them] -> headers, or the refusal
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+from ..core.errors import (
+    BudgetExhausted,
+    InvalidRequest,
+    LimitExceeded,
+    ModelNotPriced,
+    whole_seconds,
+)
+from ..core.money import dollars
+from ..core.types import EndpointName
+from ..storage import filters
+from ..storage.holds import FOREVER, MINUTE, Balance, Charge, Decision
+from ..usage.bounds import Bound as Bound
+from .calendar import Calendar, moment
 
 Unit = Literal["usd", "tokens", "requests"]
 Window = Literal["day", "week", "month", "total"]
@@ -48,10 +64,219 @@ class Scope:
     budgets: tuple[Budget, ...] = ()
 
 
-class Bound(NamedTuple):
-    """The most that a call can cost. ``tokens`` None: nobody knows. ``cost`` is in nano-dollars, None without a price.
-    ``field`` names what a caller can send to bound the call, ``max_tokens`` for instance."""
+class Demand(NamedTuple):
+    """What a call, or a further request of it, asks of its caller's limits and budgets.
 
-    tokens: int | None
-    cost: int | None = None
-    field: str = ""
+    ``model`` is the resolved id. ``requests`` counts calls of callers: 1 once for each call, 0 for all further requests
+    of it. ``run``: a DeepSearch run begins. ``bound`` None: nothing is sent to an upstream yet, so neither tokens nor
+    dollars are charged. ``unpriced``: a model without a price may be used all the same.
+    """
+
+    endpoint: EndpointName
+    model: str
+    bound: Bound | None
+    requests: int = 1
+    run: bool = False
+    unpriced: bool = False
+
+
+ALWAYS = (0, FOREVER)  # the window of what is open now
+OPEN = ("calls", "runs")  # the units of what is open now
+# The longest wait that the SDKs of OpenAI obey; if they are told a longer one, they ask again at once.
+PATIENCE = 60
+
+
+def charges(scopes: Sequence[Scope], calendar: Calendar, now_s: float, demand: Demand) -> tuple[Charge, ...]:
+    """The charges of a demand: one for each limit and budget of the scopes that it counts for, in the scopes' order. Of
+    several that share a counter, as ``tokens_per_day`` and a budget ``tokens/day``, the smallest.
+
+    ``now_s`` is the call's start in Unix seconds: a call belongs to the windows of its start. Amounts of 0 are charged
+    too if a bound is given, and always fit: so an answer from the cache can be told what is left.
+
+    Raises InvalidRequest, which names the field to send, if nobody knows the bound and a limit or budget needs it, and
+    ModelNotPriced.
+    """
+    found: dict[tuple[object, ...], Charge] = {}
+    for scope in scopes:
+        for of in (_of_limits, _of_budgets):
+            for charge in of(scope, calendar, now_s, demand):
+                other = found.setdefault(charge[:4], charge)  # scope, unit, window and filter: the counter
+                if charge.limit < other.limit:
+                    found[charge[:4]] = charge
+    return tuple(found.values())
+
+
+def filter_of(budget: Budget) -> str:
+    """The canonical text of the budget's filter, a part of its counter's name; "" if it counts all calls."""
+    if budget.endpoints is None and budget.models is None:
+        return filters.NONE
+    return filters.written(budget.endpoints, budget.models)
+
+
+def name_of(budget: Budget) -> str:
+    """The name of a budget in messages and in Charge: ``usd/month``."""
+    return f"{budget.unit}/{budget.window}"
+
+
+def _of_limits(scope: Scope, calendar: Calendar, now_s: float, demand: Demand) -> Iterator[Charge]:
+    limits = scope.limits
+    requests, calls, runs = demand.requests or None, 1 if demand.requests else None, 1 if demand.run else None
+    for name, unit, window, limit, amount in (
+        ("requests_per_minute", "requests", MINUTE, limits.requests_per_minute, requests),
+        ("requests_per_day", "requests", None, limits.requests_per_day, requests),
+        ("concurrent_calls", "calls", ALWAYS, limits.concurrent_calls, calls),
+        ("concurrent_runs", "runs", ALWAYS, limits.concurrent_runs, runs),
+    ):
+        if limit is not None and amount is not None:
+            yield Charge(scope.id, unit, window or calendar.window("day", now_s), "", limit, amount, name)
+    if demand.bound is None:
+        return
+    for name, window, limit in (
+        ("tokens_per_minute", MINUTE, limits.tokens_per_minute),
+        ("tokens_per_day", None, limits.tokens_per_day),
+    ):
+        if limit is not None:
+            amount = _tokens(demand.bound, scope, name)
+            yield Charge(scope.id, "tokens", window or calendar.window("day", now_s), "", limit, amount, name)
+
+
+def _of_budgets(scope: Scope, calendar: Calendar, now_s: float, demand: Demand) -> Iterator[Charge]:
+    for budget in scope.budgets:
+        if (amount := _amount(budget, scope, demand)) is not None:
+            window = calendar.window(budget.window, now_s)
+            yield Charge(scope.id, budget.unit, window, filter_of(budget), budget.amount, amount, name_of(budget))
+
+
+def _amount(budget: Budget, scope: Scope, demand: Demand) -> int | None:
+    """What the demand takes from the budget; None if the budget does not count it."""
+    if not filters.fits(filter_of(budget), demand.endpoint, demand.model):
+        return None
+    if budget.unit == "requests":
+        return demand.requests or None
+    if demand.bound is None:
+        return None
+    if budget.unit == "tokens":
+        return _tokens(demand.bound, scope, name_of(budget))
+    if demand.bound.cost is not None:
+        return demand.bound.cost
+    _tokens(demand.bound, scope, name_of(budget))
+    if demand.unpriced:
+        return 0
+    raise ModelNotPriced(
+        f"{_whose(scope)} has the budget {name_of(budget)}, and {demand.model} has no price at the upstream that would "
+        "be asked. The gateway's operator can set one (prices), or allow models without a price (unpriced: allow)",
+        param="model",
+    )
+
+
+def _tokens(bound: Bound, scope: Scope, name: str) -> int:
+    if bound.tokens is not None:
+        return bound.tokens
+    raise InvalidRequest(
+        f"{_whose(scope)} has the limit {name}, so this gateway must know the most tokens that a call can cost: "
+        f"send {bound.field}"
+        if bound.field
+        else f"{_whose(scope)} has the limit {name}, and nobody knows the most tokens that this call can cost",
+        param=bound.field or None,
+    )
+
+
+def refusal(
+    scopes: Sequence[Scope], charged: Sequence[Charge], decision: Decision, now_s: float
+) -> LimitExceeded | BudgetExhausted:
+    """The error for a decision that refused. It says which limit, whose, how much is left, and when it frees.
+
+    Only for a decision whose ``refused`` is not None. ``now_s`` is the present Unix time.
+    """
+    assert decision.refused is not None
+    charge, balance = charged[decision.refused], decision.balances[decision.refused]
+    whose = next((_whose(scope) for scope in scopes if scope.id == charge.scope), charge.scope)
+    budget = "/" in charge.name
+    frees_at = _frees_at(charge, balance, now_s)
+    error = (BudgetExhausted if budget else LimitExceeded)(
+        f"{whose} has the {'budget' if budget else 'limit'} {charge.name}: {_state(charge, balance, frees_at)}",
+        retry_after=None if frees_at is None else max(frees_at - now_s, 0),
+    )
+    if frees_at is None or whole_seconds(frees_at - now_s) > PATIENCE:
+        error.should_retry = False
+    return error
+
+
+def _frees_at(charge: Charge, balance: Balance, now_s: float) -> float | None:
+    """The Unix time at which the charge fits again if nothing else is used; None if never."""
+    if charge.amount > charge.limit:
+        return None
+    if balance.frees_at is not None:
+        return balance.frees_at
+    if charge.unit in OPEN:  # until one of the open calls ends, which nobody can foretell
+        return now_s + 1
+    if charge.window == MINUTE:
+        return now_s + PATIENCE
+    return None if charge.window[1] >= FOREVER else charge.window[1]
+
+
+def _state(charge: Charge, balance: Balance, frees_at: float | None) -> str:
+    if charge.amount > charge.limit:
+        return f"this call needs {_of(charge.unit, charge.amount, charge.limit)}, more than there ever is. {_SMALLER}"
+    if charge.unit in OPEN:
+        return f"{balance.held} of {charge.limit} are open, so this call has to wait until one ends"
+    left = max(charge.limit - balance.spent - balance.held, 0)
+    text = f"{_of(charge.unit, left, charge.limit)} left, and this call may need {_said(charge.unit, charge.amount)}"
+    if balance.held:
+        text += f"; open calls hold {_said(charge.unit, balance.held)}, and what they do not use comes back"
+    return f"{text}. {'It does not free by itself' if frees_at is None else f'It fits again at {moment(frees_at)}'}"
+
+
+_SMALLER = "Send a smaller call, or ask the gateway's operator for more"
+
+
+def _said(unit: str, amount: int) -> str:
+    return f"${dollars(amount)}" if unit == "usd" else f"{amount} {unit.removesuffix('s') if amount == 1 else unit}"
+
+
+def _of(unit: str, amount: int, limit: int) -> str:
+    return f"{_said(unit, amount) if unit == 'usd' else amount} of {_said(unit, limit)}"
+
+
+def _whose(scope: Scope) -> str:
+    kind = scope.id.partition(":")[0]
+    return "the organization" if kind == "organization" else f"the {kind} {scope.name!r}"
+
+
+def headers(charged: Sequence[Charge], decision: Decision, now_s: float) -> dict[str, str]:
+    """OpenAI's headers of the tightest limit by minute or day of each kind, requests and tokens; none of a kind without
+    a limit. What is left may be 0. A minute is wholly free when all of its seconds have passed."""
+    found: dict[str, str] = {}
+    for unit in ("requests", "tokens"):
+        tightest = min(
+            (
+                (max(charge.limit - balance.spent - balance.held, 0), charge.limit, charge, balance)
+                for charge, balance in zip(charged, decision.balances, strict=True)
+                if charge.unit == unit and "/" not in charge.name
+            ),
+            default=None,
+            key=lambda left: left[:2],
+        )
+        if tightest is not None:
+            left, limit, charge, balance = tightest
+            found[f"x-ratelimit-limit-{unit}"] = str(limit)
+            found[f"x-ratelimit-remaining-{unit}"] = str(left)
+            found[f"x-ratelimit-reset-{unit}"] = duration(_rest(charge, balance, now_s))
+    return found
+
+
+def _rest(charge: Charge, balance: Balance, now_s: float) -> float:
+    """Seconds until the window of a limit is wholly free."""
+    if balance.spent + balance.held <= 0:
+        return 0
+    return math.floor(now_s) + 61 - now_s if charge.window == MINUTE else max(charge.window[1] - now_s, 0)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in OpenAI's form, rounded up: ``59ms``, ``1s``, ``6m0s``, ``23h59m59s``; ``0s`` for none."""
+    thousandths = math.ceil(round(seconds * 1000, 3))
+    if thousandths < 1000:
+        return f"{thousandths}ms" if thousandths > 0 else "0s"
+    minutes, rest = divmod(-(-thousandths // 1000), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s" if minutes else f"{rest}s"
