@@ -172,11 +172,9 @@ def _amount(budget: Budget, scope: Scope, demand: Demand) -> int | None:
 def _tokens(bound: Bound, scope: Scope, name: str) -> int:
     if bound.tokens is not None:
         return bound.tokens
+    how = bound.hint or (f"send {bound.field}" if bound.field else "it cannot be sent")
     raise InvalidRequest(
-        f"{_whose(scope)} has the limit {name}, so this gateway must know the most tokens that a call can cost: "
-        f"send {bound.field}"
-        if bound.field
-        else f"{_whose(scope)} has the limit {name}, and nobody knows the most tokens that this call can cost",
+        f"{_whose(scope)} has the limit {name}, so this gateway must know the most tokens that a call can cost: {how}",
         param=bound.field or None,
     )
 
