@@ -127,9 +127,9 @@ class Demand(NamedTuple):
     unpriced: bool = False
 
 
-# The longest wait that the SDKs of OpenAI obey; if they are told a longer one, they ask again at once.
-PATIENCE = 60
-SLIDING = 61  # seconds: the present one and the 60 before it
+# Seconds: the present one and the 60 before it. The SDKs of OpenAI obey no longer wait, and ask again at once instead, so
+# they are told not to.
+SLIDING = 61
 
 
 def charges(scopes: Sequence[Scope], calendar: Calendar, now_s: float, demand: Demand) -> tuple[Charge, ...]:
@@ -199,7 +199,7 @@ def refusal(
         f"{whose} has the {'budget' if budget else 'limit'} {charge.name}: {_state(charge, balance, frees_at)}",
         retry_after=None if frees_at is None else max(frees_at - now_s, 0),
     )
-    if frees_at is None or whole_seconds(frees_at - now_s) > PATIENCE:
+    if frees_at is None or whole_seconds(frees_at - now_s) > SLIDING:
         error.should_retry = False
     return error
 
