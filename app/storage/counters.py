@@ -18,7 +18,8 @@ from pathlib import Path
 from .holds import MINUTE, Balance, Charge, Decision, Hold
 from .open_holds import HeldCharge, OpenHold, OpenHolds, lost_rows, opened
 from .opening import reading
-from .rows import INSERT_CALL, SELECT_CALLS, CallRow
+from .rollups import delete
+from .rows import INSERT_CALL, CallRow
 from .sqlite import StoreError
 from .tallies import SlidingMinute, Tallies, Tally, scopes
 
@@ -39,13 +40,7 @@ UNTIDY = """SELECT EXISTS (SELECT 1 FROM processes WHERE until < ?1)
     OR EXISTS (SELECT 1 FROM holds WHERE lost IS NULL AND process NOT IN (SELECT id FROM processes))
     OR EXISTS (SELECT 1 FROM holds WHERE lost < ?2) OR EXISTS (SELECT 1 FROM seconds WHERE second < ?3)
     OR EXISTS (SELECT 1 FROM counters WHERE until > 0 AND until < ?4 AND held = 0)"""
-LOST_ROWS = f"{SELECT_CALLS} WHERE request_id = ? AND error = 'process_lost'"
-DELETE_LOST = "DELETE FROM calls WHERE request_id = ? AND error = 'process_lost'"
-UNROLL = """UPDATE rollups SET requests = requests - ?, prompt_tokens = prompt_tokens - ?,
-    completion_tokens = completion_tokens - ?, total_tokens = total_tokens - ?, cached_tokens = cached_tokens - ?,
-    cost = cost - ? WHERE quarter = ? AND key_id = ? AND team = ? AND model = ? AND endpoint = ? AND upstream = ?"""
-ROLLED = """SELECT EXISTS (SELECT 1 FROM calls, state WHERE state.name = 'rolled_up' AND calls.id <= state.value
-    AND request_id = ? AND error = 'process_lost')"""
+LOST_ROWS = f"SELECT id, {', '.join(CallRow._fields)} FROM calls WHERE request_id = ? AND error = 'process_lost'"  # noqa: S608
 WRITTEN = "SELECT upstream, upstream_model, kind FROM calls WHERE request_id = ?"
 
 
@@ -298,19 +293,10 @@ class Counters:
         """Takes back the rows of a call whose process was found dead but was not."""
         connection = self._tallies.connection
         charged = {(charge.scope, charge.unit) for charge in hold.charges}
-        ((rolled,),) = connection.execute(ROLLED, (request_id,)).fetchall()
-        for values in connection.execute(LOST_ROWS, (request_id,)).fetchall():
-            row = CallRow(*values)
-            self._tallies.book(row, -1, charged)
-            if rolled:
-                connection.execute(UNROLL, _rolled(row))
-        connection.execute(DELETE_LOST, (request_id,))
-
-
-def _rolled(row: CallRow) -> tuple[object, ...]:
-    sums = (row.requests, row.prompt_tokens, row.completion_tokens, row.total_tokens, row.cached_tokens, row.cost or 0)
-    model = row.model_id or row.model
-    return *sums, row.time // 900_000, row.key_id or "", row.team or "", model, row.endpoint, row.upstream
+        found = connection.execute(LOST_ROWS, (request_id,)).fetchall()
+        for _, *values in found:
+            self._tallies.book(CallRow(*values), -1, charged)
+        delete(connection, [number for number, *_ in found])
 
 
 def balances(path: Path, charges: Sequence[Charge], clock: Clock = time.time) -> list[Balance]:

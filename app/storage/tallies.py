@@ -16,7 +16,7 @@ from functools import lru_cache
 from .filters import fits
 from .holds import FOREVER, MINUTE, Balance, Charge
 from .rows import CallRow
-from .sums import last_minute, spent
+from .sums import last_minute, start
 
 SLIDING = 61  # seconds
 FOUND = "SELECT unit, filter, since, until, spent, held FROM counters WHERE scope = ?"
@@ -199,8 +199,7 @@ class Tallies:
             return minute
         if unit in ("calls", "runs"):
             return Tally(charge.scope, place, 0, 0)
-        sums = spent(self.connection, charge.scope, chosen, *window)
-        return Tally(charge.scope, place, getattr(sums, unit), 0)
+        return Tally(charge.scope, place, start(self.connection, charge.scope, unit, chosen, window), 0)
 
     def _read(self, scope: str) -> Found:
         found: Found = {}
