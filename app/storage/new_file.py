@@ -90,7 +90,6 @@ STATEMENTS = (
     PRIMARY KEY (request_id)
 )
  WITHOUT ROWID""",
-    "CREATE INDEX holds_by_process ON holds (process)",
     """CREATE TABLE idempotency (
     "key" TEXT NOT NULL,
     request TEXT NOT NULL,

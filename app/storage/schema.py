@@ -167,7 +167,6 @@ holds = Table(
     Column("process", Text, nullable=False),
     Column("lost", BIG),  # Unix time in milliseconds at which the process was found dead; null while it lives
     Column("body", Text, nullable=False),  # JSON: the charges, and the row if the process dies
-    Index("holds_by_process", "process"),
     sqlite_with_rowid=False,
 )
 

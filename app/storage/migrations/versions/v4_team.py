@@ -65,7 +65,6 @@ def _add_accounts() -> None:
         sa.Column("lost", BIG),
         sa.Column("body", sa.Text, nullable=False),
     )
-    op.create_index("holds_by_process", "holds", ["process"])
     percent = sa.Column("percent", sa.Integer, primary_key=True)
     _table(
         *("alerts", "scope", "unit", "filter", "since:int", "amount:int"),
