@@ -64,10 +64,11 @@ STATEMENTS = (
     run_id TEXT,
     PRIMARY KEY (id)
 )""",
-    "CREATE INDEX calls_by_key ON calls (key_id, time)",
-    "CREATE INDEX calls_by_model ON calls (model_id, time)",
+    "CREATE INDEX calls_by_key ON calls (key_id, time) WHERE key_id IS NOT NULL",
+    "CREATE INDEX calls_by_model ON calls (model_id, time) WHERE model_id IS NOT NULL",
+    "CREATE INDEX calls_by_name ON calls (model, time) WHERE model_id IS NULL",
     "CREATE INDEX calls_by_request ON calls (request_id)",
-    "CREATE INDEX calls_by_team ON calls (team, time)",
+    "CREATE INDEX calls_by_team ON calls (team, time) WHERE team IS NOT NULL",
     "CREATE INDEX calls_by_time ON calls (time)",
     "CREATE INDEX calls_cached ON calls (time) WHERE kind = 'cached'",
     "CREATE INDEX calls_failed ON calls (status, time) WHERE status >= 400",
@@ -90,7 +91,6 @@ STATEMENTS = (
     PRIMARY KEY (request_id)
 )
  WITHOUT ROWID""",
-    "CREATE INDEX holds_by_process ON holds (process)",
     """CREATE TABLE idempotency (
     "key" TEXT NOT NULL,
     request TEXT NOT NULL,

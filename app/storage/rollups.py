@@ -13,6 +13,9 @@ import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .filters import fits
+from .holds import FOREVER
+
 QUARTER = 900_000  # milliseconds
 DAY = 96  # quarters
 STEP = 500  # rows of one transaction
@@ -43,6 +46,8 @@ _SUMS = {
     "estimated_tokens": f"(estimated != 0) * min(total_tokens, {LARGEST})",
     "microseconds": "(kind = 'call') * CAST(round(seconds * 1000000) AS INTEGER)",
 }
+_UNITS = {"tokens": "total_tokens", "usd": "cost", "requests": "requests"}
+_SCOPES = {"key": "key_id", "team": "team"}
 _BY_USER = ("user",)
 _ALL = tuple(name for name in _GROUPS if name != "user")
 _FEW = (*tuple(_SUMS)[:6], "asked")
@@ -169,3 +174,33 @@ def distance(time: int, per_day: int, first_day: int = 0) -> Distance:
     day = max((time + per_day // 2) // per_day, first_day)
     after = time - day * per_day
     return Distance(day, min(0, after), max(0, after), 1 if after > 0 else -1)
+
+
+def spent_before(
+    connection: sqlite3.Connection, scope: str, unit: str, window: tuple[int, int], filter_: str = ""
+) -> int:
+    """What a counter starts from: the sum of all rows of the scope in the window (Unix seconds, from and until) that
+    fit the filter, whether they are still kept or not. ``unit``: tokens, usd (nano-dollars) or requests. Inside a
+    transaction."""
+    known = progress(connection)
+    since, until = window[0] * 1000, min(window[1], FOREVER) * 1000
+    kind, _, owner = scope.partition(":")
+    mine = f"+{_SCOPES[kind]} = :owner" if kind in _SCOPES else "1"
+    name = _UNITS[unit]
+    raw = f"SELECT endpoint, {_GROUPS['model']} AS model, {{}} * {_SUMS[name]} AS amount FROM calls WHERE {mine} AND "  # noqa: S608
+    rolled = f"SELECT endpoint, model, {{}} * {name} AS amount FROM {{}} WHERE {mine} AND "  # noqa: S608
+    parts = [f"{raw.format(1)} id > {known.rolled_up} AND +time >= {since} AND +time < {until}"]
+    days = []
+    for side, time in ((-1, since), (1, until)):
+        day, low, high, sign = distance(time // QUARTER, DAY)
+        days.append(day)
+        if low < high:
+            quarters = f"quarter >= {day * DAY + low} AND quarter < {day * DAY + high}"
+            parts.append(f"{rolled.format(side * sign, 'rollups')} {quarters}")
+        start = time - time % QUARTER
+        if known.kept_from <= time and start < time:
+            parts.append(f"{raw.format(side)} time >= {start} AND time < {time} AND +id <= {known.rolled_up}")
+    parts.append(f"{rolled.format(1, 'rolled_days')} day >= {days[0]} AND day < {days[1]}")
+    query = f"SELECT endpoint, model, sum(amount) FROM ({' UNION ALL '.join(parts)}) GROUP BY 1, 2"  # noqa: S608
+    found = connection.execute(query, {"owner": owner})
+    return sum(amount for endpoint, model, amount in found if fits(filter_, endpoint, model))

@@ -70,12 +70,13 @@ calls = Table(
     Column("tag", Text),  # the caller's x-torii-tag
     Column("run_id", Text),
     Index("calls_by_time", "time"),
-    Index("calls_by_key", "key_id", "time"),
-    Index("calls_by_team", "team", "time"),
-    Index("calls_by_model", "model_id", "time"),
     Index("calls_by_request", "request_id"),
 )
-# Few rows, so that those among many others are found.
+# Only the rows that are looked for, so that the others cost nothing.
+Index("calls_by_key", calls.c.key_id, calls.c.time, **_where(calls.c.key_id.is_not(None)))
+Index("calls_by_team", calls.c.team, calls.c.time, **_where(calls.c.team.is_not(None)))
+Index("calls_by_model", calls.c.model_id, calls.c.time, **_where(calls.c.model_id.is_not(None)))
+Index("calls_by_name", calls.c.model, calls.c.time, **_where(calls.c.model_id.is_(None)))  # of earlier versions
 Index("calls_failed", calls.c.status, calls.c.time, **_where(calls.c.status >= 400))
 Index("calls_cached", calls.c.time, **_where(calls.c.kind == "cached"))
 
@@ -167,7 +168,6 @@ holds = Table(
     Column("process", Text, nullable=False),
     Column("lost", BIG),  # Unix time in milliseconds at which the process was found dead; null while it lives
     Column("body", Text, nullable=False),  # JSON: the charges, and the row if the process dies
-    Index("holds_by_process", "process"),
     sqlite_with_rowid=False,
 )
 

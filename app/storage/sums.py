@@ -7,9 +7,25 @@ from typing import NamedTuple
 
 from .filters import fits
 from .holds import FOREVER
-from .rollups import DAY, QUARTER, distance, progress
+from .rollups import progress, spent_before
 
+QUARTER = 900  # seconds of a roll-up
+FEW = 20_000  # rows
 MODEL = "coalesce(model_id, model)"
+
+
+def start(connection: sqlite3.Connection, scope: str, unit: str, chosen: str, window: tuple[int, int]) -> int:
+    """What a new counter starts from: the sum of the scope's rows in the window that fit the filter ``chosen``.
+
+    While many rows are not rolled up yet, as after a migration, rows are found by their time if all are kept.
+    """
+    known = progress(connection)
+    ((last,),) = connection.execute("SELECT coalesce(max(id), 0) FROM calls").fetchall()
+    if last - known.rolled_up <= FEW or window[0] * 1000 < known.kept_from:
+        return spent_before(connection, scope, unit, window, chosen)
+    where, values = _of(scope)
+    groups = connection.execute(_ROWS.format("+id", where), (0, *window, *values))
+    return sum(getattr(Spent(*group[2:]), unit) for group in groups if fits(chosen, group[0], group[1]))
 
 
 class Spent(NamedTuple):
@@ -21,30 +37,17 @@ class Spent(NamedTuple):
 
 
 def spent(connection: sqlite3.Connection, scope: str, chosen: str, since: int, until: int) -> Spent:
-    """The sums of a scope's rows in a window of Unix seconds whose endpoint and model fit the filter ``chosen``. The
-    rows themselves may have been deleted. Inside a transaction."""
-    known = progress(connection)
-    since, until = since * 1000, min(until, FOREVER) * 1000
-    days: list[int] = []
-    parts = [(1, _ROWS, f"id > {known.rolled_up} AND +time >= {since} AND +time < {until}")]
-    for side, time in ((-1, since), (1, until)):
-        day, low, high, sign = distance(time // QUARTER, DAY)
-        days.append(day)
-        if low < high:
-            quarters = f"quarter >= {day * DAY + low} AND quarter < {day * DAY + high}"
-            parts.append((side * sign, _QUARTERS, quarters))
-        start = time - time % QUARTER
-        if known.kept_from <= time and start < time:
-            parts.append((side, _ROWS, f"time >= {start} AND time < {time} AND +id <= {known.rolled_up}"))
-    parts.append((1, _DAYS, f"day >= {days[0]} AND day < {days[1]}"))
+    """The same in another way, to compare a counter with: from the roll-ups of quarters and the rows behind them, if
+    the window consists of whole quarters of an hour, as every window of a calendar does; else from rows alone."""
+    whole = since % QUARTER == 0 and (until % QUARTER == 0 or until == FOREVER)
+    rolled = progress(connection).rolled_up if whole else 0
     where, values = _of(scope)
-    sums = [0, 0, 0]
-    for sign, query, times in parts:
-        mine = where.replace("AND ", "AND +") if "id > " in times else where  # the index is the id
-        for endpoint, model, *found in connection.execute(query.format(times, mine), values):
-            if fits(chosen, endpoint, model):
-                sums = [each + sign * value for each, value in zip(sums, found, strict=True)]
-    return Spent(*sums)
+    groups = connection.execute(_ROWS.format("id" if rolled else "+id", where), (rolled, since, until, *values))
+    sums = [group for group in groups if fits(chosen, group[0], group[1])]
+    if rolled:
+        groups = connection.execute(_ROLLUPS.format(where), (since // QUARTER, until // QUARTER, *values))
+        sums += [group for group in groups if fits(chosen, group[0], group[1])]
+    return Spent(*(sum(group[place] for group in sums) for place in (2, 3, 4)))
 
 
 def last_minute(connection: sqlite3.Connection, scope: str, since: int) -> list[tuple[int, int, int]]:
@@ -60,8 +63,8 @@ def _of(scope: str) -> tuple[str, tuple[str, ...]]:
 
 
 _ROWS = f"""SELECT endpoint, {MODEL}, sum(requests), sum(total_tokens), coalesce(sum(cost), 0) FROM calls
-    WHERE {{}}{{}} GROUP BY 1, 2"""  # noqa: S608 - our own columns
-_ROLLED = "SELECT endpoint, model, sum(requests), sum(total_tokens), sum(cost) FROM {} WHERE {{}}{{}} GROUP BY 1, 2"
-_QUARTERS, _DAYS = _ROLLED.format("rollups"), _ROLLED.format("rolled_days")
+    WHERE {{}} > ? AND time >= ? * 1000 AND time < ? * 1000{{}} GROUP BY 1, 2"""  # noqa: S608 - our own columns
+_ROLLUPS = """SELECT endpoint, model, sum(requests), sum(total_tokens), sum(cost) FROM rollups
+    WHERE quarter >= ? AND quarter < ?{} GROUP BY 1, 2"""
 _SECONDS = """SELECT time / 1000, sum(requests), sum(total_tokens) FROM calls
     WHERE time >= ? * 1000{} GROUP BY 1"""

@@ -259,17 +259,32 @@ def test_the_holds_of_a_dead_process_become_rows(tmp_path: Path) -> None:
     ours, dead = Books(tmp_path / "torii.db", clock=clock), Books(tmp_path / "torii.db", "dead", clock)
     concurrent = charge("calls", 1, 1)
     dead.hold(TOKENS, charge("tokens", 600, 1000, MINUTE), charge(), concurrent, request_id="a", total_tokens=600)
-    dead.extend("a", charge("tokens", 100, 1000, DAY))
+    dead.extend("a", charge("tokens", 100, 1000, DAY), upstream="other", total_tokens=50)
+    dead.extend("a", charge("tokens", 100, 1000, DAY), upstream="other", total_tokens=50, cost=9)
     clock.now += 30
     assert ours.sweep() == 0  # its lease has not ended
     clock.now += 0.01
     assert ours.sweep() == 1
-    rows = read(ours.path, "SELECT request_id, status, error, total_tokens, estimated, seconds, requests FROM calls")
-    assert rows == [("a", 500, "process_lost", 600, 1, 30.01, 1), ("a", 500, "process_lost", 1000, 1, 30.01, 0)]
-    assert (ours.counter("tokens"), ours.counter(), ours.counter("calls")) == ((1600, 0), (1, 0), (0, 0))
+    rows = read(
+        ours.path, "SELECT upstream, status, error, total_tokens, estimated, seconds, requests, cost FROM calls"
+    )
+    lost = (500, "process_lost")
+    assert rows == [("jina", *lost, 600, 1, 30.01, 1, None), ("other", *lost, 100, 1, 30.01, 0, 9)]
+    assert (ours.counter("tokens"), ours.counter(), ours.counter("calls")) == ((700, 0), (1, 0), (0, 0))
     assert read(ours.path, "SELECT * FROM processes") == []
     assert verify(ours.path) == []
     assert ours.sweep() == 0
+
+
+def test_a_call_that_was_lost_before_it_reached_an_upstream_has_one_row(books: Books) -> None:
+    books.hold(charge(), request_id="a", upstream="", total_tokens=0)
+    books.hold(charge(), request_id="b", upstream="", total_tokens=0)
+    books.extend("b", TOKENS)
+    books.clock.now += 31
+    Books(books.path, "other", books.clock).sweep()
+    rows = read(books.path, "SELECT request_id, upstream, requests, total_tokens FROM calls ORDER BY id")
+    assert rows == [("a", "", 1, 0), ("b", "jina", 1, 1000)]
+    assert verify(books.path) == []
 
 
 def test_a_late_settlement_replaces_the_rows_of_a_lost_call(tmp_path: Path) -> None:

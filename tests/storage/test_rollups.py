@@ -20,9 +20,8 @@ from app.storage.holds import FOREVER
 from app.storage.ledger_file import LedgerFile
 from app.storage.queries import SUMS, Span, bucket_sums, first_time, sums_of
 from app.storage.retention import tidy
-from app.storage.rollups import DAY, QUARTER, delete, progress, roll, step, unroll
+from app.storage.rollups import DAY, QUARTER, delete, progress, roll, spent_before, step, unroll
 from app.storage.rows import INSERT_CALL, CallRow
-from app.storage.sums import Spent, spent
 
 from ..ledger import call, read
 
@@ -143,7 +142,7 @@ def test_sums_are_those_of_the_rows_however_many_are_rolled_up(
             for scope, mine in SCOPES.items():
                 total = sum(summed(row)[unit] for row in rows if mine(row))
                 with opened(path) as connection:
-                    assert getattr(spent(connection, scope, "", 0, FOREVER), name) == total
+                    assert spent_before(connection, scope, name, (0, FOREVER)) == total
 
 
 SCOPES: dict[str, Any] = {
@@ -286,6 +285,10 @@ def test_what_a_counter_starts_from_does_not_depend_on_rows_that_are_kept(tmp_pa
     tidy(path, 1, now=START + 86400)
     assert read(path, "SELECT count(*) FROM calls") == [(2,)]
     with opened(path) as connection:
-        assert spent(connection, "key:k", "", 0, FOREVER) == Spent(3, 3000, 15)
-        assert spent(connection, "key:k", '{"endpoints":["rerank"]}', 0, FOREVER) == Spent(1, 1000, 5)
-        assert spent(connection, "key:k", "", START - 43200, FOREVER) == Spent(1, 1000, 5)
+        for unit, sums in (("requests", (3, 1, 1)), ("tokens", (3000, 1000, 1000)), ("usd", (15, 5, 5))):
+            found = (
+                spent_before(connection, "key:k", unit, (0, FOREVER)),
+                spent_before(connection, "key:k", unit, (0, FOREVER), '{"endpoints":["rerank"]}'),
+                spent_before(connection, "key:k", unit, (START - 43200, FOREVER)),
+            )
+            assert found == sums
