@@ -4,6 +4,8 @@
     |- InvalidRequest            400  the caller's mistake; the message names the field and what would be right
     |  |- Unauthorized           401  the caller's key, not the upstream's
     |  |- Forbidden              403  a web page's origin, or a host name, that this gateway does not answer
+    |  |- PermissionDenied       403  the key is not for this model
+    |  |  `- Barred              403  the key is not for this endpoint or address
     |  |- NotFound               404  no such path
     |  |- ModelNotFound          404
     |  |- MethodNotAllowed       405
@@ -103,6 +105,15 @@ class Unauthorized(InvalidRequest):
 class Forbidden(InvalidRequest):
     status = 403
     code = "forbidden"
+
+
+class PermissionDenied(InvalidRequest):
+    status = 403
+    code = "permission_denied"
+
+
+class Barred(PermissionDenied):
+    """Raised before the body is read."""
 
 
 class NotFound(InvalidRequest):
