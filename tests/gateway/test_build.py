@@ -214,4 +214,4 @@ def test_a_random_key_is_made_only_where_it_is_asked_for_and_needed() -> None:
     made, key = with_caller_key(settings(host="0.0.0.0", generate_caller_key=True))
     assert key is not None
     assert key not in repr(made)
-    assert build_callers(made).check({b"x-api-key": [key.encode()]}) == Caller("default")
+    assert build_callers(made).check({b"x-api-key": [key.encode()]}) == Caller("default", "default")
