@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ..config.accounts import TeamSettings, VirtualKeySettings
-from ..core.errors import ToriiError, Unavailable
+from ..core.errors import StorageUnavailable, ToriiError
 from ..storage.key_records import Fields, KeyRecord, KeySnapshot, SecretRecord, TeamRecord
 from ..storage.keys import OF_KEYS, OF_TEAMS, DeclaredNames, KeyFile
 from .keys import Caller, Callers, KnownKey, Refusal
@@ -111,9 +111,10 @@ class Accounts(Callers):
         return KnownKey(caller.digest, Caller(caller.name, caller.name, scopes=scopes))
 
 
-def _away() -> Unavailable:
-    said = "this gateway cannot read its keys now; its operator must look at the ledger's file"
-    return Unavailable(said, code="storage_unavailable", retry_after=5)
+def _away() -> StorageUnavailable:
+    return StorageUnavailable(
+        "this gateway cannot read its keys now; its operator must look at the ledger's file", retry_after=5
+    )
 
 
 def key_file(path: Path, declared: DeclaredNames | None = None) -> KeyFile:

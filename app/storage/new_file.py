@@ -64,9 +64,9 @@ STATEMENTS = (
     run_id TEXT,
     PRIMARY KEY (id)
 )""",
-    "CREATE INDEX calls_by_key ON calls (key_id, time)",
+    "CREATE INDEX calls_by_key ON calls (key_id, time) WHERE key_id IS NOT NULL",
     "CREATE INDEX calls_by_request ON calls (request_id)",
-    "CREATE INDEX calls_by_team ON calls (team, time)",
+    "CREATE INDEX calls_by_team ON calls (team, time) WHERE team IS NOT NULL",
     "CREATE INDEX calls_by_time ON calls (time)",
     """CREATE TABLE counters (
     scope TEXT NOT NULL,

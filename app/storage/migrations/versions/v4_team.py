@@ -33,13 +33,15 @@ def _extend_calls() -> None:
         sa.Column("run_id", sa.Text),
     ):
         op.add_column("calls", column)
-    op.create_index("calls_by_key", "calls", ["key_id", "time"])
-    op.create_index("calls_by_team", "calls", ["team", "time"])
+    for name, scope in (("calls_by_key", "key_id"), ("calls_by_team", "team")):
+        known = sa.text(f"{scope} IS NOT NULL")
+        op.create_index(name, "calls", [scope, "time"], sqlite_where=known, postgresql_where=known)
     op.create_index("calls_by_request", "calls", ["request_id"])
-    # A call counts once, in its last row.
+    # A call counts once, in its last row. Few calls have several, which the index finds in one pass.
     op.execute(
-        "UPDATE calls SET requests = 0 WHERE EXISTS "
-        "(SELECT 1 FROM calls AS later WHERE later.request_id = calls.request_id AND later.id > calls.id)"
+        "UPDATE calls SET requests = 0 WHERE id IN (SELECT calls.id FROM calls JOIN "
+        "(SELECT request_id, max(id) AS last FROM calls GROUP BY request_id HAVING count(*) > 1) AS several "
+        "ON calls.request_id = several.request_id AND calls.id < several.last)"
     )
 
 
