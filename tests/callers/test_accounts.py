@@ -313,6 +313,9 @@ async def test_the_last_known_keys_hold_while_the_file_cannot_be_read(
     await until(lambda: registry.trouble not in (None, "there is no such file"))
     assert check(accounts, secret).id == key
     file.rmdir()
+    LedgerFile(file).close()
+    await until(lambda: registry.trouble == "a file without keys is in its place")
+    assert check(accounts, secret).id == key
     away.rename(file)
     await until(lambda: registry.trouble is None)
     assert check(accounts, secret).id == key

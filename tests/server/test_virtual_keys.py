@@ -19,7 +19,7 @@ from app.callers.keys import digest
 from app.storage.keys import KeyFile
 from app.storage.ledger_file import LedgerFile
 
-from ..conftest import RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for
+from ..conftest import RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, until
 from ..program import started
 from .test_process import EMBED, VECTORS, Gateway, configuration
 
@@ -164,6 +164,26 @@ async def test_the_last_known_keys_hold_while_the_file_is_locked(gateway: Runnin
         assert await ask(gateway, header) == (200, None)
         assert await ask(gateway, {}) == (401, "invalid_api_key")
         other.execute("ROLLBACK")
+
+
+async def test_health_tells_that_the_keys_cannot_be_read(
+    upstream: ScriptedUpstream, tmp_path: Path, keys: KeyFile
+) -> None:
+    upstream.plays(replies(VECTORS))
+    database = LedgerFile(keys.path)
+    async with running_gateway(settings_for(upstream.url), database) as gateway:
+        _, header = made(keys, gateway)
+        database.close()  # it would make a new file
+        registry = gateway.generations.now.callers.registry
+        away = keys.path.with_name("away.db")
+        keys.path.rename(away)
+        await until(lambda: registry.trouble is not None)
+        health = (await gateway.client.get("/healthz")).json()
+        assert (health["status"], health["keys"]) == ("degraded", "there is no such file")
+        assert await ask(gateway, header) == (200, None)
+        away.rename(keys.path)
+        await until(lambda: registry.trouble is None)
+        assert "keys" not in (await gateway.client.get("/healthz")).json()
 
 
 async def test_two_workers_see_a_new_and_a_revoked_key(upstream: ScriptedUpstream, tmp_path: Path) -> None:
