@@ -16,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
+from ..callers.registry import Registry
 from ..config.settings import Settings
 from ..core.redaction import Redactor
 from ..endpoints import ENDPOINTS, Options
@@ -57,11 +58,12 @@ Sink = Callable[[CallRecord], None]
 @dataclass(frozen=True, slots=True)
 class Process:
     """The parts that outlive a reload: additional sinks of call records, a worker's share of the limits, the open
-    database, and the cache's contents."""
+    database, the created keys in it, and the cache's contents."""
 
     sinks: tuple[Sink, ...] = ()
     share: Share = WHOLE
     database: LedgerFile | None = None
+    registry: Registry = field(default_factory=Registry)
     tiers: SharedTiers = field(default_factory=SharedTiers)
 
 
@@ -71,7 +73,8 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     ``sinks`` receive the record of each finished call, in addition to the access log and the ledger. ``share`` is the
     share of one worker out of several. Without a ``database`` no ledger is kept; the code that opened it closes it.
     """
-    generations = Generations(partial(_generation, Process(sinks, share, database)), settings)
+    registry = Registry(database.path if database else None)
+    generations = Generations(partial(_generation, Process(sinks, share, database, registry)), settings)
     # Only at the start: a reload carries over the state of the keys.
     rests = KeyStates(database).remembered() if database else []
     for pool in generations.now.pools.values():
@@ -79,7 +82,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     app = Torii(
         title="Torii",
         version=__version__,
-        lifespan=_lifespan(generations, database),
+        lifespan=_lifespan(generations, registry),
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -89,6 +92,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     app.state.generations = generations
     app.state.settings = settings
     app.state.database = database
+    app.state.registry = registry
     hot = Hot(generations)
     app.router.routes += [Route(path, hot, methods=["POST"]) for path in HOT]
     for prefix, router in (*SHOWN, *HIDDEN):
@@ -181,13 +185,14 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
     own = frozenset(secrets(settings))
     redactor = Redactor({*own, *others}, hosts(settings))
     gateway, pools = _gateway(process, settings, redactor)
+    callers = build_callers(settings, process.registry)
     limits = BodyLimits(settings.max_body_megabytes, settings.timeouts.request_body_seconds, settings.ping_seconds)
     always = {"x-torii-sandbox": "true"} if settings.sandbox == "on" else {}
     handlers = Handlers(
         gateway,
         limits,
         _admission(process, settings, load, redactor),
-        build_callers(settings),
+        callers,
         redactor,
         paths=PATHS,
         hints={} if settings.docs_open else docs.SWITCHED_OFF,
@@ -200,6 +205,7 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
         access=Access(handlers, build_cors(settings), build_guard(settings, PAGES)),
         pools=pools,
         hot=_hot(handlers, settings),
+        callers=callers,
         operator=build_operator(settings),
         clean=redactor.message,
         secrets=own,
@@ -234,18 +240,20 @@ def _admission(process: Process, settings: Settings, load: Load, redactor: Redac
     )
 
 
-def _lifespan(generations: Generations, database: LedgerFile | None) -> Callable[[FastAPI], Any]:
+def _lifespan(generations: Generations, registry: Registry) -> Callable[[FastAPI], Any]:
     def keep_days() -> int:
         return generations.now.settings.ledger.keep_days
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        retention = Retention(database.path, keep_days) if database else None
+        retention = Retention(registry.path, keep_days) if registry.path else None
         generations.start()
+        registry.start()
         if retention:
             retention.start()
         with suppress(asyncio.CancelledError):  # raised by a second Ctrl+C
             yield
+        registry.close()
         await generations.aclose()
         if retention:
             await asyncio.to_thread(retention.close)
