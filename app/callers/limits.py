@@ -127,8 +127,8 @@ class Demand(NamedTuple):
     unpriced: bool = False
 
 
-# Seconds: the present one and the 60 before it. The SDKs of OpenAI obey no longer wait, and ask again at once instead, so
-# they are told not to.
+# Seconds: the present one and the 60 before it. The SDKs of OpenAI obey no longer wait, and ask again at once instead,
+# so they are told not to.
 SLIDING = 61
 
 
@@ -286,7 +286,7 @@ def _rest(charge: Charge, balance: Balance, now_s: float, *, admitted: bool) -> 
         return max(charge.window[1] - now_s, 0)
     if balance.frees_at is not None and (admitted or used + charge.amount <= charge.limit):
         return max(balance.frees_at - now_s, 0)
-    return math.floor(now_s) + SLIDING - now_s
+    return SLIDING
 
 
 def duration(seconds: float) -> str:
