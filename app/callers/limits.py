@@ -170,8 +170,8 @@ def _unknown(demand: Demand, bound: Bound, scope: Scope, rule: Rule) -> int:
     if bound.tokens is None:
         how = bound.hint or (f"send {bound.field}" if bound.field else "it cannot be sent")
         raise InvalidRequest(
-            f"{_whose(scope)} has the limit {rule.name}, so this gateway must know the most tokens that a call can "
-            f"cost: {how}",
+            f"{_whose(scope)} has the {_kind(rule.name)} {rule.name}, so this gateway must know the most tokens that a "
+            f"call can cost: {how}",
             param=bound.field or None,
         )
     if demand.unpriced:
@@ -193,10 +193,10 @@ def refusal(
     assert decision.refused is not None
     charge, balance = charged[decision.refused], decision.balances[decision.refused]
     whose = next((_whose(scope) for scope in scopes if scope.id == charge.scope), charge.scope)
-    budget = "/" in charge.name
     frees_at = _frees_at(charge, balance, now_s)
-    error = (BudgetExhausted if budget else LimitExceeded)(
-        f"{whose} has the {'budget' if budget else 'limit'} {charge.name}: {_state(charge, balance, frees_at)}",
+    kind = _kind(charge.name)
+    error = (BudgetExhausted if kind == "budget" else LimitExceeded)(
+        f"{whose} has the {kind} {charge.name}: {_state(charge, balance, frees_at)}",
         retry_after=None if frees_at is None else max(frees_at - now_s, 0),
     )
     if frees_at is None or whole_seconds(frees_at - now_s) > SLIDING:
@@ -242,6 +242,10 @@ def said(unit: str, amount: int) -> str:
 def said_of(unit: str, amount: int, limit: int) -> str:
     """A part of a limit in words: ``$2.5 of $10``, ``3 of 20 tokens``."""
     return f"{said(unit, amount) if unit == 'usd' else amount} of {said(unit, limit)}"
+
+
+def _kind(name: str) -> str:
+    return "budget" if "/" in name else "limit"
 
 
 def _whose(scope: Scope) -> str:
