@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import msgspec
 import yaml
 
-from app.storage.ledger_file import INSERT_CALL, LedgerFile
+from app.storage.ledger_file import LedgerFile
+from app.storage.rows import INSERT_CALL
 
 from .processes import ROOT, Running, free_port, start
 from .upstream import Stub

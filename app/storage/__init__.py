@@ -1,6 +1,19 @@
 """Files on disk: the ledger, the entries of the cache, and files that an operator names.
 
-ledger_file    calls and cooldowns, by verbs; rows that must not be lost
+ledger_file    calls, holds and cooldowns, by verbs; rows that must not be lost
+opening        the ledger's file on its way to a connection
+rows           rows of the ledger's tables
+holds          what a hold is charged to, and how it was decided
+asks           what the event loop asks of the writer's thread, and the answers
+turn           one transaction: what the queue has, then what was asked
+counters       limits and budgets: holds are decided and settled
+tallies        counters in memory
+open_holds     holds in memory and in the file
+sums           what the rows say was spent
+filters        which calls a budget covers
+verify         differences between counters and rows
+spill          files for rows that the queue has no room for
+rounds         leases, dead processes, spilled rows
 cache_file     entries of the cache, by verbs; entries that may be lost
 writer         the thread that writes to either file, with a policy for each
 sqlite         SQLite's errors as texts, and the write-ahead log

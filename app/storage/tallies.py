@@ -1,0 +1,265 @@
+"""Counters in memory, as the file has them: read when another connection has written, saved once a transaction.
+
+    Tally            one unit of a scope in one window: what is spent, what is held
+    SlidingMinute    one unit of a scope in the present second and the 60 before it
+
+A sliding minute has a row in ``counters`` too, whose window is MINUTE: it says that ``seconds`` are counted for the
+scope, and holds the tokens of open calls.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
+
+from .filters import fits
+from .holds import FOREVER, MINUTE, Balance, Charge
+from .rows import CallRow
+from .sums import last_minute, spent
+
+SLIDING = 61  # seconds
+FOUND = "SELECT unit, filter, since, until, spent, held FROM counters WHERE scope = ?"
+FOUND_SECONDS = "SELECT unit, second, amount FROM seconds WHERE scope = ? AND second > ?"
+SAVE = "INSERT INTO counters (scope, unit, filter, since, until, spent, held) VALUES {} "
+SAVE += "ON CONFLICT DO UPDATE SET spent = excluded.spent, held = excluded.held"
+SAVE_SECONDS = "INSERT INTO seconds (scope, unit, second, amount) VALUES {} "
+SAVE_SECONDS += "ON CONFLICT DO UPDATE SET amount = excluded.amount"
+LARGE = 10_000  # scopes in memory
+
+Window = tuple[int, int]
+Place = tuple[str, str, Window]
+
+
+class Tally:
+    __slots__ = ("end", "filter", "held", "scope", "spent", "start", "unit", "window")
+
+    def __init__(self, scope: str, place: Place, spent: int, held: int) -> None:
+        self.scope = scope
+        self.unit, self.filter, self.window = place
+        self.start, self.end = self.window[0] * 1000, self.window[1] * 1000
+        self.spent, self.held = spent, held
+
+    def fits(self, amount: int, limit: int) -> bool:
+        return self.spent + self.held + amount <= limit
+
+    def may_fit(self, amount: int, limit: int) -> bool:
+        """True if it would fit if open calls used nothing of what they hold."""
+        return self.held > 0 and self.spent + amount <= limit
+
+    def take(self, amount: int) -> int:
+        self.held += amount
+        return 0
+
+    def balance(self, amount: int, limit: int) -> Balance:
+        return self.after() if amount <= limit else Balance(self.spent, self.held, None)
+
+    def after(self) -> Balance:
+        """The balance if all fits: it is wholly free at the window's end."""
+        return Balance(self.spent, self.held, self.window[1] if self.window[1] < FOREVER else None)
+
+
+class SlidingMinute:
+    """``seconds`` has the amount of each second, ``held`` the tokens in them that open calls hold."""
+
+    __slots__ = ("changed", "held", "now", "scope", "seconds", "total", "unit")
+
+    def __init__(self, scope: str, unit: str, seconds: dict[int, int], held: int) -> None:
+        self.scope, self.unit, self.seconds, self.held = scope, unit, seconds, held
+        self.total = sum(seconds.values())
+        self.now = 0
+        self.changed: set[int] = set()
+
+    def advance(self, now: int) -> None:
+        if now != self.now:
+            self.now = now
+            for second in [second for second in self.seconds if second <= now - SLIDING]:
+                self.total -= self.seconds.pop(second)
+
+    def add(self, second: int, amount: int) -> None:
+        if second > self.now - SLIDING:
+            self.seconds[second] = self.seconds.get(second, 0) + amount
+            self.total += amount
+            self.changed.add(second)
+
+    def fits(self, amount: int, limit: int) -> bool:
+        return self.total + amount <= limit
+
+    def may_fit(self, amount: int, limit: int) -> bool:
+        return self.held > 0 and self.total - self.held + amount <= limit
+
+    def take(self, amount: int) -> int:
+        """Counts the amount in the present second, which is returned."""
+        self.add(self.now, amount)
+        if self.unit == "tokens":
+            self.held += amount
+        return self.now
+
+    def balance(self, amount: int, limit: int) -> Balance:
+        over = self.total + amount - limit
+        if over <= 0:
+            return self.after()
+        for second in sorted(self.seconds) if amount <= limit else ():
+            over -= self.seconds[second]
+            if over <= 0:
+                return Balance(self.total, 0, second + SLIDING)
+        return Balance(self.total, 0, None)
+
+    def after(self) -> Balance:
+        """The balance if all fits: it is wholly free when the last second has left."""
+        return Balance(self.total, 0, max(self.seconds, default=self.now - SLIDING) + SLIDING)
+
+
+Found = dict[Place, Tally | SlidingMinute]
+
+
+class Tallies:
+    """The counters of the scopes that were asked for. ``begin`` and ``save`` enclose a transaction's changes."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self._scopes: dict[str, Found] = {}
+        self._changed: dict[Tally | SlidingMinute, None] = {}
+        self._connection: sqlite3.Connection | None = None
+        self._version: int | None = None
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        assert self._connection is not None
+        return self._connection
+
+    def begin(self, connection: sqlite3.Connection, now: int) -> bool:
+        """To be called in a transaction that writes. ``now`` is in Unix seconds. False if another connection has
+        written since the last transaction, so that the counters are read again."""
+        ((version,),) = connection.execute("PRAGMA data_version").fetchall()
+        known = connection is self._connection and version == self._version
+        if not known or len(self._scopes) > LARGE:
+            self._scopes.clear()
+        self._connection, self._version, self.now = connection, version, now
+        return known
+
+    def forget(self) -> None:
+        """The transaction has failed."""
+        self._scopes.clear()
+        self._changed.clear()
+        self._version = None
+
+    def save(self) -> None:
+        """Writes what has changed."""
+        if not self._changed:
+            return
+        counters, seconds = [], []
+        for tally in self._changed:
+            if isinstance(tally, Tally):
+                since, until = tally.window
+                counters.append((tally.scope, tally.unit, tally.filter, since, until, tally.spent, tally.held))
+            else:
+                counters.append((tally.scope, tally.unit, "", *MINUTE, 0, tally.held))
+                seconds += [(tally.scope, tally.unit, each, tally.seconds.get(each, 0)) for each in tally.changed]
+                tally.changed.clear()
+        insert(self.connection, SAVE, counters)
+        insert(self.connection, SAVE_SECONDS, seconds)
+        self._changed.clear()
+
+    def note(self, tally: Tally | SlidingMinute) -> None:
+        """The tally has changed."""
+        self._changed[tally] = None
+
+    def of(self, scope: str) -> Found:
+        """All counters of a scope."""
+        found = self._scopes.get(scope)
+        if found is None:
+            found = self._scopes[scope] = self._read(scope)
+        return found
+
+    def find(self, scope: str, place: Place) -> Tally | SlidingMinute | None:
+        """A counter, if there is one."""
+        tally = self.of(scope).get(place)
+        if isinstance(tally, SlidingMinute):
+            tally.advance(self.now)
+        return tally
+
+    def make(self, charge: Charge) -> Tally | SlidingMinute:
+        """The counter of a charge, which starts from the ledger's rows if there is none."""
+        place = (charge.unit, charge.filter, charge.window)
+        tally = self.find(charge.scope, place)
+        if tally is None:
+            tally = self.of(charge.scope)[place] = self._start(charge, place)
+            self.note(tally)
+        return tally
+
+    def _start(self, charge: Charge, place: Place) -> Tally | SlidingMinute:
+        unit, chosen, window = place
+        if window == MINUTE:
+            rows = last_minute(self.connection, charge.scope, self.now - SLIDING + 1)
+            seconds = {second: requests if unit == "requests" else tokens for second, requests, tokens in rows}
+            minute = SlidingMinute(charge.scope, unit, seconds, 0)
+            minute.changed.update(seconds)
+            minute.advance(self.now)
+            return minute
+        if unit in ("calls", "runs"):
+            return Tally(charge.scope, place, 0, 0)
+        sums = spent(self.connection, charge.scope, chosen, *window)
+        return Tally(charge.scope, place, getattr(sums, unit), 0)
+
+    def _read(self, scope: str) -> Found:
+        found: Found = {}
+        minutes: dict[str, int] = {}
+        for unit, chosen, since, until, used, held in self.connection.execute(FOUND, (scope,)).fetchall():
+            if (since, until) == MINUTE:
+                minutes[unit] = held
+            else:
+                place = (unit, chosen, (since, until))
+                found[place] = Tally(scope, place, used, held)
+        if minutes:
+            seconds: dict[str, dict[int, int]] = {unit: {} for unit in minutes}
+            for unit, second, amount in self.connection.execute(FOUND_SECONDS, (scope, self.now - SLIDING)).fetchall():
+                seconds.setdefault(unit, {})[second] = amount
+            for unit, held in minutes.items():
+                found[unit, "", MINUTE] = SlidingMinute(scope, unit, seconds[unit], held)
+        return found
+
+    def book(self, row: CallRow, sign: int = 1, charged: Collection[tuple[str, str]] = ()) -> None:
+        """Adds the row to every counter that it belongs to, or takes it away. ``charged`` are the scopes and units of
+        sliding minutes for which the call holds an amount."""
+        model = row.model_id or row.model
+        amounts = {"tokens": row.total_tokens, "usd": row.cost or 0, "requests": row.requests}
+        for scope in scopes(row):
+            for tally in self.of(scope).values():
+                amount = amounts.get(tally.unit, 0)
+                if not amount:
+                    continue
+                if isinstance(tally, Tally):
+                    if tally.start <= row.time < tally.end and fits(tally.filter, row.endpoint, model):
+                        tally.spent += sign * amount
+                        self._changed[tally] = None
+                elif (scope, tally.unit) not in charged:
+                    tally.advance(self.now)
+                    tally.add(row.time // 1000, sign * amount)
+                    self._changed[tally] = None
+
+
+def scopes(row: CallRow) -> Iterator[str]:
+    """The scopes to which a row belongs."""
+    if row.key_id:
+        yield f"key:{row.key_id}"
+    if row.team:
+        yield f"team:{row.team}"
+    yield "organization"
+
+
+def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+    """Runs the statement, whose ``{}`` are the rows, with several rows at once: the driver gives up the interpreter's
+    lock for each statement, and may wait for it after."""
+    place = 0
+    for size in (32, 8, 1):
+        while len(rows) - place >= size:
+            some = rows[place : place + size]
+            connection.execute(_filled(statement, size, len(some[0])), [value for row in some for value in row])
+            place += size
+
+
+@lru_cache(256)
+def _filled(statement: str, rows: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return statement.format(", ".join([row] * rows))
