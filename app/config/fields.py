@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
 from urllib.parse import urlsplit
+from zoneinfo import available_timezones
 
 import msgspec
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import NoDecode
 
+from ..core.names import nearest
 from ..core.origins import host_name, page_origin
 from ..endpoints import ENDPOINTS
 from ..storage.files import read
@@ -23,6 +25,12 @@ from ..upstreams.catalogue import PREFIX
 from ..upstreams.client.proxies import parse
 from .sources import QUOTED, quoted
 
+if TYPE_CHECKING:
+    EndpointName = str
+else:  # the names in the registry
+    EndpointName = Literal[tuple(ENDPOINTS)]
+
+DEEPSEARCH_LEAST = 10_000  # tokens, the smallest budget of a DeepSearch run
 AUTO = "auto"
 NONE = "none"
 OFF = "off"
@@ -114,6 +122,33 @@ def redis(url: SecretStr | None) -> SecretStr | None:
     return url
 
 
+def webhook(url: SecretStr) -> SecretStr:
+    """The URL may hold a secret, in its path or query."""
+    parts = urlsplit(url.get_secret_value())
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[^\x21-\x7e]", parts.geturl()):
+        raise ValueError("must be a URL such as https://hooks.example/alerts")
+    return url
+
+
+def zone(name: str) -> str:
+    """The name of a time zone, in the spelling of the IANA list: some file systems would take any letter case."""
+    if name == "UTC":
+        return name
+    names = available_timezones()
+    if name not in names:
+        near = f"; nearest: {', '.join(nearest(name, names)[:3])}" if names else ""
+        raise ValueError(f"must be a time zone of the IANA list, such as Europe/Berlin{near}")
+    return name
+
+
+def network(text: str) -> str:
+    """An address or a network in CIDR form. Raises ValueError."""
+    try:
+        return str(ipaddress.ip_network(text.strip(), strict=False))
+    except ValueError:
+        raise ValueError("must be an address or a network, such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32") from None
+
+
 def proxied(url: SecretStr | None) -> SecretStr | None:
     if url:
         if quoted(url.get_secret_value()):
@@ -187,11 +222,16 @@ UpstreamKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidato
 CallerKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(strong)]
 ProxyUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(proxied)]
 RedisUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(redis)]
+WebhookUrl = Annotated[SecretStr, BeforeValidator(secret), AfterValidator(webhook)]
+Zone = Annotated[str, AfterValidator(zone)]
+Network = Annotated[str, AfterValidator(network)]
+Networks = Annotated[list[Network], NoDecode, BeforeValidator(listed)]
 Url = Annotated[str, AfterValidator(url)]
 Switch = Annotated[Literal["off", "on", "auto"], BeforeValidator(switch)]
 LedgerPath = Annotated[str, BeforeValidator(ledger_path), Field(min_length=1, max_length=4096)]
 Text = Annotated[str, Field(min_length=1, max_length=256)]
 Count = Annotated[int, BeforeValidator(number), Field(ge=1)]
+DeepSearchBudget = Annotated[int, BeforeValidator(number), Field(ge=DEEPSEARCH_LEAST)]
 Seconds = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, BeforeValidator(number), Field(ge=0, le=65535)]
 

@@ -18,7 +18,7 @@ from ..cache.redis import Redis
 from ..cache.sqlite_tier import Disk
 from ..callers.cors import Cors
 from ..callers.keys import Callers, digest, new_key
-from ..config.fields import AUTO, OFF
+from ..config.fields import AUTO
 from ..config.sections import ModelSettings, UpstreamSettings
 from ..config.settings import SANDBOXED, Settings
 from ..core.disconnects import DisconnectPolicy, Policies
@@ -230,12 +230,7 @@ def build_disconnects(settings: Settings) -> DisconnectPolicy:
 
 def ledger_file(settings: Settings) -> Path | None:
     """The path of the ledger's file, even if there is no file yet; None if the ledger is off or no folder is known."""
-    path = settings.ledger.path
-    if path != AUTO:
-        return None if path == OFF else Path(path).expanduser()
-    state, home = os.environ.get("XDG_STATE_HOME"), os.environ.get("HOME")
-    folder = Path(state) if state else Path(home, ".local", "state") if home else None
-    return folder / "torii" / "torii.db" if folder else None
+    return settings.ledger.file
 
 
 def open_ledger(settings: Settings) -> tuple[LedgerFile | None, str]:

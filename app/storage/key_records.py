@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import msgspec
 
 from .ledger_file import reading
 from .new_file import APPLICATION, VERSION
+from .sqlite import StoreError
 
 Fields = Mapping[str, Any]
 
@@ -109,6 +111,13 @@ def load(path: Path) -> KeySnapshot:
             return KeySnapshot()
         connection.execute("BEGIN")  # all selects see one moment
         return snapshot(connection)
+
+
+def created(path: Path) -> bool:
+    """True if a key was ever created in the file; False without a file that can be read."""
+    with suppress(StoreError), reading(path) as connection:
+        return current(connection) and connection.execute("SELECT 1 FROM keys LIMIT 1").fetchone() is not None
+    return False
 
 
 def change_number(connection: sqlite3.Connection) -> int:
