@@ -84,11 +84,12 @@ ALWAYS = (0, FOREVER)  # the window of what is open now
 OPEN = ("calls", "runs")  # the units of what is open now
 # The longest wait that the SDKs of OpenAI obey; if they are told a longer one, they ask again at once.
 PATIENCE = 60
+SLIDING = 61  # seconds: the present one and the 60 before it
 
 
 def charges(scopes: Sequence[Scope], calendar: Calendar, now_s: float, demand: Demand) -> tuple[Charge, ...]:
-    """The charges of a demand: one for each limit and budget of the scopes that it counts for, in the scopes' order. Of
-    several that share a counter, as ``tokens_per_day`` and a budget ``tokens/day``, the smallest.
+    """The charges of a demand: one for each limit and budget of the scopes that it counts for, in the scopes' order.
+    Several may share a counter, as ``tokens_per_day`` and a budget ``tokens/day``, which is charged once.
 
     ``now_s`` is the call's start in Unix seconds: a call belongs to the windows of its start. Amounts of 0 are charged
     too if a bound is given, and always fit: so an answer from the cache can be told what is left.
@@ -96,14 +97,12 @@ def charges(scopes: Sequence[Scope], calendar: Calendar, now_s: float, demand: D
     Raises InvalidRequest, which names the field to send, if nobody knows the bound and a limit or budget needs it, and
     ModelNotPriced.
     """
-    found: dict[tuple[object, ...], Charge] = {}
+    found: list[Charge] = []
     for scope in scopes:
-        for of in (_of_limits, _of_budgets):
-            for charge in of(scope, calendar, now_s, demand):
-                other = found.setdefault(charge[:4], charge)  # scope, unit, window and filter: the counter
-                if charge.limit < other.limit:
-                    found[charge[:4]] = charge
-    return tuple(found.values())
+        found += _of_limits(scope, calendar, now_s, demand)
+        if scope.budgets:
+            found += _of_budgets(scope, calendar, now_s, demand)
+    return tuple(found)
 
 
 def filter_of(budget: Budget) -> str:
@@ -144,7 +143,8 @@ def _of_budgets(scope: Scope, calendar: Calendar, now_s: float, demand: Demand) 
     for budget in scope.budgets:
         if (amount := _amount(budget, scope, demand)) is not None:
             window = calendar.window(budget.window, now_s)
-            yield Charge(scope.id, budget.unit, window, filter_of(budget), budget.amount, amount, name_of(budget))
+            name, warn_at = name_of(budget), budget.warn_at
+            yield Charge(scope.id, budget.unit, window, filter_of(budget), budget.amount, amount, name, warn_at)
 
 
 def _amount(budget: Budget, scope: Scope, demand: Demand) -> int | None:
@@ -211,7 +211,7 @@ def _frees_at(charge: Charge, balance: Balance, now_s: float) -> float | None:
     if charge.unit in OPEN:  # until one of the open calls ends, which nobody can foretell
         return now_s + 1
     if charge.window == MINUTE:
-        return now_s + PATIENCE
+        return now_s + SLIDING
     return None if charge.window[1] >= FOREVER else charge.window[1]
 
 
@@ -261,15 +261,23 @@ def headers(charged: Sequence[Charge], decision: Decision, now_s: float) -> dict
             left, limit, charge, balance = tightest
             found[f"x-ratelimit-limit-{unit}"] = str(limit)
             found[f"x-ratelimit-remaining-{unit}"] = str(left)
-            found[f"x-ratelimit-reset-{unit}"] = duration(_rest(charge, balance, now_s))
+            found[f"x-ratelimit-reset-{unit}"] = duration(
+                _rest(charge, balance, now_s, admitted=decision.refused is None)
+            )
     return found
 
 
-def _rest(charge: Charge, balance: Balance, now_s: float) -> float:
-    """Seconds until the window of a limit is wholly free."""
-    if balance.spent + balance.held <= 0:
+def _rest(charge: Charge, balance: Balance, now_s: float, *, admitted: bool) -> float:
+    """Seconds until the window of a limit is wholly free. What the store says of a minute is that, unless the charge
+    does not fit; then it is when the charge fits, and the last call may have been in this second."""
+    used = balance.spent + balance.held
+    if used <= 0:
         return 0
-    return math.floor(now_s) + 61 - now_s if charge.window == MINUTE else max(charge.window[1] - now_s, 0)
+    if charge.window != MINUTE:
+        return max(charge.window[1] - now_s, 0)
+    if balance.frees_at is not None and (admitted or used + charge.amount <= charge.limit):
+        return max(balance.frees_at - now_s, 0)
+    return math.floor(now_s) + SLIDING - now_s
 
 
 def duration(seconds: float) -> str:

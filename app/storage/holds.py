@@ -26,7 +26,8 @@ class Charge(NamedTuple):
 
     ``window`` is in Unix seconds, from and until; MINUTE is sliding. ``filter`` is "" or canonical JSON: an object with
     the lists ``endpoints`` and ``models``, either may be missing; a model may end in ``*``. ``name`` is the limit's
-    name for the refusal, as ``tokens_per_minute`` or ``usd/month``.
+    name for the refusal, as ``tokens_per_minute`` or ``usd/month``. ``warn_at`` are the shares of a budget at which an
+    alert is given.
     """
 
     scope: str
@@ -36,6 +37,7 @@ class Charge(NamedTuple):
     limit: int
     amount: int
     name: str
+    warn_at: tuple[float, ...] = ()
 
 
 class Balance(NamedTuple):

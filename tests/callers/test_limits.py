@@ -31,6 +31,7 @@ NOW = 1_790_000_000  # 2026-09-21T14:13:20Z
 DAY = (1_789_948_800, 1_790_035_200)
 MONTH = (1_788_220_800, 1_790_812_800)
 CALENDAR = Calendar()
+WARN_AT = (0.5, 0.8)
 BOUND = Bound(1000, 5 * DOLLAR)
 EMBEDDINGS = Demand("embeddings", "jina-embeddings-v3", BOUND)
 
@@ -53,7 +54,7 @@ def test_each_limit_and_budget_that_counts_a_call_is_charged() -> None:
         Charge("key:abc", "requests", MINUTE, "", 60, 1, "requests_per_minute"),
         Charge("key:abc", "calls", ALWAYS, "", 4, 1, "concurrent_calls"),
         Charge("key:abc", "tokens", MINUTE, "", 100_000, 1000, "tokens_per_minute"),
-        Charge("key:abc", "usd", MONTH, "", 10 * DOLLAR, 5 * DOLLAR, "usd/month"),
+        Charge("key:abc", "usd", MONTH, "", 10 * DOLLAR, 5 * DOLLAR, "usd/month", WARN_AT),
         Charge("team:t1", "requests", DAY, "", 1000, 1, "requests_per_day"),
         Charge("team:t1", "tokens", DAY, "", 1_000_000, 1000, "tokens_per_day"),
     )
@@ -63,7 +64,7 @@ def test_a_run_and_a_filter() -> None:
     found = charges((KEY, ORGANIZATION), CALENDAR, NOW, Demand("chat", "jina-deepsearch-v1", BOUND, run=True))
     assert found[2] == Charge("key:abc", "runs", ALWAYS, "", 1, 1, "concurrent_runs")
     assert found[-1] == Charge(
-        "organization", "tokens", (0, FOREVER), '{"endpoints":["chat"]}', 10**9, 1000, "tokens/total"
+        "organization", "tokens", (0, FOREVER), '{"endpoints":["chat"]}', 10**9, 1000, "tokens/total", WARN_AT
     )
 
 
@@ -77,9 +78,12 @@ def test_a_call_before_its_route_and_a_further_request_of_it() -> None:
     assert named(cached)["tokens_per_minute"] == named(cached)["usd/month"] == 0
 
 
-def test_one_counter_is_charged_once_with_its_smallest_limit() -> None:
-    day = Scope("key:k", "k", Limits(tokens_per_day=500), (Budget("tokens", 300, "day"), Budget("tokens", 900, "day")))
-    assert charges((day,), CALENDAR, NOW, EMBEDDINGS) == (Charge("key:k", "tokens", DAY, "", 300, 1000, "tokens/day"),)
+def test_a_limit_and_a_budget_of_one_counter_are_both_charged() -> None:
+    """The refusal and the headers name either; the store charges their counter once."""
+    day = Scope("key:k", "k", Limits(tokens_per_day=500), (Budget("tokens", 300, "day", warn_at=(0.9,)),))
+    limit, budget = charges((day,), CALENDAR, NOW, EMBEDDINGS)
+    assert limit == Charge("key:k", "tokens", DAY, "", 500, 1000, "tokens_per_day")
+    assert budget == Charge("key:k", "tokens", DAY, "", 300, 1000, "tokens/day", (0.9,))
 
 
 def test_a_call_that_nobody_can_bound_names_the_field_to_send() -> None:
@@ -161,7 +165,7 @@ def test_headers_are_those_of_the_tightest_limit_of_each_kind() -> None:
     left = {
         "requests_per_minute": Balance(10, 1, None),
         "requests_per_day": Balance(990, 1, None),
-        "tokens_per_minute": Balance(0, 1000, None),
+        "tokens_per_minute": Balance(1000, 0, NOW + 61),
         "tokens_per_day": Balance(0, 1000, None),
     }
     decision = Decision(None, False, tuple(left.get(charge.name, Balance(0, 0, None)) for charge in found))
@@ -179,6 +183,10 @@ def test_headers_after_an_overrun_and_of_nothing_used() -> None:
     found = charges((Scope("key:k", "k", Limits(tokens_per_minute=10)),), CALENDAR, NOW, EMBEDDINGS)
     assert headers(found, Decision(0, False, (Balance(12, 0, NOW + 3),)), NOW)["x-ratelimit-remaining-tokens"] == "0"
     assert headers(found, Decision(0, False, (Balance(0, 0, None),)), NOW)["x-ratelimit-reset-tokens"] == "0s"
+    found = charges((KEY,), CALENDAR, NOW, EMBEDDINGS)
+    refused = Decision(0, False, (Balance(60, 0, NOW + 3), *[Balance(5, 0, NOW + 9)] * 3))
+    told = headers(found, refused, NOW + 0.5)
+    assert (told["x-ratelimit-reset-requests"], told["x-ratelimit-reset-tokens"]) == ("1m1s", "9s")
     budgets = charges((ORGANIZATION,), CALENDAR, NOW, Demand("chat", "m", BOUND))
     assert headers(budgets, Decision(None, False, (Balance(1, 0, None),)), NOW) == {}
 
