@@ -86,7 +86,7 @@ class SlidingMinute:
         return self.total + amount <= limit
 
     def may_fit(self, amount: int, limit: int) -> bool:
-        return self.held > 0 and self.total - self.held + amount <= limit
+        return self.held > 0 and max(0, self.total - self.held) + amount <= limit
 
     def take(self, amount: int) -> int:
         """Counts the amount in the present second, which is returned."""
