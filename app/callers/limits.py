@@ -172,11 +172,9 @@ def _amount(budget: Budget, scope: Scope, demand: Demand) -> int | None:
 def _tokens(bound: Bound, scope: Scope, name: str) -> int:
     if bound.tokens is not None:
         return bound.tokens
+    how = bound.hint or (f"send {bound.field}" if bound.field else "it cannot be sent")
     raise InvalidRequest(
-        f"{_whose(scope)} has the limit {name}, so this gateway must know the most tokens that a call can cost: "
-        f"send {bound.field}"
-        if bound.field
-        else f"{_whose(scope)} has the limit {name}, and nobody knows the most tokens that this call can cost",
+        f"{_whose(scope)} has the limit {name}, so this gateway must know the most tokens that a call can cost: {how}",
         param=bound.field or None,
     )
 
@@ -217,25 +215,29 @@ def _frees_at(charge: Charge, balance: Balance, now_s: float) -> float | None:
 
 def _state(charge: Charge, balance: Balance, frees_at: float | None) -> str:
     if charge.amount > charge.limit:
-        return f"this call needs {_of(charge.unit, charge.amount, charge.limit)}, more than there ever is. {_SMALLER}"
+        return (
+            f"this call needs {said_of(charge.unit, charge.amount, charge.limit)}, more than there ever is. {_SMALLER}"
+        )
     if charge.unit in OPEN:
         return f"{balance.held} of {charge.limit} are open, so this call has to wait until one ends"
     left = max(charge.limit - balance.spent - balance.held, 0)
-    text = f"{_of(charge.unit, left, charge.limit)} left, and this call may need {_said(charge.unit, charge.amount)}"
+    text = f"{said_of(charge.unit, left, charge.limit)} left, and this call may need {said(charge.unit, charge.amount)}"
     if balance.held:
-        text += f"; open calls hold {_said(charge.unit, balance.held)}, and what they do not use comes back"
+        text += f"; open calls hold {said(charge.unit, balance.held)}, and what they do not use comes back"
     return f"{text}. {'It does not free by itself' if frees_at is None else f'It fits again at {moment(frees_at)}'}"
 
 
 _SMALLER = "Send a smaller call, or ask the gateway's operator for more"
 
 
-def _said(unit: str, amount: int) -> str:
+def said(unit: str, amount: int) -> str:
+    """An amount in words: ``$2.5``, ``1 request``, ``20 tokens``."""
     return f"${dollars(amount)}" if unit == "usd" else f"{amount} {unit.removesuffix('s') if amount == 1 else unit}"
 
 
-def _of(unit: str, amount: int, limit: int) -> str:
-    return f"{_said(unit, amount) if unit == 'usd' else amount} of {_said(unit, limit)}"
+def said_of(unit: str, amount: int, limit: int) -> str:
+    """A part of a limit in words: ``$2.5 of $10``, ``3 of 20 tokens``."""
+    return f"{said(unit, amount) if unit == 'usd' else amount} of {said(unit, limit)}"
 
 
 def _whose(scope: Scope) -> str:

@@ -41,7 +41,7 @@ class Tally:
         self.spent, self.held = spent, held
 
     def fits(self, amount: int, limit: int) -> bool:
-        return self.spent + self.held + amount <= limit
+        return amount == 0 or self.spent + self.held + amount <= limit
 
     def may_fit(self, amount: int, limit: int) -> bool:
         """True if it would fit if open calls used nothing of what they hold."""
@@ -83,7 +83,7 @@ class SlidingMinute:
             self.changed.add(second)
 
     def fits(self, amount: int, limit: int) -> bool:
-        return self.total + amount <= limit
+        return amount == 0 or self.total + amount <= limit
 
     def may_fit(self, amount: int, limit: int) -> bool:
         return self.held > 0 and max(0, self.total - self.held) + amount <= limit
