@@ -16,8 +16,10 @@ from ..cache import Cache, Store, Tiers
 from ..cache.memory import Memory
 from ..cache.redis import Redis
 from ..cache.sqlite_tier import Disk
+from ..callers.accounts import Accounts, Configured, ConfiguredCaller, declared_key, declared_team
 from ..callers.cors import Cors
-from ..callers.keys import Callers, digest, new_key
+from ..callers.keys import Caller, Callers, KnownKey, digest, new_key
+from ..callers.registry import Registry
 from ..config.fields import AUTO
 from ..config.sections import ModelSettings, UpstreamSettings
 from ..config.settings import SANDBOXED, Settings
@@ -193,12 +195,28 @@ def build_tiers(settings: Settings) -> Tiers:
     return Tiers(Memory(given.memory_megabytes * MEGABYTE), store)
 
 
-def build_callers(settings: Settings) -> Callers:
-    named = [(caller.name, caller.key, caller.sha256) for caller in settings.callers]
-    return Callers(
-        (name, digest(key.get_secret_value()) if key else bytes.fromhex(sha256 or ""))
-        for name, key, sha256 in [*named, *([("default", settings.caller_key, None)] if settings.caller_key else [])]
+def build_callers(settings: Settings, registry: Registry | None = None) -> Accounts:
+    """The callers, declared keys and teams of the settings, and the created ones of the registry."""
+    named = [(caller, caller.key, caller.sha256) for caller in settings.callers]
+    callers = [
+        ConfiguredCaller(
+            caller.name,
+            digest(key.get_secret_value()) if key else bytes.fromhex(sha256 or ""),
+            caller.model_dump(mode="json", include={"limits", "budgets"}, exclude_none=True),
+        )
+        for caller, key, sha256 in named
+    ]
+    if settings.caller_key:
+        callers.append(ConfiguredCaller("default", digest(settings.caller_key.get_secret_value()), {}))
+    configured = Configured(
+        tuple(callers),
+        tuple(map(declared_key, settings.keys)),
+        tuple(map(declared_team, settings.teams)),
+        settings.organization.model_dump(mode="json", exclude_none=True),
+        tuple(settings.trusted_proxies),
+        reachable=settings.waiting,
     )
+    return Accounts(configured, registry or Registry())
 
 
 def build_cors(settings: Settings) -> Cors:
@@ -206,8 +224,9 @@ def build_cors(settings: Settings) -> Cors:
 
 
 def build_guard(settings: Settings, pages: Collection[str]) -> Guard | None:
-    """The guard of an open gateway against web pages; None if callers need a key. Links may lead to ``pages``."""
-    if not settings.open:
+    """The guard of a gateway against web pages while it is open; None if callers always need a key. Links may lead to
+    ``pages``."""
+    if not settings.open or settings.waiting:
         return None
     machine = socket.gethostname().lower()
     names = [machine, machine.partition(".")[0], *settings.allowed_hosts]
@@ -257,7 +276,7 @@ NO_FOLDER = "none, calls are not recorded: neither XDG_STATE_HOME nor HOME is se
 def build_operator(settings: Settings) -> Callers | None:
     """The key that opens the operator's endpoints; None if they are off."""
     key = settings.operator_key
-    return Callers([("operator", digest(key.get_secret_value()))]) if key else None
+    return Callers([KnownKey(digest(key.get_secret_value()), Caller("operator"))]) if key else None
 
 
 def secrets(settings: Settings) -> list[str]:
@@ -265,6 +284,7 @@ def secrets(settings: Settings) -> list[str]:
     passwords of Redis and the proxies."""
     keys = [key.key for upstream in settings.upstreams.values() for key in upstream.keys]
     keys += [caller.key for caller in settings.callers]
+    keys += settings.alerts.webhook.secrets if settings.alerts.webhook else []
     keys += [settings.caller_key, settings.operator_key, settings.cache.redis_url]
     found = [key.get_secret_value() for key in keys if key]
     password = urlsplit(found[-1]).password if settings.cache.redis_url else None

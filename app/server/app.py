@@ -16,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
+from ..callers.registry import Registry
 from ..config.settings import Settings
 from ..core.redaction import Redactor
 from ..endpoints import ENDPOINTS, Options
@@ -56,11 +57,12 @@ Sink = Callable[[CallRecord], None]
 @dataclass(frozen=True, slots=True)
 class Process:
     """The parts that outlive a reload: additional sinks of call records, a worker's share of the limits, the open
-    database, and the cache's contents."""
+    database, the created keys in it, and the cache's contents."""
 
     sinks: tuple[Sink, ...] = ()
     share: Share = WHOLE
     database: LedgerFile | None = None
+    registry: Registry = field(default_factory=Registry)
     tiers: SharedTiers = field(default_factory=SharedTiers)
 
 
@@ -70,7 +72,8 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     ``sinks`` receive the record of each finished call, in addition to the access log and the ledger. ``share`` is the
     share of one worker out of several. Without a ``database`` no ledger is kept; the code that opened it closes it.
     """
-    generations = Generations(partial(_generation, Process(sinks, share, database)), settings)
+    registry = Registry(database.path if database else None)
+    generations = Generations(partial(_generation, Process(sinks, share, database, registry)), settings)
     # Only at the start: a reload carries over the state of the keys.
     rests = KeyStates(database).remembered() if database else []
     for pool in generations.now.pools.values():
@@ -78,7 +81,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     app = Torii(
         title="Torii",
         version=__version__,
-        lifespan=_lifespan(generations),
+        lifespan=_lifespan(generations, registry),
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -88,6 +91,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     app.state.generations = generations
     app.state.settings = settings
     app.state.database = database
+    app.state.registry = registry
     hot = Hot(generations)
     app.router.routes += [Route(path, hot, methods=["POST"]) for path in HOT]
     for prefix, router in (*SHOWN, *HIDDEN):
@@ -180,13 +184,14 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
     own = frozenset(secrets(settings))
     redactor = Redactor({*own, *others}, hosts(settings))
     gateway, pools = _gateway(process, settings, redactor)
+    callers = build_callers(settings, process.registry)
     limits = BodyLimits(settings.max_body_megabytes, settings.timeouts.request_body_seconds, settings.ping_seconds)
     always = {"x-torii-sandbox": "true"} if settings.sandbox == "on" else {}
     handlers = Handlers(
         gateway,
         limits,
         _admission(process, settings, load, redactor),
-        build_callers(settings),
+        callers,
         redactor,
         paths=PATHS,
         hints={} if settings.docs_open else docs.SWITCHED_OFF,
@@ -199,6 +204,7 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
         access=Access(handlers, build_cors(settings), build_guard(settings, PAGES)),
         pools=pools,
         hot=_hot(handlers, settings),
+        callers=callers,
         operator=build_operator(settings),
         clean=redactor.message,
         secrets=own,
@@ -233,12 +239,14 @@ def _admission(process: Process, settings: Settings, load: Load, redactor: Redac
     )
 
 
-def _lifespan(generations: Generations) -> Callable[[FastAPI], Any]:
+def _lifespan(generations: Generations, registry: Registry) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         generations.start()
+        registry.start()
         with suppress(asyncio.CancelledError):  # raised by a second Ctrl+C
             yield
+        registry.close()
         await generations.aclose()
 
     return lifespan

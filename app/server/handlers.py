@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..callers.keys import Caller, Callers
 from ..core.disconnects import CallerGone
 from ..core.errors import (
+    Barred,
     BodyTooSlow,
     Forbidden,
     MethodNotAllowed,
@@ -84,7 +85,7 @@ class Handlers:
         """A handler for an endpoint. The key and the overload limit are checked before the body is read."""
 
         async def work(exchange: HTTPExchange) -> None:
-            caller = self.caller(exchange)
+            caller = self.caller(exchange, endpoint=endpoint.facts.name)
             with self.admission.admit(caller.name) as admitted:
                 exchange.scope[LEAVE] = admitted.connection.leave
                 try:
@@ -166,12 +167,19 @@ class Handlers:
 
         return handler
 
-    def caller(self, exchange: HTTPExchange, callers: Callers | None = None) -> Caller:
-        """The authenticated caller. Raises Unauthorized, also for a valid key in the query: queries get into logs."""
+    @property
+    def open(self) -> bool:
+        """True while anyone who reaches the gateway may use it."""
+        return self._callers.open
+
+    def caller(self, exchange: HTTPExchange, callers: Callers | None = None, endpoint: str | None = None) -> Caller:
+        """The authenticated caller. Raises Unauthorized, also for a valid key in the query: queries get into logs; and
+        Barred if the key may not be used for the endpoint, or from the caller's address."""
         query = exchange.query()
         if query and any(field.partition(b"=")[0].lower() in IN_QUERY for field in query):
             raise Unauthorized("The query contains a key. Send keys in the header 'Authorization: Bearer <key>' only.")
-        return (callers or self._callers).check(exchange.headers)
+        peer = exchange.scope.get("client")
+        return (callers or self._callers).check(exchange.headers, peer[0] if peer else None, endpoint)
 
     async def _answer(self, exchange: HTTPExchange, answer: CallResult) -> None:
         head = self._head(exchange.id, answer.headers)
@@ -228,4 +236,4 @@ CONTENT = (b"content-type", b"content-length")
 IN_QUERY = frozenset((b"key", b"api_key", b"api-key", b"apikey", b"access_token", b"token", b"authorization"))
 
 # Errors that are sent before the whole body has been read.
-UNREAD = (Unauthorized, Forbidden, Overloaded, BodyTooSlow, TooLarge, UnsupportedMedia)
+UNREAD = (Unauthorized, Barred, Forbidden, Overloaded, BodyTooSlow, TooLarge, UnsupportedMedia)

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from ..callers.keys import Caller
 from ..config.sources import dotted, worded
 from ..core.errors import InvalidRequest
 from ..core.types import Json
@@ -27,6 +28,8 @@ from .http import HTTPExchange
 from .openapi import CALLER_KEY, merged, refusals
 from .snapshots import Generation
 
+# Key in a request's scope: the authenticated caller of a CallerRoute.
+CALLER = "torii.caller"
 # Key in a request's scope: its original method, HEAD. It is served as a GET, and the server leaves out the body.
 ASKED = "torii.method"
 
@@ -41,7 +44,13 @@ async def _in_force(request: Request) -> Generation:
     return in_force(request)
 
 
+async def _calling(request: Request) -> Caller:
+    found: Caller = request.scope[CALLER]
+    return found
+
+
 InForce = Annotated[Generation, Depends(_in_force)]
+Calling = Annotated[Caller, Depends(_calling)]
 
 
 class OpenRoute(APIRoute):
@@ -112,7 +121,7 @@ class CallerRoute(OpenRoute):
     }
 
     def admit(self, generation: Generation, exchange: HTTPExchange) -> None:
-        generation.handlers.caller(exchange)
+        exchange.scope[CALLER] = generation.handlers.caller(exchange)
 
 
 class OperatorRoute(OpenRoute):

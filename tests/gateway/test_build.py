@@ -142,7 +142,7 @@ def test_callers_by_key_by_hash_and_the_default_one() -> None:
         )
     )
     for letter, name in (("a", "a"), ("b", "b"), ("c", "default")):
-        assert callers.check({b"api-key": [f"0123456789abcdef-{letter}".encode()]}) == Caller(name)
+        assert callers.check({b"api-key": [f"0123456789abcdef-{letter}".encode()]}) == Caller(name, name)
     with pytest.raises(Unauthorized):
         callers.check({b"authorization": [b"Bearer "]})
     assert build_callers(settings()).open
