@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from ..core.errors import (
@@ -53,6 +53,17 @@ class Budget:
     warn_at: tuple[float, ...] = (0.5, 0.8)
 
 
+class Rule(NamedTuple):
+    """A limit or a budget as the charges need it. ``window``: the name of a calendar window, or the window itself."""
+
+    unit: str
+    window: str | tuple[int, int]
+    filter: str
+    limit: int
+    name: str
+    warn_at: tuple[float, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """The limits and budgets of a key, a team or the organization. ``id`` is ``key:ID``, ``team:ID`` or
@@ -62,6 +73,42 @@ class Scope:
     name: str
     limits: Limits = Limits()
     budgets: tuple[Budget, ...] = ()
+    rules: tuple[Rule, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", (*_of_limits(self.limits), *map(_of_budget, self.budgets)))
+
+
+ALWAYS = (0, FOREVER)  # the window of what is open now
+OPEN = ("calls", "runs")  # the units of what is open now
+
+
+def _of_limits(limits: Limits) -> Iterator[Rule]:
+    for name, unit, window in (
+        ("requests_per_minute", "requests", MINUTE),
+        ("requests_per_day", "requests", "day"),
+        ("concurrent_calls", "calls", ALWAYS),
+        ("concurrent_runs", "runs", ALWAYS),
+        ("tokens_per_minute", "tokens", MINUTE),
+        ("tokens_per_day", "tokens", "day"),
+    ):
+        limit = getattr(limits, name)
+        if limit is not None:
+            yield Rule(unit, window, filters.NONE, limit, name)
+
+
+def _of_budget(budget: Budget) -> Rule:
+    return Rule(budget.unit, budget.window, filter_of(budget), budget.amount, name_of(budget), budget.warn_at)
+
+
+def filter_of(budget: Budget) -> str:
+    """The canonical text of the budget's filter, a part of its counter's name; "" if it counts all calls."""
+    return filters.written(budget.endpoints, budget.models)
+
+
+def name_of(budget: Budget) -> str:
+    """The name of a budget in messages and in Charge: ``usd/month``."""
+    return f"{budget.unit}/{budget.window}"
 
 
 class Demand(NamedTuple):
@@ -80,11 +127,9 @@ class Demand(NamedTuple):
     unpriced: bool = False
 
 
-ALWAYS = (0, FOREVER)  # the window of what is open now
-OPEN = ("calls", "runs")  # the units of what is open now
-# The longest wait that the SDKs of OpenAI obey; if they are told a longer one, they ask again at once.
-PATIENCE = 60
-SLIDING = 61  # seconds: the present one and the 60 before it
+# Seconds: the present one and the 60 before it. The SDKs of OpenAI obey no longer wait, and ask again at once instead, so
+# they are told not to.
+SLIDING = 61
 
 
 def charges(scopes: Sequence[Scope], calendar: Calendar, now_s: float, demand: Demand) -> tuple[Charge, ...]:
@@ -97,85 +142,44 @@ def charges(scopes: Sequence[Scope], calendar: Calendar, now_s: float, demand: D
     Raises InvalidRequest, which names the field to send, if nobody knows the bound and a limit or budget needs it, and
     ModelNotPriced.
     """
+    requests, bound = demand.requests, demand.bound
     found: list[Charge] = []
     for scope in scopes:
-        found += _of_limits(scope, calendar, now_s, demand)
-        if scope.budgets:
-            found += _of_budgets(scope, calendar, now_s, demand)
+        for rule in scope.rules:
+            unit, window, chosen, limit, name, warn_at = rule
+            if chosen and not filters.fits(chosen, demand.endpoint, demand.model):
+                continue
+            if unit == "tokens" or unit == "usd":
+                if bound is None:
+                    continue
+                amount = bound.tokens if unit == "tokens" else bound.cost
+                if amount is None:
+                    amount = _unknown(demand, bound, scope, rule)
+            else:
+                amount = demand.run if unit == "runs" else requests if unit == "requests" else requests > 0
+                if not amount:
+                    continue
+            if isinstance(window, str):
+                window = calendar.window(window, now_s)
+            found.append(Charge(scope.id, unit, window, chosen, limit, int(amount), name, warn_at))
     return tuple(found)
 
 
-def filter_of(budget: Budget) -> str:
-    """The canonical text of the budget's filter, a part of its counter's name; "" if it counts all calls."""
-    if budget.endpoints is None and budget.models is None:
-        return filters.NONE
-    return filters.written(budget.endpoints, budget.models)
-
-
-def name_of(budget: Budget) -> str:
-    """The name of a budget in messages and in Charge: ``usd/month``."""
-    return f"{budget.unit}/{budget.window}"
-
-
-def _of_limits(scope: Scope, calendar: Calendar, now_s: float, demand: Demand) -> Iterator[Charge]:
-    limits = scope.limits
-    requests, calls, runs = demand.requests or None, 1 if demand.requests else None, 1 if demand.run else None
-    for name, unit, window, limit, amount in (
-        ("requests_per_minute", "requests", MINUTE, limits.requests_per_minute, requests),
-        ("requests_per_day", "requests", None, limits.requests_per_day, requests),
-        ("concurrent_calls", "calls", ALWAYS, limits.concurrent_calls, calls),
-        ("concurrent_runs", "runs", ALWAYS, limits.concurrent_runs, runs),
-    ):
-        if limit is not None and amount is not None:
-            yield Charge(scope.id, unit, window or calendar.window("day", now_s), "", limit, amount, name)
-    if demand.bound is None:
-        return
-    for name, window, limit in (
-        ("tokens_per_minute", MINUTE, limits.tokens_per_minute),
-        ("tokens_per_day", None, limits.tokens_per_day),
-    ):
-        if limit is not None:
-            amount = _tokens(demand.bound, scope, name)
-            yield Charge(scope.id, "tokens", window or calendar.window("day", now_s), "", limit, amount, name)
-
-
-def _of_budgets(scope: Scope, calendar: Calendar, now_s: float, demand: Demand) -> Iterator[Charge]:
-    for budget in scope.budgets:
-        if (amount := _amount(budget, scope, demand)) is not None:
-            window = calendar.window(budget.window, now_s)
-            name, warn_at = name_of(budget), budget.warn_at
-            yield Charge(scope.id, budget.unit, window, filter_of(budget), budget.amount, amount, name, warn_at)
-
-
-def _amount(budget: Budget, scope: Scope, demand: Demand) -> int | None:
-    """What the demand takes from the budget; None if the budget does not count it."""
-    if not filters.fits(filter_of(budget), demand.endpoint, demand.model):
-        return None
-    if budget.unit == "requests":
-        return demand.requests or None
-    if demand.bound is None:
-        return None
-    if budget.unit == "tokens":
-        return _tokens(demand.bound, scope, name_of(budget))
-    if demand.bound.cost is not None:
-        return demand.bound.cost
-    _tokens(demand.bound, scope, name_of(budget))
+def _unknown(demand: Demand, bound: Bound, scope: Scope, rule: Rule) -> int:
+    """What is charged if the tokens or the dollars are not known. Raises InvalidRequest or ModelNotPriced."""
+    if bound.tokens is None:
+        how = bound.hint or (f"send {bound.field}" if bound.field else "it cannot be sent")
+        raise InvalidRequest(
+            f"{_whose(scope)} has the limit {rule.name}, so this gateway must know the most tokens that a call can "
+            f"cost: {how}",
+            param=bound.field or None,
+        )
     if demand.unpriced:
         return 0
     raise ModelNotPriced(
-        f"{_whose(scope)} has the budget {name_of(budget)}, and {demand.model} has no price at the upstream that would "
+        f"{_whose(scope)} has the budget {rule.name}, and {demand.model} has no price at the upstream that would "
         "be asked. The gateway's operator can set one (prices), or allow models without a price (unpriced: allow)",
         param="model",
-    )
-
-
-def _tokens(bound: Bound, scope: Scope, name: str) -> int:
-    if bound.tokens is not None:
-        return bound.tokens
-    how = bound.hint or (f"send {bound.field}" if bound.field else "it cannot be sent")
-    raise InvalidRequest(
-        f"{_whose(scope)} has the limit {name}, so this gateway must know the most tokens that a call can cost: {how}",
-        param=bound.field or None,
     )
 
 
@@ -195,7 +199,7 @@ def refusal(
         f"{whose} has the {'budget' if budget else 'limit'} {charge.name}: {_state(charge, balance, frees_at)}",
         retry_after=None if frees_at is None else max(frees_at - now_s, 0),
     )
-    if frees_at is None or whole_seconds(frees_at - now_s) > PATIENCE:
+    if frees_at is None or whole_seconds(frees_at - now_s) > SLIDING:
         error.should_retry = False
     return error
 
@@ -248,25 +252,28 @@ def _whose(scope: Scope) -> str:
 def headers(charged: Sequence[Charge], decision: Decision, now_s: float) -> dict[str, str]:
     """OpenAI's headers of the tightest limit by minute or day of each kind, requests and tokens; none of a kind without
     a limit. What is left may be 0. A minute is wholly free when all of its seconds have passed."""
+    tightest: dict[str, tuple[int, Charge, Balance]] = {}
+    for charge, balance in zip(charged, decision.balances, strict=True):
+        unit = charge.unit
+        if unit in KINDS and not charge.warn_at and "/" not in charge.name:
+            left = charge.limit - balance.spent - balance.held
+            other = tightest.get(unit)
+            if other is None or left < other[0]:
+                tightest[unit] = (left, charge, balance)
     found: dict[str, str] = {}
-    for unit in ("requests", "tokens"):
-        tightest = min(
-            (
-                (max(charge.limit - balance.spent - balance.held, 0), charge.limit, charge, balance)
-                for charge, balance in zip(charged, decision.balances, strict=True)
-                if charge.unit == unit and "/" not in charge.name
-            ),
-            default=None,
-            key=lambda left: left[:2],
-        )
-        if tightest is not None:
-            left, limit, charge, balance = tightest
-            found[f"x-ratelimit-limit-{unit}"] = str(limit)
-            found[f"x-ratelimit-remaining-{unit}"] = str(left)
-            found[f"x-ratelimit-reset-{unit}"] = duration(
-                _rest(charge, balance, now_s, admitted=decision.refused is None)
-            )
+    admitted = decision.refused is None
+    for unit, (left, charge, balance) in tightest.items():
+        limit, remaining, reset = KINDS[unit]
+        found[limit] = str(charge.limit)
+        found[remaining] = str(max(left, 0))
+        found[reset] = duration(_rest(charge, balance, now_s, admitted=admitted))
     return found
+
+
+KINDS = {
+    unit: tuple(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset"))
+    for unit in ("requests", "tokens")
+}
 
 
 def _rest(charge: Charge, balance: Balance, now_s: float, *, admitted: bool) -> float:

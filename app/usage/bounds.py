@@ -88,8 +88,15 @@ def _tokens(call: Call, model: Model, factor: float) -> Most:
     if call.endpoint.name == "rerank":
         return _rerank(call.body, model), 0, 0
     if call.endpoint.name == "embeddings":
-        return sum(_input(item, model, f"input[{place}]") for place, item in enumerate(call.body["input"])), 0, 0
+        return _inputs(call.body["input"], model), 0, 0
     return _text(call.body) + EXTRA, 0, 0
+
+
+def _inputs(items: list[Any], model: Model) -> int:
+    total = EXTRA * len(items)
+    for place, item in enumerate(items):
+        total += length(item) if type(item) is str else _content(item, model, f"input[{place}]")
+    return total
 
 
 def _input(item: Any, model: Model, place: str) -> int:

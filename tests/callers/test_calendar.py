@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import get_args
 from zoneinfo import ZoneInfo
 
@@ -13,6 +17,7 @@ from hypothesis import strategies as st
 from app.callers.calendar import Calendar, WeekBegins, moment, resets_at
 from app.storage.holds import FOREVER, MINUTE
 
+ROOT = Path(__file__).parents[2]
 HOUR = 3600
 ZONES = (
     "UTC",
@@ -97,3 +102,11 @@ def test_windows_hold_their_moment_and_meet(zone: str, kind: str, begins: WeekBe
 def test_a_zone_that_is_not_known(name: str, near: str) -> None:
     with pytest.raises(ValueError, match=f"is not a time zone of IANA. Nearest: {near}"):
         Calendar(name)
+
+
+def test_a_machine_without_time_zones() -> None:
+    """The package tzdata has them: a container often has none of its own."""
+    said = "from app.callers.calendar import Calendar; print(Calendar('Europe/Berlin').window('day', 1790000000))"
+    environment = {**os.environ, "PYTHONTZPATH": ""}
+    ran = subprocess.run([sys.executable, "-c", said], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (ran.stdout.strip(), ran.stderr) == ("(1789941600, 1790028000)", "")

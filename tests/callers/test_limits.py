@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -24,8 +26,11 @@ from app.callers.limits import (
 from app.core.errors import BudgetExhausted, InvalidRequest, LimitExceeded, ModelNotPriced, ToriiError
 from app.core.money import DOLLAR, dollars, nanodollars
 from app.storage.filters import fits, matches, written
-from app.storage.holds import FOREVER, MINUTE, Balance, Charge, Decision
+from app.storage.holds import FOREVER, MINUTE, Balance, Charge, Decision, Hold
+from app.storage.ledger_file import CallRow, LedgerFile
 from app.usage.bounds import Bound
+
+from ..ledger import call
 
 NOW = 1_790_000_000  # 2026-09-21T14:13:20Z
 DAY = (1_789_948_800, 1_790_035_200)
@@ -274,3 +279,51 @@ def test_money_that_is_none(amount: object) -> None:
 def test_money_comes_back_as_it_went_out(amount: int) -> None:
     assert nanodollars(dollars(amount)) == amount
     assert dollars(-1) == "-0.000000001"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[LedgerFile]:
+    opened = LedgerFile(tmp_path / "torii.db", clock=lambda: NOW + 0.25)
+    yield opened
+    opened.close()
+
+
+async def held(
+    file: LedgerFile, scopes: tuple[Scope, ...], demand: Demand, name: str
+) -> tuple[tuple[Charge, ...], Decision]:
+    found = charges(scopes, CALENDAR, NOW, demand)
+    return found, await file.hold(Hold(name, NOW * 1000, found, row(name)))
+
+
+def row(name: str, tokens: int = 0) -> CallRow:
+    return call(request_id=name, time=NOW * 1000, key_id="k", total_tokens=tokens, prompt_tokens=tokens, cost=0)
+
+
+async def test_the_stores_decision_becomes_an_exact_refusal(file: LedgerFile) -> None:
+    scopes = (Scope("key:k", "k", Limits(requests_per_minute=2)),)
+    demand = Demand("embeddings", "m", None)
+    found, first = await held(file, scopes, demand, "r1")
+    assert headers(found, first, NOW + 0.25) == {
+        "x-ratelimit-limit-requests": "2",
+        "x-ratelimit-remaining-requests": "1",
+        "x-ratelimit-reset-requests": "1m1s",
+    }
+    await held(file, scopes, demand, "r2")
+    found, third = await held(file, scopes, demand, "r3")
+    error = refusal(scopes, found, third, NOW + 0.25)
+    assert error.headers() == {"retry-after": "61"}
+    assert "0 of 2 requests left" in error.message
+    assert "at 2026-09-21T14:14:21Z" in error.message
+
+
+async def test_an_answer_from_the_cache_passes_with_an_overspent_budget(file: LedgerFile) -> None:
+    scopes = (Scope("key:k", "k", Limits(tokens_per_day=500), (Budget("tokens", 100, "day"),)),)
+    demand = Demand("embeddings", "m", Bound(90))
+    found, decided = await held(file, scopes, demand, "r1")
+    assert decided.refused is None
+    file.settle("r1", [row("r1", 700)])
+    found, decided = await held(file, scopes, demand, "r2")
+    assert refusal(scopes, found, decided, NOW).code == "rate_limit_exceeded"  # the first of the two
+    found, decided = await held(file, scopes, demand._replace(bound=Bound(0, 0)), "r3")
+    assert decided.refused is None
+    assert headers(found, decided, NOW)["x-ratelimit-remaining-tokens"] == "0"
