@@ -127,8 +127,8 @@ class Demand(NamedTuple):
     unpriced: bool = False
 
 
-# Seconds: the present one and the 60 before it. The SDKs of OpenAI obey no longer wait, and ask again at once instead, so
-# they are told not to.
+# Seconds: the present one and the 60 before it. The SDKs of OpenAI obey no longer wait, and ask again at once instead,
+# so they are told not to.
 SLIDING = 61
 
 

@@ -36,7 +36,7 @@ from .key_records import (
     load,
     team_of,
 )
-from .ledger_file import BUSY_SECONDS, reading
+from .opening import BUSY_SECONDS, reading
 from .sqlite import StoreError, store_error
 
 # A public id and a secret: a new key's, or of the key with this id.
