@@ -30,14 +30,14 @@ class OwnLimits:
         now = int(self._clock())
         own = tuple(charge._replace(limit=self._share(charge.limit)) for charge in charged)
         counters = [self._counter(charge, now) for charge in own]
-        balances = tuple(_balance(charge, counter, now) for charge, counter in zip(own, counters, strict=True))
+        balances = tuple(map(_balance, own, counters))
         for place, (charge, balance) in enumerate(zip(own, balances, strict=True)):
             if charge.amount and balance.spent + balance.held + charge.amount > charge.limit:
                 return own, Decision(place, charge.unit in OPEN, balances)
         for charge, counter in zip(own, counters, strict=True):
             second = now if charge.window == MINUTE else 0
             counter[second] = counter.get(second, 0) + charge.amount
-        return own, Decision(None, False, balances)
+        return own, Decision(None, False, tuple(map(_balance, own, counters)))
 
     def end(self, charged: Sequence[Charge]) -> None:
         """The call of these charges has ended."""
@@ -66,7 +66,7 @@ def _lives(key: Key, counter: Counter, now: int) -> bool:
     return any(counter.values()) if unit in OPEN else window[1] > now
 
 
-def _balance(charge: Charge, counter: Counter, now: int) -> Balance:
+def _balance(charge: Charge, counter: Counter) -> Balance:
     used = sum(counter.values())
     if charge.unit in OPEN:
         return Balance(0, used, None)
@@ -74,8 +74,6 @@ def _balance(charge: Charge, counter: Counter, now: int) -> Balance:
         return Balance(used, 0, charge.window[1] if charge.window[1] < FOREVER else None)
     over = used + charge.amount - charge.limit
     for second in sorted(counter):
-        if over <= 0:
-            break
         over -= counter[second]
         if over <= 0:
             return Balance(used, 0, second + SLIDING)
