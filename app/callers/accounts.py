@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ..config.accounts import TeamSettings, VirtualKeySettings
-from ..core.errors import ToriiError, Unavailable
+from ..core.errors import StorageUnavailable, ToriiError
 from ..storage.key_records import Fields, KeyRecord, KeySnapshot, SecretRecord, TeamRecord
 from ..storage.keys import OF_KEYS, OF_TEAMS, DeclaredNames, KeyFile
 from .keys import Caller, Callers, KnownKey, Refusal
@@ -79,7 +79,11 @@ class Accounts(Callers):
         given = self._configured
         teams = {**found.teams, **{team.id: team for team in given.teams}}
         keys = {**found.keys, **{key.id: key for key in given.keys}}
-        self._made = {key.id: self._known(key, teams.get(key.team or "")) for key in keys.values()}
+        shared = {team.id: self._shared(team) for team in teams.values()}
+        self._made = {
+            key.id: self._known(key, teams.get(key.team or ""), shared.get(key.team or "", self._organization))
+            for key in keys.values()
+        }
         known = {secret.digest: secret for *_, secrets in self._made.values() for secret in secrets}
         known |= {caller.digest: self._caller(caller) for caller in given.callers}
         self.keys, self.teams, self.known = keys, teams, known
@@ -95,25 +99,33 @@ class Accounts(Callers):
                 return _away()
         return super().unknown(key)
 
-    def _known(self, key: KeyRecord, team: TeamRecord | None) -> Made:
+    def _shared(self, team: TeamRecord) -> tuple[Scope, ...] | None:
+        """The scopes that all keys of a team have; None if this Torii does not understand the team's limits."""
+        try:
+            return (*scope_of(f"team:{team.id}", team.name, team.fields), *self._organization)
+        except (ValueError, TypeError, KeyError):
+            return None
+
+    def _known(self, key: KeyRecord, team: TeamRecord | None, shared: tuple[Scope, ...] | None) -> Made:
         """The secrets of a key; those made before if neither the key nor its team has changed."""
         made = self._made.get(key.id)
         if made is not None and made[:2] == (key, team):
             return made
-        try:
-            return key, team, tuple(known_keys(key, team, self._organization))
-        except (ValueError, TypeError, KeyError):
-            logger.error("the key %s has fields that this Torii does not know, and is not admitted", key.id)
-            return key, team, ()
+        with suppress(ValueError, TypeError, KeyError):
+            if shared is not None:
+                return key, team, tuple(known_keys(key, team, shared))
+        logger.error("the key %s or its team has fields that this Torii does not know; it is not admitted", key.id)
+        return key, team, ()
 
     def _caller(self, caller: ConfiguredCaller) -> KnownKey:
         scopes = (*scope_of(f"key:{caller.name}", caller.name, caller.fields), *self._organization)
         return KnownKey(caller.digest, Caller(caller.name, caller.name, scopes=scopes))
 
 
-def _away() -> Unavailable:
-    said = "this gateway cannot read its keys now; its operator must look at the ledger's file"
-    return Unavailable(said, code="storage_unavailable", retry_after=5)
+def _away() -> StorageUnavailable:
+    return StorageUnavailable(
+        "this gateway cannot read its keys now; its operator must look at the ledger's file", retry_after=5
+    )
 
 
 def key_file(path: Path, declared: DeclaredNames | None = None) -> KeyFile:
@@ -146,18 +158,16 @@ def declared_team(team: TeamSettings) -> TeamRecord:
     return TeamRecord(team.id, team.name, None, team.disabled, fields, declared=True)
 
 
-def known_keys(key: KeyRecord, team: TeamRecord | None, organization: tuple[Scope, ...]) -> Iterator[KnownKey]:
-    """The secrets of a key with their caller. Raises ValueError, TypeError or KeyError for fields of another Torii."""
+def known_keys(key: KeyRecord, team: TeamRecord | None, shared: tuple[Scope, ...]) -> Iterator[KnownKey]:
+    """The secrets of a key with their caller; ``shared`` are the scopes beside its own. Raises ValueError, TypeError or
+    KeyError for fields of another Torii."""
     fields = key.fields
-    scopes = [*scope_of(f"key:{key.id}", key.name, fields)]
-    if team is not None:
-        scopes += scope_of(f"team:{team.id}", team.name, team.fields)
     expires = None if key.expires_at is None else key.expires_at / 1000
     caller = Caller(
         key.name,
         key.id,
         key.team,
-        (*scopes, *organization),
+        (*scope_of(f"key:{key.id}", key.name, fields), *shared),
         expires,
         permissions_of(fields),
         fields.get("on_disconnect"),

@@ -52,6 +52,7 @@ class Registry:
         self._file: tuple[int, int] | None = None
         self._thread: threading.Thread | None = None
         self.refresh()
+        self._disconnect()  # until the thread begins
 
     @property
     def created(self) -> bool:
@@ -113,13 +114,15 @@ class Registry:
             self._connection = sqlite3.connect(
                 uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-        elif change_number(self._connection) == self.now.number:
+        if file == self._file and change_number(self._connection) == self.now.number:
             return None
         if not current(self._connection):
             raise StoreError("it is of another version")
         self._connection.execute("BEGIN")  # all selects see one moment
         found = snapshot(self._connection)
         self._connection.execute("COMMIT")
+        if self.now.number and not found.number:  # a new ledger in place of one that was removed
+            raise StoreError("a file without keys is in its place")
         self._file = file
         return found
 

@@ -10,15 +10,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
 from urllib.parse import urlsplit
-from zoneinfo import available_timezones
 
 import msgspec
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import NoDecode
 
-from ..core.names import nearest
 from ..core.origins import host_name, page_origin
+from ..core.zones import zone_of
 from ..endpoints import ENDPOINTS
 from ..storage.files import read
 from ..upstreams.catalogue import PREFIX
@@ -131,13 +130,12 @@ def webhook(url: SecretStr) -> SecretStr:
 
 
 def zone(name: str) -> str:
-    """The name of a time zone, in the spelling of the IANA list: some file systems would take any letter case."""
-    if name == "UTC":
-        return name
-    names = available_timezones()
-    if name not in names:
-        near = f"; nearest: {', '.join(nearest(name, names)[:3])}" if names else ""
-        raise ValueError(f"must be a time zone of the IANA list, such as Europe/Berlin{near}")
+    """Raises ValueError, with the nearest name."""
+    try:
+        zone_of(name)
+    except ValueError as error:
+        near = str(error).rpartition("Nearest: ")[2]
+        raise ValueError(f"must be a time zone of the IANA list, such as Europe/Berlin; nearest: {near}") from None
     return name
 
 

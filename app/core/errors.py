@@ -4,8 +4,8 @@
     |- InvalidRequest            400  the caller's mistake; the message names the field and what would be right
     |  |- Unauthorized           401  the caller's key, not the upstream's
     |  |- Forbidden              403  a web page's origin, or a host name, that this gateway does not answer
-    |  |- PermissionDenied       403  the key is not for this model
-    |  |  |- Barred              403  the key is not for this endpoint or address
+    |  |- PermissionDenied       403  an address, an endpoint or a model that the caller's key may not use
+    |  |  |- Barred              403  an address or an endpoint, found before the body is read
     |  |  `- ModelNotPriced      403  a model without a price, for a caller with a budget in dollars
     |  |- NotFound               404  no such path
     |  |- ModelNotFound          404

@@ -259,7 +259,8 @@ def ledger_file(settings: Settings) -> Path | None:
 def open_ledger(settings: Settings) -> tuple[LedgerFile | None, str]:
     """The ledger's file if there is to be one, and a text that says where it is or why there is none.
 
-    Raises StoreError if the file must not be used, or if the settings name a file that cannot be used.
+    Raises StoreError if the file must not be used, or if the settings name a file that cannot be used; and if a gateway
+    without callers cannot see whether its file has keys.
     """
     auto = settings.ledger.path == AUTO
     path = None if auto and settings.sandboxed else ledger_file(settings)
@@ -268,10 +269,21 @@ def open_ledger(settings: Settings) -> tuple[LedgerFile | None, str]:
     try:
         file = LedgerFile(path)
     except NoFile as error:
-        if not auto:
+        if not auto or (settings.open and _there(path)):  # it may have keys, without which the gateway would be open
             raise
         return None, f"none, calls are not recorded: {path}: {error}; set ledger.path to another file"
     return file, f"{path} ({file.migrated})" if file.migrated else str(path)
+
+
+def _there(path: Path) -> bool:
+    """True if there is a file, or if nobody can tell."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 NO_FOLDER = "none, calls are not recorded: neither XDG_STATE_HOME nor HOME is set; set ledger.path to a file"

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .ledger_file import reading
 from .new_file import APPLICATION, VERSION
+from .opening import reading
 from .sqlite import StoreError
 
 Fields = Mapping[str, Any]
