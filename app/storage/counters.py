@@ -34,7 +34,8 @@ ORPHANS = """SELECT request_id, process, lost, body FROM holds
     WHERE lost IS NULL AND process NOT IN (SELECT id FROM processes WHERE until >= ?)"""
 LOSE = "UPDATE holds SET lost = ?, body = ? WHERE request_id = ?"
 ENDED = "DELETE FROM processes WHERE until < ?"
-LATE = "DELETE FROM holds WHERE lost < ?"
+LATE = "SELECT process, lost, body FROM holds WHERE lost < ?"
+DELETE_LATE = "DELETE FROM holds WHERE lost < ?"
 OLD_SECONDS = "DELETE FROM seconds WHERE second < ?"
 OLD_COUNTERS = "DELETE FROM counters WHERE until > 0 AND until < ? AND held = 0"
 UNTIDY = """SELECT EXISTS (SELECT 1 FROM processes WHERE until < ?1)
@@ -154,9 +155,11 @@ class Counters:
         """Gives up a hold of which nothing was used; False if there is none. With ``ask``, only the hold of that
         ask."""
         hold = self._holds.find(request_id)
-        if hold is None or hold.lost is not None or (ask is not None and hold.ask != ask):
+        if hold is None or (ask is not None and hold.ask != ask):
             return False
         self._give_back(hold.charges)
+        if hold.lost is not None:
+            self._find_again(request_id, hold)
         for charge in hold.charges:
             if charge.sliding and charge.unit == "tokens":
                 self._correct(charge, -charge.amount)
@@ -192,9 +195,8 @@ class Counters:
             for row in rows:
                 self._tallies.book(row)
             return False
-        if hold.lost is None:
-            self._give_back(hold.charges)
-        else:
+        self._give_back(hold.charges)
+        if hold.lost is not None:
             self._find_again(request_id, hold)
         charged = {(charge.scope, charge.unit) for charge in hold.charges if charge.sliding}
         for row in rows:
@@ -260,7 +262,11 @@ class Counters:
         orphans = connection.execute(ORPHANS, (self.now,)).fetchall()
         for request_id, *row in orphans:
             self._lose(request_id, opened(*row))
-        for statement, end in zip((ENDED, LATE, OLD_SECONDS, OLD_COUNTERS), self._ends(self.now), strict=True):
+        dead, late, second, window = self._ends(self.now)
+        for row in connection.execute(LATE, (late,)).fetchall():
+            self._give_back(opened(*row).charges)
+        ends = ((ENDED, dead), (DELETE_LATE, late), (OLD_SECONDS, second), (OLD_COUNTERS, window))
+        for statement, end in ends:
             connection.execute(statement, (end,))
         return len(orphans)
 
@@ -269,8 +275,8 @@ class Counters:
 
     def _lose(self, request_id: str, hold: OpenHold) -> None:
         connection = self._tallies.connection
-        self._give_back(hold.charges)
         sliding = tuple(charge for charge in hold.charges if charge.sliding)
+        self._give_back(charge for charge in hold.charges if not charge.sliding)
         charged = {(charge.scope, charge.unit) for charge in sliding}
         for row in lost_rows(hold, self.now):
             connection.execute(INSERT_CALL, row)

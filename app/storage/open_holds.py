@@ -37,8 +37,8 @@ class HeldCharge(NamedTuple):
 
 class OpenHold(NamedTuple):
     """``rows`` become rows of the ledger if the process dies. ``lost`` is the Unix time in milliseconds at which it was
-    found dead; the hold then has only its sliding minutes, and a late settlement replaces the rows. ``ask`` tells
-    apart two holds of the same call in this process."""
+    found dead: what remains held are its sliding minutes and what was added later, and a late settlement replaces the
+    rows. ``ask`` tells apart two holds of the same call in this process."""
 
     process: str
     lost: int | None

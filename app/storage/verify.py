@@ -9,7 +9,8 @@ from pathlib import Path
 from .counters import balances
 from .holds import MINUTE
 from .open_holds import opened
-from .opening import reading
+from .opening import complete, reading
+from .sqlite import StoreError
 from .sums import spent
 
 __all__ = ["balances", "verify"]
@@ -27,6 +28,8 @@ def verify(path: Path) -> list[str]:
     calls. Raises StoreError.
     """
     with reading(path) as connection:
+        if not complete(connection):
+            raise StoreError("an older Torii wrote it; a start of the gateway migrates it")
         connection.execute("BEGIN")  # one state of the file
         held = _held(connection)
         found: list[str] = []
@@ -50,7 +53,7 @@ def _held(connection: sqlite3.Connection) -> dict[tuple[object, ...], int]:
     sums: dict[tuple[object, ...], int] = defaultdict(int)
     for _, *row in connection.execute(HOLDS).fetchall():
         hold = opened(*row)
-        for charge in hold.charges if hold.lost is None else ():
+        for charge in hold.charges:
             if charge.unit == "tokens" or not charge.sliding:
                 sums[charge[:5]] += charge.amount
     return dict(sums)

@@ -249,9 +249,53 @@ def test_a_failed_transaction_leaves_nothing_in_memory(books: Books) -> None:
     books.counters.undo()
     assert books.hold(charge("tokens", 401, 1000, DAY)).refused == 0
     assert books.counters.open == 1
+    with books.turn() as counters:
+        assert not counters.release("b")
     books.settle("a", row("a", total_tokens=7))
     assert (books.counter("tokens"), books.minute()) == ((7, 0), {0: 7})
     assert verify(books.path) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_happens_no_budget_is_passed(seed: int, tmp_path: Path) -> None:
+    """Three processes hold, extend, settle and release at random; one is found dead at times, and settles all the
+    same. Counters and rows always agree."""
+    chance, clock = random.Random(seed), Clock()
+    processes = [Books(tmp_path / "torii.db", name, clock) for name in "abc"]
+    limits = {("tokens", DAY, "key:k"): 900, ("requests", TOTAL, "organization"): 40, ("calls", TOTAL, "key:k"): 6}
+    begun: dict[str, tuple[Books, int]] = {}
+    for number in range(120):
+        books = chance.choice(processes)
+        amount, name = chance.randint(1, 200), f"{number}"
+        tokens, *others = (charge(unit, 1, limit, window, of) for (unit, window, of), limit in limits.items())
+        match chance.randrange(5):
+            case 0 | 1:
+                ask = tokens._replace(amount=amount), charge("tokens", amount, 10**6, MINUTE), *others
+                if books.hold(*ask, request_id=name, total_tokens=amount).refused is None:
+                    begun[name] = books, amount
+            case 2 if begun:
+                name, (books, held) = chance.choice(list(begun.items()))
+                if books.extend(name, tokens._replace(amount=amount), total_tokens=amount).refused is None:
+                    begun[name] = books, held + amount
+            case 3 if begun:
+                name, (books, held) = begun.popitem()
+                if chance.random() < 0.3:
+                    with books.turn() as counters:
+                        counters.release(name)
+                for _ in range(chance.randint(0, 2)):
+                    books.settle(name, row(name, total_tokens=chance.randint(0, held // 8)))
+            case 4:
+                clock.now += chance.choice((1, 31))
+                with books.turn() as counters:
+                    counters.renew()
+                    counters.sweep()
+        step(books.connection, chance.randint(1, 9))
+        for unit, _, scope, limit in ((*key, limit) for key, limit in limits.items()):
+            found = read(
+                books.path, f"SELECT spent + held FROM counters WHERE unit = '{unit}' AND scope = '{scope}' AND until"
+            )
+            assert all(used <= limit for (used,) in found)
+        assert verify(books.path) == []
 
 
 def test_the_holds_of_a_dead_process_become_rows(tmp_path: Path) -> None:
@@ -308,6 +352,21 @@ def test_a_late_settlement_replaces_the_rows_of_a_lost_call(tmp_path: Path) -> N
     clock.now += 86_401
     ours.sweep()
     assert read(ours.path, "SELECT * FROM holds") == []
+    assert verify(ours.path) == []
+
+
+def test_a_late_release_takes_the_rows_of_a_lost_call_back(tmp_path: Path) -> None:
+    clock = Clock()
+    ours, asleep = Books(tmp_path / "torii.db", clock=clock), Books(tmp_path / "torii.db", "asleep", clock)
+    asleep.hold(TOKENS, charge(), request_id="a", total_tokens=600)
+    clock.now += 31
+    ours.sweep()
+    assert ours.counter() == (1, 0)
+    with asleep.turn() as counters:
+        assert counters.release("a")
+    assert read(ours.path, "SELECT * FROM calls") == read(ours.path, "SELECT * FROM holds") == []
+    assert (ours.counter("tokens"), ours.counter()) == ((0, 0), (0, 0))
+    assert verify(ours.path) == []
 
 
 def test_a_process_that_was_found_dead_returns(tmp_path: Path) -> None:
