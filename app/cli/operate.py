@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 HEALTH_SECONDS = 3
+_BY = "caller, model, upstream, key, endpoint, day, team or key_id"
 NO_OPERATOR = (
     "this command needs the operator's key, and none is set. Set TORII_OPERATOR_KEY (16 characters or more; "
     "generate one with `openssl rand -hex 24`) for the gateway and for this command, and restart the gateway."
@@ -27,7 +28,7 @@ OTHER_OPERATOR = {
 @config_option
 @click.option("--since", metavar="TIME", help="Start: 7d, 24h or 30m ago, 2026-11-01 or 2026-11-01T12:30 (UTC).")
 @click.option("--until", metavar="TIME", help="End, in the same forms; a date includes the whole day.")
-@click.option("--by", multiple=True, metavar="WORD", help="Group by caller, model, upstream, key, endpoint or day.")
+@click.option("--by", multiple=True, metavar="WORD", help=f"Group by {_BY}.")
 @click.option("--calls", type=click.IntRange(1), metavar="NUMBER", help="Print the last calls instead of sums.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def usage(config: Path | None, calls: int | None, as_json: bool, **asked: Any) -> None:

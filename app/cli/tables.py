@@ -216,8 +216,8 @@ def usage(groups: Sequence[Json], total: Json, by: Sequence[str]) -> str:
     """The totals of each group of calls, and of all calls; empty if there are no calls."""
     if not groups:
         return ""
-    names = ("calls", "failed", "prompt_tokens", "completion_tokens", "total_tokens", "seconds")
-    heads = ("CALLS", "FAILED", "PROMPT", "OUTPUT", "TOKENS", "SECONDS")
+    names = ("calls", "failed", "cached", "prompt_tokens", "completion_tokens", "total_tokens", "cost", "seconds")
+    heads = ("CALLS", "FAILED", "CACHED", "PROMPT", "OUTPUT", "TOKENS", "COST $", "SECONDS")
     sums = [*groups, total]
     keys = [[escape(str(row[name])) for name in by] for row in groups]
     keys.append(["all", *[""] * (len(by) - 1)])
@@ -255,6 +255,10 @@ def no_calls(first: str | None) -> str:
 def _amount(row: Json, name: str) -> str:
     if name == "seconds":
         return f"{row[name]:.2f}"
+    if name == "cost":
+        return "" if row[name] == "0" else row[name]
+    if name == "cached" and not row[name]:
+        return ""
     return ("~" if row["estimated_calls"] and "tokens" in name else "") + f"{row[name]:,}"
 
 

@@ -18,11 +18,13 @@ from pathlib import Path
 from .holds import MINUTE, Balance, Charge, Decision, Hold
 from .open_holds import HeldCharge, OpenHold, OpenHolds, lost_rows, opened
 from .opening import reading
-from .rows import INSERT_CALL, SELECT_CALLS, CallRow
+from .rollups import delete
+from .rows import INSERT_CALL, CallRow
 from .sqlite import StoreError
 from .tallies import SlidingMinute, Tallies, Tally, scopes
 
 Clock = Callable[[], float]
+ChargePlace = tuple[int, int, Tally | SlidingMinute]  # the amount and limit of a charge, and its counter
 DAY = 86_400_000  # milliseconds
 
 LEASED = "SELECT 1 FROM processes WHERE id = ?"
@@ -32,20 +34,15 @@ ORPHANS = """SELECT request_id, process, lost, body FROM holds
     WHERE lost IS NULL AND process NOT IN (SELECT id FROM processes WHERE until >= ?)"""
 LOSE = "UPDATE holds SET lost = ?, body = ? WHERE request_id = ?"
 ENDED = "DELETE FROM processes WHERE until < ?"
-LATE = "DELETE FROM holds WHERE lost < ?"
+LATE = "SELECT process, lost, body FROM holds WHERE lost < ?"
+DELETE_LATE = "DELETE FROM holds WHERE lost < ?"
 OLD_SECONDS = "DELETE FROM seconds WHERE second < ?"
 OLD_COUNTERS = "DELETE FROM counters WHERE until > 0 AND until < ? AND held = 0"
 UNTIDY = """SELECT EXISTS (SELECT 1 FROM processes WHERE until < ?1)
     OR EXISTS (SELECT 1 FROM holds WHERE lost IS NULL AND process NOT IN (SELECT id FROM processes))
     OR EXISTS (SELECT 1 FROM holds WHERE lost < ?2) OR EXISTS (SELECT 1 FROM seconds WHERE second < ?3)
     OR EXISTS (SELECT 1 FROM counters WHERE until > 0 AND until < ?4 AND held = 0)"""
-LOST_ROWS = f"{SELECT_CALLS} WHERE request_id = ? AND error = 'process_lost'"
-DELETE_LOST = "DELETE FROM calls WHERE request_id = ? AND error = 'process_lost'"
-UNROLL = """UPDATE rollups SET requests = requests - ?, prompt_tokens = prompt_tokens - ?,
-    completion_tokens = completion_tokens - ?, total_tokens = total_tokens - ?, cached_tokens = cached_tokens - ?,
-    cost = cost - ? WHERE quarter = ? AND key_id = ? AND team = ? AND model = ? AND endpoint = ? AND upstream = ?"""
-ROLLED = """SELECT EXISTS (SELECT 1 FROM calls, state WHERE state.name = 'rolled_up' AND calls.id <= state.value
-    AND request_id = ? AND error = 'process_lost')"""
+LOST_ROWS = f"SELECT id, {', '.join(CallRow._fields)} FROM calls WHERE request_id = ? AND error = 'process_lost'"  # noqa: S608
 WRITTEN = "SELECT upstream, upstream_model, kind FROM calls WHERE request_id = ?"
 
 
@@ -110,7 +107,7 @@ class Counters:
                 tally.add(charge.second, charge.amount)
             if charge.unit == "tokens" or not charge.sliding:
                 tally.held += charge.amount
-            self._tallies.note(tally)
+            self._tallies.changed[tally] = None
 
     # ---------------------------------------------------------------- holds
 
@@ -128,52 +125,41 @@ class Counters:
         return self._hold(hold, there or OpenHold(self._process, None, (), ()))
 
     def _hold(self, hold: Hold, there: OpenHold) -> Decision:
-        charges = hold.charges
-        tallies = [self._tallies.make(charge) for charge in charges]
-        refused = None
-        waits = True
-        for number, (charge, tally) in enumerate(zip(charges, tallies, strict=True)):
-            if not tally.fits(charge.amount, charge.limit):
-                refused = number if refused is None else refused
-                waits = waits and tally.may_fit(charge.amount, charge.limit)
-        if refused is not None:
-            balances = (
-                tally.balance(charge.amount, charge.limit) for charge, tally in zip(charges, tallies, strict=True)
-            )
-            return Decision(refused, waits, tuple(balances))
+        make = self._tallies.make
+        places = [(charge.amount, charge.limit, make(charge)) for charge in hold.charges]
+        for amount, limit, tally in places:
+            if not tally.fits(amount, limit):
+                return _refusal(places)
+        taken = self._taken(places)
         rows = (*there.rows, tuple(hold.row)) if hold.row else there.rows
-        taken = self._taken(charges, tallies)
         try:
-            self._holds.keep(hold.request_id, there._replace(charges=there.charges + taken, rows=rows))
+            held = OpenHold(there.process, there.lost, there.charges + taken, rows, there.ask)
+            self._holds.keep(hold.request_id, held)
         except StoreError:
             self._give_back(taken)
             for each in taken:
                 self._correct(each, -each.amount)
             raise
-        return Decision(None, False, tuple([tally.after() for tally in tallies]))
+        return Decision(None, False, tuple([tally.after() for _, _, tally in places]))
 
-    def _taken(self, charges: Sequence[Charge], tallies: Sequence[Tally | SlidingMinute]) -> tuple[HeldCharge, ...]:
+    def _taken(self, places: Sequence[ChargePlace]) -> tuple[HeldCharge, ...]:
         """Takes each charge from its counter; of several charges of one counter the largest."""
         amounts: dict[Tally | SlidingMinute, int] = {}
-        for charge, tally in zip(charges, tallies, strict=True):
-            amounts[tally] = max(charge.amount, amounts.get(tally, 0))
-        taken = []
-        for tally, amount in amounts.items():
-            second = tally.take(amount)
-            self._tallies.note(tally)
-            if isinstance(tally, Tally):
-                taken.append(HeldCharge(tally.scope, tally.unit, tally.filter, *tally.window, amount, second))
-            else:
-                taken.append(HeldCharge(tally.scope, tally.unit, "", *MINUTE, amount, second))
-        return tuple(taken)
+        for amount, _, tally in places:
+            if amount >= amounts.get(tally, 0):
+                amounts[tally] = amount
+        self._tallies.changed.update(dict.fromkeys(amounts))
+        return tuple([HeldCharge(*tally.key, amount, tally.take(amount)) for tally, amount in amounts.items()])
 
     def release(self, request_id: str, ask: object = None) -> bool:
         """Gives up a hold of which nothing was used; False if there is none. With ``ask``, only the hold of that
         ask."""
         hold = self._holds.find(request_id)
-        if hold is None or hold.lost is not None or (ask is not None and hold.ask is not ask):
+        if hold is None or (ask is not None and hold.ask != ask):
             return False
         self._give_back(hold.charges)
+        if hold.lost is not None:
+            self._find_again(request_id, hold)
         for charge in hold.charges:
             if charge.sliding and charge.unit == "tokens":
                 self._correct(charge, -charge.amount)
@@ -181,17 +167,17 @@ class Counters:
         return True
 
     def _give_back(self, charges: Iterable[HeldCharge]) -> None:
-        for charge in charges:
-            tally = self._tallies.find(charge.scope, (charge.unit, charge.filter, (charge.since, charge.until)))
-            if tally is not None and (charge.unit == "tokens" or not charge.sliding):
-                tally.held = max(0, tally.held - charge.amount)
-                self._tallies.note(tally)
+        for scope, unit, chosen, since, until, amount, _ in charges:
+            tally = self._tallies.find(scope, (unit, chosen, (since, until)))
+            if tally is not None and (until or unit == "tokens"):
+                tally.held = max(0, tally.held - amount)
+                self._tallies.changed[tally] = None
 
     def _correct(self, charge: HeldCharge, amount: int) -> None:
         minute = self._tallies.find(charge.scope, (charge.unit, "", MINUTE))
         if isinstance(minute, SlidingMinute) and amount:
             minute.add(charge.second, amount)
-            self._tallies.note(minute)
+            self._tallies.changed[minute] = None
 
     # ---------------------------------------------------------------- rows
 
@@ -209,9 +195,8 @@ class Counters:
             for row in rows:
                 self._tallies.book(row)
             return False
-        if hold.lost is None:
-            self._give_back(hold.charges)
-        else:
+        self._give_back(hold.charges)
+        if hold.lost is not None:
             self._find_again(request_id, hold)
         charged = {(charge.scope, charge.unit) for charge in hold.charges if charge.sliding}
         for row in rows:
@@ -277,7 +262,11 @@ class Counters:
         orphans = connection.execute(ORPHANS, (self.now,)).fetchall()
         for request_id, *row in orphans:
             self._lose(request_id, opened(*row))
-        for statement, end in zip((ENDED, LATE, OLD_SECONDS, OLD_COUNTERS), self._ends(self.now), strict=True):
+        dead, late, second, window = self._ends(self.now)
+        for row in connection.execute(LATE, (late,)).fetchall():
+            self._give_back(opened(*row).charges)
+        ends = ((ENDED, dead), (DELETE_LATE, late), (OLD_SECONDS, second), (OLD_COUNTERS, window))
+        for statement, end in ends:
             connection.execute(statement, (end,))
         return len(orphans)
 
@@ -286,8 +275,8 @@ class Counters:
 
     def _lose(self, request_id: str, hold: OpenHold) -> None:
         connection = self._tallies.connection
-        self._give_back(hold.charges)
         sliding = tuple(charge for charge in hold.charges if charge.sliding)
+        self._give_back(charge for charge in hold.charges if not charge.sliding)
         charged = {(charge.scope, charge.unit) for charge in sliding}
         for row in lost_rows(hold, self.now):
             connection.execute(INSERT_CALL, row)
@@ -298,19 +287,16 @@ class Counters:
         """Takes back the rows of a call whose process was found dead but was not."""
         connection = self._tallies.connection
         charged = {(charge.scope, charge.unit) for charge in hold.charges}
-        ((rolled,),) = connection.execute(ROLLED, (request_id,)).fetchall()
-        for values in connection.execute(LOST_ROWS, (request_id,)).fetchall():
-            row = CallRow(*values)
-            self._tallies.book(row, -1, charged)
-            if rolled:
-                connection.execute(UNROLL, _rolled(row))
-        connection.execute(DELETE_LOST, (request_id,))
+        found = connection.execute(LOST_ROWS, (request_id,)).fetchall()
+        for _, *values in found:
+            self._tallies.book(CallRow(*values), -1, charged)
+        delete(connection, [number for number, *_ in found])
 
 
-def _rolled(row: CallRow) -> tuple[object, ...]:
-    sums = (row.requests, row.prompt_tokens, row.completion_tokens, row.total_tokens, row.cached_tokens, row.cost or 0)
-    model = row.model_id or row.model
-    return *sums, row.time // 900_000, row.key_id or "", row.team or "", model, row.endpoint, row.upstream
+def _refusal(places: Sequence[ChargePlace]) -> Decision:
+    wrong = [place for place in places if not place[2].fits(*place[:2])]
+    waits = all(tally.may_fit(amount, limit) for amount, limit, tally in wrong)
+    return Decision(places.index(wrong[0]), waits, tuple([tally.balance(*given) for *given, tally in places]))
 
 
 def balances(path: Path, charges: Sequence[Charge], clock: Clock = time.time) -> list[Balance]:

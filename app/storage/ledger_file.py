@@ -29,13 +29,13 @@ from .holds import Decision, Hold
 from .new_file import VERSION
 from .opening import BUSY_SECONDS, complete, create, examine, identity, make_file, reading, version
 from .rounds import Rounds
-from .rows import SELECT_COOLDOWNS, CallRow, CooldownRow
+from .rows import INSERT_CALL, SELECT_COOLDOWNS, CallRow, CooldownRow
 from .spill import Spill
 from .sqlite import PASSING, StoreError, code, store_error, write_ahead
 from .turn import Item, Transaction
 from .writer import Policy, QueuedWriter
 
-__all__ = ["CallRow", "CooldownRow", "LedgerFile", "Trouble", "reading"]
+__all__ = ["BUSY_SECONDS", "INSERT_CALL", "CallRow", "CooldownRow", "LedgerFile", "Trouble", "reading"]
 
 logger = logging.getLogger("torii.store")
 

@@ -65,9 +65,12 @@ STATEMENTS = (
     PRIMARY KEY (id)
 )""",
     "CREATE INDEX calls_by_key ON calls (key_id, time) WHERE key_id IS NOT NULL",
+    "CREATE INDEX calls_by_model ON calls (model_id, time) WHERE model_id IS NOT NULL",
     "CREATE INDEX calls_by_request ON calls (request_id)",
     "CREATE INDEX calls_by_team ON calls (team, time) WHERE team IS NOT NULL",
     "CREATE INDEX calls_by_time ON calls (time)",
+    "CREATE INDEX calls_cached ON calls (time) WHERE kind = 'cached'",
+    "CREATE INDEX calls_failed ON calls (status, time) WHERE status >= 400",
     """CREATE TABLE counters (
     scope TEXT NOT NULL,
     unit TEXT NOT NULL,
@@ -87,7 +90,6 @@ STATEMENTS = (
     PRIMARY KEY (request_id)
 )
  WITHOUT ROWID""",
-    "CREATE INDEX holds_by_process ON holds (process)",
     """CREATE TABLE idempotency (
     "key" TEXT NOT NULL,
     request TEXT NOT NULL,
@@ -146,6 +148,44 @@ STATEMENTS = (
     PRIMARY KEY (minute, key_id, team, reason)
 )
  WITHOUT ROWID""",
+    """CREATE TABLE rolled_days (
+    day INTEGER NOT NULL,
+    key_id TEXT NOT NULL,
+    team TEXT NOT NULL,
+    model TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    upstream TEXT NOT NULL,
+    caller TEXT NOT NULL,
+    "key" TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    total_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    asked INTEGER NOT NULL,
+    cached INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    failed_asked INTEGER NOT NULL,
+    estimated INTEGER NOT NULL,
+    estimated_tokens INTEGER NOT NULL,
+    microseconds INTEGER NOT NULL,
+    PRIMARY KEY (day, key_id, team, model, endpoint, upstream, caller, "key")
+)
+ WITHOUT ROWID""",
+    """CREATE TABLE rolled_users (
+    day INTEGER NOT NULL,
+    user TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    total_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    asked INTEGER NOT NULL,
+    PRIMARY KEY (day, user)
+)
+ WITHOUT ROWID""",
     """CREATE TABLE rollups (
     quarter INTEGER NOT NULL,
     key_id TEXT NOT NULL,
@@ -153,13 +193,22 @@ STATEMENTS = (
     model TEXT NOT NULL,
     endpoint TEXT NOT NULL,
     upstream TEXT NOT NULL,
+    caller TEXT NOT NULL,
+    "key" TEXT NOT NULL,
     requests INTEGER NOT NULL,
     prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
     total_tokens INTEGER NOT NULL,
     cached_tokens INTEGER NOT NULL,
     cost INTEGER NOT NULL,
-    PRIMARY KEY (quarter, key_id, team, model, endpoint, upstream)
+    asked INTEGER NOT NULL,
+    cached INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    failed_asked INTEGER NOT NULL,
+    estimated INTEGER NOT NULL,
+    estimated_tokens INTEGER NOT NULL,
+    microseconds INTEGER NOT NULL,
+    PRIMARY KEY (quarter, key_id, team, model, endpoint, upstream, caller, "key")
 )
  WITHOUT ROWID""",
     """CREATE TABLE seconds (

@@ -37,8 +37,8 @@ class HeldCharge(NamedTuple):
 
 class OpenHold(NamedTuple):
     """``rows`` become rows of the ledger if the process dies. ``lost`` is the Unix time in milliseconds at which it was
-    found dead; the hold then has only its sliding minutes, and a late settlement replaces the rows. ``ask`` tells
-    apart two holds of the same call in this process."""
+    found dead: what remains held are its sliding minutes and what was added later, and a late settlement replaces the
+    rows. ``ask`` tells apart two holds of the same call in this process."""
 
     process: str
     lost: int | None
@@ -64,14 +64,28 @@ def opened(process: str, lost: int | None, body: str) -> OpenHold:
 
 
 def lost_rows(hold: OpenHold, now: int) -> list[CallRow]:
-    """The rows ``process_lost`` of a hold. ``now`` is in Unix milliseconds."""
-    rows: list[CallRow] = []
+    """The rows ``process_lost`` of a hold, one for each upstream that may have been asked; one without an upstream if
+    there was none. ``now`` is in Unix milliseconds."""
+    found: dict[str, CallRow] = {}
     for values in hold.rows:
         row = CallRow(*values)
+        there = found.get(row.upstream)
+        found[row.upstream] = row if there is None else _together(there, row)
+    if len(found) > 1:
+        found.pop("", None)
+    rows: list[CallRow] = []
+    for row in found.values():
         seconds = max(0, now - row.time) / 1000
-        requests = 0 if rows else row.requests  # a call counts once
+        requests = 0 if rows else 1  # a call counts once
         rows.append(row._replace(status=500, error="process_lost", estimated=1, seconds=seconds, requests=requests))
     return rows
+
+
+def _together(one: CallRow, other: CallRow) -> CallRow:
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    sums = {name: getattr(one, name) + getattr(other, name) for name in names}
+    cost = None if one.cost is None and other.cost is None else (one.cost or 0) + (other.cost or 0)
+    return other._replace(**sums, cost=cost)
 
 
 class OpenHolds:

@@ -65,7 +65,6 @@ def _insert(table: str, columns: tuple[str, ...]) -> str:
 
 
 INSERT_CALL = f"INSERT {_insert('calls', CallRow._fields)}"
-SELECT_CALLS = f"SELECT {', '.join(CallRow._fields)} FROM calls"  # noqa: S608 - our own columns
 SELECT_COOLDOWNS = f"SELECT {', '.join(CooldownRow._fields)} FROM key_rests"  # noqa: S608 - our own columns
 INSERT_ALERT = f"INSERT OR IGNORE {_insert('alerts', (*AlertRow._fields, 'time'))}"
 

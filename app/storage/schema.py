@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import REAL, BigInteger, Column, Double, Index, Integer, MetaData, Table, Text, text
+from sqlalchemy import (
+    REAL,
+    BigInteger,
+    Column,
+    ColumnElement,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+)
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 from sqlalchemy.types import TypeEngine
@@ -19,9 +30,8 @@ FLOAT: TypeEngine[float] = Double().with_variant(REAL, "sqlite")
 metadata = MetaData()
 
 
-def _known(column: str) -> dict[str, Any]:
-    """For an index without rows in which the column is null."""
-    condition = text(f"{column} IS NOT NULL")
+def _where(condition: ColumnElement[bool]) -> dict[str, Any]:
+    """A partial index, in both databases."""
     return {"sqlite_where": condition, "postgresql_where": condition}
 
 
@@ -60,10 +70,14 @@ calls = Table(
     Column("tag", Text),  # the caller's x-torii-tag
     Column("run_id", Text),
     Index("calls_by_time", "time"),
-    Index("calls_by_key", "key_id", "time", **_known("key_id")),
-    Index("calls_by_team", "team", "time", **_known("team")),
     Index("calls_by_request", "request_id"),
 )
+# Only the rows that are looked for, so that the others cost nothing.
+Index("calls_by_key", calls.c.key_id, calls.c.time, **_where(calls.c.key_id.is_not(None)))
+Index("calls_by_team", calls.c.team, calls.c.time, **_where(calls.c.team.is_not(None)))
+Index("calls_by_model", calls.c.model_id, calls.c.time, **_where(calls.c.model_id.is_not(None)))
+Index("calls_failed", calls.c.status, calls.c.time, **_where(calls.c.status >= 400))
+Index("calls_cached", calls.c.time, **_where(calls.c.kind == "cached"))
 
 key_rests = Table(
     "key_rests",
@@ -88,23 +102,32 @@ refusals = Table(
     sqlite_with_rowid=False,
 )
 
-rollups = Table(
-    "rollups",
-    metadata,
-    Column("quarter", BIG, primary_key=True),  # Unix time in quarters of an hour
-    Column("key_id", Text, primary_key=True),  # empty for null, as in the next ones
-    Column("team", Text, primary_key=True),
-    Column("model", Text, primary_key=True),  # model_id, else model
-    Column("endpoint", Text, primary_key=True),
-    Column("upstream", Text, primary_key=True),
-    Column("requests", BIG, nullable=False),
-    Column("prompt_tokens", BIG, nullable=False),
-    Column("completion_tokens", BIG, nullable=False),
-    Column("total_tokens", BIG, nullable=False),
-    Column("cached_tokens", BIG, nullable=False),
-    Column("cost", BIG, nullable=False),
-    sqlite_with_rowid=False,
+# The sums of roll-ups.
+SUMS = ("requests", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "cost")
+MORE = (
+    "asked",  # rows of kind call: an upstream was asked
+    "cached",  # callers' calls of kind cached
+    *("failed", "failed_asked"),  # callers' calls, and rows of kind call, with a status from 400 on
+    *("estimated", "estimated_tokens"),  # rows with an estimate, and their total_tokens
+    "microseconds",  # of the rows of kind call
 )
+
+
+def _rolled(name: str, unit: str, groups: tuple[str, ...], sums: tuple[str, ...]) -> Table:
+    """A table of roll-ups. Groups are empty for null, and ``model`` is model_id, else model."""
+    columns: list[Column[Any]] = [
+        Column(unit, BIG, primary_key=True),
+        *(Column(group, Text, primary_key=True) for group in groups),
+        *(Column(each, BIG, nullable=False) for each in sums),
+    ]
+    return Table(name, metadata, *columns, sqlite_with_rowid=False)
+
+
+# Unix time in quarters of an hour, and in days: whatever the zone, a day there is a day in UTC and a few quarters.
+GROUPS = ("key_id", "team", "model", "endpoint", "upstream", "caller", "key")
+rollups = _rolled("rollups", "quarter", GROUPS, SUMS + MORE)
+rolled_days = _rolled("rolled_days", "day", GROUPS, SUMS + MORE)
+rolled_users = _rolled("rolled_users", "day", ("user",), (*SUMS, "asked"))  # while rows are kept
 
 counters = Table(
     "counters",
@@ -144,7 +167,6 @@ holds = Table(
     Column("process", Text, nullable=False),
     Column("lost", BIG),  # Unix time in milliseconds at which the process was found dead; null while it lives
     Column("body", Text, nullable=False),  # JSON: the charges, and the row if the process dies
-    Index("holds_by_process", "process"),
     sqlite_with_rowid=False,
 )
 
@@ -236,7 +258,9 @@ idempotency = Table(
 state = Table(
     "state",
     metadata,
-    Column("name", Text, primary_key=True),  # keys: the number of changes of keys and teams; rolled_up: a row's id
+    Column(
+        "name", Text, primary_key=True
+    ),  # keys: how often keys and teams were changed; rolled_up: a row's id; kept_from: ms
     Column("value", BIG, nullable=False),
     sqlite_with_rowid=False,
 )

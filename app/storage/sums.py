@@ -6,10 +6,26 @@ import sqlite3
 from typing import NamedTuple
 
 from .filters import fits
+from .holds import FOREVER
+from .rollups import progress, spent_before
 
 QUARTER = 900  # seconds of a roll-up
-ROLLED_UP = "SELECT value FROM state WHERE name = 'rolled_up'"
+FEW = 20_000  # rows
 MODEL = "coalesce(model_id, model)"
+
+
+def start(connection: sqlite3.Connection, scope: str, unit: str, chosen: str, window: tuple[int, int]) -> int:
+    """What a new counter starts from: the sum of the scope's rows in the window that fit the filter ``chosen``.
+
+    While many rows are not rolled up yet, as after a migration, rows are found by their time if all are kept.
+    """
+    known = progress(connection)
+    ((last,),) = connection.execute("SELECT coalesce(max(id), 0) FROM calls").fetchall()
+    if last - known.rolled_up <= FEW or window[0] * 1000 < known.kept_from:
+        return spent_before(connection, scope, unit, window, chosen)
+    where, values = _of(scope)
+    groups = connection.execute(_ROWS.format("+id", where), (0, *window, *values))
+    return sum(getattr(Spent(*group[2:]), unit) for group in groups if fits(chosen, group[0], group[1]))
 
 
 class Spent(NamedTuple):
@@ -21,13 +37,10 @@ class Spent(NamedTuple):
 
 
 def spent(connection: sqlite3.Connection, scope: str, chosen: str, since: int, until: int) -> Spent:
-    """The sums of a scope's rows in a window of Unix seconds whose endpoint and model fit the filter ``chosen``.
-
-    Rows up to the number ``rolled_up`` may have been deleted: for these the roll-ups count, if the window consists of
-    whole quarters of an hour, as every window of a calendar does.
-    """
-    found = connection.execute(ROLLED_UP).fetchone()
-    rolled = found[0] if found and since % QUARTER == 0 and (until % QUARTER == 0 or until > 2**50) else 0
+    """The same in another way, to compare a counter with: from the roll-ups of quarters and the rows behind them, if
+    the window consists of whole quarters of an hour, as every window of a calendar does; else from rows alone."""
+    whole = since % QUARTER == 0 and (until % QUARTER == 0 or until == FOREVER)
+    rolled = progress(connection).rolled_up if whole else 0
     where, values = _of(scope)
     groups = connection.execute(_ROWS.format("id" if rolled else "+id", where), (rolled, since, until, *values))
     sums = [group for group in groups if fits(chosen, group[0], group[1])]

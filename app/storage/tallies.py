@@ -16,7 +16,7 @@ from functools import lru_cache
 from .filters import fits
 from .holds import FOREVER, MINUTE, Balance, Charge
 from .rows import CallRow
-from .sums import last_minute, spent
+from .sums import last_minute, start
 
 SLIDING = 61  # seconds
 FOUND = "SELECT unit, filter, since, until, spent, held FROM counters WHERE scope = ?"
@@ -32,12 +32,15 @@ Place = tuple[str, str, Window]
 
 
 class Tally:
-    __slots__ = ("end", "filter", "held", "scope", "spent", "start", "unit", "window")
+    """``key`` is its primary key. ``start`` and ``end`` of the window are in Unix milliseconds."""
+
+    __slots__ = ("end", "filter", "frees_at", "held", "key", "spent", "start", "unit")
 
     def __init__(self, scope: str, place: Place, spent: int, held: int) -> None:
-        self.scope = scope
-        self.unit, self.filter, self.window = place
-        self.start, self.end = self.window[0] * 1000, self.window[1] * 1000
+        self.unit, self.filter, (since, until) = place
+        self.key = (scope, self.unit, self.filter, since, until)
+        self.start, self.end = since * 1000, until * 1000
+        self.frees_at = until if until < FOREVER else None
         self.spent, self.held = spent, held
 
     def fits(self, amount: int, limit: int) -> bool:
@@ -56,16 +59,17 @@ class Tally:
 
     def after(self) -> Balance:
         """The balance if all fits: it is wholly free at the window's end."""
-        return Balance(self.spent, self.held, self.window[1] if self.window[1] < FOREVER else None)
+        return Balance(self.spent, self.held, self.frees_at)
 
 
 class SlidingMinute:
     """``seconds`` has the amount of each second, ``held`` the tokens in them that open calls hold."""
 
-    __slots__ = ("changed", "held", "now", "scope", "seconds", "total", "unit")
+    __slots__ = ("changed", "held", "key", "now", "seconds", "total", "unit")
 
     def __init__(self, scope: str, unit: str, seconds: dict[int, int], held: int) -> None:
-        self.scope, self.unit, self.seconds, self.held = scope, unit, seconds, held
+        self.unit, self.seconds, self.held = unit, seconds, held
+        self.key = (scope, unit, "", *MINUTE)
         self.total = sum(seconds.values())
         self.now = 0
         self.changed: set[int] = set()
@@ -114,12 +118,13 @@ Found = dict[Place, Tally | SlidingMinute]
 
 
 class Tallies:
-    """The counters of the scopes that were asked for. ``begin`` and ``save`` enclose a transaction's changes."""
+    """The counters of the scopes that were asked for. ``begin`` and ``save`` enclose a transaction's changes;
+    ``changed`` are the counters to be saved."""
 
     def __init__(self) -> None:
         self.now = 0
         self._scopes: dict[str, Found] = {}
-        self._changed: dict[Tally | SlidingMinute, None] = {}
+        self.changed: dict[Tally | SlidingMinute, None] = {}
         self._connection: sqlite3.Connection | None = None
         self._version: int | None = None
 
@@ -141,29 +146,25 @@ class Tallies:
     def forget(self) -> None:
         """The transaction has failed."""
         self._scopes.clear()
-        self._changed.clear()
+        self.changed.clear()
         self._version = None
 
     def save(self) -> None:
         """Writes what has changed."""
-        if not self._changed:
+        if not self.changed:
             return
         counters, seconds = [], []
-        for tally in self._changed:
+        for tally in self.changed:
             if isinstance(tally, Tally):
-                since, until = tally.window
-                counters.append((tally.scope, tally.unit, tally.filter, since, until, tally.spent, tally.held))
+                counters.append((*tally.key, tally.spent, tally.held))
             else:
-                counters.append((tally.scope, tally.unit, "", *MINUTE, 0, tally.held))
-                seconds += [(tally.scope, tally.unit, each, tally.seconds.get(each, 0)) for each in tally.changed]
+                counters.append((*tally.key, 0, tally.held))
+                amounts = tally.seconds
+                seconds += [(*tally.key[:2], each, amounts.get(each, 0)) for each in tally.changed]
                 tally.changed.clear()
         insert(self.connection, SAVE, counters)
         insert(self.connection, SAVE_SECONDS, seconds)
-        self._changed.clear()
-
-    def note(self, tally: Tally | SlidingMinute) -> None:
-        """The tally has changed."""
-        self._changed[tally] = None
+        self.changed.clear()
 
     def of(self, scope: str) -> Found:
         """All counters of a scope."""
@@ -174,18 +175,20 @@ class Tallies:
 
     def find(self, scope: str, place: Place) -> Tally | SlidingMinute | None:
         """A counter, if there is one."""
-        tally = self.of(scope).get(place)
-        if isinstance(tally, SlidingMinute):
+        found = self._scopes.get(scope) or self.of(scope)
+        tally = found.get(place)
+        if isinstance(tally, SlidingMinute) and tally.now != self.now:
             tally.advance(self.now)
         return tally
 
     def make(self, charge: Charge) -> Tally | SlidingMinute:
         """The counter of a charge, which starts from the ledger's rows if there is none."""
-        place = (charge.unit, charge.filter, charge.window)
-        tally = self.find(charge.scope, place)
+        scope, unit, window, chosen, *_ = charge
+        place = (unit, chosen, window)
+        tally = self.find(scope, place)
         if tally is None:
-            tally = self.of(charge.scope)[place] = self._start(charge, place)
-            self.note(tally)
+            tally = self.of(scope)[place] = self._start(charge, place)
+            self.changed[tally] = None
         return tally
 
     def _start(self, charge: Charge, place: Place) -> Tally | SlidingMinute:
@@ -199,8 +202,7 @@ class Tallies:
             return minute
         if unit in ("calls", "runs"):
             return Tally(charge.scope, place, 0, 0)
-        sums = spent(self.connection, charge.scope, chosen, *window)
-        return Tally(charge.scope, place, getattr(sums, unit), 0)
+        return Tally(charge.scope, place, start(self.connection, charge.scope, unit, chosen, window), 0)
 
     def _read(self, scope: str) -> Found:
         found: Found = {}
@@ -232,11 +234,11 @@ class Tallies:
                 if isinstance(tally, Tally):
                     if tally.start <= row.time < tally.end and fits(tally.filter, row.endpoint, model):
                         tally.spent += sign * amount
-                        self._changed[tally] = None
+                        self.changed[tally] = None
                 elif (scope, tally.unit) not in charged:
                     tally.advance(self.now)
                     tally.add(row.time // 1000, sign * amount)
-                    self._changed[tally] = None
+                    self.changed[tally] = None
 
 
 def scopes(row: CallRow) -> Iterator[str]:

@@ -50,7 +50,7 @@ def _held(connection: sqlite3.Connection) -> dict[tuple[object, ...], int]:
     sums: dict[tuple[object, ...], int] = defaultdict(int)
     for _, *row in connection.execute(HOLDS).fetchall():
         hold = opened(*row)
-        for charge in hold.charges if hold.lost is None else ():
+        for charge in hold.charges:
             if charge.unit == "tokens" or not charge.sliding:
                 sums[charge[:5]] += charge.amount
     return dict(sums)

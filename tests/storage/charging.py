@@ -83,9 +83,9 @@ class Books:
                 counters.lease()
         return decision
 
-    def extend(self, request_id: str, *charges: Charge) -> Decision:
+    def extend(self, request_id: str, *charges: Charge, **values: Any) -> Decision:
         with self.turn() as counters:
-            return counters.extend(held(*charges, request_id=request_id, requests=0))
+            return counters.extend(held(*charges, request_id=request_id, **values))
 
     def settle(self, request_id: str, *rows: CallRow) -> None:
         with self.turn() as counters:

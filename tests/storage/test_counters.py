@@ -12,6 +12,7 @@ import pytest
 
 from app.storage.counters import balances
 from app.storage.holds import MINUTE, Balance, Decision
+from app.storage.rollups import step
 from app.storage.sqlite import StoreError
 from app.storage.verify import verify
 
@@ -131,11 +132,7 @@ def test_a_counter_starts_from_the_rows(books: Books) -> None:
 def test_a_counter_starts_from_roll_ups_where_rows_were_deleted(books: Books) -> None:
     books.write(*(row(total_tokens=tokens) for tokens in (1, 2, 4)))
     with closing(sqlite3.connect(books.path, isolation_level=None)) as other:
-        other.execute(
-            "INSERT INTO rollups SELECT time / 900000, key_id, '', model, endpoint, upstream, sum(requests), 0, 0, "
-            "sum(total_tokens), 0, 0 FROM calls WHERE id < 3 GROUP BY 1"
-        )
-        other.execute("INSERT INTO state VALUES ('rolled_up', 2)")
+        assert step(other, 2) == 2
         other.execute("DELETE FROM calls WHERE id = 1")
     assert [balance.spent for balance in books.hold(charge("tokens"), charge()).balances] == [7, 3]
     assert verify(books.path) == []
@@ -252,9 +249,53 @@ def test_a_failed_transaction_leaves_nothing_in_memory(books: Books) -> None:
     books.counters.undo()
     assert books.hold(charge("tokens", 401, 1000, DAY)).refused == 0
     assert books.counters.open == 1
+    with books.turn() as counters:
+        assert not counters.release("b")
     books.settle("a", row("a", total_tokens=7))
     assert (books.counter("tokens"), books.minute()) == ((7, 0), {0: 7})
     assert verify(books.path) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_happens_no_budget_is_passed(seed: int, tmp_path: Path) -> None:
+    """Three processes hold, extend, settle and release at random; one is found dead at times, and settles all the
+    same. Counters and rows always agree."""
+    chance, clock = random.Random(seed), Clock()
+    processes = [Books(tmp_path / "torii.db", name, clock) for name in "abc"]
+    limits = {("tokens", DAY, "key:k"): 900, ("requests", TOTAL, "organization"): 40, ("calls", TOTAL, "key:k"): 6}
+    begun: dict[str, tuple[Books, int]] = {}
+    for number in range(120):
+        books = chance.choice(processes)
+        amount, name = chance.randint(1, 200), f"{number}"
+        tokens, *others = (charge(unit, 1, limit, window, of) for (unit, window, of), limit in limits.items())
+        match chance.randrange(5):
+            case 0 | 1:
+                ask = tokens._replace(amount=amount), charge("tokens", amount, 10**6, MINUTE), *others
+                if books.hold(*ask, request_id=name, total_tokens=amount).refused is None:
+                    begun[name] = books, amount
+            case 2 if begun:
+                name, (books, held) = chance.choice(list(begun.items()))
+                if books.extend(name, tokens._replace(amount=amount), total_tokens=amount).refused is None:
+                    begun[name] = books, held + amount
+            case 3 if begun:
+                name, (books, held) = begun.popitem()
+                if chance.random() < 0.3:
+                    with books.turn() as counters:
+                        counters.release(name)
+                for _ in range(chance.randint(0, 2)):
+                    books.settle(name, row(name, total_tokens=chance.randint(0, held // 8)))
+            case 4:
+                clock.now += chance.choice((1, 31))
+                with books.turn() as counters:
+                    counters.renew()
+                    counters.sweep()
+        step(books.connection, chance.randint(1, 9))
+        for unit, _, scope, limit in ((*key, limit) for key, limit in limits.items()):
+            found = read(
+                books.path, f"SELECT spent + held FROM counters WHERE unit = '{unit}' AND scope = '{scope}' AND until"
+            )
+            assert all(used <= limit for (used,) in found)
+        assert verify(books.path) == []
 
 
 def test_the_holds_of_a_dead_process_become_rows(tmp_path: Path) -> None:
@@ -262,17 +303,32 @@ def test_the_holds_of_a_dead_process_become_rows(tmp_path: Path) -> None:
     ours, dead = Books(tmp_path / "torii.db", clock=clock), Books(tmp_path / "torii.db", "dead", clock)
     concurrent = charge("calls", 1, 1)
     dead.hold(TOKENS, charge("tokens", 600, 1000, MINUTE), charge(), concurrent, request_id="a", total_tokens=600)
-    dead.extend("a", charge("tokens", 100, 1000, DAY))
+    dead.extend("a", charge("tokens", 100, 1000, DAY), upstream="other", total_tokens=50)
+    dead.extend("a", charge("tokens", 100, 1000, DAY), upstream="other", total_tokens=50, cost=9)
     clock.now += 30
     assert ours.sweep() == 0  # its lease has not ended
     clock.now += 0.01
     assert ours.sweep() == 1
-    rows = read(ours.path, "SELECT request_id, status, error, total_tokens, estimated, seconds, requests FROM calls")
-    assert rows == [("a", 500, "process_lost", 600, 1, 30.01, 1), ("a", 500, "process_lost", 1000, 1, 30.01, 0)]
-    assert (ours.counter("tokens"), ours.counter(), ours.counter("calls")) == ((1600, 0), (1, 0), (0, 0))
+    rows = read(
+        ours.path, "SELECT upstream, status, error, total_tokens, estimated, seconds, requests, cost FROM calls"
+    )
+    lost = (500, "process_lost")
+    assert rows == [("jina", *lost, 600, 1, 30.01, 1, None), ("other", *lost, 100, 1, 30.01, 0, 9)]
+    assert (ours.counter("tokens"), ours.counter(), ours.counter("calls")) == ((700, 0), (1, 0), (0, 0))
     assert read(ours.path, "SELECT * FROM processes") == []
     assert verify(ours.path) == []
     assert ours.sweep() == 0
+
+
+def test_a_call_that_was_lost_before_it_reached_an_upstream_has_one_row(books: Books) -> None:
+    books.hold(charge(), request_id="a", upstream="", total_tokens=0)
+    books.hold(charge(), request_id="b", upstream="", total_tokens=0)
+    books.extend("b", TOKENS)
+    books.clock.now += 31
+    Books(books.path, "other", books.clock).sweep()
+    rows = read(books.path, "SELECT request_id, upstream, requests, total_tokens FROM calls ORDER BY id")
+    assert rows == [("a", "", 1, 0), ("b", "jina", 1, 1000)]
+    assert verify(books.path) == []
 
 
 def test_a_late_settlement_replaces_the_rows_of_a_lost_call(tmp_path: Path) -> None:
@@ -285,16 +341,13 @@ def test_a_late_settlement_replaces_the_rows_of_a_lost_call(tmp_path: Path) -> N
     clock.now += 31
     assert ours.sweep() == 3
     with closing(sqlite3.connect(ours.path, isolation_level=None)) as other:
-        other.execute(
-            "INSERT INTO rollups SELECT time / 900000, key_id, '', model, endpoint, upstream, sum(requests), "
-            "sum(prompt_tokens), 0, sum(total_tokens), 0, 0 FROM calls GROUP BY 1"
-        )
-        other.execute("INSERT INTO state SELECT 'rolled_up', max(id) FROM calls")
+        assert step(other) == 3
     asleep.settle("a", row("a", total_tokens=7))
     ours.settle("b", row("b", total_tokens=8))  # read from the other's spill file, for instance
     asleep.settle("a", row("a", total_tokens=7))
     assert read(ours.path, "SELECT request_id, total_tokens FROM calls ORDER BY id") == [("c", 600), ("a", 7), ("b", 8)]
     assert (ours.counter("tokens"), ours.counter(), ours.minute()) == ((615, 0), (3, 0), {0: 615})
+    assert read(ours.path, "SELECT sum(total_tokens) FROM rollups") == [(600,)]
     assert verify(ours.path) == []
     clock.now += 86_401
     ours.sweep()

@@ -88,9 +88,12 @@ def test_it_prints_numbers_for_programs(ledger: dict[str, Any]) -> None:
         "caller": "bob",
         "calls": 1,
         "failed": 1,
+        "cached": 0,
         "prompt_tokens": 1000,
         "completion_tokens": 500,
         "total_tokens": 1500,
+        "cached_tokens": 0,
+        "cost": "0",
         "estimated_calls": 1,
         "estimated_tokens": 1500,
         "seconds": 60.25,
@@ -139,7 +142,7 @@ def test_it_says_where_there_is_nothing(ledger: dict[str, Any], tmp_path: Path) 
         (
             ["--by", "week"],
             {"HOME": "."},
-            "--by must be one of caller, model, upstream, key, endpoint, day; not 'week'.",
+            "--by must be one of caller, model, upstream, key, endpoint, day, team, key_id; not 'week'.",
         ),
     ],
 )

@@ -33,10 +33,11 @@ def _extend_calls() -> None:
         sa.Column("run_id", sa.Text),
     ):
         op.add_column("calls", column)
-    for name, scope in (("calls_by_key", "key_id"), ("calls_by_team", "team")):
-        known = sa.text(f"{scope} IS NOT NULL")
-        op.create_index(name, "calls", [scope, "time"], sqlite_where=known, postgresql_where=known)
+    for name, column_name in (("key", "key_id"), ("team", "team"), ("model", "model_id")):
+        _create_partial(f"calls_by_{name}", [column_name, "time"], f"{column_name} IS NOT NULL")
     op.create_index("calls_by_request", "calls", ["request_id"])
+    _create_partial("calls_failed", ["status", "time"], "status >= 400")
+    _create_partial("calls_cached", ["time"], "kind = 'cached'")
     # A call counts once, in its last row. Few calls have several, which the index finds in one pass.
     op.execute(
         "UPDATE calls SET requests = 0 WHERE id IN (SELECT calls.id FROM calls JOIN "
@@ -45,11 +46,14 @@ def _extend_calls() -> None:
     )
 
 
+def _create_partial(name: str, columns: list[str], condition: str) -> None:
+    where = sa.text(condition)
+    op.create_index(name, "calls", columns, sqlite_where=where, postgresql_where=where)
+
+
 def _add_accounts() -> None:
     _table("refusals", "minute:int", "key_id", "team", "reason", sa.Column("count", BIG, nullable=False))
-    sums = ("requests", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "cost")
-    names = ("quarter:int", "key_id", "team", "model", "endpoint", "upstream")
-    _table("rollups", *names, *(sa.Column(name, BIG, nullable=False) for name in sums))
+    _add_rollups()
     amounts = (sa.Column(name, BIG, nullable=False) for name in ("spent", "held"))
     _table("counters", "scope", "unit", "filter", "since:int", "until:int", *amounts)
     _table("seconds", "scope", "unit", "second:int", sa.Column("amount", BIG, nullable=False))
@@ -61,13 +65,25 @@ def _add_accounts() -> None:
         sa.Column("lost", BIG),
         sa.Column("body", sa.Text, nullable=False),
     )
-    op.create_index("holds_by_process", "holds", ["process"])
     percent = sa.Column("percent", sa.Integer, primary_key=True)
     _table(
         *("alerts", "scope", "unit", "filter", "since:int", "amount:int"),
         percent,
         sa.Column("time", BIG, nullable=False),
     )
+
+
+def _add_rollups() -> None:
+    groups = ("key_id", "team", "model", "endpoint", "upstream", "caller", "key")
+    sums = ("requests", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "cost")
+    more = ("asked", "cached", "failed", "failed_asked", "estimated", "estimated_tokens", "microseconds")
+    _table("rollups", "quarter:int", *groups, *_sums(*sums, *more))
+    _table("rolled_days", "day:int", *groups, *_sums(*sums, *more))
+    _table("rolled_users", "day:int", "user", *_sums(*sums, "asked"))
+
+
+def _sums(*names: str) -> list[sa.Column[Any]]:
+    return [sa.Column(name, BIG, nullable=False) for name in names]
 
 
 def _add_keys() -> None:
