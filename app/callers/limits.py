@@ -170,8 +170,8 @@ def _unknown(demand: Demand, bound: Bound, scope: Scope, rule: Rule) -> int:
     if bound.tokens is None:
         how = bound.hint or (f"send {bound.field}" if bound.field else "it cannot be sent")
         raise InvalidRequest(
-            f"{_whose(scope)} has the limit {rule.name}, so this gateway must know the most tokens that a call can "
-            f"cost: {how}",
+            f"{_whose(scope)} has the {_kind(rule.name)} {rule.name}, so this gateway must know the most tokens that a "
+            f"call can cost: {how}",
             param=bound.field or None,
         )
     if demand.unpriced:
@@ -193,10 +193,10 @@ def refusal(
     assert decision.refused is not None
     charge, balance = charged[decision.refused], decision.balances[decision.refused]
     whose = next((_whose(scope) for scope in scopes if scope.id == charge.scope), charge.scope)
-    budget = "/" in charge.name
     frees_at = _frees_at(charge, balance, now_s)
-    error = (BudgetExhausted if budget else LimitExceeded)(
-        f"{whose} has the {'budget' if budget else 'limit'} {charge.name}: {_state(charge, balance, frees_at)}",
+    kind = _kind(charge.name)
+    error = (BudgetExhausted if kind == "budget" else LimitExceeded)(
+        f"{whose} has the {kind} {charge.name}: {_state(charge, balance, frees_at)}",
         retry_after=None if frees_at is None else max(frees_at - now_s, 0),
     )
     if frees_at is None or whole_seconds(frees_at - now_s) > SLIDING:
@@ -244,6 +244,10 @@ def said_of(unit: str, amount: int, limit: int) -> str:
     return f"{said(unit, amount) if unit == 'usd' else amount} of {said(unit, limit)}"
 
 
+def _kind(name: str) -> str:
+    return "budget" if "/" in name else "limit"
+
+
 def _whose(scope: Scope) -> str:
     kind = scope.id.partition(":")[0]
     return "the organization" if kind == "organization" else f"the {kind} {scope.name!r}"
@@ -286,7 +290,7 @@ def _rest(charge: Charge, balance: Balance, now_s: float, *, admitted: bool) -> 
         return max(charge.window[1] - now_s, 0)
     if balance.frees_at is not None and (admitted or used + charge.amount <= charge.limit):
         return max(balance.frees_at - now_s, 0)
-    return math.floor(now_s) + SLIDING - now_s
+    return SLIDING
 
 
 def duration(seconds: float) -> str:

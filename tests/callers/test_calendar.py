@@ -59,6 +59,22 @@ def test_the_days_on_which_the_clocks_change(zone: str, noon: str, hours: int, s
     assert (before[1], after[0]) == window
 
 
+@pytest.mark.parametrize(
+    ("zone", "inside", "since", "until"),
+    [
+        # A minute after midnight the clocks went back, to the day before: that hour belongs to the new day.
+        ("America/St_Johns", "2010-11-06T23:30-03:30", "2010-11-07T00:00-02:30", "2010-11-08T00:00-03:30"),
+        # At half past eleven in the evening the clocks went forward: the new day begins when midnight would have been.
+        ("America/Toronto", "1919-03-31T00:45-04:00", "1919-03-30T00:00-05:00", "1919-03-31T01:00-04:00"),
+        ("Pacific/Apia", "2011-12-31T12:00+14:00", "2011-12-31T00:00+14:00", "2012-01-01T00:00+14:00"),
+    ],
+)
+def test_clocks_that_change_around_midnight(zone: str, inside: str, since: str, until: str) -> None:
+    found = Calendar(zone).window("day", at(inside))
+    assert found == (at(since), at(until))
+    assert Calendar(zone).window("day", found[0] - 1)[1] == found[0]
+
+
 def test_weeks_and_months_across_a_change() -> None:
     berlin = Calendar("Europe/Berlin")
     now = at("2026-03-29T12:00+02:00")  # a Sunday

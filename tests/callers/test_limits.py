@@ -93,8 +93,9 @@ def test_a_limit_and_a_budget_of_one_counter_are_both_charged() -> None:
 
 def test_a_call_that_nobody_can_bound_names_the_field_to_send() -> None:
     unbounded = EMBEDDINGS._replace(bound=Bound(None, None, "max_tokens"))
-    for scope, name in ((TEAM, "tokens_per_day"), (KEY, "tokens_per_minute")):
-        with pytest.raises(InvalidRequest, match=f"has the limit {name}.*: send max_tokens$") as refused:
+    budget = Scope("key:k", "k", budgets=(Budget("usd", 5, "day"),))
+    for scope, name in ((TEAM, "limit tokens_per_day"), (KEY, "limit tokens_per_minute"), (budget, "budget usd/day")):
+        with pytest.raises(InvalidRequest, match=f"has the {name}, .*: send max_tokens$") as refused:
             charges((scope,), CALENDAR, NOW, unbounded)
         assert (refused.value.status, refused.value.param) == (400, "max_tokens")
     requests = Scope("key:k", "k", Limits(requests_per_minute=1), (Budget("requests", 5, "day"),))

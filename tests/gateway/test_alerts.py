@@ -125,6 +125,7 @@ async def test_what_is_held_is_not_spent(tmp_path: Path) -> None:
             limit = Charge("key:abc", "requests", MONTH, "", 1, 1, "requests_per_day")
             alerts.told([limit], decision(1, refused=0))
             assert await file.alert("key:abc", "requests", "", MONTH[0], 10, 50) is True
+            assert await file.alert("key:abc", "tokens", "", MONTH[0], 100, 100) is True
             assert alerts.counts["budget_alerts"] == 0
 
 

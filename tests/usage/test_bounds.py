@@ -110,6 +110,7 @@ JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(10) + b"\xff\xff\xc2\x00\x11\x08\
     ("data", "size"),
     [
         (JPEG, (0x304, 0x102)),
+        (b"\xff\xd8\xff\xc4\x00\x09" + bytes(7) + b"\xff\xd0" + JPEG[2:], (0x304, 0x102)),
         (b"\xff\xd8\xff\xe1\x00\x08\xff\xc0\x00\x11\x08\x09" + JPEG[2:], (0x304, 0x102)),  # a preview in a profile
         (
             b"\xff\xd8\xff\xe2\xea\x60" + bytes(59_998) + (b"\xff\xe2\xea\x60" + bytes(59_998)) * 3 + JPEG[2:],
