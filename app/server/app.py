@@ -44,6 +44,7 @@ from ..routing.cooldowns import KeyStates
 from ..routing.failover import Retries
 from ..routing.pool import Pool
 from ..storage.ledger_file import LedgerFile
+from ..storage.retention import Retention
 from ..usage.ledger import Ledger
 from ..usage.record import CallRecord, Recorder
 from . import access_log, admin, docs, models, process
@@ -240,14 +241,22 @@ def _admission(process: Process, settings: Settings, load: Load, redactor: Redac
 
 
 def _lifespan(generations: Generations, registry: Registry) -> Callable[[FastAPI], Any]:
+    def keep_days() -> int:
+        return generations.now.settings.ledger.keep_days
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        retention = Retention(registry.path, keep_days) if registry.path else None
         generations.start()
         registry.start()
+        if retention:
+            retention.start()
         with suppress(asyncio.CancelledError):  # raised by a second Ctrl+C
             yield
         registry.close()
         await generations.aclose()
+        if retention:
+            await asyncio.to_thread(retention.close)
 
     return lifespan
 

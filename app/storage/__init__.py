@@ -20,9 +20,15 @@ sqlite         SQLite's errors as texts, and the write-ahead log
 schema         the ledger's tables in SQLAlchemy Core, in types that PostgreSQL has too
 new_file       the statements of a new ledger file, made from the schema
 migrations     Alembic's steps from each released version of the ledger's file to the next
-queries        the operator's queries, in SQLAlchemy Core
+rollups        sums by quarter of an hour and by day, which outlive the rows
+retention      the thread that rolls up rows and deletes old ones
+buckets        hours and days of a time zone
+queries        the operator's sums, in SQLAlchemy Core
+grouped        how they are summed, from roll-ups and rows
+listed         calls and refusals one by one, in SQLAlchemy Core
 files          files whose paths an operator names
 
-The modules schema, queries and those in migrations import SQLAlchemy or Alembic, 37 MB and 0.3 s. The gateway imports
-none of them: a migration runs in a child process. PostgreSQL's place is beside ledger_file, with the same verbs.
+The modules schema, queries, grouped, listed and those in migrations import SQLAlchemy or Alembic, 37 MB and 0.3 s. The
+gateway imports none of them before the first report: a migration runs in a child process. PostgreSQL's
+place is beside ledger_file, with the same verbs.
 """

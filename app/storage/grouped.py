@@ -211,13 +211,14 @@ class BucketSums:
             self._count(bound, values, -sign)
 
     def _rows(self, query: Select[Any]) -> Iterator[Any]:
-        return (row for row in self._connection.execute(query) if row[-1] is not None)  # None: sums of no rows
+        return (row for row in self._connection.execute(query).all() if row[-1] is not None)  # None: sums of no rows
 
     def _count(self, bucket: int, values: list[Any], sign: int) -> None:
         groups = (bucket, *values[: self._groups])
         sums = self.sums.get(groups)
         if sums is None:
-            self.sums[groups] = [sign * value for value in values[self._groups :]]
+            added = values[self._groups :]
+            self.sums[groups] = added if sign > 0 else [-value for value in added]
         else:
             for place, value in enumerate(values[self._groups :]):
                 sums[place] += sign * value

@@ -66,6 +66,7 @@ STATEMENTS = (
 )""",
     "CREATE INDEX calls_by_key ON calls (key_id, time) WHERE key_id IS NOT NULL",
     "CREATE INDEX calls_by_model ON calls (model_id, time) WHERE model_id IS NOT NULL",
+    "CREATE INDEX calls_by_name ON calls (model, time) WHERE model_id IS NULL",
     "CREATE INDEX calls_by_request ON calls (request_id)",
     "CREATE INDEX calls_by_team ON calls (team, time) WHERE team IS NOT NULL",
     "CREATE INDEX calls_by_time ON calls (time)",

@@ -63,7 +63,7 @@ def sums_of(path: Path, span: Span, by: Sequence[str]) -> list[dict[str, Any]]:
 
 def bucket_sums(
     path: Path, bounds: Sequence[int], groups: Sequence[str], where: Mapping[str, str], *, hours: bool
-) -> list[tuple[int, tuple[str, ...], dict[str, float]]]:
+) -> list[tuple[int, tuple[str, ...], list[float]]]:
     """``USAGE`` of each bucket and group that has rows: the bucket's number, the groups' values ("" for null) and the
     sums; those with the most tokens first in each bucket.
 
@@ -77,7 +77,7 @@ def bucket_sums(
         summed = _bucketed(connection, bounds, wanted, hours)
     most = USAGE.index("total_tokens")
     found = sorted(_some(summed), key=lambda row: (row[0][0], -row[1][most], row[0]))
-    return [(key[0], key[1:], dict(zip(wanted.sums, sums, strict=True))) for key, sums in found]
+    return [(key[0], key[1:], sums[: len(USAGE)]) for key, sums in found]
 
 
 def _bucketed(connection: Connection, bounds: Sequence[int], wanted: Wanted, hours: bool) -> BucketSums:
@@ -149,10 +149,12 @@ def connected(path: Path) -> Iterator[tuple[Connection, int]]:
     """A connection, and the version of the file."""
     with reading(path) as driver:
         (version,) = driver.execute("PRAGMA user_version").fetchone()
-        driver.execute("BEGIN")  # all queries see the same moment: rows may be rolled up between two
         engine = create_engine("sqlite://", creator=lambda: driver, poolclass=NullPool)
         try:
             with engine.connect() as connection:
+                # All queries see the same moment: rows may be rolled up between two. The engine's start ends what was
+                # begun before it.
+                connection.exec_driver_sql("BEGIN")
                 yield connection, version
         except DBAPIError as error:
             raise store_error(error.orig or error) from None

@@ -76,6 +76,7 @@ calls = Table(
 Index("calls_by_key", calls.c.key_id, calls.c.time, **_where(calls.c.key_id.is_not(None)))
 Index("calls_by_team", calls.c.team, calls.c.time, **_where(calls.c.team.is_not(None)))
 Index("calls_by_model", calls.c.model_id, calls.c.time, **_where(calls.c.model_id.is_not(None)))
+Index("calls_by_name", calls.c.model, calls.c.time, **_where(calls.c.model_id.is_(None)))  # of earlier versions
 Index("calls_failed", calls.c.status, calls.c.time, **_where(calls.c.status >= 400))
 Index("calls_cached", calls.c.time, **_where(calls.c.kind == "cached"))
 

@@ -100,8 +100,9 @@ def usage_buckets(path: Path, asked: BucketsAsked) -> Json:
     results: list[list[Json]] = [[] for _ in bounds[1:]]
     for bucket, values, sums in bucket_sums(path, bounds, groups, where, hours=asked.width == "1h"):
         named: Json = {name: value or None for name, value in zip(asked.by, values, strict=True)}
-        named |= {name: int(sums[name]) for name in _COUNTS}
-        results[bucket].append({**named, "cost": dollars(int(sums["cost"]))})
+        *counts, cost = map(int, sums)
+        named.update(zip(_COUNTS, counts, strict=True), cost=dollars(cost))
+        results[bucket].append(named)
     data = [
         {"object": "bucket", "start_time": since // 1000, "end_time": until // 1000, "results": found}
         for since, until, found in zip(bounds, bounds[1:], results, strict=False)

@@ -17,8 +17,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from app.storage.ledger_file import INSERT_CALL, CallRow, LedgerFile
+from app.storage.holds import FOREVER
+from app.storage.ledger_file import LedgerFile
 from app.storage.rollups import spent_before, step
+from app.storage.rows import INSERT_CALL, CallRow
 from app.usage.pages import BY, BucketsAsked, CallsAsked, calls_page, usage_buckets
 from app.usage.reports import GROUPS, Period, calls, totals
 
@@ -129,7 +131,7 @@ def questions(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 def _spent(path: Path, scope: str) -> int:
     with closing(sqlite3.connect(path)) as connection:
-        return spent_before(connection, scope, "usd", (0, 2**53), "")
+        return spent_before(connection, scope, "usd", (0, FOREVER))
 
 
 def main() -> None:

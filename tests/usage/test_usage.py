@@ -20,7 +20,7 @@ import pytest
 from app.core.usage import answered, size
 from app.storage.ledger_file import CallRow, LedgerFile
 from app.storage.new_file import VERSION
-from app.usage.reports import when
+from app.usage.reports import Period, totals, when
 
 from ..cli.test_cli import SECONDS, serving, torii
 from ..conftest import JINA_KEY, ScriptedUpstream, replies, until
@@ -77,6 +77,31 @@ def test_it_groups_by_several_words(ledger: dict[str, Any]) -> None:
         ["2026-11-21", "aihubmix", "aihubmix-2", "1"],
         ["2026-11-21", "jina", "jina", "2"],
         ["all", "4", "2", "~3,000"],
+    ]
+
+
+def test_it_counts_callers_calls_and_what_each_upstream_was_asked(tmp_path: Path) -> None:
+    """A call that went to two upstreams is one call, and an answer from the cache is none of an upstream."""
+    path = kept(
+        tmp_path / "torii.db",
+        call(request_id="a", status=502, requests=0, total_tokens=0, prompt_tokens=0, team="t", cost=0),
+        call(request_id="a", upstream="aihubmix", key="aihubmix", team="t", cost=12_345_000),
+        call(request_id="b", kind="cached", total_tokens=0, prompt_tokens=0, cached_tokens=900, seconds=0.0),
+    )
+    place: dict[str, Any] = {"cwd": tmp_path, "TORII_LEDGER__PATH": str(path)}
+    assert torii("usage", "--by", "team", **place).stdout == dedent(
+        """\
+        TEAM  CALLS  FAILED  CACHED  PROMPT  OUTPUT  TOKENS    COST $  SECONDS
+        t         1       0           1,000       0   1,000  0.012345     0.50
+                  1       0       1       0       0       0               0.00
+        all       2       0       1   1,000       0   1,000  0.012345     0.50
+        """
+    )
+    asked = {row["upstream"]: row for row in totals(path, Period(), ["upstream"])}
+    assert [(asked["jina"][name], asked["aihubmix"][name]) for name in ("calls", "failed", "cached")] == [
+        (1, 1),
+        (1, 0),
+        (1, 0),
     ]
 
 

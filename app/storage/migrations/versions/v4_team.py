@@ -36,6 +36,7 @@ def _extend_calls() -> None:
     for name, column_name in (("key", "key_id"), ("team", "team"), ("model", "model_id")):
         _create_partial(f"calls_by_{name}", [column_name, "time"], f"{column_name} IS NOT NULL")
     op.create_index("calls_by_request", "calls", ["request_id"])
+    _create_partial("calls_by_name", ["model", "time"], "model_id IS NULL")
     _create_partial("calls_failed", ["status", "time"], "status >= 400")
     _create_partial("calls_cached", ["time"], "kind = 'cached'")
     # A call counts once, in its last row. Few calls have several, which the index finds in one pass.
