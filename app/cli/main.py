@@ -23,6 +23,8 @@ from .operate import healthcheck, reload, upstreams, usage
 from .options import Commands, Wrong, config_option, host_option, load, port_option, reason
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from ..config.settings import Settings
     from ..routing.table import RouteTable
     from ..storage.ledger_file import LedgerFile
@@ -96,6 +98,9 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
     with ExitStack() as closing:
         for sock in sockets:
             closing.enter_context(sock)
+        sockets += (operators := _operators_sockets(settings))
+        for sock in operators:
+            closing.enter_context(sock)
         source = ConfigurationSource(config, given, settings, closing.enter_context(_sandbox(settings)), key)
         resolved = source.resolve(settings)
         database, ledger = _ledger(resolved, closing)
@@ -103,6 +108,19 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
         runfile = closing.enter_context(opened(port))
         began = tables.started(resolved, port, key, ledger) + "\n"
         return workers.serve(source, sockets, runfile, database, lambda: print(began, file=sys.stderr))
+
+
+def _operators_sockets(settings: Settings) -> list[socket]:
+    """The listening sockets of the operator's own port; none without one."""
+    from ..server.server import listen
+
+    if settings.operator_port is None:
+        return []
+    try:
+        return listen(settings.host, settings.operator_port)
+    except OSError as error:
+        place = f"{settings.host} port {settings.operator_port}"
+        raise Wrong(f"operator_port: cannot listen on {place}: {reason(error)}.") from None
 
 
 def _ledger(settings: Settings, closing: ExitStack) -> tuple[LedgerFile | None, str]:

@@ -177,7 +177,7 @@ def upstreams(config: Path | None, host: str | None, port: int | None, as_json: 
     settings = load(config, serving=False, host=host, port=port)
     if settings.operator_key is None:
         raise Wrong(NO_OPERATOR)
-    url = tables.address(settings.host, settings.port)
+    url = tables.address(settings.host, settings.port if port else settings.operator_port or settings.port)
     status, body = _asked(url, "/admin/upstreams", settings.operator_key.get_secret_value())
     if status != 200:
         reason = OTHER_OPERATOR.get(status, "is this a Torii gateway?")

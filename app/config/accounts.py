@@ -11,7 +11,16 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from ..core.types import OnDisconnect
 from .fields import SHA256, CallerKey, EndpointName, Network, Section, Text, WebhookUrl, lower, number
@@ -78,7 +87,7 @@ def day(value: Any) -> Any:
 
 def identifier(text: str) -> str:
     if not _ID.fullmatch(text):
-        raise ValueError("an id has 1 to 64 characters of A-Z, a-z, 0-9, -, _ and ., and begins with a letter or digit")
+        raise ValueError("must have 1 to 64 characters of A-Z, a-z, 0-9, -, _ and ., and begin with a letter or digit")
     return text
 
 
@@ -88,6 +97,12 @@ def few(metadata: dict[str, str]) -> dict[str, str]:
     if any(len(name) > 64 or len(text) > 512 for name, text in metadata.items()):
         raise ValueError("has names of at most 64 and texts of at most 512 characters")
     return metadata
+
+
+def kept(name: Any) -> Any:
+    if name is None:
+        raise ValueError("cannot be cleared")
+    return name
 
 
 Amount = Annotated[Decimal, BeforeValidator(decimal), Field(ge=0)]
@@ -125,16 +140,15 @@ class BudgetSettings(Section):
     models: list[Text] | None = None
     warn_at: list[Share] = Field(default_factory=lambda: [0.5, 0.8])
 
-    @model_validator(mode="after")
-    def _countable(self) -> BudgetSettings:
-        if self.unit == "usd":
-            try:
-                fine(self.amount)
-            except ValueError as error:
-                raise ValueError(f"amount {error}") from None
-        elif self.amount != self.amount.to_integral_value() or self.amount > MOST:
-            raise ValueError(f"amount must be a whole number of {self.unit}, at most {MOST}")
-        return self
+    @field_validator("amount")
+    @classmethod
+    def _countable(cls, amount: Decimal, about: ValidationInfo) -> Decimal:
+        unit = about.data.get("unit")
+        if unit == "usd":
+            return fine(amount)
+        if unit is not None and (amount != amount.to_integral_value() or amount > MOST):
+            raise ValueError(f"must be a whole number of {unit}, at most {MOST}")
+        return amount
 
     @field_serializer("amount")
     def _said(self, amount: Decimal) -> str | int:
@@ -177,16 +191,11 @@ class TeamSettings(TeamFields):
 class TeamChanges(Section):
     """Changes of a team: absent leaves as is, null clears."""
 
-    name: Name | None = None
+    name: Annotated[Name | None, BeforeValidator(kept)] = None
     disabled: bool | None = None
     limits: LimitsSettings | None = None
     budgets: list[BudgetSettings] | None = None
     metadata: Metadata | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spoken(cls, given: Any) -> Any:
-        return _with_name(given)
 
     def stored(self) -> Values:
         """The fields that were sent; None for null."""
@@ -233,7 +242,7 @@ class VirtualKeySettings(KeyFields):
 class KeyChanges(Section):
     """Changes of a virtual key: absent leaves as is, null clears."""
 
-    name: Name | None = None
+    name: Annotated[Name | None, BeforeValidator(kept)] = None
     team: Text | None = None
     owner: Annotated[str, Field(max_length=256)] | None = None
     metadata: Metadata | None = None
@@ -246,11 +255,6 @@ class KeyChanges(Section):
     budgets: list[BudgetSettings] | None = None
     on_disconnect: OnDisconnect | None = None
     cache: CacheUse | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spoken(cls, given: Any) -> Any:
-        return _with_name(given)
 
     def stored(self) -> Values:
         """The fields that were sent; None for null."""
@@ -299,18 +303,11 @@ def _stored(form: Section, *without: str) -> Values:
 
 def _changed(form: Section) -> Values:
     fields = form.model_dump(mode="json", exclude_unset=True)
-    for name in ("limits", "budgets"):
-        if fields.get(name):
-            fields[name] = form.model_dump(mode="json", include={name}, exclude_none=True)[name]
+    if fields.get("budgets"):
+        fields["budgets"] = form.model_dump(mode="json", include={"budgets"}, exclude_none=True)["budgets"]
     return _timed(form, fields)
 
 
 def _timed(form: Section, fields: Values) -> Values:
     time = getattr(form, "expires_at", None)
     return {**fields, "expires_at": round(time.timestamp() * 1000)} if time else fields
-
-
-def _with_name(given: Any) -> Any:
-    if isinstance(given, dict) and given.get("name", "") is None:
-        raise ValueError("name cannot be cleared")
-    return given

@@ -47,9 +47,10 @@ from ..storage.ledger_file import LedgerFile
 from ..storage.retention import Retention
 from ..usage.ledger import unbooked
 from ..usage.record import CallRecord, Recorder
-from . import access_log, admin, docs, models, process
+from . import access_log, admin, docs, models, own_usage, process
 from .access import Access
 from .accounting import Accounting, build_book, build_holds
+from .books import LedgerReader
 from .handlers import BodyLimits, Handlers
 from .snapshots import Generation, Generations
 
@@ -96,6 +97,8 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     app.state.settings = settings
     app.state.database = database
     app.state.registry = registry
+    path = database.path if database else None
+    app.state.ledger_reader, app.state.own_usage_reader = LedgerReader(path, at_once=4), LedgerReader(path, at_once=2)
     hot = Hot(generations)
     app.router.routes += [Route(path, hot, methods=["POST"]) for path in HOT]
     for prefix, router in (*SHOWN, *HIDDEN):
@@ -154,8 +157,8 @@ def _hot(handlers: Handlers, settings: Settings) -> dict[str, ASGIApp]:
 
 
 # Prefixes and routers: SHOWN are in the OpenAPI document, HIDDEN are not.
-SHOWN = (("/v1", models.router), ("", process.router))
-HIDDEN = (("", models.router), ("/v1", models.not_offered), ("", models.not_offered))
+SHOWN = (("/v1", models.router), ("/v1", own_usage.router), ("", process.router))
+HIDDEN = (("", models.router), ("", own_usage.router), ("/v1", models.not_offered), ("", models.not_offered))
 
 
 def _listed(*routers: tuple[str, APIRouter]) -> list[tuple[str, str]]:

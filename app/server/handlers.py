@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -177,9 +178,7 @@ class Handlers:
     def caller(self, exchange: HTTPExchange, callers: Callers | None = None, endpoint: str | None = None) -> Caller:
         """The authenticated caller. Raises Unauthorized, also for a valid key in the query: queries get into logs; and
         Barred if the key may not be used for the endpoint, or from the caller's address."""
-        query = exchange.query()
-        if query and any(field.partition(b"=")[0].lower() in IN_QUERY for field in query):
-            raise Unauthorized("The query contains a key. Send keys in the header 'Authorization: Bearer <key>' only.")
+        no_key_in_query(exchange)
         peer = exchange.scope.get("client")
         return (callers or self._callers).check(exchange.headers, peer[0] if peer else None, endpoint)
 
@@ -222,6 +221,15 @@ class Handlers:
         return NotFound(self._hints.get(path) or f"there is nothing at {path[:200]!r}. {has}")
 
 
+def no_key_in_query(exchange: HTTPExchange, ids: Collection[str] = ()) -> None:
+    """Raises Unauthorized if the query has a field in which clients of other services send their key. ``ids`` are
+    fields that take a key's public id: a whole virtual key is refused there too."""
+    for field in exchange.query():
+        name, _, value = field.partition(b"=")
+        if name.lower() in IN_QUERY and (name.decode("latin-1") not in ids or VIRTUAL.match(value)):
+            raise Unauthorized("The query contains a key. Send keys in the header 'Authorization: Bearer <key>' only.")
+
+
 def note(scope: Scope, request_id: str, error: ToriiError) -> None:
     """Log a refused request that has no line in the access log."""
     about = {"status": error.status, "error": error.code, "request_id": request_id}
@@ -240,6 +248,9 @@ CONTENT = (b"content-type", b"content-length")
 
 # Query parameters in which clients of other services send their key.
 IN_QUERY = frozenset((b"key", b"api_key", b"api-key", b"apikey", b"access_token", b"token", b"authorization"))
+
+# The beginning of virtual keys and management keys.
+VIRTUAL = re.compile(rb"[sm]k-torii-")
 
 # Errors that are sent before the whole body has been read.
 UNREAD = (Unauthorized, Barred, Forbidden, Overloaded, BodyTooSlow, TooLarge, UnsupportedMedia)

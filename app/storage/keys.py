@@ -136,7 +136,7 @@ class KeyFile:
             team = change.team_of(changes["team"], self._declared.teams) if changes.get("team") else None
             new = {"name": key.name, "team": key.team, "expires_at": key.expires_at, "disabled": key.disabled}
             new |= {name: changes[name] for name in OF_KEYS if name in changes} | ({"team": team} if team else {})
-            others = _others({**key.fields, **changes}, OF_KEYS)
+            others = _others(_edited(key.fields, changes), OF_KEYS)
             columns = (new["name"], new["team"], new["expires_at"], int(bool(new["disabled"])), others)
             change.run(UPDATE_KEY, (*columns, key_id))
             change.tell((actor, address), "key.edit", key_id, changes)
@@ -189,13 +189,14 @@ class KeyFile:
             if "name" in changes and changes["name"] != team.name:
                 change.free("teams", changes["name"], {*self._declared.teams.values()})
             new = {"name": team.name, "disabled": team.disabled, **changes}
-            others = _others({**team.fields, **changes}, OF_TEAMS)
+            others = _others(_edited(team.fields, changes), OF_TEAMS)
             change.run(UPDATE_TEAM, (new["name"], int(bool(new["disabled"])), others, team_id))
             change.tell((actor, address), "team.edit", team_id, changes)
             return change.team(team_id)
 
     def delete_team(self, team_id: str, actor: str, address: str | None) -> None:
-        """Raises NoSuch, InUse while a key that is not revoked belongs to the team."""
+        """Ends also the management keys of the team. Raises NoSuch, InUse while a key that is not revoked belongs to
+        the team."""
         with self._changing() as change:
             change.team(team_id)
             count = change.one("SELECT count(*) FROM keys WHERE team = ? AND revoked_at IS NULL", team_id)
@@ -203,6 +204,8 @@ class KeyFile:
                 keys = f"{count[0]} key{'s' * (count[0] > 1)}"
                 raise InUse(f"the team {team_id} has {keys}; move or revoke them first")
             change.run("DELETE FROM teams WHERE id = ?", (team_id,))
+            # A later team with this id is another one.
+            change.run("DELETE FROM management_keys WHERE scope = ?", (f"team:{team_id}",))
             change.tell((actor, address), "team.delete", team_id, {})
 
     # Management keys.
@@ -216,11 +219,10 @@ class KeyFile:
                 return change.management(known), None
             key_id, secret = self._mint(prefix="mk-torii-")
             change.free("management_keys", fields["name"], ())
-            if fields["scope"].startswith("team:"):
-                change.team_of(fields["scope"].removeprefix("team:"), self._declared.teams, "scope")
-            change.run(
-                INSERT_MANAGEMENT, (key_id, *(fields[name] for name in ("name", "scope")), *_marks(secret), change.now)
-            )
+            scope = fields["scope"]
+            if scope.startswith("team:"):
+                scope = f"team:{change.team_of(scope.removeprefix('team:'), self._declared.teams, 'scope')}"
+            change.run(INSERT_MANAGEMENT, (key_id, fields["name"], scope, *_marks(secret), change.now))
             change.remember("management_key", actor, fields, idempotency, key_id)
             change.tell((actor, address), "management_key.create", key_id, fields)
             return change.management(key_id), secret
@@ -365,6 +367,15 @@ RAISE_NUMBER = "INSERT INTO state (name, value) VALUES ('keys', 1) ON CONFLICT (
 def _others(fields: Fields, columns: Collection[str]) -> str:
     """The fields without columns of their own that are set, as JSON."""
     return _json({name: value for name, value in fields.items() if name not in columns and value is not None})
+
+
+def _edited(fields: Fields, changes: Fields) -> Fields:
+    """The fields after the changes. Of the limits, those that are absent stay as they are too, and None clears them."""
+    if changes.get("limits") is None:
+        return {**fields, **changes}
+    limits = {**fields.get("limits", {}), **changes["limits"]}
+    left = {name: limit for name, limit in limits.items() if limit is not None}
+    return {**fields, **changes, "limits": left or None}
 
 
 def _json(value: Any) -> str:

@@ -96,13 +96,13 @@ def test_amounts_are_exact(unit: str, amount: Any, inside: int) -> None:
         ({"amount": []}, "amount", 'must be a number, such as 100 or "12.50"'),
         ({"amount": -1}, "amount", "must be at least 0"),
         ({"amount": "-0.5"}, "amount", "must be at least 0"),
-        ({"amount": "0.0000000001"}, "", "amount must have at most 9 decimals"),
-        ({"amount": 9_000_001}, "", "amount must be at most 9000000 dollars"),
-        ({"amount": "1.5", "unit": "tokens"}, "", "amount must be a whole number of tokens, at most 9000000000000000"),
+        ({"amount": "0.0000000001"}, "amount", "must have at most 9 decimals"),
+        ({"amount": 9_000_001}, "amount", "must be at most 9000000 dollars"),
+        ({"amount": "1.5", "unit": "tokens"}, "amount", "must be a whole number of tokens, at most 9000000000000000"),
         (
             {"amount": 10**16, "unit": "requests"},
-            "",
-            "amount must be a whole number of requests, at most 9000000000000000",
+            "amount",
+            "must be a whole number of requests, at most 9000000000000000",
         ),
         ({"unit": "eur"}, "unit", "must be 'usd', 'tokens' or 'requests'"),
         ({"window": "year"}, "window", "must be 'day', 'week', 'month' or 'total'"),
@@ -164,10 +164,10 @@ def test_changes_tell_absent_from_null() -> None:
     }
     assert KeyChanges.model_validate(changes).stored() == changes
     assert KeyChanges().stored() == {}
-    assert said(KeyChanges, name=None) == [("", "name cannot be cleared")]
+    assert said(KeyChanges, name=None) == [("name", "cannot be cleared")]
     budget = {"unit": "usd", "amount": "1.0", "window": "day"}
     assert TeamChanges.model_validate({"budgets": [budget]}).stored()["budgets"][0]["amount"] == "1"
-    assert said(TeamFields, name="x", id="two words")[0][1].startswith("an id has 1 to 64 characters")
+    assert said(TeamFields, name="x", id="two words")[0][1].startswith("must have 1 to 64 characters")
 
 
 def test_declared_keys_and_teams(write: Write) -> None:
