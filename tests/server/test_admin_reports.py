@@ -168,7 +168,16 @@ async def test_usage_is_a_page_of_buckets(operator: OperatorClient, tmp_path: Pa
         "jina",
         2,
     )
-    assert sum(len(bucket["results"]) for bucket in (await operator.get("/usage"))["data"]) <= 8
+
+
+async def test_without_a_start_a_page_ends_now(operator: OperatorClient, tmp_path: Path) -> None:
+    write(tmp_path, call(time=now_ms()))
+    for width, count in (("1d", 7), ("1h", 24)):
+        page = await operator.get(f"/usage?bucket_width={width}")
+        assert (len(page["data"]), page["has_more"]) == (count, False)
+        assert [bucket["results"] != [] for bucket in page["data"]] == [False] * (count - 1) + [True]
+    kolkata = await operator.get("/usage?bucket_width=1h&time_zone=Asia/Kolkata")
+    assert (len(kolkata["data"]), kolkata["data"][0]["start_time"] % 3600) == (24, 1800)
 
 
 async def test_usage_is_also_a_table(operator: OperatorClient, tmp_path: Path) -> None:
