@@ -365,6 +365,11 @@ async def test_the_api_has_a_valid_document_of_its_own_with_every_answer_typed(o
     assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
     for schema in document["components"]["schemas"].values():
         OAS31Validator.check_schema(schema)
+    assert document["components"]["securitySchemes"]["bearer"] == {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The operator's key, or a management key.",
+    }
     tags = {tag["name"] for tag in document["tags"]}
     seen = []
     for path, item in document["paths"].items():
