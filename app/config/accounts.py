@@ -29,9 +29,11 @@ from .sources import Values
 DOLLAR_DECIMALS = 9
 MOST_DOLLARS = 9_000_000  # in nano-dollars within the 53 bits that a JSON number keeps
 MOST = MOST_DOLLARS * 10**DOLLAR_DECIMALS
+FIRST_YEAR, LAST_YEAR = 1970, 9998
 METADATA = 16  # entries, of names up to 64 and texts up to 512 characters
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _DECIMAL = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?", re.ASCII)
 
 
@@ -72,6 +74,8 @@ def moment(value: Any) -> Any:
         found = None
     if not isinstance(found, datetime) or found.tzinfo is None:
         raise ValueError("must be a time with its zone, such as 2027-01-31T12:00:00Z")
+    if not FIRST_YEAR <= found.year <= LAST_YEAR:  # at the ends of the calendar not every time has one in UTC
+        raise ValueError(f"must be in the years {FIRST_YEAR} to {LAST_YEAR}")
     return found
 
 
@@ -89,6 +93,13 @@ def identifier(text: str) -> str:
     if not _ID.fullmatch(text):
         raise ValueError("must have 1 to 64 characters of A-Z, a-z, 0-9, -, _ and ., and begin with a letter or digit")
     return text
+
+
+def readable(name: str) -> str:
+    """Names stand in tables, log lines and messages."""
+    if not name.strip() or _CONTROL.search(name):
+        raise ValueError("must have letters or digits, and no control characters")
+    return name
 
 
 def few(metadata: dict[str, str]) -> dict[str, str]:
@@ -109,7 +120,7 @@ Amount = Annotated[Decimal, BeforeValidator(decimal), Field(ge=0)]
 Dollars = Annotated[Amount, AfterValidator(fine)]
 Moment = Annotated[datetime, BeforeValidator(moment)]
 Day = Annotated[date, BeforeValidator(day)]
-Name = Annotated[str, Field(min_length=1, max_length=64)]
+Name = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(readable)]
 Id = Annotated[str, AfterValidator(identifier)]
 Metadata = Annotated[dict[str, str], AfterValidator(few)]
 LimitAmount = Annotated[int, BeforeValidator(number), Field(ge=0, le=MOST)]

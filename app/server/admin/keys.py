@@ -16,7 +16,7 @@ from ...core.types import Json, OnDisconnect
 from ...storage.key_records import KeyRecord, SecretRecord
 from ..forms import Form, ListOf, Moment, Pages, moment, moment_or_none
 from ..openapi import refusals
-from ..operators import Operator
+from ..operators import ChangeRefused, Operator
 from ..routes import Asked, TeamRoute
 from .store import Accounts, IdempotencyKey, read_only
 
@@ -128,6 +128,8 @@ async def create_key(
     if asked.team is not None:
         fields["team"] = _own(asked, fields.get("team", asked.team))
     key, secret = await accounts.change(lambda file: file.create_key(fields, asked.actor, asked.address, idempotency))
+    if not asked.sees(key.team):  # made by an earlier request, and moved since
+        raise ChangeRefused("the key that this Idempotency-Key made belongs to another team now")
     return _answered(key, secret, accounts.now_ms())
 
 
