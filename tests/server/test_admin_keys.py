@@ -191,6 +191,18 @@ BAD: list[tuple[str, Any, str | None, str]] = [
         "metadata",
         "metadata must have at most 16 entries; it is an object",
     ),
+    (
+        "too many budgets",
+        {"name": "a", "budgets": [{"unit": "tokens", "amount": 1, "window": "day"}] * 51},
+        "budgets",
+        "budgets must have at most 50 entries; it is a list",
+    ),
+    (
+        "too many models",
+        {"name": "a", "allowed_models": ["m"] * 501},
+        "allowed_models",
+        "allowed_models must have at most 500 entries; it is a list",
+    ),
     ("team", {"name": "a", "team": "serch"}, "team", "there is no team 'serch'; nearest: search"),
     ("duplicate name", {"name": "taken"}, "name", "a key with the name 'taken' exists already"),
     ("no object", [], None, "the body must be a JSON object"),
@@ -516,3 +528,8 @@ async def test_a_method_that_is_not_allowed_is_told_all_that_are(operator: Opera
     for path, allow in (("/keys", "GET, POST"), (f"/keys/{key['id']}", "GET, PATCH, DELETE")):
         answer = await operator.ask("PUT", path, {})
         assert (answer.status_code, answer.headers["allow"]) == (405, allow)
+
+
+async def test_nothing_is_written_as_minus_nothing(operator: OperatorClient) -> None:
+    key = await operator.post("/keys", {"name": "a", "budgets": [{"unit": "usd", "amount": -0.0, "window": "day"}]})
+    assert key["budgets"][0]["amount"] == "0"
