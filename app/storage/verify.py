@@ -9,7 +9,8 @@ from pathlib import Path
 from .counters import balances
 from .holds import MINUTE
 from .open_holds import opened
-from .opening import reading
+from .opening import complete, reading
+from .sqlite import StoreError
 from .sums import spent
 
 __all__ = ["balances", "verify"]
@@ -27,6 +28,8 @@ def verify(path: Path) -> list[str]:
     calls. Raises StoreError.
     """
     with reading(path) as connection:
+        if not complete(connection):
+            raise StoreError("an older Torii wrote it; a start of the gateway migrates it")
         connection.execute("BEGIN")  # one state of the file
         held = _held(connection)
         found: list[str] = []

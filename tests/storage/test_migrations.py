@@ -29,6 +29,7 @@ from app.storage.ledger_file import CooldownRow, LedgerFile
 from app.storage.migrations.__main__ import FOLDER, migrate
 from app.storage.new_file import VERSION
 from app.storage.sqlite import StoreError
+from app.storage.verify import verify
 
 from ..cli.test_cli import SECONDS, environment, serving, torii
 from ..conftest import JINA_KEY, until
@@ -99,6 +100,14 @@ def test_each_call_of_an_older_file_counts_once(release: str, tmp_path: Path) ->
     new(path)
     unknown = ("call", 0, 0, None, None, None, None)
     assert read(path, ADDED) == [(1, *unknown), (1, *unknown), (0, *unknown), (1, *unknown)]
+
+
+def test_verify_says_that_a_file_is_too_old(tmp_path: Path) -> None:
+    path = released(tmp_path / "torii.db", "2f3fb8a")
+    with pytest.raises(StoreError, match="an older Torii wrote it"):
+        verify(path)
+    new(path)
+    assert verify(path) == []
 
 
 # ---------------------------------------------------------------- one schema
