@@ -139,6 +139,24 @@ def test_one_process_at_a_time_tidies(tmp_path: Path) -> None:
     assert tidy(path, 1, now=NOW)["calls"] == 1
 
 
+def test_a_row_that_comes_meanwhile_stays_until_it_is_rolled_up(tmp_path: Path) -> None:
+    path = new(tmp_path / "torii.db", *(call() for _ in range(401)))
+    late: list[int] = []
+
+    def pause(_: float) -> None:
+        if read(path, "SELECT count(*) FROM calls") == [(201,)]:
+            with opened(path) as connection:
+                connection.execute(INSERT_CALL, call(time=0))
+            late.append(1)
+
+    assert tidy(path, 1, now=NOW, pause=pause)["calls"] == 401
+    assert late == [1]
+    assert read(path, "SELECT time FROM calls") == [(0,)]
+    assert [row["requests"] for row in sums_of(path, Span(), [])] == [402]
+    tidy(path, 1, now=NOW)
+    assert [row["requests"] for row in sums_of(path, Span(), [])] == [402]
+
+
 def test_a_file_of_others_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "torii.db"
     assert (tidy(path, 1), keep_up(path)) == ({}, 0)
