@@ -56,7 +56,8 @@ class ToriiError(Exception):
 
     ``elsewhere``: another target may be tried. ``accepted``: the upstream may have begun the work. ``should_retry``
     becomes the header x-should-retry, which the OpenAI SDKs obey; None leaves the decision to the SDK. ``retry_after``
-    is in seconds. ``booked``: the log already has a line for this error.
+    is in seconds. ``booked``: the log already has a line for this error. ``own``: it concerns this caller alone, not
+    those who wait for the same answer.
     """
 
     status: int = 500
@@ -66,6 +67,7 @@ class ToriiError(Exception):
     accepted: bool = False
     should_retry: bool | None = None
     booked: bool = False
+    own: bool = False
 
     def __init__(
         self,
@@ -212,9 +214,7 @@ class StorageUnavailable(Unavailable):
 
     code = "storage_unavailable"
 
-    def __init__(
-        self, message: str = "the store of this gateway's budgets cannot be written now", *, retry_after: float = 1
-    ) -> None:
+    def __init__(self, message: str = "the store of budgets cannot be written now", *, retry_after: float = 1) -> None:
         super().__init__(message, retry_after=retry_after)
 
 

@@ -58,7 +58,11 @@ class Share:
     def of(self, limit: int | None) -> int | None:
         """This worker's part of the limit; the parts of all workers add up to it. A limit below the number of workers
         is a mistake in the settings."""
-        return None if limit is None else limit // self.workers + (self.worker < limit % self.workers)
+        return None if limit is None else self.part(limit)
+
+    def part(self, limit: int) -> int:
+        """As ``of``; 0 for some workers if the limit is below their number."""
+        return limit // self.workers + (self.worker < limit % self.workers)
 
 
 WHOLE = Share()

@@ -45,10 +45,11 @@ from ..routing.failover import Retries
 from ..routing.pool import Pool
 from ..storage.ledger_file import LedgerFile
 from ..storage.retention import Retention
-from ..usage.ledger import Ledger
+from ..usage.ledger import unbooked
 from ..usage.record import CallRecord, Recorder
 from . import access_log, admin, docs, models, own_usage, process
 from .access import Access
+from .accounting import Accounting, build_book, build_holds
 from .books import LedgerReader
 from .handlers import BodyLimits, Handlers
 from .snapshots import Generation, Generations
@@ -59,13 +60,14 @@ Sink = Callable[[CallRecord], None]
 @dataclass(frozen=True, slots=True)
 class Process:
     """The parts that outlive a reload: additional sinks of call records, a worker's share of the limits, the open
-    database, the created keys in it, and the cache's contents."""
+    database, the created keys in it, the cache's contents, and what goes on between calls with limits."""
 
     sinks: tuple[Sink, ...] = ()
     share: Share = WHOLE
     database: LedgerFile | None = None
     registry: Registry = field(default_factory=Registry)
     tiers: SharedTiers = field(default_factory=SharedTiers)
+    accounting: Accounting = field(default_factory=lambda: Accounting(None))
 
 
 def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database: LedgerFile | None = None) -> FastAPI:
@@ -74,8 +76,9 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     ``sinks`` receive the record of each finished call, in addition to the access log and the ledger. ``share`` is the
     share of one worker out of several. Without a ``database`` no ledger is kept; the code that opened it closes it.
     """
-    registry = Registry(database.path if database else None)
-    generations = Generations(partial(_generation, Process(sinks, share, database, registry)), settings)
+    registry, accounting = Registry(database.path if database else None), Accounting(database)
+    process = Process(sinks, share, database, registry, accounting=accounting)
+    generations = Generations(partial(_generation, process), settings)
     # Only at the start: a reload carries over the state of the keys.
     rests = KeyStates(database).remembered() if database else []
     for pool in generations.now.pools.values():
@@ -83,7 +86,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     app = Torii(
         title="Torii",
         version=__version__,
-        lifespan=_lifespan(generations, registry),
+        lifespan=_lifespan(generations, registry, accounting),
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -233,17 +236,19 @@ def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[
 
 
 def _admission(process: Process, settings: Settings, load: Load, redactor: Redactor) -> Admission:
-    ledger = [Ledger(process.database, redactor.secrets)] if process.database else []
+    ledger = build_book(settings, process.database, redactor.secrets)
+    process.accounting.renew(settings)
     return Admission(
         load,
         settings.max_concurrent_calls,
-        Recorder(access_log.write, *ledger, *process.sinks),
+        Recorder(access_log.write, ledger or unbooked, *process.sinks),
         build_disconnects(settings),
         settings.timeouts.total_seconds,
+        build_holds(settings, ledger, process.share, process.accounting),
     )
 
 
-def _lifespan(generations: Generations, registry: Registry) -> Callable[[FastAPI], Any]:
+def _lifespan(generations: Generations, registry: Registry, accounting: Accounting) -> Callable[[FastAPI], Any]:
     def keep_days() -> int:
         return generations.now.settings.ledger.keep_days
 
@@ -258,6 +263,7 @@ def _lifespan(generations: Generations, registry: Registry) -> Callable[[FastAPI
             yield
         registry.close()
         await generations.aclose()
+        await accounting.aclose()
         if retention:
             await asyncio.to_thread(retention.close)
 

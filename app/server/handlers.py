@@ -87,12 +87,14 @@ class Handlers:
 
         async def work(exchange: HTTPExchange) -> None:
             caller = self.caller(exchange, endpoint=endpoint.facts.name)
-            with self.admission.admit(caller.name) as admitted:
+            with self.admission.admit(caller, exchange.id) as admitted:
+                if admitted.account is not None:
+                    exchange.limits = admitted.account.headers
                 exchange.scope[LEAVE] = admitted.connection.leave
                 try:
                     body = await self.body(exchange)
-                    control = b",".join(exchange.header(b"cache-control"))
-                    incoming = RequestContext(exchange.path, body, exchange.id, control)
+                    control, tag = (b",".join(exchange.header(name)) for name in (b"cache-control", b"x-torii-tag"))
+                    incoming = RequestContext(exchange.path, body, exchange.id, control, tag)
                     await self._answer(exchange, await self._gateway.handle(endpoint, incoming, admitted))
                 except asyncio.CancelledError as error:
                     raise admitted.connection.ended() from error
@@ -182,6 +184,8 @@ class Handlers:
 
     async def _answer(self, exchange: HTTPExchange, answer: CallResult) -> None:
         head = self._head(exchange.id, answer.headers)
+        if exchange.limits is not None:
+            head += [(name.encode(), value.encode()) for name, value in (await exchange.limits()).items()]
         if answer.events is None:
             await exchange.answer(200, answer.body, head)
             return
@@ -194,6 +198,8 @@ class Handlers:
         if not error.booked:
             note(exchange.scope, exchange.id, error)
         body, head = self._refusal(error, exchange.id)
+        if exchange.limits is not None:
+            head += [(name.encode(), value.encode()) for name, value in (await exchange.limits()).items()]
         unread = isinstance(error, UNREAD)
         await exchange.answer(error.status, body, head, more=unread)
         if unread:

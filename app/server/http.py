@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from urllib.parse import unquote_to_bytes
 
@@ -44,14 +44,16 @@ def headers_of(scope: Scope) -> Headers:
 
 
 class HTTPExchange:
-    """``begun``: True once a part of a response was sent, so that no other response can follow."""
+    """``begun``: True once a part of a response was sent, so that no other response can follow. ``limits`` returns
+    headers of the response that say what is left of the caller's limits; None for a caller without limits."""
 
-    __slots__ = ("_at_hand", "_receive", "_send", "begun", "headers", "id", "scope")
+    __slots__ = ("_at_hand", "_receive", "_send", "begun", "headers", "id", "limits", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.id = os.urandom(16).hex()
         self.begun = False
+        self.limits: Callable[[], Awaitable[Mapping[str, str]]] | None = None
         self._at_hand: Callable[[], bytes | None] | None = scope.pop(BODY, None)  # it refers to the scope
         self._receive = receive
         self._send = send
