@@ -1,0 +1,151 @@
+"""Where keys and teams are kept: behind the running gateway's API, or in the ledger's file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import click
+
+from .options import Wrong, config_option, its_host_option, its_port_option, load
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from ..config.settings import Settings
+    from ..core.types import Json
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+WHERE = ("config", "host", "port")
+KINDS = {"keys": "key", "teams": "team", "management_keys": "management key"}
+# The options of fields that have another name.
+OPTIONS = {
+    "name": "NAME",
+    "limits": "--limit",
+    "budgets": "--budget",
+    "expires_at": "--expires",
+    "allowed_models": "--models",
+    "allowed_endpoints": "--endpoints",
+    "allowed_ips": "--ips",
+    "grace_seconds": "--grace",
+}
+NO_LEDGER = "there is no ledger: ledger.path is off, or is auto while neither XDG_STATE_HOME nor HOME is set."
+
+
+class AccountVerbs(Protocol):
+    """Keys, teams, management keys and the audit, in the forms of the operator's API. All functions raise Wrong for
+    what cannot be done as asked, with nothing changed."""
+
+    def entries(self, kind: str, most: int = sys.maxsize) -> list[Json]: ...
+
+    def create(self, kind: str, body: Json) -> Json: ...
+
+    def edit(self, kind: str, entry: str, changes: Json) -> Json: ...
+
+    def delete(self, kind: str, entry: str) -> Json: ...
+
+    def rotate(self, entry: str, grace_seconds: int) -> Json: ...
+
+    def left(self, kind: str, entry: str) -> list[Json]: ...
+
+
+def where_options(command: F) -> F:
+    return config_option(its_host_option(its_port_option(command)))
+
+
+def opened(asked: Mapping[str, Any]) -> AccountVerbs:
+    """The API of the gateway that ``--host`` and ``--port`` name, or that runs on the configured port and whose
+    operator key is set; else the ledger's file."""
+    from ..server.runfile import runs
+
+    config, host, port = (asked[name] for name in WHERE)
+    settings = load(config, serving=False, host=host, port=port)
+    named = host is not None or port is not None
+    if named or (settings.operator_key is not None and runs(settings.port)):
+        from .api import NO_OPERATOR, Api
+        from .columns import address
+
+        if settings.operator_key is None:
+            raise Wrong(NO_OPERATOR)
+        return Api(address(settings.host, settings.port), settings.operator_key.get_secret_value())
+    from .file_accounts import FileAccounts
+
+    return FileAccounts(ledger_of(settings), settings)
+
+
+def ledger_of(settings: Settings) -> Path:
+    """The ledger's file: the temporary one of a sandbox that runs on the port, unless the settings name one. Raises
+    Wrong."""
+    from ..config.fields import AUTO
+    from ..gateway.build import ledger_file
+    from ..server.runfile import sandbox_ledger
+
+    path = sandbox_ledger(settings.port) if settings.ledger.path == AUTO else None
+    path = path or ledger_file(settings)
+    if path is None:
+        raise Wrong(NO_LEDGER)
+    return path
+
+
+def named(accounts: AccountVerbs, kind: str, given: str) -> Json:
+    """The entry with this id or this name. Raises Wrong, which names the nearest."""
+    from ..core.names import nearest
+
+    found = accounts.entries(kind)
+    for field in ("id", "name"):
+        if chosen := [each for each in found if each[field] == given]:
+            return chosen[0]
+    near = nearest(given, [each["name"] for each in found])
+    hint = f"nearest: {', '.join(near)}" if near else f"there are no {KINDS[kind]}s yet"
+    raise Wrong(f"there is no {KINDS[kind]} with the id or name {given!r}; {hint}.")
+
+
+def checked(form: type[BaseModel], body: Json) -> Json:
+    """The body, if it is right. Raises Wrong, which names the option, what came and what is right of every mistake."""
+    from pydantic import ValidationError
+
+    from ..config.sources import explain
+
+    try:
+        form.model_validate(body)
+    except ValidationError as error:
+        found = zip(explain(error, form), error.errors(include_url=False), strict=True)
+        raise Wrong("\n".join(_mistake(keys, what, each["input"]) for (keys, what), each in found)) from None
+    return body
+
+
+def option(field: str) -> str:
+    """The option that gives a field of a body."""
+    return OPTIONS.get(field, f"--{field.replace('_', '-')}")
+
+
+def _mistake(keys: tuple[int | str, ...], what: str, given: Any) -> str:
+    """``--limit tokens_per_day must be ...``: the option of a field, and the name within it."""
+    first, *within = keys or ("",)
+    place = " ".join([option(str(first)), *(str(name) for name in within if isinstance(name, str))])
+    came = f"; not {given!r}" if isinstance(given, str | int | float) else ""
+    return f"{place} {what.rstrip('.')}{came}."
+
+
+def shown(answer: Json, text: str, as_json: bool) -> None:
+    """Print the answer as JSON, or the text."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode() if as_json else text)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raises Wrong if the ledger cannot be read."""
+    from ..storage.sqlite import NoFile, StoreError
+
+    try:
+        yield
+    except NoFile as error:
+        raise Wrong(f"no ledger at {path}: {error}. The first `torii serve` with an upstream key creates it.") from None
+    except StoreError as error:
+        raise Wrong(f"the ledger {path} cannot be read: {error}.") from None
