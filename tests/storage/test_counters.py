@@ -352,6 +352,21 @@ def test_a_late_settlement_replaces_the_rows_of_a_lost_call(tmp_path: Path) -> N
     clock.now += 86_401
     ours.sweep()
     assert read(ours.path, "SELECT * FROM holds") == []
+    assert verify(ours.path) == []
+
+
+def test_a_late_release_takes_the_rows_of_a_lost_call_back(tmp_path: Path) -> None:
+    clock = Clock()
+    ours, asleep = Books(tmp_path / "torii.db", clock=clock), Books(tmp_path / "torii.db", "asleep", clock)
+    asleep.hold(TOKENS, charge(), request_id="a", total_tokens=600)
+    clock.now += 31
+    ours.sweep()
+    assert ours.counter() == (1, 0)
+    with asleep.turn() as counters:
+        assert counters.release("a")
+    assert read(ours.path, "SELECT * FROM calls") == read(ours.path, "SELECT * FROM holds") == []
+    assert (ours.counter("tokens"), ours.counter()) == ((0, 0), (0, 0))
+    assert verify(ours.path) == []
 
 
 def test_a_process_that_was_found_dead_returns(tmp_path: Path) -> None:

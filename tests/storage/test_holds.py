@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from app.storage.ledger_file import LedgerFile
+from app.storage.spill import Spill, Spilled
 from app.storage.sqlite import StoreError
 from app.storage.verify import verify
 
@@ -194,6 +195,7 @@ FULL = """
 import asyncio, resource, sys
 from pathlib import Path
 from app.storage.ledger_file import LedgerFile
+from app.storage.spill import Spill, Spilled
 from app.storage.sqlite import StoreError
 from tests.storage.charging import of_call, settle
 
@@ -269,6 +271,21 @@ async def test_spilled_lines_that_are_in_the_ledger_are_not_read_again(path: Pat
         await until(lambda: not list(path.parent.glob("torii.db.spill-*")))
     assert read(path, "SELECT count(*) FROM calls") == [(2,)]
     assert read(path, "SELECT * FROM state") == []
+
+
+def test_the_file_of_a_process_that_lives_is_not_read_back_by_another(path: Path) -> None:
+    spill = Spill(path, "ours")
+    assert spill.keep(("call", row("a")))
+    (found,) = spill.found()
+    with pytest.raises(BlockingIOError):
+        Spilled(found)
+    spill.release()
+    with closing(Spilled(found)) as spilled:
+        assert len(spilled.lines) == 1
+        with pytest.raises(BlockingIOError):
+            Spilled(found)
+        spilled.remove()
+    assert spill.found() == []
 
 
 # ---------------------------------------------------------------- the other verbs

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from app.storage.ledger_file import LedgerFile
+from app.storage.ledger_file import CooldownRow, LedgerFile
 from app.storage.new_file import VERSION
 from app.storage.queries import first_time
 from app.storage.sqlite import NoFile, StoreError
@@ -171,10 +171,13 @@ async def test_a_row_that_can_never_be_written_does_not_hold_up_the_others(
         note(file, "a")
         for values in bad:
             file.record_call(call(**values))
+        file.remember_cooldown(CooldownRow("jina", "a", "a", "refused", None))  # type: ignore[arg-type]
+        file.remember_cooldown(CooldownRow("jina", "b", "b", "refused", 1.5))
         note(file, "b")
         await until(lambda: noted(path) == ["a", "b"])
+        assert [cooldown.alias for cooldown in file.cooldowns()] == ["b"]
         assert file.health is None
-    assert sum("a row cannot be written" in message for message in caplog.messages) == len(bad)
+    assert sum("a row cannot be written" in message for message in caplog.messages) == len(bad) + 1
 
 
 async def test_a_file_that_somebody_removes_is_made_again(tmp_path: Path) -> None:
@@ -287,7 +290,7 @@ def test_one_file_is_made_by_many_at_once(tmp_path: Path, caplog: pytest.LogCapt
 WRITER = """
 import sys
 from pathlib import Path
-from app.storage.ledger_file import LedgerFile
+from app.storage.ledger_file import CooldownRow, LedgerFile
 from tests.ledger import call
 
 file = LedgerFile(Path(sys.argv[1]), flush_seconds=0.001)
