@@ -71,7 +71,8 @@ def opened(asked: Mapping[str, Any]) -> AccountVerbs:
 
         if settings.operator_key is None:
             raise Wrong(NO_OPERATOR)
-        return Api(address(settings.host, settings.port), settings.operator_key.get_secret_value())
+        its_port = settings.port if port else settings.operator_port or settings.port
+        return Api(address(settings.host, its_port), settings.operator_key.get_secret_value())
     from .file_accounts import FileAccounts
 
     return FileAccounts(ledger_of(settings), settings)

@@ -27,6 +27,8 @@ from .prices import prices
 from .teams import management_keys, teams
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from ..config.settings import Settings
     from ..routing.table import RouteTable
     from ..storage.ledger_file import LedgerFile
@@ -113,6 +115,9 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
     with ExitStack() as closing:
         for sock in sockets:
             closing.enter_context(sock)
+        sockets += (operators := _operators_sockets(settings))
+        for sock in operators:
+            closing.enter_context(sock)
         books = closing.enter_context(_sandbox_ledger(settings))
         source = ConfigurationSource(config, given, settings, closing.enter_context(_sandbox(settings)), key, books)
         resolved = source.resolve(settings)
@@ -122,6 +127,19 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
         runfile = closing.enter_context(opened(port))
         began = tables.started(resolved, port, key, ledger) + "\n"
         return workers.serve(source, sockets, runfile, database, lambda: print(began, file=sys.stderr))
+
+
+def _operators_sockets(settings: Settings) -> list[socket]:
+    """The listening sockets of the operator's own port; none without one."""
+    from ..server.server import listen
+
+    if settings.operator_port is None:
+        return []
+    try:
+        return listen(settings.host, settings.operator_port)
+    except OSError as error:
+        place = f"{settings.host} port {settings.operator_port}"
+        raise Wrong(f"operator_port: cannot listen on {place}: {reason(error)}.") from None
 
 
 def _ledger(settings: Settings, closing: ExitStack) -> tuple[LedgerFile | None, str]:

@@ -170,7 +170,7 @@ def upstreams(config: Path | None, host: str | None, port: int | None, as_json: 
     settings = load(config, serving=False, host=host, port=port)
     if settings.operator_key is None:
         raise Wrong(NO_OPERATOR)
-    url = address(settings.host, settings.port)
+    url = address(settings.host, settings.port if port else settings.operator_port or settings.port)
     status, body = Api(url, settings.operator_key.get_secret_value()).exchange("GET", "/admin/upstreams")
     if status != 200:
         raise NotAlive(f"{url}/admin/upstreams answered {status}: {OTHER_OPERATOR.get(status, UNEXPECTED)}")

@@ -33,7 +33,8 @@ def started(settings: Settings, port: int, key: str | None, ledger: str = "") ->
     if settings.docs_open:
         facts.append(("Docs", f"{url}/docs"))
     if ledger and settings.operator_key:
-        facts.append(("Operator", f"{url}/admin/v1, torii keys, torii teams"))
+        api = address(settings.host, settings.operator_port or port)
+        facts.append(("Operator", f"{api}/admin/v1, torii keys, torii teams"))
     elif settings.sandboxed:
         facts.append(("Operator", "none; with TORII_OPERATOR_KEY set, keys, limits and a ledger can be tried"))
     if settings.workers > 1:

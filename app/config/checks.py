@@ -110,6 +110,11 @@ def _operator(settings: Settings) -> Found:
         yield ("operator_key",), "is also a caller's key; the operator needs a separate key"
 
 
+def _operator_port(settings: Settings) -> Found:
+    if settings.operator_port is not None and settings.operator_port == settings.port:
+        yield ("operator_port",), "is also the port of callers (port); leave it out to serve both there"
+
+
 def _digests(settings: Settings) -> set[str]:
     """The SHA-256 of the keys of all callers, in hexadecimal."""
     keys = [caller.key for caller in settings.callers] + [settings.caller_key]
@@ -277,6 +282,7 @@ ALWAYS: Checks = (
     (frozenset({"callers", "caller_key", "keys", "teams"}), _virtual_keys),
     (frozenset({"teams"}), _teams),
     (frozenset({"callers", "caller_key", "keys", "operator_key"}), _operator),
+    (frozenset({"port", "operator_port"}), _operator_port),
     (frozenset({"prices", "upstreams"}), _prices),
     (frozenset({"upstreams", "unknown_models_upstream"}), _unknown_models),
     (frozenset({"models", "upstreams", "unknown_models_upstream", "sandbox"}), _models),

@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     caller_key: CallerKey = None
     generate_caller_key: bool = False
     operator_key: CallerKey = None
+    operator_port: Annotated[int, BeforeValidator(number), Field(ge=1, le=65535)] | None = None
     keys: list[VirtualKeySettings] = []
     teams: list[TeamSettings] = []
     organization: OrganizationSettings = OrganizationSettings()

@@ -64,6 +64,12 @@ class HTTPExchange:
         path: str = self.scope["path"]
         return path
 
+    @property
+    def port(self) -> int | None:
+        """The port at which the request arrived."""
+        server = self.scope.get("server")
+        return server[1] if server else None
+
     def header(self, name: bytes) -> list[bytes]:
         """All values of a header; ``name`` is in lower case."""
         return self.headers.get(name, [])

@@ -30,7 +30,17 @@ T = TypeVar("T")
 READ_SECONDS = 20.0
 
 # Settings that only a restart changes: sockets, processes, docs, the generated caller key, the ledger, the sandbox.
-FIXED = ("host", "port", "workers", "docs", "generate_caller_key", "ledger", "sandbox", "sandbox_time_scale")
+FIXED = (
+    "host",
+    "port",
+    "operator_port",
+    "workers",
+    "docs",
+    "generate_caller_key",
+    "ledger",
+    "sandbox",
+    "sandbox_time_scale",
+)
 
 
 @dataclass(frozen=True, slots=True)

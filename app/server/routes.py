@@ -145,7 +145,8 @@ class CallerRoute(OpenRoute):
 
 class OperatorRoute(OpenRoute):
     """A route of the operator's API: for the operator's key, and for management keys with the scope admin, or read_only
-    for a GET. Without an operator key and management keys it answers 404, as an unknown path does.
+    for a GET. Without an operator key and management keys it answers 404, as an unknown path does; so it does on the
+    port of callers if the operator has a port of its own.
 
     A query with a parameter that the route does not have is refused. ``FOR_TEAMS``: the route is also for management
     keys of one team; what they may see and change is the route's part.
@@ -155,7 +156,9 @@ class OperatorRoute(OpenRoute):
     FOR_TEAMS: ClassVar[bool] = False
 
     def admit(self, generation: Generation, exchange: HTTPExchange) -> None:
-        operator = operator_of(exchange, generation.operator, generation.callers)
+        port = generation.settings.operator_port
+        elsewhere = port is not None and exchange.port != port
+        operator = None if elsewhere else operator_of(exchange, generation.operator, generation.callers)
         if operator is None:
             raise generation.handlers.not_found(exchange.path)
         operator.check(exchange.scope["method"], teams=self.FOR_TEAMS)

@@ -62,7 +62,7 @@ EVERYTHING: dict[str, Any] = {
 @pytest.fixture
 async def operator(tmp_path: Path, upstream: ScriptedUpstream) -> AsyncIterator[OperatorClient]:
     upstream.plays(replies(VECTORS))
-    async with operated(tmp_path, upstream.url) as client:
+    async with operated(tmp_path, upstream.url, unpriced="allow") as client:
         yield client
 
 

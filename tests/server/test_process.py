@@ -503,3 +503,31 @@ async def test_a_key_that_one_process_creates_is_soon_admitted_by_all(
         await running.client.delete(f"/admin/v1/keys/{made['id']}", headers=operator)
         while await statuses("/v1/usage", mine) != {401}:
             assert asyncio.get_running_loop().time() - began < SECONDS
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_operator_may_have_a_port_of_its_own(
+    workers: int, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    own, key = free_port(), "operator-key-0123456789"
+    given = {"operator_key": key, "operator_port": own, "ledger": {"path": str(tmp_path / "ledger.db")}}
+    headers = {"authorization": f"Bearer {key}"}
+    async with program(tmp_path, upstream.url, workers=workers, **given) as running:
+        for path in ("/admin/v1/keys", "/admin/upstreams", "/admin/v1/openapi.json"):
+            there = await running.client.get(f"http://127.0.0.1:{own}{path}", headers=headers)
+            here = await running.client.get(path, headers=headers)
+            assert (there.status_code, here.status_code) == (200, 404)
+        reloaded = await running.client.post(f"http://127.0.0.1:{own}/admin/v1/reload", headers=headers)
+        assert reloaded.json()["changed"] == []
+        command = ("upstreams", "--config", "config.yaml", "--json")
+        shown = await asyncio.to_thread(torii, *command, cwd=tmp_path, TORII_PORT=str(running.port))
+        assert '"jina"' in shown.stdout, shown.stderr
+
+
+async def test_an_operators_port_that_is_taken_ends_the_start(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(
+        configuration(upstream.url, operator_port=int(upstream.url.rpartition(":")[2]))
+    )
+    ended = await asyncio.to_thread(torii, "serve", "--port", "0", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "operator_port: cannot listen on 127.0.0.1 port" in ended.stderr

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Engine
 from app.storage.buckets import bounds_of, zone_of
 from app.storage.retention import tidy
 from app.storage.rollups import step
+from app.storage.rows import INSERT_CALL
 from app.usage.pages import BucketsAsked, CallsAsked, WrongPage, calls_page, usage_buckets
 from app.usage.reports import Period, dollars, totals
 
@@ -325,7 +326,9 @@ def test_users_are_known_while_rows_are_kept(tmp_path: Path) -> None:
     path = new(tmp_path / "torii.db", *(call(time=time, user=f"u{time % 7}") for time in times))
     asked = BucketsAsked(START, START + 4 * day, by=("user",), zone=BERLIN)
     before = usage_buckets(path, asked)
-    tidy(path, 2, now=START + 4 * day)
+    with opened(path) as connection:  # deleted too, in the midst of a day in UTC
+        connection.execute(INSERT_CALL, call(time=(START + 2 * day + 3600) * 1000, user="gone"))
+    tidy(path, 2, now=START + 4 * day + 3 * 3600)
     after = usage_buckets(path, asked)
     assert [len(bucket["results"]) for bucket in before["data"]] == [1, 1, 1, 1, 0]
     assert [len(bucket["results"]) for bucket in after["data"]] == [0, 0, 1, 1, 0]

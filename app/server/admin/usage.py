@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from ...callers.calendar import Calendar
 from ...core.errors import InvalidRequest
 from ...core.names import shown
 from ...core.types import Json
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 Group = Literal["key", "team", "model", "endpoint", "upstream", "user"]
 GROUPS: tuple[Group, ...] = ("key", "team", "model", "endpoint", "upstream", "user")
 SUMS = ("requests", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "cost")
-DAYS = 7  # before now, if no start is given
+DAYS, HOURS = 7, 24  # of a page, if no start is given
 DAY_SECONDS = 86_400
 SECONDS_OF = {"1h": 3600, "1d": DAY_SECONDS}
 MOST_OF_CSV = 10_000  # buckets, more than a year of hours
@@ -78,7 +79,8 @@ class UsageQuery:
     def __init__(
         self,
         start_time: Annotated[
-            str | None, Query(max_length=40, description="Unix seconds or RFC 3339. By default 7 days before the end.")
+            str | None,
+            Query(max_length=40, description="Unix seconds or RFC 3339. By default 7 days, or 24 hours."),
         ] = None,
         end_time: Annotated[
             str | None, Query(max_length=40, description="Unix seconds or RFC 3339, not included. By default now.")
@@ -92,8 +94,7 @@ class UsageQuery:
         ] = None,
     ) -> None:
         self.end = int(time.time()) + 1 if end_time is None else milliseconds(end_time, "end_time") // 1000
-        start = None if start_time is None else milliseconds(start_time, "start_time") // 1000
-        self.start = max(0, self.end - DAYS * DAY_SECONDS) if start is None else start
+        self.start = None if start_time is None else milliseconds(start_time, "start_time") // 1000
         self.width = bucket_width
         self.by = tuple(name for given in group_by or () for part in given.split(",") if (name := part.strip()))
         self.zone = time_zone
@@ -101,7 +102,24 @@ class UsageQuery:
     def asked(self, zone: str, **more: Any) -> BucketsAsked:
         from ...usage.pages import BucketsAsked
 
-        return BucketsAsked(self.start, self.end, self.width, self.by, self.zone or zone, **more)
+        start = _first(self.end, self.width, zone) if self.start is None else self.start
+        return BucketsAsked(start, self.end, self.width, self.by, zone, **more)
+
+
+def _first(end: int, width: str, zone: str) -> int:
+    """The beginning of the first of the buckets of one page, the last of which holds the second before ``end``."""
+    try:
+        calendar = Calendar(zone)
+    except ValueError as error:
+        right = "an IANA time zone such as Europe/Berlin"
+        raise InvalidRequest(f"time_zone must be {right}; it is '{shown(zone)}'", param="time_zone") from error
+    if width == "1h":
+        midnight = calendar.window("day", end - 1)[0]
+        return end - 1 - (end - 1 - midnight) % SECONDS_OF[width] - (HOURS - 1) * SECONDS_OF[width]
+    start = calendar.window("day", end - 1)[0]
+    for _ in range(DAYS - 1):
+        start = calendar.window("day", start - 1)[0]
+    return max(0, start)
 
 
 class UsageFilter:

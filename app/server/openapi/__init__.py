@@ -42,9 +42,8 @@ def contents(routes: Sequence[BaseRoute]) -> Json:
 
 def operator_contents(routes: Sequence[BaseRoute]) -> Json:
     """The document of the operator's API without its version; ``routes`` are those of the API."""
-    shared, failures = _read("gateway.yaml"), _read("failures.yaml")
-    common = {"headers": shared["components"]["headers"], "securitySchemes": shared["components"]["securitySchemes"]}
-    said = merged(_read(OPERATOR_FILE), {"components": {**common, "schemas": failures["components"]["schemas"]}})
+    common, failures = _read("gateway.yaml")["components"], _read("failures.yaml")["components"]
+    said = merged({"components": {**common, "schemas": failures["schemas"]}}, _read(OPERATOR_FILE))
     described = _described(routes)
     return merged(said, {part: described[part] for part in ("paths", "components")})
 
