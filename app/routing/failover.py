@@ -178,9 +178,12 @@ class Failover:
         return self.covered is not self.target
 
     def given_up(self) -> UpstreamError:
-        """The error for a call that must not make this further attempt; no other follows."""
+        """The error for a call that must not make this further attempt; no other follows. The reason is the caller's
+        own."""
         self.last = True
-        return self._error()
+        error = self._error()
+        error.own = True
+        return error
 
     def take(self) -> Lease | None:
         """The lease of a key if one is leased or free now, else None."""

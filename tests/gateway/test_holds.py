@@ -126,6 +126,25 @@ async def test_a_refusal_of_the_first_is_not_shared(upstream: ScriptedUpstream, 
         await books.at_rest()
 
 
+async def test_a_failure_after_which_the_first_may_not_ask_again_is_not_shared(
+    upstream: ScriptedUpstream, other_upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Ann has no tokens left for the second upstream; Bob has."""
+    go = asyncio.Event()
+    upstream.plays(after(go, replies({"detail": "busy"}, 503)))
+    other_upstream.plays(vectors(5))
+    callers = [caller(budgets=[budget(HELD)]), caller("bob", OTHER)]
+    async with counted(upstream, tmp_path, other_upstream, callers=callers, cache=MEMORY) as books:
+        flights = books.gateway.generations.now.gateway.singleflight
+        calls = []
+        for count, key in enumerate((KEY, OTHER), 1):
+            calls.append(asyncio.create_task(books.ask(key=key)))
+            await until(lambda: flights.waiting() == count)  # noqa: B023 - called before it changes
+        go.set()
+        assert [answer.status_code for answer in await asyncio.gather(*calls)] == [503, 200]
+        await books.at_rest()
+
+
 # ------------------------------------------------------------------------ further requests
 
 
