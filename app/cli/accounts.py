@@ -13,8 +13,6 @@ import click
 from .options import Wrong, config_option, its_host_option, its_port_option, load
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from ..config.settings import Settings
     from ..core.types import Json
 
@@ -22,17 +20,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 WHERE = ("config", "host", "port")
 KINDS = {"keys": "key", "teams": "team", "management_keys": "management key"}
-# The options of fields that have another name.
-OPTIONS = {
-    "name": "NAME",
-    "limits": "--limit",
-    "budgets": "--budget",
-    "expires_at": "--expires",
-    "allowed_models": "--models",
-    "allowed_endpoints": "--endpoints",
-    "allowed_ips": "--ips",
-    "grace_seconds": "--grace",
-}
 NO_LEDGER = "there is no ledger: ledger.path is off, or is auto while neither XDG_STATE_HOME nor HOME is set."
 
 
@@ -103,33 +90,6 @@ def named(accounts: AccountVerbs, kind: str, given: str) -> Json:
     near = nearest(given, [each["name"] for each in found])
     hint = f"nearest: {', '.join(near)}" if near else f"there are no {KINDS[kind]}s yet"
     raise Wrong(f"there is no {KINDS[kind]} with the id or name {given!r}; {hint}.")
-
-
-def checked(form: type[BaseModel], body: Json) -> Json:
-    """The body, if it is right. Raises Wrong, which names the option, what came and what is right of every mistake."""
-    from pydantic import ValidationError
-
-    from ..config.sources import explain
-
-    try:
-        form.model_validate(body)
-    except ValidationError as error:
-        found = zip(explain(error, form), error.errors(include_url=False), strict=True)
-        raise Wrong("\n".join(_mistake(keys, what, each["input"]) for (keys, what), each in found)) from None
-    return body
-
-
-def option(field: str) -> str:
-    """The option that gives a field of a body."""
-    return OPTIONS.get(field, f"--{field.replace('_', '-')}")
-
-
-def _mistake(keys: tuple[int | str, ...], what: str, given: Any) -> str:
-    """``--limit tokens_per_day must be ...``: the option of a field, and the name within it."""
-    first, *within = keys or ("",)
-    place = " ".join([option(str(first)), *(str(name) for name in within if isinstance(name, str))])
-    came = f"; not {given!r}" if isinstance(given, str | int | float) else ""
-    return f"{place} {what.rstrip('.')}{came}."
 
 
 def shown(answer: Json, text: str, as_json: bool) -> None:

@@ -13,6 +13,8 @@ import click
 from .options import Wrong, meant
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from ..core.types import Json
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,6 +32,17 @@ UNITS = ("usd", "tokens", "requests")
 WINDOWS = ("day", "week", "month", "total")
 NONE, ANY = "none", "any"
 FILTERS = {"model": "models", "endpoint": "endpoints"}
+# The options of fields that have another name.
+OPTIONS = {
+    "name": "NAME",
+    "limits": "--limit",
+    "budgets": "--budget",
+    "expires_at": "--expires",
+    "allowed_models": "--models",
+    "allowed_endpoints": "--endpoints",
+    "allowed_ips": "--ips",
+    "grace_seconds": "--grace",
+}
 SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 LISTS = ("models", "endpoints", "ips")  # options; the fields are allowed_models and so on
 
@@ -200,3 +213,30 @@ def _notes(given: Iterable[str], before: Any) -> Json:
         else:
             found.pop(name, None)
     return found
+
+
+def checked(form: type[BaseModel], body: Json) -> Json:
+    """The body, if it is right. Raises Wrong, which names the option, what came and what is right of every mistake."""
+    from pydantic import ValidationError
+
+    from ..config.sources import explain
+
+    try:
+        form.model_validate(body)
+    except ValidationError as error:
+        found = zip(explain(error, form), error.errors(include_url=False), strict=True)
+        raise Wrong("\n".join(_mistake(keys, what, each["input"]) for (keys, what), each in found)) from None
+    return body
+
+
+def option(field: str) -> str:
+    """The option that gives a field of a body."""
+    return OPTIONS.get(field, f"--{field.replace('_', '-')}")
+
+
+def _mistake(keys: tuple[int | str, ...], what: str, given: Any) -> str:
+    """``--limit tokens_per_day must be ...``: the option of a field, and the name within it."""
+    first, *within = keys or ("",)
+    place = " ".join([option(str(first)), *(str(name) for name in within if isinstance(name, str))])
+    came = f"; not {given!r}" if isinstance(given, str | int | float) else ""
+    return f"{place} {what.rstrip('.')}{came}."

@@ -25,7 +25,7 @@ from ..storage.key_records import AuditEntry, KeyRecord, KeySnapshot, TeamRecord
 from ..storage.keys import KeyFile, NotChanged
 from ..storage.ledger_file import LedgerFile
 from ..storage.sqlite import NoFile, StoreError
-from .accounts import checked, option
+from .bodies import checked, option
 from .options import Wrong
 
 ACTOR = "command line"

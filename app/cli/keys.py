@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from .accounts import checked, named, opened, shown, where_options
-from .bodies import body, key_options, limit_options, seconds
+from .accounts import named, opened, shown, where_options
+from .bodies import body, checked, key_options, limit_options, seconds
 from .options import Commands
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, in the form of the operator's API.")

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from .accounts import checked, named, opened, shown, where_options
-from .bodies import body, limit_options
+from .accounts import named, opened, shown, where_options
+from .bodies import body, checked, limit_options
 from .keys import json_option, quiet_option
 from .options import Commands
 
