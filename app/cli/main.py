@@ -19,8 +19,12 @@ import click
 
 from .. import __version__
 from ..config.sources import STARTED_BY_VARIABLE
+from .books import audit, calls, db, ledger
+from .keys import keys
 from .operate import healthcheck, reload, upstreams, usage
 from .options import Commands, Wrong, config_option, host_option, load, port_option, reason
+from .prices import prices
+from .teams import management_keys, teams
 
 if TYPE_CHECKING:
     from socket import socket
@@ -44,7 +48,20 @@ def main() -> None:
     """
 
 
-for command in (usage, upstreams, reload, healthcheck):
+for command in (
+    usage,
+    calls,
+    keys,
+    teams,
+    management_keys,
+    prices,
+    audit,
+    ledger,
+    db,
+    upstreams,
+    reload,
+    healthcheck,
+):
     main.add_command(command)
 
 
@@ -101,9 +118,11 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
         sockets += (operators := _operators_sockets(settings))
         for sock in operators:
             closing.enter_context(sock)
-        source = ConfigurationSource(config, given, settings, closing.enter_context(_sandbox(settings)), key)
+        books = closing.enter_context(_sandbox_ledger(settings))
+        source = ConfigurationSource(config, given, settings, closing.enter_context(_sandbox(settings)), key, books)
         resolved = source.resolve(settings)
         database, ledger = _ledger(resolved, closing)
+        ledger += " (temporary, removed at the end)" if books else ""
         port = sockets[0].getsockname()[1]
         runfile = closing.enter_context(opened(port))
         began = tables.started(resolved, port, key, ledger) + "\n"
@@ -285,6 +304,21 @@ def _stand_ins(settings: Settings) -> Iterator[Settings]:
 
     with _sandbox(settings) as urls:
         yield in_sandbox(settings, urls) if urls else settings
+
+
+@contextmanager
+def _sandbox_ledger(settings: Settings) -> Iterator[Path | None]:
+    """The path of a ledger in a temporary folder, removed at the end, for a sandbox with an operator key, so that keys,
+    limits and reports can be tried; None for another gateway, or if ``ledger.path`` is set."""
+    from ..config.fields import AUTO
+
+    if not settings.sandboxed or settings.operator_key is None or settings.ledger.path != AUTO:
+        yield None
+        return
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory(prefix="torii-sandbox-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder, "torii.db")
 
 
 @contextmanager

@@ -377,7 +377,9 @@ async def _cover(members: list[BatchWaiter], attempt: Failover, why: UpstreamErr
         fit = await asyncio.gather(*(covered(member.part, attempt, member.record) for member in asked))
         attempt.covered = attempt.target
         spent = [member for member, fits in zip(asked, fit, strict=True) if not fits]
-        _fail(spent, failure if len(members) == 1 else of_all(failure))
+        error = copy(failure) if len(members) == 1 else of_all(failure)
+        error.own = True
+        _fail(spent, error)
 
 
 def _is_server_fault(failure: UpstreamError) -> bool:

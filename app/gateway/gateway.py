@@ -143,11 +143,13 @@ class Gateway:
                 lookup.keep(found, parts, answers)
                 return outcome
             except UpstreamError as failure:
-                left = route.targets if isinstance(failure, Stale) else left
-                if not (left and failure.elsewhere) or record.connection.deserted:
+                stale = isinstance(failure, Stale)
+                left = route.targets if stale else left
+                if not (left and failure.elsewhere) or (record.connection.deserted and not stale):
                     raise
                 found = await lookup.at(self._retries.best(left))
-                if not await admitted.extend(found.rest, found.target):
+                failure.own = not await admitted.extend(found.rest, found.target)
+                if failure.own:
                     raise
 
     async def _part(self, part: Call, failover: Failover, record: CallRecord) -> tuple[Target, Json]:

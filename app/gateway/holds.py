@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from ..callers.calendar import Calendar
 from ..callers.keys import Caller
 from ..callers.limits import Demand, Scope, charges, headers, refusal
 from ..core.errors import StorageUnavailable, ToriiError
-from ..core.types import Call, Target
+from ..core.types import Call, ChatCall, Target
 from ..storage.counters import balances
 from ..storage.holds import Balance, Charge, Decision, Hold
 from ..storage.ledger_file import CallRow, LedgerFile
@@ -87,9 +89,9 @@ class Holds:
     away_until: float = field(default=0.0, repr=False)
 
     @property
-    def store(self) -> LedgerFile | None:
-        """The store; None if there is none, or if it has failed just now."""
-        return None if self.ledger is None or time.monotonic() < self.away_until else self.ledger.file
+    def store(self) -> Ledger | None:
+        """The ledger; None if there is none, or if its file has failed just now."""
+        return None if time.monotonic() < self.away_until else self.ledger
 
     def most(self, part: Call, target: Target) -> Bound:
         """The most that the requests for ``part`` to ``target`` can cost."""
@@ -105,7 +107,7 @@ class CallHold:
     """What is held for one call, by its request id. ``admitted``: the call counts as a request."""
 
     __slots__ = (
-        *("_away", "_caller", "_held", "_holds", "_latest", "_metered", "_open", "_owned", "_shown", "_started"),
+        *("_away", "_caller", "_held", "_holds", "_latest", "_open", "_owned", "_shown", "_started"),
         *("_until", "admitted", "request_id", "upstreams"),
     )
 
@@ -119,7 +121,6 @@ class CallHold:
         self._until = time.monotonic() + holds.wait_seconds
         self._shown = self._latest = UNDECIDED
         self._held = NOTHING
-        self._metered = False
         self._open = self._away = False
         self._owned: tuple[Charge, ...] = ()
 
@@ -140,27 +141,25 @@ class CallHold:
         BudgetExhausted, StorageUnavailable, InvalidRequest and ModelNotPriced, which are the caller's own.
         """
         try:
-            bound = await self._held_for(record, part, target)
+            run = target.model.deepsearch
+            metered = run and any(map(is_metered, self._caller.scopes))
+            if metered:
+                record.connection.prepaid = True
+                part = record.call = self._holds.runs.of(part)
+            elif part.stream and not run and isinstance(part, ChatCall):
+                part = record.call = _with_usage(part)
+            bound = self._holds.most(part, target)
+            while not await self._fits(record, target, bound, run=run):
+                smaller = self._holds.runs.smaller(part, *self._latest) if metered else None
+                if smaller is None:
+                    await self._wait()
+                else:
+                    part = record.call = smaller
+                    bound = self._holds.most(part, target)
         except ToriiError as error:
             error.own = True
             raise
-        self._add(target, bound)
-
-    async def _held_for(self, record: CallRecord, part: Call, target: Target) -> Bound:
-        run = target.model.deepsearch
-        metered = run and any(map(is_metered, self._caller.scopes))
-        if metered:
-            record.connection.prepaid = True
-            part = record.call = self._holds.runs.of(part)
-        bound = self._holds.most(part, target)
-        while not await self._fits(record, target, bound, run=run):
-            smaller = self._holds.runs.smaller(part, *self._latest) if metered else None
-            if smaller is None:
-                await self._wait()
-            else:
-                part = record.call = smaller
-                bound = self._holds.most(part, target)
-        return bound
+        self.upstreams[target.upstream.name] = bound
 
     async def extend(self, record: CallRecord, part: Call, target: Target, unused: Target | None) -> bool:
         """Holds what a further request for ``part`` may cost at ``target``; False if that does not fit. ``unused``: the
@@ -186,7 +185,7 @@ class CallHold:
         if self._holds.ledger is not None:
             self._settle(self._holds.ledger.file, rows)
         self._open = False
-        if self._metered and rows and self._holds.alerts is not None:
+        if rows and self._holds.alerts is not None:
             self._compare(self._holds.alerts, rows)
         if self._owned:
             self._holds.own.end(self._owned)
@@ -203,63 +202,59 @@ class CallHold:
 
     def _compare(self, alerts: Alerts, rows: Sequence[CallRow]) -> None:
         """Tells if the call was billed more than was held for it."""
-        tokens, cost = sum(row.total_tokens for row in rows), sum(row.cost or 0 for row in rows)
-        scope = f"key:{self._caller.id}"
+        tokens, cost = rows[0].total_tokens, rows[0].cost or 0
+        for row in rows[1:]:
+            tokens, cost = tokens + row.total_tokens, cost + (row.cost or 0)
         held = self._held
-        if held.tokens is not None and tokens > held.tokens:
-            alerts.overrun(self.request_id, scope, "tokens", held.tokens, tokens)
-        elif held.cost is not None and cost > held.cost:
-            alerts.overrun(self.request_id, scope, "usd", held.cost, cost)
+        over = held.tokens is not None and tokens > held.tokens
+        if not over and (held.cost is None or cost <= held.cost):
+            return
+        if any(map(is_metered, self._caller.scopes)):
+            unit, most, billed = ("tokens", held.tokens, tokens) if over else ("usd", held.cost, cost)
+            alerts.overrun(self.request_id, f"key:{self._caller.id}", unit, most or 0, billed)
 
     async def headers(self) -> dict[str, str]:
         """The headers of an answer: what was left at the decision, or now if there was none."""
         charged, decision = self._shown
-        if not decision.balances and (file := self._holds.store) is not None:
+        if not decision.balances and (ledger := self._holds.store) is not None:
             demand = Demand("", "", NOTHING)
             limits = charges(self._caller.scopes, self._holds.calendar, self._started, demand)
             charged = tuple([charge._replace(amount=0) for charge in limits if "/" not in charge.name])
-            decision = FITS._replace(balances=await asyncio.to_thread(_read, file.path, charged) if charged else ())
+            decision = FITS._replace(
+                balances=await asyncio.to_thread(_read, ledger.file.path, charged) if charged else ()
+            )
         return headers(charged, decision, time.time()) if decision.balances else {}
 
     async def _fits(self, record: CallRecord, target: Target | None, bound: Bound, *, run: bool = False) -> bool:
         """True if the bound is held now, and the request if it was not held yet; False if nothing more is held. Raises
         ToriiError if there can be no decision."""
-        holds, requests = self._holds, int(not self.admitted)
-        model = record.model_id or ""
-        demand = Demand(record.call.endpoint.name, model, bound, requests, run, holds.unpriced)
+        holds, first = self._holds, not self.admitted
+        demand = Demand(record.call.endpoint.name, record.model_id or "", bound, int(first), run, holds.unpriced)
         charged = charges(self._caller.scopes, holds.calendar, self._started, demand)
-        self._latest = charged, decision = await self._decided(record, charged, target, bound)
-        if requests:
+        if not charged:
+            decision = FITS
+        elif self._away or (ledger := holds.store) is None:
+            charged, decision = self._decided_here(charged)
+        else:
+            begun, self._open = self._open, True  # what is decided while this task is cancelled has to be released too
+            hold = Hold(self.request_id, int(self._started * 1000), charged, ledger.draft(record, target, bound))
+            try:
+                decision = await (ledger.file.extend(hold) if begun else ledger.file.hold(hold))
+                self._open = begun or decision.refused is None
+            except StoreError:
+                holds.away_until = time.monotonic() + AWAY_SECONDS
+                self._away = not begun
+                charged, decision = self._decided_here(charged)
+        self._latest = charged, decision
+        if first:
             self._shown = self._latest
             self.admitted = decision.refused is None
         if holds.alerts is not None:
             holds.alerts.told(charged, decision)
         if decision.refused is not None:
             return False
-        self._held = _plus(self._held, bound)
-        self._metered = self._metered or any(charge.unit in METERED for charge in charged)
+        self._held = bound if self._held is NOTHING else _plus(self._held, bound)
         return True
-
-    async def _decided(
-        self, record: CallRecord, charged: tuple[Charge, ...], target: Target | None, bound: Bound
-    ) -> tuple[tuple[Charge, ...], Decision]:
-        """The decision on the charges, and they themselves; those of this process if the store is away."""
-        holds = self._holds
-        if not charged:
-            return charged, FITS
-        if self._away or (file := holds.store) is None or holds.ledger is None:
-            return self._decided_here(charged)
-        begun, self._open = self._open, True  # what is decided while this task is cancelled has to be released too
-        row = holds.ledger.draft(record, target, bound)
-        try:
-            decide = file.extend if begun else file.hold
-            decision = await decide(Hold(self.request_id, int(self._started * 1000), charged, row))
-        except StoreError:
-            holds.away_until = time.monotonic() + AWAY_SECONDS
-            self._away = not begun
-            return self._decided_here(charged)
-        self._open = begun or decision.refused is None
-        return charged, decision
 
     def _decided_here(self, charged: tuple[Charge, ...]) -> tuple[tuple[Charge, ...], Decision]:
         """The decision without the store. Raises StorageUnavailable if a budget is charged."""
@@ -287,6 +282,14 @@ class CallHold:
     def _add(self, target: Target, bound: Bound) -> None:
         name = target.upstream.name
         self.upstreams[name] = _plus(self.upstreams.get(name, NOTHING), bound)
+
+
+def _with_usage(call: ChatCall) -> ChatCall:
+    """The call, which asks the upstream for the usage of its stream."""
+    if call.include_usage:
+        return call
+    options = {**(call.body.get("stream_options") or {}), "include_usage": True}
+    return replace(call, body={**call.body, "stream_options": options}, hides_usage=True)
 
 
 def is_metered(scope: Scope) -> bool:

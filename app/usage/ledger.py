@@ -52,6 +52,8 @@ class Ledger:
 
     def __call__(self, record: CallRecord) -> None:
         rows = self._rows(record)
+        if record.payer.key_id is not None:
+            self.file.use_key(record.payer.key_id, int(time.time() * 1000))
         if record.account is not None:
             record.account.settle(rows)
             return

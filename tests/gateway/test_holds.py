@@ -126,6 +126,25 @@ async def test_a_refusal_of_the_first_is_not_shared(upstream: ScriptedUpstream, 
         await books.at_rest()
 
 
+async def test_a_failure_after_which_the_first_may_not_ask_again_is_not_shared(
+    upstream: ScriptedUpstream, other_upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Ann has no tokens left for the second upstream; Bob has."""
+    go = asyncio.Event()
+    upstream.plays(after(go, replies({"detail": "busy"}, 503)))
+    other_upstream.plays(vectors(5))
+    callers = [caller(budgets=[budget(HELD)]), caller("bob", OTHER)]
+    async with counted(upstream, tmp_path, other_upstream, callers=callers, cache=MEMORY) as books:
+        flights = books.gateway.generations.now.gateway.singleflight
+        calls = []
+        for count, key in enumerate((KEY, OTHER), 1):
+            calls.append(asyncio.create_task(books.ask(key=key)))
+            await until(lambda: flights.waiting() == count)  # noqa: B023 - called before it changes
+        go.set()
+        assert [answer.status_code for answer in await asyncio.gather(*calls)] == [503, 200]
+        await books.at_rest()
+
+
 # ------------------------------------------------------------------------ further requests
 
 
@@ -197,6 +216,22 @@ async def test_parts_and_their_repeats(upstream: ScriptedUpstream, tmp_path: Pat
         assert (await asking).status_code == 200
         [row] = await books.at_rest()
         assert (row["total_tokens"], row["attempts"], row["requests"]) == (8, 3, 1)
+
+
+async def test_a_later_part_that_begins_at_another_upstream_is_held_for_at_its_price(
+    upstream: ScriptedUpstream, other_upstream: ScriptedUpstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first upstream is full when the ninth part begins; the other one is dearer."""
+    upstream.plays(replies({"detail": "busy"}, 429, retry_after="60"))
+    other_upstream.plays(vectors(19))
+    prices = {name: {"jina-embeddings-v3": {"input": price}} for name, price in (("jina", "1"), ("aihubmix", "100"))}
+    values = {"models": {"jina-embeddings-v3": {"max_inputs": 1}}, "prices": prices}
+    callers = [caller(budgets=[budget(1, "usd")])]
+    async with counted(upstream, tmp_path, other_upstream, callers=callers, **values) as books:
+        asked = await books.ask(embed(input=["one"] * 20))
+        assert (asked.status_code, len(other_upstream.seen)) == (200, 20)
+        assert sum(row["cost"] for row in await books.at_rest()) == 20 * 19 * 100_000
+    assert "more than" not in caplog.text
 
 
 @pytest.mark.parametrize("bad", [False, True])

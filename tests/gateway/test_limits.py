@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.callers.accounts import key_file
 from app.config.settings import Settings
 from app.storage.ledger_file import CallRow, LedgerFile
 from app.storage.verify import verify
@@ -23,6 +24,8 @@ from ..ports import closed_port
 
 KEY = "a-key-of-ann-0123456789"
 OTHER = "a-key-of-bob-0123456789"
+WHO = ("operator", None)
+USED = "SELECT id FROM keys WHERE last_used_at IS NOT NULL"
 PATH = "/v1/embeddings"
 CHATS = "/v1/chat/completions"
 
@@ -214,5 +217,61 @@ async def test_streams_have_the_headers_too(other_upstream: ScriptedUpstream, tm
         assert answer.status_code == 200
         assert answer.text.endswith("[DONE]\n\n")
         assert answer.headers["x-ratelimit-remaining-requests"] == "1"
+        assert other_upstream.seen[0].body["stream_options"] == {"include_usage": True}
+        assert "usage" not in answer.text
         [row] = await books.at_rest()
-        assert (row["total_tokens"], row["stream"]) == (4, 1)
+        assert (row["total_tokens"], row["estimated"], row["stream"]) == (4, 0, 1)
+
+
+# ------------------------------------------------------------------------ virtual keys and teams
+
+
+async def test_the_keys_of_a_team_share_its_budget(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    upstream.plays(vectors(19))
+    async with counted(upstream, tmp_path, callers=[caller()]) as books:
+        keys = key_file(books.path)
+        keys.create_team({"id": "t1", "name": "one", "budgets": [budget(2, "requests", "total")]}, *WHO)
+        made = [keys.create_key({"name": name, "team": "t1"}, *WHO) for name in ("a", "b", "c")]
+        books.gateway.generations.now.callers.registry.refresh()
+        answers = [await books.ask(key=str(secret)) for _, secret in made]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert "one" in answers[2].json()["error"]["message"]
+        rows = await books.at_rest()
+        assert [(row["key_id"], row["team"]) for row in rows] == [(key.id, "t1") for key, _ in made[:2]]
+        used = [made[0][0].id]
+        await until(lambda: [key for (key,) in read(books.path, USED) if key in used] == used)
+
+
+async def test_a_model_that_a_key_may_not_use_costs_nothing(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """The model's own id counts, whatever the call names it."""
+    upstream.plays(vectors(19))
+    async with counted(upstream, tmp_path, models={"mine": "jina-embeddings-v3"}) as books:
+        keys = key_file(books.path)
+        fields = {"allowed_models": ["jina-reranker-*"], "budgets": [budget(10, "requests")]}
+        _, secret = keys.create_key({"name": "a", **fields}, *WHO)
+        books.gateway.generations.now.callers.registry.refresh()
+        for model in ("mine", "JINA-EMBEDDINGS-V3", "jina-ai/jina-embeddings-v3"):
+            answer = await books.ask(embed(model=model), key=str(secret))
+            assert (answer.status_code, answer.json()["error"]["code"]) == (403, "permission_denied")
+        assert (upstream.seen, await books.at_rest()) == ([], [])
+
+
+async def test_a_private_cache_is_shared_with_nobody(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    upstream.plays(vectors(19))
+    async with counted(upstream, tmp_path, cache={"store": "memory"}) as books:
+        keys = key_file(books.path)
+        made = [keys.create_key({"name": name, "cache": "private"}, *WHO) for name in ("a", "b")]
+        books.gateway.generations.now.callers.registry.refresh()
+        answers = [await books.ask(key=str(secret)) for _, secret in (*made, *made)]
+        assert [answer.headers["x-torii-cache"] for answer in answers] == ["miss", "miss", "hit", "hit"]
+
+
+async def test_a_model_without_a_price_is_refused_to_a_budget_in_dollars(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    upstream.plays(vectors(19))
+    callers = [caller(budgets=[budget(1, "usd")])]
+    async with counted(upstream, tmp_path, callers=callers) as books:
+        answer = await books.ask()
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "model_not_priced")
+        assert (upstream.seen, await books.at_rest()) == ([], [])
