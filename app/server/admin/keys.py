@@ -10,13 +10,13 @@ from pydantic import BaseModel, BeforeValidator, Field
 from ...callers.virtual_key import PREFIX
 from ...config.accounts import BudgetSettings, KeyChanges, KeyFields, LimitsSettings
 from ...config.fields import number
-from ...core.errors import NotFound, PermissionDenied
+from ...core.errors import ChangeRefused, NotFound, PermissionDenied
 from ...core.names import shown
 from ...core.types import Json, OnDisconnect
 from ...storage.key_records import KeyRecord, SecretRecord
 from ..forms import Form, ListOf, Moment, Pages, moment, moment_or_none
 from ..openapi import refusals
-from ..operators import ChangeRefused, Operator
+from ..operators import Operator
 from ..routes import Asked, TeamRoute
 from .store import Accounts, IdempotencyKey, read_only
 
