@@ -30,8 +30,15 @@ class View(Protocol):
     def adopt(self, found: KeySnapshot) -> None: ...
 
 
+def mark(path: Path) -> Path:
+    """An empty file beside the ledger at ``path``, which is there since a gateway saw keys in it."""
+    return path.with_name(f"{path.name}.had-keys")
+
+
 class Registry:
     """The keys of the file at ``path``; without a path there are none. The constructor reads them.
+
+    Once there were keys, the file ``mark`` says so, even if the ledger is lost.
 
     ``now`` are all keys, teams and management keys. ``loaded``: the file was read since the start, or there was none.
     ``trouble``: why the file cannot be read now, None if it can.
@@ -43,7 +50,7 @@ class Registry:
         self.loaded = path is None
         self.trouble: str | None = None
         self._poll_seconds = poll_seconds
-        self._any = False
+        self._any = path is not None and mark(path).exists()
         self._hashes: Mapping[str, ManagementRecord] = {}
         self._views: WeakSet[View] = WeakSet()
         self._lock = threading.Lock()
@@ -53,6 +60,11 @@ class Registry:
         self._thread: threading.Thread | None = None
         self.refresh()
         self._disconnect()  # until the thread begins
+        if path is not None and self._any and self.loaded and not self.now.keys:
+            logger.warning(
+                "%s has no keys, but had some: the gateway stays closed until one is created, or until %s is removed",
+                *(path, mark(path)),
+            )
 
     @property
     def created(self) -> bool:
@@ -128,11 +140,21 @@ class Registry:
         return found
 
     def _put(self, found: KeySnapshot) -> None:
-        self._any = self._any or bool(found.keys)
+        if found.keys and not self._any:
+            self._any = True
+            self._remember()
         self._hashes = {record.hash: record for record in found.management.values()}
         self.now = found
         for view in list(self._views):
             view.adopt(found)
+
+    def _remember(self) -> None:
+        """Leave a file that outlives the ledger: a gateway whose ledger was lost must not be open after a restart."""
+        if self.path is not None:
+            try:
+                mark(self.path).touch(mode=0o600)
+            except OSError as error:
+                logger.warning("%s cannot be created: %s", mark(self.path), error.strerror)
 
     def _failed(self, error: Exception) -> None:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
