@@ -118,10 +118,12 @@ class RerankCall(Call, frozen=True, kw_only=True):
 
 
 class ChatCall(Call, frozen=True, kw_only=True):
-    """``body`` is the caller's body, including ``stream_options``."""
+    """``body`` is the caller's body, including ``stream_options``. ``hides_usage``: the gateway asks for the usage of a
+    stream, and the caller did not."""
 
     endpoint: EndpointFacts = CHAT
     include_usage: bool = False
+    hides_usage: bool = False
     reasoning: ReasoningMode = "reasoning_content"
 
 

@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from ..callers.calendar import Calendar
 from ..callers.keys import Caller
 from ..callers.limits import Demand, Scope, charges, headers, refusal
 from ..core.errors import StorageUnavailable, ToriiError
-from ..core.types import Call, Target
+from ..core.types import Call, ChatCall, Target
 from ..storage.counters import balances
 from ..storage.holds import Balance, Charge, Decision, Hold
 from ..storage.ledger_file import CallRow, LedgerFile
@@ -144,6 +146,8 @@ class CallHold:
             if metered:
                 record.connection.prepaid = True
                 part = record.call = self._holds.runs.of(part)
+            elif part.stream and not run and isinstance(part, ChatCall):
+                part = record.call = _with_usage(part)
             bound = self._holds.most(part, target)
             while not await self._fits(record, target, bound, run=run):
                 smaller = self._holds.runs.smaller(part, *self._latest) if metered else None
@@ -278,6 +282,14 @@ class CallHold:
     def _add(self, target: Target, bound: Bound) -> None:
         name = target.upstream.name
         self.upstreams[name] = _plus(self.upstreams.get(name, NOTHING), bound)
+
+
+def _with_usage(call: ChatCall) -> ChatCall:
+    """The call, which asks the upstream for the usage of its stream."""
+    if call.include_usage:
+        return call
+    options = {**(call.body.get("stream_options") or {}), "include_usage": True}
+    return replace(call, body={**call.body, "stream_options": options}, hides_usage=True)
 
 
 def is_metered(scope: Scope) -> bool:

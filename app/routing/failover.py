@@ -84,9 +84,9 @@ class Failover:
     through.
 
     ``repeats``: the attempt repeats a target after a fault of its own. ``covered``: the target whose request the call's
-    hold pays for and that was not asked yet; at first the first target. ``last``: no attempt follows, because this one
-    went into a batch, which has attempts of its own, or was given up. ``key_queue`` is set for the parts of a large
-    call, which wait for their keys one at a time. ``most`` is that of ``Retries``, 0 for no repeats.
+    hold pays for and that was not asked yet; at first the first target of the call. ``last``: no attempt follows,
+    because this one went into a batch, which has attempts of its own, or was given up. ``key_queue`` is set for the
+    parts of a large call, which wait for their keys one at a time. ``most`` is that of ``Retries``, 0 for no repeats.
     """
 
     __slots__ = (
@@ -129,10 +129,12 @@ class Failover:
         key_queue = asyncio.Lock()
         for part in parts:
             part.key_queue = key_queue
+            part.covered = self._last  # a later part may begin at another target
         return [self, *parts]
 
     def __iter__(self) -> Failover:
-        self.target = self.covered = self._last or self._take()
+        self.target = self._last or self._take()
+        self.covered = self.covered or self.target
         return self
 
     def __next__(self) -> Failover:

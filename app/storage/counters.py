@@ -120,9 +120,13 @@ class Counters:
         return self._hold(hold, OpenHold(self._process, None, (), (), ask))
 
     def extend(self, hold: Hold) -> Decision:
-        """Adds charges to the call's hold, or leaves it as it was. Raises StoreError as ``hold`` does."""
+        """Adds charges to the call's hold, or leaves it as it was. Refuses all if the call has no hold: it was settled
+        while this was asked, and nobody would end another hold. Raises StoreError as ``hold`` does."""
         there = self._holds.find(hold.request_id)
-        return self._hold(hold, there or OpenHold(self._process, None, (), ()))
+        if there is None:
+            places = [(charge.amount, charge.limit, self._tallies.make(charge)) for charge in hold.charges]
+            return Decision(0, False, tuple([tally.balance(*given) for *given, tally in places]))
+        return self._hold(hold, there)
 
     def _hold(self, hold: Hold, there: OpenHold) -> Decision:
         make = self._tallies.make

@@ -218,6 +218,22 @@ async def test_parts_and_their_repeats(upstream: ScriptedUpstream, tmp_path: Pat
         assert (row["total_tokens"], row["attempts"], row["requests"]) == (8, 3, 1)
 
 
+async def test_a_later_part_that_begins_at_another_upstream_is_held_for_at_its_price(
+    upstream: ScriptedUpstream, other_upstream: ScriptedUpstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first upstream is full when the ninth part begins; the other one is dearer."""
+    upstream.plays(replies({"detail": "busy"}, 429, retry_after="60"))
+    other_upstream.plays(vectors(19))
+    prices = {name: {"jina-embeddings-v3": {"input": price}} for name, price in (("jina", "1"), ("aihubmix", "100"))}
+    values = {"models": {"jina-embeddings-v3": {"max_inputs": 1}}, "prices": prices}
+    callers = [caller(budgets=[budget(1, "usd")])]
+    async with counted(upstream, tmp_path, other_upstream, callers=callers, **values) as books:
+        asked = await books.ask(embed(input=["one"] * 20))
+        assert (asked.status_code, len(other_upstream.seen)) == (200, 20)
+        assert sum(row["cost"] for row in await books.at_rest()) == 20 * 19 * 100_000
+    assert "more than" not in caplog.text
+
+
 @pytest.mark.parametrize("bad", [False, True])
 async def test_members_of_a_batch_hold_for_themselves(bad: bool, upstream: ScriptedUpstream, tmp_path: Path) -> None:
     """The bill is divided by what was held. A batch that was rejected is asked again in halves, which cost as much."""

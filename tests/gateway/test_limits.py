@@ -217,8 +217,10 @@ async def test_streams_have_the_headers_too(other_upstream: ScriptedUpstream, tm
         assert answer.status_code == 200
         assert answer.text.endswith("[DONE]\n\n")
         assert answer.headers["x-ratelimit-remaining-requests"] == "1"
+        assert other_upstream.seen[0].body["stream_options"] == {"include_usage": True}
+        assert "usage" not in answer.text
         [row] = await books.at_rest()
-        assert (row["total_tokens"], row["stream"]) == (4, 1)
+        assert (row["total_tokens"], row["estimated"], row["stream"]) == (4, 0, 1)
 
 
 # ------------------------------------------------------------------------ virtual keys and teams

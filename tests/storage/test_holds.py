@@ -163,6 +163,17 @@ async def test_an_extension_and_a_release(file: LedgerFile, path: Path) -> None:
     await settled(path, 0)
 
 
+async def test_an_extension_of_a_call_that_has_ended_holds_nothing(file: LedgerFile, path: Path) -> None:
+    """For example of a member of a batch that leaves while the batch asks for more."""
+    await file.hold(of_call("a"))
+    asked = file.extend(of_call("a"))
+    file.release("a")
+    assert (await asked).refused == 0
+    await settled(path, 0)
+    assert (await file.extend(of_call("a"))).refused == 0
+    assert verify(path) == []
+
+
 # ---------------------------------------------------------------- a store in trouble
 
 
