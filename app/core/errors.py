@@ -12,6 +12,7 @@
     |  |- MethodNotAllowed       405
     |  |- BodyTooSlow            408
     |  |- HeadTooSlow            408
+    |  |- ChangeRefused          409  an operator's change that does not fit what is there
     |  |- TooLarge               413
     |  |- TargetTooLong          414  the path with its query
     |  |- UnsupportedMedia       415
@@ -45,7 +46,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-import msgspec
+from .json import fitted
 
 MESSAGE_LIMIT = 2000
 TEXT_LIMIT = 58_000  # bytes of an upstream's answer in an error, so that the envelope stays below 64 kB
@@ -147,6 +148,13 @@ class MethodNotAllowed(InvalidRequest):
 
     def headers(self) -> dict[str, str]:
         return {**super().headers(), "allow": self.allow}
+
+
+class ChangeRefused(InvalidRequest):
+    """The operator's change does not fit what is there."""
+
+    status = 409
+    code = "conflict"
 
 
 class BodyTooSlow(InvalidRequest):
@@ -328,20 +336,11 @@ class UpstreamMismatch(UpstreamFailed):
 
     def __init__(self, message: str, text: str = "") -> None:
         super().__init__(message)
-        self.text = _fitted(text)
+        self.text = fitted(text, TEXT_LIMIT)
 
     def envelope(self) -> dict[str, Any]:
         envelope = super().envelope()
         return {**envelope, "error": {**envelope["error"], "upstream_text": self.text}}
-
-
-def _fitted(text: str) -> str:
-    """The text, cut to at most TEXT_LIMIT bytes of JSON."""
-    written = msgspec.json.encode(text)
-    while len(written) > TEXT_LIMIT:
-        text = text[: len(text) * (TEXT_LIMIT - 100) // len(written)] + " ..."
-        written = msgspec.json.encode(text)
-    return text
 
 
 class UpstreamTruncated(UpstreamError):

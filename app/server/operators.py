@@ -6,19 +6,12 @@ from dataclasses import dataclass
 
 from ..callers.accounts import Accounts
 from ..callers.keys import Callers, digest, presented
-from ..core.errors import InvalidRequest, PermissionDenied
+from ..core.errors import PermissionDenied
 from .http import HTTPExchange
 
 ADMIN = "admin"
 READ_ONLY = "read_only"
 TEAM = "team:"
-
-
-class ChangeRefused(InvalidRequest):
-    """The operator's change does not fit what is there."""
-
-    status = 409
-    code = "conflict"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
+from ...core.errors import ChangeRefused
 from ..openapi import refusals
-from ..operators import ChangeRefused
 from ..reload import aside
 from ..routes import OperatorRoute
 from ..runfile import SECONDS, NotReloaded, reloaded

@@ -11,11 +11,10 @@ from fastapi import Depends, Header
 from starlette.requests import Request
 
 from ...callers.accounts import Accounts as CallerAccounts
-from ...core.errors import InvalidRequest, NotFound
+from ...core.errors import ChangeRefused, InvalidRequest, NotFound
 from ...storage.key_records import KeyRecord, KeySnapshot, TeamRecord
 from ...storage.keys import Duplicate, KeyFile, NoSuch, NotChanged
 from ..books import LedgerReader
-from ..operators import ChangeRefused
 from ..routes import in_force
 
 T = TypeVar("T")
