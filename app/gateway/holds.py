@@ -165,13 +165,17 @@ class CallHold:
         """Holds what a further request for ``part`` may cost at ``target``; False if that does not fit. ``unused``: the
         target of a request that was not sent, whose part of the hold is used for this one."""
         bound = more = self._holds.most(part, target)
+        free = NOTHING if unused is None else self._holds.most(part, unused)
         if unused is not None:
-            more = _less(bound, self._holds.most(part, unused))
+            more = _less(bound, free)
         try:
             if not await self._fits(record, target, more):
                 return False
         except ToriiError:
             return False
+        if unused is not None:
+            name = unused.upstream.name
+            self.upstreams[name] = _less(self.upstreams.get(name, NOTHING), free)
         self._add(target, bound)
         return True
 
