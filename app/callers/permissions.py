@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from ..core.errors import Barred, PermissionDenied
 from ..core.names import shown
 from ..core.origins import Headers
+from ..storage.filters import matches
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -45,14 +46,19 @@ class Permissions:
             raise PermissionDenied(f"this key may not use {shown(model)}; allowed models: {allowed}", param="model")
 
     def allows_model(self, model: str) -> bool:
-        return self._pattern is None or self._pattern.fullmatch(model) is not None
+        if self.models is None:
+            return True
+        wanted = model.lower()
+        return wanted in self._names or any(matches(pattern, wanted) for pattern in self._patterns)
 
     @cached_property
-    def _pattern(self) -> re.Pattern[str] | None:
-        if self.models is None:
-            return None
-        parts = (".*".join(map(re.escape, model.split("*"))) for model in self.models)
-        return re.compile("|".join(f"(?:{part})" for part in parts) or r"(?!)", re.IGNORECASE | re.DOTALL)
+    def _names(self) -> frozenset[str]:
+        return frozenset(model.lower() for model in self.models or () if "*" not in model)
+
+    @cached_property
+    def _patterns(self) -> tuple[str, ...]:
+        """No regular expressions: with many ``*`` they could take for ever."""
+        return tuple(model.lower() for model in self.models or () if "*" in model)
 
 
 class Proxies:

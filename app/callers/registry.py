@@ -83,6 +83,7 @@ class Registry:
                 found = self._read(self.path)
             except (sqlite3.Error, OSError, StoreError, ValueError, TypeError) as error:
                 self._disconnect()
+                self._file = None  # another file may come, even with the same inode and change number
                 self._failed(error)
                 return
             self._told(None)

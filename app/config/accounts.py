@@ -29,9 +29,12 @@ from .sources import Values
 DOLLAR_DECIMALS = 9
 MOST_DOLLARS = 9_000_000  # in nano-dollars within the 53 bits that a JSON number keeps
 MOST = MOST_DOLLARS * 10**DOLLAR_DECIMALS
+FIRST_YEAR, LAST_YEAR = 1970, 9998
+MOST_LISTED, MOST_BUDGETS, MOST_WARNINGS = 500, 50, 16  # each budget costs every call some work
 METADATA = 16  # entries, of names up to 64 and texts up to 512 characters
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _DECIMAL = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?", re.ASCII)
 
 
@@ -42,7 +45,8 @@ def decimal(value: Any) -> Any:
         return value
     if not isinstance(value, int | float | str) or not _DECIMAL.fullmatch(written := _plain(written)):
         raise ValueError('must be a number, such as 100 or "12.50"')
-    return Decimal(written)
+    amount = Decimal(written)
+    return amount if amount else abs(amount)  # no -0
 
 
 def _plain(written: str) -> str:
@@ -72,6 +76,8 @@ def moment(value: Any) -> Any:
         found = None
     if not isinstance(found, datetime) or found.tzinfo is None:
         raise ValueError("must be a time with its zone, such as 2027-01-31T12:00:00Z")
+    if not FIRST_YEAR <= found.year <= LAST_YEAR:  # at the ends of the calendar not every time has one in UTC
+        raise ValueError(f"must be in the years {FIRST_YEAR} to {LAST_YEAR}")
     return found
 
 
@@ -89,6 +95,13 @@ def identifier(text: str) -> str:
     if not _ID.fullmatch(text):
         raise ValueError("must have 1 to 64 characters of A-Z, a-z, 0-9, -, _ and ., and begin with a letter or digit")
     return text
+
+
+def readable(name: str) -> str:
+    """Names stand in tables, log lines and messages."""
+    if not name.strip() or _CONTROL.search(name):
+        raise ValueError("must have letters or digits, and no control characters")
+    return name
 
 
 def few(metadata: dict[str, str]) -> dict[str, str]:
@@ -109,11 +122,14 @@ Amount = Annotated[Decimal, BeforeValidator(decimal), Field(ge=0)]
 Dollars = Annotated[Amount, AfterValidator(fine)]
 Moment = Annotated[datetime, BeforeValidator(moment)]
 Day = Annotated[date, BeforeValidator(day)]
-Name = Annotated[str, Field(min_length=1, max_length=64)]
+Name = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(readable)]
 Id = Annotated[str, AfterValidator(identifier)]
 Metadata = Annotated[dict[str, str], AfterValidator(few)]
 LimitAmount = Annotated[int, BeforeValidator(number), Field(ge=0, le=MOST)]
 Share = Annotated[float, BeforeValidator(number), Field(gt=0, le=1)]
+Models = Annotated[list[Text], Field(max_length=MOST_LISTED)]
+Endpoints = Annotated[list[EndpointName], Field(max_length=MOST_LISTED)]
+Addresses = Annotated[list[Network], Field(max_length=MOST_LISTED)]
 CacheUse = Literal["shared", "private"]
 
 
@@ -136,9 +152,9 @@ class BudgetSettings(Section):
     unit: Annotated[Literal["usd", "tokens", "requests"], BeforeValidator(lower)]
     amount: Amount
     window: Annotated[Literal["day", "week", "month", "total"], BeforeValidator(lower)]
-    endpoints: list[EndpointName] | None = None
-    models: list[Text] | None = None
-    warn_at: list[Share] = Field(default_factory=lambda: [0.5, 0.8])
+    endpoints: Endpoints | None = None
+    models: Models | None = None
+    warn_at: Annotated[list[Share], Field(max_length=MOST_WARNINGS)] = Field(default_factory=lambda: [0.5, 0.8])
 
     @field_validator("amount")
     @classmethod
@@ -155,11 +171,14 @@ class BudgetSettings(Section):
         return written(amount) if self.unit == "usd" else int(amount)
 
 
+Budgets = Annotated[list[BudgetSettings], Field(max_length=MOST_BUDGETS)]
+
+
 class OrganizationSettings(Section):
     """Limits and budgets of all calls together."""
 
     limits: LimitsSettings = LimitsSettings()
-    budgets: list[BudgetSettings] = Field(default_factory=list)
+    budgets: Budgets = Field(default_factory=list)
 
 
 class TeamFields(Section):
@@ -169,7 +188,7 @@ class TeamFields(Section):
     id: Id | None = None
     disabled: bool = False
     limits: LimitsSettings = LimitsSettings()
-    budgets: list[BudgetSettings] = Field(default_factory=list)
+    budgets: Budgets = Field(default_factory=list)
     metadata: Metadata = Field(default_factory=dict)
 
     def stored(self) -> Values:
@@ -194,7 +213,7 @@ class TeamChanges(Section):
     name: Annotated[Name | None, BeforeValidator(kept)] = None
     disabled: bool | None = None
     limits: LimitsSettings | None = None
-    budgets: list[BudgetSettings] | None = None
+    budgets: Budgets | None = None
     metadata: Metadata | None = None
 
     def stored(self) -> Values:
@@ -211,11 +230,11 @@ class KeyFields(Section):
     metadata: Metadata = Field(default_factory=dict)
     expires_at: Moment | None = None
     disabled: bool = False
-    allowed_models: list[Text] | None = None
-    allowed_endpoints: list[EndpointName] | None = None
-    allowed_ips: list[Network] | None = None
+    allowed_models: Models | None = None
+    allowed_endpoints: Endpoints | None = None
+    allowed_ips: Addresses | None = None
     limits: LimitsSettings = LimitsSettings()
-    budgets: list[BudgetSettings] = Field(default_factory=list)
+    budgets: Budgets = Field(default_factory=list)
     on_disconnect: OnDisconnect | None = None
     cache: CacheUse = "shared"
 
@@ -248,11 +267,11 @@ class KeyChanges(Section):
     metadata: Metadata | None = None
     expires_at: Moment | None = None
     disabled: bool | None = None
-    allowed_models: list[Text] | None = None
-    allowed_endpoints: list[EndpointName] | None = None
-    allowed_ips: list[Network] | None = None
+    allowed_models: Models | None = None
+    allowed_endpoints: Endpoints | None = None
+    allowed_ips: Addresses | None = None
     limits: LimitsSettings | None = None
-    budgets: list[BudgetSettings] | None = None
+    budgets: Budgets | None = None
     on_disconnect: OnDisconnect | None = None
     cache: CacheUse | None = None
 

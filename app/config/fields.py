@@ -34,6 +34,7 @@ AUTO = "auto"
 NONE = "none"
 OFF = "off"
 KEY_MINIMUM = 16
+MAPPED = 96  # bits before the IPv4 address in a mapped one, ::ffff:192.0.2.7
 # The example key in .env.example, refused because it is public.
 PLACEHOLDER = "change-me-this-is-only-an-example"
 KNOWN = "is the published example key; generate one with `openssl rand -hex 24`"
@@ -142,7 +143,11 @@ def zone(name: str) -> str:
 def network(text: str) -> str:
     """An address or a network in CIDR form. Raises ValueError."""
     try:
-        return str(ipaddress.ip_network(text.strip(), strict=False))
+        found = ipaddress.ip_network(text.strip(), strict=False)
+        if isinstance(found, ipaddress.IPv6Network) and found.prefixlen >= MAPPED and found[0].ipv4_mapped:
+            # Addresses of callers are compared as IPv4 where they are mapped.
+            found = ipaddress.ip_network((found[0].ipv4_mapped, found.prefixlen - MAPPED))
+        return str(found)
     except ValueError:
         raise ValueError("must be an address or a network, such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32") from None
 

@@ -9,6 +9,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 from fastapi import Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..config.accounts import LAST_YEAR
 from ..core.errors import InvalidRequest
 from ..core.money import dollars
 from ..core.names import shown
@@ -97,6 +98,8 @@ def milliseconds(text: str, field: str) -> int:
         else:
             found = datetime.fromisoformat(text)
             found = found if found.tzinfo else found.replace(tzinfo=UTC)
+        if found.year > LAST_YEAR:  # the day after has no date
+            raise OverflowError
         return round(found.timestamp() * 1000)
     except (ValueError, OverflowError, OSError):
         right = "must be a time in RFC 3339, such as 2026-11-30T12:00:00Z, or in Unix seconds"

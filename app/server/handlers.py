@@ -14,6 +14,7 @@ from uuid import uuid4
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..callers.keys import Caller, Callers
@@ -145,7 +146,7 @@ class Handlers:
         path = request.scope["path"]
         failure: ToriiError = self.not_found(path)
         if status == 405:
-            allow = (getattr(error, "headers", None) or {}).get("Allow", "POST")
+            allow = ", ".join(methods_of(request)) or "POST"
             wrong = f"{request.method} is not allowed for {path[:200]}; use {allow}"
             failure = MethodNotAllowed(wrong, allow=allow)
         request_id = uuid4().hex
@@ -231,6 +232,16 @@ def no_key_in_query(exchange: HTTPExchange, ids: Collection[str] = ()) -> None:
             raise Unauthorized("The query contains a key. Send keys in the header 'Authorization: Bearer <key>' only.")
 
 
+def methods_of(request: Request) -> list[str]:
+    """The methods of all routes at the request's path; the router's own 405 names those of the first route only."""
+    routes = request.app.router.routes
+    return [name for name in METHODS if any(_serves(route, {**request.scope, "method": name}) for route in routes)]
+
+
+def _serves(route: BaseRoute, scope: Scope) -> bool:
+    return route.matches(scope)[0] is Match.FULL
+
+
 def note(scope: Scope, request_id: str, error: ToriiError) -> None:
     """Log a refused request that has no line in the access log."""
     about = {"status": error.status, "error": error.code, "request_id": request_id}
@@ -243,6 +254,8 @@ def encoded(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[bytes, bytes], 
     plain = ((name, "".join(char if char.isprintable() else "?" for char in value)) for name, value in headers)
     return tuple((name.encode(), value.encode("ascii", "replace")) for name, value in plain)
 
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 # Headers that ``HTTPExchange.answer`` sets itself.
 CONTENT = (b"content-type", b"content-length")

@@ -332,6 +332,22 @@ def move(file: Path, place: Path) -> None:
     file.rename(place)
 
 
+async def test_a_file_in_the_place_of_a_removed_one_is_read_even_if_it_looks_the_same(
+    file: Path, keys: KeyFile, registry: Registry
+) -> None:
+    """A file system gives the inode of a removed file to the next one, whose change number may be the same too."""
+    accounts = build_callers(Settings(), registry)
+    key, _ = made(keys, registry)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    file.write_bytes(b"")  # the inode stays
+    await until(lambda: registry.trouble is not None)
+    LedgerFile(file).close()
+    await until(lambda: registry.trouble == "a file without keys is in its place")
+    other, _ = keys.create_key({"name": "b"}, *WHO)
+    await until(lambda: set(accounts.keys) == {other.id} != {key})
+
+
 async def test_keys_that_were_never_read_leave_the_gateway_closed_until_they_are(file: Path) -> None:
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA user_version = 99")

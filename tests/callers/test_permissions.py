@@ -25,6 +25,7 @@ from app.core.errors import Barred, PermissionDenied
         (("*",), "a/b\nc", True),
         (("a.c",), "abc", False),
         (("a|b",), "a", False),
+        (("a*b*",), "aXbY", True),
     ],
 )
 def test_models_by_name_and_by_pattern(models: tuple[str, ...] | None, model: str, allowed: bool) -> None:
@@ -37,6 +38,12 @@ def test_models_by_name_and_by_pattern(models: tuple[str, ...] | None, model: st
         may.check_model(model)
     assert (refusal.value.status, refusal.value.code, refusal.value.param) == (403, "permission_denied", "model")
     assert refusal.value.message == f"this key may not use {model}; allowed models: {', '.join(models or ()) or 'none'}"
+
+
+@pytest.mark.parametrize("pattern", ["*" * 200 + "b", "*a" * 100 + "b"])
+def test_no_pattern_takes_long(pattern: str) -> None:
+    """A regular expression would try more ways than there are seconds."""
+    assert not Permissions(models=(pattern,)).allows_model("a" * 250)
 
 
 def test_endpoints() -> None:

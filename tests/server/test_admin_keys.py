@@ -191,6 +191,18 @@ BAD: list[tuple[str, Any, str | None, str]] = [
         "metadata",
         "metadata must have at most 16 entries; it is an object",
     ),
+    (
+        "too many budgets",
+        {"name": "a", "budgets": [{"unit": "tokens", "amount": 1, "window": "day"}] * 51},
+        "budgets",
+        "budgets must have at most 50 entries; it is a list",
+    ),
+    (
+        "too many models",
+        {"name": "a", "allowed_models": ["m"] * 501},
+        "allowed_models",
+        "allowed_models must have at most 500 entries; it is a list",
+    ),
     ("team", {"name": "a", "team": "serch"}, "team", "there is no team 'serch'; nearest: search"),
     ("duplicate name", {"name": "taken"}, "name", "a key with the name 'taken' exists already"),
     ("no object", [], None, "the body must be a JSON object"),
@@ -482,3 +494,42 @@ async def test_without_a_ledger_there_is_nothing_to_keep_keys_in(upstream: Scrip
         assert "keeps no ledger" in answer.text
         assert "retry-after" not in answer.headers
         assert whole(await operator.ask("GET", "/teams"))["data"] == []
+
+
+@pytest.mark.parametrize(
+    "expires_at", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00", "1969-12-31T23:00:00Z"]
+)
+async def test_a_time_at_the_ends_of_the_calendar_is_a_400_and_nothing_is_kept(
+    operator: OperatorClient, expires_at: str
+) -> None:
+    status, field, message = refused(await operator.ask("POST", "/keys", {"name": "a", "expires_at": expires_at}))
+    assert (status, field) == (400, "expires_at")
+    assert "must be in the years 1970 to 9998" in message
+    assert (await operator.get("/keys"))["data"] == []
+    assert (await operator.get("/audit"))["data"] == []
+
+
+@pytest.mark.parametrize("name", ["   ", "a\nb", "a\x00b", "a\x1b[31mb", "a\u2028b"])
+async def test_a_name_that_no_table_can_show_is_a_400(operator: OperatorClient, name: str) -> None:
+    for path, more in (("/keys", {}), ("/teams", {}), ("/management_keys", {"scope": "admin"})):
+        status, field, message = refused(await operator.ask("POST", path, {"name": name, **more}))
+        assert (status, field) == (400, "name")
+        assert "no control characters" in message
+
+
+async def test_a_mapped_address_allows_the_ipv4_address_that_it_holds(operator: OperatorClient) -> None:
+    key = await operator.post("/keys", {"name": "a", "allowed_ips": ["::ffff:127.0.0.1", "::ffff:10.1.2.3/104"]})
+    assert key["allowed_ips"] == ["127.0.0.1/32", "10.0.0.0/8"]
+    assert await status_of(operator, key["secret"]) == 200
+
+
+async def test_a_method_that_is_not_allowed_is_told_all_that_are(operator: OperatorClient) -> None:
+    key = await operator.post("/keys", {"name": "a"})
+    for path, allow in (("/keys", "GET, POST"), (f"/keys/{key['id']}", "GET, PATCH, DELETE")):
+        answer = await operator.ask("PUT", path, {})
+        assert (answer.status_code, answer.headers["allow"]) == (405, allow)
+
+
+async def test_nothing_is_written_as_minus_nothing(operator: OperatorClient) -> None:
+    key = await operator.post("/keys", {"name": "a", "budgets": [{"unit": "usd", "amount": -0.0, "window": "day"}]})
+    assert key["budgets"][0]["amount"] == "0"

@@ -221,6 +221,7 @@ async def test_usage_is_also_a_table(operator: OperatorClient, tmp_path: Path) -
             "start_time must be a time in RFC 3339, such as 2026-11-30T12:00:00Z, or in",
         ),
         ("end_time=1e9", "end_time", "end_time must be a time in RFC 3339"),
+        ("start_time=253402200799&end_time=253402300799", "end_time", "end_time must be a time in RFC 3339"),
         ("start_time=2000000000&end_time=1000000000", "end_time", "end_time must be Unix seconds after start_time"),
         ("bucket_width=1m", "bucket_width", "bucket_width must be '1h' or '1d'; it is '1m'"),
         ("group_by=colour", "group_by", "group_by must be one of key, team, model"),

@@ -253,3 +253,14 @@ async def test_an_operators_route_of_earlier_versions_is_still_there(upstream: S
         ]
     assert answers[0].json() == answers[1].json()
     assert [key["key"] for key in answers[0].json()["data"]] == ["jina"]
+
+
+async def test_a_repeated_creation_does_not_show_a_key_that_has_left_the_team(operator: OperatorClient) -> None:
+    for team in ("alpha", "beta"):
+        await operator.post("/teams", {"name": team, "id": team})
+    lead = operator.by((await operator.post("/management_keys", {"name": "lead", "scope": "team:alpha"}))["secret"])
+    key = await lead.post("/keys", {"name": "a"}, idempotency_key="1")
+    await operator.patch(f"/keys/{key['id']}", {"team": "beta", "owner": "known to beta only"})
+    answer = await lead.ask("POST", "/keys", {"name": "a"}, idempotency_key="1")
+    assert refused(answer)[0] == 409
+    assert "beta" not in answer.text

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from ...callers.virtual_key import PREFIX
 from ...config.accounts import BudgetSettings, KeyChanges, KeyFields, LimitsSettings
 from ...config.fields import number
-from ...core.errors import NotFound, PermissionDenied
+from ...core.errors import ChangeRefused, NotFound, PermissionDenied
 from ...core.names import shown
 from ...core.types import Json, OnDisconnect
 from ...storage.key_records import KeyRecord, SecretRecord
@@ -128,6 +128,8 @@ async def create_key(
     if asked.team is not None:
         fields["team"] = _own(asked, fields.get("team", asked.team))
     key, secret = await accounts.change(lambda file: file.create_key(fields, asked.actor, asked.address, idempotency))
+    if not asked.sees(key.team):  # made by an earlier request, and moved since
+        raise ChangeRefused("the key that this Idempotency-Key made belongs to another team now")
     return _answered(key, secret, accounts.now_ms())
 
 

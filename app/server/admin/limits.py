@@ -89,9 +89,8 @@ def _chosen(scopes: dict[str, Owned], whose: Whose, asked: Operator) -> list[Own
         return list(seen.values())
     own = seen.get(f"{kind}:{given}")
     if own is None:
-        raise InvalidRequest(
-            f"{kind} must be the id of a {kind} that is not revoked; it is '{shown(given)}'", param=kind
-        )
+        living = " that is not revoked" if kind == "key" else ""
+        raise InvalidRequest(f"{kind} must be the id of a {kind}{living}; it is '{shown(given)}'", param=kind)
     if kind == "team":
         return [own]
     others = [seen.get(name) for name in (f"team:{own.team}", ORGANIZATION)]
