@@ -95,7 +95,7 @@ def calls(found: Iterable[Json]) -> str:
     rows, more = [], []
     for row in found:
         cost = "" if row.get("cost") is None else f"${row['cost']}"
-        what = row["kind"] if row["kind"] != "refusal" else f"refused x {row['count']:,}"
+        what = row["kind"] if row["kind"] != "refusal" else f"{row['count']:,} refused"
         model = row.get("model_id") or row.get("model") or ""
         tokens = "" if row["kind"] == "refusal" else ("~" if row["estimated"] else "") + f"{row['total_tokens']:,}"
         cells = [row["time"].replace("T", " ")[:19], what, model, str(row.get("status") or ""), tokens, cost]

@@ -107,8 +107,8 @@ class CallHold:
     """What is held for one call, by its request id. ``admitted``: the call counts as a request."""
 
     __slots__ = (
-        *("_away", "_caller", "_held", "_holds", "_latest", "_open", "_owned", "_shown", "_started"),
-        *("_until", "admitted", "request_id", "upstreams"),
+        *("_away", "_caller", "_held", "_holds", "_latest", "_open", "_owned", "_shown"),
+        *("_until", "admitted", "request_id", "started", "upstreams"),
     )
 
     def __init__(self, holds: Holds, caller: Caller, request_id: str) -> None:
@@ -117,7 +117,7 @@ class CallHold:
         self.upstreams: dict[str, Bound] = {}  # what the requests to each may cost, added up
         self._holds = holds
         self._caller = caller
-        self._started = time.time()
+        self.started = time.time()
         self._until = time.monotonic() + holds.wait_seconds
         self._shown = self._latest = UNDECIDED
         self._held = NOTHING
@@ -165,13 +165,17 @@ class CallHold:
         """Holds what a further request for ``part`` may cost at ``target``; False if that does not fit. ``unused``: the
         target of a request that was not sent, whose part of the hold is used for this one."""
         bound = more = self._holds.most(part, target)
+        free = NOTHING if unused is None else self._holds.most(part, unused)
         if unused is not None:
-            more = _less(bound, self._holds.most(part, unused))
+            more = _less(bound, free)
         try:
             if not await self._fits(record, target, more):
                 return False
         except ToriiError:
             return False
+        if unused is not None:
+            name = unused.upstream.name
+            self.upstreams[name] = _less(self.upstreams.get(name, NOTHING), free)
         self._add(target, bound)
         return True
 
@@ -218,7 +222,7 @@ class CallHold:
         charged, decision = self._shown
         if not decision.balances and (ledger := self._holds.store) is not None:
             demand = Demand("", "", NOTHING)
-            limits = charges(self._caller.scopes, self._holds.calendar, self._started, demand)
+            limits = charges(self._caller.scopes, self._holds.calendar, self.started, demand)
             charged = tuple([charge._replace(amount=0) for charge in limits if "/" not in charge.name])
             decision = FITS._replace(
                 balances=await asyncio.to_thread(_read, ledger.file.path, charged) if charged else ()
@@ -230,14 +234,14 @@ class CallHold:
         ToriiError if there can be no decision."""
         holds, first = self._holds, not self.admitted
         demand = Demand(record.call.endpoint.name, record.model_id or "", bound, int(first), run, holds.unpriced)
-        charged = charges(self._caller.scopes, holds.calendar, self._started, demand)
+        charged = charges(self._caller.scopes, holds.calendar, self.started, demand)
         if not charged:
             decision = FITS
         elif self._away or (ledger := holds.store) is None:
             charged, decision = self._decided_here(charged)
         else:
             begun, self._open = self._open, True  # what is decided while this task is cancelled has to be released too
-            hold = Hold(self.request_id, int(self._started * 1000), charged, ledger.draft(record, target, bound))
+            hold = Hold(self.request_id, int(self.started * 1000), charged, ledger.draft(record, target, bound))
             try:
                 decision = await (ledger.file.extend(hold) if begun else ledger.file.hold(hold))
                 self._open = begun or decision.refused is None

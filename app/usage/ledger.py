@@ -86,7 +86,7 @@ class Ledger:
             if bound is not None and bound[0] > total:
                 (total, cost), completion = bound, bound[0] - prompt
         return CallRow(  # by position: keyword arguments would cost 1 us more
-            int((time.time() - seconds) * 1000),
+            began(record, seconds),
             record.caller,
             call.endpoint.name,
             self._clean(call.model),
@@ -121,7 +121,7 @@ class Ledger:
         seconds = record.seconds or 0.0
         call, payer, error, tokens = record.call, record.payer, record.error, bound.tokens or 0
         return CallRow(
-            int((time.time() - seconds) * 1000),
+            began(record, seconds),
             record.caller,
             call.endpoint.name,
             self._clean(call.model),
@@ -156,9 +156,16 @@ class Ledger:
         return self.draft(record, record.hit)._replace(kind="cached", cached_tokens=record.cached_tokens)
 
 
+def began(record: CallRecord, seconds: float) -> int:
+    """The call's start in Unix milliseconds: that of its hold if it has one, so that the row belongs to the windows
+    that were charged, even if a slow body or the wait for others has crossed midnight."""
+    account = record.account
+    return int((time.time() - seconds if account is None else account.started) * 1000)
+
+
 def price_of(prices: Prices, target: Target) -> Price | None:
     """The price of a model at an upstream, by the upstream's name for it or by its id."""
-    return prices.of(target.upstream.name, target.name, target.model.id)
+    return prices.of(target.upstream.name, target.name, target.model.id) if prices.table else None
 
 
 def unseen(use: Use, *, estimated: bool) -> bool:

@@ -107,6 +107,7 @@ class Use:
 class CallAccount(Protocol):
     """What is held of limits and budgets for one call.
 
+    started   the call's start, in Unix seconds
     admitted  the call counts as a request
     extend    holds what a further request for ``part`` may cost at ``target``; False if that does not fit. ``unused``
               is the target of a request that was not sent, whose part of the hold is used for this one
@@ -114,6 +115,8 @@ class CallAccount(Protocol):
     settle    the call has ended, and ``rows`` are what it cost; the hold ends
     """
 
+    @property
+    def started(self) -> float: ...
     @property
     def admitted(self) -> bool: ...
 

@@ -305,10 +305,8 @@ async def test_the_last_known_keys_hold_while_the_file_cannot_be_read(
     accounts = build_callers(Settings(), registry)
     key, secret = made(keys, registry)
     assert registry.trouble is None
-    with closing(sqlite3.connect(file)) as connection:  # the log, which may hold the key, does not move with the file
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     away = file.with_name("away.db")
-    file.rename(away)
+    move(file, away)
     await until(lambda: registry.trouble == "there is no such file")
     assert check(accounts, secret).id == key
     file.mkdir()
@@ -318,11 +316,20 @@ async def test_the_last_known_keys_hold_while_the_file_cannot_be_read(
     LedgerFile(file).close()
     await until(lambda: registry.trouble == "a file without keys is in its place")
     assert check(accounts, secret).id == key
-    for end in ("wal", "shm"):  # as docs/team.md says: SQLite would apply another file's log
-        file.with_name(f"{file.name}-{end}").unlink(missing_ok=True)
-    away.rename(file)
+    file.unlink()
+    move(away, file)
     await until(lambda: registry.trouble is None)
     assert check(accounts, secret).id == key
+
+
+def move(file: Path, place: Path) -> None:
+    """Moves a database with all that its -wal holds. A -wal that stays would be taken for the next file's."""
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    for name in ("-wal", "-shm"):
+        place.with_name(place.name + name).unlink(missing_ok=True)
+        file.with_name(file.name + name).unlink(missing_ok=True)
+    file.rename(place)
 
 
 async def test_a_file_in_the_place_of_a_removed_one_is_read_even_if_it_looks_the_same(

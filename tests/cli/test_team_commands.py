@@ -257,7 +257,7 @@ def test_calls_are_listed_and_filtered(run: Run, tmp_path: Path) -> None:
     file.refuse(29_921_040, "k1", "s", "tokens/day")
     file.close()
     listed = done(run("calls"))
-    assert "refused x 1" in listed
+    assert "1 refused" in listed
     assert "$0.0025" in listed
     assert "tokens/day" in listed
     assert [row["request_id"] for row in answer(run("calls", "--kind", "call", "--json"))["data"]] == ["one"]
@@ -358,6 +358,7 @@ def test_every_command_on_the_page_for_teams_works_in_the_sandbox(tmp_path: Path
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_sandbox_with_an_operator_keeps_its_books_in_a_temporary_folder(workers: str, tmp_path: Path) -> None:
     variables = {"XDG_RUNTIME_DIR": str(tmp_path), "TORII_OPERATOR_KEY": OPERATOR_KEY, "XDG_STATE_HOME": str(tmp_path)}
+    variables["TORII_CALLER_KEY"] = "torii-test-other-caller-0123456789"  # else a worker is open until it knows the key
     with serving("--sandbox", "--workers", workers, cwd=tmp_path, **variables) as running:
         found = re.search(r"Ledger +(\S+/torii\.db) \(temporary, removed at the end\)", running.banner)
         assert found is not None
@@ -370,12 +371,13 @@ def test_a_sandbox_with_an_operator_keeps_its_books_in_a_temporary_folder(worker
 
         secret = command("keys", "create", "ana", "--limit", "requests_per_minute=2", "--quiet").strip()
         body = {"model": "jina-embeddings-v3", "input": ["Hello, gate"]}
-        statuses = []
-        for _ in range(3):
+        statuses: list[int] = []
+        for _ in range(1000):
             with running.asked("POST", "/v1/embeddings", body, Authorization=f"Bearer {secret}") as response:
-                statuses.append(response.status)
-        if workers == "1":
-            assert statuses == [200, 200, 429]
+                statuses += [response.status] if response.status != 401 else []  # a worker that does not know it yet
+            if len(statuses) == 3:
+                break
+        assert statuses == [200, 200, 429]
         assert "requests_per_minute" in command("keys", "show", "ana")
         assert msgspec.json.decode(command("audit", "--json"))["data"][0]["actor"] == "operator"
         assert "ana" in command("usage", "--by", "caller")

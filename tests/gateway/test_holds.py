@@ -8,7 +8,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+
+from app.callers.keys import Caller
+from app.callers.limits import Budget, Scope
+from app.endpoints import ENDPOINTS
+from app.endpoints.incoming import RequestContext, parse
 
 from ..conftest import ScriptedUpstream, Seen, replies, streams, until
 from ..faults.scripts import answer, delta, sse, thought
@@ -376,6 +382,29 @@ async def test_a_run_whose_end_is_not_seen_costs_what_was_held(upstream: Scripte
         assert (await books.ask({**DEEP, "budget_tokens": 20_000, "stream": True}, CHATS)).status_code == 200
         [row] = await books.at_rest()
         assert (row["total_tokens"], row["estimated"]) == (40_000, 1)
+
+
+async def test_a_request_that_was_not_sent_is_not_charged_for_a_run_whose_end_is_not_seen(
+    upstream: ScriptedUpstream, other_upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """What was held for the first request pays for the second, and then for the third, at the first upstream again."""
+    body = {**DEEP, "budget_tokens": 20_000}
+    async with counted(upstream, tmp_path, other_upstream, callers=[caller(budgets=[budget(45_000)])]) as books:
+        now = books.gateway.generations.now
+        scope = Scope("key:ann", "ann", budgets=(Budget("tokens", 45_000, "day"),))
+        with now.handlers.admission.admit(Caller("ann", "ann", scopes=(scope,)), "a") as admitted:
+            call = parse(ENDPOINTS["chat"](), RequestContext(CHATS, msgspec.json.encode(body), "a"))
+            record = admitted.begin(call)
+            jina, aihubmix = now.gateway.routes.of(call).targets
+            admitted.reserve(b"", now.gateway.routes.of(call))
+            await admitted.hold(call, jina)
+            account = admitted.account
+            assert account is not None
+            for target, unused in ((aihubmix, jina), (jina, aihubmix)):
+                assert await account.extend(record, record.call, target, unused)
+            assert (account.bound("jina"), account.bound("aihubmix")) == ((40_000, None), (0, None))
+            record.end(503)
+        await books.at_rest()
 
 
 async def test_more_than_was_held_is_booked_and_counted(

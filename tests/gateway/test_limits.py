@@ -4,6 +4,7 @@ books say afterwards."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
@@ -131,6 +132,27 @@ async def test_nothing_is_sent_that_does_not_fit(upstream: ScriptedUpstream, tmp
         await until(
             lambda: read(books.path, "SELECT key_id, reason, count FROM refusals") == [("ann", "tokens/day", 1)]
         )
+
+
+async def test_the_row_of_a_call_belongs_to_the_window_that_was_charged(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Which is that of its admission, even if its body comes later."""
+    upstream.plays(vectors(7))
+    times = []
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"model": "jina-embeddings-v3", '
+        await until(lambda: books.gateway.generations.load.calls == 1)
+        times.append(time.time())
+        await until(lambda: time.time() > times[0] + 0.01)
+        yield b'"input": ["one"]}'
+
+    async with counted(upstream, tmp_path, callers=[caller(budgets=[budget(1000)])]) as books:
+        headers = {"content-type": "application/json", "authorization": f"Bearer {KEY}"}
+        assert (await books.gateway.client.post(PATH, content=body(), headers=headers)).status_code == 200
+        [row] = await books.at_rest()
+        assert row["time"] <= times[0] * 1000
 
 
 async def test_what_a_row_tells_of_who_called(upstream: ScriptedUpstream, tmp_path: Path) -> None:
