@@ -93,7 +93,8 @@ class Handlers:
                 exchange.scope[LEAVE] = admitted.connection.leave
                 try:
                     body = await self.body(exchange)
-                    control, tag = (b",".join(exchange.header(name)) for name in (b"cache-control", b"x-torii-tag"))
+                    control = b",".join(exchange.header(b"cache-control"))
+                    tag = b",".join(exchange.header(b"x-torii-tag"))
                     incoming = RequestContext(exchange.path, body, exchange.id, control, tag)
                     await self._answer(exchange, await self._gateway.handle(endpoint, incoming, admitted))
                 except asyncio.CancelledError as error:

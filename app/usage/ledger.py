@@ -165,7 +165,7 @@ def began(record: CallRecord, seconds: float) -> int:
 
 def price_of(prices: Prices, target: Target) -> Price | None:
     """The price of a model at an upstream, by the upstream's name for it or by its id."""
-    return prices.of(target.upstream.name, target.name, target.model.id)
+    return prices.of(target.upstream.name, target.name, target.model.id) if prices.table else None
 
 
 def unseen(use: Use, *, estimated: bool) -> bool:
