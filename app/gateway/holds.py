@@ -148,14 +148,13 @@ class CallHold:
                 part = record.call = self._holds.runs.of(part)
             elif part.stream and not run and isinstance(part, ChatCall):
                 part = record.call = _with_usage(part)
-            bound = self._holds.most(part, target)
+            whole, bound = part, self._holds.most(part, target)
             while not await self._fits(record, target, bound, run=run):
                 smaller = self._holds.runs.smaller(part, *self._latest) if metered else None
                 if smaller is None:
                     await self._wait()
-                else:
-                    part = record.call = smaller
-                    bound = self._holds.most(part, target)
+                part = record.call = smaller or whole  # more may be left by now
+                bound = self._holds.most(part, target)
         except ToriiError as error:
             error.own = True
             raise

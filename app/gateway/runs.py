@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from ..callers.limits import OPEN
 from ..core.types import Call
 from ..storage.holds import Charge, Decision
 from ..usage.bounds import LEAST_BUDGET, budget_of, deepsearch_budget
@@ -35,12 +36,12 @@ class RunBudgets:
 
     def smaller(self, call: Call, charged: Sequence[Charge], decision: Decision) -> Call | None:
         """The call with a budget that fits into what is left; None if that is too little for a run, or if something
-        else was refused."""
+        else was refused that no wait gives back."""
         assert decision.refused is not None
         fits = budget = budget_of(call)
         for charge, balance in zip(charged, decision.balances, strict=True):
             left = max(charge.limit - balance.spent - balance.held, 0)
-            if charge.amount > left:
+            if charge.amount > left and charge.unit not in OPEN:
                 fits = min(fits, budget * left // charge.amount) if charge.unit in METERED else 0
         return with_budget(call, fits) if LEAST_BUDGET <= fits < budget else None
 

@@ -44,6 +44,7 @@ ROOM = 10_000  # rows that may wait in memory
 BATCH = 1000  # rows of one transaction
 LEASE_SECONDS = 30.0  # after which a process that has not renewed its lease is dead
 SWEEP_SECONDS = 5.0
+LAST_SECONDS = 0.25  # to wait for another program's lock after ``close`` was called
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +201,13 @@ class LedgerFile(QueuedWriter):
     def _opened(self, *, examined: bool) -> sqlite3.Connection:
         """A connection to the file, which is created if there is none, with all tables of this version."""
         make_file(self.path)
-        connection = sqlite3.connect(self.path, timeout=self._busy_seconds, isolation_level=None)
+        # The last try may follow one that has waited for a lock all the time that there is.
+        patience = min(self._busy_seconds, LAST_SECONDS) if self._closing.is_set() else self._busy_seconds
+        connection = sqlite3.connect(self.path, timeout=patience, isolation_level=None)
         try:
             if version(connection) and examined:
                 examine(connection)
-            write_ahead(connection, self._busy_seconds)
+            write_ahead(connection, patience)
             connection.execute("PRAGMA synchronous=NORMAL")
             self._migrate(connection)
             if not complete(connection):

@@ -348,6 +348,24 @@ async def test_a_run_gets_the_budget_that_is_left(upstream: ScriptedUpstream, tm
         assert [row["total_tokens"] for row in await books.at_rest()] == [9, 9]
 
 
+async def test_a_run_waits_for_another_even_if_its_budget_has_to_be_smaller(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    go = asyncio.Event()
+    upstream.plays(after(go, deepsearch(10_000)))
+    callers = [caller(budgets=[budget(250_000)], limits={"concurrent_runs": 1})]
+    async with counted(upstream, tmp_path, callers=callers, queue_timeout_seconds=10) as books:
+        first = asyncio.create_task(books.ask({**DEEP, "budget_tokens": 20_000}, CHATS))
+        await until(lambda: len(upstream.seen) == 1)
+        second = asyncio.create_task(books.ask(DEEP, CHATS))
+        done, _ = await asyncio.wait([second], timeout=0.1)
+        assert not done
+        go.set()
+        assert [answer.status_code for answer in await asyncio.gather(first, second)] == [200, 200]
+        assert [seen.body["budget_tokens"] for seen in upstream.seen] == [20_000, 120_000]
+        await books.at_rest()
+
+
 async def test_a_run_for_which_too_little_is_left_is_refused(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     upstream.plays(deepsearch(60_001))
     async with counted(upstream, tmp_path, callers=[caller(budgets=[budget(80_000)])]) as books:

@@ -321,3 +321,15 @@ async def test_refusals_are_counted_and_the_last_use_is_noted(file: LedgerFile, 
     file.use_key("k", 1_020_001)
     await until(lambda: read(path, "SELECT * FROM refusals") == [(5, "k", "", "tokens/day", 4)])
     await until(lambda: read(path, "SELECT last_used_at FROM keys") == [(1_020_000,)])
+
+
+async def test_rows_are_kept_beside_a_file_that_is_locked_at_the_end(path: Path) -> None:
+    """The end comes while the thread waits for the lock, which leaves little time for another try."""
+    file = LedgerFile(path, busy_seconds=1.2)
+    with locking(path):
+        asked = file.hold(of_call("a"))
+        file.record_call(row())
+        await asyncio.wait([asked], timeout=0.1)
+        file.close()
+        asked.cancel()
+        assert len(Spill(path, "nobody").found()) == 1
