@@ -128,6 +128,8 @@ class Torii(FastAPI):
         handler = now.access.handler(scope)
         if handler is None and scope["method"] == "POST":
             handler = now.hot.get(scope["path"])
+        if b"%" in scope["raw_path"] and scope["path"].startswith("/admin/"):  # it would evade a proxy's rule
+            handler = now.handlers.error_handler(now.handlers.not_found(scope["path"]))
         if handler is not None:
             await handler(scope, receive, send)
             return

@@ -53,6 +53,12 @@ async def test_without_an_operator_and_management_keys_there_is_nothing(tmp_path
         assert refused(await operator.ask("POST", "/keys", {"name": "a"}))[0] == 404
 
 
+@pytest.mark.parametrize("prefix", ["/admin%2fv1", "/%61dmin/v1", "/admin/%761"])
+async def test_an_escaped_path_evades_no_rule_of_a_proxy(operator: OperatorClient, prefix: str) -> None:
+    answer = await operator.gateway.client.get(f"{prefix}/keys", headers={"authorization": f"Bearer {OPERATOR}"})
+    assert answer.status_code == 404
+
+
 async def test_a_management_key_opens_the_api_without_an_operators_key(tmp_path: Path) -> None:
     async with operated(tmp_path) as operator:
         made = await operator.post("/management_keys", {"name": "m", "scope": "admin"})

@@ -93,7 +93,7 @@ def test_it_counts_callers_calls_and_what_each_upstream_was_asked(tmp_path: Path
         """\
         TEAM  CALLS  FAILED  CACHED  PROMPT  OUTPUT  TOKENS    COST $  SECONDS
         t         1       0           1,000       0   1,000  0.012345     0.50
-                  1       0       1       0       0       0               0.00
+        -         1       0       1       0       0       0               0.00
         all       2       0       1   1,000       0   1,000  0.012345     0.50
         """
     )
