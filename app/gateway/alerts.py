@@ -85,7 +85,10 @@ class Alerts:
                 place = _place(charge)
                 whole = number == decision.refused and _is_exhausted(charge, balance)
                 self._see(charge, place, balance.spent, whole=whole)
-                if charge.amount and decision.refused is None and self._next[place] <= charge.limit:
+                following = self._next[place]
+                # As long as open calls hold too little for the next alert, no settlement can be the reason of one.
+                near = balance.spent + balance.held >= following <= charge.limit
+                if near and charge.amount and decision.refused is None:
                     self._open[place] = charge
 
     def settled(self) -> None:
