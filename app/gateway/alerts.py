@@ -83,11 +83,12 @@ class Alerts:
         for number, (charge, balance) in enumerate(zip(charged, decision.balances, strict=True)):
             if "/" in charge.name:  # a budget
                 place = _place(charge)
+                reached = balance.spent + balance.held
+                if decision.refused is None and reached < self._next.get(place, 0):
+                    continue  # no settlement of an open call can be the reason of the next alert
                 whole = number == decision.refused and _is_exhausted(charge, balance)
                 self._see(charge, place, balance.spent, whole=whole)
-                following = self._next[place]
-                # As long as open calls hold too little for the next alert, no settlement can be the reason of one.
-                near = balance.spent + balance.held >= following <= charge.limit
+                near = reached >= self._next[place] <= charge.limit
                 if near and charge.amount and decision.refused is None:
                     self._open[place] = charge
 

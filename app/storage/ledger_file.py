@@ -42,7 +42,7 @@ logger = logging.getLogger("torii.store")
 FLUSH_SECONDS = 0.25  # of rows, which a killed process may lose
 ROOM = 10_000  # rows that may wait in memory
 BATCH = 1000  # rows of one transaction
-ROWS_SECONDS = 0.1  # for which rows and settlements gather while many calls ask, unless one of them does not fit
+ROWS_SECONDS = 0.2  # for which rows and settlements gather while many calls ask, unless one of them does not fit
 LEASE_SECONDS = 30.0  # after which a process that has not renewed its lease is dead
 SWEEP_SECONDS = 5.0
 

@@ -10,6 +10,7 @@ scope, and holds the tokens of open calls.
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -27,6 +28,7 @@ SAVE = "INSERT INTO counters (scope, unit, filter, since, until, spent, held) VA
 SAVE += "ON CONFLICT DO UPDATE SET spent = excluded.spent, held = excluded.held"
 SAVE_SECONDS = "INSERT INTO seconds (scope, unit, second, amount) VALUES {} "
 SAVE_SECONDS += "ON CONFLICT DO UPDATE SET amount = excluded.amount"
+PADDED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 LARGE = 10_000  # scopes in memory
 SIZES = (64, 32, 16, 8, 4, 2, 1)  # rows of a statement, few enough for the driver to keep them all compiled
 
@@ -178,8 +180,8 @@ class Tallies:
                 amounts = tally.seconds
                 seconds += [(*tally.key[:2], each, amounts.get(each, 0)) for each in tally.changed]
                 tally.changed.clear()
-        insert(self.connection, SAVE, counters)
-        insert(self.connection, SAVE_SECONDS, seconds)
+        insert_again(self.connection, SAVE, counters)
+        insert_again(self.connection, SAVE_SECONDS, seconds)
         self.changed.clear()
 
     def of(self, scope: str) -> Found:
@@ -298,9 +300,21 @@ def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[
     place = 0
     for size in SIZES:
         while len(rows) - place >= size:
-            some = rows[place : place + size]
-            connection.execute(_filled(statement, size, len(some[0])), list(chain.from_iterable(some)))
+            _insert(connection, statement, rows[place : place + size])
             place += size
+
+
+def insert_again(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+    """The same with a statement that changes nothing if a row is there twice: fewer statements, since rows are repeated
+    to fill one."""
+    for place in range(0, len(rows), PADDED[-1]):
+        some = rows[place : place + PADDED[-1]]
+        size = PADDED[bisect_left(PADDED, len(some))]
+        _insert(connection, statement, (*some, *some[: size - len(some)]))
+
+
+def _insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+    connection.execute(_filled(statement, len(rows), len(rows[0])), list(chain.from_iterable(rows)))
 
 
 @lru_cache(512)
