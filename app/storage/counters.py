@@ -189,12 +189,12 @@ class Counters:
 
     def _give_back(self, charges: Iterable[HeldCharge]) -> None:
         known, changed = self._tallies.known, self._tallies.changed
-        for charge in charges:
-            if charge.until or charge.unit == "tokens":
-                key = charge[:5]
+        for scope, unit, chosen, since, until, amount, _ in charges:
+            if until or unit == "tokens":
+                key = (scope, unit, chosen, since, until)
                 tally = known.get(key) or self._tallies.find(key)
                 if tally is not None:
-                    held = tally.held - charge.amount
+                    held = tally.held - amount
                     tally.held = held if held > 0 else 0
                     changed[tally] = None
 
@@ -223,10 +223,10 @@ class Counters:
         self._give_back(hold.charges)
         if hold.lost is not None:
             self._find_again(request_id, hold)
-        charged = {(charge.scope, charge.unit) for charge in hold.charges if charge.sliding}
+        charged = [charge[:2] for charge in hold.charges if not charge[4]]  # of sliding minutes
         for row in rows:
             self._tallies.book(row, 1, charged)
-        for scope, unit in charged:
+        for scope, unit in dict.fromkeys(charged):
             if unit == "tokens":
                 self._settle_minute(hold, scope, sum([row.total_tokens for row in rows if scope in scopes(row)]))
         self._holds.end(request_id)
@@ -235,8 +235,8 @@ class Counters:
     def _settle_minute(self, hold: OpenHold, scope: str, used: int) -> None:
         """Tokens count in the second of admission: what was not used is taken from the earliest admission, what was
         used besides is added to the latest."""
-        held = [c for c in hold.charges if c.sliding and c.unit == "tokens" and c.scope == scope]
-        unused = sum(charge.amount for charge in held) - used
+        held = [c for c in hold.charges if not c[4] and c[1] == "tokens" and c[0] == scope]
+        unused = sum([charge.amount for charge in held]) - used
         if unused < 0:
             self._correct(held[-1], -unused)
             return
