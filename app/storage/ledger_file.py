@@ -290,11 +290,10 @@ class LedgerFile(QueuedWriter):
         """Makes a round if it is due, and if the file is the one that was opened last."""
         if self._rounds.wait() > 0:
             return self._rounds.wait()
-        idle = not self._queue or self._transaction.left
         try:
             if self._file is None or self._file != identity(self.path):
                 self._rounds.fail()
-            elif self._rounds.make(self._connected(), self._transaction, idle=idle):
+            elif self._rounds.make(self._connected(), self._transaction, idle=not self._queue):
                 self._asks.answer([], settled=True)
         except (sqlite3.Error, OSError, StoreError):  # told when a row cannot be written
             self._rounds.fail()
