@@ -83,9 +83,13 @@ class Alerts:
         for number, (charge, balance) in enumerate(zip(charged, decision.balances, strict=True)):
             if "/" in charge.name:  # a budget
                 place = _place(charge)
+                reached = balance.spent + balance.held
+                if decision.refused is None and reached < self._next.get(place, 0):
+                    continue  # no settlement of an open call can be the reason of the next alert
                 whole = number == decision.refused and _is_exhausted(charge, balance)
                 self._see(charge, place, balance.spent, whole=whole)
-                if charge.amount and decision.refused is None and self._next[place] <= charge.limit:
+                near = reached >= self._next[place] <= charge.limit
+                if near and charge.amount and decision.refused is None:
                     self._open[place] = charge
 
     def settled(self) -> None:

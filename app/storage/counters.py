@@ -26,6 +26,7 @@ from .tallies import SlidingMinute, Tallies, Tally, scopes
 Clock = Callable[[], float]
 ChargePlace = tuple[int, int, Tally | SlidingMinute]  # the amount and limit of a charge, and its counter
 DAY = 86_400_000  # milliseconds
+HELD = tuple.__new__  # a third of the time of a named tuple's own constructor
 
 LEASED = "SELECT 1 FROM processes WHERE id = ?"
 RENEW = "INSERT OR REPLACE INTO processes (id, until) VALUES (?, ?)"
@@ -64,6 +65,10 @@ class Counters:
     def open(self) -> int:
         """The number of this process's holds."""
         return len(self._holds)
+
+    def holds(self, request_id: str) -> bool:
+        """True if a call of this process has a hold."""
+        return self._holds.has(request_id)
 
     @property
     def leased(self) -> bool:
@@ -129,11 +134,20 @@ class Counters:
         return self._hold(hold, there)
 
     def _hold(self, hold: Hold, there: OpenHold) -> Decision:
-        make = self._tallies.make
-        places = [(charge.amount, charge.limit, make(charge)) for charge in hold.charges]
-        for amount, limit, tally in places:
+        tallies = self._tallies
+        known, now = tallies.known, tallies.now
+        places: list[ChargePlace] = []
+        fits = True
+        for charge in hold.charges:
+            scope, unit, window, chosen, limit, amount, *_ = charge
+            tally = known.get((scope, unit, chosen, *window))
+            if tally is None or (tally.sliding and tally.now != now):  # type: ignore[union-attr]
+                tally = tallies.make(charge)
+            places.append((amount, limit, tally))
             if not tally.fits(amount, limit):
-                return _refusal(places)
+                fits = False
+        if not fits:
+            return _refusal(places)
         taken = self._taken(places)
         rows = (*there.rows, tuple(hold.row)) if hold.row else there.rows
         try:
@@ -152,8 +166,11 @@ class Counters:
         for amount, _, tally in places:
             if amount >= amounts.get(tally, 0):
                 amounts[tally] = amount
-        self._tallies.changed.update(dict.fromkeys(amounts))
-        return tuple([HeldCharge(*tally.key, amount, tally.take(amount)) for tally, amount in amounts.items()])
+        changed, taken = self._tallies.changed, []
+        for tally, amount in amounts.items():
+            changed[tally] = None
+            taken.append(HELD(HeldCharge, (*tally.key, amount, tally.take(amount))))
+        return tuple(taken)
 
     def release(self, request_id: str, ask: object = None) -> bool:
         """Gives up a hold of which nothing was used; False if there is none. With ``ask``, only the hold of that
@@ -171,15 +188,19 @@ class Counters:
         return True
 
     def _give_back(self, charges: Iterable[HeldCharge]) -> None:
+        known, changed = self._tallies.known, self._tallies.changed
         for scope, unit, chosen, since, until, amount, _ in charges:
-            tally = self._tallies.find(scope, (unit, chosen, (since, until)))
-            if tally is not None and (until or unit == "tokens"):
-                tally.held = max(0, tally.held - amount)
-                self._tallies.changed[tally] = None
+            if until or unit == "tokens":
+                key = (scope, unit, chosen, since, until)
+                tally = known.get(key) or self._tallies.find(key)
+                if tally is not None:
+                    held = tally.held - amount
+                    tally.held = held if held > 0 else 0
+                    changed[tally] = None
 
     def _correct(self, charge: HeldCharge, amount: int) -> None:
-        minute = self._tallies.find(charge.scope, (charge.unit, "", MINUTE))
-        if isinstance(minute, SlidingMinute) and amount:
+        minute = self._tallies.find((charge.scope, charge.unit, "", *MINUTE)) if amount else None
+        if isinstance(minute, SlidingMinute):
             minute.add(charge.second, amount)
             self._tallies.changed[minute] = None
 
@@ -202,20 +223,20 @@ class Counters:
         self._give_back(hold.charges)
         if hold.lost is not None:
             self._find_again(request_id, hold)
-        charged = {(charge.scope, charge.unit) for charge in hold.charges if charge.sliding}
+        charged = [charge[:2] for charge in hold.charges if not charge[4]]  # of sliding minutes
         for row in rows:
             self._tallies.book(row, 1, charged)
-        for scope, unit in charged:
+        for scope, unit in dict.fromkeys(charged):
             if unit == "tokens":
-                self._settle_minute(hold, scope, sum(row.total_tokens for row in rows if scope in scopes(row)))
+                self._settle_minute(hold, scope, sum([row.total_tokens for row in rows if scope in scopes(row)]))
         self._holds.end(request_id)
         return True
 
     def _settle_minute(self, hold: OpenHold, scope: str, used: int) -> None:
         """Tokens count in the second of admission: what was not used is taken from the earliest admission, what was
         used besides is added to the latest."""
-        held = [c for c in hold.charges if c.sliding and c.unit == "tokens" and c.scope == scope]
-        unused = sum(charge.amount for charge in held) - used
+        held = [c for c in hold.charges if not c[4] and c[1] == "tokens" and c[0] == scope]
+        unused = sum([charge.amount for charge in held]) - used
         if unused < 0:
             self._correct(held[-1], -unused)
             return

@@ -23,7 +23,7 @@ from typing import Any
 from uuid import uuid4
 
 from . import migrations
-from .asks import Asked, Asks
+from .asks import MANY, Asked, Asks
 from .counters import Counters
 from .holds import Decision, Hold
 from .new_file import VERSION
@@ -42,6 +42,7 @@ logger = logging.getLogger("torii.store")
 FLUSH_SECONDS = 0.25  # of rows, which a killed process may lose
 ROOM = 10_000  # rows that may wait in memory
 BATCH = 1000  # rows of one transaction
+ROWS_SECONDS = 0.2  # for which rows and settlements gather while many calls ask, unless one of them does not fit
 LEASE_SECONDS = 30.0  # after which a process that has not renewed its lease is dead
 SWEEP_SECONDS = 5.0
 LAST_SECONDS = 0.25  # to wait for another program's lock after ``close`` was called
@@ -86,6 +87,7 @@ class LedgerFile(QueuedWriter):
         self._used: dict[str, int] = {}
         self._asks = Asks(self._hasten, self._unwanted)
         self._taken: list[Asked] = []
+        self._rows_due = 0.0  # of the monotonic clock
         self._counters = Counters(self.process, lease_seconds=lease_seconds, clock=clock)
         self._transaction = Transaction(self._counters, self._refused)
         self._spill = Spill(path, self.process)
@@ -229,17 +231,30 @@ class LedgerFile(QueuedWriter):
 
     # ---------------------------------------------------------------- the thread
 
-    def _due(self) -> bool:
-        return bool(self._queue or self._asks)
+    def _flushed(self) -> bool:
+        self._transaction.left = False
+        return super()._flushed()
 
-    def _committed(self, batch: list[Item]) -> bool:
+    def _due(self) -> bool:
+        return bool(self._asks) or (bool(self._queue) and not self._transaction.left)
+
+    def _committed(self, batch: list[Item]) -> int | None:
         self._taken = self._asks.take(BATCH)
         return super()._committed(batch)
 
-    def _transact(self, connection: sqlite3.Connection, batch: list[Item]) -> None:
-        answers = self._transaction.commit(connection, batch, self._taken)
+    def _transact(self, connection: sqlite3.Connection, batch: list[Item]) -> int:
+        transaction, now = self._transaction, time.monotonic()
+        many = len(self._taken) >= MANY and not self._asks.awaited(now) and not self._closing.is_set()
+        may_leave = bool(batch) and many and now < self._rows_due
+        answers = transaction.commit(connection, batch, self._taken, may_leave=may_leave)
         self._taken = []
-        self._asks.answer(answers, settled=self._transaction.settled)
+        self._asks.answer(answers, settled=transaction.settled)
+        if transaction.left:
+            self._arrived.set()
+            return 0
+        if batch:
+            self._rows_due = now + ROWS_SECONDS
+        return len(batch)
 
     def _failed(self, error: Exception) -> None:
         self._file = None  # the next opening examines the file

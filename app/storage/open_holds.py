@@ -11,7 +11,7 @@ import msgspec
 from .holds import MINUTE
 from .rows import CallRow
 from .sqlite import StoreError
-from .tallies import insert
+from .tallies import insert_again
 
 FIND = "SELECT process, lost, body FROM holds WHERE request_id = ?"
 OWN = "SELECT request_id, process, lost, body FROM holds WHERE process = ?"
@@ -139,8 +139,8 @@ class OpenHolds:
         for request_id, body in self._bodies.items():
             hold = self._own[request_id]
             rows.append((request_id, hold.process, hold.lost, body))
-        insert(connection, DELETE, ended)
-        insert(connection, SAVE, rows)
+        insert_again(connection, DELETE, ended)
+        insert_again(connection, SAVE, rows)
 
     def undo(self) -> None:
         for request_id, hold in self._before.items():

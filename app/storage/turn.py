@@ -11,6 +11,7 @@ from typing import Any
 
 from .asks import Answer, Asked
 from .counters import Counters
+from .holds import Decision
 from .rows import INSERT_ALERT, INSERT_CALL, PLAIN, AlertRow, CallRow
 from .sqlite import OF_A_ROW, StoreError, code
 from .tallies import insert
@@ -26,7 +27,7 @@ class Transaction:
     def __init__(self, counters: Counters, refused: Callable[[Exception], None]) -> None:
         self._counters, self._refused = counters, refused
         self._careful = False
-        self.settled = False
+        self.settled = self.left = False
 
     def commit(
         self,
@@ -34,20 +35,23 @@ class Transaction:
         items: list[Item],
         asked: list[Asked],
         also: tuple[str, tuple[Any, ...]] | None = None,
+        *,
+        may_leave: bool = False,
     ) -> list[Answer]:
         """Writes the items, then decides what was asked: what the items settle is free for it. ``also`` is a statement
-        of the same transaction. Raises sqlite3.Error; nothing has changed then."""
+        of the same transaction. ``may_leave``: the items are left if all fits without what they settle; ``left`` says
+        so. Raises sqlite3.Error; nothing has changed then."""
         try:
             connection.execute("BEGIN IMMEDIATE")
             try:
-                answers = self._run(connection, items, asked, careful=False)
+                answers = self._run(connection, items, asked, careful=False, may_leave=may_leave)
             except (sqlite3.Error, ValueError, OverflowError) as error:
                 if code(error) not in OF_A_ROW:
                     raise
                 connection.rollback()
                 self._counters.undo()
                 connection.execute("BEGIN IMMEDIATE")
-                answers = self._run(connection, items, asked, careful=True)
+                answers = self._run(connection, items, asked, careful=True, may_leave=False)
             if also:
                 connection.execute(*also)
             connection.execute("COMMIT")
@@ -57,17 +61,32 @@ class Transaction:
         return answers
 
     def _run(
-        self, connection: sqlite3.Connection, items: list[Item], asked: list[Asked], *, careful: bool
+        self, connection: sqlite3.Connection, items: list[Item], asked: list[Asked], *, careful: bool, may_leave: bool
     ) -> list[Answer]:
         """``careful``: one row at a time, without those that can never be written."""
-        self.settled, self._careful = False, careful
+        self.settled, self.left, self._careful = False, may_leave, careful
         self._counters.begin(connection)
-        self._write(connection, items)
-        answers = [(each, self._answer(connection, each)) for each in asked if not each.future.done()]
+        if not may_leave:
+            self._write(connection, items)
+        answers: list[Answer] = []
+        for each in asked:
+            if each.future.done():
+                continue
+            if self.left and each.verb == "hold" and self._counters.holds(each.what.request_id):
+                self._write_left(connection, items)  # the items may settle another call of the same id
+            answer = self._answer(connection, each)
+            if self.left and isinstance(answer, Decision) and answer.refused is not None:
+                self._write_left(connection, items)
+                answer = self._answer(connection, each)
+            answers.append((each, answer))
         if self._counters.open:
             self._counters.lease()
         self._counters.save()
         return answers
+
+    def _write_left(self, connection: sqlite3.Connection, items: list[Item]) -> None:
+        self.left = False
+        self._write(connection, items)
 
     def leave(self, connection: sqlite3.Connection) -> None:
         """This process ends its lease. Raises sqlite3.Error."""

@@ -129,29 +129,32 @@ class QueuedWriter(ABC):
         """True if the queue is empty. A statement stays in it until it is in the file or dropped."""
         while self._due():
             batch = [self._queue[place] for place in range(min(len(self._queue), self._policy.batch))]
-            if not self._committed(batch) and self._policy.keeps:
+            written = self._committed(batch)
+            if written is None and self._policy.keeps:
                 self._arrived.set()
                 return False
-            for _ in batch:
+            for _ in batch[:written]:
                 self._queue.popleft()
         return True
 
-    def _committed(self, batch: list[Any]) -> bool:
+    def _committed(self, batch: list[Any]) -> int | None:
+        """How many of the batch are in the file, None if the transaction failed."""
         try:
-            self._transact(self._connected(), batch)
+            written = self._transact(self._connected(), batch)
         except (sqlite3.Error, OSError, StoreError, ValueError) as error:
             self._disconnect()
             self._failed(error)
-            return False
+            return None
         self._succeeded()
-        return True
+        return written
 
-    def _transact(self, connection: sqlite3.Connection, batch: list[Any]) -> None:
-        """Writes what was queued. Raises sqlite3.Error; nothing has changed then."""
+    def _transact(self, connection: sqlite3.Connection, batch: list[Any]) -> int:
+        """Writes what was queued, and returns how much. Raises sqlite3.Error; nothing has changed then."""
         connection.execute("BEGIN IMMEDIATE")
         for statement, rows in _runs(batch):
             connection.executemany(statement, rows)
         connection.execute("COMMIT")
+        return len(batch)
 
     def _disconnect(self) -> None:
         if self._writer is not None:

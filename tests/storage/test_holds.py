@@ -59,6 +59,30 @@ async def test_of_500_at_once_exactly_the_last_100_are_admitted(file: LedgerFile
     assert (refused.refused, refused.waits, refused.balances[0].spent) == (0, False, 100)
 
 
+async def test_what_many_calls_have_settled_is_free_for_the_next_ones(file: LedgerFile, path: Path) -> None:
+    """While many calls ask, settlements wait for a group; but no call is refused for what one gives back here."""
+    for number in range(20):
+        calls = [held(charge("calls", limit=10), charge(limit=1000)) for _ in range(10)]
+        passed = await admitted(file, calls)
+        assert len(passed) == 10, number
+        settle(file, *passed)
+    await settled(path, 200)
+
+
+async def test_a_second_call_of_the_same_id_is_not_settled_with_the_first(file: LedgerFile, path: Path) -> None:
+    first = await admitted(file, [of_call() for _ in range(8)])
+    settle(file, *first)
+    between = await admitted(file, [*(of_call() for _ in range(8)), held(charge("calls"), request_id="twice")])
+    settle(file, *between)
+    last = await admitted(file, [*(of_call() for _ in range(8)), held(charge("calls"), request_id="twice")])
+    settle(file, *last[:-1])
+    calls = "SELECT held FROM counters WHERE unit = 'calls'"
+    await until(lambda: read(path, "SELECT request_id FROM holds") == [("twice",)])
+    assert read(path, calls) == [(1,)]
+    file.release("twice")
+    await until(lambda: read(path, calls) == [(0,)])
+
+
 def test_of_500_at_once_in_4_processes_exactly_100_are_admitted(path: Path) -> None:
     with rushing(path) as rushes:
         for _, pipe in rushes:
