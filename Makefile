@@ -20,7 +20,7 @@ PURE := app/core/types.py,app/core/errors.py,app/core/names.py,app/core/paramete
 PURE_TESTS := tests/core tests/endpoints tests/routing/test_table.py $(filter-out tests/upstreams/test_client.py tests/upstreams/test_proxies.py,$(wildcard tests/upstreams/test_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newest test-min lock check coverage coverage-pure faults soak fuzz fuzz-atheris clients clients-node clients-java bench bench-peers install clean
+.PHONY: help run test test-newest test-min lock check coverage coverage-pure faults soak team fuzz fuzz-atheris clients clients-node clients-java bench bench-peers install clean
 .NOTPARALLEL:
 
 help: ## list the verbs
@@ -70,6 +70,9 @@ faults: $(VENV)/.faults ## play the fault matrix, check the gateway against its 
 
 soak: $(VENV)/.dev ## run ten minutes of load, faults, departures and reloads; ARGS="--minutes 1 --seed 2"
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+team: $(VENV)/.dev ## show that no budget is overspent and nothing leaks, with 1 and 4 workers; ARGS="burst killed-4" for some of it
+	@$(BIN)/python -m tests.team $(ARGS)
 
 fuzz: $(VENV)/.dev ## search long for what breaks the readers of JSON, events, answers and requests
 	@$(BIN)/python -m pytest -q tests/fuzz --hypothesis-profile=fuzz $(ARGS)

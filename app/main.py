@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from .config.loader import found, load
 from .config.sources import ConfigError, Mistake
 from .server import app as server
+from .storage.key_records import created
 
 logger = logging.getLogger("torii")
 
@@ -38,6 +39,12 @@ def create_app() -> FastAPI:
     if settings.sandboxed:
         needs = "is available with torii serve only; set an upstream key, such as JINA_API_KEY"
         raise ConfigError([Mistake("", "sandbox", needs)])
+    file = settings.ledger.file
+    if settings.keys or (file and created(file)):
+        needs = (
+            "virtual keys need the ledger, which only torii serve keeps; for this server, set ledger.path to another"
+        )
+        raise ConfigError([Mistake("", "keys", f"{needs} and callers")])
     logger.warning("a development server: only torii serve %s", ", ".join(ONLY_SERVE))
     return server.create_app(settings)
 

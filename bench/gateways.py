@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import msgspec
 import yaml
 
-from app.storage.ledger_file import INSERT_CALL, LedgerFile
+from app.storage.ledger_file import LedgerFile
+from app.storage.rows import INSERT_CALL, CallRow
 
 from .processes import ROOT, Running, free_port, start
 from .upstream import Stub
@@ -185,6 +186,7 @@ class Torii:
 
 
 CALL = ("caller", "embeddings", "m", "jina", "m", "default", 200, None, 7, 0, 7, 0, 0.1, None, 1, "id")
+"""The first fields of a row after its time."""
 
 
 def ledger(path: Path, rows: int) -> Path:
@@ -193,7 +195,8 @@ def ledger(path: Path, rows: int) -> Path:
         now = int(time.time())
         LedgerFile(path).close()
         with closing(sqlite3.connect(path)) as connection, connection:
-            connection.executemany(INSERT_CALL, (((now - age) * 1000, *CALL) for age in range(rows, 0, -1)))
+            made = (tuple(CallRow((now - age) * 1000, *CALL)) for age in range(rows, 0, -1))
+            connection.executemany(INSERT_CALL, made)
     return path
 
 

@@ -11,6 +11,9 @@ import httpx
 import pytest
 
 from app import main
+from app.callers.accounts import key_file
+from app.config.sources import ConfigError
+from app.storage.ledger_file import LedgerFile
 
 from .cli.test_cli import ROOT, environment
 from .conftest import JINA_KEY
@@ -71,3 +74,15 @@ def test_without_a_key_it_says_so(tmp_path: Path) -> None:
         "ConfigError: sandbox: is available with torii serve only; set an upstream key, such as JINA_API_KEY\n"
     )
     assert server.returncode != 0
+
+
+def test_it_is_not_open_where_keys_were_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JINA_API_KEY", JINA_KEY)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    file = tmp_path / "torii" / "torii.db"
+    LedgerFile(file).close()
+    assert main.create_app()
+    key_file(file).create_key({"name": "a"}, "operator", None)
+    with pytest.raises(ConfigError, match=r"^keys: virtual keys need the ledger, which only torii serve keeps"):
+        main.create_app()

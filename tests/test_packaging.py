@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from app import __version__
+from app.storage.new_file import VERSION
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -173,7 +174,7 @@ def test_the_installed_package_migrates_a_ledger(installed: Path, tmp_path: Path
     code = "import sys; from pathlib import Path; from torii_gateway.storage.ledger_file import LedgerFile; "
     code += "file = LedgerFile(Path(sys.argv[1])); print(file.migrated); file.close()"
     told = run(sys.executable, "-c", code, path, cwd=tmp_path, PYTHONPATH=str(installed))
-    assert told == "migrated from version 2 to 3\n"
+    assert told == f"migrated from version 2 to {VERSION}\n"
 
 
 def test_the_image_holds_nothing_of_the_checkout_but_what_it_is_built_of() -> None:

@@ -13,6 +13,17 @@ from __future__ import annotations
 
 from .lookup import Cache, Lookup, Store, Tiers
 from .merge import MergedReply, Partition, Stale
-from .singleflight import Flight, SingleFlight
+from .singleflight import Flight, NotShared, SingleFlight
 
-__all__ = ["Cache", "Flight", "Lookup", "MergedReply", "Partition", "SingleFlight", "Stale", "Store", "Tiers"]
+__all__ = [
+    "Cache",
+    "Flight",
+    "Lookup",
+    "MergedReply",
+    "NotShared",
+    "Partition",
+    "SingleFlight",
+    "Stale",
+    "Store",
+    "Tiers",
+]

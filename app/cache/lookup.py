@@ -84,12 +84,14 @@ class Cache:
         if tiers:
             tiers.open()
 
-    def lookup(self, call: Call, route: Route, caller: str, control: bytes = b"") -> Lookup:
-        """The lookup of a call. ``control`` is the value of its Cache-Control header."""
+    def lookup(self, call: Call, route: Route, owner: tuple[str, bool], control: bytes = b"") -> Lookup:
+        """The lookup of a call. ``owner`` is the caller, and whether they share no entries. ``control`` is the value of
+        the call's Cache-Control header."""
         directives = {directive.strip().lower() for directive in control.split(b",")} if control else ()
         pure = call.endpoint.pure
         on = pure and self._memory is not None and route.model.cached and b"no-store" not in directives
-        lookup = Lookup(self, call, route, caller if self._per_caller else "")
+        caller, private = owner
+        lookup = Lookup(self, call, route, caller if private or self._per_caller else "")
         lookup.pure = pure
         lookup.writes = on
         lookup.reads = on and b"no-cache" not in directives

@@ -34,6 +34,12 @@ class MergedReply(Value, frozen=True):
     def headers(self) -> dict[str, str]:
         return {"x-torii-cache": self.state} if self.state else {}
 
+    @property
+    def cached_tokens(self) -> int:
+        """What the cached part of the answer would have cost."""
+        tokens: int = self.reply["usage"].get("cached_tokens", 0) if self.state in ("hit", "partial") else 0
+        return tokens
+
     def free(self) -> MergedReply:
         """The same answer for a call that does not pay: a hit with 0 tokens, the paid ones as cached_tokens."""
         usage = self.reply["usage"]
@@ -41,8 +47,11 @@ class MergedReply(Value, frozen=True):
         return MergedReply(self.target, {**self.reply, "usage": _free(tokens)}, "hit")
 
 
-class Stale(Exception):
+class Stale(UpstreamFailed):
     """The cached entries do not fit the new answer, and were dropped: the whole call has to be asked again."""
+
+    def __init__(self) -> None:
+        super().__init__("the cached part of the answer does not fit the new part")
 
 
 class Partition:

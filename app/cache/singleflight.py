@@ -4,8 +4,9 @@ the first    asks, as it would alone --+
 the second   waits for the result    --+--> the result for each of them, the bill for the first
 the third    waits for the result    --+
 
-A caller that leaves does not affect the others, even if it was the first: its task goes on for them. The call ends when
-the last caller leaves. This module does not know what the bill is; its users do.
+A caller that leaves does not affect the others, even if it was the first: its task goes on for them, and it keeps the
+bill. The call ends when the last caller leaves. An error that concerns the first caller alone, such as a refusal by
+their own limits, is not shared: the next one leads. This module does not know what the bill is; its users do.
 """
 
 from __future__ import annotations
@@ -15,9 +16,14 @@ from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 from ..core.disconnects import CallerGone, ClientConnection
+from ..core.errors import ToriiError
 
 T = TypeVar("T")
 W = TypeVar("W")  # the user's own object for a call
+
+
+class NotShared(Exception):
+    """The leader failed for a reason of its own: a follower has to join again, and may lead."""
 
 
 class SingleFlight(Generic[T, W]):
@@ -32,6 +38,11 @@ class SingleFlight(Generic[T, W]):
     def waiting(self) -> int:
         """The number of callers that wait, in all flights together."""
         return sum(flight.connection.awaited for flight in self._open.values())
+
+    def under_way(self, key: Hashable) -> bool:
+        """True if a call with this key would follow another one."""
+        leader = self._open.get(key) if key is not None else None
+        return leader is not None and leader.open
 
     def join(self, key: Hashable, connection: ClientConnection, call: W) -> Flight[T, W]:
         """The flight of one call, to be entered at once. It leads unless an equal key is under way; None equals no
@@ -53,14 +64,14 @@ class Flight(Generic[T, W]):
             if flight.leads:
                 flight.result = await ...
 
-    Each call has the ``result`` when its ``with`` has ended. The leader's error is raised for all calls; if the leader
-    was cancelled from outside, the others get TimeoutError. ``first`` is the leader's call. ``pays``: this call has the
-    bill. If the leader's caller has left, the ``successor`` has the bill, and the leader's ``with`` raises CallerGone.
+    Each call has the ``result`` when its ``with`` has ended. The leader's error is raised for all calls; the others get
+    NotShared if the error is the leader's own, TimeoutError if the leader was cancelled from outside. ``first`` is the
+    leader's call, which has the bill. If the leader's caller has left, the leader's ``with`` raises CallerGone.
     """
 
     __slots__ = (
         *("_delivery", "_followers", "_leader"),
-        *("call", "connection", "entry", "first", "pays", "result", "successor"),
+        *("call", "connection", "entry", "first", "result"),
     )
 
     result: T
@@ -69,8 +80,6 @@ class Flight(Generic[T, W]):
         self.connection = connection
         self.call = call
         self.first = call if leader is None else leader.call
-        self.pays = leader is None
-        self.successor: Flight[T, W] | None = None
         self.entry: tuple[dict[Hashable, Flight[T, W]], Hashable] | None = None
         self._leader = leader
         self._followers: list[Flight[T, W]] = []
@@ -96,7 +105,6 @@ class Flight(Generic[T, W]):
             self.result = await delivery
         finally:
             leader._followers.remove(self)
-            self._leader = None  # it may refer to this flight as its successor: a cycle
             if delivery.done() and not delivery.cancelled():
                 delivery.exception()  # retrieved, or asyncio logs it if this task is cancelled at the same moment
             self.connection.unfollow()
@@ -108,20 +116,18 @@ class Flight(Generic[T, W]):
                 del flights[key]
         if self._followers:
             self._deliver(error)
+            if error is None and self.connection.gone:
+                raise CallerGone
 
     def _deliver(self, error: BaseException | None) -> None:
-        """Gives the followers the result or the error. If the leader's caller has left, the bill is for the first
-        follower that still waits; else it stays the leader's."""
-        ended = error is not None and not isinstance(error, Exception)
-        waiting = [(flight, flight._delivery) for flight in self._followers if flight._delivery]
-        waiting = [(flight, delivery) for flight, delivery in waiting if not delivery.done()]
-        if waiting and self.connection.gone and not ended:
-            self.successor = waiting[0][0]
-            self.pays, self.successor.pays = False, True
-        for _, delivery in waiting:
+        """Gives the followers the result or the error."""
+        for flight in self._followers:
+            delivery = flight._delivery
+            if delivery is None or delivery.done():
+                continue
             if error is None:
                 delivery.set_result(self.result)
+            elif not isinstance(error, Exception):
+                delivery.set_exception(TimeoutError())
             else:
-                delivery.set_exception(TimeoutError() if ended else error)
-        if error is None and self.successor is not None:
-            raise CallerGone
+                delivery.set_exception(NotShared() if isinstance(error, ToriiError) and error.own else error)

@@ -7,6 +7,7 @@ from itertools import zip_longest
 
 WIDTH = 80
 GAP = "  "
+INDENT = "  "
 NARROW = 10  # the minimum width of a column in characters, however wide the others are
 BREAKS = "-/_.,"  # characters after which a word wider than its column may be broken
 
@@ -67,3 +68,13 @@ def _wrapped(cell: str, width: int) -> list[str]:
             lines.append("")
         lines[-1] = word
     return lines
+
+
+def indented(text: str) -> str:
+    return "\n".join(f"{INDENT}{line}".rstrip() for line in text.split("\n"))
+
+
+def address(host: str, port: int) -> str:
+    """The URL by which this machine reaches a gateway that listens on ``host``."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"

@@ -19,10 +19,16 @@ import click
 
 from .. import __version__
 from ..config.sources import STARTED_BY_VARIABLE
+from .books import audit, calls, db, ledger
+from .keys import keys
 from .operate import healthcheck, reload, upstreams, usage
 from .options import Commands, Wrong, config_option, host_option, load, port_option, reason
+from .prices import prices
+from .teams import management_keys, teams
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from ..config.settings import Settings
     from ..routing.table import RouteTable
     from ..storage.ledger_file import LedgerFile
@@ -42,7 +48,20 @@ def main() -> None:
     """
 
 
-for command in (usage, upstreams, reload, healthcheck):
+for command in (
+    usage,
+    calls,
+    keys,
+    teams,
+    management_keys,
+    prices,
+    audit,
+    ledger,
+    db,
+    upstreams,
+    reload,
+    healthcheck,
+):
     main.add_command(command)
 
 
@@ -96,13 +115,31 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
     with ExitStack() as closing:
         for sock in sockets:
             closing.enter_context(sock)
-        source = ConfigurationSource(config, given, settings, closing.enter_context(_sandbox(settings)), key)
+        sockets += (operators := _operators_sockets(settings))
+        for sock in operators:
+            closing.enter_context(sock)
+        books = closing.enter_context(_sandbox_ledger(settings))
+        source = ConfigurationSource(config, given, settings, closing.enter_context(_sandbox(settings)), key, books)
         resolved = source.resolve(settings)
         database, ledger = _ledger(resolved, closing)
+        ledger += " (temporary, removed at the end)" if books else ""
         port = sockets[0].getsockname()[1]
         runfile = closing.enter_context(opened(port))
         began = tables.started(resolved, port, key, ledger) + "\n"
         return workers.serve(source, sockets, runfile, database, lambda: print(began, file=sys.stderr))
+
+
+def _operators_sockets(settings: Settings) -> list[socket]:
+    """The listening sockets of the operator's own port; none without one."""
+    from ..server.server import listen
+
+    if settings.operator_port is None:
+        return []
+    try:
+        return listen(settings.host, settings.operator_port)
+    except OSError as error:
+        place = f"{settings.host} port {settings.operator_port}"
+        raise Wrong(f"operator_port: cannot listen on {place}: {reason(error)}.") from None
 
 
 def _ledger(settings: Settings, closing: ExitStack) -> tuple[LedgerFile | None, str]:
@@ -267,6 +304,21 @@ def _stand_ins(settings: Settings) -> Iterator[Settings]:
 
     with _sandbox(settings) as urls:
         yield in_sandbox(settings, urls) if urls else settings
+
+
+@contextmanager
+def _sandbox_ledger(settings: Settings) -> Iterator[Path | None]:
+    """The path of a ledger in a temporary folder, removed at the end, for a sandbox with an operator key, so that keys,
+    limits and reports can be tried; None for another gateway, or if ``ledger.path`` is set."""
+    from ..config.fields import AUTO
+
+    if not settings.sandboxed or settings.operator_key is None or settings.ledger.path != AUTO:
+        yield None
+        return
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory(prefix="torii-sandbox-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder, "torii.db")
 
 
 @contextmanager

@@ -7,53 +7,42 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import Command, NotAlive, Wrong, config_option, its_host_option, its_port_option, load, reason
+from .options import Command, NotAlive, Wrong, config_option, its_host_option, its_port_option, load
 
 if TYPE_CHECKING:
     from datetime import datetime
 
 HEALTH_SECONDS = 3
-NO_OPERATOR = (
-    "this command needs the operator's key, and none is set. Set TORII_OPERATOR_KEY (16 characters or more; "
-    "generate one with `openssl rand -hex 24`) for the gateway and for this command, and restart the gateway."
-)
-OTHER_OPERATOR = {
-    401: "the gateway has another operator_key. Set the same operator_key for the gateway and this command.",
-    404: "the gateway has no operator_key. Restart the gateway with the operator_key of this command.",
-}
+_BY = "caller, model, upstream, key, endpoint, day, team or key_id"
 
 
 @click.command(cls=Command)
 @config_option
+@its_port_option
 @click.option("--since", metavar="TIME", help="Start: 7d, 24h or 30m ago, 2026-11-01 or 2026-11-01T12:30 (UTC).")
 @click.option("--until", metavar="TIME", help="End, in the same forms; a date includes the whole day.")
-@click.option("--by", multiple=True, metavar="WORD", help="Group by caller, model, upstream, key, endpoint or day.")
+@click.option("--by", multiple=True, metavar="WORD", help=f"Group by {_BY}.")
 @click.option("--calls", type=click.IntRange(1), metavar="NUMBER", help="Print the last calls instead of sums.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def usage(config: Path | None, calls: int | None, as_json: bool, **asked: Any) -> None:
-    """Print calls and tokens from the ledger.
+def usage(config: Path | None, port: int | None, calls: int | None, as_json: bool, **asked: Any) -> None:
+    """Print calls, tokens and dollars from the ledger.
 
-    Works while the gateway runs. Times are UTC. Sums that include estimates are marked with ~.
+    Works while the gateway runs. Times are UTC. Sums that include estimates are marked with ~. Dollars need prices:
+    `torii prices`.
 
     \b
     Examples:
       torii usage
+      torii usage --since 30d --by team,caller
       torii usage --since 7d --by day,upstream
       torii usage --calls 20
       torii usage --by caller --json | jq '.groups[]'
     """
-    from ..gateway.build import ledger_file
-    from ..storage.sqlite import NoFile, StoreError
+    from .accounts import ledger_of, readable
 
-    path = ledger_file(load(config, serving=False))
-    if path is None:
-        raise Wrong("there is no ledger: ledger.path is off, or is auto while neither XDG_STATE_HOME nor HOME is set.")
-    try:
+    path = ledger_of(load(config, serving=False, port=port))
+    with readable(path):
         click.echo(_usage(path, calls, as_json, **asked))
-    except NoFile as error:
-        raise Wrong(f"no ledger at {path}: {error}. The first `torii serve` with an upstream key creates it.") from None
-    except StoreError as error:
-        raise Wrong(f"the ledger {path} cannot be read: {error}.") from None
 
 
 def _usage(path: Path, most: int | None, as_json: bool, **asked: Any) -> str:
@@ -63,7 +52,7 @@ def _usage(path: Path, most: int | None, as_json: bool, **asked: Any) -> str:
     from ..usage import reports
     from . import tables
 
-    period = reports.Period(_time("since", asked), _time("until", asked))
+    period = reports.Period(time_of("since", asked["since"]), time_of("until", asked["until"]))
     by = _groups(asked["by"])
     if most:
         calls = reports.calls(path, period, most)
@@ -78,13 +67,14 @@ def _usage(path: Path, most: int | None, as_json: bool, **asked: Any) -> str:
     return text or tables.no_calls(reports.first(path))
 
 
-def _time(option: str, asked: dict[str, Any]) -> datetime | None:
+def time_of(option: str, text: str | None) -> datetime | None:
+    """The time that ``--since`` or ``--until`` gives. Raises Wrong."""
     from datetime import UTC, datetime
 
     from ..usage.reports import when
 
     try:
-        return when(asked[option], datetime.now(UTC), end=option == "until") if asked[option] else None
+        return when(text, datetime.now(UTC), end=option == "until") if text else None
     except ValueError as error:
         raise Wrong(f"--{option} {error}.") from None
 
@@ -144,11 +134,12 @@ def healthcheck(config: Path | None, host: str | None, port: int | None) -> None
     Example, in a Dockerfile:
       HEALTHCHECK CMD ["torii", "healthcheck"]
     """
-    from .tables import address
+    from .api import Api
+    from .columns import address
 
     settings = load(config, serving=False, host=host, port=port)
     url = address(settings.host, settings.port)
-    status, _ = _asked(url, "/healthz")
+    status, _ = Api(url, seconds=HEALTH_SECONDS).exchange("GET", "/healthz")
     if status != 200:
         raise NotAlive(f"{url}/healthz answered {status}, not 200")
     click.echo(f"{url} is alive")
@@ -160,9 +151,10 @@ def healthcheck(config: Path | None, host: str | None, port: int | None) -> None
 @its_port_option
 @click.option("--json", "as_json", is_flag=True, help="Print the response of GET /admin/upstreams.")
 def upstreams(config: Path | None, host: str | None, port: int | None, as_json: bool) -> None:
-    """Print the state of each upstream key of the running gateway.
+    """Print the state of each upstream key.
 
-    Uses the same host, port and operator_key settings as serve; the gateway must run with the same operator_key.
+    Asks the running gateway. Uses the same host, port and operator_key settings as serve; the gateway must run with
+    the same operator_key.
 
     \b
     Examples:
@@ -172,33 +164,19 @@ def upstreams(config: Path | None, host: str | None, port: int | None, as_json: 
     import msgspec
 
     from . import tables
+    from .api import NO_OPERATOR, OTHER_OPERATOR, UNEXPECTED, Api
+    from .columns import address
 
     settings = load(config, serving=False, host=host, port=port)
     if settings.operator_key is None:
         raise Wrong(NO_OPERATOR)
-    url = tables.address(settings.host, settings.port)
-    status, body = _asked(url, "/admin/upstreams", settings.operator_key.get_secret_value())
+    url = address(settings.host, settings.port if port else settings.operator_port or settings.port)
+    status, body = Api(url, settings.operator_key.get_secret_value()).exchange("GET", "/admin/upstreams")
     if status != 200:
-        reason = OTHER_OPERATOR.get(status, "is this a Torii gateway?")
-        raise NotAlive(f"{url}/admin/upstreams answered {status}: {reason}")
+        raise NotAlive(f"{url}/admin/upstreams answered {status}: {OTHER_OPERATOR.get(status, UNEXPECTED)}")
     try:
         keys = msgspec.json.decode(body)["data"]
         text = msgspec.json.format(body, indent=2).decode() if as_json else tables.keys(keys)
     except (msgspec.DecodeError, KeyError, TypeError):
-        raise NotAlive(f"{url}/admin/upstreams sent an unexpected response: is this a Torii gateway?") from None
+        raise NotAlive(f"{url}/admin/upstreams sent an unexpected response: {UNEXPECTED}") from None
     click.echo(text)
-
-
-def _asked(url: str, path: str, key: str | None = None) -> tuple[int, bytes]:
-    """Status and body of a GET to the gateway on this machine. Raises NotAlive if there is no response."""
-    import http.client
-
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=HEALTH_SECONDS)
-    try:
-        connection.request("GET", path, headers={"authorization": f"Bearer {key}"} if key else {})
-        response = connection.getresponse()
-        return response.status, response.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise NotAlive(f"no answer at {url}{path}: {reason(error)}") from None
-    finally:
-        connection.close()

@@ -68,24 +68,36 @@ class Commands(Command, click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args[0] not in self.commands:
             there = f"`{ctx.command_path} --help` lists the commands."
-            raise Wrong(f"unknown command {args[0]}{_meant(args[0], self.commands)} {there}")
+            raise Wrong(f"unknown command {args[0]}{meant(args[0], self.commands)} {there}")
         return super().resolve_command(ctx, args)
 
 
 def _misuse(error: click.UsageError, command: click.Command) -> str:
-    options = {name: option for option in command.params for name in option.opts}
+    options = {name: option for option in command.params for name in option.opts if isinstance(option, click.Option)}
+    arguments = [_name(argument) for argument in command.params if isinstance(argument, click.Argument)]
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        return f"{_name(error.param)} is missing."
     if isinstance(error, click.NoSuchOption):
-        return f"unknown option {error.option_name}{_meant(error.option_name, options)}"
+        return f"unknown option {error.option_name}{meant(error.option_name, options)}"
     if isinstance(error, click.BadOptionUsage):
         flag = getattr(options.get(error.option_name), "is_flag", True)  # click adds --help only when it is used
         return f"{error.option_name} {'takes no value' if flag else 'needs a value'}."
     if isinstance(error, click.BadParameter) and error.param is not None:
+        if choices := getattr(error.param.type, "choices", None):
+            return f"{_name(error.param)} must be one of {', '.join(choices)}."
         least = getattr(error.param.type, "min", None)
-        return f"{error.param.opts[-1]} must be a whole number{'' if least is None else f' of at least {least}'}."
+        return f"{_name(error.param)} must be a whole number{'' if least is None else f' of at least {least}'}."
+    if arguments:
+        return f"too many arguments: beside options, the command takes {', '.join(arguments)} only."
     return "the command takes options only, no arguments."
 
 
-def _meant(given: str, allowed: Iterable[str]) -> str:
+def _name(param: click.Parameter) -> str:
+    return param.opts[-1] if isinstance(param, click.Option) else (param.metavar or str(param.name).upper())
+
+
+def meant(given: str, allowed: Iterable[str]) -> str:
+    """The end of a message about ``given``: the name that was probably meant, or a full stop."""
     near = difflib.get_close_matches(given, list(allowed), n=1)
     return f"; did you mean {near[0]}?" if near else "."
 

@@ -9,29 +9,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .. import __version__
+from ..config.fields import AUTO
 from ..config.settings import DEFAULT_FILE, Settings
 from ..config.sources import CONFIG_VARIABLE, CREDENTIALS, PREFIX
 from ..core.types import Json, Key
 from ..gateway.build import build_proxies
 from ..routing.table import RouteTable
 from ..server.logs import escape
+from ..storage.key_records import created
 from ..upstreams.client.proxies import loopback, place, variable
-from .columns import WIDTH, table
-
-INDENT = "  "
-
-
-def indented(text: str) -> str:
-    return "\n".join(f"{INDENT}{line}".rstrip() for line in text.split("\n"))
-
+from .columns import INDENT, WIDTH, address, indented, table
 
 # ---------------------------------------------------------------- the gateway that has started
-
-
-def address(host: str, port: int) -> str:
-    """The URL by which this machine reaches a gateway that listens on ``host``."""
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    return f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
 
 
 def started(settings: Settings, port: int, key: str | None, ledger: str = "") -> str:
@@ -43,6 +32,11 @@ def started(settings: Settings, port: int, key: str | None, ledger: str = "") ->
         facts.append(("Ledger", ledger))
     if settings.docs_open:
         facts.append(("Docs", f"{url}/docs"))
+    if ledger and settings.operator_key:
+        api = address(settings.host, settings.operator_port or port)
+        facts.append(("Operator", f"{api}/admin/v1, torii keys, torii teams"))
+    elif settings.sandboxed:
+        facts.append(("Operator", "none; with TORII_OPERATOR_KEY set, keys, limits and a ledger can be tried"))
     if settings.workers > 1:
         facts.append(("Workers", f"{settings.workers} processes; each has a share of the upstream keys' limits"))
     if settings.sandboxed:
@@ -60,21 +54,32 @@ def started(settings: Settings, port: int, key: str | None, ledger: str = "") ->
 
 def trial_lines(settings: Settings, url: str, key: str | None) -> str:
     """A curl command that works as printed; if callers have keys, the shell variable KEY holds the key."""
-    authorization = "" if settings.open else '-H "Authorization: Bearer $KEY" '
+    authorization = "" if not _named(settings, key) and not settings.waiting else '-H "Authorization: Bearer $KEY" '
     body = '\'{"model": "jina-embeddings-v3", "input": "Hello, gate"}\''
     curl = f"curl {shlex.quote(f'{url}/v1/embeddings')} -H 'Content-Type: application/json' {authorization}-d {body}"
-    if settings.open:
+    if not _named(settings, key) and not settings.waiting:
         return curl
     return f"KEY={key or 'THE-KEY-OF-A-CALLER'}\n{curl}"
 
 
 def callers(settings: Settings, key: str | None = None) -> str:
-    if settings.open:
-        return "anyone on this machine, with any key or none; no caller keys are set"
+    if names := _named(settings, key):
+        return ", ".join(names)
+    if settings.waiting:
+        return "nobody yet; `torii keys create NAME` makes the first key"
+    return "anyone on this machine, with any key or none; no caller keys are set"
+
+
+def _named(settings: Settings, key: str | None) -> list[str]:
+    """Who has a key. Of the keys in the ledger's file there may be many: one entry stands for all."""
     names = [caller.name for caller in settings.callers]
     if settings.caller_key:
         names.append("default (a key generated for this run)" if key else "default")
-    return ", ".join(names)
+    names += [entry.name for entry in settings.keys]
+    kept = settings.ledger.file if settings.ledger.path != AUTO or not settings.sandboxed else None
+    if kept and created(kept):
+        names.append("the keys of the ledger (torii keys list)")
+    return names
 
 
 def _elsewhere(settings: Settings) -> str:
@@ -216,10 +221,10 @@ def usage(groups: Sequence[Json], total: Json, by: Sequence[str]) -> str:
     """The totals of each group of calls, and of all calls; empty if there are no calls."""
     if not groups:
         return ""
-    names = ("calls", "failed", "prompt_tokens", "completion_tokens", "total_tokens", "seconds")
-    heads = ("CALLS", "FAILED", "PROMPT", "OUTPUT", "TOKENS", "SECONDS")
+    names = ("calls", "failed", "cached", "prompt_tokens", "completion_tokens", "total_tokens", "cost", "seconds")
+    heads = ("CALLS", "FAILED", "CACHED", "PROMPT", "OUTPUT", "TOKENS", "COST $", "SECONDS")
     sums = [*groups, total]
-    keys = [[escape(str(row[name])) for name in by] for row in groups]
+    keys = [[escape(str(row[name] or "-")) for name in by] for row in groups]
     keys.append(["all", *[""] * (len(by) - 1)])
     amounts = [[_amount(row, name) for name in names] for row in sums]
     rows = [(*key, *line) for key, line in zip(keys, amounts, strict=True)]
@@ -255,6 +260,10 @@ def no_calls(first: str | None) -> str:
 def _amount(row: Json, name: str) -> str:
     if name == "seconds":
         return f"{row[name]:.2f}"
+    if name == "cost":
+        return "" if row[name] == "0" else row[name]
+    if name == "cached" and not row[name]:
+        return ""
     return ("~" if row["estimated_calls"] and "tokens" in name else "") + f"{row[name]:,}"
 
 

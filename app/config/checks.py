@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..core.names import nearest
 from ..core.origins import ANYONE, NULL
+from ..storage.key_records import created
 from ..upstreams.catalogue import CATALOGUE, known
 from ..upstreams.client.proxies import Place, parse, place, variable
 from .fields import AUTO, OFF
@@ -41,6 +42,56 @@ def _callers(settings: Settings) -> Found:
         digests.add(digest)
 
 
+def _virtual_keys(settings: Settings) -> Found:
+    callers = {caller.name for caller in settings.callers} | ({"default"} if settings.caller_key else set())
+    names = Counter(key.name for key in settings.keys)
+    ids = Counter(key.id for key in settings.keys if key.id)
+    known = {team.id for team in settings.teams}
+    digests = _digests(settings)
+    for index, key in enumerate(settings.keys):
+        if names[key.name] > 1 or key.name in callers:
+            yield ("keys", index, "name"), "duplicate name; each key and each caller needs a name of its own"
+        if key.id and (ids[key.id] > 1 or key.id in callers):
+            yield ("keys", index, "id"), "duplicate id; each key needs an id of its own"
+        if key.sha256 in digests:
+            yield ("keys", index, "sha256"), "duplicate key; each needs a key of its own"
+        digests.add(key.sha256)
+        if key.team is not None and key.team not in known:
+            near = f"; nearest: {', '.join(nearest(key.team, known))}" if known else ", and teams declares none"
+            yield ("keys", index, "team"), f"unknown team{near}. A declared key needs a declared team, by its id"
+
+
+def _teams(settings: Settings) -> Found:
+    for field in ("id", "name"):
+        given = Counter(getattr(team, field) for team in settings.teams)
+        for index, team in enumerate(settings.teams):
+            if given[getattr(team, field)] > 1:
+                yield ("teams", index, field), f"duplicate {field}; each team needs {_A[field]} of its own"
+
+
+_A = {"id": "an id", "name": "a name"}
+
+
+def _prices(settings: Settings) -> Found:
+    for name in settings.prices:
+        if name not in settings.upstreams:
+            yield ("prices", name), _no_upstream(name, settings)
+
+
+def _keys_without_ledger(settings: Settings) -> Found:
+    """Virtual keys need the ledger's file: it has the created ones, and what all of them have spent."""
+    if settings.ledger.path != OFF:
+        return
+    cure = "set ledger.path (TORII_LEDGER__PATH) to auto or a file"
+    if settings.keys:
+        yield ("ledger", "path"), f"is off, and keys declares virtual keys, whose limits need the ledger: {cure}"
+    elif (file := settings.ledger.file_of(AUTO)) and created(file):
+        yield (
+            ("ledger", "path"),
+            f"is off, and {file} has virtual keys, which nobody could use then: {cure}, or move the file away",
+        )
+
+
 def _keys(settings: Settings) -> Found:
     for name, upstream in settings.upstreams.items():
         names = [key.name or str(number) for number, key in enumerate(upstream.keys, 1)]
@@ -55,10 +106,20 @@ def _operator(settings: Settings) -> Found:
     if settings.operator_key is None:
         return
     digest = hashlib.sha256(settings.operator_key.get_secret_value().encode()).hexdigest()
+    if digest in _digests(settings) | {key.sha256 for key in settings.keys}:
+        yield ("operator_key",), "is also a caller's key; the operator needs a separate key"
+
+
+def _operator_port(settings: Settings) -> Found:
+    if settings.operator_port is not None and settings.operator_port == settings.port:
+        yield ("operator_port",), "is also the port of callers (port); leave it out to serve both there"
+
+
+def _digests(settings: Settings) -> set[str]:
+    """The SHA-256 of the keys of all callers, in hexadecimal."""
     keys = [caller.key for caller in settings.callers] + [settings.caller_key]
     digests = {hashlib.sha256(key.get_secret_value().encode()).hexdigest() for key in keys if key}
-    if digest in digests | {caller.sha256 for caller in settings.callers}:
-        yield ("operator_key",), "is also a caller's key; the operator needs a separate key"
+    return digests | {caller.sha256 for caller in settings.callers if caller.sha256}
 
 
 def _unknown_models(settings: Settings) -> Found:
@@ -155,16 +216,17 @@ def _two_files(settings: Settings) -> Found:
 
 
 def _open_to_all(settings: Settings) -> Found:
-    if settings.open and not settings.loopback and not settings.generate_caller_key:
+    if settings.waiting and (settings.operator_key is None or settings.ledger.path == OFF):
         yield (
             ("host",),
             "other machines can reach this address and, without callers, could spend your upstream keys. Set "
-            "TORII_CALLER_KEY or callers, or generate_caller_key: true for a random key, or host: 127.0.0.1",
+            "TORII_CALLER_KEY or callers, or TORII_OPERATOR_KEY to create keys while the gateway runs (with a ledger), "
+            "or generate_caller_key: true for a random key, or host: 127.0.0.1",
         )
 
 
 def _open_to_all_pages(settings: Settings) -> Found:
-    if not settings.open or (settings.generate_caller_key and not settings.loopback):
+    if not settings.open or not settings.loopback:
         return
     for index, origin in enumerate(settings.cors.allowed_origins):
         if origin in (ANYONE, NULL):
@@ -212,10 +274,16 @@ def _names(settings: Settings) -> list[str]:
 
 
 Checks = tuple[tuple[frozenset[str], Callable[[Settings], Found]], ...]
+# The settings that decide whether a gateway is open, and to whom.
+REACH = frozenset({"host", "callers", "caller_key", "keys", "operator_key", "generate_caller_key"})
 ALWAYS: Checks = (
     (frozenset({"callers", "caller_key"}), _callers),
     (frozenset({"upstreams"}), _keys),
-    (frozenset({"callers", "caller_key", "operator_key"}), _operator),
+    (frozenset({"callers", "caller_key", "keys", "teams"}), _virtual_keys),
+    (frozenset({"teams"}), _teams),
+    (frozenset({"callers", "caller_key", "keys", "operator_key"}), _operator),
+    (frozenset({"port", "operator_port"}), _operator_port),
+    (frozenset({"prices", "upstreams"}), _prices),
     (frozenset({"upstreams", "unknown_models_upstream"}), _unknown_models),
     (frozenset({"models", "upstreams", "unknown_models_upstream", "sandbox"}), _models),
     (frozenset({"upstreams", "workers"}), _workers),
@@ -225,8 +293,9 @@ ALWAYS: Checks = (
     (frozenset({"cache", "ledger"}), _two_files),
 )
 AT_START: Checks = (
-    (frozenset({"host", "callers", "caller_key", "generate_caller_key"}), _open_to_all),
-    (frozenset({"cors", "host", "callers", "caller_key", "generate_caller_key"}), _open_to_all_pages),
+    (REACH | {"ledger"}, _open_to_all),
+    (REACH | {"cors"}, _open_to_all_pages),
+    (frozenset({"ledger", "keys"}), _keys_without_ledger),
     (frozenset({"cache"}), _redis_here),
     (frozenset({"cache"}), _cache_folder),
 )

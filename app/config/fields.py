@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,16 +17,24 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import NoDecode
 
 from ..core.origins import host_name, page_origin
+from ..core.zones import zone_of
 from ..endpoints import ENDPOINTS
 from ..storage.files import read
 from ..upstreams.catalogue import PREFIX
 from ..upstreams.client.proxies import parse
 from .sources import QUOTED, quoted
 
+if TYPE_CHECKING:
+    EndpointName = str
+else:  # the names in the registry
+    EndpointName = Literal[tuple(ENDPOINTS)]
+
+DEEPSEARCH_LEAST = 10_000  # tokens, the smallest budget of a DeepSearch run
 AUTO = "auto"
 NONE = "none"
 OFF = "off"
 KEY_MINIMUM = 16
+MAPPED = 96  # bits before the IPv4 address in a mapped one, ::ffff:192.0.2.7
 # The example key in .env.example, refused because it is public.
 PLACEHOLDER = "change-me-this-is-only-an-example"
 KNOWN = "is the published example key; generate one with `openssl rand -hex 24`"
@@ -114,6 +122,36 @@ def redis(url: SecretStr | None) -> SecretStr | None:
     return url
 
 
+def webhook(url: SecretStr) -> SecretStr:
+    """The URL may hold a secret, in its path or query."""
+    parts = urlsplit(url.get_secret_value())
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[^\x21-\x7e]", parts.geturl()):
+        raise ValueError("must be a URL such as https://hooks.example/alerts")
+    return url
+
+
+def zone(name: str) -> str:
+    """Raises ValueError, with the nearest name."""
+    try:
+        zone_of(name)
+    except ValueError as error:
+        near = str(error).rpartition("Nearest: ")[2]
+        raise ValueError(f"must be a time zone of the IANA list, such as Europe/Berlin; nearest: {near}") from None
+    return name
+
+
+def network(text: str) -> str:
+    """An address or a network in CIDR form. Raises ValueError."""
+    try:
+        found = ipaddress.ip_network(text.strip(), strict=False)
+        if isinstance(found, ipaddress.IPv6Network) and found.prefixlen >= MAPPED and found[0].ipv4_mapped:
+            # Addresses of callers are compared as IPv4 where they are mapped.
+            found = ipaddress.ip_network((found[0].ipv4_mapped, found.prefixlen - MAPPED))
+        return str(found)
+    except ValueError:
+        raise ValueError("must be an address or a network, such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32") from None
+
+
 def proxied(url: SecretStr | None) -> SecretStr | None:
     if url:
         if quoted(url.get_secret_value()):
@@ -187,11 +225,16 @@ UpstreamKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidato
 CallerKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(strong)]
 ProxyUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(proxied)]
 RedisUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(redis)]
+WebhookUrl = Annotated[SecretStr, BeforeValidator(secret), AfterValidator(webhook)]
+Zone = Annotated[str, AfterValidator(zone)]
+Network = Annotated[str, AfterValidator(network)]
+Networks = Annotated[list[Network], NoDecode, BeforeValidator(listed)]
 Url = Annotated[str, AfterValidator(url)]
 Switch = Annotated[Literal["off", "on", "auto"], BeforeValidator(switch)]
 LedgerPath = Annotated[str, BeforeValidator(ledger_path), Field(min_length=1, max_length=4096)]
 Text = Annotated[str, Field(min_length=1, max_length=256)]
 Count = Annotated[int, BeforeValidator(number), Field(ge=1)]
+DeepSearchBudget = Annotated[int, BeforeValidator(number), Field(ge=DEEPSEARCH_LEAST)]
 Seconds = Annotated[float, BeforeValidator(number), Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, BeforeValidator(number), Field(ge=0, le=65535)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,15 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from ..core.types import OnDisconnect, OnMismatch, ReasoningMode, SystemMessages
-from ..endpoints import ENDPOINTS
 from ..upstreams import KINDS
+from .accounts import BudgetSettings, LimitsSettings
 from .fields import (
     AUTO,
     KNOWN,
+    OFF,
     PLACEHOLDER,
     SHA256,
     CallerKey,
     Count,
+    EndpointName,
     LedgerPath,
     PageOrigins,
     ProxyUrl,
@@ -35,10 +38,8 @@ from .fields import (
 from .sources import Values
 
 if TYPE_CHECKING:
-    EndpointName = str
     Kind = str
-else:  # the names in the registries
-    EndpointName = Literal[tuple(ENDPOINTS)]
+else:  # the names in the registry
     Kind = Literal[tuple(KINDS)]
 
 # The default addresses of the kinds that have any.
@@ -59,6 +60,8 @@ class CallerSettings(Section):
     key: CallerKey = None
     sha256: Annotated[str | None, BeforeValidator(lower), Field(repr=False)] = None
     on_disconnect: OnDisconnect | None = None
+    limits: LimitsSettings = LimitsSettings()
+    budgets: list[BudgetSettings] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _one_key(self) -> CallerSettings:
@@ -229,9 +232,25 @@ class DisconnectSettings(Section):
 
 
 class LedgerSettings(Section):
-    """``path``: a file, ``off``, or ``auto``: a file in the user's state folder, or no ledger in the sandbox."""
+    """``path``: a file, ``off``, or ``auto``: a file in the user's state folder, or no ledger in the sandbox.
+    ``keep_days``: how long rows are kept; sums stay. ``hash_users``: of users and tags, only hashes."""
 
     path: LedgerPath = AUTO
+    keep_days: Count = 90
+    hash_users: bool = False
+
+    @property
+    def file(self) -> Path | None:
+        """The ledger's file, even if there is none yet; None if the ledger is off or no folder is known."""
+        return self.file_of(self.path)
+
+    @staticmethod
+    def file_of(path: str) -> Path | None:
+        if path != AUTO:
+            return None if path == OFF else Path(path).expanduser()
+        state, home = os.environ.get("XDG_STATE_HOME"), os.environ.get("HOME")
+        folder = Path(state) if state else Path(home, ".local", "state") if home else None
+        return folder / "torii" / "torii.db" if folder else None
 
 
 class CorsSettings(Section):

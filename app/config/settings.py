@@ -16,17 +16,21 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from .accounts import AlertSettings, OrganizationSettings, PriceSettings, TeamSettings, VirtualKeySettings
 from .fields import (
     AUTO,
     Authority,
     CallerKey,
     Count,
+    DeepSearchBudget,
     HostNames,
+    Networks,
     Port,
     Seconds,
     Switch,
     Text,
     UpstreamName,
+    Zone,
     authority,
     listener,
     lower,
@@ -72,6 +76,11 @@ class Settings(BaseSettings):
     caller_key: CallerKey = None
     generate_caller_key: bool = False
     operator_key: CallerKey = None
+    operator_port: Annotated[int, BeforeValidator(number), Field(ge=1, le=65535)] | None = None
+    keys: list[VirtualKeySettings] = []
+    teams: list[TeamSettings] = []
+    organization: OrganizationSettings = OrganizationSettings()
+    trusted_proxies: Networks = []
     allowed_hosts: HostNames = []
     cors: CorsSettings = CorsSettings()
     sandbox: Switch = "off"
@@ -80,6 +89,14 @@ class Settings(BaseSettings):
     models: dict[Text, ModelSettings | None] = {}
     unknown_models_upstream: Annotated[str | None, BeforeValidator(none)] = AUTO
     deepsearch: DeepSearchSettings = DeepSearchSettings()
+    deepsearch_max_budget: DeepSearchBudget | None = None
+    deepsearch_hold_factor: Annotated[float, BeforeValidator(number), Field(ge=1, le=100)] = 2
+    prices: dict[Text, dict[Text, PriceSettings]] = {}
+    unpriced: Annotated[Literal["refuse", "allow"], BeforeValidator(lower)] = "refuse"
+    budgets_without_store: Annotated[Literal["closed", "open"], BeforeValidator(lower)] = "closed"
+    time_zone: Zone = "UTC"
+    week_begins: Annotated[Literal["monday", "sunday"], BeforeValidator(lower)] = "monday"
+    alerts: AlertSettings = AlertSettings()
     token_encoding: Literal["cl100k_base"] = "cl100k_base"  # noqa: S105 - no password
     timeouts: TimeoutSettings = TimeoutSettings()
     disconnect: DisconnectSettings = DisconnectSettings()
@@ -158,8 +175,14 @@ class Settings(BaseSettings):
 
     @property
     def open(self) -> bool:
-        """True if anyone who reaches the gateway may use it."""
-        return not self.callers and self.caller_key is None
+        """True if no caller and no key is configured: anyone who reaches the gateway may use it, until a key is
+        created."""
+        return not self.callers and self.caller_key is None and not self.keys
+
+    @property
+    def waiting(self) -> bool:
+        """True if other machines reach the gateway and nobody may use it until a key is created."""
+        return self.open and not self.loopback and not self.generate_caller_key
 
     @property
     def loopback(self) -> bool:

@@ -82,7 +82,7 @@ _WORDS = {
     "too_short": "must have at least {min_length} entry",
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
-    "too_long": "must have at most {max_length} characters",
+    "too_long": "must have at most {max_length} entries",
     "invalid_key": "the key must be text",
 }
 

@@ -4,7 +4,8 @@
     drain    the upstream's answer is read to its end for its usage, for at most some seconds
     detach   the call continues to its end, within the total time of any call
 
-A caller's own policy takes precedence over the model's, and the model's over the general one. Only a request that an
+A caller's own policy takes precedence over the model's, and the model's over the general one; for a call that is paid
+for whether its end is seen or not, ``detach`` takes the place of the general one. Only a request that an
 upstream already works on is waited for: a call whose caller has left is not retried, and only a detached call sends the
 parts that have not been sent yet. At most ``calls`` calls continue without their callers; further ones are cancelled.
 
@@ -35,8 +36,11 @@ class Policies:
     models: Mapping[str, OnDisconnect] = field(default_factory=dict)
     callers: Mapping[str, OnDisconnect] = field(default_factory=dict)
 
-    def of(self, caller: str, model: str) -> OnDisconnect:
-        return self.callers.get(caller) or self.models.get(model) or self.general
+    def of(self, caller: str, model: str, own: OnDisconnect | None = None, *, prepaid: bool = False) -> OnDisconnect:
+        """``own`` is the policy of the caller's key. ``prepaid``: the call costs its whole hold if its end is not
+        seen."""
+        policy = own or self.callers.get(caller) or self.models.get(model)
+        return policy or ("detach" if prepaid else self.general)
 
 
 class Work(Protocol):
@@ -67,7 +71,8 @@ class DisconnectPolicy:
         now = time.monotonic()
         policy: OnDisconnect = "cancel"
         if connection.target is not None and len(self.going_on) < self._calls:
-            policy = self._policies.of(connection.caller, connection.target.model.id)
+            model = connection.target.model.id
+            policy = self._policies.of(connection.caller, model, connection.own, prepaid=connection.prepaid)
         if policy == "cancel":
             return policy, now
         self.going_on.add(connection)
@@ -77,20 +82,23 @@ class DisconnectPolicy:
 class ClientConnection:
     """The connection of a call's caller, and of other callers that wait for the same answer.
 
-    ``work`` is done for the call; ``task`` is cancelled if the call has to end. ``left``: the caller has closed the
-    connection. ``gone``: the caller has left, and nothing is done for them any more. ``over``: no caller wanted the
-    answer when the next request was due, so the answer will never come.
+    ``work`` is done for the call; ``task`` is cancelled if the call has to end. ``own`` is the policy of the caller's
+    key, ``prepaid`` means that a call whose end is not seen costs all that is held for it. ``left``: the caller has
+    closed the connection. ``gone``: the caller has left, and nothing is done for them any more. ``over``: no caller
+    wanted the answer when the next request was due, so the answer will never come.
     """
 
     __slots__ = (
         *("_ahead", "_company", "_cut", "_disconnects", "_policy", "_task", "_timer"),
-        *("begun", "caller", "gone", "left", "over", "work"),
+        *("begun", "caller", "gone", "left", "over", "own", "prepaid", "work"),
     )
 
     def __init__(
         self, disconnects: DisconnectPolicy | None = None, caller: str = "", task: asyncio.Task[Any] | None = None
     ) -> None:
         self.caller = caller
+        self.own: OnDisconnect | None = None
+        self.prepaid = False
         self.begun = time.monotonic()
         self.left = self.gone = self.over = False
         self.work: Work | None = None

@@ -4,17 +4,24 @@
     |- InvalidRequest            400  the caller's mistake; the message names the field and what would be right
     |  |- Unauthorized           401  the caller's key, not the upstream's
     |  |- Forbidden              403  a web page's origin, or a host name, that this gateway does not answer
+    |  |- PermissionDenied       403  an address, an endpoint or a model that the caller's key may not use
+    |  |  |- Barred              403  an address or an endpoint, found before the body is read
+    |  |  `- ModelNotPriced      403  a model without a price, for a caller with a budget in dollars
     |  |- NotFound               404  no such path
     |  |- ModelNotFound          404
     |  |- MethodNotAllowed       405
     |  |- BodyTooSlow            408
     |  |- HeadTooSlow            408
+    |  |- ChangeRefused          409  an operator's change that does not fit what is there
     |  |- TooLarge               413
     |  |- TargetTooLong          414  the path with its query
     |  |- UnsupportedMedia       415
     |  `- HeadTooLarge           431
+    |- LimitExceeded             429  a limit of the caller's key, its team or the organization
+    |- BudgetExhausted           429  a budget of these
     |- Unavailable               503  this gateway cannot take the call now
-    |  `- Overloaded             503  the gateway is at its limit of calls, connections or files
+    |  |- Overloaded             503  the gateway is at its limit of calls, connections or files
+    |  `- StorageUnavailable     503  the store of budgets cannot be written
     `- UpstreamError
        |- UpstreamRejected       400  the upstream found the caller's mistake (400, 404, 413, 415, 422)
        |- UpstreamAuth           502  the upstream refused our key; the caller's own key is fine
@@ -36,9 +43,10 @@ LangChain, LlamaIndex, Haystack and Chroma, which read ``detail``.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
-import msgspec
+from .json import fitted
 
 MESSAGE_LIMIT = 2000
 TEXT_LIMIT = 58_000  # bytes of an upstream's answer in an error, so that the envelope stays below 64 kB
@@ -49,7 +57,8 @@ class ToriiError(Exception):
 
     ``elsewhere``: another target may be tried. ``accepted``: the upstream may have begun the work. ``should_retry``
     becomes the header x-should-retry, which the OpenAI SDKs obey; None leaves the decision to the SDK. ``retry_after``
-    is in seconds. ``booked``: the log already has a line for this error.
+    is in seconds. ``booked``: the log already has a line for this error. ``own``: it concerns this caller alone, not
+    those who wait for the same answer.
     """
 
     status: int = 500
@@ -59,6 +68,7 @@ class ToriiError(Exception):
     accepted: bool = False
     should_retry: bool | None = None
     booked: bool = False
+    own: bool = False
 
     def __init__(
         self,
@@ -82,7 +92,7 @@ class ToriiError(Exception):
     def headers(self) -> dict[str, str]:
         headers = {}
         if self.retry_after is not None:
-            headers["retry-after"] = str(max(1, round(self.retry_after)))
+            headers["retry-after"] = str(whole_seconds(self.retry_after))
         if self.should_retry is not None:
             headers["x-should-retry"] = "true" if self.should_retry else "false"
         return headers
@@ -105,6 +115,19 @@ class Forbidden(InvalidRequest):
     code = "forbidden"
 
 
+class PermissionDenied(InvalidRequest):
+    status = 403
+    code = "permission_denied"
+
+
+class Barred(PermissionDenied):
+    """Raised before the body is read."""
+
+
+class ModelNotPriced(PermissionDenied):
+    code = "model_not_priced"
+
+
 class NotFound(InvalidRequest):
     status = 404
     code = "not_found"
@@ -125,6 +148,13 @@ class MethodNotAllowed(InvalidRequest):
 
     def headers(self) -> dict[str, str]:
         return {**super().headers(), "allow": self.allow}
+
+
+class ChangeRefused(InvalidRequest):
+    """The operator's change does not fit what is there."""
+
+    status = 409
+    code = "conflict"
 
 
 class BodyTooSlow(InvalidRequest):
@@ -157,6 +187,23 @@ class HeadTooLarge(InvalidRequest):
     code = "head_too_large"
 
 
+class LimitExceeded(ToriiError):
+    """A limit of the caller's key, its team or the organization. With ``retry_after`` the same call fits then."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class BudgetExhausted(ToriiError):
+    """A budget of the caller's key, its team or the organization."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    should_retry = False
+
+
 class Unavailable(ToriiError):
     status = 503
     code = "unavailable"
@@ -168,6 +215,15 @@ class Overloaded(Unavailable):
     code = "overloaded"
     should_retry = True
     reason: str | None = None
+
+
+class StorageUnavailable(Unavailable):
+    """The call was not sent to any upstream, because what it may cost could not be written down before."""
+
+    code = "storage_unavailable"
+
+    def __init__(self, message: str = "the store of budgets cannot be written now", *, retry_after: float = 1) -> None:
+        super().__init__(message, retry_after=retry_after)
 
 
 class UpstreamError(ToriiError):
@@ -280,20 +336,11 @@ class UpstreamMismatch(UpstreamFailed):
 
     def __init__(self, message: str, text: str = "") -> None:
         super().__init__(message)
-        self.text = _fitted(text)
+        self.text = fitted(text, TEXT_LIMIT)
 
     def envelope(self) -> dict[str, Any]:
         envelope = super().envelope()
         return {**envelope, "error": {**envelope["error"], "upstream_text": self.text}}
-
-
-def _fitted(text: str) -> str:
-    """The text, cut to at most TEXT_LIMIT bytes of JSON."""
-    written = msgspec.json.encode(text)
-    while len(written) > TEXT_LIMIT:
-        text = text[: len(text) * (TEXT_LIMIT - 100) // len(written)] + " ..."
-        written = msgspec.json.encode(text)
-    return text
 
 
 class UpstreamTruncated(UpstreamError):
@@ -324,13 +371,19 @@ def account_empty(upstream: str) -> UpstreamQuota:
     )
 
 
+def whole_seconds(seconds: float) -> int:
+    """``seconds`` as the header retry-after has them: never too few, and at least 1, because some clients retry at once
+    after a 0. Less than a millisecond more than a whole number is an error of a floating-point sum."""
+    return max(1, math.ceil(round(seconds, 3)))
+
+
 def shutting_down() -> Unavailable:
     return Unavailable("this gateway is shutting down and could not finish the call", retry_after=1)
 
 
 def rate_limited(upstream: str, seconds: float) -> UpstreamRateLimited:
     return UpstreamRateLimited(
-        f"rate limited by {upstream}; retry after {max(1, round(seconds))} s", retry_after=seconds
+        f"rate limited by {upstream}; retry after {whole_seconds(seconds)} s", retry_after=seconds
     )
 
 

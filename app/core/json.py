@@ -232,3 +232,12 @@ def encode(value: Any) -> bytes:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
         return json.dumps(value, separators=(",", ":")).encode()
+
+
+def fitted(text: str, limit: int) -> str:
+    """The text, cut to at most ``limit`` bytes of JSON."""
+    written = msgspec.json.encode(text)
+    while len(written) > limit:
+        text = text[: len(text) * (limit - 100) // len(written)] + " ..."
+        written = msgspec.json.encode(text)
+    return text

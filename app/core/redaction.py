@@ -9,7 +9,7 @@ from typing import Any
 from .errors import ToriiError
 
 # Any text in the form of a provider's key, even if the key is not ours: upstreams echo keys in their errors.
-_KEY_SHAPED = re.compile(r"\b(?:jina_[A-Za-z0-9_\-]{16,}|sk-[A-Za-z0-9_\-*]{12,}|tid_[A-Za-z0-9]{16,})")
+_KEY_SHAPED = re.compile(r"\b(?:jina_[A-Za-z0-9_\-]{16,}|(?:sk|mk-torii)-[A-Za-z0-9_\-*]{12,}|tid_[A-Za-z0-9]{16,})")
 _URL = re.compile(r"https?://[^\s\"'<>)\]]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 

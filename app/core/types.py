@@ -73,7 +73,8 @@ class Call(Value, frozen=True, kw_only=True):
     ``model`` is the name that the caller used, which the answer repeats. ``body`` is the body for an OpenAI-compatible
     upstream, without ``model`` and ``stream``; fields that the endpoint does not know are left untouched. ``id`` and
     ``created`` (Unix time in seconds) are set by the gateway, for answers that have an id of their own. ``encoding`` is
-    the encoding of the vectors in the caller's answer.
+    the encoding of the vectors in the caller's answer. ``user`` is the caller's word for who asks, empty if there is
+    none.
     """
 
     endpoint: EndpointFacts
@@ -83,6 +84,7 @@ class Call(Value, frozen=True, kw_only=True):
     encoding: Encoding = "float"
     id: str = ""
     created: int = 0
+    user: str = ""
 
     @property
     def most_items(self) -> int | None:
@@ -116,10 +118,12 @@ class RerankCall(Call, frozen=True, kw_only=True):
 
 
 class ChatCall(Call, frozen=True, kw_only=True):
-    """``body`` is the caller's body, including ``stream_options``."""
+    """``body`` is the caller's body, including ``stream_options``. ``hides_usage``: the gateway asks for the usage of a
+    stream, and the caller did not."""
 
     endpoint: EndpointFacts = CHAT
     include_usage: bool = False
+    hides_usage: bool = False
     reasoning: ReasoningMode = "reasoning_content"
 
 

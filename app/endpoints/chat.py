@@ -113,6 +113,8 @@ class ChunkWriter:
         chunks: list[bytes] = []
         for event in events:
             if isinstance(event, Chunk):
+                if self._call.hides_usage and not event.body.get("choices") and event.body.get("usage"):
+                    continue
                 chunks.append(encode(encode_json({**event.body, "model": self._call.model})))
             else:
                 if not self._same:

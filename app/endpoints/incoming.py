@@ -15,7 +15,8 @@ from .endpoint import Endpoint
 
 
 class RequestContext(Value, frozen=True):
-    """A request as it arrived: its path without the query, raw body, id, and raw Cache-Control header."""
+    """A request as it arrived: its path without the query, raw body, id, and the raw headers Cache-Control and
+    x-torii-tag."""
 
     hidden = ("body",)
 
@@ -23,12 +24,16 @@ class RequestContext(Value, frozen=True):
     body: bytes
     id: str
     cache_control: bytes = b""
+    tag: bytes = b""
 
 
 def parse(endpoint: Endpoint, incoming: RequestContext) -> Call:
     """The call, with the request's id and the current time in seconds. Raises InvalidRequest."""
-    call = endpoint.parse(json_object(incoming.body), incoming.path)
-    return msgspec.structs.replace(call, id=incoming.id, created=int(time.time()))
+    body = json_object(incoming.body)
+    call = endpoint.parse(body, incoming.path)
+    user = body.get("user")
+    user = user if isinstance(user, str) else ""
+    return msgspec.structs.replace(call, id=incoming.id, created=int(time.time()), user=user)
 
 
 def json_object(data: bytes) -> Json:

@@ -36,8 +36,8 @@ from ..routing.lease import Lease
 from ..routing.limits import Cost
 from ..upstreams.client.client import Client
 from ..usage.record import CallRecord, Use
-from .client import Answered, LeasingClient, read
-from .shares import billed, divided, merged, of_all
+from .client import Answered, LeasingClient, covered, read
+from .shares import billed, divided, merged, of_all, weight
 
 MOST_INPUTS = 64  # of a batch, if the model's limit is unknown
 MOST_TOKENS = 100_000  # of a batch, by estimate; OpenAI takes 300,000 in a request
@@ -271,7 +271,7 @@ class Batch:
         # A rejected batch says nothing about its half. After a fault the batch has been to all other targets already.
         targets = self._targets if isinstance(why, UpstreamRejected) else [why.target]
         try:
-            await self._ask(members, self._failover(members, targets).start(why.target))
+            await self._ask(members, self._failover(members, targets).start(why.target), why)
         except UpstreamError as failure:
             await self._halve(members, failure)
         except Exception as error:  # noqa: BLE001 - as above
@@ -284,32 +284,35 @@ class Batch:
         cost = Cost(tokens) if since is None else Cost(tokens, since=since)
         return self._client.retries.begin(targets, cost, BatchAudience(members), repeats=since is not None)
 
-    async def _ask(self, members: list[BatchWaiter], failover: Failover) -> None:
-        """Gives each member its answer. Raises UpstreamError."""
+    async def _ask(self, members: list[BatchWaiter], failover: Failover, why: UpstreamError | None = None) -> None:
+        """Gives each member its answer. ``why`` a half is asked; the members have not held for it yet. Raises
+        UpstreamError."""
         for attempt in failover:
             with attempt:
+                if attempt.failures or why is not None:
+                    await _cover(members, attempt, why)
                 lease = attempt.take() or await self._client.lease(attempt)
                 with lease:
-                    await self._send(members, attempt.target.with_key(lease.key), lease)
+                    await self._send(members, attempt, lease)
 
-    async def _send(self, members: list[BatchWaiter], target: Target, lease: Lease) -> None:
+    async def _send(self, members: list[BatchWaiter], attempt: Failover, lease: Lease) -> None:
         asked = still_wanted(members)
         if not asked:
             raise CallerGone
+        target = attempt.target.with_key(lease.key)
         several = len(asked) > 1
         parts = [member.part for member in asked]
         begun = [(member.record.ask(target), member.part) for member in asked]
         part = merged(parts)
         try:
             request = target.upstream.request(part, target)
-            on_send = partial(mark_batch_sent, lease, asked, begun)
+            on_send = partial(mark_batch_sent, lease, asked, begun, attempt)
             answer = read(part, target, await self._client.http.send(request, asked[0].record.started, on_send))
         except UpstreamError as failure:
-            paying = [member.pays for member in asked]
-            for (use, own), reported in zip(begun, billed(failure.usage, parts, paying), strict=True):
+            for (use, own), reported in zip(begun, billed(failure.usage, weights(asked, target)), strict=True):
                 use.fail(own, failure, reported, share=several)
             raise
-        replies = divided(answer, parts, [member.pays for member in asked])
+        replies = divided(answer, parts, weights(asked, target))
         for (use, own), member, reply in zip(begun, asked, replies, strict=True):
             use.end(own, reply["usage"], share=several)
             member.resolve((target, reply))
@@ -340,20 +343,43 @@ class BatchAudience:
 Begun = Sequence[tuple[Use, Call]]  # for each member: the use that counts its request, and its part
 
 
-def mark_batch_sent(lease: Lease, asked: Sequence[BatchWaiter], begun: Begun) -> None:
+def mark_batch_sent(lease: Lease, asked: Sequence[BatchWaiter], begun: Begun, attempt: Failover) -> None:
     """Called before the first byte of a batch is sent. A member that has ended by now is settled already, so the others
     pay for its inputs. Raises UpstreamError if the key has gone into cooldown."""
     lease.check()
+    attempt.covered = None
     for member, (use, part) in zip(asked, begun, strict=True):
         member.pays = member.record.status is None
         if member.pays:
             use.send(part)
 
 
+def weights(asked: Sequence[BatchWaiter], target: Target) -> list[int]:
+    """The share of each member in what the request costs; 0 for a member that does not pay."""
+    return [weight(member.part, target.model) if member.pays else 0 for member in asked]
+
+
 def still_wanted(members: list[BatchWaiter]) -> list[BatchWaiter]:
     """The members that still wait for an answer; the others are failed with CallerGone."""
     _fail([member for member in members if not member.wanted], CallerGone())
     return [member for member in members if member.wanted]
+
+
+async def _cover(members: list[BatchWaiter], attempt: Failover, why: UpstreamError | None) -> None:
+    """Adds each member's cost of a further request to its hold. A member whose limits or budgets do not allow it gets
+    the last failure."""
+    failure = attempt.failures[-1] if attempt.failures else why
+    assert failure is not None
+    if not attempt.failures:
+        attempt.covered = None  # the first request for a half
+    if attempt.further:
+        asked = still_wanted(members)
+        fit = await asyncio.gather(*(covered(member.part, attempt, member.record) for member in asked))
+        attempt.covered = attempt.target
+        spent = [member for member, fits in zip(asked, fit, strict=True) if not fits]
+        error = copy(failure) if len(members) == 1 else of_all(failure)
+        error.own = True
+        _fail(spent, error)
 
 
 def _is_server_fault(failure: UpstreamError) -> bool:

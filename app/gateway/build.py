@@ -16,9 +16,11 @@ from ..cache import Cache, Store, Tiers
 from ..cache.memory import Memory
 from ..cache.redis import Redis
 from ..cache.sqlite_tier import Disk
+from ..callers.accounts import Accounts, Configured, ConfiguredCaller, declared_key, declared_team
 from ..callers.cors import Cors
-from ..callers.keys import Callers, digest, new_key
-from ..config.fields import AUTO, OFF
+from ..callers.keys import Caller, Callers, KnownKey, digest, new_key
+from ..callers.registry import Registry
+from ..config.fields import AUTO
 from ..config.sections import ModelSettings, UpstreamSettings
 from ..config.settings import SANDBOXED, Settings
 from ..core.disconnects import DisconnectPolicy, Policies
@@ -56,7 +58,11 @@ class Share:
     def of(self, limit: int | None) -> int | None:
         """This worker's part of the limit; the parts of all workers add up to it. A limit below the number of workers
         is a mistake in the settings."""
-        return None if limit is None else limit // self.workers + (self.worker < limit % self.workers)
+        return None if limit is None else self.part(limit)
+
+    def part(self, limit: int) -> int:
+        """As ``of``; 0 for some workers if the limit is below their number."""
+        return limit // self.workers + (self.worker < limit % self.workers)
 
 
 WHOLE = Share()
@@ -193,12 +199,28 @@ def build_tiers(settings: Settings) -> Tiers:
     return Tiers(Memory(given.memory_megabytes * MEGABYTE), store)
 
 
-def build_callers(settings: Settings) -> Callers:
-    named = [(caller.name, caller.key, caller.sha256) for caller in settings.callers]
-    return Callers(
-        (name, digest(key.get_secret_value()) if key else bytes.fromhex(sha256 or ""))
-        for name, key, sha256 in [*named, *([("default", settings.caller_key, None)] if settings.caller_key else [])]
+def build_callers(settings: Settings, registry: Registry | None = None) -> Accounts:
+    """The callers, declared keys and teams of the settings, and the created ones of the registry."""
+    named = [(caller, caller.key, caller.sha256) for caller in settings.callers]
+    callers = [
+        ConfiguredCaller(
+            caller.name,
+            digest(key.get_secret_value()) if key else bytes.fromhex(sha256 or ""),
+            caller.model_dump(mode="json", include={"limits", "budgets"}, exclude_none=True),
+        )
+        for caller, key, sha256 in named
+    ]
+    if settings.caller_key:
+        callers.append(ConfiguredCaller("default", digest(settings.caller_key.get_secret_value()), {}))
+    configured = Configured(
+        tuple(callers),
+        tuple(map(declared_key, settings.keys)),
+        tuple(map(declared_team, settings.teams)),
+        settings.organization.model_dump(mode="json", exclude_none=True),
+        tuple(settings.trusted_proxies),
+        reachable=settings.waiting,
     )
+    return Accounts(configured, registry or Registry())
 
 
 def build_cors(settings: Settings) -> Cors:
@@ -206,8 +228,9 @@ def build_cors(settings: Settings) -> Cors:
 
 
 def build_guard(settings: Settings, pages: Collection[str]) -> Guard | None:
-    """The guard of an open gateway against web pages; None if callers need a key. Links may lead to ``pages``."""
-    if not settings.open:
+    """The guard of a gateway against web pages while it is open; None if callers always need a key. Links may lead to
+    ``pages``."""
+    if not settings.open or settings.waiting:
         return None
     machine = socket.gethostname().lower()
     names = [machine, machine.partition(".")[0], *settings.allowed_hosts]
@@ -230,18 +253,14 @@ def build_disconnects(settings: Settings) -> DisconnectPolicy:
 
 def ledger_file(settings: Settings) -> Path | None:
     """The path of the ledger's file, even if there is no file yet; None if the ledger is off or no folder is known."""
-    path = settings.ledger.path
-    if path != AUTO:
-        return None if path == OFF else Path(path).expanduser()
-    state, home = os.environ.get("XDG_STATE_HOME"), os.environ.get("HOME")
-    folder = Path(state) if state else Path(home, ".local", "state") if home else None
-    return folder / "torii" / "torii.db" if folder else None
+    return settings.ledger.file
 
 
 def open_ledger(settings: Settings) -> tuple[LedgerFile | None, str]:
     """The ledger's file if there is to be one, and a text that says where it is or why there is none.
 
-    Raises StoreError if the file must not be used, or if the settings name a file that cannot be used.
+    Raises StoreError if the file must not be used, or if the settings name a file that cannot be used; and if a gateway
+    without callers cannot see whether its file has keys.
     """
     auto = settings.ledger.path == AUTO
     path = None if auto and settings.sandboxed else ledger_file(settings)
@@ -250,10 +269,21 @@ def open_ledger(settings: Settings) -> tuple[LedgerFile | None, str]:
     try:
         file = LedgerFile(path)
     except NoFile as error:
-        if not auto:
+        if not auto or (settings.open and _there(path)):  # it may have keys, without which the gateway would be open
             raise
         return None, f"none, calls are not recorded: {path}: {error}; set ledger.path to another file"
     return file, f"{path} ({file.migrated})" if file.migrated else str(path)
+
+
+def _there(path: Path) -> bool:
+    """True if there is a file, or if nobody can tell."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 NO_FOLDER = "none, calls are not recorded: neither XDG_STATE_HOME nor HOME is set; set ledger.path to a file"
@@ -262,7 +292,7 @@ NO_FOLDER = "none, calls are not recorded: neither XDG_STATE_HOME nor HOME is se
 def build_operator(settings: Settings) -> Callers | None:
     """The key that opens the operator's endpoints; None if they are off."""
     key = settings.operator_key
-    return Callers([("operator", digest(key.get_secret_value()))]) if key else None
+    return Callers([KnownKey(digest(key.get_secret_value()), Caller("operator"))]) if key else None
 
 
 def secrets(settings: Settings) -> list[str]:
@@ -270,6 +300,7 @@ def secrets(settings: Settings) -> list[str]:
     passwords of Redis and the proxies."""
     keys = [key.key for upstream in settings.upstreams.values() for key in upstream.keys]
     keys += [caller.key for caller in settings.callers]
+    keys += settings.alerts.webhook.secrets if settings.alerts.webhook else []
     keys += [settings.caller_key, settings.operator_key, settings.cache.redis_url]
     found = [key.get_secret_value() for key in keys if key]
     password = urlsplit(found[-1]).password if settings.cache.redis_url else None

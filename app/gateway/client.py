@@ -33,6 +33,12 @@ class LeasingClient:
     def __init__(self, http: Client) -> None:
         self.http = http
 
+    async def cover(self, part: Call, attempt: Failover, record: CallRecord) -> None:
+        """Adds the cost of a further request to the call's hold. Raises the last failure if it does not fit."""
+        if not await covered(part, attempt, record):
+            raise attempt.given_up()
+        attempt.covered = attempt.target
+
     async def send(self, part: Call, attempt: Failover, record: CallRecord) -> Answered:
         """The answer to a call or a part of one, and the target that gave it."""
         lease = attempt.take() or await self.lease(attempt)
@@ -42,7 +48,7 @@ class LeasingClient:
             use = record.ask(target)
             try:
                 request = target.upstream.request(part, target)
-                reply = await self.http.send(request, record.started, partial(mark_sent, lease, use, part))
+                reply = await self.http.send(request, record.started, partial(mark_sent, lease, use, part, attempt))
                 answer = read(part, target, reply)
             except UpstreamError as failure:
                 use.fail(part, failure, failure.usage)
@@ -53,6 +59,8 @@ class LeasingClient:
 
     async def open(self, attempt: Failover, record: CallRecord) -> UpstreamStream:
         """A stream whose head has come; the stream holds the lease. Raises UpstreamError if the status is an error."""
+        if attempt.further:
+            await self.cover(record.call, attempt, record)
         lease = attempt.take() or await self.lease(attempt)
         target, call = attempt.target.with_key(lease.key), record.call
         use = record.ask(target)
@@ -60,7 +68,7 @@ class LeasingClient:
             request = target.upstream.request(call, target)
             if request.schema is not None:
                 await usable(request.schema, "response_format.json_schema")
-            stream = await self.http.open(request, record.started, partial(mark_sent, lease, use, call))
+            stream = await self.http.open(request, record.started, partial(mark_sent, lease, use, call, attempt))
             if stream.status < 300:
                 lease.works()
                 return UpstreamStream(stream, target.upstream.fold(call, target, stream.status), lease, target)
@@ -86,10 +94,17 @@ class LeasingClient:
         return lease
 
 
-def mark_sent(lease: Lease, use: Use, part: Call) -> None:
+def mark_sent(lease: Lease, use: Use, part: Call, attempt: Failover) -> None:
     """Called before the first byte of a request is sent. Raises UpstreamError if the key has gone into cooldown."""
     lease.check()
     use.send(part)
+    attempt.covered = None
+
+
+async def covered(part: Call, attempt: Failover, record: CallRecord) -> bool:
+    """True if the limits and budgets of the call's caller allow a further request, which is held for then."""
+    account = record.account
+    return account is None or await account.extend(record, part, attempt.target, attempt.covered)
 
 
 def read(part: Call, target: Target, reply: Reply) -> Json:

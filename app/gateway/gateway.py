@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
-from ..cache import Cache, Flight, Lookup, MergedReply, SingleFlight, Stale
+from ..cache import Cache, Lookup, MergedReply, NotShared, SingleFlight, Stale
 from ..core.errors import Unavailable, UpstreamError, UpstreamFailed
 from ..core.types import Call, Json, Route, Target, Value
 from ..endpoints import Endpoint
@@ -61,26 +62,29 @@ class Gateway:
         if self.draining:
             raise Unavailable("this gateway is shutting down", retry_after=1)
         call = parse(endpoint, incoming)
-        record = admitted.begin(call, incoming.id)
+        record = admitted.begin(call, incoming.tag)
         try:
-            route = self.routes.of(call)
+            route = admitted.permit(self.routes.of(call))
             with admitted.time():
                 if call.stream:
                     admitted.reserve(incoming.body, route)
                     return await self._stream(endpoint, route, admitted, record)
-                lookup = self._cache.lookup(call, route, record.caller, incoming.cache_control)
-                if lookup.reads and (answer := await self._hit(endpoint, lookup, record)) is not None:
-                    return answer
-                flight = self.singleflight.join(lookup.key, record.connection, record)
-                try:
-                    async with flight:
-                        if flight.leads:
-                            admitted.reserve(incoming.body, route)
-                            flight.result = await self._asked(endpoint, lookup, route, admitted, record)
-                finally:
-                    _share(flight)
-                outcome = flight.result if flight.pays else flight.result.free()
-                return _answer(endpoint, record, outcome, paid=flight.pays)
+                while True:
+                    lookup = self._cache.lookup(call, route, admitted.owner, incoming.cache_control)
+                    if lookup.reads and (answer := await self._hit(endpoint, lookup, admitted, record)) is not None:
+                        return answer
+                    if admitted.uncounted and self.singleflight.under_way(lookup.key):
+                        await admitted.count()
+                        continue  # the answer may be in the cache by now
+                    flight = self.singleflight.join(lookup.key, record.connection, record)
+                    with suppress(NotShared):
+                        async with flight:
+                            if flight.leads:
+                                admitted.reserve(incoming.body, route)
+                                flight.result = await self._asked(endpoint, lookup, route, admitted, record)
+                        record.hit = None if flight.leads else flight.first.target
+                        outcome = flight.result if flight.leads else flight.result.free()
+                        return _answer(endpoint, record, outcome, paid=flight.leads)
         except TimeoutError:
             raise record.timed_out() from None
         except Exception as error:
@@ -97,9 +101,13 @@ class Gateway:
         await self._client.http.aclose()
         await self._cache.aclose()
 
-    async def _hit(self, endpoint: Endpoint, lookup: Lookup, record: CallRecord) -> CallResult | None:
+    async def _hit(
+        self, endpoint: Endpoint, lookup: Lookup, admitted: Reservation, record: CallRecord
+    ) -> CallResult | None:
         """The cached answer, if there is one that can be rendered for this caller."""
         while (outcome := await lookup.hit()) is not None:
+            if admitted.uncounted:
+                await admitted.count()
             record.hit = outcome.target
             try:
                 return _answer(endpoint, record, outcome, paid=False)
@@ -113,8 +121,10 @@ class Gateway:
     ) -> MergedReply:
         """The whole answer of the first target that gives one; of several, if parts of the call fail over."""
         left: Sequence[Target] = route.targets
+        found = await lookup.at(self._retries.best(left))
+        if admitted.limited:
+            await admitted.hold(found.rest, found.target)
         while True:
-            found = await lookup.at(self._retries.best(left))
             targets = lookup.compatible(found, left)
             left = () if len(targets) == len(left) else [target for target in left if target not in targets]
             failover = self._retries.begin(targets, admitted.cost, record.connection, repeats=not left)
@@ -132,15 +142,21 @@ class Gateway:
                 outcome = found.filled(endpoint.merge(found.rest, [reply for _, reply in answers]), answers[0][0])
                 lookup.keep(found, parts, answers)
                 return outcome
-            except Stale:
-                left = route.targets
             except UpstreamError as failure:
-                if not (left and failure.elsewhere) or record.connection.deserted:
+                stale = isinstance(failure, Stale)
+                left = route.targets if stale else left
+                if not (left and failure.elsewhere) or (record.connection.deserted and not stale):
+                    raise
+                found = await lookup.at(self._retries.best(left))
+                failure.own = not await admitted.extend(found.rest, found.target)
+                if failure.own:
                     raise
 
     async def _part(self, part: Call, failover: Failover, record: CallRecord) -> tuple[Target, Json]:
         for attempt in failover:
             with attempt:
+                if attempt.further:
+                    await self._client.cover(part, attempt, record)
                 answered = await self._client.send(part, attempt, record)
         return answered
 
@@ -156,25 +172,20 @@ class Gateway:
 
         The wait is bounded: then the caller's stream begins, and a later failure is an error event in it.
         """
-        for attempt in self._retries.begin(route.targets, admitted.cost, record.connection):
+        first = self._retries.best(route.targets)
+        if admitted.limited:
+            await admitted.hold(record.call, first)
+        for attempt in self._retries.begin(route.targets, admitted.cost, record.connection).start(first):
             with attempt:
                 stream = await self._client.open(attempt, record)
                 await self._streams.begin(stream, record)
         return CallResult(provenance(stream.target), events=self._streams.events(stream, endpoint, record))
 
 
-def _share(flight: Flight[MergedReply, CallRecord]) -> None:
-    """Updates the records of calls that share an answer: followers name the leader's target, and the requests move to
-    the call that pays."""
-    if not flight.leads:
-        flight.call.hit = flight.first.target
-    elif flight.successor is not None:
-        flight.successor.call.take(flight.call)
-
-
 def _answer(endpoint: Endpoint, record: CallRecord, outcome: MergedReply, *, paid: bool) -> CallResult:
     record.cache = outcome.state
     record.free = None if paid else outcome.reply["usage"]
+    record.cached_tokens = outcome.cached_tokens
     body = endpoint.render(record.call, outcome.reply)
     record.end(200)
     return CallResult({**provenance(outcome.target), **outcome.headers}, body)

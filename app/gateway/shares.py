@@ -22,8 +22,9 @@ from ..core.errors import (
     UpstreamUnreachable,
     rate_limited,
 )
-from ..core.types import Call, Json
+from ..core.types import Call, Json, Model
 from ..core.usage import shares
+from ..usage.bounds import bound
 
 
 def merged(parts: Sequence[Call]) -> Call:
@@ -32,36 +33,39 @@ def merged(parts: Sequence[Call]) -> Call:
     return replace(parts[0], body={**parts[0].body, name: [item for part in parts for item in part.body[name]]})
 
 
-def divided(answer: Json, parts: Sequence[Call], paying: Sequence[bool]) -> list[Json]:
-    """The answer to each part: its vectors, in order, and its share of the tokens by length, if it pays."""
+def weight(part: Call, model: Model) -> int:
+    """The part's weight in a batch: the most tokens that it can cost, as held for it, so that no share of a bill within
+    the sum of these is more than was held. The length of its inputs if nobody knows that."""
+    return bound(part, model).tokens or len(msgspec.json.encode(part.body[part.endpoint.inputs]))
+
+
+def divided(answer: Json, parts: Sequence[Call], weights: Sequence[int]) -> list[Json]:
+    """The answer to each part: its vectors, in order, and its share of the tokens by weight. A part of weight 0 pays
+    nothing."""
     if len(parts) == 1:
         return [answer]
     name = parts[0].endpoint.items
     items = iter(answer[name])
     return [
         {**answer, name: list(islice(items, len(part.body[part.endpoint.inputs]))), "usage": usage}
-        for part, usage in zip(parts, billed(answer["usage"], parts, paying), strict=True)
+        for part, usage in zip(parts, billed(answer["usage"], weights), strict=True)
     ]
 
 
-def billed(usage: Json | None, parts: Sequence[Call], paying: Sequence[bool]) -> list[Any]:
-    """The share of each part in the usage, by length; None for each if the usage is unknown."""
-    if usage is None or len(parts) == 1:
-        return [usage] * len(parts)
-    lengths = [
-        len(msgspec.json.encode(part.body[part.endpoint.inputs])) * pays
-        for part, pays in zip(parts, paying, strict=True)
-    ]
-    return _usages(usage, lengths if any(lengths) else [1] * len(parts))
+def billed(usage: Json | None, weights: Sequence[int]) -> list[Any]:
+    """The share of each part in the usage, by weight; None for each if the usage is unknown."""
+    if usage is None or len(weights) == 1:
+        return [usage] * len(weights)
+    return _usages(usage, list(weights) if any(weights) else [1] * len(weights))
 
 
-def _usages(usage: Json, lengths: list[int]) -> list[Json]:
-    """For each length its share of every count: whole numbers whose sum is the count."""
-    parts: list[Json] = [{} for _ in lengths]
+def _usages(usage: Json, weights: list[int]) -> list[Json]:
+    """For each weight its share of every count: whole numbers whose sum is the count."""
+    parts: list[Json] = [{} for _ in weights]
     for name, count in usage.items():
-        values: list[Any] = _usages(count, lengths) if isinstance(count, dict) else [count] * len(lengths)
+        values: list[Any] = _usages(count, weights) if isinstance(count, dict) else [count] * len(weights)
         if type(count) is int:
-            values = list(shares(count, lengths))
+            values = list(shares(count, weights))
         for part, value in zip(parts, values, strict=True):
             part[name] = value
     return parts

@@ -83,14 +83,15 @@ class Failover:
     the next target is chosen, or the error of ``_error`` is raised if there is none; any other exception passes
     through.
 
-    ``repeats``: the attempt repeats a target after a fault of its own. ``last``: no attempt follows, because this one
-    went into a batch, which has attempts of its own. ``key_queue`` is set for the parts of a large call, which wait for
-    their keys one at a time. ``most`` is that of ``Retries``, 0 for no repeats.
+    ``repeats``: the attempt repeats a target after a fault of its own. ``covered``: the target whose request the call's
+    hold pays for and that was not asked yet; at first the first target of the call. ``last``: no attempt follows,
+    because this one went into a batch, which has attempts of its own, or was given up. ``key_queue`` is set for the
+    parts of a large call, which wait for their keys one at a time. ``most`` is that of ``Retries``, 0 for no repeats.
     """
 
     __slots__ = (
         *("_again", "_asked_again", "_done", "_faults", "_last", "_left", "_most", "_retries", "_tried"),
-        *("audience", "cost", "failures", "last", "lease", "key_queue", "repeats", "target", "targets"),
+        *("audience", "cost", "covered", "failures", "last", "lease", "key_queue", "repeats", "target", "targets"),
     )
 
     def __init__(self, retries: Retries, targets: Sequence[Target], cost: Cost, audience: Audience, most: int) -> None:
@@ -101,6 +102,7 @@ class Failover:
         self.repeats = self.last = False
         self.key_queue: asyncio.Lock | None = None
         self.lease: Lease | None = None
+        self.covered: Target | None = None
         self.failures: list[UpstreamError] = []
         self._retries = retries
         self._most = most
@@ -127,10 +129,12 @@ class Failover:
         key_queue = asyncio.Lock()
         for part in parts:
             part.key_queue = key_queue
+            part.covered = self._last  # a later part may begin at another target
         return [self, *parts]
 
     def __iter__(self) -> Failover:
         self.target = self._last or self._take()
+        self.covered = self.covered or self.target
         return self
 
     def __next__(self) -> Failover:
@@ -169,6 +173,19 @@ class Failover:
         """The aliases of the upstream's keys that have failed in this call, by failures of the key, not the
         upstream."""
         return self._tried.get(self.target.upstream.name, NONE)
+
+    @property
+    def further(self) -> bool:
+        """True if the request to the target is not covered by the call's hold yet."""
+        return self.covered is not self.target
+
+    def given_up(self) -> UpstreamError:
+        """The error for a call that must not make this further attempt; no other follows. The reason is the caller's
+        own."""
+        self.last = True
+        error = self._error()
+        error.own = True
+        return error
 
     def take(self) -> Lease | None:
         """The lease of a key if one is leased or free now, else None."""

@@ -21,7 +21,7 @@ from typing import Literal
 
 from ..core.errors import UpstreamError, UpstreamFailed, UpstreamRateLimited, account_empty, key_refused, rate_limited
 from ..core.types import Json, Key
-from .limits import Cost, RateLimits, SlidingWindow
+from .limits import KEPT, MINUTE, Cost, RateLimits, SlidingWindow
 
 Cause = Literal["", "rate limited", "refused", "account empty"]
 SHUT = ("refused", "account empty")
@@ -166,4 +166,6 @@ def refused(states: Sequence[KeyState], upstream: str, failing: bool, seconds: f
         return rate_limited(upstream, max(left, seconds))
     if failing:
         return UpstreamFailed(f"{upstream} keeps failing", status=503)
-    return UpstreamRateLimited(f"every key of {upstream} is at its limit in this gateway", retry_after=seconds)
+    # OpenAI's SDK obeys at most 60 seconds; what a window is kept beyond its minute passes in the queue.
+    after = MINUTE if MINUTE < seconds <= KEPT else seconds
+    return UpstreamRateLimited(f"every key of {upstream} is at its limit in this gateway", retry_after=after)

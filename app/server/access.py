@@ -19,7 +19,7 @@ TOLD = 100
 
 
 class Access:
-    """``guard``: for an open gateway; None for a gateway with callers, because no web page has their keys."""
+    """``guard`` works while the gateway is open; None for one with callers, because no web page has their keys."""
 
     def __init__(self, handlers: Handlers, cors: Cors, guard: Guard | None = None) -> None:
         self._handlers = handlers
@@ -32,7 +32,7 @@ class Access:
         request passes."""
         headers = headers_of(scope)
         try:
-            if self._guard is not None:
+            if self._guard is not None and self._handlers.open:
                 self._guard.check(scope["method"], scope["path"], headers)
             if b"origin" in headers and not self._cors.allows(headers[b"origin"]):
                 self._not_shared(scope["method"], headers)

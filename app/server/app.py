@@ -16,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
+from ..callers.registry import Registry
 from ..config.settings import Settings
 from ..core.redaction import Redactor
 from ..endpoints import ENDPOINTS, Options
@@ -43,11 +44,14 @@ from ..routing.cooldowns import KeyStates
 from ..routing.failover import Retries
 from ..routing.pool import Pool
 from ..storage.ledger_file import LedgerFile
-from ..usage.ledger import Ledger
+from ..storage.retention import Retention
+from ..usage.ledger import unbooked
 from ..usage.record import CallRecord, Recorder
-from . import access_log, admin, docs, models, process
+from . import access_log, admin, docs, models, own_usage, process
 from .access import Access
-from .handlers import Handlers, Limits
+from .accounting import Accounting, build_book, build_holds
+from .books import LedgerReader
+from .handlers import BodyLimits, Handlers
 from .snapshots import Generation, Generations
 
 Sink = Callable[[CallRecord], None]
@@ -56,12 +60,14 @@ Sink = Callable[[CallRecord], None]
 @dataclass(frozen=True, slots=True)
 class Process:
     """The parts that outlive a reload: additional sinks of call records, a worker's share of the limits, the open
-    database, and the cache's contents."""
+    database, the created keys in it, the cache's contents, and what goes on between calls with limits."""
 
     sinks: tuple[Sink, ...] = ()
     share: Share = WHOLE
     database: LedgerFile | None = None
+    registry: Registry = field(default_factory=Registry)
     tiers: SharedTiers = field(default_factory=SharedTiers)
+    accounting: Accounting = field(default_factory=lambda: Accounting(None))
 
 
 def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database: LedgerFile | None = None) -> FastAPI:
@@ -70,7 +76,9 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     ``sinks`` receive the record of each finished call, in addition to the access log and the ledger. ``share`` is the
     share of one worker out of several. Without a ``database`` no ledger is kept; the code that opened it closes it.
     """
-    generations = Generations(partial(_generation, Process(sinks, share, database)), settings)
+    registry, accounting = Registry(database.path if database else None), Accounting(database)
+    process = Process(sinks, share, database, registry, accounting=accounting)
+    generations = Generations(partial(_generation, process), settings)
     # Only at the start: a reload carries over the state of the keys.
     rests = KeyStates(database).remembered() if database else []
     for pool in generations.now.pools.values():
@@ -78,7 +86,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     app = Torii(
         title="Torii",
         version=__version__,
-        lifespan=_lifespan(generations),
+        lifespan=_lifespan(generations, registry, accounting),
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -88,6 +96,9 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     app.state.generations = generations
     app.state.settings = settings
     app.state.database = database
+    app.state.registry = registry
+    path = database.path if database else None
+    app.state.ledger_reader, app.state.own_usage_reader = LedgerReader(path, at_once=4), LedgerReader(path, at_once=2)
     hot = Hot(generations)
     app.router.routes += [Route(path, hot, methods=["POST"]) for path in HOT]
     for prefix, router in (*SHOWN, *HIDDEN):
@@ -117,6 +128,8 @@ class Torii(FastAPI):
         handler = now.access.handler(scope)
         if handler is None and scope["method"] == "POST":
             handler = now.hot.get(scope["path"])
+        if b"%" in scope["raw_path"] and scope["path"].startswith("/admin/"):  # it would evade a proxy's rule
+            handler = now.handlers.error_handler(now.handlers.not_found(scope["path"]))
         if handler is not None:
             await handler(scope, receive, send)
             return
@@ -146,8 +159,8 @@ def _hot(handlers: Handlers, settings: Settings) -> dict[str, ASGIApp]:
 
 
 # Prefixes and routers: SHOWN are in the OpenAPI document, HIDDEN are not.
-SHOWN = (("/v1", models.router), ("", process.router))
-HIDDEN = (("", models.router), ("/v1", models.not_offered), ("", models.not_offered))
+SHOWN = (("/v1", models.router), ("/v1", own_usage.router), ("", process.router))
+HIDDEN = (("", models.router), ("", own_usage.router), ("/v1", models.not_offered), ("", models.not_offered))
 
 
 def _listed(*routers: tuple[str, APIRouter]) -> list[tuple[str, str]]:
@@ -180,13 +193,14 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
     own = frozenset(secrets(settings))
     redactor = Redactor({*own, *others}, hosts(settings))
     gateway, pools = _gateway(process, settings, redactor)
-    limits = Limits(settings.max_body_megabytes, settings.timeouts.request_body_seconds, settings.ping_seconds)
+    callers = build_callers(settings, process.registry)
+    limits = BodyLimits(settings.max_body_megabytes, settings.timeouts.request_body_seconds, settings.ping_seconds)
     always = {"x-torii-sandbox": "true"} if settings.sandbox == "on" else {}
     handlers = Handlers(
         gateway,
         limits,
         _admission(process, settings, load, redactor),
-        build_callers(settings),
+        callers,
         redactor,
         paths=PATHS,
         hints={} if settings.docs_open else docs.SWITCHED_OFF,
@@ -199,6 +213,7 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
         access=Access(handlers, build_cors(settings), build_guard(settings, PAGES)),
         pools=pools,
         hot=_hot(handlers, settings),
+        callers=callers,
         operator=build_operator(settings),
         clean=redactor.message,
         secrets=own,
@@ -223,23 +238,36 @@ def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[
 
 
 def _admission(process: Process, settings: Settings, load: Load, redactor: Redactor) -> Admission:
-    ledger = [Ledger(process.database, redactor.secrets)] if process.database else []
+    ledger = build_book(settings, process.database, redactor.secrets)
+    process.accounting.renew(settings)
     return Admission(
         load,
         settings.max_concurrent_calls,
-        Recorder(access_log.write, *ledger, *process.sinks),
+        Recorder(access_log.write, ledger or unbooked, *process.sinks),
         build_disconnects(settings),
         settings.timeouts.total_seconds,
+        build_holds(settings, ledger, process.share, process.accounting),
     )
 
 
-def _lifespan(generations: Generations) -> Callable[[FastAPI], Any]:
+def _lifespan(generations: Generations, registry: Registry, accounting: Accounting) -> Callable[[FastAPI], Any]:
+    def keep_days() -> int:
+        return generations.now.settings.ledger.keep_days
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        retention = Retention(registry.path, keep_days) if registry.path else None
         generations.start()
+        registry.start()
+        if retention:
+            retention.start()
         with suppress(asyncio.CancelledError):  # raised by a second Ctrl+C
             yield
+        registry.close()
         await generations.aclose()
+        await accounting.aclose()
+        if retention:
+            await asyncio.to_thread(retention.close)
 
     return lifespan
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,11 +14,13 @@ from uuid import uuid4
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..callers.keys import Caller, Callers
 from ..core.disconnects import CallerGone
 from ..core.errors import (
+    Barred,
     BodyTooSlow,
     Forbidden,
     MethodNotAllowed,
@@ -47,8 +50,8 @@ LEAVE = "torii.leave"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of a request's body, and the seconds between two keep-alive comments of a silent stream."""
+class BodyLimits:
+    """BodyLimits of a request's body, and the seconds between two keep-alive comments of a silent stream."""
 
     body_megabytes: int = 32
     body_seconds: float = 60.0
@@ -62,7 +65,7 @@ class Handlers:
     def __init__(
         self,
         gateway: Gateway,
-        limits: Limits,
+        limits: BodyLimits,
         admission: Admission,
         callers: Callers,
         redactor: Redactor,
@@ -84,13 +87,16 @@ class Handlers:
         """A handler for an endpoint. The key and the overload limit are checked before the body is read."""
 
         async def work(exchange: HTTPExchange) -> None:
-            caller = self.caller(exchange)
-            with self.admission.admit(caller.name) as admitted:
+            caller = self.caller(exchange, endpoint=endpoint.facts.name)
+            with self.admission.admit(caller, exchange.id) as admitted:
+                if admitted.account is not None:
+                    exchange.limits = admitted.account.headers
                 exchange.scope[LEAVE] = admitted.connection.leave
                 try:
                     body = await self.body(exchange)
                     control = b",".join(exchange.header(b"cache-control"))
-                    incoming = RequestContext(exchange.path, body, exchange.id, control)
+                    tag = b",".join(exchange.header(b"x-torii-tag"))
+                    incoming = RequestContext(exchange.path, body, exchange.id, control, tag)
                     await self._answer(exchange, await self._gateway.handle(endpoint, incoming, admitted))
                 except asyncio.CancelledError as error:
                     raise admitted.connection.ended() from error
@@ -140,7 +146,7 @@ class Handlers:
         path = request.scope["path"]
         failure: ToriiError = self.not_found(path)
         if status == 405:
-            allow = (getattr(error, "headers", None) or {}).get("Allow", "POST")
+            allow = ", ".join(methods_of(request)) or "POST"
             wrong = f"{request.method} is not allowed for {path[:200]}; use {allow}"
             failure = MethodNotAllowed(wrong, allow=allow)
         request_id = uuid4().hex
@@ -166,15 +172,22 @@ class Handlers:
 
         return handler
 
-    def caller(self, exchange: HTTPExchange, callers: Callers | None = None) -> Caller:
-        """The authenticated caller. Raises Unauthorized, also for a valid key in the query: queries get into logs."""
-        query = exchange.query()
-        if query and any(field.partition(b"=")[0].lower() in IN_QUERY for field in query):
-            raise Unauthorized("The query contains a key. Send keys in the header 'Authorization: Bearer <key>' only.")
-        return (callers or self._callers).check(exchange.headers)
+    @property
+    def open(self) -> bool:
+        """True while anyone who reaches the gateway may use it."""
+        return self._callers.open
+
+    def caller(self, exchange: HTTPExchange, callers: Callers | None = None, endpoint: str | None = None) -> Caller:
+        """The authenticated caller. Raises Unauthorized, also for a valid key in the query: queries get into logs; and
+        Barred if the key may not be used for the endpoint, or from the caller's address."""
+        no_key_in_query(exchange)
+        peer = exchange.scope.get("client")
+        return (callers or self._callers).check(exchange.headers, peer[0] if peer else None, endpoint)
 
     async def _answer(self, exchange: HTTPExchange, answer: CallResult) -> None:
         head = self._head(exchange.id, answer.headers)
+        if exchange.limits is not None:
+            head += [(name.encode(), value.encode()) for name, value in (await exchange.limits()).items()]
         if answer.events is None:
             await exchange.answer(200, answer.body, head)
             return
@@ -187,6 +200,8 @@ class Handlers:
         if not error.booked:
             note(exchange.scope, exchange.id, error)
         body, head = self._refusal(error, exchange.id)
+        if exchange.limits is not None:
+            head += [(name.encode(), value.encode()) for name, value in (await exchange.limits()).items()]
         unread = isinstance(error, UNREAD)
         await exchange.answer(error.status, body, head, more=unread)
         if unread:
@@ -208,6 +223,25 @@ class Handlers:
         return NotFound(self._hints.get(path) or f"there is nothing at {path[:200]!r}. {has}")
 
 
+def no_key_in_query(exchange: HTTPExchange, ids: Collection[str] = ()) -> None:
+    """Raises Unauthorized if the query has a field in which clients of other services send their key. ``ids`` are
+    fields that take a key's public id: a whole virtual key is refused there too."""
+    for field in exchange.query():
+        name, _, value = field.partition(b"=")
+        if name.lower() in IN_QUERY and (name.decode("latin-1") not in ids or VIRTUAL.match(value)):
+            raise Unauthorized("The query contains a key. Send keys in the header 'Authorization: Bearer <key>' only.")
+
+
+def methods_of(request: Request) -> list[str]:
+    """The methods of all routes at the request's path; the router's own 405 names those of the first route only."""
+    routes = request.app.router.routes
+    return [name for name in METHODS if any(_serves(route, {**request.scope, "method": name}) for route in routes)]
+
+
+def _serves(route: BaseRoute, scope: Scope) -> bool:
+    return route.matches(scope)[0] is Match.FULL
+
+
 def note(scope: Scope, request_id: str, error: ToriiError) -> None:
     """Log a refused request that has no line in the access log."""
     about = {"status": error.status, "error": error.code, "request_id": request_id}
@@ -221,11 +255,16 @@ def encoded(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[bytes, bytes], 
     return tuple((name.encode(), value.encode("ascii", "replace")) for name, value in plain)
 
 
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
 # Headers that ``HTTPExchange.answer`` sets itself.
 CONTENT = (b"content-type", b"content-length")
 
 # Query parameters in which clients of other services send their key.
 IN_QUERY = frozenset((b"key", b"api_key", b"api-key", b"apikey", b"access_token", b"token", b"authorization"))
 
+# The beginning of virtual keys and management keys.
+VIRTUAL = re.compile(rb"[sm]k-torii-")
+
 # Errors that are sent before the whole body has been read.
-UNREAD = (Unauthorized, Forbidden, Overloaded, BodyTooSlow, TooLarge, UnsupportedMedia)
+UNREAD = (Unauthorized, Barred, Forbidden, Overloaded, BodyTooSlow, TooLarge, UnsupportedMedia)

@@ -8,11 +8,14 @@ from fastapi import APIRouter, Path
 from fastapi.openapi.models import Example
 from pydantic import BaseModel, Field
 
-from ..core.errors import NotFound
-from ..core.types import EndpointName
+from ..callers.keys import Caller
+from ..core.errors import ModelNotFound, NotFound
+from ..core.names import shown
+from ..core.types import EndpointName, Json
 from ..endpoints import ENDPOINTS
+from ..routing.table import RouteTable
 from .openapi import refusals
-from .routes import CallerRoute, InForce, OpenRoute
+from .routes import CallerRoute, Calling, InForce, OpenRoute
 
 RESPONSES_HINT = (
     "Torii does not support the Responses API yet. Use chat completions: "
@@ -66,9 +69,12 @@ router = APIRouter(route_class=CallerRoute, tags=["models"])
     summary="The models of this gateway",
     response_description="The answer.",
 )
-async def models(now: InForce) -> ModelList:
-    """OpenAI's list, with further fields for each model's capabilities. Aliases are listed as models."""
-    return ModelList.model_validate({"object": "list", "data": now.gateway.routes.models()})
+async def models(now: InForce, caller: Calling) -> ModelList:
+    """OpenAI's list, with further fields for each model's capabilities. Aliases are listed as models. A key sees the
+    models that it may use."""
+    routes = now.gateway.routes
+    listed = [entry for entry in routes.models() if _may_use(caller, routes, entry)]
+    return ModelList.model_validate({"object": "list", "data": listed})
 
 
 @router.get(
@@ -84,9 +90,18 @@ async def model(
         Path(description="The model's name. Slashes in it are not encoded.", openapi_examples=NAMES),
     ],
     now: InForce,
+    caller: Calling,
 ) -> ModelEntry:
     """One entry of the list, by any name that a call accepts, including `jina/<model>` and `aihubmix/<model>`."""
-    return ModelEntry.model_validate(now.gateway.routes.describe(model))
+    routes = now.gateway.routes
+    entry = routes.describe(model)
+    if not _may_use(caller, routes, entry):
+        raise ModelNotFound(f"The model '{shown(model)}' is not among those of this key. GET /v1/models lists them.")
+    return ModelEntry.model_validate(entry)
+
+
+def _may_use(caller: Caller, routes: RouteTable, entry: Json) -> bool:
+    return caller.permissions is None or caller.may_use(routes.find(entry["id"]).model.id, entry["endpoints"])
 
 
 not_offered = APIRouter(route_class=OpenRoute, include_in_schema=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from .. import __version__
@@ -27,6 +27,7 @@ class Health(BaseModel):
     status: Literal["ok", "degraded"]
     version: str
     database: DatabaseTrouble | None = None
+    keys: str | None = Field(None, description="Why the created keys cannot be read; the last known ones hold.")
 
 
 class Readiness(BaseModel):
@@ -44,10 +45,12 @@ router = APIRouter(route_class=OpenRoute, tags=["process"])
     response_model_exclude_none=True,
 )
 async def healthz(request: Request) -> Health:
-    """Does not check the providers. `degraded` is alive too: rows for the ledger wait to be written."""
+    """Does not check the providers. `degraded` is alive too: rows for the ledger wait to be written, or keys cannot be
+    read."""
     database = request.app.state.database
     trouble = database.health if database else None
-    return Health(status="degraded" if trouble else "ok", version=__version__, database=trouble)
+    keys = request.app.state.registry.trouble
+    return Health(status="degraded" if trouble or keys else "ok", version=__version__, database=trouble, keys=keys)
 
 
 @router.get(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 from pydantic import BaseModel, SecretStr
 
 from ..config.loader import load, validate_start
@@ -29,19 +30,31 @@ T = TypeVar("T")
 READ_SECONDS = 20.0
 
 # Settings that only a restart changes: sockets, processes, docs, the generated caller key, the ledger, the sandbox.
-FIXED = ("host", "port", "workers", "docs", "generate_caller_key", "ledger", "sandbox", "sandbox_time_scale")
+FIXED = (
+    "host",
+    "port",
+    "operator_port",
+    "workers",
+    "docs",
+    "generate_caller_key",
+    "ledger",
+    "sandbox",
+    "sandbox_time_scale",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigurationSource:
     """The inputs of a run: the file and the command line, the resulting settings, the sandbox's addresses (empty
-    without a sandbox), and the generated caller key (None without one)."""
+    without a sandbox), the generated caller key (None without one), and the temporary ledger of a sandbox (None without
+    one)."""
 
     path: Path | None
     given: Mapping[str, Any]
     settings: Settings = field(repr=False)
     urls: Mapping[str, str]
     key: str | None = field(repr=False)
+    ledger: Path | None = None
 
     @property
     def started(self) -> Settings:
@@ -76,7 +89,10 @@ class ConfigurationSource:
         ]
 
     def resolve(self, settings: Settings) -> Settings:
-        """The settings, pointed at the sandbox if it runs."""
+        """The settings, pointed at the sandbox and its ledger if they are there."""
+        if self.ledger:
+            ledger = settings.ledger.model_copy(update={"path": str(self.ledger)})
+            settings = settings.model_copy(update={"ledger": ledger})
         return in_sandbox(settings, self.urls) if self.urls else settings
 
 
@@ -103,7 +119,7 @@ class Reload:
         self._renew = renew
         self._runfile = runfile
         self._now = source.started
-        self._result = ReloadResult(os.getpid())
+        self._result = ReloadResult(os.getpid(), sandbox_ledger=str(source.ledger or ""))
         self._wanted = False
         self._task: asyncio.Task[None] | None = None
         self._tell()
@@ -121,7 +137,14 @@ class Reload:
             notes = [] if changed or restart or mistakes else self._source.notes()
             for note in notes:
                 logger.warning("%s", note)
-            self._result = ReloadResult(os.getpid(), self._result.reloads + 1, changed, restart, mistakes, notes)
+            self._result = msgspec.structs.replace(
+                self._result,
+                reloads=self._result.reloads + 1,
+                changed=changed,
+                restart=restart,
+                mistakes=mistakes,
+                notes=notes,
+            )
             self._tell()
 
     async def _once(self) -> tuple[list[str], list[str], list[str]]:

@@ -9,8 +9,10 @@ FastAPI runs others in threads, and the gateway's state belongs to the event loo
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import parse_qsl
 
+import msgspec
 from fastapi import Depends
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -19,14 +21,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from ..config.sources import dotted, worded
+from ..callers.keys import Caller
+from ..config.sources import dotted, unknown_key, worded
 from ..core.errors import InvalidRequest
+from ..core.names import shown
 from ..core.types import Json
 from ..endpoints.incoming import json_object
+from .handlers import no_key_in_query
 from .http import HTTPExchange
 from .openapi import CALLER_KEY, merged, refusals
+from .operators import Operator, operator_of
 from .snapshots import Generation
 
+# Key in a request's scope: who asks the operator's API.
+OPERATOR = "torii.operator"
+# Key in a request's scope: the authenticated caller of a CallerRoute.
+CALLER = "torii.caller"
 # Key in a request's scope: its original method, HEAD. It is served as a GET, and the server leaves out the body.
 ASKED = "torii.method"
 
@@ -41,7 +51,13 @@ async def _in_force(request: Request) -> Generation:
     return in_force(request)
 
 
+async def _calling(request: Request) -> Caller:
+    found: Caller = request.scope[CALLER]
+    return found
+
+
 InForce = Annotated[Generation, Depends(_in_force)]
+Calling = Annotated[Caller, Depends(_calling)]
 
 
 class OpenRoute(APIRoute):
@@ -56,7 +72,8 @@ class OpenRoute(APIRoute):
         super().__init__(*path_and_endpoint, openapi_extra=merged(said, openapi_extra or {}), **options)
 
     def admit(self, generation: Generation, exchange: HTTPExchange) -> None:
-        """Called before the body is read. Raises Unauthorized, or NotFound if the route is disabled."""
+        """Called before the body is read. Raises Unauthorized or PermissionDenied, or NotFound if the route is
+        disabled."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         respond = super().get_route_handler()
@@ -87,20 +104,31 @@ class OpenRoute(APIRoute):
         await super().handle(scope, receive, send)
 
     def _invalid(self, error: RequestValidationError) -> InvalidRequest:
-        """The first mistake of a request: the field and what is allowed, never the value that was sent."""
+        """The first mistake of a request: the field, what is allowed, and what came. No key gets any further: the
+        envelope and the log are redacted."""
         first = error.errors()[0]
         place, *names = first["loc"]
         if place == "body" and self.body_field is not None:
             form, within = self.body_field.field_info.annotation, tuple(names)
         else:
-            known = [*self.dependant.path_params, *self.dependant.query_params, *self.dependant.header_params]
-            form = next((field.field_info.annotation for field in known if field.alias == names[0]), None)
+            form = next((field.field_info.annotation for field in self._parameters() if field.alias == names[0]), None)
             within = ()
         param = dotted(tuple(names)) or None
         words = worded(first, within, form)
         if first["type"] == "extra_forbidden":
             return InvalidRequest(f"{param}: {words.replace('key', 'field', 1)}", param=param)
-        return InvalidRequest(f"{param or 'the body'} {words}", param=param)
+        came = "" if first["type"] == "missing" else f"; it is {_shown(first['input'])}"
+        return InvalidRequest(f"{param or 'the body'} {words}{came}", param=param)
+
+    def _parameters(self, *places: Literal["path", "query", "header"]) -> list[Any]:
+        """The parameters of the route and of its dependencies; all ``places`` if none are given."""
+        found, left = list[Any](), [self.dependant]
+        while left:
+            each = left.pop()
+            left += each.dependencies
+            for place in places or ("path", "query", "header"):
+                found += getattr(each, f"{place}_params")
+        return found
 
 
 class CallerRoute(OpenRoute):
@@ -112,21 +140,54 @@ class CallerRoute(OpenRoute):
     }
 
     def admit(self, generation: Generation, exchange: HTTPExchange) -> None:
-        generation.handlers.caller(exchange)
+        exchange.scope[CALLER] = generation.handlers.caller(exchange)
 
 
 class OperatorRoute(OpenRoute):
-    """A route for the operator's key only. If no operator key is set, it answers 404, as an unknown path does."""
+    """A route of the operator's API: for the operator's key, and for management keys with the scope admin, or read_only
+    for a GET. Without an operator key and management keys it answers 404, as an unknown path does; so it does on the
+    port of callers if the operator has a port of its own.
 
-    SAID: ClassVar[Json] = {
-        "security": CALLER_KEY,
-        **refusals(401, 403, 404, 405, 500),
-    }
+    A query with a parameter that the route does not have is refused. ``FOR_TEAMS``: the route is also for management
+    keys of one team; what they may see and change is the route's part.
+    """
+
+    SAID: ClassVar[Json] = {"security": CALLER_KEY, **refusals(400, 401, 403, 404, 405, 500, 503)}
+    FOR_TEAMS: ClassVar[bool] = False
 
     def admit(self, generation: Generation, exchange: HTTPExchange) -> None:
-        if generation.operator is None:
+        port = generation.settings.operator_port
+        elsewhere = port is not None and exchange.port != port
+        operator = None if elsewhere else operator_of(exchange, generation.operator, generation.callers)
+        if operator is None:
             raise generation.handlers.not_found(exchange.path)
-        generation.handlers.caller(exchange, generation.operator)
+        operator.check(exchange.scope["method"], teams=self.FOR_TEAMS)
+        self._check_query(exchange)
+        exchange.scope[OPERATOR] = operator
+
+    def _check_query(self, exchange: HTTPExchange) -> None:
+        """Raises Unauthorized for a key in the query, InvalidRequest for a parameter that the route does not have. A
+        parameter ``key`` of the route takes a public id."""
+        known = {field.alias for field in self._parameters("query")}
+        no_key_in_query(exchange, known)
+        for name, _ in parse_qsl(exchange.scope["query_string"].decode("latin-1"), keep_blank_values=True):
+            if name not in known:
+                words = unknown_key(name, known).replace("key", "parameter", 1) if known else "this path takes no query"
+                raise InvalidRequest(f"{shown(name)}: {words}", param=shown(name))
+
+
+class TeamRoute(OperatorRoute):
+    """A route of the operator's API that is also for management keys of one team."""
+
+    FOR_TEAMS = True
+
+
+async def _operator(request: Request) -> Operator:
+    found: Operator = request.scope[OPERATOR]
+    return found
+
+
+Asked = Annotated[Operator, Depends(_operator)]
 
 
 class _Read(Request):
@@ -148,6 +209,15 @@ class _Read(Request):
 
     async def json(self) -> Any:
         return self._value
+
+
+def _shown(value: Any) -> str:
+    """A value that was sent, short and on one line."""
+    if isinstance(value, str):
+        return f"'{shown(value)}'"
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return shown(msgspec.json.encode(value).decode())
 
 
 async def _unsent(message: Message) -> None:

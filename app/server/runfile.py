@@ -34,7 +34,7 @@ class ReloadResult(msgspec.Struct):
     """The result of reload number ``reloads`` (0 before the first); settings are given by name.
 
     If there are ``mistakes``, nothing was changed. If nothing changed and nothing is wrong, ``notes`` give possible
-    causes.
+    causes. ``sandbox_ledger`` is the path of the temporary ledger of a sandbox; empty without one.
     """
 
     pid: int
@@ -43,6 +43,7 @@ class ReloadResult(msgspec.Struct):
     restart: list[str] = []
     mistakes: list[str] = []
     notes: list[str] = []
+    sandbox_ledger: str = ""
 
 
 class NotReloaded(Exception):
@@ -110,6 +111,12 @@ def reloaded(port: int) -> ReloadResult:
 def runs(port: int) -> bool:
     """True if a gateway of this user runs on ``port``."""
     return _running(port) is not None
+
+
+def sandbox_ledger(port: int) -> Path | None:
+    """The temporary ledger of the sandbox that runs on ``port``; None if none runs there, or it keeps no ledger."""
+    running = _running(port)
+    return Path(running.sandbox_ledger) if running and running.sandbox_ledger else None
 
 
 def _running(port: int) -> ReloadResult | None:

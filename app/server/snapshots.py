@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from ..callers.accounts import Accounts
 from ..callers.keys import Callers
 from ..config.settings import Settings
 from ..gateway.admission import Load, nothing
@@ -28,9 +29,9 @@ from .handlers import Handlers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """One configuration and everything built from it. ``hot`` are the applications of the hot paths, ``operator`` is
-    the caller of the operator's routes, ``clean`` redacts a text, and ``secrets`` are the configuration's own keys and
-    passwords."""
+    """One configuration and everything built from it. ``callers`` are those who may call, ``hot`` are the applications
+    of the hot paths, ``operator`` is the caller of the operator's routes, ``clean`` redacts a text, and ``secrets`` are
+    the configuration's own keys and passwords."""
 
     settings: Settings = field(repr=False)
     gateway: Gateway = field(repr=False)
@@ -38,6 +39,7 @@ class Generation:
     access: Access = field(repr=False)
     pools: Mapping[str, Pool] = field(repr=False)
     hot: Mapping[str, ASGIApp] = field(repr=False)
+    callers: Accounts = field(repr=False)
     operator: Callers | None = field(repr=False)
     clean: Callable[[str], str] = field(repr=False)
     secrets: frozenset[str] = field(repr=False)

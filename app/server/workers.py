@@ -62,7 +62,9 @@ def serve(
             database.close()
         _configure(settings, frozenset(), json)
         return asyncio.run(Workers(source, sockets, json).run(runfile, begun))
-    server = _server(Server, settings, create_app(settings, database=database), json)
+    app = create_app(settings, database=database)
+    app.state.port = sockets[0].getsockname()[1]
+    server = _server(Server, settings, app, json)
 
     async def renew(settings: Settings) -> None:
         _renew(server, settings, json)
@@ -132,6 +134,7 @@ def work(job: WorkerJob, sockets: list[socket], link: Connection) -> None:
     writer.redirect()
     database, _ = open_ledger(job.settings)
     app = create_app(job.settings, share=job.share, database=database)
+    app.state.port = sockets[0].getsockname()[1]
     server = _server(WorkerServer, job.settings, app, job.json)
     assert isinstance(server, WorkerServer)
     server.link = link

@@ -1,15 +1,34 @@
 """Files on disk: the ledger, the entries of the cache, and files that an operator names.
 
-ledger_file    calls and cooldowns, by verbs; rows that must not be lost
+ledger_file    calls, holds and cooldowns, by verbs; rows that must not be lost
+opening        the ledger's file on its way to a connection
+rows           rows of the ledger's tables
+holds          what a hold is charged to, and how it was decided
+asks           what the event loop asks of the writer's thread, and the answers
+turn           one transaction: what the queue has, then what was asked
+counters       limits and budgets: holds are decided and settled
+tallies        counters in memory
+open_holds     holds in memory and in the file
+sums           what the rows say was spent
+filters        which calls a budget covers
+verify         differences between counters and rows
+spill          files for rows that the queue has no room for
+rounds         leases, dead processes, spilled rows
 cache_file     entries of the cache, by verbs; entries that may be lost
 writer         the thread that writes to either file, with a policy for each
 sqlite         SQLite's errors as texts, and the write-ahead log
 schema         the ledger's tables in SQLAlchemy Core, in types that PostgreSQL has too
 new_file       the statements of a new ledger file, made from the schema
 migrations     Alembic's steps from each released version of the ledger's file to the next
-queries        the operator's queries, in SQLAlchemy Core
+rollups        sums by quarter of an hour and by day, which outlive the rows
+retention      the thread that rolls up rows and deletes old ones
+buckets        hours and days of a time zone
+queries        the operator's sums, in SQLAlchemy Core
+grouped        how they are summed, from roll-ups and rows
+listed         calls and refusals one by one, in SQLAlchemy Core
 files          files whose paths an operator names
 
-The modules schema, queries and those in migrations import SQLAlchemy or Alembic, 37 MB and 0.3 s. The gateway imports
-none of them: a migration runs in a child process. PostgreSQL's place is beside ledger_file, with the same verbs.
+The modules schema, queries, grouped, listed and those in migrations import SQLAlchemy or Alembic, 37 MB and 0.3 s. The
+gateway imports none of them before the first report: a migration runs in a child process. PostgreSQL's
+place is beside ledger_file, with the same verbs.
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .files import make
 from .sqlite import DAMAGE, code, reason, write_ahead
-from .writer import Policy, QueuedWriter
+from .writer import Policy, QueuedWriter, Statement
 
 logger = logging.getLogger("torii.cache")
 
@@ -144,7 +144,7 @@ class CacheFile(QueuedWriter):
     def _succeeded(self) -> None:
         self._quiet = False
 
-    def _overflowed(self) -> None:
+    def _overflowed(self, item: Statement) -> None:
         """The entry is lost, which the cache may do."""
 
     def _report(self, what: str, error: Exception) -> None:

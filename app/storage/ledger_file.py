@@ -1,82 +1,51 @@
-"""The ledger's file: calls, and cooldowns of keys. Rows must not be lost; several processes may have the file open.
+"""The ledger's file: calls, holds, and cooldowns of keys. Rows must not be lost; several processes may have it open.
 
-While the file cannot be written (locked, disk full), rows wait and are tried again; rows for which the queue has no
-room are lost and counted. A file of an older version is migrated when it is opened, in a child process.
+    record_call, settle, refuse, ... -> queue --+
+                                                +-> the thread: one transaction -> the file
+    hold, extend, alert -----------> asks ------+-> answers
+
+While the file cannot be written (locked, disk full), rows wait and are tried again; those for which the queue has no
+room wait in a file beside it. What was asked fails. A file of an older version is migrated when it is opened, in a
+child process.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
-import stat
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
+from uuid import uuid4
 
 from . import migrations
-from .files import make
-from .new_file import APPLICATION, STATEMENTS, VERSION
-from .sqlite import PASSING, WORDS, NoFile, StoreError, code, reason, store_error, write_ahead
+from .asks import MANY, Asked, Asks
+from .counters import Counters
+from .holds import Decision, Hold
+from .new_file import VERSION
+from .opening import BUSY_SECONDS, complete, create, examine, identity, make_file, reading, version
+from .rounds import Rounds
+from .rows import INSERT_CALL, SELECT_COOLDOWNS, CallRow, CooldownRow
+from .spill import Spill
+from .sqlite import PASSING, StoreError, code, store_error, write_ahead
+from .turn import Item, Transaction
 from .writer import Policy, QueuedWriter
+
+__all__ = ["BUSY_SECONDS", "INSERT_CALL", "CallRow", "CooldownRow", "LedgerFile", "Trouble", "reading"]
 
 logger = logging.getLogger("torii.store")
 
-BUSY_SECONDS = 5.0  # to wait for another program's lock
 FLUSH_SECONDS = 0.25  # of rows, which a killed process may lose
-CHECK_SECONDS = 0.3  # for the check of the file when it is opened
-ROOM = 10_000  # rows that may wait
+ROOM = 10_000  # rows that may wait in memory
 BATCH = 1000  # rows of one transaction
-
-# One statement, so that the three values are of one moment: another process may be creating the file.
-HEADER = """
-    SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
-    FROM pragma_application_id, pragma_user_version"""
-TABLES = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('calls', 'key_rests')"
-
-
-class CallRow(NamedTuple):
-    """The columns of ``calls``, described in docs/ledger.md. ``time`` is in Unix milliseconds."""
-
-    time: int
-    caller: str
-    endpoint: str
-    model: str
-    upstream: str
-    upstream_model: str
-    key: str
-    status: int | None
-    error: str | None
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    estimated: int
-    seconds: float
-    first_event_seconds: float | None
-    attempts: int
-    request_id: str
-
-
-class CooldownRow(NamedTuple):
-    """The columns of ``key_rests``. ``until`` is a Unix time in seconds."""
-
-    upstream: str
-    fingerprint: str
-    alias: str
-    cause: str
-    until: float
-
-
-def _insert(table: str, columns: tuple[str, ...]) -> str:
-    return f"INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
-
-
-INSERT_CALL = f"INSERT {_insert('calls', CallRow._fields)}"
-REPLACE_COOLDOWN = f"INSERT OR REPLACE {_insert('key_rests', CooldownRow._fields)}"
-DELETE_COOLDOWN = "DELETE FROM key_rests WHERE upstream = ? AND fingerprint = ?"
-SELECT_COOLDOWNS = f"SELECT {', '.join(CooldownRow._fields)} FROM key_rests"  # noqa: S608 - our own columns
+ROWS_SECONDS = 0.2  # for which rows and settlements gather while many calls ask, unless one of them does not fit
+LEASE_SECONDS = 30.0  # after which a process that has not renewed its lease is dead
+SWEEP_SECONDS = 5.0
+LAST_SECONDS = 0.25  # to wait for another program's lock after ``close`` was called
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,39 +61,115 @@ class LedgerFile(QueuedWriter):
     """The constructor opens the file. Raises StoreError if the file is not ours, is damaged or cannot be opened.
 
     Passing trouble, a lock or a full disk, does not prevent the start. ``close`` writes the rows that wait.
+    ``hold``, ``extend`` and ``alert`` are for one event loop at a time; the other verbs never wait and never raise.
     """
 
     def __init__(
-        self, path: Path, *, busy_seconds: float = BUSY_SECONDS, flush_seconds: float = FLUSH_SECONDS, room: int = ROOM
+        self,
+        path: Path,
+        *,
+        busy_seconds: float = BUSY_SECONDS,
+        flush_seconds: float = FLUSH_SECONDS,
+        room: int = ROOM,
+        lease_seconds: float = LEASE_SECONDS,
+        sweep_seconds: float = SWEEP_SECONDS,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(Policy("torii-store", keeps=True, room=room, batch=BATCH, gather_seconds=flush_seconds))
         self.path = path
+        self.process = uuid4().hex
         self.migrated = ""  # in words, from and to which version
         self._busy_seconds = busy_seconds
         self._lost = 0
         self._full = False
         self._trouble: str | None = None
         self._file: tuple[int, int] | None = None
+        self._used: dict[str, int] = {}
+        self._asks = Asks(self._hasten, self._unwanted)
+        self._taken: list[Asked] = []
+        self._rows_due = 0.0  # of the monotonic clock
+        self._counters = Counters(self.process, lease_seconds=lease_seconds, clock=clock)
+        self._transaction = Transaction(self._counters, self._refused)
+        self._spill = Spill(path, self.process)
+        self._rounds = Rounds(self._counters, self._spill, sweep_seconds, self._unreadable)
         try:
-            self._opened(examine=True).close()
-            self._file = _identity(path)
+            self._opened(examined=True).close()
+            self._file = identity(path)
         except sqlite3.DatabaseError as error:
             if code(error) not in PASSING:
                 raise store_error(error) from None
             self._failed(error)
         self._begin()
 
+    # ---------------------------------------------------------------- limits and budgets
+
+    @property
+    def settled(self) -> list[Callable[[], None]]:
+        """Called on the event loop after a transaction in which a hold was settled or released here."""
+        return self._asks.settled
+
+    def hold(self, hold: Hold) -> asyncio.Future[Decision]:
+        """Takes all charges or none. The future raises StoreError if that is not in the file within 0.5 s; nothing is
+        held then, nor if the future is cancelled."""
+        return self._ask("hold", hold)
+
+    def extend(self, hold: Hold) -> asyncio.Future[Decision]:
+        """Adds charges to the hold of the same call, for a further request to an upstream; else as ``hold``. What does
+        not fit leaves the hold as it was."""
+        return self._ask("extend", hold)
+
+    def settle(self, request_id: str, rows: Sequence[CallRow]) -> None:
+        """Ends a call: its rows are written, its hold ends, and counters have what the rows say. Idempotent."""
+        self._write("settle", (request_id, rows))
+        self._asks.hasten_soon()
+
+    def release(self, request_id: str) -> None:
+        """Gives up the hold of a call that used nothing and has no row."""
+        self._write("release", (request_id,))
+        self._asks.hasten_soon()
+
+    def alert(self, *row: str | int) -> asyncio.Future[bool]:
+        """True if no process has given this alert before: ``row`` has the scope, the unit, the filter, the window's
+        start, the budget's amount and the percent that were passed. The future raises StoreError as in ``hold``."""
+        return self._ask("alert", row)
+
+    def _ask(self, verb: str, what: object) -> asyncio.Future[Any]:
+        if self._closing.is_set():
+            failed = asyncio.get_running_loop().create_future()
+            failed.set_exception(StoreError("it is closed"))
+            return failed
+        return self._asks.ask(verb, what)
+
+    def _unwanted(self, asked: Asked, answer: object) -> None:
+        """Nobody waits for the answer any more."""
+        if asked.verb == "hold" and isinstance(answer, Decision) and answer.refused is None:
+            self._queue.append(("release", (asked.what.request_id, asked.number)))
+            self._hasten()
+
+    # ---------------------------------------------------------------- rows
+
     def record_call(self, row: CallRow) -> None:
-        """Queues a row for the ledger. Never waits, never raises."""
-        self._write(INSERT_CALL, row)
+        """Queues a row of a call without a hold."""
+        self._write("call", row)
+
+    def refuse(self, minute: int, key_id: str, team: str, reason: str) -> None:
+        """Counts a refusal. ``minute`` is a Unix time in minutes; ``team`` is empty for none."""
+        self._write("refuse", (minute, key_id, team, reason))
+
+    def use_key(self, key_id: str, ms: int) -> None:
+        """Notes a key's last use, in Unix milliseconds, to the minute."""
+        minute = ms // 60_000
+        if self._used.get(key_id) != minute:
+            self._used[key_id] = minute
+            self._write("use_key", (minute * 60_000, key_id))
 
     def remember_cooldown(self, row: CooldownRow) -> None:
         """Queues a cooldown, which replaces the key's saved one."""
-        self._write(REPLACE_COOLDOWN, row)
+        self._write("remember_cooldown", row)
 
     def forget_cooldown(self, upstream: str, fingerprint: str) -> None:
         """Queues the deletion of the key's saved cooldown."""
-        self._write(DELETE_COOLDOWN, (upstream, fingerprint))
+        self._write("forget_cooldown", (upstream, fingerprint))
 
     def cooldowns(self) -> list[CooldownRow]:
         """All saved cooldowns. Raises StoreError."""
@@ -135,7 +180,7 @@ class LedgerFile(QueuedWriter):
     def health(self) -> Trouble | None:
         """The trouble with writing the file; None if there is none."""
         what = self._trouble
-        return Trouble(what, self.waiting, self._lost) if what else None
+        return Trouble(what, self.waiting + self._spill.waiting, self._lost) if what else None
 
     def close(self) -> None:
         """Takes no more rows, and writes those that wait, if it can in the time allowed for another program's lock."""
@@ -143,27 +188,31 @@ class LedgerFile(QueuedWriter):
         if self.waiting:
             logger.error("the database: %d rows could not be written before the end", self.waiting)
 
+    # ---------------------------------------------------------------- the file
+
     def _connected(self) -> sqlite3.Connection:
         """A connection to the file at the path, a new one if the file was removed or replaced."""
-        known = self._file == _identity(self.path)
+        known = self._file == identity(self.path)
         if self._writer is not None and not known:
             self._disconnect()
         if self._writer is None:
-            self._writer = self._opened(examine=not known)
-            self._file = _identity(self.path)
+            self._writer = self._opened(examined=not known)
+            self._file = identity(self.path)
         return self._writer
 
-    def _opened(self, *, examine: bool) -> sqlite3.Connection:
+    def _opened(self, *, examined: bool) -> sqlite3.Connection:
         """A connection to the file, which is created if there is none, with all tables of this version."""
-        _make(self.path)
-        connection = sqlite3.connect(self.path, timeout=self._busy_seconds, isolation_level=None)
+        make_file(self.path)
+        # The last try may follow one that has waited for a lock all the time that there is.
+        patience = min(self._busy_seconds, LAST_SECONDS) if self._closing.is_set() else self._busy_seconds
+        connection = sqlite3.connect(self.path, timeout=patience, isolation_level=None)
         try:
-            if _version(connection) and examine:
-                _examine(connection)
-            write_ahead(connection, self._busy_seconds)
+            if version(connection) and examined:
+                examine(connection)
+            write_ahead(connection, patience)
             connection.execute("PRAGMA synchronous=NORMAL")
             self._migrate(connection)
-            if connection.execute(TABLES).fetchone() != (2,):
+            if not complete(connection):
                 raise StoreError("its tables are missing")
         except BaseException:
             connection.close()
@@ -172,13 +221,40 @@ class LedgerFile(QueuedWriter):
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         """Brings the file to this version. Another process may be doing the same."""
-        if _version(connection) == 0:
-            _create(connection)
-        version = _version(connection)
-        if version < VERSION:
-            migrations.run(self.path, self._busy_seconds, done=lambda: _version(connection) == VERSION)
-            self.migrated = f"migrated from version {version} to {VERSION}"
+        if version(connection) == 0:
+            create(connection)
+        before = version(connection)
+        if before < VERSION:
+            migrations.run(self.path, self._busy_seconds, done=lambda: version(connection) == VERSION)
+            self.migrated = f"migrated from version {before} to {VERSION}"
             logger.info("the ledger's file was %s", self.migrated)
+
+    # ---------------------------------------------------------------- the thread
+
+    def _flushed(self) -> bool:
+        self._transaction.left = False
+        return super()._flushed()
+
+    def _due(self) -> bool:
+        return bool(self._asks) or (bool(self._queue) and not self._transaction.left)
+
+    def _committed(self, batch: list[Item]) -> int | None:
+        self._taken = self._asks.take(BATCH)
+        return super()._committed(batch)
+
+    def _transact(self, connection: sqlite3.Connection, batch: list[Item]) -> int:
+        transaction, now = self._transaction, time.monotonic()
+        many = len(self._taken) >= MANY and not self._asks.awaited(now) and not self._closing.is_set()
+        may_leave = bool(batch) and many and now < self._rows_due
+        answers = transaction.commit(connection, batch, self._taken, may_leave=may_leave)
+        self._taken = []
+        self._asks.answer(answers, settled=transaction.settled)
+        if transaction.left:
+            self._arrived.set()
+            return 0
+        if batch:
+            self._rows_due = now + ROWS_SECONDS
+        return len(batch)
 
     def _failed(self, error: Exception) -> None:
         self._file = None  # the next opening examines the file
@@ -186,14 +262,20 @@ class LedgerFile(QueuedWriter):
         if what != self._trouble:
             self._trouble = what
             logger.error("the database cannot be written: %s; rows wait in memory", what)
+        taken, self._taken = self._taken, []
+        self._asks.answer([(asked, StoreError(what)) for asked in taken])
 
     def _succeeded(self) -> None:
         self._full = False
         if self._trouble is not None:
             self._trouble = None
             logger.warning("the database is written again; %d rows were lost", self._lost)
+        if self._spill.waiting:
+            self._rounds.hurry()
 
-    def _overflowed(self) -> None:
+    def _overflowed(self, item: Item) -> None:
+        if self._spill.keep(item):
+            return
         if not self._full:
             self._full = True
             logger.error("the database: the queue of rows is full; further rows are lost")
@@ -203,80 +285,34 @@ class LedgerFile(QueuedWriter):
         self._lost += 1
         logger.error("the database: a row cannot be written: %s", type(error).__name__)
 
+    def _unreadable(self, rows: int) -> None:
+        self._lost += rows
+        logger.error("the database: %d rows in a file beside it cannot be read", rows)
 
-@contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A read-only connection to a file of this version or an older one. Raises StoreError, NoFile without a file."""
-    _find(path)
-    try:
-        uri = f"{path.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
-            _version(connection)
-            yield connection
-    except sqlite3.Error as error:
-        raise store_error(error) from None
+    def _idle(self) -> float | None:
+        """Makes a round if it is due, and if the file is the one that was opened last."""
+        if self._rounds.wait() > 0:
+            return self._rounds.wait()
+        try:
+            if self._file is None or self._file != identity(self.path):
+                self._rounds.fail()
+            elif self._rounds.make(self._connected(), self._transaction, idle=not self._queue):
+                self._asks.answer([], settled=True)
+        except (sqlite3.Error, OSError, StoreError):  # told when a row cannot be written
+            self._rounds.fail()
+            self._disconnect()
+        return self._rounds.wait()
 
-
-def _find(path: Path) -> None:
-    """Raises NoFile if nothing is there, StoreError for anything but a file or if it cannot be examined."""
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        raise NoFile("there is no such file") from None
-    except OSError as error:
-        raise StoreError(reason(error)) from None
-    if not stat.S_ISREG(mode):
-        raise StoreError("it is not a regular file")
-
-
-def _make(path: Path) -> None:
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Only the owner may read the calls. SQLite gives its other files the same mode.
-        make(path)
-    except FileExistsError:
-        raise NoFile("its folder is not a folder") from None
-    except OSError as error:
-        raise NoFile(error.strerror or type(error).__name__) from None
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    """The version of our tables; 0 for an empty file. Raises StoreError for another program's or a newer file."""
-    ((application, version, tables),) = connection.execute(HEADER).fetchall()
-    if application != APPLICATION and (application or version or tables):
-        raise StoreError("it belongs to another program")
-    if version > VERSION:
-        raise StoreError(f"a newer Torii wrote it (version {version}; this Torii knows up to {VERSION})")
-    return int(version)
-
-
-def _examine(connection: sqlite3.Connection) -> None:
-    """Raises StoreError if the file is damaged, as far as a check of CHECK_SECONDS can find."""
-    until = time.monotonic() + CHECK_SECONDS
-    connection.set_progress_handler(lambda: time.monotonic() > until, 10_000)
-    try:
-        found = connection.execute("PRAGMA quick_check(1)").fetchall()
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
-            raise
-        return
-    finally:
-        connection.set_progress_handler(None, 0)
-    if found != [("ok",)]:
-        raise StoreError(WORDS[sqlite3.SQLITE_CORRUPT])
-
-
-def _create(connection: sqlite3.Connection) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    if _version(connection) == 0:
-        for statement in STATEMENTS:
-            connection.execute(statement)
-    connection.execute("COMMIT")
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+    def _last(self) -> None:
+        """What could not be written waits in a file beside this one. The lease ends."""
+        self._rounds.stop()
+        waiting = len(self._queue)
+        while self._queue and self._spill.keep(self._queue[0]):
+            self._queue.popleft()
+        if waiting > len(self._queue):
+            logger.warning("the database: %d rows wait in a file beside it", waiting - len(self._queue))
+        self._spill.release()
+        self._asks.answer([(asked, StoreError("it is closed")) for asked in self._asks.take(len(self._asks))])
+        if self._writer is not None:
+            with suppress(sqlite3.Error):
+                self._transaction.leave(self._writer)

@@ -5,7 +5,20 @@ migrations/ and new_file.py make the same tables; tests/storage compare all thre
 
 from __future__ import annotations
 
-from sqlalchemy import REAL, BigInteger, Column, Double, Index, Integer, MetaData, Table, Text
+from typing import Any
+
+from sqlalchemy import (
+    REAL,
+    BigInteger,
+    Column,
+    ColumnElement,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+)
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 from sqlalchemy.types import TypeEngine
@@ -15,6 +28,12 @@ BIG: TypeEngine[int] = BigInteger().with_variant(Integer, "sqlite")
 FLOAT: TypeEngine[float] = Double().with_variant(REAL, "sqlite")
 
 metadata = MetaData()
+
+
+def _where(condition: ColumnElement[bool]) -> dict[str, Any]:
+    """A partial index, in both databases."""
+    return {"sqlite_where": condition, "postgresql_where": condition}
+
 
 calls = Table(
     "calls",
@@ -37,8 +56,29 @@ calls = Table(
     Column("first_event_seconds", FLOAT),
     Column("attempts", Integer, nullable=False),
     Column("request_id", Text, nullable=False),
+    # Version 4. The defaults are those of rows that an earlier version wrote.
+    Column("kind", Text, nullable=False, server_default="call"),  # call, or cached: no upstream was asked
+    Column("requests", Integer, nullable=False, server_default="1"),  # 1 in one row of each call, 0 in its others
+    Column("key_id", Text),  # the id of a virtual key, the name of a configured caller; null while open
+    Column("team", Text),  # the team's id
+    Column("model_id", Text),  # the model after alias, prefix and case
+    Column("stream", Integer, nullable=False, server_default="0"),  # 0 or 1
+    Column("cached_tokens", BIG, nullable=False, server_default="0"),  # what a cached answer would have cost
+    Column("cost", BIG),  # nano-dollars; null without a price
+    Column("price_date", Text),
+    Column("user", Text),  # the caller's ``user`` field
+    Column("tag", Text),  # the caller's x-torii-tag
+    Column("run_id", Text),
     Index("calls_by_time", "time"),
+    Index("calls_by_request", "request_id"),
 )
+# Only the rows that are looked for, so that the others cost nothing.
+Index("calls_by_key", calls.c.key_id, calls.c.time, **_where(calls.c.key_id.is_not(None)))
+Index("calls_by_team", calls.c.team, calls.c.time, **_where(calls.c.team.is_not(None)))
+Index("calls_by_model", calls.c.model_id, calls.c.time, **_where(calls.c.model_id.is_not(None)))
+Index("calls_by_name", calls.c.model, calls.c.time, **_where(calls.c.model_id.is_(None)))  # of earlier versions
+Index("calls_failed", calls.c.status, calls.c.time, **_where(calls.c.status >= 400))
+Index("calls_cached", calls.c.time, **_where(calls.c.kind == "cached"))
 
 key_rests = Table(
     "key_rests",
@@ -48,6 +88,181 @@ key_rests = Table(
     Column("alias", Text, nullable=False),
     Column("cause", Text, nullable=False),
     Column("until", FLOAT, nullable=False),  # Unix time in seconds
+    sqlite_with_rowid=False,
+)
+
+
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("minute", BIG, primary_key=True),  # Unix time in minutes
+    Column("key_id", Text, primary_key=True),
+    Column("team", Text, primary_key=True),  # empty without a team
+    Column("reason", Text, primary_key=True),  # the limit, as requests_per_minute or tokens/day
+    Column("count", BIG, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# The sums of roll-ups.
+SUMS = ("requests", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "cost")
+MORE = (
+    "asked",  # rows of kind call: an upstream was asked
+    "cached",  # callers' calls of kind cached
+    *("failed", "failed_asked"),  # callers' calls, and rows of kind call, with a status from 400 on
+    *("estimated", "estimated_tokens"),  # rows with an estimate, and their total_tokens
+    "microseconds",  # of the rows of kind call
+)
+
+
+def _rolled(name: str, unit: str, groups: tuple[str, ...], sums: tuple[str, ...]) -> Table:
+    """A table of roll-ups. Groups are empty for null, and ``model`` is model_id, else model."""
+    columns: list[Column[Any]] = [
+        Column(unit, BIG, primary_key=True),
+        *(Column(group, Text, primary_key=True) for group in groups),
+        *(Column(each, BIG, nullable=False) for each in sums),
+    ]
+    return Table(name, metadata, *columns, sqlite_with_rowid=False)
+
+
+# Unix time in quarters of an hour, and in days: whatever the zone, a day there is a day in UTC and a few quarters.
+GROUPS = ("key_id", "team", "model", "endpoint", "upstream", "caller", "key")
+rollups = _rolled("rollups", "quarter", GROUPS, SUMS + MORE)
+rolled_days = _rolled("rolled_days", "day", GROUPS, SUMS + MORE)
+rolled_users = _rolled("rolled_users", "day", ("user",), (*SUMS, "asked"))  # while rows are kept
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("scope", Text, primary_key=True),  # key:ID, team:ID, organization
+    Column("unit", Text, primary_key=True),  # tokens, usd (nano-dollars), requests, calls, runs
+    Column("filter", Text, primary_key=True),  # canonical JSON of a budget's endpoints and models; empty for none
+    Column("since", BIG, primary_key=True),  # Unix time in seconds: the window
+    Column("until", BIG, primary_key=True),
+    Column("spent", BIG, nullable=False),
+    Column("held", BIG, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+seconds = Table(
+    "seconds",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("unit", Text, primary_key=True),  # tokens, requests
+    Column("second", BIG, primary_key=True),  # Unix time
+    Column("amount", BIG, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+processes = Table(
+    "processes",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("until", BIG, nullable=False),  # the end of its lease, Unix time in milliseconds
+    sqlite_with_rowid=False,
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("process", Text, nullable=False),
+    Column("lost", BIG),  # Unix time in milliseconds at which the process was found dead; null while it lives
+    Column("body", Text, nullable=False),  # JSON: the charges, and the row if the process dies
+    sqlite_with_rowid=False,
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("unit", Text, primary_key=True),
+    Column("filter", Text, primary_key=True),
+    Column("since", BIG, primary_key=True),
+    Column("amount", BIG, primary_key=True),  # of the budget
+    Column("percent", Integer, primary_key=True),
+    Column("time", BIG, nullable=False),  # Unix time in milliseconds
+    sqlite_with_rowid=False,
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("team", Text),
+    Column("created_at", BIG, nullable=False),  # Unix time in milliseconds, as in the next ones
+    Column("expires_at", BIG),
+    Column("last_used_at", BIG),
+    Column("revoked_at", BIG),
+    Column("disabled", Integer, nullable=False),  # 0 or 1
+    Column("fields", Text, nullable=False),  # JSON: owner, metadata, allowed_*, limits, budgets, on_disconnect, cache
+    sqlite_with_rowid=False,
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("hash", Text, primary_key=True),  # SHA-256 of the whole key, in hexadecimal
+    Column("key_id", Text, nullable=False),
+    Column("tail", Text, nullable=False),  # the last four characters
+    Column("created_at", BIG, nullable=False),
+    Column("valid_until", BIG),  # the end of the grace after a rotation; null for the present secret
+    sqlite_with_rowid=False,
+)
+
+teams = Table(
+    "teams",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("created_at", BIG, nullable=False),
+    Column("disabled", Integer, nullable=False),
+    Column("fields", Text, nullable=False),  # JSON: limits, budgets, metadata
+    sqlite_with_rowid=False,
+)
+
+management_keys = Table(
+    "management_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("scope", Text, nullable=False),  # admin, read_only, team:ID
+    Column("hash", Text, nullable=False, unique=True),
+    Column("tail", Text, nullable=False),
+    Column("created_at", BIG, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BIG, primary_key=True),
+    Column("time", BIG, nullable=False),
+    Column("actor", Text, nullable=False),  # operator, the name of a management key, or command line
+    Column("address", Text),
+    Column("action", Text, nullable=False),  # key.create, key.edit, key.rotate, team.create, ...
+    Column("object_id", Text, nullable=False),
+    Column("changes", Text, nullable=False),  # JSON, without secrets
+    Index("audit_by_time", "time"),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("key", Text, primary_key=True),  # the header Idempotency-Key
+    Column("request", Text, nullable=False),  # SHA-256 of the actor, the path and the body
+    Column("object_id", Text, nullable=False),
+    Column("time", BIG, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+state = Table(
+    "state",
+    metadata,
+    Column(
+        "name", Text, primary_key=True
+    ),  # keys: how often keys and teams were changed; rolled_up: a row's id; kept_from: ms
+    Column("value", BIG, nullable=False),
     sqlite_with_rowid=False,
 )
 

@@ -21,7 +21,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from .sqlite import OF_A_ROW, StoreError, code
+from .sqlite import StoreError
 
 LONGEST_PAUSE = 5.0  # seconds between two tries to write kept rows
 
@@ -48,8 +48,8 @@ class QueuedWriter(ABC):
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._queue: deque[Statement] = deque()
-        self._arrived, self._closing = threading.Event(), threading.Event()
+        self._queue: deque[Any] = deque()  # statements, or what ``_run`` of a subclass takes
+        self._arrived, self._hurry, self._closing = threading.Event(), threading.Event(), threading.Event()
         self._writer: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._work, name=policy.thread, daemon=True)
 
@@ -64,23 +64,28 @@ class QueuedWriter(ABC):
     def _end(self, seconds: float | None) -> None:
         """Takes no more statements, and waits ``seconds`` for the queue to be written; None is without limit."""
         self._closing.set()
-        self._arrived.set()
+        self._hasten()
         self._thread.join(seconds)
 
     def _write(self, statement: str, row: Row) -> None:
-        """Queues the statement. Never waits, never raises."""
+        """Queues a statement and its row, or another pair that the subclass knows. Never waits, never raises."""
         if self._closing.is_set() or len(self._queue) >= self._policy.room:
-            self._overflowed()
+            self._overflowed((statement, row))
             return
         self._queue.append((statement, row))
         if not self._arrived.is_set():
             self._arrived.set()
 
+    def _hasten(self) -> None:
+        """Wakes the thread, which gathers nothing more."""
+        self._hurry.set()
+        self._arrived.set()
+
     # Hooks of a subclass. The thread calls them; only ``_overflowed`` runs in the thread of a verb's caller.
 
     @abstractmethod
-    def _overflowed(self) -> None:
-        """A statement is lost: the queue is full, or the writer has ended."""
+    def _overflowed(self, item: Statement) -> None:
+        """The queue has no room for it, or the writer has ended."""
 
     @abstractmethod
     def _connected(self) -> sqlite3.Connection:
@@ -94,8 +99,13 @@ class QueuedWriter(ABC):
     def _succeeded(self) -> None:
         """A transaction is in the file."""
 
-    def _refused(self, error: Exception) -> None:  # noqa: B027 - only for kept rows
-        """A row can never be written. It is left out, so that it does not block the others."""
+    def _due(self) -> bool:
+        """True if there is something to write."""
+        return bool(self._queue)
+
+    def _idle(self) -> float | None:
+        """Does what is due at times. Returns the seconds until the next time, None for never. Never raises."""
+        return None
 
     # The thread.
 
@@ -103,56 +113,48 @@ class QueuedWriter(ABC):
         """Kept rows are tried once more after ``_end`` is called."""
         pause, last = self._policy.gather_seconds, False
         while not last:
-            self._arrived.wait()
-            self._arrived.clear()
-            self._closing.wait(pause)
+            if self._arrived.wait(self._idle()):
+                self._arrived.clear()
+                self._hurry.wait(pause)
+                self._hurry.clear()
             last = self._closing.is_set()
             pause = self._policy.gather_seconds if self._flushed() else min(2 * pause, LONGEST_PAUSE)
+        self._last()
         self._disconnect()
+
+    def _last(self) -> None:  # noqa: B027 - only for a file that must be left in some state
+        """The thread ends. Never raises."""
 
     def _flushed(self) -> bool:
         """True if the queue is empty. A statement stays in it until it is in the file or dropped."""
-        while self._queue:
+        while self._due():
             batch = [self._queue[place] for place in range(min(len(self._queue), self._policy.batch))]
-            if not self._committed(batch) and self._policy.keeps:
+            written = self._committed(batch)
+            if written is None and self._policy.keeps:
                 self._arrived.set()
                 return False
-            for _ in batch:
+            for _ in batch[:written]:
                 self._queue.popleft()
         return True
 
-    def _committed(self, batch: list[Statement]) -> bool:
+    def _committed(self, batch: list[Any]) -> int | None:
+        """How many of the batch are in the file, None if the transaction failed."""
         try:
-            self._transact(self._connected(), batch)
-        except (sqlite3.Error, OSError, StoreError) as error:
+            written = self._transact(self._connected(), batch)
+        except (sqlite3.Error, OSError, StoreError, ValueError) as error:
             self._disconnect()
             self._failed(error)
-            return False
+            return None
         self._succeeded()
-        return True
+        return written
 
-    def _transact(self, connection: sqlite3.Connection, batch: list[Statement]) -> None:
+    def _transact(self, connection: sqlite3.Connection, batch: list[Any]) -> int:
+        """Writes what was queued, and returns how much. Raises sqlite3.Error; nothing has changed then."""
         connection.execute("BEGIN IMMEDIATE")
-        try:
-            for statement, rows in _runs(batch):
-                connection.executemany(statement, rows)
-        except (sqlite3.Error, ValueError, OverflowError) as error:
-            if not self._policy.keeps or code(error) not in OF_A_ROW:
-                raise
-            connection.rollback()
-            connection.execute("BEGIN IMMEDIATE")
-            self._one_by_one(connection, batch)
+        for statement, rows in _runs(batch):
+            connection.executemany(statement, rows)
         connection.execute("COMMIT")
-
-    def _one_by_one(self, connection: sqlite3.Connection, batch: list[Statement]) -> None:
-        """Runs the statements singly, and leaves out each row whose error is one of the row itself."""
-        for statement, row in batch:
-            try:
-                connection.execute(statement, row)
-            except (sqlite3.Error, ValueError, OverflowError) as error:
-                if code(error) not in OF_A_ROW:
-                    raise
-                self._refused(error)
+        return len(batch)
 
     def _disconnect(self) -> None:
         if self._writer is not None:
@@ -161,7 +163,7 @@ class QueuedWriter(ABC):
             self._writer = None
 
 
-def _runs(batch: list[Statement]) -> Iterator[tuple[str, Iterator[Row]]]:
+def _runs(batch: list[Any]) -> Iterator[tuple[str, Iterator[Row]]]:
     """Consecutive rows of the same statement, as plain tuples, which the driver binds 1 us faster."""
     for statement, run in groupby(batch, key=itemgetter(0)):
         yield statement, map(tuple, map(itemgetter(1), run))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..core import usage
 from ..core.disconnects import CallerGone, ClientConnection
@@ -13,6 +14,7 @@ from ..core.errors import ToriiError, Unavailable, UpstreamBroken, UpstreamTimeo
 from ..core.types import Call, Event, Json, Target
 from ..core.usage import Tokens
 from ..endpoints.fields import total_usage
+from ..storage.ledger_file import CallRow
 
 # The failures of a stream for which the upstream has reported no error.
 CUT = (UpstreamBroken, UpstreamTimeout, UpstreamTruncated)
@@ -102,6 +104,39 @@ class Use:
             self.pending = [other for other in self.pending if other is not part]
 
 
+class CallAccount(Protocol):
+    """What is held of limits and budgets for one call.
+
+    started   the call's start, in Unix seconds
+    admitted  the call counts as a request
+    extend    holds what a further request for ``part`` may cost at ``target``; False if that does not fit. ``unused``
+              is the target of a request that was not sent, whose part of the hold is used for this one
+    bound     the most tokens, and nano-dollars, that the requests to an upstream can cost; None if that is unknown
+    settle    the call has ended, and ``rows`` are what it cost; the hold ends
+    """
+
+    @property
+    def started(self) -> float: ...
+    @property
+    def admitted(self) -> bool: ...
+
+    async def extend(self, record: CallRecord, part: Call, target: Target, unused: Target | None) -> bool: ...
+    def bound(self, upstream: str) -> tuple[int, int | None] | None: ...
+    def settle(self, rows: Sequence[CallRow]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """Whom the ledger names for a call: the public id of the key and its team, and the call's tag as sent."""
+
+    key_id: str | None = None
+    team: str | None = None
+    tag: str | None = None
+
+
+NOBODY = Payer()
+
+
 def added(before: Json | None, reported: Json | None) -> Json | None:
     return total_usage([before, reported]) if before and reported else reported or before
 
@@ -114,6 +149,8 @@ class CallRecord:
     ``uses`` are the upstreams that were asked, by name; ``current`` is the last of them. ``hit`` is the target of a
     cached or shared answer, ``free`` the usage of an answer without cost, ``error`` what went wrong. ``cache`` is how
     much of the answer was cached: hit, partial, miss or off; None for a call that the cache does not handle.
+    ``cached_tokens`` is what the cached part would have cost. ``model_id`` is the model's own id, None before the route
+    is known. ``account`` is what is held for the call, None for a caller without limits.
     """
 
     request_id: str
@@ -128,7 +165,11 @@ class CallRecord:
     error: ToriiError | None = None
     free: Json | None = None
     cache: str | None = None
+    cached_tokens: int = 0
     seconds: float | None = None
+    payer: Payer = NOBODY
+    model_id: str | None = None
+    account: CallAccount | None = None
     recorder: Recorder | None = field(default=None, repr=False)
 
     def timed_out(self) -> UpstreamTimeout:
@@ -169,11 +210,6 @@ class CallRecord:
             use.last = reported
             if error is not None:
                 use.cut(self.call, error)
-
-    def take(self, other: CallRecord) -> None:
-        """Moves the requests made for ``other`` to this record."""
-        self.uses, self.current = other.uses, other.current
-        other.uses, other.current, other.hit = {}, None, other.target
 
     def end(self, status: int, error: ToriiError | None = None) -> None:
         """Ends the call for its caller and settles it, once. Synchronous, so that no cancellation can come in between;

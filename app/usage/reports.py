@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from ..core.types import Json
-from ..storage.queries import GROUPED, SUMS, Span, first_time, last_calls, sums_of
+from ..storage.queries import GROUPED, OF_UPSTREAMS, Span, first_time, last_calls, sums_of
 
-GROUPS = tuple(GROUPED)
-COUNTS = tuple(name for name in SUMS if name != "seconds")
+GROUPS = GROUPED
+NANO = 1_000_000_000
 _DAY = timedelta(days=1)
 _UNITS = {"d": _DAY, "h": timedelta(hours=1), "m": timedelta(minutes=1)}
 
@@ -37,15 +36,24 @@ def _milliseconds(time: datetime | None) -> int | None:
 def totals(path: Path, period: Period, by: Sequence[str] = ()) -> list[Json]:
     """The totals of each group, those with the most tokens first, days in order; without ``by`` one for all calls.
 
+    ``calls`` are callers' calls, of which the cache answered ``cached``. By upstream or its key they are the calls that
+    asked it: a call that went to two upstreams counts in both, a cached one in none. ``cost`` is in dollars.
+
     Raises StoreError, as do the other functions that read the ledger.
     """
-    return [_whole(sums) for sums in sums_of(path, period.span, by)]
+    of_upstreams = not OF_UPSTREAMS.isdisjoint(by)
+    found = [
+        {**{name: sums[name] for name in by}, **_whole(sums, of_upstreams)} for sums in sums_of(path, period.span, by)
+    ]
+    if by and by[0] == "day":
+        return sorted(found, key=lambda row: str(row["day"]))
+    return sorted(found, key=lambda row: (-row["total_tokens"], -row["calls"], str(by and row[by[0]])))
 
 
 def calls(path: Path, period: Period, most: int) -> list[Json]:
     """The last ``most`` rows, the latest last."""
     found = reversed(last_calls(path, period.span, most))
-    return [{**call, "time": moment(call["time"]), "estimated": bool(call["estimated"])} for call in found]
+    return [_call(call) for call in found]
 
 
 def first(path: Path) -> str | None:
@@ -78,7 +86,30 @@ def when(text: str, now: datetime, *, end: bool = False) -> datetime:
         ) from None
 
 
-def _whole(sums: Json) -> Json:
+def dollars(nano: int) -> str:
+    """Nano-dollars as a decimal string of dollars, without needless zeros."""
+    whole, rest = divmod(abs(nano), NANO)
+    text = f"{whole}.{rest:09}".rstrip("0").rstrip(".")
+    return f"-{text}" if nano < 0 else text
+
+
+def _call(row: Json) -> Json:
+    cost = None if row["cost"] is None else dollars(row["cost"])
+    flags = {"estimated": bool(row["estimated"]), "stream": bool(row["stream"])}
+    return {**row, "time": moment(row["time"]), "cost": cost, **flags}
+
+
+def _whole(sums: Json, of_upstreams: bool) -> Json:
     """The sums with counts as integers: the query sums floats, since integers might overflow."""
-    counted: dict[str, Any] = {name: int(sums[name]) for name in COUNTS}
-    return {**sums, **counted, "seconds": round(sums["seconds"] or 0.0, 3)}
+    counted = {name: int(value) for name, value in sums.items() if isinstance(value, float)}
+    calls, failed = ("asked", "failed_asked") if of_upstreams else ("requests", "failed")
+    return {
+        "calls": counted[calls],
+        "failed": counted[failed],
+        "cached": counted["cached"],
+        **{name: counted[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens")},
+        "cost": dollars(counted["cost"]),
+        "estimated_calls": min(counted["estimated"], counted[calls]),
+        "estimated_tokens": counted["estimated_tokens"],
+        "seconds": round(counted["microseconds"] / 1_000_000 / max(counted["asked"], 1), 3),
+    }

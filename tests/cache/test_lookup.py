@@ -568,10 +568,10 @@ async def test_a_leader_who_leaves_does_not_take_the_call_with_him(upstream: Scr
         answers = await asyncio.gather(*followers)
         records = await gateway.ended(3)
     assert gate.asked == 1
-    # The first caller who is still there pays for the call.
-    assert sorted(told(response) for response in answers) == [("hit", 0, 15), ("miss", 15, None)]
-    assert [record.status for record in records] == [499, 200, 200]
-    assert records[0].usage is None
+    # The first caller pays for the call.
+    assert [told(response) for response in answers] == [("hit", 0, 15), ("hit", 0, 15)]
+    [first] = [record for record in records if record.status == 499]
+    assert first.usage == {"total_tokens": 15}
     assert all(isinstance(item["embedding"], str) for response in answers for item in response.json()["data"])
 
 
@@ -635,7 +635,7 @@ async def fly(
     async with flight:
         if flight.leads:
             flight.result = await work(record)
-    return flight.result, flight.pays
+    return flight.result, flight.leads
 
 
 async def test_a_call_that_was_given_up_is_not_joined() -> None:
@@ -674,13 +674,17 @@ async def test_a_call_that_was_given_up_is_not_joined() -> None:
 
 
 def rows(path: Path) -> list[tuple[Any, ...]]:
-    """Status, tokens, whether they are an estimate, and attempts of each ledger row."""
-    return read(path, "SELECT status, total_tokens, estimated, attempts FROM calls ORDER BY id")
+    """Status, tokens, whether they are an estimate, and attempts of each ledger row of a call that was paid for; the
+    tokens are those that it would have cost for one that was not, in negative."""
+    paid = "CASE kind WHEN 'cached' THEN -cached_tokens ELSE total_tokens END"
+    return read(path, f"SELECT status, {paid}, estimated, attempts FROM calls ORDER BY id")
 
 
-async def test_a_row_of_the_ledger_is_a_call_that_was_paid_for(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """Cache hits have no row. Of calls that shared one upstream call, one has a row, even if the first caller has
-    left."""
+async def test_each_answer_has_a_row_and_one_of_those_that_share_it_pays(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Cached and shared answers have a row without cost. Of calls that shared one upstream call the first one pays,
+    even if its caller has left."""
     gate = Gate()
     gate.open.set()
     upstream.plays(gate)
@@ -707,7 +711,9 @@ async def test_a_row_of_the_ledger_is_a_call_that_was_paid_for(upstream: Scripte
                 call.cancel()
             records = await gateway.ended(8)
             gate.open.set()
-    assert rows(path) == [(200, 15, 0, 1), (200, 5, 0, 1), (200, 5, 0, 1), (499, 0, 1, 1)]
+    found = rows(path)
+    assert found[:3] == [(200, 15, 0, 1), (200, -15, 0, 0), (200, 5, 0, 1)]
+    assert sorted(found[3:]) == [(200, -5, 0, 0), (200, -5, 0, 0), (499, 0, 1, 1), (499, 5, 0, 1)]
     assert [record.reached for record in records].count(True) == 4
 
 
@@ -776,9 +782,10 @@ async def test_a_follower_who_stays_is_drained_when_he_leaves(upstream: Scripted
         await until(lambda: len(disconnects.going_on) == 1)
         gate.open.set()
         records = await gateway.ended(2)
+        records = sorted(records, key=lambda record: record.caller)
         assert [(record.caller, record.status, record.reached, record.usage) for record in records] == [
-            ("ann", 499, False, None),
-            ("bob", 499, True, {"total_tokens": 15}),
+            ("ann", 499, True, {"total_tokens": 15}),
+            ("bob", 499, False, {"total_tokens": 0, "cached_tokens": 15}),
         ]
         assert told(await ask(gateway, authorization="Bearer a-key-of-ann-0123456789"))[0] == "hit"
 

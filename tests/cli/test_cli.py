@@ -22,9 +22,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from app import __version__
 from app.cli import tables as report
+from app.cli.main import main
 from app.upstreams.catalogue import CATALOGUE
 
 from ..conftest import AIHUBMIX_KEY, JINA_KEY, WITH_CURL, ScriptedUpstream, replies
@@ -150,22 +152,37 @@ def test_help_names_the_commands_and_what_to_try_first(tmp_path: Path) -> None:
           -h, --help     Show this message and exit.
 
         Commands:
-          check        Check the configuration and print the result.
-          healthcheck  Check that the gateway on this machine is alive.
-          models       List the models and their features.
-          reload       Make the running gateway reload its configuration.
-          serve        Run the gateway until Ctrl+C or SIGTERM.
-          upstreams    Print the state of each upstream key of the running gateway.
-          usage        Print calls and tokens from the ledger.
+          audit            List who changed keys and teams.
+          calls            List calls and refusals from the ledger.
+          check            Check the configuration and print the result.
+          db               Upgrade and check the ledger's file.
+          healthcheck      Check that the gateway on this machine is alive.
+          keys             Create, list, change and revoke callers' keys.
+          ledger           Check the ledger.
+          management-keys  Create, list and delete keys for the operator's API.
+          models           List the models and their features.
+          prices           Print prices, and the models that have none.
+          reload           Make the running gateway reload its configuration.
+          serve            Run the gateway until Ctrl+C or SIGTERM.
+          teams            Create, list, change and delete teams.
+          upstreams        Print the state of each upstream key.
+          usage            Print calls, tokens and dollars from the ledger.
         """
     )
 
 
-@pytest.mark.parametrize("command", ["serve", "check", "models", "upstreams", "reload", "healthcheck", "usage"])
-def test_the_help_of_each_command_has_an_example(command: str, tmp_path: Path) -> None:
-    text = torii(command, "--help", cwd=tmp_path).stdout
-    assert text.startswith(f"Usage: torii {command} [OPTIONS]\n")
-    assert re.search(r"^  Example.*:\n    \S", text, re.M)
+def every_command(group: Any = main, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if hasattr(command, "commands"):
+            yield from every_command(command, (*path, name))
+
+
+@pytest.mark.parametrize("command", list(every_command()), ids=" ".join)
+def test_the_help_of_each_command_has_an_example(command: tuple[str, ...]) -> None:
+    text = CliRunner().invoke(main, [*command, "--help"], prog_name="torii").stdout
+    assert text.startswith(f"Usage: torii {' '.join(command)} [OPTIONS]")
+    assert re.search(rf"^  Example.*:(\n    \S.*)*\n    .*\b{' '.join(command)}\b", text, re.M)
 
 
 def test_without_a_command_the_help_is_shown(tmp_path: Path) -> None:
@@ -215,6 +232,7 @@ def test_the_banner_says_what_a_person_wants_to_know_and_its_curl_line_works(tmp
                 f"  Base URL  http://127.0.0.1:{running.port}/v1",
                 "  Callers   anyone on this machine, with any key or none; no caller keys are set",
                 f"  Docs      http://127.0.0.1:{running.port}/docs",
+                "  Operator  none; with TORII_OPERATOR_KEY set, keys, limits and a ledger can be tried",
                 "  Sandbox   built-in stand-ins answer, from made-up data: no network, no cost, no real results",
                 "",
                 f"  {'UPSTREAM':8}  {'BASE URL':{wide}}  KEY",

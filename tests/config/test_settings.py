@@ -384,7 +384,8 @@ def test_loopback_is_this_machine_only(host: str, loopback: bool) -> None:
 def test_a_gateway_open_to_others_does_not_start(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
     said = (
         "other machines can reach this address and, without callers, could spend your upstream keys. "
-        "Set TORII_CALLER_KEY or callers, or generate_caller_key: true for a random key, or host: 127.0.0.1"
+        "Set TORII_CALLER_KEY or callers, or TORII_OPERATOR_KEY to create keys while the gateway runs (with a ledger), "
+        "or generate_caller_key: true for a random key, or host: 127.0.0.1"
     )
     assert mistakes(host="0.0.0.0") == [f"command line: host: {said}"]
     assert mistakes(write("\nhost: 0.0.0.0")) == [f"torii.yaml:2: host: {said}"]
@@ -447,7 +448,8 @@ def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:
         "torii.yaml:8: timeouts.idle_seconds: must be more than 0",
         "torii.yaml:11: callers[0].key: must have at least 16 characters; generate one with `openssl rand -hex 24`",
         "torii.yaml:12: callers[1].name: is missing",
-        "torii.yaml:12: callers[1].nam: unknown key; did you mean name? Allowed: name, sha256, on_disconnect, key",
+        "torii.yaml:12: callers[1].nam: unknown key; did you mean name? Allowed: name, sha256, limits, on_disconnect, "
+        "key, budgets",
         "torii.yaml:13: callers[1].key: must be text; put it in quotes",
         "torii.yaml:14: callers[2]: must have either a key or a sha256",
         "torii.yaml:15: callers[3]: sha256 must be 64 hexadecimal digits, as `printf %s KEY | sha256sum` prints them",
@@ -749,7 +751,7 @@ def test_a_secrets_directory_that_is_none_and_json_that_is_none(monkeypatch: pyt
 
 def test_mistakes_on_the_command_line() -> None:
     assert short(mistakes(port=-1, zzz="red")) == [
-        "command line: zzz: unknown key; Allowed: workers, ...",
+        "command line: zzz: unknown key; Allowed: time_zone, ...",
         "command line: port: must be at least 0",
     ]
 

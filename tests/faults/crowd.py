@@ -49,12 +49,13 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A call. Its ``texts`` are in no other call, so no cache has them."""
+    """A call. Its ``texts`` are in no other call, so no cache has them. ``key`` is the caller's, none by default."""
 
     kind: Kind
     texts: tuple[str, ...]
     model: str = ""
     more: dict[str, Any] = field(default_factory=dict)
+    key: str = ""
 
     @property
     def body(self) -> dict[str, Any]:
@@ -72,6 +73,7 @@ class Ask:
     def request(self) -> bytes:
         body = msgspec.json.encode(self.body)
         head = f"POST {PATHS[self.kind]} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        head += f"authorization: Bearer {self.key}\r\n" if self.key else ""
         return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -134,9 +136,9 @@ class Told:
         return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
-def asks(kind: Kind, count: int, model: str = "", *, inputs: int = 1, **more: Any) -> list[Ask]:
+def asks(kind: Kind, count: int, model: str = "", *, inputs: int = 1, key: str = "", **more: Any) -> list[Ask]:
     """``count`` calls, each with ``inputs`` texts of its own."""
-    return [Ask(kind, tuple(f"text {next(_numbers)}" for _ in range(inputs)), model, more) for _ in range(count)]
+    return [Ask(kind, tuple(f"text {next(_numbers)}" for _ in range(inputs)), model, more, key) for _ in range(count)]
 
 
 async def crowd(port: int, calls: Sequence[Ask], at_once: int | None = None) -> list[Told]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +20,12 @@ from app.gateway.build import (
     build_upstreams,
     hosts,
     in_sandbox,
+    open_ledger,
     secrets,
     with_caller_key,
 )
 from app.routing.limits import RateLimits
+from app.storage.sqlite import StoreError
 from app.upstreams import AIHubMix, Jina, OpenAICompatible
 from app.upstreams.catalogue import CATALOGUE
 
@@ -142,7 +145,7 @@ def test_callers_by_key_by_hash_and_the_default_one() -> None:
         )
     )
     for letter, name in (("a", "a"), ("b", "b"), ("c", "default")):
-        assert callers.check({b"api-key": [f"0123456789abcdef-{letter}".encode()]}) == Caller(name)
+        assert callers.check({b"api-key": [f"0123456789abcdef-{letter}".encode()]}) == Caller(name, name)
     with pytest.raises(Unauthorized):
         callers.check({b"authorization": [b"Bearer "]})
     assert build_callers(settings()).open
@@ -214,4 +217,20 @@ def test_a_random_key_is_made_only_where_it_is_asked_for_and_needed() -> None:
     made, key = with_caller_key(settings(host="0.0.0.0", generate_caller_key=True))
     assert key is not None
     assert key not in repr(made)
-    assert build_callers(made).check({b"x-api-key": [key.encode()]}) == Caller("default")
+    assert build_callers(made).check({b"x-api-key": [key.encode()]}) == Caller("default", "default")
+
+
+def test_a_gateway_that_cannot_see_its_keys_does_not_start_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    file = tmp_path / "torii" / "torii.db"
+    file.mkdir(parents=True)
+    with pytest.raises(StoreError, match="it is not a regular file"):
+        open_ledger(settings())
+    closed = settings(caller_key="0123456789abcdef-c")
+    assert open_ledger(closed)[1].startswith("none, calls are not recorded:")
+    file.rmdir()
+    file.parent.rmdir()
+    file.parent.touch()
+    assert open_ledger(settings())[1].startswith("none, calls are not recorded:")

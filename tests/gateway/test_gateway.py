@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from app import __version__
+from app.callers.keys import Caller
 from app.core.disconnects import DisconnectPolicy
 from app.core.types import EmbeddingsCall
 from app.gateway.admission import Admission, Load, Reservation
@@ -669,13 +670,13 @@ async def test_the_operator_says_what_becomes_of_system_messages(
 
 async def test_a_sink_that_fails_takes_no_room() -> None:
     def refuse(admitted: Reservation) -> None:
-        admitted.begin(EmbeddingsCall(model="m", body={}), "id")
+        admitted.begin(EmbeddingsCall(model="m", body={}))
         raise RuntimeError
 
     def fails(record: CallRecord) -> None:
         raise OSError("no")
 
     admission = Admission(Load(), 1, Recorder(fails), DisconnectPolicy())
-    with pytest.raises(OSError, match="no"), admission.admit("ann") as admitted:
+    with pytest.raises(OSError, match="no"), admission.admit(Caller("ann"), "id") as admitted:
         refuse(admitted)
     assert (admission.load.calls, admission.calls) == (0, 0)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from app.callers.keys import Callers, digest
+from app.callers.keys import Caller, Callers, KnownKey, digest
 from app.core.errors import (
     BodyTooSlow,
     InvalidRequest,
@@ -249,7 +249,7 @@ def _upstream(status: int, body: Json, headers: dict[str, str] | None = None, de
 
 def failures() -> dict[int, dict[str, Example]]:
     """The examples of errors: by status and name, each with its summary."""
-    callers = Callers([("team", digest("a key of this gateway"))])
+    callers = Callers([KnownKey(digest("a key of this gateway"), Caller("team"))])
     return {
         401: {
             "missing": ("No key", refused(lambda: callers.check({}))),

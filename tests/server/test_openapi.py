@@ -26,6 +26,7 @@ from app.endpoints.rerank import Rerank
 from app.endpoints.token_ids import decoder
 from app.server import openapi
 from app.server.app import HOT, PATHS, create_app
+from app.server.books import NO_LEDGER
 from app.upstreams.catalogue import CATALOGUE
 from app.upstreams.deepsearch import EFFORTS, IGNORED, PARAMETERS, PLACES, deepsearch_body
 
@@ -465,6 +466,16 @@ def test_every_example_of_a_refused_body_is_what_the_gateway_says_of_it() -> Non
 def test_a_gateway_that_shuts_down_is_shown() -> None:
     operation = DOCUMENT["paths"]["/readyz"]["get"]
     assert envelopes(operation, "503") == {"draining": examples.NOT_READY.envelope()}
+
+
+def test_a_gateway_without_a_ledger_is_shown() -> None:
+    (envelope,) = envelopes(DOCUMENT["paths"]["/v1/usage"]["get"], "503").values()
+    assert envelope["detail"] == NO_LEDGER
+
+
+def test_the_example_of_a_callers_usage_fits_its_schema() -> None:
+    content = DOCUMENT["paths"]["/v1/usage"]["get"]["responses"]["200"]["content"]["application/json"]
+    assert mistakes(content["schema"]["$ref"].rpartition("/")[2], content["example"]) == []
 
 
 def test_every_status_400_is_an_invalid_request() -> None:

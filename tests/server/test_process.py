@@ -451,3 +451,83 @@ async def test_a_limit_too_small_for_the_workers_is_a_mistake(tmp_path: Path) ->
         "torii: the configuration has a mistake:\n  config.yaml:6: upstreams.jina.limits.concurrency: "
         "must be at least 4, one for each worker; or set fewer workers\n",
     )
+
+
+# ---------------------------------------------------------------- the operator's API
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_operators_api_reloads_all_processes_and_says_what_changed(
+    workers: int, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    key = "operator-key-0123456789"
+    given = {"workers": workers, "operator_key": key, "ledger": {"path": str(tmp_path / "ledger.db")}}
+
+    async def reload() -> httpx.Response:
+        return await running.client.post("/admin/v1/reload", headers={"authorization": f"Bearer {key}"})
+
+    async with program(tmp_path, upstream.url, **given) as running:
+        if workers > 1:
+            await running.ready(workers)
+        unchanged = await reload()
+        assert (unchanged.status_code, unchanged.json()["changed"]) == (200, [])
+        running.configure(upstream.url, **given, models={"mine": "jina-embeddings-v3"}, docs="off")
+        changed = (await reload()).json()
+        assert (changed["object"], changed["changed"], changed["restart"]) == ("reload", ["models.mine"], ["docs"])
+        assert {await running.model("mine") for _ in range(4 * workers)} == {200}
+        running.configure(upstream.url, **given, max_attempts=0)
+        wrong = await reload()
+        assert (wrong.status_code, wrong.json()["error"]["code"]) == (409, "invalid_configuration")
+        assert "max_attempts: must be at least 1" in wrong.json()["detail"]
+        assert await running.model("mine") == 200
+
+
+async def test_a_key_that_one_process_creates_is_soon_admitted_by_all(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    operator = {"authorization": "Bearer operator-key-0123456789", "connection": "close"}
+    given = {"operator_key": "operator-key-0123456789", "ledger": {"path": str(tmp_path / "ledger.db")}}
+    async with program(tmp_path, upstream.url, workers=2, **given) as running:
+        await running.ready(2)
+        made = (await running.client.post("/admin/v1/keys", json={"name": "a"}, headers=operator)).json()
+        mine = {"authorization": f"Bearer {made['secret']}", "connection": "close"}
+
+        async def statuses(path: str, headers: dict[str, str]) -> set[int]:
+            return {(await running.client.get(path, headers=headers)).status_code for _ in range(20)}
+
+        # The operator's API reads the file, so that every process shows the key at once.
+        assert await statuses(f"/admin/v1/keys/{made['id']}", operator) == {200}
+        began = asyncio.get_running_loop().time()
+        while await statuses("/v1/usage", mine) != {200}:
+            assert asyncio.get_running_loop().time() - began < SECONDS
+        await running.client.delete(f"/admin/v1/keys/{made['id']}", headers=operator)
+        while await statuses("/v1/usage", mine) != {401}:
+            assert asyncio.get_running_loop().time() - began < SECONDS
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_operator_may_have_a_port_of_its_own(
+    workers: int, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    own, key = free_port(), "operator-key-0123456789"
+    given = {"operator_key": key, "operator_port": own, "ledger": {"path": str(tmp_path / "ledger.db")}}
+    headers = {"authorization": f"Bearer {key}"}
+    async with program(tmp_path, upstream.url, workers=workers, **given) as running:
+        for path in ("/admin/v1/keys", "/admin/upstreams", "/admin/v1/openapi.json"):
+            there = await running.client.get(f"http://127.0.0.1:{own}{path}", headers=headers)
+            here = await running.client.get(path, headers=headers)
+            assert (there.status_code, here.status_code) == (200, 404)
+        reloaded = await running.client.post(f"http://127.0.0.1:{own}/admin/v1/reload", headers=headers)
+        assert reloaded.json()["changed"] == []
+        command = ("upstreams", "--config", "config.yaml", "--json")
+        shown = await asyncio.to_thread(torii, *command, cwd=tmp_path, TORII_PORT=str(running.port))
+        assert '"jina"' in shown.stdout, shown.stderr
+
+
+async def test_an_operators_port_that_is_taken_ends_the_start(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(
+        configuration(upstream.url, operator_port=int(upstream.url.rpartition(":")[2]))
+    )
+    ended = await asyncio.to_thread(torii, "serve", "--port", "0", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "operator_port: cannot listen on 127.0.0.1 port" in ended.stderr

@@ -136,9 +136,10 @@ async def test_a_body_that_need_not_be_there_may_be_empty(gateway: RunningGatewa
 @pytest.mark.parametrize(
     ("query", "param", "message"),
     [
-        ("limit=0", "limit", "limit must be at least 1"),
-        ("limit=many", "limit", "limit must be a whole number"),
-        ("kind=paper", "kind", "kind must be 'wood' or 'stone'"),
+        ("limit=0", "limit", "limit must be at least 1; it is '0'"),
+        ("limit=many", "limit", "limit must be a whole number; it is 'many'"),
+        ("kind=paper", "kind", "kind must be 'wood' or 'stone'; it is 'paper'"),
+        ("kinds=stone", "kinds", "kinds: unknown parameter; did you mean kind? Allowed: kind, limit"),
     ],
 )
 async def test_a_wrong_parameter_is_a_400_of_ours(
@@ -198,4 +199,4 @@ async def test_fastapis_own_form_of_a_refusal_is_not_described_either(gateway: R
     contents = openapi.contents(app.routes)
     assert "ValidationError" not in str(contents)
     responses = contents["paths"]["/admin/gates"]["post"]["responses"]
-    assert sorted(responses) == ["201", "401", "403", "404", "405", "500"]
+    assert sorted(responses) == ["201", "400", "401", "403", "404", "405", "500", "503"]

@@ -9,7 +9,10 @@ from typing import Any
 from .callers import Journal, Told
 from .configurations import AGAIN
 
-QUERY = "SELECT request_id, upstream, caller, status, error, time, seconds, total_tokens, estimated FROM calls"
+QUERY = (
+    "SELECT request_id, upstream, caller, status, error, time, seconds, total_tokens, estimated FROM calls "
+    "WHERE kind = 'call' AND upstream <> ''"
+)
 # Time for the gateway to notice that a caller has left, on a machine with other work.
 LEAVING_SECONDS = 3.0
 # A few requests may get lost on their way: the connection was being closed, or could not be made in time. A machine

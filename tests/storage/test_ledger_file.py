@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from app.storage.ledger_file import LedgerFile
+from app.storage.ledger_file import CooldownRow, LedgerFile
 from app.storage.new_file import VERSION
 from app.storage.queries import first_time
 from app.storage.sqlite import NoFile, StoreError
@@ -88,9 +88,7 @@ async def test_rows_wait_while_another_program_locks_the_file(tmp_path: Path) ->
         await until(lambda: file.health is None)
 
 
-async def test_what_does_not_fit_in_the_queue_is_lost_and_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_does_not_fit_in_the_queue_waits_in_a_file_beside_the_ledger(tmp_path: Path) -> None:
     path = tmp_path / "torii.db"
     with ledger(path, room=10) as file:
         with another(path) as other:
@@ -99,10 +97,48 @@ async def test_what_does_not_fit_in_the_queue_is_lost_and_counted(
             await until(lambda: file.health is not None)
             trouble = file.health
             assert trouble is not None
+            assert (trouble.waiting, trouble.lost) == (15, 0)
+            ((spill, mode),) = [(each, each.stat().st_mode & 0o777) for each in tmp_path.glob("torii.db.spill-*")]
+            assert mode == 0o600
+            other.execute("ROLLBACK")
+        await until(lambda: sorted(noted(path), key=int) == [str(number) for number in range(15)])
+        await until(lambda: not spill.exists())
+
+
+async def test_what_fits_neither_in_the_queue_nor_in_a_file_is_lost_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "torii.db"
+    with ledger(path, room=10) as file:
+        with another(path) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            note(file, *map(str, range(10)))
+            for _ in range(5):
+                file.record_call(call(key=object()))
+            await until(lambda: file.health is not None)
+            trouble = file.health
+            assert trouble is not None
             assert (trouble.waiting, trouble.lost) == (10, 5)
             other.execute("ROLLBACK")
         await until(lambda: noted(path) == [str(number) for number in range(10)])
     assert sum("queue of rows is full" in record.message for record in caplog.records) == 1
+
+
+async def test_what_cannot_be_written_before_the_end_is_written_at_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "torii.db"
+    with ledger(path) as file:
+        note(file, "a")
+    with another(path) as other:
+        with ledger(path) as file:
+            other.execute("BEGIN EXCLUSIVE")
+            note(file, *map(str, range(3000)))
+        other.execute("ROLLBACK")
+    assert noted(path) == ["a"]
+    assert len(list(tmp_path.glob("torii.db.spill-*"))) == 1
+    with ledger(path):
+        await until(lambda: not list(tmp_path.glob("torii.db.spill-*")))
+    assert noted(path) == ["a", *map(str, range(3000))]
+    assert read(path, "SELECT * FROM state") == []
 
 
 async def test_a_lock_at_the_start_is_waited_for(tmp_path: Path) -> None:
@@ -135,10 +171,13 @@ async def test_a_row_that_can_never_be_written_does_not_hold_up_the_others(
         note(file, "a")
         for values in bad:
             file.record_call(call(**values))
+        file.remember_cooldown(CooldownRow("jina", "a", "a", "refused", None))  # type: ignore[arg-type]
+        file.remember_cooldown(CooldownRow("jina", "b", "b", "refused", 1.5))
         note(file, "b")
         await until(lambda: noted(path) == ["a", "b"])
+        assert [cooldown.alias for cooldown in file.cooldowns()] == ["b"]
         assert file.health is None
-    assert sum("a row cannot be written" in message for message in caplog.messages) == len(bad)
+    assert sum("a row cannot be written" in message for message in caplog.messages) == len(bad) + 1
 
 
 async def test_a_file_that_somebody_removes_is_made_again(tmp_path: Path) -> None:
@@ -251,7 +290,7 @@ def test_one_file_is_made_by_many_at_once(tmp_path: Path, caplog: pytest.LogCapt
 WRITER = """
 import sys
 from pathlib import Path
-from app.storage.ledger_file import LedgerFile
+from app.storage.ledger_file import CooldownRow, LedgerFile
 from tests.ledger import call
 
 file = LedgerFile(Path(sys.argv[1]), flush_seconds=0.001)

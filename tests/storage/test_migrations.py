@@ -29,6 +29,7 @@ from app.storage.ledger_file import CooldownRow, LedgerFile
 from app.storage.migrations.__main__ import FOLDER, migrate
 from app.storage.new_file import VERSION
 from app.storage.sqlite import StoreError
+from app.storage.verify import verify
 
 from ..cli.test_cli import SECONDS, environment, serving, torii
 from ..conftest import JINA_KEY, until
@@ -36,8 +37,11 @@ from ..ledger import call, read
 
 ROOT = Path(__file__).parents[2]
 RELEASED = {path.stem: path for path in sorted((Path(__file__).parent / "released").glob("*.sql"))}
-VERSIONS = {"ee8a298": 1, "08cbd93": 2, "a8b3aae": 2}
-CALLS, RESTS = "SELECT * FROM calls ORDER BY id", "SELECT * FROM key_rests ORDER BY upstream"
+VERSIONS = {"ee8a298": 1, "08cbd93": 2, "a8b3aae": 2, "2f3fb8a": 3}
+COLUMNS = "time, caller, endpoint, model, upstream, upstream_model, key, status, error, prompt_tokens, "
+COLUMNS += "completion_tokens, total_tokens, estimated, seconds, first_event_seconds, attempts, request_id"
+CALLS, RESTS = f"SELECT id, {COLUMNS} FROM calls ORDER BY id", "SELECT * FROM key_rests ORDER BY upstream"
+ADDED = "SELECT requests, kind, stream, cached_tokens, key_id, team, cost, model_id FROM calls ORDER BY id"
 each_release = pytest.mark.parametrize("release", RELEASED)
 
 
@@ -45,11 +49,9 @@ def released(path: Path, release: str = "a8b3aae", calls: int = 0) -> Path:
     """A ledger file as the commit ``release`` wrote it, with ``calls`` more calls."""
     with closing(sqlite3.connect(path)) as file:
         file.executescript(RELEASED[release].read_text(encoding="utf-8"))
-        row = "time, caller, endpoint, model, upstream, upstream_model, key, status, error, prompt_tokens, "
-        row += "completion_tokens, total_tokens, estimated, seconds, first_event_seconds, attempts, request_id"
         file.execute(
             f"WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {calls}) "
-            f"INSERT INTO calls ({row}) SELECT {row} FROM calls, n WHERE id = 1 AND {calls} > 0"
+            f"INSERT INTO calls ({COLUMNS}) SELECT {COLUMNS} FROM calls, n WHERE id = 1 AND {calls} > 0"
         )
         file.commit()
     return path
@@ -89,6 +91,23 @@ def test_an_older_file_becomes_this_versions_without_loss(release: str, tmp_path
     assert (version(path), read(path, "SELECT * FROM alembic_version")) == (VERSION, [(f"{VERSION:04}",)])
     with ledger(path) as file:
         assert file.migrated == ""
+
+
+@each_release
+def test_each_call_of_an_older_file_counts_once(release: str, tmp_path: Path) -> None:
+    """The third call has two rows, of which the last counts."""
+    path = released(tmp_path / "torii.db", release)
+    new(path)
+    unknown = ("call", 0, 0, None, None, None, None)
+    assert read(path, ADDED) == [(1, *unknown), (1, *unknown), (0, *unknown), (1, *unknown)]
+
+
+def test_verify_says_that_a_file_is_too_old(tmp_path: Path) -> None:
+    path = released(tmp_path / "torii.db", "2f3fb8a")
+    with pytest.raises(StoreError, match="an older Torii wrote it"):
+        verify(path)
+    new(path)
+    assert verify(path) == []
 
 
 # ---------------------------------------------------------------- one schema
@@ -131,7 +150,7 @@ def test_a_new_file_and_a_migrated_one_have_the_same_tables(release: str, tmp_pa
     else:
         migrate(released(tmp_path / "old.db", release), 1.0)
     assert shape(tmp_path / "old.db") == shape(tmp_path / "new.db")
-    assert set(shape(tmp_path / "new.db")) == {"calls", "key_rests", "alembic_version"}
+    assert set(shape(tmp_path / "new.db")) == {*schema.metadata.tables, "alembic_version"}
 
 
 def test_the_statements_of_a_new_file_are_those_of_the_schema() -> None:
@@ -272,12 +291,12 @@ from pathlib import Path
 from alembic import op
 import sqlalchemy as sa
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 
 def upgrade():
-    op.add_column("calls", sa.Column("cost", sa.BigInteger))
-    op.execute("UPDATE calls SET cost = total_tokens")
+    op.add_column("calls", sa.Column("slow", sa.BigInteger))
+    op.execute("UPDATE calls SET slow = total_tokens")
     op.drop_table("key_rests")
     (Path(__file__).parent / "reached").touch()
     threading.Event().wait()
@@ -292,7 +311,7 @@ async def test_a_migration_that_is_ended_in_the_midst_leaves_the_old_file(end: s
     path = released(tmp_path / "torii.db", calls=20_000)
     folder = tmp_path / "migrations"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "v4_slow.py").write_text(SLOW)
+    (folder / "versions" / "v5_slow.py").write_text(SLOW)
     calls, before = read(path, CALLS), shape(path)
     command = [sys.executable, "-c", MIGRATES, str(path), str(folder)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)

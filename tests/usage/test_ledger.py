@@ -119,6 +119,18 @@ async def test_a_row_says_who_called_what_where_and_how_it_went(books: Books, up
         "first_event_seconds": None,
         "attempts": 1,
         "request_id": response.headers["x-request-id"],
+        "kind": "call",
+        "requests": 1,
+        "key_id": None,
+        "team": None,
+        "model_id": "jina-embeddings-v3",
+        "stream": 0,
+        "cached_tokens": 0,
+        "cost": None,
+        "price_date": None,
+        "user": None,
+        "tag": None,
+        "run_id": None,
     }
 
 

@@ -20,7 +20,7 @@ import pytest
 from app.core.usage import answered, size
 from app.storage.ledger_file import CallRow, LedgerFile
 from app.storage.new_file import VERSION
-from app.usage.reports import when
+from app.usage.reports import Period, totals, when
 
 from ..cli.test_cli import SECONDS, serving, torii
 from ..conftest import JINA_KEY, ScriptedUpstream, replies, until
@@ -80,6 +80,31 @@ def test_it_groups_by_several_words(ledger: dict[str, Any]) -> None:
     ]
 
 
+def test_it_counts_callers_calls_and_what_each_upstream_was_asked(tmp_path: Path) -> None:
+    """A call that went to two upstreams is one call, and an answer from the cache is none of an upstream."""
+    path = kept(
+        tmp_path / "torii.db",
+        call(request_id="a", status=502, requests=0, total_tokens=0, prompt_tokens=0, team="t", cost=0),
+        call(request_id="a", upstream="aihubmix", key="aihubmix", team="t", cost=12_345_000),
+        call(request_id="b", kind="cached", total_tokens=0, prompt_tokens=0, cached_tokens=900, seconds=0.0),
+    )
+    place: dict[str, Any] = {"cwd": tmp_path, "TORII_LEDGER__PATH": str(path)}
+    assert torii("usage", "--by", "team", **place).stdout == dedent(
+        """\
+        TEAM  CALLS  FAILED  CACHED  PROMPT  OUTPUT  TOKENS    COST $  SECONDS
+        t         1       0           1,000       0   1,000  0.012345     0.50
+        -         1       0       1       0       0       0               0.00
+        all       2       0       1   1,000       0   1,000  0.012345     0.50
+        """
+    )
+    asked = {row["upstream"]: row for row in totals(path, Period(), ["upstream"])}
+    assert [(asked["jina"][name], asked["aihubmix"][name]) for name in ("calls", "failed", "cached")] == [
+        (1, 1),
+        (1, 0),
+        (1, 0),
+    ]
+
+
 def test_it_prints_numbers_for_programs(ledger: dict[str, Any]) -> None:
     done = torii("usage", "--by", "caller", "--since", "2026-11-21", "--until", "2026-11-21", "--json", **ledger)
     printed = msgspec.json.decode(done.stdout)
@@ -88,9 +113,12 @@ def test_it_prints_numbers_for_programs(ledger: dict[str, Any]) -> None:
         "caller": "bob",
         "calls": 1,
         "failed": 1,
+        "cached": 0,
         "prompt_tokens": 1000,
         "completion_tokens": 500,
         "total_tokens": 1500,
+        "cached_tokens": 0,
+        "cost": "0",
         "estimated_calls": 1,
         "estimated_tokens": 1500,
         "seconds": 60.25,
@@ -139,7 +167,7 @@ def test_it_says_where_there_is_nothing(ledger: dict[str, Any], tmp_path: Path) 
         (
             ["--by", "week"],
             {"HOME": "."},
-            "--by must be one of caller, model, upstream, key, endpoint, day; not 'week'.",
+            "--by must be one of caller, model, upstream, key, endpoint, day, team, key_id; not 'week'.",
         ),
     ],
 )

@@ -1,14 +1,30 @@
-"""The operator's routes: one module for each resource, whose ``router`` is included here.
+"""The operator's API: one module for each resource, whose ``router`` is included here.
 
-The routes exist only if an operator key is set, and callers' keys do not open them. They are not in the OpenAPI
-document, which is for callers.
+It exists only if there is an operator key or a management key, and callers' keys do not open it. It has an OpenAPI
+document of its own, under the operator's key; the one at /openapi.json is for callers.
 """
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
-from . import upstreams
+from . import audit, calls, document, keys, limits, management_keys, reload, teams, upstreams, usage
 
-router = APIRouter(prefix="/admin", include_in_schema=False)
-router.include_router(upstreams.router)
+v1 = APIRouter(prefix="/admin/v1")
+for resource in (
+    keys.router,
+    *(teams.seen, teams.changed),
+    limits.router,
+    usage.router,
+    calls.router,
+    upstreams.router,
+    management_keys.router,
+    audit.router,
+    reload.router,
+):
+    v1.include_router(resource)
+
+router = APIRouter(include_in_schema=False)
+router.include_router(upstreams.router, prefix="/admin")
+router.include_router(v1)
+router.include_router(document.of(v1), prefix="/admin/v1")

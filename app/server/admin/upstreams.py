@@ -1,4 +1,7 @@
-"""GET /admin/upstreams: the state, the calls in flight and the used limits of each upstream key."""
+"""GET /admin/v1/upstreams, and /admin/upstreams of earlier versions.
+
+The state, the calls in flight and the used limits of each upstream key.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +46,15 @@ class UpstreamKeys(BaseModel):
     data: list[UpstreamKey]
 
 
-router = APIRouter(route_class=OperatorRoute)
+router = APIRouter(route_class=OperatorRoute, tags=["upstreams"])
 
 
-@router.get("/upstreams", operation_id="admin_upstreams")
+@router.get(
+    "/upstreams",
+    operation_id="upstreams",
+    summary="The upstreams' keys",
+    response_description="All keys.",
+)
 async def upstreams(now: InForce) -> UpstreamKeys:
     """One entry for each key, in the order of the upstreams."""
     rows = [row for pool in now.pools.values() for row in pool.state()]

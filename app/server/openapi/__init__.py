@@ -1,6 +1,7 @@
 """The OpenAPI document of /docs and /openapi.json: reviewed files for the hot paths, FastAPI's output for its routes.
 
-The files are parts of one document and are merged in order. They are read when the document is first requested.
+The files are parts of one document and are merged in order. They are read when the document is first requested. The
+operator's API has a document of its own, whose beginning is in OPERATOR_FILE.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ...core.types import Json
 from ...endpoints import ENDPOINTS, Endpoint
 
 FILES = ("gateway.yaml", "embeddings.yaml", "rerank.yaml", "chat.yaml", "own.yaml", "failures.yaml")
+OPERATOR_FILE = "operator.yaml"
 
 # FastAPI's validation error, which no route sends: the gateway's error envelope replaces it.
 _UNUSED_STATUS = "422"
@@ -27,20 +29,39 @@ CALLER_KEY: list[Json] = [{"bearer": []}, {"api-key": []}, {"x-api-key": []}]
 
 def contents(routes: Sequence[BaseRoute]) -> Json:
     """The document without version and address; ``routes`` are the application's."""
-    described = get_openapi(title="", version="", routes=routes)
-    for item in described["paths"].values():
-        for operation in item.values():
-            operation["responses"].pop(_UNUSED_STATUS, None)
-    for name in _UNUSED_SCHEMAS:
-        described["components"]["schemas"].pop(name, None)
+    described = _described(routes)
     found: Json = {}
     for name in FILES:
-        found = merged(found, msgspec.yaml.decode((files(__package__ or "") / name).read_bytes()))
+        found = merged(found, _read(name))
     for endpoint in ENDPOINTS.values():
         for path in endpoint.paths:
             if path not in found["paths"]:
                 found["paths"][path] = {endpoint.method.lower(): _undescribed(endpoint, path, found)}
     return merged(found, {part: described[part] for part in ("paths", "components")})
+
+
+def operator_contents(routes: Sequence[BaseRoute]) -> Json:
+    """The document of the operator's API without its version; ``routes`` are those of the API."""
+    common, failures = _read("gateway.yaml")["components"], _read("failures.yaml")["components"]
+    said = merged({"components": {**common, "schemas": failures["schemas"]}}, _read(OPERATOR_FILE))
+    described = _described(routes)
+    return merged(said, {part: described[part] for part in ("paths", "components")})
+
+
+def _described(routes: Sequence[BaseRoute]) -> Json:
+    """What FastAPI says of the routes, without the validation error that none of them sends."""
+    found: Json = get_openapi(title="", version="", routes=routes)
+    for item in found["paths"].values():
+        for operation in item.values():
+            operation["responses"].pop(_UNUSED_STATUS, None)
+    for name in _UNUSED_SCHEMAS:
+        found["components"]["schemas"].pop(name, None)
+    return found
+
+
+def _read(name: str) -> Json:
+    found: Json = msgspec.yaml.decode((files(__package__ or "") / name).read_bytes())
+    return found
 
 
 def document(contents: Json, version: str, address: str) -> Json:

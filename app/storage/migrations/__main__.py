@@ -17,6 +17,7 @@ from sqlalchemy.pool import StaticPool
 from ..sqlite import code
 
 FOLDER = Path(__file__).parent
+CACHE_KILOBYTES = 65_536  # for indexes over many rows
 BY_ALEMBIC = 3  # the first version with Alembic's own table; earlier ones have user_version only
 
 
@@ -37,6 +38,7 @@ def migrate(path: Path, busy_seconds: float, folder: Path = FOLDER) -> None:
     """Migrates the file to the last version in ``folder``, in one transaction. Creates no file."""
     uri = f"{path.absolute().as_uri()}?mode=rw"
     with closing(sqlite3.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None)) as driver:
+        driver.execute(f"PRAGMA cache_size = -{CACHE_KILOBYTES}")
         engine = create_engine("sqlite://", creator=lambda: driver, poolclass=StaticPool)
         event.listen(engine, "begin", _begin)
         with engine.begin() as connection:

@@ -1,0 +1,181 @@
+"""The created keys in memory: a call looks up no file.
+
+A thread looks at the file's change number twice a second, and reads the keys again when it has risen. While the file
+cannot be read, the last known keys hold.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+from weakref import WeakSet
+
+from ..storage.key_records import KeySnapshot, ManagementRecord, change_number, current, snapshot
+from ..storage.sqlite import StoreError, store_error
+
+logger = logging.getLogger("torii.keys")
+
+POLL_SECONDS = 0.5
+BUSY_SECONDS = 1.0
+
+
+class View(Protocol):
+    """What is made of the keys; it is told all of them at each change, in any thread."""
+
+    def adopt(self, found: KeySnapshot) -> None: ...
+
+
+def mark(path: Path) -> Path:
+    """An empty file beside the ledger at ``path``, which is there since a gateway saw keys in it."""
+    return path.with_name(f"{path.name}.had-keys")
+
+
+class Registry:
+    """The keys of the file at ``path``; without a path there are none. The constructor reads them.
+
+    Once there were keys, the file ``mark`` says so, even if the ledger is lost.
+
+    ``now`` are all keys, teams and management keys. ``loaded``: the file was read since the start, or there was none.
+    ``trouble``: why the file cannot be read now, None if it can.
+    """
+
+    def __init__(self, path: Path | None = None, poll_seconds: float = POLL_SECONDS) -> None:
+        self.path = path
+        self.now = KeySnapshot()
+        self.loaded = path is None
+        self.trouble: str | None = None
+        self._poll_seconds = poll_seconds
+        self._any = path is not None and mark(path).exists()
+        self._hashes: Mapping[str, ManagementRecord] = {}
+        self._views: WeakSet[View] = WeakSet()
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._thread: threading.Thread | None = None
+        self.refresh()
+        self._disconnect()  # until the thread begins
+        if path is not None and self._any and self.loaded and not self.now.keys:
+            logger.warning(
+                "%s has no keys, but had some: the gateway stays closed until one is created, or until %s is removed",
+                *(path, mark(path)),
+            )
+
+    @property
+    def created(self) -> bool:
+        """True if a key was ever created, revoked ones included, or if nobody can tell."""
+        return self._any or not self.loaded
+
+    def start(self) -> None:
+        """Look at the file from now on, in a thread."""
+        if self.path is not None and self._thread is None:
+            self._thread = threading.Thread(target=self._watch, name="torii-keys", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread, and closes the file."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._lock:
+            self._disconnect()
+
+    def refresh(self) -> None:
+        """Reads the keys if they have changed: so a change made in this process is seen at once. Never raises. Waits
+        for the file, so it belongs in a thread while calls are served."""
+        if self.path is None:
+            return
+        with self._lock:
+            try:
+                found = self._read(self.path)
+            except (sqlite3.Error, OSError, StoreError, ValueError, TypeError) as error:
+                self._disconnect()
+                self._file = None  # another file may come, even with the same inode and change number
+                self._failed(error)
+                return
+            self._told(None)
+            if found is not None or not self.loaded:
+                self.loaded = True
+                self._put(found or self.now)
+
+    def watch(self, view: View) -> None:
+        """Keep ``view`` up to date from now on."""
+        with self._lock:
+            self._views.add(view)
+            view.adopt(self.now)
+
+    def management(self, digest: bytes) -> ManagementRecord | None:
+        """The management key with this SHA-256."""
+        return self._hashes.get(digest.hex())
+
+    def _watch(self) -> None:
+        while not self._closing.wait(self._poll_seconds):
+            self.refresh()
+
+    def _read(self, path: Path) -> KeySnapshot | None:
+        """The keys; None if they have not changed. Raises as sqlite3 does, and OSError without a file."""
+        status = path.stat()
+        file = (status.st_dev, status.st_ino)
+        if self._connection is None or file != self._file:
+            self._disconnect()
+            uri = f"{path.absolute().as_uri()}?mode=ro"
+            self._connection = sqlite3.connect(
+                uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+        if file == self._file and change_number(self._connection) == self.now.number:
+            return None
+        if not current(self._connection):
+            raise StoreError("it is of another version")
+        self._connection.execute("BEGIN")  # all selects see one moment
+        found = snapshot(self._connection)
+        self._connection.execute("COMMIT")
+        if self.now.number and not found.number:  # a new ledger in place of one that was removed
+            raise StoreError("a file without keys is in its place")
+        self._file = file
+        return found
+
+    def _put(self, found: KeySnapshot) -> None:
+        if found.keys and not self._any:
+            self._any = True
+            self._remember()
+        self._hashes = {record.hash: record for record in found.management.values()}
+        self.now = found
+        for view in list(self._views):
+            view.adopt(found)
+
+    def _remember(self) -> None:
+        """Leave a file that outlives the ledger: a gateway whose ledger was lost must not be open after a restart."""
+        if self.path is not None:
+            try:
+                mark(self.path).touch(mode=0o600)
+            except OSError as error:
+                logger.warning("%s cannot be created: %s", mark(self.path), error.strerror)
+
+    def _failed(self, error: Exception) -> None:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        if missing and not self.loaded:
+            self.loaded = True
+            self._put(self.now)
+        if missing and not self._any:
+            self._told(None)
+        else:
+            self._told("there is no such file" if missing else str(store_error(error)))
+
+    def _told(self, trouble: str | None) -> None:
+        if trouble != self.trouble:
+            self.trouble = trouble
+            if trouble:
+                logger.error("the keys cannot be read: %s; the last known ones hold", trouble)
+            else:
+                logger.warning("the keys are read again")
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None

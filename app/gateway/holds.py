@@ -1,0 +1,327 @@
+"""What a call holds of the limits and budgets of its caller, their team and the organization.
+
+count     for a cached or shared answer: the request
+hold      before the first byte goes to an upstream: all that may be used, in one step
+extend    before a further request of the same call, at that upstream's price
+settle    with the end of the record: what was held becomes what the ledger's rows say
+
+A caller without limits has none of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from ..callers.calendar import Calendar
+from ..callers.keys import Caller
+from ..callers.limits import Demand, Scope, charges, headers, refusal
+from ..core.errors import StorageUnavailable, ToriiError
+from ..core.types import Call, ChatCall, Target
+from ..storage.counters import balances
+from ..storage.holds import Balance, Charge, Decision, Hold
+from ..storage.ledger_file import CallRow, LedgerFile
+from ..storage.sqlite import StoreError
+from ..usage.bounds import Bound
+from ..usage.bounds import bound as bound_of
+from ..usage.ledger import Ledger, price_of
+from ..usage.prices import Prices
+from ..usage.record import CallRecord
+from .alerts import Alerts
+from .own_limits import OwnLimits
+from .runs import METERED, RunBudgets
+
+LOOK_SECONDS = 0.25  # between two decisions on a call that waits for other calls to settle
+AWAY_SECONDS = 1.0  # in which a store that failed is not asked again
+
+LARGEST = 2**53  # the number of inputs of a request without a limit
+NOTHING = Bound(0, 0)
+FITS = Decision(None, False, ())
+UNDECIDED: tuple[tuple[Charge, ...], Decision] = ((), FITS)
+
+
+class Settlements:
+    """Wakes the calls of a process that wait for others to settle."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def __call__(self) -> None:
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def next(self, seconds: float) -> None:
+        """Returns after the next settlement, or after ``seconds``."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiter)
+        try:
+            await asyncio.wait([waiter], timeout=seconds)
+        finally:
+            self._waiting.discard(waiter)
+            waiter.cancel()
+
+
+@dataclass(slots=True, kw_only=True)
+class Holds:
+    """The holds of the calls of one configuration.
+
+    ``ledger`` None: there is no store. ``wait_seconds``: the time from its start in which a call may wait for others to
+    settle. ``passes``: calls with budgets pass while the store is away. ``unpriced``: callers with budgets in dollars
+    may use a model without a price. ``alerts`` see each decision, and each overrun.
+    """
+
+    ledger: Ledger | None
+    calendar: Calendar
+    prices: Prices
+    runs: RunBudgets = field(default_factory=RunBudgets)
+    own: OwnLimits = field(default_factory=OwnLimits)
+    settlements: Settlements = field(default_factory=Settlements)
+    wait_seconds: float = 4.0
+    passes: bool = False
+    unpriced: bool = False
+    alerts: Alerts | None = None
+    away_until: float = field(default=0.0, repr=False)
+
+    @property
+    def store(self) -> Ledger | None:
+        """The ledger; None if there is none, or if its file has failed just now."""
+        return None if time.monotonic() < self.away_until else self.ledger
+
+    def most(self, part: Call, target: Target) -> Bound:
+        """The most that the requests for ``part`` to ``target`` can cost."""
+        price = price_of(self.prices, target)
+        bound = bound_of(part, target.model, price, self.runs.factor)
+        if price is None or not price.per_call or bound.cost is None or not part.endpoint.inputs:
+            return bound
+        requests = -(-len(part.body[part.endpoint.inputs]) // (target.model.max_inputs or LARGEST))
+        return bound._replace(cost=bound.cost + (requests - 1) * price.per_call)
+
+
+class CallHold:
+    """What is held for one call, by its request id. ``admitted``: the call counts as a request."""
+
+    __slots__ = (
+        *("_away", "_caller", "_held", "_holds", "_latest", "_open", "_owned", "_shown"),
+        *("_until", "admitted", "request_id", "started", "upstreams"),
+    )
+
+    def __init__(self, holds: Holds, caller: Caller, request_id: str) -> None:
+        self.admitted = False
+        self.request_id = request_id
+        self.upstreams: dict[str, Bound] = {}  # what the requests to each may cost, added up
+        self._holds = holds
+        self._caller = caller
+        self.started = time.time()
+        self._until = time.monotonic() + holds.wait_seconds
+        self._shown = self._latest = UNDECIDED
+        self._held = NOTHING
+        self._open = self._away = False
+        self._owned: tuple[Charge, ...] = ()
+
+    async def count(self, record: CallRecord) -> None:
+        """Holds the request, once: all that a cached or shared answer takes. Raises as ``hold``."""
+        try:
+            while not self.admitted and not await self._fits(record, None, NOTHING):
+                await self._wait()
+        except ToriiError as error:
+            error.own = True
+            raise
+
+    async def hold(self, record: CallRecord, part: Call, target: Target) -> None:
+        """Holds all that the requests for ``part`` may use at ``target``, and the request if it is not held yet. A
+        DeepSearch run gets a budget that fits, in a new ``record.call``.
+
+        Waits while the call would fit if others settled for less than they hold. Raises LimitExceeded,
+        BudgetExhausted, StorageUnavailable, InvalidRequest and ModelNotPriced, which are the caller's own.
+        """
+        try:
+            run = target.model.deepsearch
+            metered = run and any(map(is_metered, self._caller.scopes))
+            if metered:
+                record.connection.prepaid = True
+                part = record.call = self._holds.runs.of(part)
+            elif part.stream and not run and isinstance(part, ChatCall):
+                part = record.call = _with_usage(part)
+            whole, bound = part, self._holds.most(part, target)
+            while not await self._fits(record, target, bound, run=run):
+                smaller = self._holds.runs.smaller(part, *self._latest) if metered else None
+                if smaller is None:
+                    await self._wait()
+                part = record.call = smaller or whole  # more may be left by now
+                bound = self._holds.most(part, target)
+        except ToriiError as error:
+            error.own = True
+            raise
+        self.upstreams[target.upstream.name] = bound
+
+    async def extend(self, record: CallRecord, part: Call, target: Target, unused: Target | None) -> bool:
+        """Holds what a further request for ``part`` may cost at ``target``; False if that does not fit. ``unused``: the
+        target of a request that was not sent, whose part of the hold is used for this one."""
+        bound = more = self._holds.most(part, target)
+        free = NOTHING if unused is None else self._holds.most(part, unused)
+        if unused is not None:
+            more = _less(bound, free)
+        try:
+            if not await self._fits(record, target, more):
+                return False
+        except ToriiError:
+            return False
+        if unused is not None:
+            name = unused.upstream.name
+            self.upstreams[name] = _less(self.upstreams.get(name, NOTHING), free)
+        self._add(target, bound)
+        return True
+
+    def bound(self, upstream: str) -> tuple[int, int | None] | None:
+        """The most tokens and nano-dollars of the requests to an upstream; None if nobody knows."""
+        held = self.upstreams.get(upstream)
+        return None if held is None or held.tokens is None else (held.tokens, held.cost)
+
+    def settle(self, rows: Sequence[CallRow]) -> None:
+        """The call has ended, and the rows are what it has cost; without rows nothing was used."""
+        if self._holds.ledger is not None:
+            self._settle(self._holds.ledger.file, rows)
+        self._open = False
+        if rows and self._holds.alerts is not None:
+            self._compare(self._holds.alerts, rows)
+        if self._owned:
+            self._holds.own.end(self._owned)
+            self._owned = ()
+
+    def _settle(self, file: LedgerFile, rows: Sequence[CallRow]) -> None:
+        if not self._open:
+            for row in rows:
+                file.record_call(row)
+        elif rows:
+            file.settle(self.request_id, rows)
+        else:
+            file.release(self.request_id)
+
+    def _compare(self, alerts: Alerts, rows: Sequence[CallRow]) -> None:
+        """Tells if the call was billed more than was held for it."""
+        tokens, cost = rows[0].total_tokens, rows[0].cost or 0
+        for row in rows[1:]:
+            tokens, cost = tokens + row.total_tokens, cost + (row.cost or 0)
+        held = self._held
+        over = held.tokens is not None and tokens > held.tokens
+        if not over and (held.cost is None or cost <= held.cost):
+            return
+        if any(map(is_metered, self._caller.scopes)):
+            unit, most, billed = ("tokens", held.tokens, tokens) if over else ("usd", held.cost, cost)
+            alerts.overrun(self.request_id, f"key:{self._caller.id}", unit, most or 0, billed)
+
+    async def headers(self) -> dict[str, str]:
+        """The headers of an answer: what was left at the decision, or now if there was none."""
+        charged, decision = self._shown
+        if not decision.balances and (ledger := self._holds.store) is not None:
+            demand = Demand("", "", NOTHING)
+            limits = charges(self._caller.scopes, self._holds.calendar, self.started, demand)
+            charged = tuple([charge._replace(amount=0) for charge in limits if "/" not in charge.name])
+            decision = FITS._replace(
+                balances=await asyncio.to_thread(_read, ledger.file.path, charged) if charged else ()
+            )
+        return headers(charged, decision, time.time()) if decision.balances else {}
+
+    async def _fits(self, record: CallRecord, target: Target | None, bound: Bound, *, run: bool = False) -> bool:
+        """True if the bound is held now, and the request if it was not held yet; False if nothing more is held. Raises
+        ToriiError if there can be no decision."""
+        holds, first = self._holds, not self.admitted
+        demand = Demand(record.call.endpoint.name, record.model_id or "", bound, int(first), run, holds.unpriced)
+        charged = charges(self._caller.scopes, holds.calendar, self.started, demand)
+        if not charged:
+            decision = FITS
+        elif self._away or (ledger := holds.store) is None:
+            charged, decision = self._decided_here(charged)
+        else:
+            begun, self._open = self._open, True  # what is decided while this task is cancelled has to be released too
+            hold = Hold(self.request_id, int(self.started * 1000), charged, ledger.draft(record, target, bound))
+            try:
+                decision = await (ledger.file.extend(hold) if begun else ledger.file.hold(hold))
+                self._open = begun or decision.refused is None
+            except StoreError:
+                holds.away_until = time.monotonic() + AWAY_SECONDS
+                self._away = not begun
+                charged, decision = self._decided_here(charged)
+        self._latest = charged, decision
+        if first:
+            self._shown = self._latest
+            self.admitted = decision.refused is None
+        if holds.alerts is not None:
+            holds.alerts.told(charged, decision)
+        if decision.refused is not None:
+            return False
+        self._held = bound if self._held is NOTHING else _plus(self._held, bound)
+        return True
+
+    def _decided_here(self, charged: tuple[Charge, ...]) -> tuple[tuple[Charge, ...], Decision]:
+        """The decision without the store. Raises StorageUnavailable if a budget is charged."""
+        if not self._holds.passes and any("/" in charge.name and charge.amount for charge in charged):
+            raise StorageUnavailable
+        limits = tuple(charge for charge in charged if "/" not in charge.name)
+        own, decision = self._holds.own.take(limits)
+        if decision.refused is None:
+            self._owned += own
+        return own, decision
+
+    async def _wait(self) -> None:
+        """Waits until the latest decision may be another. Raises its refusal if there is no time left, or no use."""
+        charged, decision = self._latest
+        assert decision.refused is not None
+        seconds = self._until - time.monotonic()
+        if decision.waits and seconds > 0 and not any(map(_is_final, charged, decision.balances)):
+            await self._holds.settlements.next(min(LOOK_SECONDS, seconds))
+            return
+        now, reason = time.time(), charged[decision.refused].name
+        if self._holds.ledger is not None:
+            self._holds.ledger.file.refuse(int(now) // 60, self._caller.id or "", self._caller.team or "", reason)
+        raise refusal(self._caller.scopes, charged, decision, now)
+
+    def _add(self, target: Target, bound: Bound) -> None:
+        name = target.upstream.name
+        self.upstreams[name] = _plus(self.upstreams.get(name, NOTHING), bound)
+
+
+def _with_usage(call: ChatCall) -> ChatCall:
+    """The call, which asks the upstream for the usage of its stream."""
+    if call.include_usage:
+        return call
+    options = {**(call.body.get("stream_options") or {}), "include_usage": True}
+    return replace(call, body={**call.body, "stream_options": options}, hides_usage=True)
+
+
+def is_metered(scope: Scope) -> bool:
+    """True if the scope limits tokens or dollars."""
+    limits = scope.limits
+    if limits.tokens_per_minute is not None or limits.tokens_per_day is not None:
+        return True
+    return any(budget.unit in METERED for budget in scope.budgets)
+
+
+def _is_final(charge: Charge, balance: Balance) -> bool:
+    """True if the charge does not fit, and no settlement changes that: a request that is held is spent."""
+    return charge.unit == "requests" and balance.spent + balance.held + charge.amount > charge.limit
+
+
+def _read(path: Path, charged: Sequence[Charge]) -> tuple[Balance, ...]:
+    try:
+        return tuple(balances(path, charged))
+    except StoreError:
+        return ()
+
+
+def _plus(one: Bound, other: Bound) -> Bound:
+    tokens = None if one.tokens is None or other.tokens is None else one.tokens + other.tokens
+    return Bound(tokens, None if one.cost is None or other.cost is None else one.cost + other.cost)
+
+
+def _less(bound: Bound, unused: Bound) -> Bound:
+    """What is missing of the bound if ``unused`` is held already."""
+    tokens = None if bound.tokens is None else max(bound.tokens - (unused.tokens or 0), 0)
+    cost = None if bound.cost is None else max(bound.cost - (unused.cost or 0), 0)
+    return Bound(tokens, cost, bound.field)

@@ -1,0 +1,75 @@
+"""What is left of limits and budgets, as callers and the operator read it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from ..callers.accounts import ORGANIZATION
+from ..callers.calendar import Calendar
+from ..callers.limits import Scope
+from ..callers.standing import counted, standing
+from ..core.types import Json
+from ..storage.counters import balances
+from ..storage.holds import Balance
+from ..storage.used import used_scopes
+from .forms import Moment
+
+FEW = 3  # scopes, as of one key
+UNUSED = Balance(0, 0, None)
+
+
+class LimitState(BaseModel):
+    """A limit. A day is a calendar day in the gateway's time zone, a minute is any 60 seconds."""
+
+    limit: str = Field(examples=["tokens_per_minute"])
+    amount: int
+    used: int = Field(description="What calls used, and what open calls hold.")
+    remaining: int
+    resets_at: Moment | None = Field(description="When all of it is free again; null if nothing says so.")
+
+
+class BudgetState(BaseModel):
+    """A budget in its present window. Dollars are decimal numbers in text."""
+
+    unit: str
+    window: str
+    amount: int | str
+    spent: int | str
+    held: int | str = Field(description="What open calls hold; what they do not use comes back.")
+    remaining: int | str
+    resets_at: Moment | None = Field(description="The end of the window; null for `total`.")
+    endpoints: list[str] | None = Field(description="The endpoints that it counts; null for all.")
+    models: list[str] | None = Field(description="The models that it counts; null for all.")
+
+
+class Standing(BaseModel):
+    """What is left of the limits and budgets of a key, a team or the organization."""
+
+    scope: str = Field(description="`key`, `team` or `organization`.")
+    id: str
+    name: str
+    limits: list[LimitState]
+    budgets: list[BudgetState]
+
+
+def scope_or_empty(scopes: Iterable[Scope], scope: str, name: str) -> Scope:
+    """The scope with the id ``scope``; without limits and budgets if it is not among ``scopes``."""
+    return next((each for each in scopes if each.id == scope), Scope(scope, name))
+
+
+def left(path: Path, scopes: Sequence[Scope], calendar: Calendar) -> list[Json]:
+    """A ``Standing`` of each scope. Reads the ledger's file. Raises StoreError."""
+    now = time.time()
+    charges = [counted(scope, calendar, now) for scope in scopes]
+    # A counter that there is not yet is summed up from the ledger, which takes some milliseconds each.
+    used = used_scopes(path) | {ORGANIZATION} if len(scopes) > FEW else {scope.id for scope in scopes}
+    asked = [charge for each in charges for charge in each if charge.scope in used]
+    found = dict(zip(asked, balances(path, asked), strict=True))
+    return [
+        standing(scope, each, [found.get(charge, UNUSED) for charge in each])
+        for scope, each in zip(scopes, charges, strict=True)
+    ]

@@ -1,0 +1,244 @@
+"""What becomes of old rows: they are rolled up, and deleted when they were kept for long enough.
+
+    Retention, a daemon thread -> keep_up every few seconds, tidy every hour
+
+Each step is a transaction of a few milliseconds, with a pause after it, so that the ledger's writer gets in between.
+One process at a time tidies the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from .new_file import APPLICATION, VERSION
+from .rollups import QUARTER, SET_STATE, forget_ids, step
+from .sqlite import reason
+
+logger = logging.getLogger("torii.retention")
+
+DAY_SECONDS = 86_400
+AUDIT_DAYS = 400
+STEP = 200  # rows of one transaction
+PAUSE = 3  # times the length of a step
+KEEP_UP_SECONDS = 5.0
+TIDY_SECONDS = 3600.0
+FIRST_SECONDS = 15.0  # from the start to the first tidying
+LEASE_MS = 60_000  # after which another process may take over from one that died
+BUSY_SECONDS = 1.0
+
+_OLD_CALLS = "SELECT id FROM calls WHERE time < ? AND +id <= (SELECT value FROM state WHERE name = 'rolled_up')"
+# Which rows of a table are old; the parameter is a time in the table's own unit.
+_OLD = {
+    "calls": ("id", _OLD_CALLS),
+    "rolled_users": ("day, user", "SELECT day, user FROM rolled_users WHERE day < ?"),
+    "refusals": (
+        "minute, key_id, team, reason",
+        "SELECT minute, key_id, team, reason FROM refusals WHERE minute < ?",
+    ),
+    "seconds": ("scope, unit, second", "SELECT scope, unit, second FROM seconds WHERE second < ?"),
+    "counters": (
+        "scope, unit, filter, since, until",
+        "SELECT scope, unit, filter, since, until FROM counters WHERE until > 0 AND until < ? AND held = 0",
+    ),
+    "holds": ("request_id", "SELECT request_id FROM holds WHERE lost < ?"),
+    "idempotency": ('"key"', 'SELECT "key" FROM idempotency WHERE time < ?'),
+    "audit": ("id", "SELECT id FROM audit WHERE time < ?"),
+    # Alerts of a total budget, whose window begins at 0, stay: they are sent once.
+    "alerts": (
+        "scope, unit, filter, since, amount, percent",
+        "SELECT scope, unit, filter, since, amount, percent FROM alerts WHERE since > 0 AND time < ?",
+    ),
+}
+
+
+Pause = Callable[[float], object]
+
+
+def _no_pause(_: float) -> None:
+    """For those who wait for the end."""
+
+
+def keep_up(path: Path, pause: Pause = _no_pause) -> int:
+    """Rolls up all rows that are not yet; returns how many. Raises sqlite3.Error.
+
+    ``pause`` waits for some seconds after each step; if it returns something true, this ends early. A file that is not
+    there, or is of another version, is left alone, here and in ``tidy``.
+    """
+    count = 0
+    with _opened(path) as connection:
+        while connection is not None:
+            started = time.monotonic()
+            found = step(connection)
+            count += found
+            if not found or pause(PAUSE * (time.monotonic() - started)):
+                break
+    return count
+
+
+def tidy(path: Path, keep_days: int, *, now: float | None = None, pause: Pause = _no_pause) -> dict[str, int]:
+    """Deletes what is old; returns how many rows of which tables. Raises sqlite3.Error. Nothing is done while another
+    process does it.
+
+    Calls, their users, refusals and counters are kept for ``keep_days``, the audit and alerts for AUDIT_DAYS, keys of
+    idempotency and holds of dead processes for a day. ``now`` is a Unix time, the clock's by default.
+    """
+    now = time.time() if now is None else now
+    keep_up(path, pause)
+    deleted: dict[str, int] = {}
+    with _opened(path) as connection:
+        if connection is None or not _claimed(connection):
+            return {}
+        try:
+            for table, before in _limits(now, keep_days).items():
+                if table == "calls":
+                    connection.execute(SET_STATE, ("kept_from", before))
+                count = _emptied(connection, table, before, pause)
+                if count:
+                    deleted[table] = count
+        finally:
+            _release(connection)
+    return deleted
+
+
+def _limits(now: float, keep_days: int) -> dict[str, int]:
+    """The time before which rows are old, in the unit of each table."""
+    kept = int(now - keep_days * DAY_SECONDS)
+    quarter = max(kept * 1000 // QUARTER, 0)
+    yesterday = int((now - DAY_SECONDS) * 1000)
+    long_ago = int((now - AUDIT_DAYS * DAY_SECONDS) * 1000)
+    return {
+        "calls": quarter * QUARTER,
+        "rolled_users": quarter * QUARTER // (DAY_SECONDS * 1000),
+        "refusals": quarter * QUARTER // 60_000,
+        "seconds": int(now) - 120,
+        "counters": kept,
+        "holds": yesterday,
+        "idempotency": yesterday,
+        "audit": long_ago,
+        "alerts": long_ago,
+    }
+
+
+def _emptied(connection: sqlite3.Connection, table: str, before: int, pause: Pause) -> int:
+    """Deletes the table's old rows in steps; returns how many."""
+    columns, old = _OLD[table]
+    statement = f"DELETE FROM {table} WHERE ({columns}) IN ({old} LIMIT {STEP})"  # noqa: S608 - our own tables
+    total = 0
+    while connection.execute(f"SELECT EXISTS ({old})", (before,)).fetchone()[0]:
+        started = time.monotonic()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            count = connection.execute(statement, (before,)).rowcount
+            if table == "calls":
+                forget_ids(connection)
+            connection.execute("UPDATE state SET value = ? WHERE name = 'tidied_until'", (_lease(),))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.rollback()
+            raise
+        total += count
+        if not count or pause(PAUSE * (time.monotonic() - started)):
+            break
+    return total
+
+
+# ---------------------------------------------------------------- one process at a time
+
+
+def _lease() -> int:
+    return int(time.time() * 1000) + LEASE_MS
+
+
+def _claimed(connection: sqlite3.Connection) -> bool:
+    """True if no other process tidies the file; its lease ends if it dies."""
+    taken = connection.execute(
+        "INSERT INTO state (name, value) VALUES ('tidied_until', ?) "
+        "ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE value < ?",
+        (_lease(), int(time.time() * 1000)),
+    )
+    return taken.rowcount == 1
+
+
+def _release(connection: sqlite3.Connection) -> None:
+    connection.execute("UPDATE state SET value = 0 WHERE name = 'tidied_until'")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection | None]:
+    """A connection of its own; None if there is no file of this version. Never creates or migrates a file."""
+    if not path.is_file():
+        yield None
+        return
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+        header = "SELECT application_id, user_version FROM pragma_application_id, pragma_user_version"
+        if connection.execute(header).fetchone() != (APPLICATION, VERSION):
+            yield None
+            return
+        connection.execute("PRAGMA synchronous=NORMAL")
+        yield connection
+
+
+class Retention:
+    """The daemon thread that keeps roll-ups up to date and deletes what is old. ``keep_days`` is asked for anew each
+    time. The event loop is never blocked: the thread has a connection of its own, and holds the file's lock for some
+    milliseconds at a time."""
+
+    def __init__(
+        self,
+        path: Path,
+        keep_days: Callable[[], int],
+        *,
+        first_seconds: float = FIRST_SECONDS,
+        keep_up_seconds: float = KEEP_UP_SECONDS,
+    ) -> None:
+        self._path = path
+        self._keep_days = keep_days
+        self._keep_up_seconds = keep_up_seconds
+        # Processes that start together do not come at the same moment.
+        self._due = time.monotonic() + first_seconds * random.uniform(0.5, 1.5)  # noqa: S311
+        self._ended = threading.Event()
+        self._trouble = ""
+        self._thread = threading.Thread(target=self._work, name="torii-retention", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends after the present step; waits for that a second at most."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(1)
+
+    def _work(self) -> None:
+        while not self._ended.wait(min(self._keep_up_seconds, max(0.0, self._due - time.monotonic()))):
+            try:
+                self._once()
+            except (sqlite3.Error, OSError) as error:
+                self._failed(reason(error))
+            else:
+                self._trouble = ""
+
+    def _once(self) -> None:
+        if time.monotonic() < self._due:
+            keep_up(self._path, self._ended.wait)
+            return
+        self._due = time.monotonic() + TIDY_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311
+        deleted = tidy(self._path, self._keep_days(), pause=self._ended.wait)
+        if deleted:
+            logger.info("old rows were deleted: %s", ", ".join(f"{count} of {name}" for name, count in deleted.items()))
+
+    def _failed(self, what: str) -> None:
+        """Rows wait until the next time; the ledger's own trouble is in GET /healthz."""
+        self._due = min(self._due, time.monotonic() + 10 * self._keep_up_seconds)
+        if what != self._trouble:
+            self._trouble = what
+            logger.warning("old rows of the ledger cannot be tidied: %s; it is tried again", what)

@@ -1,0 +1,173 @@
+"""One transaction over the ledger: what the queue has, then what was asked."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from .asks import Answer, Asked
+from .counters import Counters
+from .holds import Decision
+from .rows import INSERT_ALERT, INSERT_CALL, PLAIN, AlertRow, CallRow
+from .sqlite import OF_A_ROW, StoreError, code
+from .tallies import insert
+
+INSERT_CALLS = f"INSERT INTO calls ({', '.join(CallRow._fields)}) VALUES {{}}"  # noqa: S608 - our own columns
+
+Item = tuple[str, Any]  # a verb and what it was given
+
+
+class Transaction:
+    """``refused`` is called with the error of a row that can never be written."""
+
+    def __init__(self, counters: Counters, refused: Callable[[Exception], None]) -> None:
+        self._counters, self._refused = counters, refused
+        self._careful = False
+        self.settled = self.left = False
+
+    def commit(
+        self,
+        connection: sqlite3.Connection,
+        items: list[Item],
+        asked: list[Asked],
+        also: tuple[str, tuple[Any, ...]] | None = None,
+        *,
+        may_leave: bool = False,
+    ) -> list[Answer]:
+        """Writes the items, then decides what was asked: what the items settle is free for it. ``also`` is a statement
+        of the same transaction. ``may_leave``: the items are left if all fits without what they settle; ``left`` says
+        so. Raises sqlite3.Error; nothing has changed then."""
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                answers = self._run(connection, items, asked, careful=False, may_leave=may_leave)
+            except (sqlite3.Error, ValueError, OverflowError) as error:
+                if code(error) not in OF_A_ROW:
+                    raise
+                connection.rollback()
+                self._counters.undo()
+                connection.execute("BEGIN IMMEDIATE")
+                answers = self._run(connection, items, asked, careful=True, may_leave=False)
+            if also:
+                connection.execute(*also)
+            connection.execute("COMMIT")
+        except BaseException:
+            self._counters.undo()
+            raise
+        return answers
+
+    def _run(
+        self, connection: sqlite3.Connection, items: list[Item], asked: list[Asked], *, careful: bool, may_leave: bool
+    ) -> list[Answer]:
+        """``careful``: one row at a time, without those that can never be written."""
+        self.settled, self.left, self._careful = False, may_leave, careful
+        self._counters.begin(connection)
+        if not may_leave:
+            self._write(connection, items)
+        answers: list[Answer] = []
+        for each in asked:
+            if each.future.done():
+                continue
+            if self.left and each.verb == "hold" and self._counters.holds(each.what.request_id):
+                self._write_left(connection, items)  # the items may settle another call of the same id
+            answer = self._answer(connection, each)
+            if self.left and isinstance(answer, Decision) and answer.refused is not None:
+                self._write_left(connection, items)
+                answer = self._answer(connection, each)
+            answers.append((each, answer))
+        if self._counters.open:
+            self._counters.lease()
+        self._counters.save()
+        return answers
+
+    def _write_left(self, connection: sqlite3.Connection, items: list[Item]) -> None:
+        self.left = False
+        self._write(connection, items)
+
+    def leave(self, connection: sqlite3.Connection) -> None:
+        """This process ends its lease. Raises sqlite3.Error."""
+        if self._counters.leased:
+            connection.execute("BEGIN IMMEDIATE")
+            self._counters.begin(connection)
+            self._counters.leave()
+            self._counters.save()
+            connection.execute("COMMIT")
+
+    def _write(self, connection: sqlite3.Connection, items: list[Item]) -> None:
+        calls: list[CallRow] = []
+        settlements: dict[str, list[CallRow]] = {}
+        plain: list[Item] = []
+        for verb, values in items:
+            if verb == "call":
+                calls.append(values)
+            elif verb == "settle":
+                request_id, rows = values
+                if request_id not in settlements:
+                    settlements[request_id] = self._counters.unsettled(request_id, rows)
+            elif verb == "release":
+                self.settled |= self._counters.release(*values)
+            else:
+                plain.append((verb, values))
+        for row in self._inserted(connection, calls):
+            self._counters.book(row)
+        written = self._inserted(connection, [row for rows in settlements.values() for row in rows])
+        for request_id, rows in settlements.items():
+            kept = rows if len(written) == len(rows) or not self._careful else [row for row in rows if row in written]
+            self.settled |= self._counters.settle(request_id, kept)
+        self._write_plain(connection, plain)
+
+    def _inserted(self, connection: sqlite3.Connection, rows: list[CallRow]) -> list[CallRow]:
+        """Those of the rows that are in the ledger now."""
+        if not self._careful:
+            insert(connection, INSERT_CALLS, rows)
+            return rows
+        return [row for row in rows if self._tried(connection, INSERT_CALL, row)]
+
+    def _write_plain(self, connection: sqlite3.Connection, items: list[Item]) -> None:
+        for verb, run in groupby(items, itemgetter(0)):
+            rows: Iterable[tuple[Any, ...]] = [values for _, values in run]
+            if verb == "refuse":
+                rows = [(*refusal, count) for refusal, count in Counter(rows).items()]
+            if self._careful:
+                for row in rows:
+                    self._tried(connection, PLAIN[verb], row)
+            else:
+                connection.executemany(PLAIN[verb], rows)
+
+    def _tried(self, connection: sqlite3.Connection, statement: str, row: tuple[Any, ...]) -> bool:
+        try:
+            connection.execute(statement, row)
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            if code(error) not in OF_A_ROW:
+                raise
+            self._refused(error)
+            return False
+        return True
+
+    def _answer(self, connection: sqlite3.Connection, asked: Asked) -> Any:
+        """A value, or the error that prevents it."""
+        try:
+            if asked.verb == "hold":
+                return self._counters.hold(asked.what, asked.number)
+            if asked.verb == "extend":
+                return self._counters.extend(asked.what)
+            return connection.execute(INSERT_ALERT, (*AlertRow(*asked.what), self._counters.now)).rowcount == 1
+        except StoreError as error:
+            return error
+
+
+def restored(verb: str, values: Any) -> Item | None:
+    """An item that JSON had; None if it is none of ours."""
+    try:
+        if verb == "call":
+            return verb, CallRow(*values)
+        if verb == "settle":
+            request_id, rows = values
+            return verb, (request_id, [CallRow(*row) for row in rows])
+        return (verb, tuple(values)) if verb in PLAIN or verb == "release" else None
+    except (TypeError, ValueError):
+        return None

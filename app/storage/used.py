@@ -1,0 +1,27 @@
+"""Which keys and teams ever had a call, for lists of what is left: of all others nothing is used."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from .opening import reading
+from .rollups import progress
+
+
+def used_scopes(path: Path) -> frozenset[str]:
+    """The scopes of all keys and teams that have a row, a roll-up or a counter, as ``key:ID`` and ``team:ID``. Takes
+    some milliseconds for a year of a busy team. Raises StoreError."""
+    with reading(path) as connection:
+        connection.execute("BEGIN")
+        found = _named(connection, "SELECT DISTINCT key_id, team FROM rolled_days", ())
+        found |= _named(connection, "SELECT DISTINCT key_id, team FROM calls WHERE id > ?", (progress(connection)[0],))
+        found.update(scope for (scope,) in connection.execute("SELECT DISTINCT scope FROM counters"))
+    return frozenset(found)
+
+
+def _named(connection: sqlite3.Connection, query: str, values: tuple[int, ...]) -> set[str]:
+    found: set[str] = set()
+    for key, team in connection.execute(query, values):
+        found |= {f"key:{key}", f"team:{team}"}
+    return found

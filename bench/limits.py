@@ -1,0 +1,97 @@
+"""What limits, budgets and their ledger cost: CPU time per call of a caller who has them, to one who has none.
+
+    python -m bench.limits [--rounds 9] [--seconds 2] [--cache-off]
+
+Both callers ask the same gateway in turn, so that a busy machine slows both; the figure is the median of the rounds'
+ratios. The ledger is on for both, and what was queued for it is written before a round ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from . import upstream as upstreams
+from .gateways import Torii, http
+from .processes import Cores, Running
+from .rounds import load
+from .scenarios import MAIN, Scenario
+from .statistic import ratio, spread
+
+PLAIN, LIMITED = "a-caller-without-limits", "a-caller-with-limits"  # their keys
+MOST = 10**12
+SCENARIO = next(scenario for scenario in MAIN if scenario.name == "embeddings")
+WRITTEN_SECONDS = 0.6  # after which the ledger has all rows
+TARGET = 1.2
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each caller's turn in a round")
+    parser.add_argument("--cache-off", action="store_true", help="without the cache of answers")
+    arguments = parser.parse_args()
+    more = {"cache": {"store": "off"}} if arguments.cache_off else {}
+    with tempfile.TemporaryDirectory(prefix="torii-limits-") as name:
+        folder, cores = Path(name), Cores.of_this_machine()
+        upstream, stub = upstreams.started(folder, cores)
+        try:
+            torii = Torii(settings={**settings(SCENARIO.ask.place), **more})
+            gateway, port = torii.start([SCENARIO.ask], stub, folder, cores.gateway)
+            try:
+                plain, limited = measured(SCENARIO, gateway, port, cores, arguments.rounds, arguments.seconds)
+            finally:
+                gateway.stop()
+        finally:
+            upstream.stop()
+    found = ratio(limited, plain)
+    assert found is not None
+    print(f"without limits  {spread(plain).median:6.1f} us of CPU a call")
+    print(f"with limits     {spread(limited).median:6.1f} us")
+    print(f"ratio           {found.median:6.2f} ({found.least:.2f} to {found.most:.2f}), target {TARGET:.2f}")
+    return 0
+
+
+def settings(place: str) -> dict[str, Any]:
+    """Two callers: one without limits; one with three limits and two budgets that are never reached."""
+    limits = {"requests_per_minute": MOST, "tokens_per_minute": MOST, "concurrent_calls": 1000}
+    budgets = [
+        {"unit": "tokens", "amount": MOST, "window": "month"},
+        {"unit": "usd", "amount": 1_000_000, "window": "day"},
+    ]
+    callers = [
+        {"name": "plain", "key": PLAIN},
+        {"name": "limited", "key": LIMITED, "limits": limits, "budgets": budgets},
+    ]
+    return {"callers": callers, "prices": {place: {SCENARIO.ask.model: {"input": "0.02"}}}}
+
+
+def measured(
+    scenario: Scenario, gateway: Running, port: int, cores: Cores, rounds: int, seconds: float
+) -> tuple[list[float], list[float]]:
+    """Microseconds a call in each round, without and with limits. The first round is for warming up."""
+    found: dict[str, list[float]] = {PLAIN: [], LIMITED: []}
+    for number in range(rounds + 1):
+        for key in (PLAIN, LIMITED) if number % 2 else (LIMITED, PLAIN):
+            ask = scenario.ask
+            request = http(
+                f"/v1/{ask.endpoint}",
+                {"model": f"{ask.place}/{ask.model}", **ask.body},
+                {"authorization": f"Bearer {key}"},
+            )
+            before = gateway.cpu()
+            outcome = load(scenario.plan(port, request, seconds if number else 1.0, ""), cores)
+            time.sleep(WRITTEN_SECONDS)  # noqa: TID251 - there is no event loop here
+            if outcome.failed or not outcome.done:
+                sys.exit(f"{outcome.failed} calls failed: {outcome.first_failure}")
+            if number:
+                found[key].append((gateway.cpu() - before) / outcome.done * 1e6)
+    return found[PLAIN], found[LIMITED]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

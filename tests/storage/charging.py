@@ -1,0 +1,182 @@
+"""Holds, and counters over a real file, in tests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import count
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from app.storage.counters import Counters
+from app.storage.holds import FOREVER, MINUTE, Charge, Decision, Hold
+from app.storage.ledger_file import CallRow, LedgerFile
+from app.storage.rows import INSERT_CALL
+
+from ..ledger import call
+
+TOTAL = (0, FOREVER)
+START = 1_795_262_400  # the time of tests.ledger.call
+DAY = (START - 43_200, START + 43_200)
+NUMBERS = count()
+SPAWN = get_context("spawn")
+
+
+def charge(
+    unit: str = "requests",
+    amount: int = 1,
+    limit: int = 100,
+    window: tuple[int, int] = TOTAL,
+    scope: str = "key:k",
+    chosen: str = "",
+) -> Charge:
+    return Charge(scope, unit, window, chosen, limit, amount, f"{unit}/{window}")
+
+
+def row(request_id: str = "", **values: Any) -> CallRow:
+    """The row of a call of key k."""
+    return call(**{"key_id": "k", "request_id": request_id or f"call-{next(NUMBERS)}", **values})
+
+
+def held(*charges: Charge, request_id: str = "", **values: Any) -> Hold:
+    made = row(request_id, **values)
+    return Hold(made.request_id, made.time, charges, made)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = float(START)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Books:
+    """The counters of one process, each verb in a transaction of its own."""
+
+    def __init__(self, path: Path, process: str = "ours", clock: Clock | None = None) -> None:
+        if not path.exists():
+            LedgerFile(path).close()
+        self.path = path
+        self.clock = clock or Clock()
+        self.connection = sqlite3.connect(path, isolation_level=None)
+        self.counters = Counters(process, lease_seconds=30, clock=self.clock)
+
+    @contextmanager
+    def turn(self) -> Iterator[Counters]:
+        self.connection.execute("BEGIN IMMEDIATE")
+        self.counters.begin(self.connection)
+        yield self.counters
+        self.counters.save()
+        self.connection.execute("COMMIT")
+
+    def hold(self, *charges: Charge, request_id: str = "", **values: Any) -> Decision:
+        with self.turn() as counters:
+            decision = counters.hold(held(*charges, request_id=request_id, **values))
+            if counters.open:
+                counters.lease()
+        return decision
+
+    def extend(self, request_id: str, *charges: Charge, **values: Any) -> Decision:
+        with self.turn() as counters:
+            return counters.extend(held(*charges, request_id=request_id, **values))
+
+    def settle(self, request_id: str, *rows: CallRow) -> None:
+        with self.turn() as counters:
+            new = counters.unsettled(request_id, rows)
+            self.connection.executemany(INSERT_CALL, new)
+            counters.settle(request_id, new)
+
+    def write(self, *rows: CallRow) -> None:
+        with self.turn() as counters:
+            self.connection.executemany(INSERT_CALL, rows)
+            for each in rows:
+                counters.book(each)
+
+    def sweep(self) -> int:
+        with self.turn() as counters:
+            return counters.sweep()
+
+    def counter(self, unit: str = "requests", scope: str = "key:k") -> tuple[int, int]:
+        """Spent and held of the one counter of the unit that does not slide."""
+        found = self.connection.execute(
+            "SELECT spent, held FROM counters WHERE unit = ? AND scope = ? AND until > 0", (unit, scope)
+        )
+        ((spent, held),) = found.fetchall()
+        return spent, held
+
+    def minute(self, unit: str = "tokens", scope: str = "key:k") -> dict[int, int]:
+        """The amounts of a sliding minute, by the seconds since the start."""
+        found = self.connection.execute(
+            "SELECT second - ?, amount FROM seconds WHERE unit = ? AND scope = ? AND amount", (START, unit, scope)
+        )
+        return dict(found.fetchall())
+
+
+# ---------------------------------------------------------------- through the ledger's file
+
+
+@contextmanager
+def opened(path: Path, **values: Any) -> Iterator[LedgerFile]:
+    """A ledger file whose thread is quicker than usual."""
+    usual = {"busy_seconds": 2.0, "flush_seconds": 0.01, "sweep_seconds": 0.05}
+    with closing(LedgerFile(path, **{**usual, **values})) as file:
+        yield file
+
+
+def of_call(request_id: str = "", limit: int = 100) -> Hold:
+    """A hold as of a real call: a request, and its tokens in the minute."""
+    minute = charge("tokens", 10, 10**6, MINUTE)
+    return held(charge(limit=limit), minute, request_id=request_id, time=int(time.time() * 1000), total_tokens=10)
+
+
+async def admitted(file: LedgerFile, holds: list[Hold]) -> list[str]:
+    """Asks for all at once. Returns the request ids of those that are held."""
+    decisions = await asyncio.gather(*map(file.hold, holds))
+    return [hold.request_id for hold, decision in zip(holds, decisions, strict=True) if decision.refused is None]
+
+
+def settle(file: LedgerFile, *ids: str) -> None:
+    for request_id in ids:
+        file.settle(request_id, [row(request_id, total_tokens=7, time=int(time.time() * 1000))])
+
+
+def _rush(path: Path, go: Connection) -> None:
+    """A process that asks for 125 holds at once, tells those that it got, and settles them when told to."""
+
+    async def rush() -> None:
+        with opened(path, lease_seconds=1.0) as file:
+            go.send("ready")
+            go.recv()
+            passed = await admitted(file, [of_call(f"{os.getpid()}-{number}") for number in range(125)])
+            go.send(passed)
+            await asyncio.to_thread(go.recv)
+            settle(file, *passed)
+
+    asyncio.run(rush())
+
+
+@contextmanager
+def rushing(path: Path) -> Iterator[list[tuple[Any, Connection]]]:
+    """Four processes that are ready to ask."""
+    LedgerFile(path).close()
+    rushes = []
+    for _ in range(4):
+        ours, theirs = SPAWN.Pipe()
+        process = SPAWN.Process(target=_rush, args=(path, theirs))
+        process.start()
+        rushes.append((process, ours))
+    try:
+        for _, pipe in rushes:
+            assert pipe.recv() == "ready"
+        yield rushes
+    finally:
+        for process, _ in rushes:
+            process.kill()
+            process.join()

@@ -1,0 +1,208 @@
+"""Old rows go, and take no total with them."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.storage.ledger_file import LedgerFile
+from app.storage.queries import Span, bucket_sums, sums_of
+from app.storage.retention import Retention, keep_up, tidy
+from app.storage.rollups import QUARTER
+from app.storage.rows import INSERT_CALL
+
+from ..conftest import running_gateway, settings_for, until
+from ..ledger import call, read
+from .test_rollups import DAY_MS, ROWS, START, new, opened, rolled_up
+
+NOW = START + 100 * 86400
+DAY_SECONDS = 86400
+
+
+def kept(path: Path) -> list[int]:
+    return [days for (days,) in read(path, f"SELECT ({NOW * 1000} - time) / {DAY_MS} FROM calls ORDER BY time")]
+
+
+def test_rows_are_kept_for_the_days_that_were_said(tmp_path: Path) -> None:
+    days = [0, 1, 89, 90, 91, 400]
+    path = new(tmp_path / "torii.db", *(call(time=NOW * 1000 - day * DAY_MS - 1) for day in days))
+    assert tidy(path, 90, now=NOW)["calls"] == 3
+    assert kept(path) == [89, 1, 0]
+    assert tidy(path, 90, now=NOW) == {}
+    assert tidy(path, 1, now=NOW)["calls"] == 2
+    assert read(path, "SELECT sum(total_tokens), sum(requests) FROM rollups") == [(6000, 6)]
+
+
+def test_a_quiet_ledger_is_emptied_and_goes_on(tmp_path: Path) -> None:
+    """Without rows, SQLite begins with id 1 again: such rows are not taken for rolled up."""
+    path = new(tmp_path / "torii.db", call(), call())
+    tidy(path, 1, now=NOW)
+    assert read(path, "SELECT id FROM calls") == []
+    with opened(path) as connection:
+        connection.execute(INSERT_CALL, call(total_tokens=1))
+    assert [row["total_tokens"] for row in sums_of(path, Span(), [])] == [2001]
+    assert keep_up(path) == 1
+    assert [row["total_tokens"] for row in sums_of(path, Span(), [])] == [2001]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    rows=st.lists(ROWS, min_size=1, max_size=30),
+    day=st.integers(-3, 3),
+    late=ROWS,
+    lengths=st.lists(st.integers(0, 96), min_size=1, max_size=9),
+    by=st.sampled_from([(), ("key_id",), ("model", "upstream"), ("user",)]),
+    hours=st.booleans(),
+)
+def test_reports_say_the_same_before_and_after(
+    rows: Any, day: int, late: Any, lengths: list[int], by: tuple[str, ...], hours: bool
+) -> None:
+    """Of users as long as rows are kept. A row that comes late counts too."""
+    now = START + day * DAY_SECONDS + 12_345
+    first = START * 1000 - 3 * DAY_MS if "user" not in by else (now - DAY_SECONDS) * 1000 // QUARTER * QUARTER
+    bounds = [first]
+    for length in lengths:
+        bounds.append(bounds[-1] + length * QUARTER)
+    with TemporaryDirectory() as folder:
+        path = new(Path(folder) / "torii.db", *rows)
+        before = [bucket_sums(path, bounds, by, {}, hours=hours), sorted(map(str, sums_of(path, Span(), ["day"])))]
+        tidy(path, 1, now=now)
+        assert all(time >= (now - DAY_SECONDS) * 1000 - QUARTER for (time,) in read(path, "SELECT time FROM calls"))
+        after = [bucket_sums(path, bounds, by, {}, hours=hours), sorted(map(str, sums_of(path, Span(), ["day"])))]
+        assert after == before
+        with opened(path) as connection:
+            connection.execute(INSERT_CALL, late)
+        fresh = bucket_sums(path, bounds, by, {}, hours=hours)
+        rolled_up(path)
+        assert bucket_sums(path, bounds, by, {}, hours=hours) == fresh
+
+
+def test_adjacent_periods_add_up_where_rows_are_gone(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    rows = [call(time=START * 1000 + chance.randrange(DAY_MS), total_tokens=2**number) for number in range(30)]
+    path = new(tmp_path / "torii.db", *rows)
+    tidy(path, 1, now=NOW)
+    cuts = [START * 1000 + chance.randrange(DAY_MS) for _ in range(5)]
+    ends = [None, *sorted(cuts), None]
+    sums = [sums_of(path, Span(*ends[place : place + 2]), [])[0]["total_tokens"] for place in range(6)]
+    assert sum(sums) == 2**30 - 1
+
+
+def test_everything_else_that_is_old_goes_too(tmp_path: Path) -> None:
+    path = new(tmp_path / "torii.db")
+    old, lately = NOW - 91 * DAY_SECONDS, NOW - 89 * DAY_SECONDS
+    with opened(path) as connection:
+        for statement, values in (
+            ("INSERT INTO refusals VALUES (?, 'k', '', 'requests_per_minute', 1)", (old // 60, lately // 60)),
+            ("INSERT INTO seconds VALUES ('key:k', 'tokens', ?, 1)", (NOW - 200, NOW - 100)),
+            ("INSERT INTO counters VALUES ('key:k', 'usd', '', 1, ?, 5, 0)", (old, lately, 2**53)),
+            ("INSERT INTO counters VALUES ('key:k', 'tokens', '', 1, ?, 5, 1)", (old,)),
+            ("INSERT INTO holds VALUES (?1, 'p', ?1, '{}')", ((NOW - 90_000) * 1000, (NOW - 80_000) * 1000)),
+            ("INSERT INTO holds VALUES ('open', 'p', ?, '{}')", (None,)),
+            ("INSERT INTO idempotency VALUES (?1, 'r', 'o', ?1)", ((NOW - 90_000) * 1000, (NOW - 80_000) * 1000)),
+            (
+                "INSERT INTO audit (time, actor, action, object_id, changes) VALUES (?, 'a', 'b', 'c', '{}')",
+                ((NOW - 401 * DAY_SECONDS) * 1000, (NOW - 399 * DAY_SECONDS) * 1000),
+            ),
+        ):
+            connection.executemany(statement, [(value,) for value in values])
+        connection.executemany("INSERT INTO alerts VALUES ('key:k', 'usd', '', ?, 1, 50, 0)", [(0,), (1,)])
+    deleted = tidy(path, 90, now=NOW)
+    assert deleted == dict.fromkeys(("refusals", "seconds", "counters", "holds", "idempotency", "audit", "alerts"), 1)
+    left = {table: len(read(path, f"SELECT * FROM {table}")) for table in deleted}
+    assert left == {**dict.fromkeys(deleted, 1), "counters": 3, "holds": 2}
+
+
+def test_one_process_at_a_time_tidies(tmp_path: Path) -> None:
+    path = new(tmp_path / "torii.db", *(call() for _ in range(201)))
+    inner: list[dict[str, int]] = []
+
+    def pause(_: float) -> None:
+        if read(path, "SELECT count(*) FROM calls") == [(1,)]:
+            inner.append(tidy(path, 1, now=NOW))
+
+    assert tidy(path, 1, now=NOW, pause=pause)["calls"] == 201
+    assert inner[0] == {}
+    assert tidy(path, 1, now=NOW) == {}
+    with opened(path) as connection:  # a process that died has a lease, which ends
+        connection.execute(INSERT_CALL, call())
+        connection.execute("UPDATE state SET value = ? WHERE name = 'tidied_until'", (int(time.time() * 1000) - 1,))
+    assert tidy(path, 1, now=NOW)["calls"] == 1
+
+
+def test_a_row_that_comes_meanwhile_stays_until_it_is_rolled_up(tmp_path: Path) -> None:
+    path = new(tmp_path / "torii.db", *(call() for _ in range(401)))
+    late: list[int] = []
+
+    def pause(_: float) -> None:
+        if read(path, "SELECT count(*) FROM calls") == [(201,)]:
+            with opened(path) as connection:
+                connection.execute(INSERT_CALL, call(time=0))
+            late.append(1)
+
+    assert tidy(path, 1, now=NOW, pause=pause)["calls"] == 401
+    assert late == [1]
+    assert read(path, "SELECT time FROM calls") == [(0,)]
+    assert [row["requests"] for row in sums_of(path, Span(), [])] == [402]
+    tidy(path, 1, now=NOW)
+    assert [row["requests"] for row in sums_of(path, Span(), [])] == [402]
+
+
+def test_a_file_of_others_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "torii.db"
+    assert (tidy(path, 1), keep_up(path)) == ({}, 0)
+    assert not path.exists()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA user_version = 4")
+    before = path.read_bytes()
+    assert (tidy(path, 1), keep_up(path)) == ({}, 0)
+    assert path.read_bytes() == before
+
+
+async def test_the_thread_keeps_up_with_the_ledger_and_ends_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "torii.db"
+    with closing(LedgerFile(path, flush_seconds=0.01)) as file:
+        retention = Retention(path, lambda: 10**5, first_seconds=0.4, keep_up_seconds=0.02)
+        retention.start()
+        file.record_call(call())
+        await until(lambda: read(path, "SELECT requests FROM rollups") == [(1,)])
+        file.record_call(call(time=0))
+        file.record_call(call(time=-(10**6)))
+        await until(lambda: read(path, "SELECT sum(requests) FROM rollups") == [(3,)])
+        retention.close()
+        assert not retention._thread.is_alive()
+
+
+async def test_trouble_is_said_once_and_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = new(tmp_path / "torii.db", call())
+    with opened(path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        retention = Retention(path, lambda: 90, first_seconds=9, keep_up_seconds=0.01)
+        retention.start()
+        await until(lambda: "another program has locked it" in caplog.text)
+        other.execute("ROLLBACK")
+        await until(lambda: read(path, "SELECT requests FROM rollups") == [(1,)])
+        retention.close()
+    assert caplog.text.count("cannot be tidied") == 1
+
+
+async def test_a_gateway_tidies_soon_after_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.storage.retention.Retention.__init__.__kwdefaults__", SOON)
+    path = new(tmp_path / "torii.db", *(call(time=int((time.time() - day * 86400) * 1000)) for day in (1, 3)))
+    with closing(LedgerFile(path)) as database:
+        url = "http://127.0.0.1:9"
+        async with running_gateway(settings_for(url, ledger={"keep_days": 2}), database):
+            await until(lambda: read(path, "SELECT count(*) FROM calls") == [(1,)])
+    assert [row["requests"] for row in sums_of(path, Span(), [])] == [2]
+
+
+SOON = {"first_seconds": 0.01, "keep_up_seconds": 0.01}
