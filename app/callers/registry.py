@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Protocol
 from weakref import WeakSet
 
-from ..storage.key_records import KeySnapshot, ManagementRecord, change_number, current, snapshot
+from ..storage.key_records import KeySnapshot, ManagementRecord, change_number, snapshot
+from ..storage.opening import connect, current
 from ..storage.sqlite import StoreError, store_error
 
 logger = logging.getLogger("torii.keys")
@@ -123,10 +124,7 @@ class Registry:
         file = (status.st_dev, status.st_ino)
         if self._connection is None or file != self._file:
             self._disconnect()
-            uri = f"{path.absolute().as_uri()}?mode=ro"
-            self._connection = sqlite3.connect(
-                uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
+            self._connection = connect(path, "ro", BUSY_SECONDS, any_thread=True)
         if file == self._file and change_number(self._connection) == self.now.number:
             return None
         if not current(self._connection):

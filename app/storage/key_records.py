@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .new_file import APPLICATION, VERSION
-from .opening import reading
+from .opening import current, reading
 from .sqlite import StoreError
 
 Fields = Mapping[str, Any]
@@ -139,12 +138,6 @@ def snapshot(connection: sqlite3.Connection) -> KeySnapshot:
         {row[0]: team_of(row) for row in teams},
         {row[0]: ManagementRecord(*row) for row in management},
     )
-
-
-def current(connection: sqlite3.Connection) -> bool:
-    """True if the file is ours and of this version."""
-    found = connection.execute("SELECT application_id, user_version FROM pragma_application_id, pragma_user_version")
-    return bool(found.fetchone() == (APPLICATION, VERSION))
 
 
 def key_of(row: Sequence[Any], secrets: Sequence[SecretRecord]) -> KeyRecord:

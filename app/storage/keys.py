@@ -31,12 +31,11 @@ from .key_records import (
     ManagementRecord,
     SecretRecord,
     TeamRecord,
-    current,
     key_of,
     load,
     team_of,
 )
-from .opening import BUSY_SECONDS, reading
+from .opening import BUSY_SECONDS, connect, current, reading
 from .sqlite import StoreError, store_error
 
 # A public id and a secret: a new key's, or of the key with this id.
@@ -249,9 +248,8 @@ class KeyFile:
     @contextmanager
     def _changing(self) -> Iterator[KeyChange]:
         """One transaction, which ends with the block. Raises StoreError."""
-        uri = f"{self.path.absolute().as_uri()}?mode=rw"
         try:
-            with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+            with closing(connect(self.path, "rw", BUSY_SECONDS)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 if not current(connection):
                     raise StoreError("it is of another version, or no ledger of Torii's; torii db upgrade upgrades it")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Literal
 
 from . import files
 from .new_file import APPLICATION, STATEMENTS, VERSION
@@ -25,13 +26,25 @@ HEADER = """
 TABLES = {name for statement in STATEMENTS for name in re.findall(r"^CREATE TABLE (\w+)", statement)}
 
 
+def connect(path: Path, mode: Literal["ro", "rw"], seconds: float, *, any_thread: bool = False) -> sqlite3.Connection:
+    """A connection without transactions of its own, to a file that is there. Waits ``seconds`` for another program's
+    lock. Raises sqlite3.Error."""
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=seconds, isolation_level=None, check_same_thread=not any_thread)
+
+
+def current(connection: sqlite3.Connection) -> bool:
+    """True if the file is ours and of this version."""
+    found = connection.execute("SELECT application_id, user_version FROM pragma_application_id, pragma_user_version")
+    return bool(found.fetchone() == (APPLICATION, VERSION))
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A read-only connection to a file of this version or an older one. Raises StoreError, NoFile without a file."""
     _find(path)
     try:
-        uri = f"{path.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+        with closing(connect(path, "ro", BUSY_SECONDS)) as connection:
             version(connection)
             yield connection
     except sqlite3.Error as error:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from .new_file import APPLICATION, VERSION
+from .opening import connect, current
 from .rollups import QUARTER, SET_STATE, forget_ids, step
 from .sqlite import reason
 
@@ -177,10 +177,8 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection | None]:
     if not path.is_file():
         yield None
         return
-    uri = f"{path.absolute().as_uri()}?mode=rw"
-    with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
-        header = "SELECT application_id, user_version FROM pragma_application_id, pragma_user_version"
-        if connection.execute(header).fetchone() != (APPLICATION, VERSION):
+    with closing(connect(path, "rw", BUSY_SECONDS)) as connection:
+        if not current(connection):
             yield None
             return
         connection.execute("PRAGMA synchronous=NORMAL")

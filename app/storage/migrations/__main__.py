@@ -14,6 +14,7 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
+from ..opening import connect
 from ..sqlite import code
 
 FOLDER = Path(__file__).parent
@@ -36,8 +37,7 @@ def main() -> int:
 
 def migrate(path: Path, busy_seconds: float, folder: Path = FOLDER) -> None:
     """Migrates the file to the last version in ``folder``, in one transaction. Creates no file."""
-    uri = f"{path.absolute().as_uri()}?mode=rw"
-    with closing(sqlite3.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None)) as driver:
+    with closing(connect(path, "rw", busy_seconds)) as driver:
         driver.execute(f"PRAGMA cache_size = -{CACHE_KILOBYTES}")
         engine = create_engine("sqlite://", creator=lambda: driver, poolclass=StaticPool)
         event.listen(engine, "begin", _begin)
