@@ -42,7 +42,7 @@ from .sqlite import StoreError, store_error
 Mint = Callable[..., tuple[str, str]]
 
 DAY_SECONDS = 86_400
-REMEMBERED_MS = 7 * DAY_SECONDS * 1000  # for which a repeated Idempotency-Key is known
+REMEMBERED_MS = DAY_SECONDS * 1000  # for which a repeated Idempotency-Key is known
 
 # The columns of ``keys`` and ``teams`` beside ``fields``, which holds all other fields as JSON.
 OF_KEYS = ("name", "team", "expires_at", "disabled")
@@ -78,7 +78,7 @@ class Revoked(NotChanged):
 
 
 class DeclaredNames(NamedTuple):
-    """What the configuration declares: the names of its keys, and its teams' names by their ids."""
+    """The declarations of the configuration: the names of its keys, and its teams' names by their ids."""
 
     keys: frozenset[str] = frozenset()
     teams: Mapping[str, str] = {}
@@ -385,5 +385,5 @@ def _request(what: str, actor: str, fields: Fields) -> str:
 
 
 def _marks(secret: str) -> tuple[str, str]:
-    """What is kept of a secret: its SHA-256, and its last four characters."""
+    """The traces of a secret in the file: its SHA-256, and its last four characters."""
     return hashlib.sha256(secret.encode()).hexdigest(), secret[-4:]

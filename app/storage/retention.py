@@ -1,4 +1,4 @@
-"""What becomes of old rows: they are rolled up, and deleted when they were kept for long enough.
+"""The fate of old rows: they are rolled up, and deleted when they were kept for long enough.
 
     Retention, a daemon thread -> keep_up every few seconds, tidy every hour
 
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from .keys import REMEMBERED_MS
 from .opening import connect, current
 from .rollups import QUARTER, SET_STATE, forget_ids, step
 from .sqlite import reason
@@ -112,6 +113,7 @@ def _limits(now: float, keep_days: int) -> dict[str, int]:
     kept = int(now - keep_days * DAY_SECONDS)
     quarter = max(kept * 1000 // QUARTER, 0)
     yesterday = int((now - DAY_SECONDS) * 1000)
+    forgotten = int(now * 1000) - REMEMBERED_MS
     long_ago = int((now - AUDIT_DAYS * DAY_SECONDS) * 1000)
     return {
         "calls": quarter * QUARTER,
@@ -120,7 +122,7 @@ def _limits(now: float, keep_days: int) -> dict[str, int]:
         "seconds": int(now) - 120,
         "counters": kept,
         "holds": yesterday,
-        "idempotency": yesterday,
+        "idempotency": forgotten,
         "audit": long_ago,
         "alerts": long_ago,
     }
@@ -201,7 +203,7 @@ class Retention:
         self._path = path
         self._keep_days = keep_days
         self._keep_up_seconds = keep_up_seconds
-        # Processes that start together do not come at the same moment.
+        # Processes that start together do not come at the same moment: no secret, so any random numbers will do.
         self._due = time.monotonic() + first_seconds * random.uniform(0.5, 1.5)  # noqa: S311
         self._ended = threading.Event()
         self._trouble = ""
@@ -229,7 +231,7 @@ class Retention:
         if time.monotonic() < self._due:
             keep_up(self._path, self._ended.wait)
             return
-        self._due = time.monotonic() + TIDY_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311
+        self._due = time.monotonic() + TIDY_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - as above
         deleted = tidy(self._path, self._keep_days(), pause=self._ended.wait)
         if deleted:
             logger.info("old rows were deleted: %s", ", ".join(f"{count} of {name}" for name, count in deleted.items()))

@@ -122,7 +122,7 @@ async def list_keys(
 async def create_key(
     body: KeyFields, asked: Asked, accounts: Accounts, idempotency: IdempotencyKey = None
 ) -> CreatedKey | KeyEntry:
-    """If the request is repeated with the same Idempotency-Key, within 7 days, the answer is the key of then without
+    """If the request is repeated with the same Idempotency-Key, within a day, the answer is the key of then without
     its secret."""
     fields = body.stored()
     if asked.team is not None:

@@ -97,7 +97,7 @@ async def list_management_keys(accounts: Accounts, pages: Pages) -> ManagementLi
 async def create_management_key(
     body: ManagementFields, asked: Asked, accounts: Accounts, idempotency: IdempotencyKey = None
 ) -> CreatedManagementKey | ManagementEntry:
-    """If the request is repeated with the same Idempotency-Key, within 7 days, the answer is the key of then without
+    """If the request is repeated with the same Idempotency-Key, within a day, the answer is the key of then without
     its secret."""
     fields = body.model_dump()
     key, secret = await accounts.change(

@@ -68,7 +68,7 @@ async def list_teams(asked: Asked, accounts: Accounts, pages: Pages) -> TeamList
 async def create_team(
     body: TeamFields, asked: Asked, accounts: Accounts, idempotency: IdempotencyKey = None
 ) -> TeamEntry:
-    """If the request is repeated with the same Idempotency-Key, within 7 days, the answer is the team of then."""
+    """If the request is repeated with the same Idempotency-Key, within a day, the answer is the team of then."""
     fields = body.stored()
     team = await accounts.change(lambda file: file.create_team(fields, asked.actor, asked.address, idempotency))
     return TeamEntry.model_validate(written(team))
