@@ -1,4 +1,4 @@
-"""Where keys and teams are kept: behind the running gateway's API, or in the ledger's file."""
+"""The place of keys and teams: behind the running gateway's API, or in the ledger's file."""
 
 from __future__ import annotations
 
@@ -97,6 +97,33 @@ def shown(answer: Json, text: str, as_json: bool) -> None:
     import msgspec
 
     click.echo(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode() if as_json else text)
+
+
+def shown_with_left(where: Mapping[str, Any], kind: str, given: str, as_json: bool) -> None:
+    """Print an entry of ``keys`` or ``teams``, and what is left of its limits and budgets. Raises Wrong."""
+    from . import account_tables as tables
+
+    accounts = opened(where)
+    found = named(accounts, kind, given)
+    left = accounts.left(KINDS[kind], found["id"])
+    shown({**found, "left": left}, "\n\n".join(filter(None, [tables.facts(found), tables.left(left)])), as_json)
+
+
+def ended(where: Mapping[str, Any], kind: str, given: str, verb: str, as_json: bool) -> None:
+    """End an entry for good, and print that it was. ``verb`` says how: revoked, deleted. Raises Wrong."""
+    accounts = opened(where)
+    found = named(accounts, kind, given)
+    accounts.delete(kind, found["id"])
+    said = {"object": KINDS[kind].replace(" ", "_"), "id": found["id"], "deleted": True}
+    shown(said, f"{verb} {found['name']} ({found['id']})", as_json)
+
+
+def shown_once(made: Json, text: str, quiet: bool, as_json: bool) -> None:
+    """Print something new with its secret, which follows the text; ``quiet`` prints the secret alone."""
+    if quiet:
+        click.echo(made["secret"])
+    else:
+        shown(made, f"{text}\n\nThe secret, which is never shown again:\n\n  {made['secret']}", as_json)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .accounts import named, opened, shown, where_options
+from .accounts import ended, named, opened, shown, shown_once, shown_with_left, where_options
 from .bodies import body, checked, key_options, limit_options, seconds
 from .options import Commands
 
@@ -90,12 +90,7 @@ def show_key(key: str, as_json: bool, **where: Any) -> None:
     Example:
       torii keys show ana
     """
-    from . import account_tables as tables
-
-    accounts = opened(where)
-    found = named(accounts, "keys", key)
-    left = accounts.left("key", found["id"])
-    shown({**found, "left": left}, "\n\n".join(filter(None, [tables.facts(found), tables.left(left)])), as_json)
+    shown_with_left(where, "keys", key, as_json)
 
 
 @keys.command("edit")
@@ -183,10 +178,7 @@ def revoke_key(key: str, as_json: bool, **where: Any) -> None:
     Example:
       torii keys revoke ana
     """
-    accounts = opened(where)
-    found = named(accounts, "keys", key)
-    accounts.delete("keys", found["id"])
-    shown({"object": "key", "id": found["id"], "deleted": True}, f"revoked {found['name']} ({found['id']})", as_json)
+    ended(where, "keys", key, "revoked", as_json)
 
 
 def _disabled(key: str, disabled: bool, as_json: bool, where: Any) -> None:
@@ -200,8 +192,4 @@ def _disabled(key: str, disabled: bool, as_json: bool, where: Any) -> None:
 def _with_secret(key: Any, quiet: bool, as_json: bool) -> None:
     from . import account_tables as tables
 
-    if quiet:
-        click.echo(key["secret"])
-        return
-    said = f"{tables.facts(key)}\n\nThe secret, which is never shown again:\n\n  {key['secret']}"
-    shown(key, said, as_json)
+    shown_once(key, tables.facts(key), quiet, as_json)

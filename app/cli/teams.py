@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .accounts import named, opened, shown, where_options
+from .accounts import ended, named, opened, shown, shown_once, shown_with_left, where_options
 from .bodies import body, checked, limit_options
 from .keys import json_option, quiet_option
 from .options import Commands
@@ -76,12 +76,7 @@ def show_team(team: str, as_json: bool, **where: Any) -> None:
     Example:
       torii teams show search
     """
-    from . import account_tables as tables
-
-    accounts = opened(where)
-    found = named(accounts, "teams", team)
-    left = accounts.left("team", found["id"])
-    shown({**found, "left": left}, "\n\n".join(filter(None, [tables.facts(found), tables.left(left)])), as_json)
+    shown_with_left(where, "teams", team, as_json)
 
 
 @teams.command("edit")
@@ -122,10 +117,7 @@ def delete_team(team: str, as_json: bool, **where: Any) -> None:
     Example:
       torii teams delete search
     """
-    accounts = opened(where)
-    found = named(accounts, "teams", team)
-    accounts.delete("teams", found["id"])
-    shown({"object": "team", "id": found["id"], "deleted": True}, f"deleted {found['name']} ({found['id']})", as_json)
+    ended(where, "teams", team, "deleted", as_json)
 
 
 # ---------------------------------------------------------------- management keys
@@ -173,11 +165,7 @@ def create_management_key(name: str, scope: str, quiet: bool, as_json: bool, **w
       torii management-keys create dashboard --scope read_only
     """
     made = opened(where).create("management_keys", {"name": name, "scope": scope})
-    if quiet:
-        click.echo(made["secret"])
-    else:
-        said = f"{made['name']} ({made['id']}), {made['scope']}\n\nThe secret, which is never shown again:\n\n  "
-        shown(made, said + str(made["secret"]), as_json)
+    shown_once(made, f"{made['name']} ({made['id']}), {made['scope']}", quiet, as_json)
 
 
 @management_keys.command("delete")
@@ -191,8 +179,4 @@ def delete_management_key(key: str, as_json: bool, **where: Any) -> None:
     Example:
       torii management-keys delete dashboard
     """
-    accounts = opened(where)
-    found = named(accounts, "management_keys", key)
-    accounts.delete("management_keys", found["id"])
-    said = {"object": "management_key", "id": found["id"], "deleted": True}
-    shown(said, f"deleted {found['name']} ({found['id']})", as_json)
+    ended(where, "management_keys", key, "deleted", as_json)
