@@ -1,4 +1,4 @@
-"""Who may call by one configuration: its callers, its declared keys and teams, and the created ones of the registry."""
+"""The callers of one configuration: its callers, its declared keys and teams, and the created ones."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ..config.accounts import TeamSettings, VirtualKeySettings
 from ..core.errors import StorageUnavailable, ToriiError
+from ..core.money import DOLLAR
 from ..storage.key_records import Fields, KeyRecord, KeySnapshot, SecretRecord, TeamRecord
 from ..storage.keys import OF_KEYS, OF_TEAMS, DeclaredNames, KeyFile
 from .keys import Caller, Callers, KnownKey, Refusal
@@ -24,7 +25,6 @@ from .virtual_key import ID, SECRET, Mistyped, base62, new, parse
 
 logger = logging.getLogger("torii.keys")
 
-NANO = 10**9  # nano-dollars of a dollar
 ORGANIZATION = "organization"
 
 Made = tuple[KeyRecord, TeamRecord | None, tuple[KnownKey, ...]]
@@ -39,7 +39,7 @@ class ConfiguredCaller(NamedTuple):
 
 
 class Configured(NamedTuple):
-    """What a configuration says of callers. ``reachable``: other machines reach the gateway, so it is never open."""
+    """A configuration's part on callers. ``reachable``: other machines reach the gateway, so it is never open."""
 
     callers: tuple[ConfiguredCaller, ...] = ()
     keys: tuple[KeyRecord, ...] = ()
@@ -208,13 +208,13 @@ def scope_of(scope: str, name: str, fields: Fields) -> tuple[Scope, ...]:
 
 def budget_of(fields: Fields) -> Budget:
     """A budget in its stored form, with dollars as a decimal string, as Budget."""
-    amount = Decimal(str(fields["amount"])) * (NANO if fields["unit"] == "usd" else 1)
+    amount = Decimal(str(fields["amount"])) * (DOLLAR if fields["unit"] == "usd" else 1)
     lists = {name: tuple(fields[name]) for name in ("endpoints", "models", "warn_at") if fields.get(name) is not None}
     return Budget(fields["unit"], int(amount), fields["window"], **lists)
 
 
 def permissions_of(fields: Fields) -> Permissions | None:
-    """What the stored fields of a key allow; None if everything."""
+    """The permissions in the stored fields of a key; None if everything is allowed."""
     networks = fields.get("allowed_ips")
     found = Permissions(
         _tuple(fields.get("allowed_models")),

@@ -21,7 +21,7 @@ from ..core.errors import (
 from ..core.money import dollars
 from ..core.types import EndpointName
 from ..storage import filters
-from ..storage.holds import FOREVER, MINUTE, Balance, Charge, Decision
+from ..storage.holds import FOREVER, MINUTE, OPEN, SLIDING, Balance, Charge, Decision
 from ..usage.bounds import Bound as Bound
 from .calendar import Calendar, moment
 
@@ -81,18 +81,21 @@ class Scope:
 
 
 ALWAYS = (0, FOREVER)  # the window of what is open now
-OPEN = ("calls", "runs")  # the units of what is open now
+
+
+# The unit and the window of each limit, in the order in which they are charged.
+COUNTED: dict[str, tuple[str, str | tuple[int, int]]] = {
+    "requests_per_minute": ("requests", MINUTE),
+    "requests_per_day": ("requests", "day"),
+    "concurrent_calls": ("calls", ALWAYS),
+    "concurrent_runs": ("runs", ALWAYS),
+    "tokens_per_minute": ("tokens", MINUTE),
+    "tokens_per_day": ("tokens", "day"),
+}
 
 
 def _of_limits(limits: Limits) -> Iterator[Rule]:
-    for name, unit, window in (
-        ("requests_per_minute", "requests", MINUTE),
-        ("requests_per_day", "requests", "day"),
-        ("concurrent_calls", "calls", ALWAYS),
-        ("concurrent_runs", "runs", ALWAYS),
-        ("tokens_per_minute", "tokens", MINUTE),
-        ("tokens_per_day", "tokens", "day"),
-    ):
+    for name, (unit, window) in COUNTED.items():
         limit = getattr(limits, name)
         if limit is not None:
             yield Rule(unit, window, filters.NONE, limit, name)
@@ -113,7 +116,7 @@ def name_of(budget: Budget) -> str:
 
 
 class Demand(NamedTuple):
-    """What a call, or a further request of it, asks of its caller's limits and budgets.
+    """The demand of a call, or of a further request of it, on its caller's limits and budgets.
 
     ``model`` is the resolved id. ``requests`` counts calls of callers: 1 once for each call, 0 for all further requests
     of it. ``run``: a DeepSearch run begins. ``bound`` None: nothing is sent to an upstream yet, so neither tokens nor
@@ -126,11 +129,6 @@ class Demand(NamedTuple):
     requests: int = 1
     run: bool = False
     unpriced: bool = False
-
-
-# Seconds: the present one and the 60 before it. The SDKs of OpenAI obey no longer wait, and ask again at once instead,
-# so they are told not to.
-SLIDING = 61
 
 
 _made = tuple.__new__  # a third of the time of a named tuple's own constructor
@@ -169,8 +167,12 @@ def charges(scopes: Sequence[Scope], calendar: Calendar, now_s: float, demand: D
     return tuple(found)
 
 
+def window_of(rule: Rule, calendar: Calendar, now_s: float) -> tuple[int, int]:
+    return calendar.window(rule.window, now_s) if isinstance(rule.window, str) else rule.window
+
+
 def _unknown(demand: Demand, bound: Bound, scope: Scope, rule: Rule) -> int:
-    """What is charged if the tokens or the dollars are not known. Raises InvalidRequest or ModelNotPriced."""
+    """The amount to charge if the tokens or the dollars are not known. Raises InvalidRequest or ModelNotPriced."""
     if bound.tokens is None:
         how = bound.hint or (f"send {bound.field}" if bound.field else "it cannot be sent")
         raise InvalidRequest(
@@ -203,6 +205,7 @@ def refusal(
         f"{whose} has the {kind} {charge.name}: {_state(charge, balance, frees_at)}",
         retry_after=None if frees_at is None else max(frees_at - now_s, 0),
     )
+    # The SDKs of OpenAI obey no longer wait than a minute, and ask again at once instead, so they are told not to.
     if frees_at is None or whole_seconds(frees_at - now_s) > SLIDING:
         error.should_retry = False
     return error

@@ -1,47 +1,27 @@
-"""How the limits and budgets of a scope stand: what is used, what is left, and when it frees, for reports."""
+"""The standing of the limits and budgets of a scope: what is used, what is left, and when it frees, for reports."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 
-from ..core.money import dollars
+from ..core.money import amount_of
 from ..core.types import Json
 from ..storage.holds import FOREVER, MINUTE, Balance, Charge
 from .calendar import Calendar, moment, resets_at
-from .limits import ALWAYS, Budget, Limits, Scope, filter_of, name_of
+from .limits import Budget, Limits, Scope, window_of
 
-# The unit of each limit, and its window: None is a calendar day.
-COUNTED = {
-    "requests_per_minute": ("requests", MINUTE),
-    "tokens_per_minute": ("tokens", MINUTE),
-    "concurrent_calls": ("calls", ALWAYS),
-    "concurrent_runs": ("runs", ALWAYS),
-    "requests_per_day": ("requests", None),
-    "tokens_per_day": ("tokens", None),
-}
-LIMITS = tuple(field.name for field in fields(Limits))
+PLACES = {field.name: place for place, field in enumerate(fields(Limits))}
 
 
 def counted(scope: Scope, calendar: Calendar, now_s: float) -> list[Charge]:
     """A charge of the whole amount for each limit and each budget of the scope, as they stand at ``now_s``. They serve
     to ask for the balances, never to hold."""
-    return [*_limits(scope, calendar, now_s), *_budgets(scope, calendar, now_s)]
-
-
-def _limits(scope: Scope, calendar: Calendar, now_s: float) -> Iterator[Charge]:
-    for name in LIMITS:
-        limit: int | None = getattr(scope.limits, name)
-        unit, window = COUNTED[name]
-        if limit is not None:
-            yield Charge(scope.id, unit, window or calendar.window("day", now_s), "", limit, limit, name)
-
-
-def _budgets(scope: Scope, calendar: Calendar, now_s: float) -> Iterator[Charge]:
-    for budget in scope.budgets:
-        window = calendar.window(budget.window, now_s)
-        amount = budget.amount
-        yield Charge(scope.id, budget.unit, window, filter_of(budget), amount, amount, name_of(budget))
+    rules = sorted(scope.rules, key=lambda rule: PLACES.get(rule.name, len(PLACES)))
+    return [
+        Charge(scope.id, rule.unit, window_of(rule, calendar, now_s), rule.filter, rule.limit, rule.limit, rule.name)
+        for rule in rules
+    ]
 
 
 def standing(scope: Scope, charges: Sequence[Charge], balances: Sequence[Balance]) -> Json:
@@ -78,16 +58,14 @@ def _limit(charge: Charge, balance: Balance) -> Json:
 
 
 def _budget(budget: Budget, charge: Charge, balance: Balance) -> Json:
-    def said(amount: int) -> str | int:
-        return dollars(amount) if charge.unit == "usd" else amount
-
+    unit = charge.unit
     return {
-        "unit": charge.unit,
+        "unit": unit,
         "window": budget.window,
-        "amount": said(charge.limit),
-        "spent": said(balance.spent),
-        "held": said(balance.held),
-        "remaining": said(max(charge.limit - balance.spent - balance.held, 0)),
+        "amount": amount_of(unit, charge.limit),
+        "spent": amount_of(unit, balance.spent),
+        "held": amount_of(unit, balance.held),
+        "remaining": amount_of(unit, max(charge.limit - balance.spent - balance.held, 0)),
         "resets_at": None if charge.window[1] >= FOREVER else resets_at(charge.window),
         "endpoints": budget.endpoints,
         "models": budget.models,

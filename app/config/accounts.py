@@ -22,13 +22,14 @@ from pydantic import (
     model_validator,
 )
 
+from ..core.money import DOLLAR, dollars, nanodollars
+from ..core.money import MOST as MOST_DOLLARS
 from ..core.types import OnDisconnect
 from .fields import SHA256, CallerKey, EndpointName, Network, Section, Text, WebhookUrl, lower, number
 from .sources import Values
 
 DOLLAR_DECIMALS = 9
-MOST_DOLLARS = 9_000_000  # in nano-dollars within the 53 bits that a JSON number keeps
-MOST = MOST_DOLLARS * 10**DOLLAR_DECIMALS
+MOST = MOST_DOLLARS * DOLLAR
 FIRST_YEAR, LAST_YEAR = 1970, 9998
 MOST_LISTED, MOST_BUDGETS, MOST_WARNINGS = 500, 50, 16  # each budget costs every call some work
 METADATA = 16  # entries, of names up to 64 and texts up to 512 characters
@@ -61,11 +62,6 @@ def fine(amount: Decimal) -> Decimal:
     if amount != amount.quantize(Decimal(1).scaleb(-DOLLAR_DECIMALS)):
         raise ValueError(f"must have at most {DOLLAR_DECIMALS} decimals")
     return amount
-
-
-def written(amount: Decimal) -> str:
-    """A decimal string without zeros at its end: ``12.5``, ``0``."""
-    return f"{amount:f}".rstrip("0").rstrip(".") if "." in f"{amount:f}" else f"{amount:f}"
 
 
 def moment(value: Any) -> Any:
@@ -146,8 +142,9 @@ class LimitsSettings(Section):
 
 
 class BudgetSettings(Section):
-    """What may be spent in each calendar window. ``amount``: dollars, tokens or calls. ``endpoints`` and ``models``:
-    the budget counts only such calls; a model may have ``*``. ``warn_at``: shares of the amount at which to alert."""
+    """The most that may be spent in each calendar window. ``amount``: dollars, tokens or calls. ``endpoints`` and
+    ``models``: the budget counts only such calls; a model may have ``*``. ``warn_at``: shares of the amount at which to
+    alert."""
 
     unit: Annotated[Literal["usd", "tokens", "requests"], BeforeValidator(lower)]
     amount: Amount
@@ -168,7 +165,7 @@ class BudgetSettings(Section):
 
     @field_serializer("amount")
     def _said(self, amount: Decimal) -> str | int:
-        return written(amount) if self.unit == "usd" else int(amount)
+        return dollars(nanodollars(amount)) if self.unit == "usd" else int(amount)
 
 
 Budgets = Annotated[list[BudgetSettings], Field(max_length=MOST_BUDGETS)]
@@ -281,8 +278,8 @@ class KeyChanges(Section):
 
 
 class PriceSettings(Section):
-    """What a model costs at an upstream, in dollars for a million tokens in and out, and for each call. ``source`` and
-    ``date`` say who stated it, and when."""
+    """The price of a model at an upstream, in dollars for a million tokens in and out, and for each call. ``source``
+    and ``date`` say who stated it, and when."""
 
     input: Dollars | None = None
     output: Dollars | None = None
@@ -298,7 +295,7 @@ class PriceSettings(Section):
 
 
 class WebhookSettings(Section):
-    """Where alerts are sent. With a ``secret``, they are signed by HMAC-SHA256."""
+    """The receiver of alerts. With a ``secret``, they are signed by HMAC-SHA256."""
 
     url: WebhookUrl
     secret: CallerKey = None

@@ -7,7 +7,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 DOLLAR = 1_000_000_000  # nano-dollars
-MOST = 9_000_000  # dollars: a counter is an integer of 64 bits
+MOST = 9_000_000  # dollars, in nano-dollars within the 53 bits that a JSON number keeps
 
 _PLAIN = re.compile(r"\d{1,12}(\.\d{1,18})?", re.ASCII)
 
@@ -37,6 +37,11 @@ def nanodollars(amount: Any) -> int:
 
 
 _WRONG = 'must be an amount in dollars, as "12.50"'
+
+
+def amount_of(unit: str, number: int) -> str | int:
+    """An amount in its JSON form: dollars are decimal strings, all others are numbers."""
+    return dollars(number) if unit == "usd" else number
 
 
 def dollars(nanodollars: int) -> str:

@@ -21,7 +21,7 @@ import msgspec
 
 from ..callers.calendar import moment, resets_at
 from ..callers.limits import said, said_of
-from ..core.money import dollars
+from ..core.money import amount_of
 from ..core.types import Json
 from ..storage.holds import Balance, Charge, Decision
 from ..storage.sqlite import StoreError
@@ -81,7 +81,7 @@ class Alerts:
     def told(self, charged: Sequence[Charge], decision: Decision) -> None:
         """Looks at a decision of the ledger's file."""
         for number, (charge, balance) in enumerate(zip(charged, decision.balances, strict=True)):
-            if "/" in charge.name:  # a budget
+            if charge.is_budget:
                 place = _place(charge)
                 reached = balance.spent + balance.held
                 if decision.refused is None and reached < self._next.get(place, 0):
@@ -162,8 +162,8 @@ class Alerts:
             "unit": charge.unit,
             "window": charge.name.partition("/")[2],
             "percent": percent,
-            "spent": _written(charge.unit, spent),
-            "amount": _written(charge.unit, charge.limit),
+            "spent": amount_of(charge.unit, spent),
+            "amount": amount_of(charge.unit, charge.limit),
             "filter": charge.filter,
         }
         logger.warning(
@@ -210,8 +210,8 @@ def event(alert: Passed, now: float) -> Json:
             "window": charge.name.partition("/")[2],
             "filter": msgspec.json.decode(charge.filter) if charge.filter else None,
             "percent": alert.percent,
-            "amount": _written(charge.unit, charge.limit),
-            "spent": _written(charge.unit, alert.spent),
+            "amount": amount_of(charge.unit, charge.limit),
+            "spent": amount_of(charge.unit, alert.spent),
             "starts_at": moment(charge.window[0]),
             "resets_at": resets_at(charge.window),
         },
@@ -234,7 +234,3 @@ def _thresholds(charge: Charge) -> list[tuple[int, int]]:
 def _is_exhausted(charge: Charge, balance: Balance) -> bool:
     """True if hardly anything is left of a budget that has refused a call."""
     return charge.amount <= charge.limit and balance.spent >= charge.limit * NEARLY
-
-
-def _written(unit: str, amount: int) -> str | int:
-    return dollars(amount) if unit == "usd" else amount

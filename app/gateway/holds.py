@@ -1,4 +1,4 @@
-"""What a call holds of the limits and budgets of its caller, their team and the organization.
+"""The hold of a call on the limits and budgets of its caller, their team and the organization.
 
 count     for a cached or shared answer: the request
 hold      before the first byte goes to an upstream: all that may be used, in one step
@@ -104,7 +104,7 @@ class Holds:
 
 
 class CallHold:
-    """What is held for one call, by its request id. ``admitted``: the call counts as a request."""
+    """The hold of one call, by its request id. ``admitted``: the call counts as a request."""
 
     __slots__ = (
         *("_away", "_caller", "_held", "_holds", "_latest", "_open", "_owned", "_shown"),
@@ -222,7 +222,7 @@ class CallHold:
         if not decision.balances and (ledger := self._holds.store) is not None:
             demand = Demand("", "", NOTHING)
             limits = charges(self._caller.scopes, self._holds.calendar, self.started, demand)
-            charged = tuple([charge._replace(amount=0) for charge in limits if "/" not in charge.name])
+            charged = tuple([charge._replace(amount=0) for charge in limits if not charge.is_budget])
             decision = FITS._replace(
                 balances=await asyncio.to_thread(_read, ledger.file.path, charged) if charged else ()
             )
@@ -261,9 +261,9 @@ class CallHold:
 
     def _decided_here(self, charged: tuple[Charge, ...]) -> tuple[tuple[Charge, ...], Decision]:
         """The decision without the store. Raises StorageUnavailable if a budget is charged."""
-        if not self._holds.passes and any("/" in charge.name and charge.amount for charge in charged):
+        if not self._holds.passes and any(charge.is_budget and charge.amount for charge in charged):
             raise StorageUnavailable
-        limits = tuple(charge for charge in charged if "/" not in charge.name)
+        limits = tuple(charge for charge in charged if not charge.is_budget)
         own, decision = self._holds.own.take(limits)
         if decision.refused is None:
             self._owned += own
@@ -321,7 +321,7 @@ def _plus(one: Bound, other: Bound) -> Bound:
 
 
 def _less(bound: Bound, unused: Bound) -> Bound:
-    """What is missing of the bound if ``unused`` is held already."""
+    """The missing part of the bound if ``unused`` is held already."""
     tokens = None if bound.tokens is None else max(bound.tokens - (unused.tokens or 0), 0)
     cost = None if bound.cost is None else max(bound.cost - (unused.cost or 0), 0)
     return Bound(tokens, cost, bound.field)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from ..storage.holds import FOREVER, MINUTE, Balance, Charge, Decision
+from ..storage.holds import FOREVER, MINUTE, OPEN, SLIDING, Balance, Charge, Decision
 
-OPEN = ("calls", "runs")  # the units of what is open now
-SLIDING = 61  # seconds: the present one and the 60 before it
 LARGE = 10_000  # counters
 
 Key = tuple[str, str, tuple[int, int], str]  # the first four of a Charge

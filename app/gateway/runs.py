@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from ..callers.limits import OPEN
 from ..core.types import Call
-from ..storage.holds import Charge, Decision
+from ..storage.holds import OPEN, Charge, Decision
 from ..usage.bounds import LEAST_BUDGET, budget_of, deepsearch_budget
 
 METERED = ("tokens", "usd")  # the units that a run's budget bounds

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..config.accounts import LAST_YEAR
 from ..core.errors import InvalidRequest
-from ..core.money import dollars
 from ..core.names import shown
 from ..core.types import Json
 
@@ -104,8 +103,3 @@ def milliseconds(text: str, field: str) -> int:
     except (ValueError, OverflowError, OSError):
         right = "must be a time in RFC 3339, such as 2026-11-30T12:00:00Z, or in Unix seconds"
         raise InvalidRequest(f"{field} {right}, not {shown(text)!r}", param=field) from None
-
-
-def amount_of(unit: str, number: int) -> str | int:
-    """An amount in its JSON form: dollars are text, all others are numbers."""
-    return dollars(number) if unit == "usd" else number

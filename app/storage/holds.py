@@ -1,4 +1,4 @@
-"""What a hold is charged to, and how it was decided: the values between the gateway and the ledger's file.
+"""Charges, holds and decisions: the values between the gateway and the ledger's file.
 
     hold(Hold) -> Decision          before the first byte goes to an upstream: all charges or none
     extend(Hold) -> Decision        before a further request of the same call: its charges are added
@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 FOREVER = 2**53  # the end of the window of a total budget and of calls and runs, Unix seconds
 MINUTE = (0, 0)  # the window of a sliding minute: the present second and the 60 before it
+SLIDING = 61  # the seconds of a sliding minute
+OPEN = ("calls", "runs")  # the units of what is open now
 
 
 class Charge(NamedTuple):
@@ -38,6 +40,11 @@ class Charge(NamedTuple):
     amount: int
     name: str
     warn_at: tuple[float, ...] = ()
+
+    @property
+    def is_budget(self) -> bool:
+        """True for a charge to a budget, False for one to a limit."""
+        return "/" in self.name
 
 
 class Balance(NamedTuple):

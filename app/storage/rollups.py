@@ -21,10 +21,11 @@ DAY = 96  # quarters
 STEP = 500  # rows of one transaction
 LARGEST = 2**53  # of one row, so that no sum of a step overflows
 
+MODEL = "coalesce(model_id, model)"  # of a row of calls
 _GROUPS = {
     "key_id": "coalesce(key_id, '')",
     "team": "coalesce(team, '')",
-    "model": "coalesce(model_id, model)",
+    "model": MODEL,
     "endpoint": "endpoint",
     "upstream": "upstream",
     "caller": "caller",
@@ -47,7 +48,7 @@ _SUMS = {
     "microseconds": "(kind = 'call') * CAST(round(seconds * 1000000) AS INTEGER)",
 }
 _UNITS = {"tokens": "total_tokens", "usd": "cost", "requests": "requests"}
-_SCOPES = {"key": "key_id", "team": "team"}
+SCOPES = {"key": "key_id", "team": "team"}
 _BY_USER = ("user",)
 _ALL = tuple(name for name in _GROUPS if name != "user")
 _FEW = (*tuple(_SUMS)[:6], "asked")
@@ -62,7 +63,7 @@ def _adding(table: str, unit: str, groups: tuple[str, ...], sums: tuple[str, ...
     def statement(sign: str) -> str:
         summed = ", ".join(f"{sign}sum({_SUMS[name]})" for name in sums)
         added = ", ".join(f"{name} = {name} + excluded.{name}" for name in sums)
-        return (
+        return (  # of our own names; values are parameters, here and below
             f"INSERT INTO {table} ({keys}, {', '.join(sums)}) SELECT {chosen}, {summed} FROM calls "  # noqa: S608
             f"WHERE id > ? AND id <= ? GROUP BY {', '.join(map(str, range(1, len(groups) + 2)))} "
             f"ON CONFLICT ({keys}) DO UPDATE SET {added}"
@@ -131,6 +132,7 @@ def unroll(connection: sqlite3.Connection, row: int) -> None:
         connection.execute(take, (row - 1, row))
         empty = " AND ".join(f"{name} = 0" for name in _FEW)
         its = f"(SELECT time / {length} FROM calls WHERE id = ?)"  # noqa: S608 - our own columns
+        # Our own names.
         connection.execute(f"DELETE FROM {table} WHERE {unit} = {its} AND {empty}", (row,))  # noqa: S608
 
 
@@ -179,14 +181,15 @@ def distance(time: int, per_day: int, first_day: int = 0) -> Distance:
 def spent_before(
     connection: sqlite3.Connection, scope: str, unit: str, window: tuple[int, int], filter_: str = ""
 ) -> int:
-    """What a counter starts from: the sum of all rows of the scope in the window (Unix seconds, from and until) that
+    """The start of a counter: the sum of all rows of the scope in the window (Unix seconds, from and until) that
     fit the filter, whether they are still kept or not. ``unit``: tokens, usd (nano-dollars) or requests. Inside a
     transaction."""
     known = progress(connection)
     since, until = window[0] * 1000, min(window[1], FOREVER) * 1000
     kind, _, owner = scope.partition(":")
-    mine = f"+{_SCOPES[kind]} = :owner" if kind in _SCOPES else "1"
+    mine = f"+{SCOPES[kind]} = :owner" if kind in SCOPES else "1"
     name = _UNITS[unit]
+    # Our own names and numbers.
     raw = f"SELECT endpoint, {_GROUPS['model']} AS model, {{}} * {_SUMS[name]} AS amount FROM calls WHERE {mine} AND "  # noqa: S608
     rolled = f"SELECT endpoint, model, {{}} * {name} AS amount FROM {{}} WHERE {mine} AND "  # noqa: S608
     parts = [f"{raw.format(1)} id > {known.rolled_up} AND +time >= {since} AND +time < {until}"]

@@ -1,4 +1,4 @@
-"""What the ledger's rows say was spent: the truth that counters start from and are checked against."""
+"""Sums of what was spent, from the ledger's rows: the truth that counters start from and are checked against."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from typing import NamedTuple
 
 from .filters import fits
 from .holds import FOREVER
-from .rollups import progress, spent_before
+from .rollups import MODEL, QUARTER, SCOPES, progress, spent_before
 
-QUARTER = 900  # seconds of a roll-up
+QUARTER_SECONDS = QUARTER // 1000
 FEW = 20_000  # rows
-MODEL = "coalesce(model_id, model)"
 
 
 def start(connection: sqlite3.Connection, scope: str, unit: str, chosen: str, window: tuple[int, int]) -> int:
-    """What a new counter starts from: the sum of the scope's rows in the window that fit the filter ``chosen``.
+    """The start of a new counter: the sum of the scope's rows in the window that fit the filter ``chosen``.
 
     While many rows are not rolled up yet, as after a migration, rows are found by their time if all are kept.
     """
@@ -39,13 +38,15 @@ class Spent(NamedTuple):
 def spent(connection: sqlite3.Connection, scope: str, chosen: str, since: int, until: int) -> Spent:
     """The same in another way, to compare a counter with: from the roll-ups of quarters and the rows behind them, if
     the window consists of whole quarters of an hour, as every window of a calendar does; else from rows alone."""
-    whole = since % QUARTER == 0 and (until % QUARTER == 0 or until == FOREVER)
+    whole = since % QUARTER_SECONDS == 0 and (until % QUARTER_SECONDS == 0 or until == FOREVER)
     rolled = progress(connection).rolled_up if whole else 0
     where, values = _of(scope)
     groups = connection.execute(_ROWS.format("id" if rolled else "+id", where), (rolled, since, until, *values))
     sums = [group for group in groups if fits(chosen, group[0], group[1])]
     if rolled:
-        groups = connection.execute(_ROLLUPS.format(where), (since // QUARTER, until // QUARTER, *values))
+        groups = connection.execute(
+            _ROLLUPS.format(where), (since // QUARTER_SECONDS, until // QUARTER_SECONDS, *values)
+        )
         sums += [group for group in groups if fits(chosen, group[0], group[1])]
     return Spent(*(sum(group[place] for group in sums) for place in (2, 3, 4)))
 
@@ -58,7 +59,7 @@ def last_minute(connection: sqlite3.Connection, scope: str, since: int) -> list[
 
 def _of(scope: str) -> tuple[str, tuple[str, ...]]:
     kind, _, name = scope.partition(":")
-    column = {"key": "key_id", "team": "team"}.get(kind)
+    column = SCOPES.get(kind)
     return (f" AND {column} = ?", (name,)) if column else ("", ())
 
 

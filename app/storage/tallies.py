@@ -17,11 +17,10 @@ from itertools import chain
 from typing import ClassVar
 
 from .filters import fits
-from .holds import FOREVER, MINUTE, Balance, Charge
+from .holds import FOREVER, MINUTE, OPEN, SLIDING, Balance, Charge
 from .rows import CallRow
 from .sums import last_minute, start
 
-SLIDING = 61  # seconds
 FOUND = "SELECT unit, filter, since, until, spent, held FROM counters WHERE scope = ?"
 FOUND_SECONDS = "SELECT unit, second, amount FROM seconds WHERE scope = ? AND second > ?"
 SAVE = "INSERT INTO counters (scope, unit, filter, since, until, spent, held) VALUES {} "
@@ -226,7 +225,7 @@ class Tallies:
             minute.changed.update(seconds)
             minute.advance(self.now)
             return minute
-        if unit in ("calls", "runs"):
+        if unit in OPEN:
             return Tally(charge.scope, place, 0, 0)
         return Tally(charge.scope, place, start(self.connection, charge.scope, unit, chosen, window), 0)
 
@@ -256,7 +255,7 @@ class Tallies:
             fitting = self._fitting_of(row, about)
         time = row.time
         for tally, column in fitting:
-            amount: int | None = row[column]  # type: ignore[assignment]
+            amount: int | None = row[column]  # type: ignore[assignment]  # COLUMNS has columns of integers only
             if not amount:
                 continue
             if isinstance(tally, Tally):
