@@ -60,18 +60,22 @@ class Accounting:
         await asyncio.gather(*self._closing)
 
 
-def build_book(settings: Settings, file: LedgerFile | None, redact: Callable[[str], str]) -> Ledger | None:
+def build_book(
+    settings: Settings, file: LedgerFile | None, redact: Callable[[str], str], prices: Prices
+) -> Ledger | None:
     """The ledger; None without a file."""
     if file is None:
         return None
-    return Ledger(file, redact, prices=build_prices(settings), hashed=settings.ledger.hash_users)
+    return Ledger(file, redact, prices=prices, hashed=settings.ledger.hash_users)
 
 
-def build_holds(settings: Settings, ledger: Ledger | None, share: Share, accounting: Accounting) -> Holds:
+def build_holds(
+    settings: Settings, ledger: Ledger | None, share: Share, accounting: Accounting, prices: Prices
+) -> Holds:
     return Holds(
         ledger=ledger,
         calendar=Calendar(settings.time_zone, settings.week_begins),
-        prices=build_prices(settings),
+        prices=prices,
         runs=RunBudgets(settings.deepsearch_max_budget, settings.deepsearch_hold_factor),
         own=OwnLimits(share.part),
         settlements=accounting.settlements,

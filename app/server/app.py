@@ -49,7 +49,7 @@ from ..usage.ledger import unbooked
 from ..usage.record import CallRecord, Recorder
 from . import access_log, admin, docs, models, own_usage, process
 from .access import Access
-from .accounting import Accounting, build_book, build_holds
+from .accounting import Accounting, build_book, build_holds, build_prices
 from .books import LedgerReader
 from .handlers import BodyLimits, Handlers
 from .snapshots import Generation, Generations
@@ -238,7 +238,8 @@ def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[
 
 
 def _admission(process: Process, settings: Settings, load: Load, redactor: Redactor) -> Admission:
-    ledger = build_book(settings, process.database, redactor.secrets)
+    prices = build_prices(settings)
+    ledger = build_book(settings, process.database, redactor.secrets, prices)
     process.accounting.renew(settings)
     return Admission(
         load,
@@ -246,7 +247,7 @@ def _admission(process: Process, settings: Settings, load: Load, redactor: Redac
         Recorder(access_log.write, ledger or unbooked, *process.sinks),
         build_disconnects(settings),
         settings.timeouts.total_seconds,
-        build_holds(settings, ledger, process.share, process.accounting),
+        build_holds(settings, ledger, process.share, process.accounting, prices),
     )
 
 

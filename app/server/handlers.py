@@ -51,7 +51,7 @@ LEAVE = "torii.leave"
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """BodyLimits of a request's body, and the seconds between two keep-alive comments of a silent stream."""
+    """Limits of a request's body, and the seconds between two keep-alive comments of a silent stream."""
 
     body_megabytes: int = 32
     body_seconds: float = 60.0
@@ -185,9 +185,7 @@ class Handlers:
         return (callers or self._callers).check(exchange.headers, peer[0] if peer else None, endpoint)
 
     async def _answer(self, exchange: HTTPExchange, answer: CallResult) -> None:
-        head = self._head(exchange.id, answer.headers)
-        if exchange.limits is not None:
-            head += [(name.encode(), value.encode()) for name, value in (await exchange.limits()).items()]
+        head = [*self._head(exchange.id, answer.headers), *await what_is_left(exchange)]
         if answer.events is None:
             await exchange.answer(200, answer.body, head)
             return
@@ -200,8 +198,7 @@ class Handlers:
         if not error.booked:
             note(exchange.scope, exchange.id, error)
         body, head = self._refusal(error, exchange.id)
-        if exchange.limits is not None:
-            head += [(name.encode(), value.encode()) for name, value in (await exchange.limits()).items()]
+        head += await what_is_left(exchange)
         unread = isinstance(error, UNREAD)
         await exchange.answer(error.status, body, head, more=unread)
         if unread:
@@ -240,6 +237,13 @@ def methods_of(request: Request) -> list[str]:
 
 def _serves(route: BaseRoute, scope: Scope) -> bool:
     return route.matches(scope)[0] is Match.FULL
+
+
+async def what_is_left(exchange: HTTPExchange) -> Head:
+    """The headers on the limits of the exchange's caller; none for a caller without limits."""
+    if exchange.limits is None:
+        return []
+    return [(name.encode(), value.encode()) for name, value in (await exchange.limits()).items()]
 
 
 def note(scope: Scope, request_id: str, error: ToriiError) -> None:
