@@ -36,7 +36,7 @@ class MergedReply(Value, frozen=True):
 
     @property
     def cached_tokens(self) -> int:
-        """What the cached part of the answer would have cost."""
+        """The cost of the cached part, had it not been cached."""
         tokens: int = self.reply["usage"].get("cached_tokens", 0) if self.state in ("hit", "partial") else 0
         return tokens
 

@@ -65,7 +65,7 @@ OPEN = Caller("open")
 
 
 class Refusal(NamedTuple):
-    """Why a known key is refused: the error's code, and words that follow ``this key``."""
+    """The reason to refuse a known key: the error's code, and words that follow ``this key``."""
 
     code: str
     words: str

@@ -1,4 +1,4 @@
-"""What a key may be used for, and from where."""
+"""The permissions of a key: models, endpoints, addresses."""
 
 from __future__ import annotations
 

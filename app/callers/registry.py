@@ -26,7 +26,7 @@ BUSY_SECONDS = 1.0
 
 
 class View(Protocol):
-    """What is made of the keys; it is told all of them at each change, in any thread."""
+    """A consumer of the keys: it is told all of them at each change, in any thread."""
 
     def adopt(self, found: KeySnapshot) -> None: ...
 

@@ -65,7 +65,7 @@ def facts(entry: Json) -> str:
 
 
 def left(scopes: Iterable[Json]) -> str:
-    """What is left of each limit and budget, and when it is free again; empty without limits."""
+    """The rest of each limit and budget, and when it is free again; empty without limits."""
     rows: list[tuple[str, ...]] = []
     for scope in scopes:
         whose = scope["scope"] if scope["scope"] == "organization" else f"{scope['scope']} {escape(scope['name'])}"

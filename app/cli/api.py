@@ -60,7 +60,7 @@ class Api:
         return self._asked("POST", f"keys/{quote(entry, safe='')}/rotate", body={"grace_seconds": grace_seconds})
 
     def left(self, kind: str, entry: str) -> list[Json]:
-        """What is left of the limits of a ``key`` or ``team``, one entry for each scope."""
+        """The rest of the limits of a ``key`` or ``team``, one entry for each scope."""
         found: list[Json] = self._asked("GET", "limits", {kind: entry})["data"]
         return found
 

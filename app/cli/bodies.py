@@ -48,7 +48,7 @@ LISTS = ("models", "endpoints", "ips")  # options; the fields are allowed_models
 
 
 def key_options(command: F) -> F:
-    """What a key may do, until when, and for whom."""
+    """The permissions of a key, its end, and its owner."""
     for option in (
         click.option("--cache", metavar="WORD", help="shared or private: whether others get answers that it paid for."),
         click.option("--on-disconnect", metavar="WORD", help="cancel, drain or detach calls whose caller has left."),
@@ -64,7 +64,7 @@ def key_options(command: F) -> F:
 
 
 def limit_options(command: F) -> F:
-    """What a key and a team have in common."""
+    """The options that a key and a team have in common."""
     for option in (
         click.option("--metadata", multiple=True, metavar="NAME=TEXT", help="A note for programs, at most 16."),
         click.option(

@@ -145,7 +145,7 @@ class FileAccounts:
 
 
 def _created(entry: Json) -> bool:
-    """What the configuration declares comes first, as from the API."""
+    """Declarations of the configuration come first, as from the API."""
     return not entry["declared"]
 
 

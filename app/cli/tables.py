@@ -71,7 +71,7 @@ def callers(settings: Settings, key: str | None = None) -> str:
 
 
 def _named(settings: Settings, key: str | None) -> list[str]:
-    """Who has a key. Of the keys in the ledger's file there may be many: one entry stands for all."""
+    """The holders of keys. Of the keys in the ledger's file there may be many: one entry stands for all."""
     names = [caller.name for caller in settings.callers]
     if settings.caller_key:
         names.append("default (a key generated for this run)" if key else "default")

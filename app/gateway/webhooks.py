@@ -122,7 +122,7 @@ class Webhook:
         logger.error("the webhook of alerts: an alert was not delivered in %d tries: %s", len(self._waits) + 1, fault)
 
     async def _post(self, letter: _Letter) -> str:
-        """Why the alert was not taken, in words; empty if it was."""
+        """The reason for which the alert was not taken; empty if it was."""
         try:
             answer = await self._client.open(Request(self._url, dict(letter.headers), letter.body, once=True))
         except ToriiError as error:

@@ -1,4 +1,4 @@
-"""Who may use the operator's API: the operator's key, and management keys, each with a scope."""
+"""The holders of the operator's API: the operator's key, and management keys, each with a scope."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class OwnDay(BaseModel):
 
 
 class OwnUsage(BaseModel):
-    """What is left of the limits and budgets of the caller's key and its team, and the key's usage."""
+    """The rest of the limits and budgets of the caller's key and its team, and the key's usage."""
 
     object: Literal["usage"] = "usage"
     key: str | None = Field(description="The key's public id, or the caller's name; null for an open gateway.")
@@ -62,7 +62,7 @@ router = APIRouter(route_class=CallerRoute, tags=["usage"])
     response_description="The answer.",
 )
 async def own_usage(caller: Calling, now: InForce, reader: Annotated[LedgerReader, Depends(_reader)]) -> OwnUsage:
-    """What is left of each limit and budget of your key and its team, when each frees, and your usage by day."""
+    """The rest of each limit and budget of your key and its team, when each frees, and your usage by day."""
     calendar = Calendar(now.settings.time_zone, now.settings.week_begins)
     scopes = own_scopes(caller, now.callers)
 

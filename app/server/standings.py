@@ -1,4 +1,4 @@
-"""What is left of limits and budgets, as callers and the operator read it."""
+"""The rest of limits and budgets, as callers and the operator read it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class BudgetState(BaseModel):
 
 
 class Standing(BaseModel):
-    """What is left of the limits and budgets of a key, a team or the organization."""
+    """The rest of the limits and budgets of a key, a team or the organization."""
 
     scope: str = Field(description="`key`, `team` or `organization`.")
     id: str

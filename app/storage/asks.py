@@ -1,4 +1,4 @@
-"""What the event loop asks of the writer's thread, and the answers' way back.
+"""Questions of the event loop to the writer's thread, and the answers' way back.
 
     ask -> the loop's turn ends -> the thread: one transaction for all of the turn -> one callback for all answers
 

@@ -43,6 +43,7 @@ UNTIDY = """SELECT EXISTS (SELECT 1 FROM processes WHERE until < ?1)
     OR EXISTS (SELECT 1 FROM holds WHERE lost IS NULL AND process NOT IN (SELECT id FROM processes))
     OR EXISTS (SELECT 1 FROM holds WHERE lost < ?2) OR EXISTS (SELECT 1 FROM seconds WHERE second < ?3)
     OR EXISTS (SELECT 1 FROM counters WHERE until > 0 AND until < ?4 AND held = 0)"""
+# Our own columns.
 LOST_ROWS = f"SELECT id, {', '.join(CallRow._fields)} FROM calls WHERE request_id = ? AND error = 'process_lost'"  # noqa: S608
 WRITTEN = "SELECT upstream, upstream_model, kind FROM calls WHERE request_id = ?"
 
@@ -141,6 +142,7 @@ class Counters:
         for charge in hold.charges:
             scope, unit, window, chosen, limit, amount, *_ = charge
             tally = known.get((scope, unit, chosen, *window))
+            # Only a sliding minute has ``now``; the class would take longer to ask for than its attribute.
             if tally is None or (tally.sliding and tally.now != now):  # type: ignore[union-attr]
                 tally = tallies.make(charge)
             places.append((amount, limit, tally))
@@ -325,7 +327,8 @@ def _refusal(places: Sequence[ChargePlace]) -> Decision:
 
 
 def balances(path: Path, charges: Sequence[Charge], clock: Clock = time.time) -> list[Balance]:
-    """What is spent and held of each charge's counter, from the rows where there is no counter yet. Changes nothing.
+    """The spent and the held amount of each charge's counter, from the rows where there is no counter yet. Changes
+    nothing.
 
     Raises StoreError.
     """

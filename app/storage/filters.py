@@ -26,7 +26,7 @@ def written(endpoints: Iterable[str] | None, models: Iterable[str] | None) -> st
     return msgspec.json.encode(said).decode() if said else NONE
 
 
-def fits(filter: str, endpoint: str, model: str) -> bool:  # noqa: A002
+def fits(filter: str, endpoint: str, model: str) -> bool:  # noqa: A002 - the field's own noun
     """True if a call of ``endpoint`` (``embeddings``, ``rerank``, ``chat``) to ``model`` counts for the filter.
 
     ``model`` is the resolved id; ``*`` in a model of the filter stands for any text, wherever it is. The result

@@ -162,7 +162,7 @@ class BucketSums:
         self._add(found, lambda day: self._place(firsts, day))
 
     def _add_rest(self, source: Source, distances: Sequence[Distance], condition: ColumnElement[bool]) -> None:
-        """What lies between the midnights and the bounds. Bounds that are at the same time of consecutive days in UTC,
+        """The rows between the midnights and the bounds. Bounds that are at the same time of consecutive days in UTC,
         as midnights of a zone between two changes of the clock, are read at once."""
         for first, last in _alike(distances):
             _, low, high, sign = distances[first]
@@ -204,7 +204,7 @@ class BucketSums:
             self._count(bucket(at) if self._last else 0, values, 1)
 
     def _move(self, bound: int, values: list[Any], sign: int) -> None:
-        """What lies before a bound belongs to the bucket that ends there, and not to the one that begins there."""
+        """A row before a bound belongs to the bucket that ends there, and not to the one that begins there."""
         if bound > 0:
             self._count(bound - 1, values, sign)
         if bound <= self._last:

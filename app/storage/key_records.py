@@ -74,7 +74,7 @@ class ManagementRecord(NamedTuple):
 
 
 class AuditEntry(NamedTuple):
-    """Who changed what. ``time`` is in Unix milliseconds; ``changes`` has the new values, and no secret."""
+    """One change, and its author. ``time`` is in Unix milliseconds; ``changes`` has the new values, and no secret."""
 
     id: int
     time: int
@@ -141,6 +141,7 @@ def snapshot(connection: sqlite3.Connection) -> KeySnapshot:
 
 
 def key_of(row: Sequence[Any], secrets: Sequence[SecretRecord]) -> KeyRecord:
+    # The columns have the order of the fields, of which a type checker knows nothing; so in ``team_of``.
     return KeyRecord(*row[:7], bool(row[7]), msgspec.json.decode(row[8]), tuple(secrets))  # type: ignore[call-arg]
 
 

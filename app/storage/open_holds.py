@@ -20,7 +20,7 @@ DELETE = "DELETE FROM holds WHERE request_id IN (VALUES {})"
 
 
 class HeldCharge(NamedTuple):
-    """What a call holds of a counter. ``second`` is that of admission, for a sliding minute."""
+    """The part of a counter that a call holds. ``second`` is that of admission, for a sliding minute."""
 
     scope: str
     unit: str

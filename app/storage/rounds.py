@@ -1,4 +1,4 @@
-"""What the writer's thread does every few seconds: renew the lease, look for dead processes, read back spilled rows."""
+"""The regular work of the writer's thread: renew the lease, look for dead processes, read back spilled rows."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class Spilled:
 
 
 def parsed(line: bytes) -> tuple[str, Any] | None:
-    """What a verb was given; None for a line that was not written whole."""
+    """A verb and what it was given; None for a line that was not written whole."""
     try:
         verb, values = msgspec.json.decode(line, type=tuple[str, Any])
     except msgspec.DecodeError:

@@ -1,4 +1,4 @@
-"""Which keys and teams ever had a call, for lists of what is left: of all others nothing is used."""
+"""The keys and teams that ever had a call, for lists of what is left: of all others nothing is used."""
 
 from __future__ import annotations
 

@@ -61,8 +61,8 @@ class BucketsAsked:
 
 @dataclass(frozen=True, slots=True)
 class CallsAsked:
-    """Which rows: those of a ``key``'s public id, a ``team``'s id, a ``model``'s id, a ``status``, a ``request_id``, a
-    ``kind`` (call, cached, refusal), and of calls from ``start`` on and before ``end``, Unix seconds.
+    """A choice of rows: those of a ``key``'s public id, a ``team``'s id, a ``model``'s id, a ``status``, a
+    ``request_id``, a ``kind`` (call, cached, refusal), and of calls from ``start`` on and before ``end``, Unix seconds.
 
     ``limit``: at most 100. ``after``: the ``id`` of the last row of the page before.
     """

@@ -1,4 +1,4 @@
-"""What models cost: a table in the configuration, by upstream and model. There is no built-in price. No I/O.
+"""The prices of models: a table in the configuration, by upstream and model. There is no built-in price. No I/O.
 
 Prices are in dollars for a million tokens; costs are whole nano-dollars, rounded up, without floats in between.
 """

@@ -105,7 +105,7 @@ class Use:
 
 
 class CallAccount(Protocol):
-    """What is held of limits and budgets for one call.
+    """The hold of one call on limits and budgets.
 
     started   the call's start, in Unix seconds
     admitted  the call counts as a request

@@ -59,7 +59,7 @@ class CallList(ListOf[CallLine]):
 
 
 class CallsFilter:
-    """Which rows of the ledger."""
+    """A choice of the ledger's rows."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class CallsFilter:
 
 
 class CallsSpan:
-    """Which kind of rows, and from when to when."""
+    """The kind of rows, and their period."""
 
     def __init__(
         self,

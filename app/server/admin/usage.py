@@ -131,6 +131,7 @@ class UsageFilter:
         team: Annotated[str | None, Query(max_length=100, description="Only calls of this team.")] = None,
         limit: Annotated[int | None, Query(ge=1, description="Buckets of a page: 7 days, or 24 hours.")] = None,
         page: Annotated[str | None, Query(max_length=100, description="`next_page` of the page before.")] = None,
+        # The query's own name.
         format: Annotated[Literal["json", "csv"], Query(description="`csv` has all buckets.")] = "json",  # noqa: A002
     ) -> None:
         self.key, self.team, self.limit, self.page, self.format = key, team, limit, page, format
