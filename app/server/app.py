@@ -47,7 +47,7 @@ from ..storage.ledger_file import LedgerFile
 from ..storage.retention import Retention
 from ..usage.ledger import unbooked
 from ..usage.record import CallRecord, Recorder
-from . import access_log, admin, docs, models, own_usage, process
+from . import access_log, docs, models, own_usage, process
 from .access import Access
 from .accounting import Accounting, build_book, build_holds, build_prices
 from .books import LedgerReader
@@ -103,7 +103,8 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     app.router.routes += [Route(path, hot, methods=["POST"]) for path in HOT]
     for prefix, router in (*SHOWN, *HIDDEN):
         app.include_router(router, prefix=prefix, include_in_schema=(prefix, router) in SHOWN)
-    app.include_router(admin.router)
+    if generations.now.operator is not None or registry.now.management:
+        app.add_operator()
     if settings.docs_open:
         docs.add(app)
     docs.add_icon(app)
@@ -116,11 +117,23 @@ class Torii(FastAPI):
     through FastAPI's router."""
 
     generations: Generations
+    operated = False
+
+    def add_operator(self) -> None:
+        """Adds the operator's API. Its forms take a tenth of a second to build, so a gateway that has no operator when
+        it starts adds them with the first request for them."""
+        from . import admin
+
+        if not self.operated:
+            self.operated = True
+            self.include_router(admin.router)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
+        if not self.operated and scope["path"].startswith("/admin"):
+            self.add_operator()
         now = self.generations.now
         if scope["path"] not in FIXED:
             scope["path"] = meant(scope["path"], scope["raw_path"])
