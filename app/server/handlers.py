@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..callers.keys import Caller, Callers
+from ..callers.keys import Caller, Callers, UnknownKey
 from ..core.disconnects import CallerGone
 from ..core.errors import (
     Barred,
@@ -87,7 +87,7 @@ class Handlers:
         """A handler for an endpoint. The key and the overload limit are checked before the body is read."""
 
         async def work(exchange: HTTPExchange) -> None:
-            caller = self.caller(exchange, endpoint=endpoint.facts.name)
+            caller = await self.caller(exchange, endpoint.facts.name)
             with self.admission.admit(caller, exchange.id) as admitted:
                 if admitted.account is not None:
                     exchange.limits = admitted.account.headers
@@ -177,12 +177,17 @@ class Handlers:
         """True while anyone who reaches the gateway may use it."""
         return self._callers.open
 
-    def caller(self, exchange: HTTPExchange, callers: Callers | None = None, endpoint: str | None = None) -> Caller:
+    async def caller(self, exchange: HTTPExchange, endpoint: str | None = None) -> Caller:
         """The authenticated caller. Raises Unauthorized, also for a valid key in the query: queries get into logs; and
         Barred if the key may not be used for the endpoint, or from the caller's address."""
         no_key_in_query(exchange)
         peer = exchange.scope.get("client")
-        return (callers or self._callers).check(exchange.headers, peer[0] if peer else None, endpoint)
+        address = peer[0] if peer else None
+        try:
+            return self._callers.check(exchange.headers, address, endpoint)
+        except UnknownKey:
+            await self._callers.look()
+        return self._callers.check(exchange.headers, address, endpoint)
 
     async def _answer(self, exchange: HTTPExchange, answer: CallResult) -> None:
         head = [*self._head(exchange.id, answer.headers), *await what_is_left(exchange)]
