@@ -103,7 +103,7 @@ class Registry:
                 self._file = None  # another file may come, even with the same inode and change number
                 self._failed(error)
                 return
-            self._told(None)
+            self._report(None)
             if found is not None or not self.loaded:
                 self.loaded = True
                 self._put(found or self.now)
@@ -172,11 +172,11 @@ class Registry:
             self.loaded = True
             self._put(self.now)
         if missing and not self._any:
-            self._told(None)
+            self._report(None)
         else:
-            self._told("there is no such file" if missing else str(store_error(error)))
+            self._report("there is no such file" if missing else str(store_error(error)))
 
-    def _told(self, trouble: str | None) -> None:
+    def _report(self, trouble: str | None) -> None:
         if trouble != self.trouble:
             self.trouble = trouble
             if trouble:

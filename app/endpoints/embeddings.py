@@ -137,8 +137,8 @@ def _same_shape(data: list[Json]) -> None:
     """Raises UpstreamFailed if the vectors differ in size: two upstreams may have answered the parts."""
     shapes = {item[field_of(item)].shape for item in data}
     if len(shapes) > 1:
-        told = sorted(shapes, key=str)
-        raise UpstreamFailed(f"the parts of the call returned vectors of different sizes: {told}")
+        sizes = sorted(shapes, key=str)
+        raise UpstreamFailed(f"the parts of the call returned vectors of different sizes: {sizes}")
 
 
 def _is_tokens(item: Any) -> bool:

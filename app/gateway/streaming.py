@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable
 from typing import Any
 
-from ..core.errors import ToriiError, UpstreamBroken, UpstreamMismatch, let_go, told
+from ..core.errors import ToriiError, UpstreamBroken, UpstreamMismatch, drop_traceback, public_error
 from ..core.json import Malformed
 from ..core.redaction import Redactor
 from ..core.sse import PING, Decoder, ServerEvent
@@ -136,11 +136,11 @@ class CallerStream:
         except Exception as error:
             if not isinstance(error, ToriiError):
                 logger.exception("a stream failed")
-            failure = told(error)
+            failure = public_error(error)
             status = failure.status
             source.fail(failure)
             yield last + self._writer.fail(self._redactor.envelope(failure))
-            let_go(error)
+            drop_traceback(error)
         finally:
             await self._close(status, failure)
 

@@ -30,15 +30,15 @@ from ..core.errors import (
     ToriiError,
     Unauthorized,
     UnsupportedMedia,
-    let_go,
-    told,
+    drop_traceback,
+    public_error,
 )
 from ..core.redaction import Redactor
 from ..endpoints import Endpoint
 from ..endpoints.incoming import RequestContext
 from ..gateway.admission import Admission
 from ..gateway.gateway import CallResult, Gateway
-from .event_stream import Downstream
+from .event_stream import EventStreamResponse
 from .http import Head, HTTPExchange
 
 logger = logging.getLogger("torii.edge")
@@ -167,8 +167,8 @@ class Handlers:
                     raise
                 if not isinstance(error, ToriiError):
                     logger.exception("request %s failed", exchange.id)
-                await self._refuse(exchange, told(error))
-                let_go(error)
+                await self._refuse(exchange, public_error(error))
+                drop_traceback(error)
 
         return handler
 
@@ -195,12 +195,12 @@ class Handlers:
             await exchange.answer(200, answer.body, head)
             return
         try:
-            await Downstream(aiter(answer.events), head, self._limits.ping_seconds).serve(exchange)
+            await EventStreamResponse(aiter(answer.events), head, self._limits.ping_seconds).serve(exchange)
         finally:
             await answer.events.aclose()
 
     async def _refuse(self, exchange: HTTPExchange, error: ToriiError) -> None:
-        if not error.booked:
+        if not error.logged:
             note(exchange.scope, exchange.id, error)
         body, head = self._refusal(error, exchange.id)
         head += await what_is_left(exchange)

@@ -131,11 +131,11 @@ class DeepSearchFold:
     def _step(self, kind: Literal["search", "visit"], value: str) -> list[Event]:
         """A Step, if it is new. The server sends a step when it is decided, when it is done, and again with every later
         thought; for a visit, it also sends an index, which is no URL and is ignored."""
-        told = hash((kind, value))
-        if told in self._steps:
+        step = hash((kind, value))
+        if step in self._steps:
             return []
         if len(self._steps) < STEPS:
-            self._steps.add(told)
+            self._steps.add(step)
         return [Step(kind, value)]
 
     def _whole(self, text: str) -> str:

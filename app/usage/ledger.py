@@ -173,7 +173,7 @@ def unseen(use: Use, *, estimated: bool) -> bool:
     return estimated and use.target.model.deepsearch and use.usage is None
 
 
-def unbooked(record: CallRecord) -> None:
+def unrecorded(record: CallRecord) -> None:
     """A sink in place of a ledger: what was held for a call ends with it."""
     if record.account is not None:
         record.account.settle(())

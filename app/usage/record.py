@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ..core import usage
 from ..core.disconnects import CallerGone, ClientConnection
-from ..core.errors import ToriiError, Unavailable, UpstreamBroken, UpstreamTimeout, UpstreamTruncated, told
+from ..core.errors import ToriiError, Unavailable, UpstreamBroken, UpstreamTimeout, UpstreamTruncated, public_error
 from ..core.types import Call, Event, Json, Target
 from ..core.usage import Tokens
 from ..endpoints.fields import total_usage
@@ -219,7 +219,7 @@ class CallRecord:
         self.status = 499 if self.connection.left else status
         self.error = error
         if error is not None:
-            error.booked = True
+            error.logged = True
         self.seconds = time.monotonic() - self.started
         if self.recorder is not None:
             self.recorder.settle(self)
@@ -229,7 +229,7 @@ class CallRecord:
         if isinstance(error, CallerGone):
             self.end(500)
             return
-        failure = told(error)
+        failure = public_error(error)
         if isinstance(failure, Unavailable) and self.paid:
             failure.should_retry = False
         self.end(failure.status, failure)
