@@ -47,7 +47,7 @@ class UpstreamStream:
         try:
             self.first = await anext(self.rest)
         except BaseException as failure:
-            record.streamed(self.fold.usage, failure if isinstance(failure, ToriiError) else None)
+            record.streamed(self.fold, failure if isinstance(failure, ToriiError) else None)
             await self.aclose(failure)
             raise
         if says_something(self.first):
@@ -66,7 +66,7 @@ class UpstreamStream:
         else:
             return reply
         finally:
-            record.streamed(self.fold.usage, failure if isinstance(failure, ToriiError) else None)
+            record.streamed(self.fold, failure if isinstance(failure, ToriiError) else None)
             await self.aclose(failure)
 
     def succeed(self) -> None:
@@ -148,7 +148,7 @@ class CallerStream:
         await self._close(499)
 
     async def _close(self, status: int, failure: ToriiError | None = None) -> None:
-        self._record.streamed(self._source.fold.usage, failure)
+        self._record.streamed(self._source.fold, failure)
         self._record.end(status, failure)
         await self._source.aclose()
 

@@ -21,6 +21,7 @@ from .thoughts import CLOSE, OPEN, Thoughts
 
 FINISHES = ("stop", "length", "content_filter")
 URL_LISTS = ("visitedURLs", "readURLs", "relatedImages")
+RUN_LIMIT = 128  # characters of a run's id
 STEPS = 10_000  # maximum number of steps remembered per run; a long run of a team has some hundreds
 
 
@@ -47,6 +48,7 @@ class DeepSearchFold:
         self._finish: str | None = None
         self._closed = False
         self.usage: Json | None = None
+        self.run: str | None = None
 
     @property
     def done(self) -> bool:
@@ -81,6 +83,7 @@ class DeepSearchFold:
         events: list[Event] = []
         if not self._begun:
             self._begun = True
+            self.run = _string(chunk.get("id"))[:RUN_LIMIT] or None
             events.append(Head(chunk.get("created"), chunk.get("system_fingerprint")))
         choices = chunk.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}

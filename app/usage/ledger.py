@@ -114,6 +114,7 @@ class Ledger:
             None if price is None else price.date,
             self._said(call.user) if call.user else None,
             self._said(payer.tag) if payer.tag else None,
+            self._clean(use.run) if use.run else None,
         )
 
     def draft(self, record: CallRecord, target: Target | None = None, bound: Bound = NOTHING) -> CallRow:

@@ -11,7 +11,7 @@ from typing import Protocol
 from ..core import usage
 from ..core.disconnects import CallerGone, ClientConnection
 from ..core.errors import ToriiError, Unavailable, UpstreamBroken, UpstreamTimeout, UpstreamTruncated, public_error
-from ..core.types import Call, Event, Json, Target
+from ..core.types import Call, Event, Fold, Json, Target
 from ..core.usage import Tokens
 from ..endpoints.fields import total_usage
 from ..storage.ledger_file import CallRow
@@ -31,7 +31,8 @@ class Use:
     tokens of the requests that have ended, ``counted`` the upstream's own counts of these, added up. ``pending`` are
     the parts whose requests have not ended; ``last`` is the usage that a stream has reported so far, ``written`` the
     bytes of answer in it, ``first_event`` the seconds from the call's start to its first event. ``error`` is why the
-    upstream was left; ``answered``: it gave at least one whole answer.
+    upstream was left; ``answered``: it gave at least one whole answer. ``run`` is the upstream's id of a DeepSearch
+    run.
     """
 
     target: Target
@@ -44,11 +45,12 @@ class Use:
     last: Json | None = None
     written: int = 0
     first_event: float | None = None
+    run: str | None = None
 
     def begin(self, target: Target) -> None:
         """A request to ``target`` begins; none of its bytes was sent yet."""
         self.target = target
-        self.error = self.last = self.first_event = None
+        self.error = self.last = self.first_event = self.run = None
         self.written = 0
 
     def send(self, part: Call) -> None:
@@ -203,11 +205,11 @@ class CallRecord:
             use.first_event = time.monotonic() - self.started
         use.written += usage.seen(events)
 
-    def streamed(self, reported: Json | None, error: ToriiError | None = None) -> None:
-        """A stream has ended. ``reported`` is its usage; ``error`` is why it failed, None if it succeeded."""
+    def streamed(self, fold: Fold, error: ToriiError | None = None) -> None:
+        """A stream has ended, which ``fold`` has read; ``error`` is why it failed, None if it succeeded."""
         use = self.current
         if use is not None and self.status is None:
-            use.last = reported
+            use.last, use.run = fold.usage, fold.run
             if error is not None:
                 use.cut(self.call, error)
 
