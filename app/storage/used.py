@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from .columns import progress
 from .opening import reading
-from .rollups import progress
 
 
 def used_scopes(path: Path) -> frozenset[str]:
