@@ -17,7 +17,7 @@ from typing import NamedTuple
 from .columns import DAY, FEW, GROUPS, MODEL, QUARTER, SET_STATE, SUMS, USER, progress
 from .filters import fits
 from .holds import FOREVER
-from .running import mark
+from .running import BLOCK, BLOCKS, first_stale, mark
 
 STEP = 500  # rows of one transaction
 
@@ -165,7 +165,12 @@ def spent_before(
         start = time - time % QUARTER
         if known.kept_from <= time and start < time:
             parts.append(f"{raw.format(side)} time >= {start} AND time < {time} AND +id <= {known.rolled_up}")
-    parts.append(f"{rolled.format(1, 'rolled_days')} day >= {days[0]} AND day < {days[1]}")
+    low = -(-days[0] // BLOCK)
+    high = max(low, min(days[1], first_stale(connection, BLOCKS)) // BLOCK)
+    parts.append(f"{rolled.format(1, BLOCKS)} block >= {low} AND block < {high}")
+    for first, last in ((days[0], min(low * BLOCK, days[1])), (max(high * BLOCK, days[0]), days[1])):
+        if first < last:
+            parts.append(f"{rolled.format(1, 'rolled_days')} day >= {first} AND day < {last}")
     query = f"SELECT endpoint, model, sum(amount) FROM ({' UNION ALL '.join(parts)}) GROUP BY 1, 2"  # noqa: S608
     found = connection.execute(query, {"owner": owner})
     return sum(amount for endpoint, model, amount in found if fits(filter_, endpoint, model))
