@@ -34,7 +34,9 @@ class Access:
         try:
             if self._guard is not None and self._handlers.open:
                 self._guard.check(scope["method"], scope["path"], headers)
-            if b"origin" in headers and not self._cors.allows(headers[b"origin"]):
+            if b"origin" not in headers:  # no browser, or a page of the gateway's own
+                return None
+            if not self._cors.allows(headers[b"origin"]):
                 self._not_shared(scope["method"], headers)
         except Forbidden as error:
             error.logged = not self._first(error.message)

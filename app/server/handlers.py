@@ -94,8 +94,9 @@ class Handlers:
                 exchange.scope[LEAVE] = admitted.connection.leave
                 try:
                     body = await self.body(exchange)
-                    control = b",".join(exchange.header(b"cache-control"))
-                    tag = b",".join(exchange.header(b"x-torii-tag"))
+                    headers = exchange.headers
+                    control = b",".join(headers.get(b"cache-control", ()))
+                    tag = b",".join(headers.get(b"x-torii-tag", ()))
                     incoming = RequestContext(exchange.path, body, exchange.id, control, tag)
                     await self._answer(exchange, await self._gateway.handle(endpoint, incoming, admitted))
                 except asyncio.CancelledError as error:
@@ -180,7 +181,8 @@ class Handlers:
     async def caller(self, exchange: HTTPExchange, endpoint: str | None = None) -> Caller:
         """The authenticated caller. Raises Unauthorized, also for a valid key in the query: queries get into logs; and
         Barred if the key may not be used for the endpoint, or from the caller's address."""
-        no_key_in_query(exchange)
+        if exchange.scope["query_string"]:
+            no_key_in_query(exchange)
         peer = exchange.scope.get("client")
         address = peer[0] if peer else None
         try:
@@ -190,7 +192,9 @@ class Handlers:
         return self._callers.check(exchange.headers, address, endpoint)
 
     async def _answer(self, exchange: HTTPExchange, answer: CallResult) -> None:
-        head = [*self._head(exchange.id, answer.headers), *await what_is_left(exchange)]
+        head = self._head(exchange.id, answer.headers)
+        if exchange.limits is not None:
+            head += await what_is_left(exchange)
         if answer.events is None:
             await exchange.answer(200, answer.body, head)
             return

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from ..core import usage
 from ..core.disconnects import CallerGone, ClientConnection
 from ..core.errors import ToriiError, Unavailable, UpstreamBroken, UpstreamTimeout, UpstreamTruncated, public_error
-from ..core.types import Call, Event, Fold, Json, Target
+from ..core.types import Call, Event, Fold, Json, Target, Value
 from ..core.usage import Tokens
 from ..endpoints.fields import total_usage
 from ..storage.ledger_file import CallRow
@@ -23,8 +24,7 @@ CUT = (UpstreamBroken, UpstreamTimeout, UpstreamTruncated)
 NOTHING = Tokens()
 
 
-@dataclass(slots=True)
-class Use:
+class Use(msgspec.Struct, eq=False):
     """The work of one upstream for a call; it becomes a row of the ledger.
 
     ``target`` is the last one asked there; ``attempts`` counts the requests of which a byte was sent. ``spent`` are the
@@ -41,7 +41,7 @@ class Use:
     error: ToriiError | None = None
     spent: Tokens = NOTHING
     counted: Json | None = None
-    pending: list[Call] = field(default_factory=list)
+    pending: list[Call] = []
     last: Json | None = None
     written: int = 0
     first_event: float | None = None
@@ -127,8 +127,7 @@ class CallAccount(Protocol):
     def settle(self, rows: Sequence[CallRow]) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Payer:
+class Payer(Value, frozen=True):
     """Whom the ledger names for a call: the public id of the key and its team, and the call's tag as sent."""
 
     key_id: str | None = None
@@ -143,8 +142,7 @@ def added(before: Json | None, reported: Json | None) -> Json | None:
     return total_usage([before, reported]) if before and reported else reported or before
 
 
-@dataclass(slots=True)
-class CallRecord:
+class CallRecord(msgspec.Struct, eq=False):
     """The record of one call. ``status`` is what the caller got, 499 if the caller left; ``started`` is of the
     monotonic clock, ``seconds`` is the call's duration.
 
@@ -158,9 +156,9 @@ class CallRecord:
     request_id: str
     caller: str
     call: Call
-    connection: ClientConnection = field(default_factory=ClientConnection)
-    started: float = field(default_factory=time.monotonic)
-    uses: dict[str, Use] = field(default_factory=dict)
+    connection: ClientConnection = msgspec.field(default_factory=ClientConnection)
+    started: float = msgspec.field(default_factory=time.monotonic)
+    uses: dict[str, Use] = {}
     current: Use | None = None
     hit: Target | None = None
     status: int | None = None
@@ -172,7 +170,7 @@ class CallRecord:
     payer: Payer = NOBODY
     model_id: str | None = None
     account: CallAccount | None = None
-    recorder: Recorder | None = field(default=None, repr=False)
+    recorder: Recorder | None = None
 
     def timed_out(self) -> UpstreamTimeout:
         """The error of a call that exceeded its total time. A DeepSearch run that may go on is paid for, so the SDKs
