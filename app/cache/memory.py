@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+
+import msgspec
 
 from .entries import CacheEntry
 
 OVERHEAD = 400  # bytes of an entry besides its values: the key, the objects, its slot in the table, fragmentation
 
 
-@dataclass(slots=True)
-class MemoryEntry:
+class MemoryEntry(msgspec.Struct, eq=False):
     """``form`` is an encoded form of the entry, made once and evicted with it. ``size`` is of all, in bytes."""
 
     entry: CacheEntry

@@ -166,6 +166,8 @@ def _write_base64(items: list[Json]) -> None:
 
 
 def _missing(keys: list[bytes], entries: dict[bytes, CacheEntry]) -> list[int]:
+    if not keys:
+        return []
     return list({key: place for place, key in enumerate(keys) if key not in entries}.values())
 
 

@@ -41,14 +41,11 @@ class SingleFlight(Generic[T, W]):
 
     def under_way(self, key: Hashable) -> bool:
         """True if a call with this key would follow another one."""
-        leader = self._open.get(key) if key is not None else None
+        leader = self._open.get(key)
         return leader is not None and leader.open
 
     def join(self, key: Hashable, connection: ClientConnection, call: W) -> Flight[T, W]:
-        """The flight of one call, to be entered at once. It leads unless an equal key is under way; None equals no
-        key."""
-        if key is None:
-            return Flight(connection, call)
+        """The flight of one call, to be entered at once. It leads unless an equal key is under way."""
         leader = self._open.get(key)
         if leader is not None and leader.open:
             return Flight(connection, call, leader)

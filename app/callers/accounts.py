@@ -89,6 +89,9 @@ class Accounts(Callers):
         self.keys, self.teams, self.known = keys, teams, known
         self.open = not (given.callers or given.keys or given.reachable or self.registry.created)
 
+    async def look(self) -> None:
+        await self.registry.look()
+
     def nobody(self) -> ToriiError:
         return super().nobody() if self.registry.loaded else _away()
 

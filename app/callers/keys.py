@@ -64,6 +64,10 @@ class Caller:
 OPEN = Caller("open")
 
 
+class UnknownKey(Unauthorized):
+    """A virtual key, or any key of a gateway without keys: another process may just have created it."""
+
+
 class Refusal(NamedTuple):
     """The reason to refuse a known key: the error's code, and words that follow ``this key``."""
 
@@ -130,17 +134,20 @@ class Callers:
                 may.check_endpoint(endpoint)
         return known.caller
 
+    async def look(self) -> None:
+        """Admits the keys that other processes have created by now. Returns within a second or so, and never raises."""
+
     def nobody(self) -> ToriiError:
         """The error for any key while the gateway has none."""
-        return Unauthorized(_NO_KEYS)
+        return UnknownKey(_NO_KEYS)
 
     def unknown(self, key: bytes) -> ToriiError:
         """The error for a key that nobody has."""
         try:
-            parse(key.decode("latin-1"))
+            error = UnknownKey if parse(key.decode("latin-1")) else Unauthorized
         except Mistyped as mistake:
             return Unauthorized(f"{INCORRECT}: {mistake}. Copy the key again.")
-        return Unauthorized(f"{INCORRECT}: this gateway does not know the key. {_RIGHT}, not a provider's key.")
+        return error(f"{INCORRECT}: this gateway does not know the key. {_RIGHT}, not a provider's key.")
 
 
 def refusal(why: Refusal) -> Unauthorized:

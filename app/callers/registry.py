@@ -1,14 +1,17 @@
 """The created keys in memory: a call looks up no file.
 
-A thread looks at the file's change number twice a second, and reads the keys again when it has risen. While the file
-cannot be read, the last known keys hold.
+A thread looks at the file's change number twice a second, and reads the keys again when it has risen. So it does before
+an unknown virtual key is refused: a created key works at once in every process. While the file cannot be read, the last
+known keys hold.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -59,6 +62,7 @@ class Registry:
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._thread: threading.Thread | None = None
+        self._turn, self._looked = asyncio.Lock(), 0.0
         self.refresh()
         self._disconnect()  # until the thread begins
         if path is not None and self._any and self.loaded and not self.now.keys:
@@ -99,10 +103,18 @@ class Registry:
                 self._file = None  # another file may come, even with the same inode and change number
                 self._failed(error)
                 return
-            self._told(None)
+            self._report(None)
             if found is not None or not self.loaded:
                 self.loaded = True
                 self._put(found or self.now)
+
+    async def look(self) -> None:
+        """``refresh`` for a caller on the event loop. Those who ask while it reads share the next reading."""
+        asked = time.monotonic()
+        async with self._turn:
+            if self._looked <= asked:
+                self._looked = time.monotonic()
+                await asyncio.to_thread(self.refresh)
 
     def watch(self, view: View) -> None:
         """Keep ``view`` up to date from now on."""
@@ -160,11 +172,11 @@ class Registry:
             self.loaded = True
             self._put(self.now)
         if missing and not self._any:
-            self._told(None)
+            self._report(None)
         else:
-            self._told("there is no such file" if missing else str(store_error(error)))
+            self._report("there is no such file" if missing else str(store_error(error)))
 
-    def _told(self, trouble: str | None) -> None:
+    def _report(self, trouble: str | None) -> None:
         if trouble != self.trouble:
             self.trouble = trouble
             if trouble:

@@ -119,15 +119,15 @@ def _end(text: str) -> str | None:
         return None
     try:
         if re.fullmatch(r"\d{1,9}[dhms]", text):
-            return _told(datetime.now(UTC) + timedelta(seconds=seconds("--expires", text)))
+            return _in_utc(datetime.now(UTC) + timedelta(seconds=seconds("--expires", text)))
         found = datetime.fromisoformat(text)
-        return _told(found if found.tzinfo else found.replace(tzinfo=UTC))
+        return _in_utc(found if found.tzinfo else found.replace(tzinfo=UTC))
     except (ValueError, OverflowError):
         right = "30d or 12h from now, 2027-01-31 or 2027-01-31T12:00 in UTC, or never"
         raise Wrong(f"--expires must be a time: {right}; not {text!r}.") from None
 
 
-def _told(time: datetime) -> str:
+def _in_utc(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,13 @@ def verify_ledger(config: Path | None, port: int | None, as_json: bool) -> None:
 
 @click.group(cls=Commands)
 def db() -> None:
-    """Upgrade and check the ledger's file.
+    """Upgrade, check, back up and restore the ledger's file.
 
     \b
     Examples:
       torii db check
       torii db upgrade
+      torii db backup torii-2026-11-30.db
     """
 
 
@@ -172,6 +174,61 @@ def check_db(config: Path | None, port: int | None) -> None:
     if version < newest:
         raise NotAlive(f"{path}: sound, of version {version}; `torii db upgrade` brings it to {newest}.")
     click.echo(f"{path}: sound, of version {version}")
+
+
+@db.command("backup")
+@config_option
+@its_port_option
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+def backup_db(config: Path | None, port: int | None, file: Path) -> None:
+    """Copy the ledger with its keys and teams to a new file.
+
+    Works while the gateway runs: the copy is whole, and of one moment. It holds no key, only the SHA-256 of each.
+
+    \b
+    Example:
+      torii db backup torii-2026-11-30.db
+    """
+    from ..storage.backup import back_up
+
+    path = ledger_of(load(config, serving=False, port=port))
+    try:
+        with readable(path):
+            found = back_up(path, file)
+    except FileExistsError:
+        raise Wrong(f"{file} exists; name a new file.") from None
+    click.echo(f"{file}: {found.keys} keys, {found.rows} rows")
+
+
+@db.command("restore")
+@config_option
+@its_port_option
+@click.option("--replace", is_flag=True, help="Replace the keys and rows that the ledger has now.")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+def restore_db(config: Path | None, port: int | None, replace: bool, file: Path) -> None:
+    """Put a backup in place of the ledger.
+
+    All or nothing. Stop the gateway first, so that no call is written in between. What the ledger has now is lost:
+    back it up before.
+
+    \b
+    Examples:
+      torii db restore torii-2026-11-30.db
+      torii db restore torii-2026-11-30.db --replace
+    """
+    from ..storage.backup import contents, restore
+    from ..storage.sqlite import NoFile, StoreError
+
+    path = ledger_of(load(config, serving=False, port=port))
+    with readable(path), suppress(NoFile):
+        now = contents(path)
+        if any(now) and not replace:
+            raise Wrong(f"{path} has {now.keys} keys and {now.rows} rows; --replace replaces them by those of {file}.")
+    try:
+        found = restore(file, path)
+    except StoreError as error:
+        raise Wrong(f"{file} cannot be restored to {path}: {error}. The ledger was not changed.") from None
+    click.echo(f"{path}: {found.keys} keys, {found.rows} rows")
 
 
 @click.command(cls=Command)

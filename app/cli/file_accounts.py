@@ -43,7 +43,7 @@ class FileAccounts:
 
     def entries(self, kind: str, most: int = sys.maxsize) -> list[Json]:
         if kind == "audit":
-            with self._told():
+            with self._store_errors():
                 return [_entry(line) for line in self._store().audit(None, most)]
         now, known = _now_ms(), self._known()
         if kind == "keys":
@@ -58,20 +58,20 @@ class FileAccounts:
 
     def create(self, kind: str, body: Json) -> Json:
         if kind == "keys":
-            with self._told(writing=True):
+            with self._store_errors(writing=True):
                 key, secret = self._store().create_key(KeyFields.model_validate(body).stored(), ACTOR, None)
             return {**keys.written(key, _now_ms()), "secret": secret}
         if kind == "teams":
-            with self._told(writing=True):
+            with self._store_errors(writing=True):
                 return teams.written(self._store().create_team(TeamFields.model_validate(body).stored(), ACTOR, None))
         given = checked(management_keys.ManagementFields, body)
-        with self._told(writing=True):
+        with self._store_errors(writing=True):
             made, secret = self._store().create_management_key(given, ACTOR, None)
         return {**management_keys.written(made), "secret": secret}
 
     def edit(self, kind: str, entry: str, changes: Json) -> Json:
         self._changeable(kind, entry)
-        with self._told(writing=True):
+        with self._store_errors(writing=True):
             if kind == "keys":
                 key = self._store().edit_key(entry, KeyChanges.model_validate(changes).stored(), ACTOR, None)
                 return keys.written(key, _now_ms())
@@ -82,14 +82,14 @@ class FileAccounts:
         self._changeable(kind, entry)
         store = self._store()
         verb = {"keys": store.revoke_key, "teams": store.delete_team, "management_keys": store.delete_management_key}
-        with self._told(writing=True):
+        with self._store_errors(writing=True):
             verb[kind](entry, ACTOR, None)
         return {"id": entry, "deleted": True}
 
     def rotate(self, entry: str, grace_seconds: int) -> Json:
         self._changeable("keys", entry)
         checked(keys.Rotation, {"grace_seconds": grace_seconds})
-        with self._told(writing=True):
+        with self._store_errors(writing=True):
             key, secret = self._store().rotate_key(entry, grace_seconds, ACTOR, None)
         return {**keys.written(key, _now_ms()), "secret": secret}
 
@@ -100,7 +100,7 @@ class FileAccounts:
         names = [f"{kind}:{entry}"] if own else []
         names += [f"team:{own.team}", ORGANIZATION] if own and kind == "key" else []
         calendar = Calendar(self._settings.time_zone, self._settings.week_begins)
-        with self._told():
+        with self._store_errors():
             try:
                 return left(self._path, [scopes[name].scope for name in names if name in scopes], calendar)
             except NoFile:
@@ -130,7 +130,7 @@ class FileAccounts:
             raise Wrong(f"the {SINGULAR[kind]} {found.name} is of the configuration: change it there.")
 
     @contextmanager
-    def _told(self, *, writing: bool = False) -> Iterator[None]:
+    def _store_errors(self, *, writing: bool = False) -> Iterator[None]:
         """Raises Wrong for what does not fit, and if the file cannot be used."""
         try:
             if writing:

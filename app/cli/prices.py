@@ -117,12 +117,12 @@ def _unpriced(settings: Settings) -> Iterator[tuple[str, str]]:
 
     routes = build_routes(settings if settings.keyed else as_if_keyed(settings))
     prices = _prices(settings)
-    told = set()
+    listed = set()
     for model in routes.models():
         for target in routes.find(model["id"]).targets:
             names = (target.upstream.name, target.name)
-            if names not in told and prices.of(names[0], target.name, target.model.id) is None:
-                told.add(names)
+            if names not in listed and prices.of(names[0], target.name, target.model.id) is None:
+                listed.add(names)
                 yield names
 
 

@@ -105,13 +105,13 @@ def _validated(
         settings = Settings(**values)
     except ValidationError as error:
         found += explain(error, Settings)
-    told = {mistake.keys for mistake in mistakes}
-    bad = {str(keys[0]) for keys in told | {keys for keys, _ in found} if keys}
+    blamed = {mistake.keys for mistake in mistakes}
+    bad = {str(keys[0]) for keys in blamed | {keys for keys, _ in found} if keys}
     bad |= {near for name in unknown if (near := _intended(name))}
     settings = Settings(**{name: value for name, value in values.items() if name not in bad})
-    if () not in told:
+    if () not in blamed:
         found += violations(settings, bad, checks)
-    return settings, mistakes + [blame(sources, keys, what) for keys, what in found if keys not in told]
+    return settings, mistakes + [blame(sources, keys, what) for keys, what in found if keys not in blamed]
 
 
 def _merged(sources: Iterable[SettingsSource]) -> tuple[Values, list[str]]:

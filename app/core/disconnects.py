@@ -60,7 +60,7 @@ class DisconnectPolicy:
     def __init__(
         self, policies: Policies | None = None, *, seconds: float = 30.0, calls: int = 20, total: float = 1800.0
     ) -> None:
-        self.going_on: set[ClientConnection] = set()
+        self.unattended: set[ClientConnection] = set()
         self._policies = policies or Policies()
         self._seconds = seconds
         self._calls = calls
@@ -70,12 +70,12 @@ class DisconnectPolicy:
         """The policy for a call whose caller has just left, and the call's deadline on the monotonic clock."""
         now = time.monotonic()
         policy: OnDisconnect = "cancel"
-        if connection.target is not None and len(self.going_on) < self._calls:
+        if connection.target is not None and len(self.unattended) < self._calls:
             model = connection.target.model.id
             policy = self._policies.of(connection.caller, model, connection.own, prepaid=connection.prepaid)
         if policy == "cancel":
             return policy, now
-        self.going_on.add(connection)
+        self.unattended.add(connection)
         return policy, now + self._seconds if policy == "drain" else connection.begun + self._total
 
 
@@ -192,7 +192,7 @@ class ClientConnection:
         if self._timer is not None:
             self._timer.cancel()
         if self._disconnects is not None:
-            self._disconnects.going_on.discard(self)
+            self._disconnects.unattended.discard(self)
 
     def _cancel(self) -> None:
         self._go()

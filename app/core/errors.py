@@ -57,7 +57,7 @@ class ToriiError(Exception):
 
     ``elsewhere``: another target may be tried. ``accepted``: the upstream may have begun the work. ``should_retry``
     becomes the header x-should-retry, which the OpenAI SDKs obey; None leaves the decision to the SDK. ``retry_after``
-    is in seconds. ``booked``: the log already has a line for this error. ``own``: it concerns this caller alone, not
+    is in seconds. ``logged``: the log already has a line for this error. ``own``: it concerns this caller alone, not
     those who wait for the same answer.
     """
 
@@ -67,7 +67,7 @@ class ToriiError(Exception):
     elsewhere: ClassVar[bool] = False
     accepted: bool = False
     should_retry: bool | None = None
-    booked: bool = False
+    logged: bool = False
     own: bool = False
 
     def __init__(
@@ -387,12 +387,12 @@ def rate_limited(upstream: str, seconds: float) -> UpstreamRateLimited:
     )
 
 
-def told(error: BaseException) -> ToriiError:
+def public_error(error: BaseException) -> ToriiError:
     """The error to show to the caller. Any exception but a ToriiError becomes an internal error without details."""
     return error if isinstance(error, ToriiError) else ToriiError("internal error; the gateway's log has the cause")
 
 
-def let_go(error: Exception) -> None:
+def drop_traceback(error: Exception) -> None:
     """Drops the error's traceback and causes. The traceback holds the call, and the call's record holds the error: a
     cycle that only the garbage collector would free."""
     error.__traceback__ = error.__context__ = error.__cause__ = None

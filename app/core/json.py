@@ -160,11 +160,11 @@ def _half(tree: Any) -> str:
         elif isinstance(value, list):
             left += [((trail, place), value[place]) for place in reversed(range(len(value)))]
         elif isinstance(value, str) and _SURROGATE.search(value):
-            return _told(trail)
+            return _path_of(trail)
     return ""
 
 
-def _told(trail: Any) -> str:
+def _path_of(trail: Any) -> str:
     """A trail of steps as text, such as ``messages[0].content``. A trail is a pair of the trail before it and its
     last step."""
     steps = []

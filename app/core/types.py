@@ -343,6 +343,7 @@ class Fold(Protocol):
     end     is called when the upstream has closed the stream; raises UpstreamError if it is not complete
     done    nothing more is expected
     usage   the latest token counts; None if there were none
+    run     the upstream's id of a DeepSearch run; None if it sent none, and for other models
     """
 
     @property
@@ -350,6 +351,9 @@ class Fold(Protocol):
 
     @property
     def usage(self) -> Json | None: ...
+
+    @property
+    def run(self) -> str | None: ...
 
     def feed(self, data: bytes, event: str = "") -> list[Event]: ...
     def end(self) -> list[Event]: ...

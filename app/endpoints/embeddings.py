@@ -75,12 +75,13 @@ class Embeddings(Endpoint):
 
     def merge(self, call: EmbeddingsCall, replies: list[EmbeddingsReply]) -> EmbeddingsReply:
         """The parts' replies as one. Raises UpstreamFailed if the vectors do not match the inputs or each other."""
+        if len(replies) == 1:
+            return replies[0]
         data = [item for reply in replies for item in reply["data"]]
         inputs = call.body["input"]
-        if len(replies) > 1 and len(data) != len(inputs):
+        if len(data) != len(inputs):
             raise UpstreamFailed(f"{len(data)} vectors were returned for {len(inputs)} inputs")
-        if len(replies) > 1:
-            _same_shape(data)
+        _same_shape(data)
         data = [{**item, "index": place} for place, item in enumerate(data)]
         return {**replies[0], "data": data, "usage": total_usage([reply["usage"] for reply in replies])}
 
@@ -137,12 +138,12 @@ def _same_shape(data: list[Json]) -> None:
     """Raises UpstreamFailed if the vectors differ in size: two upstreams may have answered the parts."""
     shapes = {item[field_of(item)].shape for item in data}
     if len(shapes) > 1:
-        told = sorted(shapes, key=str)
-        raise UpstreamFailed(f"the parts of the call returned vectors of different sizes: {told}")
+        sizes = sorted(shapes, key=str)
+        raise UpstreamFailed(f"the parts of the call returned vectors of different sizes: {sizes}")
 
 
 def _is_tokens(item: Any) -> bool:
-    return isinstance(item, list) and len(item) > 0 and all(type(token) is int for token in item)
+    return isinstance(item, list) and set(map(type, item)) == {int}
 
 
 def _missing_input(body: Json) -> str:

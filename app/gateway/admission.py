@@ -100,7 +100,7 @@ class Reservation:
         record.recorder = self._admission.recorder
         record.account = self.account
         if caller.id is not None or tag:
-            record.payer = Payer(caller.id, caller.team, shown(tag))
+            record.payer = Payer(caller.id, caller.team, shown(tag) if tag else None)
         self.record = self.connection.work = record
         return record
 

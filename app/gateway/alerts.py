@@ -78,7 +78,7 @@ class Alerts:
         self._tasks: set[asyncio.Task[None]] = set()
         self._away_until = 0.0
 
-    def told(self, charged: Sequence[Charge], decision: Decision) -> None:
+    def observe(self, charged: Sequence[Charge], decision: Decision) -> None:
         """Looks at a decision of the ledger's file."""
         for number, (charge, balance) in enumerate(zip(charged, decision.balances, strict=True)):
             if charge.is_budget:

@@ -30,7 +30,7 @@ from .streaming import CallerStream, Streams
 
 
 class CallResult(Value, frozen=True):
-    """The answer for a caller: either a whole ``body``, or ``events`` as the bytes of a server-sent event stream."""
+    """The answer for a caller: a whole ``body``, or ``events`` as the bytes of a server-sent event stream."""
 
     headers: dict[str, str]
     body: bytes = b""
@@ -73,10 +73,14 @@ class Gateway:
                     lookup = self._cache.lookup(call, route, admitted.owner, incoming.cache_control)
                     if lookup.reads and (answer := await self._hit(endpoint, lookup, admitted, record)) is not None:
                         return answer
-                    if admitted.uncounted and self.singleflight.under_way(lookup.key):
+                    if (key := lookup.key) is None:  # the call shares nothing
+                        admitted.reserve(incoming.body, route)
+                        asked = self._asked(endpoint, lookup, route, admitted, record)
+                        return _answer(endpoint, record, await asked, paid=True)
+                    if admitted.uncounted and self.singleflight.under_way(key):
                         await admitted.count()
                         continue  # the answer may be in the cache by now
-                    flight = self.singleflight.join(lookup.key, record.connection, record)
+                    flight = self.singleflight.join(key, record.connection, record)
                     with suppress(NotShared):
                         async with flight:
                             if flight.leads:
@@ -92,8 +96,7 @@ class Gateway:
             raise
 
     def drain(self, seconds: float) -> None:
-        """Refuses new calls from now on. Calls that still wait for an upstream after ``seconds`` end with an error. If
-        called again, the sooner time holds."""
+        """Refuses new calls. After ``seconds``, those that wait for an upstream fail; the soonest drain counts."""
         self.draining = True
         asyncio.get_running_loop().call_later(seconds, self._client.http.cut)
 
@@ -132,14 +135,14 @@ class Gateway:
             try:
                 if found.target.upstream.streams(record.call, found.target):
                     return await self._collected(endpoint, failover, record)
-                parts = endpoint.split(found.rest, found.target.model.max_inputs)
-                costs = admitted.cost.parted(len(parts), *found.counts, batch=found.rest.endpoint.batchable)
+                parts = endpoint.split(rest := found.rest, found.target.model.max_inputs)
+                costs = admitted.cost.parted(len(parts), *found.counts, batch=rest.endpoint.batchable)
                 failovers = zip(parts, failover.parted(costs), strict=True)
                 if len(parts) == 1:
                     answers = [await self._part(*next(failovers), record)]
                 else:
                     answers = await self._parts.gather([self._part(part, own, record) for part, own in failovers])
-                outcome = found.filled(endpoint.merge(found.rest, [reply for _, reply in answers]), answers[0][0])
+                outcome = found.filled(endpoint.merge(rest, [reply for _, reply in answers]), answers[0][0])
                 lookup.keep(found, parts, answers)
                 return outcome
             except UpstreamError as failure:

@@ -270,7 +270,7 @@ class CallHold:
             self._shown = self._latest
             self.admitted = decision.refused is None
         if holds.alerts is not None:
-            holds.alerts.told(charged, decision)
+            holds.alerts.observe(charged, decision)
         if decision.refused is not None:
             return False
         self._held = bound if self._held is NOTHING else _plus(self._held, bound)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from itertools import islice
 from typing import Any
@@ -40,16 +40,20 @@ def weight(part: Call, model: Model) -> int:
 
 
 def divided(answer: Json, parts: Sequence[Call], weights: Sequence[int]) -> list[Json]:
-    """The answer to each part: its vectors, in order, and its share of the tokens by weight. A part of weight 0 pays
-    nothing."""
+    """The answer to each part: its vectors, in order and with its own indexes, and its share of the tokens by weight.
+    A part of weight 0 pays nothing."""
     if len(parts) == 1:
         return [answer]
     name = parts[0].endpoint.items
     items = iter(answer[name])
     return [
-        {**answer, name: list(islice(items, len(part.body[part.endpoint.inputs]))), "usage": usage}
+        {**answer, name: _numbered(islice(items, len(part.body[part.endpoint.inputs]))), "usage": usage}
         for part, usage in zip(parts, billed(answer["usage"], weights), strict=True)
     ]
+
+
+def _numbered(items: Iterable[Json]) -> list[Json]:
+    return [{**item, "index": place} for place, item in enumerate(items)]
 
 
 def billed(usage: Json | None, weights: Sequence[int]) -> list[Any]:

@@ -122,16 +122,16 @@ class Drawn(NamedTuple):
 
 
 class Slices:
-    """The slices of a process. All methods are for the event loop. ``told`` sees the decision on each; ``clock`` is the
-    store's."""
+    """The slices of a process. All methods are for the event loop. ``observe`` sees the decision on each; ``clock`` is
+    the store's."""
 
     def __init__(
         self,
         file: LedgerFile,
-        told: Callable[[Sequence[Charge], Decision], None] | None = None,
+        observe: Callable[[Sequence[Charge], Decision], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._file, self._told, self._clock = file, told, clock
+        self._file, self._observe, self._clock = file, observe, clock
         self._flows: dict[tuple[int, str, str], Flow] = {}
         self._live: dict[LiveSlice, Flow] = {}
         self._numbers = count(1)
@@ -205,8 +205,8 @@ class Slices:
         self._live[slice_] = flow
         left = slice_.second + 1 - self._clock()
         slice_.timer = asyncio.get_running_loop().call_later(max(left, 0), self._end, slice_)
-        if self._told is not None:
-            self._told(charged, slice_.decision)
+        if self._observe is not None:
+            self._observe(charged, slice_.decision)
 
     def _end(self, slice_: LiveSlice) -> None:
         flow = self._live.pop(slice_)

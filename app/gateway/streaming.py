@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable
 from typing import Any
 
-from ..core.errors import ToriiError, UpstreamBroken, UpstreamMismatch, let_go, told
+from ..core.errors import ToriiError, UpstreamBroken, UpstreamMismatch, drop_traceback, public_error
 from ..core.json import Malformed
 from ..core.redaction import Redactor
 from ..core.sse import PING, Decoder, ServerEvent
@@ -47,7 +47,7 @@ class UpstreamStream:
         try:
             self.first = await anext(self.rest)
         except BaseException as failure:
-            record.streamed(self.fold.usage, failure if isinstance(failure, ToriiError) else None)
+            record.streamed(self.fold, failure if isinstance(failure, ToriiError) else None)
             await self.aclose(failure)
             raise
         if says_something(self.first):
@@ -66,7 +66,7 @@ class UpstreamStream:
         else:
             return reply
         finally:
-            record.streamed(self.fold.usage, failure if isinstance(failure, ToriiError) else None)
+            record.streamed(self.fold, failure if isinstance(failure, ToriiError) else None)
             await self.aclose(failure)
 
     def succeed(self) -> None:
@@ -136,11 +136,11 @@ class CallerStream:
         except Exception as error:
             if not isinstance(error, ToriiError):
                 logger.exception("a stream failed")
-            failure = told(error)
+            failure = public_error(error)
             status = failure.status
             source.fail(failure)
             yield last + self._writer.fail(self._redactor.envelope(failure))
-            let_go(error)
+            drop_traceback(error)
         finally:
             await self._close(status, failure)
 
@@ -148,7 +148,7 @@ class CallerStream:
         await self._close(499)
 
     async def _close(self, status: int, failure: ToriiError | None = None) -> None:
-        self._record.streamed(self._source.fold.usage, failure)
+        self._record.streamed(self._source.fold, failure)
         self._record.end(status, failure)
         await self._source.aclose()
 

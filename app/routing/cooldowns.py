@@ -15,7 +15,7 @@ from .key_state import Cause, Cooldown
 logger = logging.getLogger("torii.keystate")
 
 
-class KeyStates:
+class SavedCooldowns:
     """The saved cooldowns, as rows of the ledger's file."""
 
     def __init__(self, file: LedgerFile) -> None:

@@ -55,7 +55,7 @@ class Retries:
 
     def best(self, targets: Sequence[Target]) -> Target:
         """The target that is asked first in the present state of the pools."""
-        return first_ready(targets, self.pools)
+        return first_ready(targets, self.pools) if len(targets) > 1 else targets[0]
 
     def elsewhere(self, targets: Sequence[Target], upstream: str) -> bool:
         """True if an upstream other than ``upstream`` is ready for one of the targets."""
@@ -190,7 +190,8 @@ class Failover:
     def take(self) -> Lease | None:
         """The lease of a key if one is leased or free now, else None."""
         if self.lease is None:
-            self.lease = self.pool.at_once(self.cost, self.tried)
+            upstream = self.target.upstream.name
+            self.lease = self._retries.pools[upstream].at_once(self.cost, self._tried.get(upstream, NONE))
         return self.lease
 
     def can_go_elsewhere(self) -> bool:

@@ -130,7 +130,8 @@ class Pool:
         lease.state.leave()
         if lease.state.trial is lease:
             lease.state.trial = None  # the next call tries the key
-        self._changed()
+        if self._succession.queued:
+            self._changed()
 
     def take_over(self, before: Pool) -> None:
         """Keeps the states of the keys that ``before`` has too: its open calls still count against their limits."""

@@ -23,6 +23,8 @@ from ..endpoints import ENDPOINTS
 from ..upstreams.catalogue import BOTH, CATALOGUE, PREFIXES, bare, known, unlisted
 
 NAME_LIMIT = 256
+# Names beyond the table whose routes are remembered; with one more, all are forgotten.
+REMEMBERED = 1000
 # Names of unknown models that are passed on: words joined by slashes, no spaces, no "..".
 _PLAIN = re.compile(r"[\w@~][\w.:@+~-]*(?:/\w[\w.:@+~-]*)*")
 
@@ -79,14 +81,14 @@ class RouteTable:
         self._listed = {name: r for name, r in (self._served | aliases).items() if name not in self._removed}
         self._routes = self._prefixed() | self._forced() | self._listed
         self._spelled = {name.lower(): route for name, route in reversed(self._routes.items())}
+        self._beyond: dict[str, Route] = {}  # of names that were found though they are not in the table
 
     def find(self, name: str) -> Route:
         """The targets of a model, by any of its names.
 
         Raises ModelNotFound, naming the nearest known names, and InvalidRequest for an empty name.
         """
-        route = self._routes.get(name)
-        return route if route is not None else self._beyond(name)
+        return self._routes.get(name) or self._beyond.get(name) or self._remembered(name)
 
     def of(self, call: Call) -> Route:
         """The targets of a call. Raises as ``find`` does, and InvalidRequest for a model of another endpoint."""
@@ -162,7 +164,14 @@ class RouteTable:
             f"{prefix}{name}": route for prefix in PREFIXES for name, route in self._listed.items() if name in CATALOGUE
         }
 
-    def _beyond(self, name: str) -> Route:
+    def _remembered(self, name: str) -> Route:
+        route = self._unlisted(name)
+        if len(self._beyond) >= REMEMBERED:
+            self._beyond.clear()
+        self._beyond[name] = route
+        return route
+
+    def _unlisted(self, name: str) -> Route:
         """The route of a name that is not in the table as written: by another spelling, at the upstream that it names,
         or at the upstream for unknown models."""
         if not name:

@@ -15,7 +15,7 @@ from .http import headers_of
 logger = logging.getLogger("torii.access")
 
 # Number of hosts and origins remembered as logged; beyond it, the oldest is forgotten.
-TOLD = 100
+LOGGED_LIMIT = 100
 
 
 class Access:
@@ -25,7 +25,7 @@ class Access:
         self._handlers = handlers
         self._cors = cors
         self._guard = guard
-        self._told: dict[str, None] = {}
+        self._logged: dict[str, None] = {}
 
     def handler(self, scope: Scope) -> ASGIApp | None:
         """The application that answers in place of the routed one: a refusal, or a preflight response. None if the
@@ -34,10 +34,12 @@ class Access:
         try:
             if self._guard is not None and self._handlers.open:
                 self._guard.check(scope["method"], scope["path"], headers)
-            if b"origin" in headers and not self._cors.allows(headers[b"origin"]):
+            if b"origin" not in headers:  # no browser, or a page of the gateway's own
+                return None
+            if not self._cors.allows(headers[b"origin"]):
                 self._not_shared(scope["method"], headers)
         except Forbidden as error:
-            error.booked = not self._first(error.message)
+            error.logged = not self._first(error.message)
             return self._handlers.error_handler(error)
         if is_preflight(scope["method"], headers):
             return self._handlers.empty(self._cors.preflight(headers))
@@ -73,9 +75,9 @@ class Access:
 
     def _first(self, said: str) -> bool:
         """True if ``said`` has not been logged yet: a page can repeat a request a thousand times."""
-        if said in self._told:
+        if said in self._logged:
             return False
-        if len(self._told) >= TOLD:
-            del self._told[next(iter(self._told))]
-        self._told[said] = None
+        if len(self._logged) >= LOGGED_LIMIT:
+            del self._logged[next(iter(self._logged))]
+        self._logged[said] = None
         return True

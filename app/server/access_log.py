@@ -35,7 +35,7 @@ def write(record: CallRecord) -> None:
         values = _values(record)
         logger.info(_message(values), extra={**_fields(values), **_figures(record)})
     else:
-        log.add(lambda: _line(log.lines, time.time(), _values(record), _figures(record)))
+        log.add(_line, record)
 
 
 def _values(record: CallRecord) -> Values:
@@ -65,7 +65,8 @@ def _fields(values: Values) -> Json:
     return dict(zip(NAMES, values, strict=False))
 
 
-def _line(lines: logs.Lines, created: float, values: Values, figures: Json) -> str:
+def _line(lines: logs.Lines, record: CallRecord) -> str:
+    created, values, figures = time.time(), _values(record), _figures(record)
     if isinstance(lines, logs.JsonLines):
         start = _start(lines, values)
         return f'{{"time":"{logs.json_time(created)}",{start},{msgspec.json.encode(figures).decode()[1:]}'

@@ -37,7 +37,7 @@ class Accounting:
         self._closing: set[asyncio.Task[None]] = set()
         if file is not None:
             self.alerts = Alerts(file.alert, partial(balances, file.path))
-            self.slices = Slices(file, self.alerts.told)
+            self.slices = Slices(file, self.alerts.observe)
             file.settled.extend((self.settlements, self.alerts.settled))
 
     def renew(self, settings: Settings) -> None:

@@ -40,14 +40,14 @@ from ..gateway.build import (
 from ..gateway.gateway import Gateway
 from ..gateway.parts import Parts
 from ..gateway.streaming import Streams
-from ..routing.cooldowns import KeyStates
+from ..routing.cooldowns import SavedCooldowns
 from ..routing.failover import Retries
 from ..routing.pool import Pool
 from ..storage.ledger_file import LedgerFile
 from ..storage.retention import Retention
-from ..usage.ledger import unbooked
+from ..usage.ledger import unrecorded
 from ..usage.record import CallRecord, Recorder
-from . import access_log, admin, docs, models, own_usage, process
+from . import access_log, docs, models, own_usage, process
 from .access import Access
 from .accounting import Accounting, build_book, build_holds, build_prices
 from .books import LedgerReader
@@ -80,7 +80,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     process = Process(sinks, share, database, registry, accounting=accounting)
     generations = Generations(partial(_generation, process), settings)
     # Only at the start: a reload carries over the state of the keys.
-    rests = KeyStates(database).remembered() if database else []
+    rests = SavedCooldowns(database).remembered() if database else []
     for pool in generations.now.pools.values():
         pool.recall(rests)
     app = Torii(
@@ -103,7 +103,8 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     app.router.routes += [Route(path, hot, methods=["POST"]) for path in HOT]
     for prefix, router in (*SHOWN, *HIDDEN):
         app.include_router(router, prefix=prefix, include_in_schema=(prefix, router) in SHOWN)
-    app.include_router(admin.router)
+    if generations.now.operator is not None or registry.now.management:
+        app.add_operator()
     if settings.docs_open:
         docs.add(app)
     docs.add_icon(app)
@@ -116,11 +117,23 @@ class Torii(FastAPI):
     through FastAPI's router."""
 
     generations: Generations
+    operated = False
+
+    def add_operator(self) -> None:
+        """Adds the operator's API. Its forms take a tenth of a second to build, so a gateway that has no operator when
+        it starts adds them with the first request for them."""
+        from . import admin
+
+        if not self.operated:
+            self.operated = True
+            self.include_router(admin.router)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
+        if not self.operated and scope["path"].startswith("/admin"):
+            self.add_operator()
         now = self.generations.now
         if scope["path"] not in FIXED:
             scope["path"] = meant(scope["path"], scope["raw_path"])
@@ -223,7 +236,7 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
 def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[Gateway, dict[str, Pool]]:
     routes = build_routes(settings)
     client = build_client(settings)
-    remember = KeyStates(process.database).remember if process.database else None
+    remember = SavedCooldowns(process.database).remember if process.database else None
     pools = build_pools(settings, routes, client, remember, process.share)
     retries = Retries(pools, most=settings.max_attempts)
     gateway = Gateway(
@@ -244,7 +257,7 @@ def _admission(process: Process, settings: Settings, load: Load, redactor: Redac
     return Admission(
         load,
         settings.max_concurrent_calls,
-        Recorder(access_log.write, ledger or unbooked, *process.sinks),
+        Recorder(access_log.write, ledger or unrecorded, *process.sinks),
         build_disconnects(settings),
         settings.timeouts.total_seconds,
         build_holds(settings, ledger, process.share, process.accounting, prices),

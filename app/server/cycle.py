@@ -25,19 +25,15 @@ class Cycle(RequestResponseCycle):
         if message["type"] not in (WHOLE, BEGIN):
             await super().send(message)
             return
-        if not await self._writable():
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
             return
         lines = self._head(message["status"], message["headers"])
         if message["type"] == WHOLE:
             self._whole(lines, message["body"])
         else:
             self._begin(lines, message["body"])
-
-    async def _writable(self) -> bool:
-        """Wait until the connection takes more. False if the caller has left."""
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        return not self.disconnected
 
     def _head(self, status: int, headers: Head) -> list[bytes]:
         lines = [STATUS_LINE[status]]
@@ -78,7 +74,9 @@ class OldCycle(Cycle):
         if not self._streaming or self.response_complete:
             await super().send(message)
             return
-        if not await self._writable():
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
             return
         self.transport.write(message["body"])
         if not message["more_body"]:

@@ -5,8 +5,8 @@ The system assigns the lowest free number, so the number of a new connection sho
 upstreams, the ledger and the configuration.
 
 A call takes one descriptor for its caller and one for its upstream. If the limit is lower than needed, callers
-therefore get at most half: beyond ``callers`` caller connections the next ones are refused with a 503, beyond ``told``
-they are closed at once.
+therefore get at most half: beyond ``callers`` caller connections the next ones are refused with a 503, beyond
+``refusals`` they are closed at once.
 
 If no descriptor is left all the same (the whole system has none, or the limit was lowered), a spare one is closed to
 accept the waiting connections and close them.
@@ -40,7 +40,7 @@ class Descriptors:
     """The descriptors of this process. ``look`` is called several times a second, in the event loop."""
 
     def __init__(self) -> None:
-        self.refuse_from = self.close_from = self.callers = self.told = math.inf
+        self.refuse_from = self.close_from = self.callers = self.refusals = math.inf
         self.refused = 0  # connections refused or closed
         self._said = 0  # the value of ``refused`` in the latest log line
         self._quiet_until = 0.0
@@ -57,7 +57,7 @@ class Descriptors:
             reserve = min(SPARE_FILES // 2, most // 4)
             self.refuse_from, self.close_from = most - reserve, most - reserve // 2
             self.callers = math.inf if most >= needed + SPARE_FILES else (most - reserve) // 2
-            self.told = self.callers + reserve // 2
+            self.refusals = self.callers + reserve // 2
 
     def refuses(self, callers: int, number: int) -> bool:
         """True if the latest connection is one too many: ``callers`` connections, the latest with descriptor
@@ -67,7 +67,7 @@ class Descriptors:
     def closes(self, callers: int, number: int) -> bool:
         """True if the connection must be closed without a response: a response would hold its descriptor for a
         while."""
-        return callers > self.told or number >= self.close_from
+        return callers > self.refusals or number >= self.close_from
 
     def look(self, listening: Iterable[socket]) -> None:
         """Accept and close the waiting connections if no descriptor is left for them, and log now and then that

@@ -20,7 +20,7 @@ from .http import Head, HTTPExchange
 FORM = EventSourceResponse(iter(()), ping=0)
 
 
-class Downstream:
+class EventStreamResponse:
     """``events``: bytes of one or more whole events each. ``head``: headers in addition to those of all streams.
     ``seconds``: silence after which a keep-alive comment is sent."""
 

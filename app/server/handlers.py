@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..callers.keys import Caller, Callers
+from ..callers.keys import Caller, Callers, UnknownKey
 from ..core.disconnects import CallerGone
 from ..core.errors import (
     Barred,
@@ -30,15 +30,15 @@ from ..core.errors import (
     ToriiError,
     Unauthorized,
     UnsupportedMedia,
-    let_go,
-    told,
+    drop_traceback,
+    public_error,
 )
 from ..core.redaction import Redactor
 from ..endpoints import Endpoint
 from ..endpoints.incoming import RequestContext
 from ..gateway.admission import Admission
 from ..gateway.gateway import CallResult, Gateway
-from .event_stream import Downstream
+from .event_stream import EventStreamResponse
 from .http import Head, HTTPExchange
 
 logger = logging.getLogger("torii.edge")
@@ -87,15 +87,16 @@ class Handlers:
         """A handler for an endpoint. The key and the overload limit are checked before the body is read."""
 
         async def work(exchange: HTTPExchange) -> None:
-            caller = self.caller(exchange, endpoint=endpoint.facts.name)
+            caller = await self.caller(exchange, endpoint.facts.name)
             with self.admission.admit(caller, exchange.id) as admitted:
                 if admitted.account is not None:
                     exchange.limits = admitted.account.headers
                 exchange.scope[LEAVE] = admitted.connection.leave
                 try:
                     body = await self.body(exchange)
-                    control = b",".join(exchange.header(b"cache-control"))
-                    tag = b",".join(exchange.header(b"x-torii-tag"))
+                    headers = exchange.headers
+                    control = b",".join(headers.get(b"cache-control", ()))
+                    tag = b",".join(headers.get(b"x-torii-tag", ()))
                     incoming = RequestContext(exchange.path, body, exchange.id, control, tag)
                     await self._answer(exchange, await self._gateway.handle(endpoint, incoming, admitted))
                 except asyncio.CancelledError as error:
@@ -167,8 +168,8 @@ class Handlers:
                     raise
                 if not isinstance(error, ToriiError):
                     logger.exception("request %s failed", exchange.id)
-                await self._refuse(exchange, told(error))
-                let_go(error)
+                await self._refuse(exchange, public_error(error))
+                drop_traceback(error)
 
         return handler
 
@@ -177,25 +178,33 @@ class Handlers:
         """True while anyone who reaches the gateway may use it."""
         return self._callers.open
 
-    def caller(self, exchange: HTTPExchange, callers: Callers | None = None, endpoint: str | None = None) -> Caller:
+    async def caller(self, exchange: HTTPExchange, endpoint: str | None = None) -> Caller:
         """The authenticated caller. Raises Unauthorized, also for a valid key in the query: queries get into logs; and
         Barred if the key may not be used for the endpoint, or from the caller's address."""
-        no_key_in_query(exchange)
+        if exchange.scope["query_string"]:
+            no_key_in_query(exchange)
         peer = exchange.scope.get("client")
-        return (callers or self._callers).check(exchange.headers, peer[0] if peer else None, endpoint)
+        address = peer[0] if peer else None
+        try:
+            return self._callers.check(exchange.headers, address, endpoint)
+        except UnknownKey:
+            await self._callers.look()
+        return self._callers.check(exchange.headers, address, endpoint)
 
     async def _answer(self, exchange: HTTPExchange, answer: CallResult) -> None:
-        head = [*self._head(exchange.id, answer.headers), *await what_is_left(exchange)]
+        head = self._head(exchange.id, answer.headers)
+        if exchange.limits is not None:
+            head += await what_is_left(exchange)
         if answer.events is None:
             await exchange.answer(200, answer.body, head)
             return
         try:
-            await Downstream(aiter(answer.events), head, self._limits.ping_seconds).serve(exchange)
+            await EventStreamResponse(aiter(answer.events), head, self._limits.ping_seconds).serve(exchange)
         finally:
             await answer.events.aclose()
 
     async def _refuse(self, exchange: HTTPExchange, error: ToriiError) -> None:
-        if not error.booked:
+        if not error.logged:
             note(exchange.scope, exchange.id, error)
         body, head = self._refusal(error, exchange.id)
         head += await what_is_left(exchange)

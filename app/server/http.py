@@ -92,12 +92,13 @@ class HTTPExchange:
         Raises UnsupportedMedia, TooLarge (before the body is read, if its declared length is too large), BodyTooSlow
         and CallerGone.
         """
-        encoding = self.header(b"content-encoding")
+        headers = self.headers
+        encoding = headers.get(b"content-encoding")
         inflate = packed(b",".join(encoding).decode("latin-1")) if encoding else None
-        for kind in self.header(b"content-type"):
+        for kind in headers.get(b"content-type", ()):
             if kind.lower().startswith(b"multipart/"):
                 raise UnsupportedMedia("send JSON, not a multipart form: content-type application/json")
-        declared = self.header(b"content-length")
+        declared = headers.get(b"content-length")
         if declared and declared[0].isdigit() and int(declared[0]) > megabytes << 20:
             raise _too_large(megabytes)
         body = self._at_hand() if self._at_hand is not None else None
@@ -107,7 +108,8 @@ class HTTPExchange:
                     body = await self._read(megabytes)
             except TimeoutError:
                 raise BodyTooSlow(f"the body did not arrive within {seconds:g} seconds") from None
-        body = _bounded(body, megabytes)
+        if len(body) > megabytes << 20:
+            raise _too_large(megabytes)
         return await _unpacked(inflate, body, megabytes, turn) if inflate else body
 
     async def _read(self, megabytes: int) -> bytes:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ from ..core.errors import Unavailable
 from .writer import STDERR, DescriptorWriter, writer
 
 Redact = Callable[[str], str]
+T = TypeVar("T")
 
 # The loggers of Torii and of uvicorn; other libraries are logged from WARNING on.
 _OWN = "torii"
@@ -78,12 +79,12 @@ class BufferedHandler(logging.Handler):
         self._timed = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.add(lambda: self.lines.format(record))
+        self.add(_formatted, record)
         if record.levelno >= logging.WARNING:
             self.flush()
 
-    def add(self, line: Callable[[], str]) -> None:
-        """``line`` makes the text; it is not called if the line would be dropped.
+    def add(self, line: Callable[[Lines, T], str], record: T) -> None:
+        """``line`` makes the text of ``record``; it is not called if the line would be dropped.
 
         If ``line`` raises, there is no line: logging must neither fail a call nor print the arguments.
         """
@@ -91,13 +92,13 @@ class BufferedHandler(logging.Handler):
             self._writer.drop(1)
             return
         try:
-            text = line()
+            text = line(self.lines, record)
         except Exception:  # noqa: BLE001 - logging must not fail a call
             return
-        self.acquire()  # other threads log too
-        self._buffer += (text, "\n")
-        first = len(self._buffer) == 2
-        self.release()
+        assert self.lock is not None
+        with self.lock:  # other threads log too
+            self._buffer += (text, "\n")
+            first = len(self._buffer) == 2
         if first:
             self._flush_soon()
 
@@ -154,6 +155,10 @@ class Lines(logging.Formatter):
         parts = [self.formatException(record.exc_info)] if record.exc_info else []
         parts += [record.stack_info] if record.stack_info else []
         return self._redact("\n".join(parts))
+
+
+def _formatted(lines: Lines, record: logging.LogRecord) -> str:
+    return lines.format(record)
 
 
 class JsonLines(Lines):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..callers.accounts import Accounts
-from ..callers.keys import Callers, digest, presented
+from ..callers.keys import Callers, UnknownKey, digest, presented
 from ..core.errors import PermissionDenied
 from .http import HTTPExchange
 
@@ -52,7 +52,7 @@ OPERATOR = "operator"
 COMMAND_LINE = "command line"
 
 
-def operator_of(exchange: HTTPExchange, operator: Callers | None, accounts: Accounts) -> Operator | None:
+async def operator_of(exchange: HTTPExchange, operator: Callers | None, accounts: Accounts) -> Operator | None:
     """Whom the request's key belongs to; None if there is neither an operator's key nor a management key, so that
     nobody can be. Raises Unauthorized."""
     registry = accounts.registry
@@ -61,8 +61,15 @@ def operator_of(exchange: HTTPExchange, operator: Callers | None, accounts: Acco
     client = exchange.scope.get("client")
     found = accounts.proxies.address(exchange.headers, client[0] if client else None)
     address = None if found is None else str(found)
-    known = registry.management(digest(presented(exchange.headers)))
-    if known is not None:
-        return Operator(known.name, known.scope, address)
-    (operator or Callers(closed=True)).check(exchange.headers)
-    return Operator(OPERATOR, ADMIN, address)
+    hashed = digest(presented(exchange.headers))
+    known = registry.management(hashed)
+    if known is None:
+        try:
+            (operator or Callers(closed=True)).check(exchange.headers)
+            return Operator(OPERATOR, ADMIN, address)
+        except UnknownKey:
+            await registry.look()
+            known = registry.management(hashed)
+            if known is None:
+                raise
+    return Operator(known.name, known.scope, address)

@@ -71,7 +71,7 @@ class OpenRoute(APIRoute):
         said = merged(self.SAID, {"responses": {status: {"headers": headers}}})
         super().__init__(*path_and_endpoint, openapi_extra=merged(said, openapi_extra or {}), **options)
 
-    def admit(self, generation: Generation, exchange: HTTPExchange) -> None:
+    async def admit(self, generation: Generation, exchange: HTTPExchange) -> None:
         """Called before the body is read. Raises Unauthorized or PermissionDenied, or NotFound if the route is
         disabled."""
 
@@ -84,7 +84,7 @@ class OpenRoute(APIRoute):
             handlers = generation.handlers
             exchange = HTTPExchange(request.scope, request.receive, _unsent)
             try:
-                self.admit(generation, exchange)
+                await self.admit(generation, exchange)
                 if self.body_field is not None:
                     request = _Read(
                         request.scope, await handlers.body(exchange), self.body_field.field_info.is_required()
@@ -139,8 +139,8 @@ class CallerRoute(OpenRoute):
         **refusals(401, 403, 405, 500),
     }
 
-    def admit(self, generation: Generation, exchange: HTTPExchange) -> None:
-        exchange.scope[CALLER] = generation.handlers.caller(exchange)
+    async def admit(self, generation: Generation, exchange: HTTPExchange) -> None:
+        exchange.scope[CALLER] = await generation.handlers.caller(exchange)
 
 
 class OperatorRoute(OpenRoute):
@@ -155,10 +155,10 @@ class OperatorRoute(OpenRoute):
     SAID: ClassVar[Json] = {"security": CALLER_KEY, **refusals(400, 401, 403, 404, 405, 500, 503)}
     FOR_TEAMS: ClassVar[bool] = False
 
-    def admit(self, generation: Generation, exchange: HTTPExchange) -> None:
+    async def admit(self, generation: Generation, exchange: HTTPExchange) -> None:
         port = generation.settings.operator_port
         elsewhere = port is not None and exchange.port != port
-        operator = None if elsewhere else operator_of(exchange, generation.operator, generation.callers)
+        operator = None if elsewhere else await operator_of(exchange, generation.operator, generation.callers)
         if operator is None:
             raise generation.handlers.not_found(exchange.path)
         operator.check(exchange.scope["method"], teams=self.FOR_TEAMS)

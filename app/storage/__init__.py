@@ -20,11 +20,15 @@ sqlite         SQLite's errors as texts, and the write-ahead log
 schema         the ledger's tables in SQLAlchemy Core, in types that PostgreSQL has too
 new_file       the statements of a new ledger file, made from the schema
 migrations     Alembic's steps from each released version of the ledger's file to the next
+columns        what rows are grouped by and summed to in roll-ups
 rollups        sums by quarter of an hour and by day, which outlive the rows
+running        coarser sums of closed days, made of roll-ups
+pieces         which of these make the buckets of a report
 retention      the thread that rolls up rows and deletes old ones
 buckets        hours and days of a time zone
 queries        the operator's sums, in SQLAlchemy Core
-grouped        how they are summed, from roll-ups and rows
+grouped        how they are summed, from running sums, roll-ups and rows
+collected      the results of several queries as one
 listed         calls and refusals one by one, in SQLAlchemy Core
 files          files whose paths an operator names
 

@@ -1,6 +1,7 @@
 """Sums of the ledger's rows by bucket and group, in SQLAlchemy Core and in functions that PostgreSQL has too.
 
-What was rolled up is read from the roll-ups: whole days in UTC, and the quarters of an hour between a midnight and the
+Days that were folded are read from the running sums, and from blocks of 32 days, as far as these have the groups. What
+was rolled up else is read from the roll-ups: whole days in UTC, and the quarters of an hour between a midnight and the
 moment at which a bucket begins or ends. Rows are read where they are not rolled up yet, and for part of a quarter.
 """
 
@@ -27,12 +28,18 @@ from sqlalchemy import (
     literal_column,
     select,
     true,
+    union_all,
 )
 
-from .rollups import DAY, QUARTER, Distance, Progress, distance
-from .schema import calls, rolled_days, rolled_users, rollups
+from .collected import Collected
+from .columns import DAY, DAY_MS, QUARTER, Progress
+from .pieces import Piece, parts, whole
+from .rollups import Distance, distance
+from .running import BLOCK, BLOCKS, KEYS, MODELS, NEVER, USERS, Running
+from .schema import calls, metadata, rolled_blocks, rolled_days, rolled_users, rollups
 
-DAY_MS = QUARTER * DAY
+HOUR = 4  # quarters
+BLOCK_MS = BLOCK * DAY_MS
 NULLABLE = ("key_id", "team", "user")
 USAGE = ("requests", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "cost")
 
@@ -44,6 +51,13 @@ class Wanted:
     groups: tuple[str, ...]
     sums: tuple[str, ...]
     where: Mapping[str, str]
+
+
+class Known(NamedTuple):
+    """What is in the roll-ups, and the first day that is not in each table of ``running.NAMES``."""
+
+    progress: Progress
+    stale: Mapping[str, int]
 
 
 class Source(NamedTuple):
@@ -115,12 +129,13 @@ ROWS = raw(calls)
 class BucketSums:
     """Sums of each bucket between ``bounds`` (Unix milliseconds) and each group, from an open file of this version."""
 
-    def __init__(self, connection: Connection, known: Progress, bounds: Sequence[int], wanted: Wanted) -> None:
-        self._connection, self._known, self._wanted = connection, known, wanted
+    def __init__(self, connection: Connection, known: Known, bounds: Sequence[int], wanted: Wanted) -> None:
+        self._connection, self._wanted = connection, wanted
+        self._known, self._stale = known
         self._bounds = list(bounds)
         self._last = len(bounds) - 2
         self._groups = len(wanted.groups)
-        self.sums: dict[tuple[Any, ...], list[float]] = {}
+        self._found = Collected(self._groups)
 
     def add_fresh(self) -> None:
         """The rows that are not rolled up yet. Their index is the id, whatever else is asked for."""
@@ -133,27 +148,123 @@ class BucketSums:
         """All rows that are kept."""
         self._add_rows(ROWS, and_(ROWS.within(self._bounds[0], self._bounds[-1]), ROWS.only(self._wanted)))
 
-    def add_quarters(self) -> None:
-        """Roll-ups of bounds that are near each other."""
-        first, last = self._bounds[0] // QUARTER, self._bounds[-1] // QUARTER
-        query = QUARTERS.summed(self._wanted, QUARTERS.unit if self._last else None)
-        found = query.where(QUARTERS.within(first, last), QUARTERS.only(self._wanted))
-        self._add(found, lambda quarter: self._bucket(quarter * QUARTER))
-        self._add_parts()
+    def add_period(self) -> None:
+        """Roll-ups of one bucket, in days that are not shown: blocks of days as far as there are any."""
+        since, until = self._bounds
+        low = -(-since // BLOCK_MS)
+        high = max(min(until // BLOCK_MS, self._stale[BLOCKS] // BLOCK), low)
+        if low < high:
+            query = select(literal(0), *_summands(rolled_blocks.c, self._wanted, 1)).where(
+                rolled_blocks.c.block >= low, rolled_blocks.c.block < high, _only(rolled_blocks, self._wanted)
+            )
+            self._add_summed(query)
+            self._between(0, low * BLOCK_MS).add_days()
+            self._between(high * BLOCK_MS, NEVER * DAY_MS).add_days()
+        else:
+            self.add_days()
 
     def add_days(self) -> None:
         """Roll-ups of bounds that are a day apart or more."""
+        table = running(self._wanted)
+        until = self._stale[table.name] * DAY_MS if table else 0
+        self._between(0, until)._add_running(table)
+        self._between(until, NEVER * DAY_MS)._add_rolled_days()
+
+    def add_user_days(self) -> None:
+        """The same by user. Its rest is in rows: they are kept as long as these days."""
+        since = -(-self._known.kept_from // DAY_MS) * DAY_MS
+        until = max(self._stale[USERS.name] * DAY_MS, since)
+        self._between(0, since)._add_rolled_users()
+        self._between(since, until)._add_running(USERS)
+        self._between(until, NEVER * DAY_MS)._add_rolled_users()
+
+    def _between(self, since: int, until: int) -> BucketSums:
+        """The same buckets, without what is before the one midnight, and from the other on; it adds to these sums."""
+        part = BucketSums(
+            *(self._connection, Known(self._known, self._stale)),
+            [min(max(bound, since), until) for bound in self._bounds],
+            self._wanted,
+        )
+        part._found = self._found
+        return part
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """A bucket, the groups and the sums, for each that has rows, in the order of bucket and groups."""
+        return self._found.rows()
+
+    def add_hours(self) -> None:
+        """Roll-ups of bounds that are near each other."""
+        firsts = [bound // QUARTER for bound in self._bounds]
+        there = and_(QUARTERS.within(firsts[0], firsts[-1]), QUARTERS.only(self._wanted))
+        inner = firsts[1:-1]
+        if inner and inner == list(range(inner[0], inner[-1] + 1, HOUR)) and inner[0] - firsts[0] <= HOUR:
+            bucket = (QUARTERS.unit - _written(inner[0] - HOUR)) // _written(HOUR)
+            self._found.add(self._rows(QUARTERS.summed(self._wanted, bucket).where(there)))
+        else:
+            query = QUARTERS.summed(self._wanted, QUARTERS.unit if self._last else None).where(there)
+            self._add(query, lambda quarter: self._bucket(quarter * QUARTER))
+        self._add_parts()
+
+    def _add_rolled_days(self) -> None:
+        if self._bounds[0] == self._bounds[-1]:
+            return
         distances = [distance(bound // QUARTER, DAY) for bound in self._bounds]
         self._add_whole(DAYS, distances)
         self._add_rest(QUARTERS, distances, true())
         self._add_parts()
 
-    def add_user_days(self) -> None:
-        """The same by user. Its rest is in rows: they are kept as long as these days."""
+    def _add_rolled_users(self) -> None:
+        if self._bounds[0] == self._bounds[-1]:
+            return
         kept = -(-self._known.kept_from // DAY_MS)
         distances = [distance(bound, DAY_MS, kept) for bound in self._bounds]
         self._add_whole(USER_DAYS, distances)
         self._add_rest(ROWS, distances, calls.c.id + 0 <= self._known.rolled_up)
+
+    def _add_running(self, table: Running | None) -> None:
+        """Running sums at each bound: what is before it belongs to the bucket that ends there, and not to the one that
+        begins there."""
+        if table is None or self._bounds[0] == self._bounds[-1]:
+            return
+        queries = [*self._slots(table), *self._behind(table)]
+        if queries:
+            self._add_summed(union_all(*queries))
+        if table is not USERS:
+            self._add_parts()
+
+    def _slots(self, table: Running) -> Iterator[Select[Any]]:
+        places = [divmod(bound // table.length, table.slots) for bound in self._bounds]
+        rows = metadata.tables[table.name]
+        days = whole([day for day, _ in places], table.slots)
+        for piece in (*days, *parts([(day, slot or None) for day, slot in places])):
+            there = and_(rows.c.slot == piece.part, rows.c.day.between(piece.first, piece.last))
+            columns = _summands(rows.c, self._wanted, piece.sign)
+            yield select(_bucket(piece, rows.c.day), *columns).where(there, _only(rows, self._wanted))
+
+    def _behind(self, table: Running) -> Iterator[Select[Any]]:
+        """What lies between the end of a slot and a bound: in quarters, or in rows, if the roll-ups have no users."""
+        source, unit = (ROWS, 1) if table is USERS else (QUARTERS, QUARTER)
+        condition = calls.c.id + 0 <= self._known.rolled_up if table is USERS else true()
+        places: list[tuple[int, tuple[int, int] | None]] = []
+        for bound in self._bounds:
+            day, rest = divmod(bound, DAY_MS)
+            low, high = rest // table.length * table.length // unit, rest // unit
+            places.append((day, (low, high) if low < high else None))
+        for number, piece in enumerate(parts(places)):
+            days = _days(piece.first, piece.last, f"days{number}")
+            start = days.c.day * source.per_day
+            there = and_(source.unit >= start + piece.part[0], source.unit < start + piece.part[1])
+            columns = _summands({**source.columns, "day": days.c.day}, self._wanted, piece.sign)
+            query = select(_bucket(piece, days.c.day), *columns).select_from(days.join(source.rows, there))
+            yield query.where(condition, source.only(self._wanted))
+
+    def _add_summed(self, query: Any) -> None:
+        """The sums of rows of a bucket, the groups and summands."""
+        rows = query.subquery()
+        at, *columns = rows.c
+        groups, sums = columns[: self._groups], columns[self._groups :]
+        summed = select(at, *groups, *(func.sum(cast(each, Float)) for each in sums)).group_by(at, *groups)
+        self._found.add(self._rows(summed))
 
     def _add_whole(self, days: Source, distances: Sequence[Distance]) -> None:
         firsts = [each.day for each in distances]
@@ -210,18 +321,34 @@ class BucketSums:
         if bound <= self._last:
             self._count(bound, values, -sign)
 
-    def _rows(self, query: Select[Any]) -> Iterator[Any]:
-        return (row for row in self._connection.execute(query).all() if row[-1] is not None)  # None: sums of no rows
+    def _rows(self, query: Select[Any]) -> list[tuple[Any, ...]]:
+        """The driver's own rows, which cost half as much. A sum of no rows is None, and left out."""
+        cursor = self._connection.execute(query).cursor
+        return [row for row in cursor.fetchall() if row[-1] is not None] if cursor else []
 
     def _count(self, bucket: int, values: list[Any], sign: int) -> None:
-        groups = (bucket, *values[: self._groups])
-        sums = self.sums.get(groups)
-        if sums is None:
-            added = values[self._groups :]
-            self.sums[groups] = added if sign > 0 else [-value for value in added]
-        else:
-            for place, value in enumerate(values[self._groups :]):
-                sums[place] += sign * value
+        self._found.count((bucket, *values[: self._groups]), values[self._groups :], sign)
+
+
+def _bucket(piece: Piece[Any], day: ColumnElement[int]) -> ColumnElement[int]:
+    return day - _written(piece.shift) if piece.number is None else literal(piece.number)
+
+
+def running(wanted: Wanted) -> Running | None:
+    """The table that has all groups and sums."""
+    needed = {*wanted.groups, *wanted.where} - {"day"}
+    tables = (table for table in (MODELS, KEYS) if needed <= set(table.groups))
+    return next(tables, None)
+
+
+def _summands(columns: Any, wanted: Wanted, sign: int) -> Iterator[ColumnElement[Any]]:
+    for name in (*wanted.groups, *wanted.sums):
+        of = columns[name]
+        yield (of if sign > 0 or name in wanted.groups else -of).label(name)
+
+
+def _only(table: Table, wanted: Wanted) -> ColumnElement[bool]:
+    return and_(true(), *(table.c[name] == value for name, value in wanted.where.items()))
 
 
 def _alike(distances: Sequence[Distance]) -> Iterator[tuple[int, int]]:
@@ -234,6 +361,6 @@ def _alike(distances: Sequence[Distance]) -> Iterator[tuple[int, int]]:
             first = number
 
 
-def _days(first: int, last: int) -> Any:
-    days = select(literal(first, BigInteger).label("day")).cte("days", recursive=True)
+def _days(first: int, last: int, name: str = "days") -> Any:
+    days = select(literal(first, BigInteger).label("day")).cte(name, recursive=True)
     return days.union_all(select(days.c.day + 1).where(days.c.day < last))

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal_column, or_, select, true
 
+from .columns import DAY_MS
 from .ledger_file import CallRow
-from .queries import connected
-from .schema import calls, refusals
+from .queries import connected, progress_of
+from .schema import calls, refusals, rolled_days
 
 MINUTE = 60_000  # milliseconds
 REFUSED = 429  # the status of every refusal that is counted
-FAILED = 400  # as in the indexes of few rows; written into a statement, since a parameter would not show that they fit
+FAILED = 400
+# As in the index of the other rows; written into a statement, since a parameter would not show that it fits.
+USUAL = 200
 # What a row is called for the operator, where the name is not the column's.
 NAMES = {"key": "upstream_key", "key_id": "key"}
 COLUMNS = tuple(name for name in CallRow._fields if name not in ("time", "kind", "key_id", "team"))
@@ -61,7 +64,8 @@ def rows(path: Path, which: Which, most: int, after: Place | None = None) -> lis
     Rows that are added later come before those that were listed. Raises StoreError.
     """
     with connected(path) as (connection, _):
-        parts = [_calls(connection, query.limit(most)) for query in _of_calls(which, after)]
+        days = _days(connection, which)
+        parts = [_calls(connection, query.where(days).limit(most)) for query in _of_calls(which, after)]
         if _may_be_refusals(which):
             parts.append(_refusals(connection, _of_refusals(which, after).limit(most)))
         found = merge(*(((_order(at), at, row) for at, row in part) for part in parts), key=lambda each: each[0])
@@ -94,6 +98,28 @@ def _of_calls(which: Which, after: Place | None) -> Iterator[Select[Any]]:
         yield query.where(calls.c.model_id.is_(None), calls.c.model == which.model)
 
 
+def _days(connection: Connection, which: Which) -> ColumnElement[bool]:
+    """The days in UTC in which the roll-ups have rows of several values at once: else the index of the one value would
+    be read to its end, if rows of the other are few. Rows that are not rolled up yet are of any day."""
+    of = rolled_days.c
+    values = {"key_id": which.key, "team": which.team, "model": which.model}
+    conditions = [of[name] == value for name, value in values.items() if value is not None]
+    if which.kind == "cached":
+        conditions.append(or_(of.cached > 0, of.cached_tokens > 0))
+    if which.status is not None and which.status >= FAILED:
+        conditions.append(or_(of.failed > 0, of.failed_asked > 0))
+    if len(conditions) < 2 or which.request_id is not None or which.kind == "refusal":
+        return true()
+    known = progress_of(connection)
+    conditions.append(of.day >= known.kept_from // DAY_MS)
+    if which.since is not None:
+        conditions.append(of.day >= which.since // DAY_MS)
+    if which.until is not None:
+        conditions.append(of.day <= which.until // DAY_MS)
+    days = connection.execute(select(of.day).where(*conditions).distinct()).scalars().all()
+    return or_(calls.c.id > known.rolled_up, (calls.c.time // literal_column(str(DAY_MS))).in_(days))
+
+
 def _chosen(which: Which) -> Iterator[ColumnElement[bool]]:
     leader = _leader(which)
     for column, name in (("request_id", "request_id"), ("key_id", "key"), ("team", "team"), ("kind", "kind")):
@@ -105,14 +131,14 @@ def _chosen(which: Which) -> Iterator[ColumnElement[bool]]:
     if which.status is not None:
         yield calls.c.status == which.status
     if leader == "status":
-        yield calls.c.status >= literal_column(str(FAILED))
+        yield calls.c.status != literal_column(str(USUAL))
 
 
 def _leader(which: Which) -> str:
     """The filter whose index is read, since the database has no statistics: as a rule it leaves the fewest rows."""
     given = {
         "request_id": which.request_id is not None,
-        "status": which.status is not None and which.status >= FAILED,
+        "status": which.status not in (None, USUAL),
         "key": which.key is not None,
         "model": which.model is not None,
         "kind": which.kind == "cached",

@@ -6,7 +6,7 @@ The statements are those of schema.py; tests/storage compare them with schema.py
 from __future__ import annotations
 
 APPLICATION = 0x546F7269  # "Tori", which marks the file as ours in SQLite's header
-VERSION = 4  # the last in migrations/versions; an older Torii sees it in SQLite's header and refuses the file
+VERSION = 5  # the last in migrations/versions; an older Torii sees it in SQLite's header and refuses the file
 
 STATEMENTS = (
     """CREATE TABLE alerts (
@@ -71,7 +71,7 @@ STATEMENTS = (
     "CREATE INDEX calls_by_team ON calls (team, time) WHERE team IS NOT NULL",
     "CREATE INDEX calls_by_time ON calls (time)",
     "CREATE INDEX calls_cached ON calls (time) WHERE kind = 'cached'",
-    "CREATE INDEX calls_failed ON calls (status, time) WHERE status >= 400",
+    "CREATE INDEX calls_failed ON calls (status, time) WHERE status != 200",
     """CREATE TABLE counters (
     scope TEXT NOT NULL,
     unit TEXT NOT NULL,
@@ -149,6 +149,31 @@ STATEMENTS = (
     PRIMARY KEY (minute, key_id, team, reason)
 )
  WITHOUT ROWID""",
+    """CREATE TABLE rolled_blocks (
+    block INTEGER NOT NULL,
+    key_id TEXT NOT NULL,
+    team TEXT NOT NULL,
+    model TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    upstream TEXT NOT NULL,
+    caller TEXT NOT NULL,
+    "key" TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    total_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    asked INTEGER NOT NULL,
+    cached INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    failed_asked INTEGER NOT NULL,
+    estimated INTEGER NOT NULL,
+    estimated_tokens INTEGER NOT NULL,
+    microseconds INTEGER NOT NULL,
+    PRIMARY KEY (block, key_id, team, model, endpoint, upstream, caller, "key")
+)
+ WITHOUT ROWID""",
     """CREATE TABLE rolled_days (
     day INTEGER NOT NULL,
     key_id TEXT NOT NULL,
@@ -212,6 +237,66 @@ STATEMENTS = (
     PRIMARY KEY (quarter, key_id, team, model, endpoint, upstream, caller, "key")
 )
  WITHOUT ROWID""",
+    """CREATE TABLE running_keys (
+    slot INTEGER NOT NULL,
+    day INTEGER NOT NULL,
+    key_id TEXT NOT NULL,
+    team TEXT NOT NULL,
+    caller TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    total_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    asked INTEGER NOT NULL,
+    cached INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    failed_asked INTEGER NOT NULL,
+    estimated INTEGER NOT NULL,
+    estimated_tokens INTEGER NOT NULL,
+    microseconds INTEGER NOT NULL,
+    PRIMARY KEY (slot, day, key_id, team, caller)
+)
+ WITHOUT ROWID""",
+    """CREATE TABLE running_models (
+    slot INTEGER NOT NULL,
+    day INTEGER NOT NULL,
+    team TEXT NOT NULL,
+    model TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    upstream TEXT NOT NULL,
+    "key" TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    total_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    asked INTEGER NOT NULL,
+    cached INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    failed_asked INTEGER NOT NULL,
+    estimated INTEGER NOT NULL,
+    estimated_tokens INTEGER NOT NULL,
+    microseconds INTEGER NOT NULL,
+    PRIMARY KEY (slot, day, team, model, endpoint, upstream, "key")
+)
+ WITHOUT ROWID""",
+    """CREATE TABLE running_users (
+    slot INTEGER NOT NULL,
+    day INTEGER NOT NULL,
+    user TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    total_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    asked INTEGER NOT NULL,
+    PRIMARY KEY (slot, day, user)
+)
+ WITHOUT ROWID""",
     """CREATE TABLE seconds (
     scope TEXT NOT NULL,
     unit TEXT NOT NULL,
@@ -227,6 +312,12 @@ STATEMENTS = (
     created_at INTEGER NOT NULL,
     valid_until INTEGER,
     PRIMARY KEY (hash)
+)
+ WITHOUT ROWID""",
+    """CREATE TABLE stale (
+    name TEXT NOT NULL,
+    day INTEGER NOT NULL,
+    PRIMARY KEY (name, day)
 )
  WITHOUT ROWID""",
     """CREATE TABLE state (

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +16,16 @@ from sqlalchemy import Connection, FromClause, case, create_engine, func, litera
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from .grouped import USAGE, BucketSums, Wanted, raw
+from .columns import QUARTER, Progress
+from .grouped import USAGE, BucketSums, Known, Wanted, raw, running
 from .ledger_file import CallRow, reading
-from .rollups import QUARTER, Progress
-from .schema import calls, rollups, state
+from .running import NAMES, NEVER, USERS
+from .schema import calls, rollups, stale, state
 from .sqlite import store_error
 
 EPOCH = date(1970, 1, 1).toordinal()
 TEAM_VERSION = 4  # of the file: there are roll-ups from it on
+RUNNING_VERSION = 5  # there are running sums
 END = 2**53 * 1000  # after all times, in Unix milliseconds
 GROUPED = ("caller", "model", "upstream", "key", "endpoint", "day", "team", "key_id")
 OF_UPSTREAMS = frozenset(("upstream", "key"))
@@ -40,8 +45,9 @@ class Span:
         return self.since or 0, END if self.until is None else self.until
 
 
-def sums_of(path: Path, span: Span, by: Sequence[str]) -> list[dict[str, Any]]:
-    """``SUMS`` of each group of ``GROUPED``; without ``by`` one row for all. Days are dates in UTC.
+def sums_of(path: Path, span: Span, by: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The groups of ``GROUPED`` and their ``SUMS``, whole numbers as floats; without ``by`` one row for all. Days are
+    dates in UTC.
 
     Raises StoreError, as do the other queries here.
     """
@@ -50,22 +56,22 @@ def sums_of(path: Path, span: Span, by: Sequence[str]) -> list[dict[str, Any]]:
         if version < TEAM_VERSION:
             found = _earlier_sums(connection, span, wanted)
         else:
-            summed = BucketSums(connection, _progress(connection), span.bounds, wanted)
-            summed.add_days()
+            summed = BucketSums(connection, _known(connection, version), span.bounds, wanted)
+            (summed.add_days if "day" in by else summed.add_period)()
             summed.add_fresh()
-            found = [(*key[1:], *sums) for key, sums in _some(summed)]
-    listed = [dict(zip((*by, *SUMS), row, strict=True)) for row in found]
-    for row in listed:
-        if "day" in row:
-            row["day"] = date.fromordinal(EPOCH + int(row["day"])).isoformat()
-    return listed if by or listed else [dict.fromkeys(SUMS, 0.0)]
+            found = [row[1:] for row in summed.rows()]
+    if "day" in by:
+        place = by.index("day")
+        names = {day: date.fromordinal(EPOCH + int(day)).isoformat() for day in {row[place] for row in found}}
+        found = [(*row[:place], names[row[place]], *row[place + 1 :]) for row in found]
+    return found if by or found else [(0.0,) * len(SUMS)]
 
 
 def bucket_sums(
     path: Path, bounds: Sequence[int], groups: Sequence[str], where: Mapping[str, str], *, hours: bool
-) -> list[tuple[int, tuple[str, ...], list[float]]]:
-    """``USAGE`` of each bucket and group that has rows: the bucket's number, the groups' values ("" for null) and the
-    sums; those with the most tokens first in each bucket.
+) -> list[tuple[Any, ...]]:
+    """``USAGE`` of each bucket and group that has rows: a row has the bucket's number, the groups' values ("" for null)
+    and the sums, whole numbers as floats; those with the most tokens come first in each bucket.
 
     ``bounds``: where the buckets begin and end, in Unix milliseconds. ``hours``: they are about as long as an hour.
     ``groups`` are ``key_id``, ``team``, ``model``, ``endpoint``, ``upstream`` and ``user``, ``where`` the first two.
@@ -74,31 +80,31 @@ def bucket_sums(
     with connected(path) as (connection, version):
         if version < TEAM_VERSION:
             return []
-        summed = _bucketed(connection, bounds, wanted, hours)
-    most = USAGE.index("total_tokens")
-    found = sorted(_some(summed), key=lambda row: (row[0][0], -row[1][most], row[0]))
-    return [(key[0], key[1:], sums[: len(USAGE)]) for key, sums in found]
+        summed = _bucketed(connection, _known(connection, version), bounds, wanted, hours)
+    rows = summed.rows()
+    rows.sort(key=itemgetter(1 + len(groups) + USAGE.index("total_tokens")), reverse=True)
+    rows.sort(key=itemgetter(0))  # neither changes the order of equal rows
+    return rows
 
 
-def _bucketed(connection: Connection, bounds: Sequence[int], wanted: Wanted, hours: bool) -> BucketSums:
-    known = _progress(connection)
+def is_folded(groups: Sequence[str], where: Mapping[str, str]) -> bool:
+    """True if days with these groups are read from running sums."""
+    return (tuple(groups) == USERS.groups and not where) or running(Wanted(tuple(groups), (), where)) is not None
+
+
+def _bucketed(connection: Connection, known: Known, bounds: Sequence[int], wanted: Wanted, hours: bool) -> BucketSums:
     if "user" not in wanted.groups:
         found = BucketSums(connection, known, bounds, wanted)
-        (found.add_quarters if hours else found.add_days)()
+        (found.add_hours if hours else found.add_days)()
         found.add_fresh()
         return found
-    found = BucketSums(connection, known, [max(bound, known.kept_from) for bound in bounds], wanted)
+    found = BucketSums(connection, known, [max(bound, known.progress.kept_from) for bound in bounds], wanted)
     if hours or wanted.groups != ("user",) or wanted.where:
         found.add_all()
     else:
         found.add_user_days()
         found.add_fresh()
     return found
-
-
-def _some(found: BucketSums) -> list[tuple[tuple[Any, ...], list[float]]]:
-    """Groups that have rows: those whose rows were all taken away again have none."""
-    return [(key, sums) for key, sums in found.sums.items() if any(sums)]
 
 
 def last_calls(path: Path, span: Span, most: int) -> list[dict[str, Any]]:
@@ -116,16 +122,25 @@ def first_time(path: Path) -> int | None:
     with connected(path) as (connection, version):
         time = connection.execute(select(func.min(calls.c.time))).scalar()
         quarter = None
-        if version >= TEAM_VERSION and _progress(connection).kept_from:
+        if version >= TEAM_VERSION and progress_of(connection).kept_from:
             quarter = connection.execute(select(func.min(rollups.c.quarter))).scalar()
     if quarter is None or (time is not None and time < quarter * QUARTER + QUARTER):
         return time
     return int(quarter * QUARTER)
 
 
-def _progress(connection: Connection) -> Progress:
+def progress_of(connection: Connection) -> Progress:
     found = {row.name: row.value for row in connection.execute(select(state.c.name, state.c.value))}
     return Progress(found.get("rolled_up", 0), found.get("kept_from", 0))
+
+
+def _known(connection: Connection, version: int) -> Known:
+    first = dict.fromkeys(NAMES, 0)
+    if version >= RUNNING_VERSION:
+        query = select(stale.c.name, func.min(stale.c.day)).group_by(stale.c.name)
+        first = dict.fromkeys(NAMES, NEVER)
+        first.update((name, day) for name, day in connection.execute(query))
+    return Known(progress_of(connection), first)
 
 
 def _earlier() -> FromClause:
@@ -144,17 +159,30 @@ def _earlier_sums(connection: Connection, span: Span, wanted: Wanted) -> list[tu
     return [tuple(row[1:]) for row in found if row[-1] is not None]
 
 
+class _Open(threading.local):
+    """The connection that the engine is to take, in this thread."""
+
+    driver: sqlite3.Connection | None = None
+
+
+_open = _Open()
+# One engine for all files, since it remembers the statements that it has compiled.
+_engine = create_engine("sqlite://", creator=lambda: _open.driver, poolclass=NullPool)
+
+
 @contextmanager
 def connected(path: Path) -> Iterator[tuple[Connection, int]]:
     """A connection, and the version of the file."""
     with reading(path) as driver:
         (version,) = driver.execute("PRAGMA user_version").fetchone()
-        engine = create_engine("sqlite://", creator=lambda: driver, poolclass=NullPool)
+        _open.driver = driver
         try:
-            with engine.connect() as connection:
+            with _engine.connect() as connection:
                 # All queries see the same moment: rows may be rolled up between two. The engine's start ends what was
                 # begun before it.
                 connection.exec_driver_sql("BEGIN")
                 yield connection, version
         except DBAPIError as error:
             raise store_error(error.orig or error) from None
+        finally:
+            _open.driver = None

@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from .columns import QUARTER, SET_STATE
 from .keys import REMEMBERED_MS
 from .opening import connect, current
-from .rollups import QUARTER, SET_STATE, forget_ids, step
+from .rollups import forget_ids, step
+from .running import USERS, fold
 from .sqlite import reason
 
 logger = logging.getLogger("torii.retention")
@@ -35,10 +37,15 @@ LEASE_MS = 60_000  # after which another process may take over from one that die
 BUSY_SECONDS = 1.0
 
 _OLD_CALLS = "SELECT id FROM calls WHERE time < ? AND +id <= (SELECT value FROM state WHERE name = 'rolled_up')"
+_SLOTS = ", ".join(map(str, range(1, USERS.slots + 1)))  # the index begins with the slot
 # Which rows of a table are old; the parameter is a time in the table's own unit.
 _OLD = {
     "calls": ("id", _OLD_CALLS),
     "rolled_users": ("day, user", "SELECT day, user FROM rolled_users WHERE day < ?"),
+    "running_users": (
+        "slot, day, user",
+        f"SELECT slot, day, user FROM running_users WHERE slot IN ({_SLOTS}) AND day < ?",  # noqa: S608 - our own numbers
+    ),
     "refusals": (
         "minute, key_id, team, reason",
         "SELECT minute, key_id, team, reason FROM refusals WHERE minute < ?",
@@ -66,8 +73,9 @@ def _no_pause(_: float) -> None:
     """For those who wait for the end."""
 
 
-def keep_up(path: Path, pause: Pause = _no_pause) -> int:
-    """Rolls up all rows that are not yet; returns how many. Raises sqlite3.Error.
+def keep_up(path: Path, pause: Pause = _no_pause, *, now: float | None = None) -> int:
+    """Rolls up all rows that are not yet, and folds the days that have ended by ``now``, a Unix time; returns how many
+    rows. Raises sqlite3.Error.
 
     ``pause`` waits for some seconds after each step; if it returns something true, this ends early. A file that is not
     there, or is of another version, is left alone, here and in ``tidy``.
@@ -78,7 +86,8 @@ def keep_up(path: Path, pause: Pause = _no_pause) -> int:
             started = time.monotonic()
             found = step(connection)
             count += found
-            if not found or pause(PAUSE * (time.monotonic() - started)):
+            more = found or fold(connection, time.time() if now is None else now)
+            if not more or pause(PAUSE * (time.monotonic() - started)):
                 break
     return count
 
@@ -91,7 +100,7 @@ def tidy(path: Path, keep_days: int, *, now: float | None = None, pause: Pause =
     idempotency and holds of dead processes for a day. ``now`` is a Unix time, the clock's by default.
     """
     now = time.time() if now is None else now
-    keep_up(path, pause)
+    keep_up(path, pause, now=now)
     deleted: dict[str, int] = {}
     with _opened(path) as connection:
         if connection is None or not _claimed(connection):
@@ -118,6 +127,7 @@ def _limits(now: float, keep_days: int) -> dict[str, int]:
     return {
         "calls": quarter * QUARTER,
         "rolled_users": quarter * QUARTER // (DAY_SECONDS * 1000),
+        "running_users": quarter * QUARTER // (DAY_SECONDS * 1000),
         "refusals": quarter * QUARTER // 60_000,
         "seconds": int(now) - 120,
         "counters": kept,

@@ -1,6 +1,7 @@
 """Sums of the ledger's rows by quarter of an hour and by day, in UTC, which stay when the rows are deleted.
 
     calls -> step, some hundred rows a transaction -> rollups, rolled_days, rolled_users
+                                                   -> stale, the days that running.py folds
 
 ``state.rolled_up`` is the id of the last row that is in them; rows behind it are summed where they are needed.
 ``state.kept_from``: rows before this time (Unix milliseconds, a whole quarter) may be deleted. This module uses the
@@ -13,55 +14,28 @@ import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .columns import DAY, FEW, GROUPS, MODEL, QUARTER, SET_STATE, SUMS, USER, progress
 from .filters import fits
 from .holds import FOREVER
+from .running import BLOCK, BLOCKS, first_stale, mark
 
-QUARTER = 900_000  # milliseconds
-DAY = 96  # quarters
 STEP = 500  # rows of one transaction
-LARGEST = 2**53  # of one row, so that no sum of a step overflows
 
-MODEL = "coalesce(model_id, model)"  # of a row of calls
-_GROUPS = {
-    "key_id": "coalesce(key_id, '')",
-    "team": "coalesce(team, '')",
-    "model": MODEL,
-    "endpoint": "endpoint",
-    "upstream": "upstream",
-    "caller": "caller",
-    "key": '"key"',
-    "user": "coalesce(user, '')",
-}
-_SUMS = {
-    "requests": "requests",
-    "prompt_tokens": f"min(prompt_tokens, {LARGEST})",
-    "completion_tokens": f"min(completion_tokens, {LARGEST})",
-    "total_tokens": f"min(total_tokens, {LARGEST})",
-    "cached_tokens": f"min(cached_tokens, {LARGEST})",
-    "cost": f"min(coalesce(cost, 0), {LARGEST})",
-    "asked": "(kind = 'call')",
-    "cached": "(kind = 'cached') * requests",
-    "failed": "(status >= 400) * requests",
-    "failed_asked": "(status >= 400) * (kind = 'call')",
-    "estimated": "(estimated != 0)",
-    "estimated_tokens": f"(estimated != 0) * min(total_tokens, {LARGEST})",
-    "microseconds": "(kind = 'call') * CAST(round(seconds * 1000000) AS INTEGER)",
-}
 _UNITS = {"tokens": "total_tokens", "usd": "cost", "requests": "requests"}
 SCOPES = {"key": "key_id", "team": "team"}
+_CHOSEN = {**GROUPS, "user": USER}
 _BY_USER = ("user",)
-_ALL = tuple(name for name in _GROUPS if name != "user")
-_FEW = (*tuple(_SUMS)[:6], "asked")
+_ALL = tuple(GROUPS)
 
 
 def _adding(table: str, unit: str, groups: tuple[str, ...], sums: tuple[str, ...]) -> tuple[str, str]:
     """Statements that add and take the rows of calls whose ids lie above the first parameter, up to the second."""
     keys = ", ".join(f'"{name}"' for name in (unit, *groups))
     length = QUARTER if unit == "quarter" else QUARTER * DAY
-    chosen = ", ".join((f"time / {length}", *(_GROUPS[name] for name in groups)))
+    chosen = ", ".join((f"time / {length}", *(_CHOSEN[name] for name in groups)))
 
     def statement(sign: str) -> str:
-        summed = ", ".join(f"{sign}sum({_SUMS[name]})" for name in sums)
+        summed = ", ".join(f"{sign}sum({SUMS[name]})" for name in sums)
         added = ", ".join(f"{name} = {name} + excluded.{name}" for name in sums)
         return (  # of our own names; values are parameters, here and below
             f"INSERT INTO {table} ({keys}, {', '.join(sums)}) SELECT {chosen}, {summed} FROM calls "  # noqa: S608
@@ -73,25 +47,10 @@ def _adding(table: str, unit: str, groups: tuple[str, ...], sums: tuple[str, ...
 
 
 _TABLES = {
-    "rollups": ("quarter", QUARTER, _adding("rollups", "quarter", _ALL, tuple(_SUMS))),
-    "rolled_days": ("day", QUARTER * DAY, _adding("rolled_days", "day", _ALL, tuple(_SUMS))),
-    "rolled_users": ("day", QUARTER * DAY, _adding("rolled_users", "day", _BY_USER, _FEW)),
+    "rollups": ("quarter", QUARTER, _adding("rollups", "quarter", _ALL, tuple(SUMS))),
+    "rolled_days": ("day", QUARTER * DAY, _adding("rolled_days", "day", _ALL, tuple(SUMS))),
+    "rolled_users": ("day", QUARTER * DAY, _adding("rolled_users", "day", _BY_USER, FEW)),
 }
-SET_STATE = (
-    "INSERT INTO state (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)"
-)
-
-
-class Progress(NamedTuple):
-    """The id of the last row that is in the roll-ups, and the time from which rows are kept, in milliseconds."""
-
-    rolled_up: int = 0
-    kept_from: int = 0
-
-
-def progress(connection: sqlite3.Connection) -> Progress:
-    found = dict(connection.execute("SELECT name, value FROM state WHERE name IN ('rolled_up', 'kept_from')"))
-    return Progress(found.get("rolled_up", 0), found.get("kept_from", 0))
 
 
 def step(connection: sqlite3.Connection, most: int = STEP) -> int:
@@ -108,6 +67,7 @@ def step(connection: sqlite3.Connection, most: int = STEP) -> int:
         if count:
             for _, _, (add, _) in _TABLES.values():
                 connection.execute(add, (since, last))
+            mark(connection, since, last)
             connection.execute(SET_STATE, ("rolled_up", last))
         connection.execute("COMMIT")
     except BaseException:
@@ -128,9 +88,10 @@ def unroll(connection: sqlite3.Connection, row: int) -> None:
     ``roll`` puts the changed row in again."""
     if row > progress(connection).rolled_up:
         return
+    mark(connection, row - 1, row)
     for table, (unit, length, (_, take)) in _TABLES.items():
         connection.execute(take, (row - 1, row))
-        empty = " AND ".join(f"{name} = 0" for name in _FEW)
+        empty = " AND ".join(f"{name} = 0" for name in FEW)
         its = f"(SELECT time / {length} FROM calls WHERE id = ?)"  # noqa: S608 - our own columns
         # Our own names.
         connection.execute(f"DELETE FROM {table} WHERE {unit} = {its} AND {empty}", (row,))  # noqa: S608
@@ -141,6 +102,7 @@ def roll(connection: sqlite3.Connection, row: int) -> None:
     if row <= progress(connection).rolled_up:
         for _, _, (add, _) in _TABLES.values():
             connection.execute(add, (row - 1, row))
+        mark(connection, row - 1, row)
 
 
 def delete(connection: sqlite3.Connection, rows: Iterable[int]) -> None:
@@ -190,7 +152,7 @@ def spent_before(
     mine = f"+{SCOPES[kind]} = :owner" if kind in SCOPES else "1"
     name = _UNITS[unit]
     # Our own names and numbers.
-    raw = f"SELECT endpoint, {_GROUPS['model']} AS model, {{}} * {_SUMS[name]} AS amount FROM calls WHERE {mine} AND "  # noqa: S608
+    raw = f"SELECT endpoint, {MODEL} AS model, {{}} * {SUMS[name]} AS amount FROM calls WHERE {mine} AND "  # noqa: S608
     rolled = f"SELECT endpoint, model, {{}} * {name} AS amount FROM {{}} WHERE {mine} AND "  # noqa: S608
     parts = [f"{raw.format(1)} id > {known.rolled_up} AND +time >= {since} AND +time < {until}"]
     days = []
@@ -203,7 +165,12 @@ def spent_before(
         start = time - time % QUARTER
         if known.kept_from <= time and start < time:
             parts.append(f"{raw.format(side)} time >= {start} AND time < {time} AND +id <= {known.rolled_up}")
-    parts.append(f"{rolled.format(1, 'rolled_days')} day >= {days[0]} AND day < {days[1]}")
+    low = -(-days[0] // BLOCK)
+    high = max(low, min(days[1], first_stale(connection, BLOCKS)) // BLOCK)
+    parts.append(f"{rolled.format(1, BLOCKS)} block >= {low} AND block < {high}")
+    for first, last in ((days[0], min(low * BLOCK, days[1])), (max(high * BLOCK, days[0]), days[1])):
+        if first < last:
+            parts.append(f"{rolled.format(1, 'rolled_days')} day >= {first} AND day < {last}")
     query = f"SELECT endpoint, model, sum(amount) FROM ({' UNION ALL '.join(parts)}) GROUP BY 1, 2"  # noqa: S608
     found = connection.execute(query, {"owner": owner})
     return sum(amount for endpoint, model, amount in found if fits(filter_, endpoint, model))

@@ -77,7 +77,7 @@ Index("calls_by_key", calls.c.key_id, calls.c.time, **_where(calls.c.key_id.is_n
 Index("calls_by_team", calls.c.team, calls.c.time, **_where(calls.c.team.is_not(None)))
 Index("calls_by_model", calls.c.model_id, calls.c.time, **_where(calls.c.model_id.is_not(None)))
 Index("calls_by_name", calls.c.model, calls.c.time, **_where(calls.c.model_id.is_(None)))  # of earlier versions
-Index("calls_failed", calls.c.status, calls.c.time, **_where(calls.c.status >= 400))
+Index("calls_failed", calls.c.status, calls.c.time, **_where(calls.c.status != 200))
 Index("calls_cached", calls.c.time, **_where(calls.c.kind == "cached"))
 
 key_rests = Table(
@@ -112,6 +112,7 @@ MORE = (
     *("estimated", "estimated_tokens"),  # rows with an estimate, and their total_tokens
     "microseconds",  # of the rows of kind call
 )
+FEW = (*SUMS, "asked")
 
 
 def _rolled(name: str, unit: str, groups: tuple[str, ...], sums: tuple[str, ...]) -> Table:
@@ -128,7 +129,33 @@ def _rolled(name: str, unit: str, groups: tuple[str, ...], sums: tuple[str, ...]
 GROUPS = ("key_id", "team", "model", "endpoint", "upstream", "caller", "key")
 rollups = _rolled("rollups", "quarter", GROUPS, SUMS + MORE)
 rolled_days = _rolled("rolled_days", "day", GROUPS, SUMS + MORE)
-rolled_users = _rolled("rolled_users", "day", ("user",), (*SUMS, "asked"))  # while rows are kept
+rolled_users = _rolled("rolled_users", "day", ("user",), FEW)  # while rows are kept
+rolled_blocks = _rolled("rolled_blocks", "block", GROUPS, SUMS + MORE)  # of 32 days
+
+
+def _running(name: str, groups: tuple[str, ...], sums: tuple[str, ...]) -> Table:
+    """A table of what a day in UTC has summed to by the end of each slot, numbered from 1: running.py has the rest."""
+    columns: list[Column[Any]] = [
+        Column("slot", Integer, primary_key=True),
+        Column("day", BIG, primary_key=True),
+        *(Column(group, Text, primary_key=True) for group in groups),
+        *(Column(each, BIG, nullable=False) for each in sums),
+    ]
+    return Table(name, metadata, *columns, sqlite_with_rowid=False)
+
+
+running_keys = _running("running_keys", ("key_id", "team", "caller"), SUMS + MORE)
+running_models = _running("running_models", ("team", "model", "endpoint", "upstream", "key"), SUMS + MORE)
+running_users = _running("running_users", ("user",), FEW)  # while rows are kept
+
+# Days in UTC with rows that a table of running sums, or rolled_blocks, does not have yet.
+stale = Table(
+    "stale",
+    metadata,
+    Column("name", Text, primary_key=True),  # of the table
+    Column("day", BIG, primary_key=True),
+    sqlite_with_rowid=False,
+)
 
 counters = Table(
     "counters",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
+from .columns import MODEL, QUARTER, progress
 from .filters import fits
 from .holds import FOREVER
-from .rollups import MODEL, QUARTER, SCOPES, progress, spent_before
+from .rollups import SCOPES, spent_before
 
 QUARTER_SECONDS = QUARTER // 1000
 FEW = 20_000  # rows

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from .columns import progress
 from .opening import reading
-from .rollups import progress
+from .running import BLOCK, BLOCKS, first_stale
 
 
 def used_scopes(path: Path) -> frozenset[str]:
@@ -14,7 +15,9 @@ def used_scopes(path: Path) -> frozenset[str]:
     some milliseconds for a year of a busy team. Raises StoreError."""
     with reading(path) as connection:
         connection.execute("BEGIN")
-        found = _named(connection, "SELECT DISTINCT key_id, team FROM rolled_days", ())
+        found = _named(connection, "SELECT DISTINCT key_id, team FROM rolled_blocks", ())
+        since = first_stale(connection, BLOCKS) // BLOCK * BLOCK
+        found |= _named(connection, "SELECT DISTINCT key_id, team FROM rolled_days WHERE day >= ?", (since,))
         found |= _named(connection, "SELECT DISTINCT key_id, team FROM calls WHERE id > ?", (progress(connection)[0],))
         found.update(scope for (scope,) in connection.execute("SELECT DISTINCT scope FROM counters"))
     return frozenset(found)

@@ -10,6 +10,7 @@ from .counters import balances
 from .holds import MINUTE, OPEN
 from .open_holds import opened
 from .opening import complete, reading
+from .running import differences
 from .sqlite import StoreError
 from .sums import spent
 
@@ -25,7 +26,7 @@ def verify(path: Path) -> list[str]:
     """The differences, in words; empty if there are none. Changes nothing.
 
     What a counter says was spent is compared with the sum of its rows, what it says is held with the holds of open
-    calls. Raises StoreError.
+    calls, and coarser sums with finer ones. Raises StoreError.
     """
     with reading(path) as connection:
         if not complete(connection):
@@ -45,6 +46,7 @@ def verify(path: Path) -> list[str]:
         found += [
             f"{scope}: {unit}: open calls hold {amount}, no counter does" for (scope, unit, *_), amount in held.items()
         ]
+        found += differences(connection)
         found += [f"call {request_id}: it is settled, and open" for (request_id,) in connection.execute(SETTLED)]
     return found
 

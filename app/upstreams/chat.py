@@ -54,6 +54,7 @@ class ChatFold:
         self._finished: set[str] = set()
         self.done = False
         self.usage: Json | None = None
+        self.run: str | None = None
 
     def feed(self, data: bytes, event: str = "") -> list[Event]:
         if self.done:

@@ -21,6 +21,7 @@ from .thoughts import CLOSE, OPEN, Thoughts
 
 FINISHES = ("stop", "length", "content_filter")
 URL_LISTS = ("visitedURLs", "readURLs", "relatedImages")
+RUN_LIMIT = 128  # characters of a run's id
 STEPS = 10_000  # maximum number of steps remembered per run; a long run of a team has some hundreds
 
 
@@ -47,6 +48,7 @@ class DeepSearchFold:
         self._finish: str | None = None
         self._closed = False
         self.usage: Json | None = None
+        self.run: str | None = None
 
     @property
     def done(self) -> bool:
@@ -81,6 +83,7 @@ class DeepSearchFold:
         events: list[Event] = []
         if not self._begun:
             self._begun = True
+            self.run = _string(chunk.get("id"))[:RUN_LIMIT] or None
             events.append(Head(chunk.get("created"), chunk.get("system_fingerprint")))
         choices = chunk.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
@@ -131,11 +134,11 @@ class DeepSearchFold:
     def _step(self, kind: Literal["search", "visit"], value: str) -> list[Event]:
         """A Step, if it is new. The server sends a step when it is decided, when it is done, and again with every later
         thought; for a visit, it also sends an index, which is no URL and is ignored."""
-        told = hash((kind, value))
-        if told in self._steps:
+        step = hash((kind, value))
+        if step in self._steps:
             return []
         if len(self._steps) < STEPS:
-            self._steps.add(told)
+            self._steps.add(step)
         return [Step(kind, value)]
 
     def _whole(self, text: str) -> str:

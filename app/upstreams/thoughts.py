@@ -88,11 +88,13 @@ class Typed:
     def unrepeated(self, text: str) -> str:
         """``text`` without the part that was sent before. Time and memory do not grow with the length of the
         reasoning."""
-        if len(text) < 2 or text[-1] != " ":
+        one_word = " " not in text[:-1]
+        # A word after a space repeats nothing of a word before it.
+        if len(text) < 2 or text[-1] != " " or (one_word and self._pieces[-1][-1] == " "):
             self._add(text)
             return text
         known = self._known(text)
-        if " " in text[:-1]:
+        if not one_word:
             self._clear()
             return text[known:]
         # One word and a space may also be one piece, from a relay that joins pieces.

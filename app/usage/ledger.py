@@ -114,6 +114,7 @@ class Ledger:
             None if price is None else price.date,
             self._said(call.user) if call.user else None,
             self._said(payer.tag) if payer.tag else None,
+            self._clean(use.run) if use.run else None,
         )
 
     def draft(self, record: CallRecord, target: Target | None = None, bound: Bound = NOTHING) -> CallRow:
@@ -173,7 +174,7 @@ def unseen(use: Use, *, estimated: bool) -> bool:
     return estimated and use.target.model.deepsearch and use.usage is None
 
 
-def unbooked(record: CallRecord) -> None:
+def unrecorded(record: CallRecord) -> None:
     """A sink in place of a ledger: what was held for a call ends with it."""
     if record.account is not None:
         record.account.settle(())

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..core.types import Json
 from ..storage.buckets import WIDTHS, bounds_of, zone_of
 from ..storage.listed import Which, place, rows
-from ..storage.queries import bucket_sums
+from ..storage.queries import bucket_sums, is_folded
 from .reports import dollars, moment
 
 BY = {
@@ -27,7 +28,22 @@ USUAL = {"1h": 24, "1d": 7}  # buckets of a page
 MOST = {"1h": 744, "1d": 366}
 MOST_OF_USERS = {"1h": 48, "1d": 31}  # there may be many, and few of them are rolled up
 MOST_CALLS = 100
-_COUNTS = ("requests", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens")
+
+
+class Pace(NamedTuple):
+    """How a page with many results is made: ``first`` buckets at once, then ``growth`` times as many as before, until
+    there are about ``most`` results. So a page takes some hundredths of a second however many keys and users there
+    are."""
+
+    first: int
+    growth: int
+    most: int
+
+
+FOLDED = Pace(31, 12, 7500)
+ROLLED = Pace(14, 8, 3000)
+HOURS = Pace(24, 6, 5000)
+USER_ROWS = Pace(2, 4, 3000)
 
 
 class WrongPage(ValueError):
@@ -85,7 +101,8 @@ def usage_buckets(path: Path, asked: BucketsAsked) -> Json:
     ``{"object": "page", "data": [{"object": "bucket", "start_time": s, "end_time": s, "results": [...]}],
     "has_more": false, "next_page": null}``
 
-    Each bucket of the period is there, with one result for each group that has calls: the fields of ``by`` (null for
+    Each bucket of the period is there, and on a page fewer than ``limit`` if they have thousands of results, with one
+    result for each group that has calls: the fields of ``by`` (null for
     calls without a key, a team or a user), requests, prompt_tokens, completion_tokens, total_tokens, cached_tokens, and
     cost, dollars as a decimal string. ``user`` is known while rows are kept; before that its buckets are empty.
 
@@ -95,14 +112,9 @@ def usage_buckets(path: Path, asked: BucketsAsked) -> Json:
     limit = asked.limit or USUAL[asked.width]
     start = asked.start if asked.page is None else _start(asked)
     bounds, more = bounds_of((start * 1000, asked.end * 1000), asked.width, zone_of(asked.zone), limit)
-    where = {name: value for name, value in (("key_id", asked.key), ("team", asked.team)) if value is not None}
-    groups = [BY[name] for name in asked.by]
-    results: list[list[Json]] = [[] for _ in bounds[1:]]
-    for bucket, values, sums in bucket_sums(path, bounds, groups, where, hours=asked.width == "1h"):
-        named: Json = {name: value or None for name, value in zip(asked.by, values, strict=True)}
-        *counts, cost = map(int, sums)
-        named.update(zip(_COUNTS, counts, strict=True), cost=dollars(cost))
-        results[bucket].append(named)
+    results = _results(path, asked, bounds)
+    if len(results) < len(bounds) - 1:
+        bounds, more = bounds[: len(results) + 1], True
     data = [
         {"object": "bucket", "start_time": since // 1000, "end_time": until // 1000, "results": found}
         for since, until, found in zip(bounds, bounds[1:], results, strict=False)
@@ -113,6 +125,45 @@ def usage_buckets(path: Path, asked: BucketsAsked) -> Json:
         "has_more": more,
         "next_page": f"page_{bounds[-1] // 1000}" if more else None,
     }
+
+
+def _results(path: Path, asked: BucketsAsked, bounds: list[int]) -> list[list[Json]]:
+    """The results of each bucket. If they are many, there are some for the first buckets only.
+
+    The first buckets tell how many results the next ones are likely to have.
+    """
+    where = {name: value for name, value in (("key_id", asked.key), ("team", asked.team)) if value is not None}
+    groups = [BY[name] for name in asked.by]
+    hours = asked.width == "1h"
+    pace = HOURS if hours else FOLDED if is_folded(groups, where) else USER_ROWS if "user" in groups else ROLLED
+    results: list[list[Json]] = []
+    count, step = 0, pace.first
+    while step and len(results) < len(bounds) - 1:
+        part = bounds[len(results) : len(results) + step + 1]
+        found: list[list[Json]] = [[] for _ in part[1:]]
+        for row in bucket_sums(path, part, groups, where, hours=hours):
+            found[row[0]].append(_result(asked.by, row))
+        results += found
+        count += sum(map(len, found))
+        step = min(pace.growth * len(results), max(0, pace.most - count) * len(results) // max(count, 1))
+    return results
+
+
+def _result(by: tuple[str, ...], row: tuple[Any, ...]) -> Json:
+    """A page has thousands of these, hence the plain form."""
+    last = 1 + len(by)
+    values = row[1:last]
+    result: Json = dict(zip(by, values, strict=True))
+    if not all(values):
+        result.update((name, None) for name, value in zip(by, values, strict=True) if not value)
+    requests, prompt, completion, total, cached, cost = row[last : last + 6]
+    result["requests"] = int(requests)
+    result["prompt_tokens"] = int(prompt)
+    result["completion_tokens"] = int(completion)
+    result["total_tokens"] = int(total)
+    result["cached_tokens"] = int(cached)
+    result["cost"] = dollars(int(cost))
+    return result
 
 
 def _check(asked: BucketsAsked) -> None:

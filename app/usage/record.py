@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from ..core import usage
 from ..core.disconnects import CallerGone, ClientConnection
-from ..core.errors import ToriiError, Unavailable, UpstreamBroken, UpstreamTimeout, UpstreamTruncated, told
-from ..core.types import Call, Event, Json, Target
+from ..core.errors import ToriiError, Unavailable, UpstreamBroken, UpstreamTimeout, UpstreamTruncated, public_error
+from ..core.types import Call, Event, Fold, Json, Target, Value
 from ..core.usage import Tokens
 from ..endpoints.fields import total_usage
 from ..storage.ledger_file import CallRow
@@ -23,15 +24,15 @@ CUT = (UpstreamBroken, UpstreamTimeout, UpstreamTruncated)
 NOTHING = Tokens()
 
 
-@dataclass(slots=True)
-class Use:
+class Use(msgspec.Struct, eq=False):
     """The work of one upstream for a call; it becomes a row of the ledger.
 
     ``target`` is the last one asked there; ``attempts`` counts the requests of which a byte was sent. ``spent`` are the
     tokens of the requests that have ended, ``counted`` the upstream's own counts of these, added up. ``pending`` are
     the parts whose requests have not ended; ``last`` is the usage that a stream has reported so far, ``written`` the
     bytes of answer in it, ``first_event`` the seconds from the call's start to its first event. ``error`` is why the
-    upstream was left; ``answered``: it gave at least one whole answer.
+    upstream was left; ``answered``: it gave at least one whole answer. ``run`` is the upstream's id of a DeepSearch
+    run.
     """
 
     target: Target
@@ -40,15 +41,16 @@ class Use:
     error: ToriiError | None = None
     spent: Tokens = NOTHING
     counted: Json | None = None
-    pending: list[Call] = field(default_factory=list)
+    pending: list[Call] = []
     last: Json | None = None
     written: int = 0
     first_event: float | None = None
+    run: str | None = None
 
     def begin(self, target: Target) -> None:
         """A request to ``target`` begins; none of its bytes was sent yet."""
         self.target = target
-        self.error = self.last = self.first_event = None
+        self.error = self.last = self.first_event = self.run = None
         self.written = 0
 
     def send(self, part: Call) -> None:
@@ -125,8 +127,7 @@ class CallAccount(Protocol):
     def settle(self, rows: Sequence[CallRow]) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Payer:
+class Payer(Value, frozen=True):
     """Whom the ledger names for a call: the public id of the key and its team, and the call's tag as sent."""
 
     key_id: str | None = None
@@ -141,8 +142,7 @@ def added(before: Json | None, reported: Json | None) -> Json | None:
     return total_usage([before, reported]) if before and reported else reported or before
 
 
-@dataclass(slots=True)
-class CallRecord:
+class CallRecord(msgspec.Struct, eq=False):
     """The record of one call. ``status`` is what the caller got, 499 if the caller left; ``started`` is of the
     monotonic clock, ``seconds`` is the call's duration.
 
@@ -156,9 +156,9 @@ class CallRecord:
     request_id: str
     caller: str
     call: Call
-    connection: ClientConnection = field(default_factory=ClientConnection)
-    started: float = field(default_factory=time.monotonic)
-    uses: dict[str, Use] = field(default_factory=dict)
+    connection: ClientConnection = msgspec.field(default_factory=ClientConnection)
+    started: float = msgspec.field(default_factory=time.monotonic)
+    uses: dict[str, Use] = {}
     current: Use | None = None
     hit: Target | None = None
     status: int | None = None
@@ -170,7 +170,7 @@ class CallRecord:
     payer: Payer = NOBODY
     model_id: str | None = None
     account: CallAccount | None = None
-    recorder: Recorder | None = field(default=None, repr=False)
+    recorder: Recorder | None = None
 
     def timed_out(self) -> UpstreamTimeout:
         """The error of a call that exceeded its total time. A DeepSearch run that may go on is paid for, so the SDKs
@@ -203,11 +203,11 @@ class CallRecord:
             use.first_event = time.monotonic() - self.started
         use.written += usage.seen(events)
 
-    def streamed(self, reported: Json | None, error: ToriiError | None = None) -> None:
-        """A stream has ended. ``reported`` is its usage; ``error`` is why it failed, None if it succeeded."""
+    def streamed(self, fold: Fold, error: ToriiError | None = None) -> None:
+        """A stream has ended, which ``fold`` has read; ``error`` is why it failed, None if it succeeded."""
         use = self.current
         if use is not None and self.status is None:
-            use.last = reported
+            use.last, use.run = fold.usage, fold.run
             if error is not None:
                 use.cut(self.call, error)
 
@@ -219,7 +219,7 @@ class CallRecord:
         self.status = 499 if self.connection.left else status
         self.error = error
         if error is not None:
-            error.booked = True
+            error.logged = True
         self.seconds = time.monotonic() - self.started
         if self.recorder is not None:
             self.recorder.settle(self)
@@ -229,7 +229,7 @@ class CallRecord:
         if isinstance(error, CallerGone):
             self.end(500)
             return
-        failure = told(error)
+        failure = public_error(error)
         if isinstance(failure, Unavailable) and self.paid:
             failure.should_retry = False
         self.end(failure.status, failure)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from ..core.types import Json
 from ..storage.queries import GROUPED, OF_UPSTREAMS, Span, first_time, last_calls, sums_of
@@ -42,9 +43,7 @@ def totals(path: Path, period: Period, by: Sequence[str] = ()) -> list[Json]:
     Raises StoreError, as do the other functions that read the ledger.
     """
     of_upstreams = not OF_UPSTREAMS.isdisjoint(by)
-    found = [
-        {**{name: sums[name] for name in by}, **_whole(sums, of_upstreams)} for sums in sums_of(path, period.span, by)
-    ]
+    found = [_total(by, row, of_upstreams=of_upstreams) for row in sums_of(path, period.span, by)]
     if by and by[0] == "day":
         return sorted(found, key=lambda row: str(row["day"]))
     return sorted(found, key=lambda row: (-row["total_tokens"], -row["calls"], str(by and row[by[0]])))
@@ -99,17 +98,21 @@ def _call(row: Json) -> Json:
     return {**row, "time": moment(row["time"]), "cost": cost, **flags}
 
 
-def _whole(sums: Json, of_upstreams: bool) -> Json:
-    """The sums with counts as integers: the query sums floats, since integers might overflow."""
-    counted = {name: int(value) for name, value in sums.items() if isinstance(value, float)}
-    calls, failed = ("asked", "failed_asked") if of_upstreams else ("requests", "failed")
-    return {
-        "calls": counted[calls],
-        "failed": counted[failed],
-        "cached": counted["cached"],
-        **{name: counted[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens")},
-        "cost": dollars(counted["cost"]),
-        "estimated_calls": min(counted["estimated"], counted[calls]),
-        "estimated_tokens": counted["estimated_tokens"],
-        "seconds": round(counted["microseconds"] / 1_000_000 / max(counted["asked"], 1), 3),
-    }
+def _total(by: Sequence[str], row: tuple[Any, ...], *, of_upstreams: bool) -> Json:
+    """``row``: the groups, and ``SUMS`` as floats. A report may have thousands of these, hence the plain form."""
+    total: Json = dict(zip(by, row, strict=False))
+    requests, prompt, completion, tokens, cached_tokens, cost, asked, *more = map(int, row[len(by) :])
+    cached, failed, failed_asked, estimated, estimated_tokens, microseconds = more
+    calls = asked if of_upstreams else requests
+    total["calls"] = calls
+    total["failed"] = failed_asked if of_upstreams else failed
+    total["cached"] = cached
+    total["prompt_tokens"] = prompt
+    total["completion_tokens"] = completion
+    total["total_tokens"] = tokens
+    total["cached_tokens"] = cached_tokens
+    total["cost"] = dollars(cost)
+    total["estimated_calls"] = min(estimated, calls)
+    total["estimated_tokens"] = estimated_tokens
+    total["seconds"] = round(microseconds / 1_000_000 / max(asked, 1), 3)
+    return total

@@ -751,7 +751,7 @@ async def test_for_those_who_stay_all_parts_are_asked_for(policy: str, upstream:
         await until(lambda: waiting(gateway) == 2)
         leader.cancel()
         disconnects = gateway.generations.now.handlers.admission.disconnects
-        await until(lambda: waiting(gateway) == 1 if policy == "cancel" else len(disconnects.going_on) == 1)
+        await until(lambda: waiting(gateway) == 1 if policy == "cancel" else len(disconnects.unattended) == 1)
         gate.open.set()
         answer = await follower
         records = await gateway.ended(2)
@@ -779,7 +779,7 @@ async def test_a_follower_who_stays_is_drained_when_he_leaves(upstream: Scripted
         calls[0].cancel()
         await until(lambda: waiting(gateway) == 1)
         calls[1].cancel()
-        await until(lambda: len(disconnects.going_on) == 1)
+        await until(lambda: len(disconnects.unattended) == 1)
         gate.open.set()
         records = await gateway.ended(2)
         records = sorted(records, key=lambda record: record.caller)
@@ -815,7 +815,7 @@ async def test_nobody_joins_a_call_that_nobody_wanted(upstream: ScriptedUpstream
         await until(lambda: held["one"].asked == held["two"].asked == 1)
         [flight] = now.gateway.singleflight._open.values()
         leader.cancel()
-        await until(lambda: len(now.handlers.admission.disconnects.going_on) == 1)
+        await until(lambda: len(now.handlers.admission.disconnects.unattended) == 1)
         held["one"].open.set()
         await until(lambda: flight.connection.over)
         other = asyncio.create_task(ask(gateway))

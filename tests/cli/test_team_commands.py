@@ -292,6 +292,58 @@ def test_the_file_is_checked_and_upgraded(run: Run, tmp_path: Path) -> None:
     assert "The file was not changed" in refused(run("db", "upgrade"))
 
 
+def test_the_ledger_is_backed_up_and_restored(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "torii.db"
+    assert refused(run("db", "backup", "copy.db")).startswith(f"no ledger at {path}")
+    made = answer(run("keys", "create", "ana", "--json"))
+    gateway, file = LedgerFile(path), LedgerFile(path)  # the first keeps the rows in the write-ahead log
+    file.record_call(call(request_id="one"))
+    file.close()
+    assert done(run("db", "backup", "copy.db")) == "copy.db: 1 keys, 1 rows\n"
+    assert {each.name for each in tmp_path.iterdir()} >= {"copy.db"}
+    assert not list(tmp_path.glob("copy.db-*"))
+    assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
+    assert refused(run("db", "backup", "copy.db")) == "copy.db exists; name a new file."
+    gateway.record_call(call(request_id="two"))
+    gateway.close()
+    done(run("keys", "revoke", made["id"]))
+    wrong = f"{path} has 1 keys and 2 rows; --replace replaces them by those of copy.db."
+    assert refused(run("db", "restore", "copy.db")) == wrong
+    assert done(run("db", "restore", "copy.db", "--replace")) == f"{path}: 1 keys, 1 rows\n"
+    assert [each["disabled"] for each in answer(run("keys", "list", "--json"))["data"]] == [False]
+    assert [row["request_id"] for row in answer(run("calls", "--json"))["data"]] == ["one"]
+    assert done(run("db", "check")) == f"{path}: sound, of version {VERSION}\n"
+    assert done(run("ledger", "verify")) == f"{path}: what is counted equals the ledger's rows\n"
+    path.unlink()
+    assert done(run("db", "restore", "copy.db")) == f"{path}: 1 keys, 1 rows\n"
+
+
+def test_only_a_sound_ledger_of_this_version_is_restored(run: Run, tmp_path: Path) -> None:
+    path, copy = tmp_path / "torii.db", tmp_path / "copy.db"
+    done(run("keys", "create", "ana"))
+    before = path.read_bytes()
+
+    def why(*more: str) -> str:
+        found = refused(run("db", "restore", "copy.db", "--replace", *more))
+        assert path.read_bytes() == before
+        start, end = f"copy.db cannot be restored to {path}: ", ". The ledger was not changed."
+        assert found.startswith(start)
+        return found.removeprefix(start).removesuffix(end)
+
+    assert why() == "there is no such file"
+    copy.write_bytes(b"this is not a database, but it is long enough to be examined as one." * 20)
+    assert why() == "it is damaged, or is not a database"
+    copy.unlink()
+    with closing(sqlite3.connect(copy)) as other:
+        other.execute("CREATE TABLE strangers (a)")
+    assert why() == "it belongs to another program"
+    copy.unlink()
+    done(run("db", "backup", "copy.db"))
+    with closing(sqlite3.connect(copy, isolation_level=None)) as older:
+        older.execute("PRAGMA user_version = 3")
+    assert why().startswith("it was written by an older Torii")
+
+
 # ---------------------------------------------------------------- prices
 
 

@@ -20,7 +20,7 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 from app.core.origins import host_name, page_origin
 from app.core.redaction import Redactor
-from app.server.access import TOLD
+from app.server.access import LOGGED_LIMIT
 
 from ..conftest import RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for
 from ..endpoints.test_strict_input import BODY, CALLER_KEY, VECTORS, Got, answers, envelope, sent
@@ -470,10 +470,10 @@ async def test_a_refused_page_is_told_in_the_log_once(
 
 async def test_what_was_told_takes_bounded_memory(open_gateway: RunningGateway) -> None:
     access = open_gateway.server._generations.now.access
-    for number in range(TOLD + 50):
+    for number in range(LOGGED_LIMIT + 50):
         await open_gateway.client.get("/healthz", headers={"host": f"{number}.example", "origin": "x" * 60_000})
-    assert len(access._told) == TOLD
-    assert max(map(len, access._told)) < 1000
+    assert len(access._logged) == LOGGED_LIMIT
+    assert max(map(len, access._logged)) < 1000
 
 
 async def test_a_reload_changes_who_may_ask(upstream: ScriptedUpstream) -> None:

@@ -82,11 +82,11 @@ async def test_each_share_is_told_once_by_whatever_process_sees_it(
     with ledger(tmp_path / "torii.db") as one, ledger(tmp_path / "torii.db") as other:
         async with sending(upstream.url) as webhook, watching(one, webhook) as here, watching(other, webhook) as there:
             for spent in range(13):
-                here.told([budget()], decision(spent))
-                there.told([budget()], decision(spent))
+                here.observe([budget()], decision(spent))
+                there.observe([budget()], decision(spent))
             await until(lambda: len(upstream.seen) >= 3)
-            here.told([budget()], decision(12, refused=0))
-            there.told([budget(limit=20)], decision(12))  # a changed budget is another one
+            here.observe([budget()], decision(12, refused=0))
+            there.observe([budget(limit=20)], decision(12))  # a changed budget is another one
             await until(lambda: len(upstream.seen) >= 4)
             assert here.counts["budget_alerts"] + there.counts["budget_alerts"] == 4
     assert sorted(percents(upstream)) == [50, 50, 80, 100]
@@ -107,7 +107,7 @@ async def test_a_settlement_is_told_without_another_call(tmp_path: Path) -> None
     with ledger(tmp_path / "torii.db") as file:
         async with watching(file) as alerts:
             decided = await file.hold(Hold("r1", now * 1000, (charge,), row))
-            alerts.told([charge], decided)
+            alerts.observe([charge], decided)
             assert decided.refused is None
             file.settle("r1", [row])
             await until(lambda: alerts.counts["budget_alerts"] == 1)
@@ -120,10 +120,10 @@ async def test_a_settlement_is_told_without_another_call(tmp_path: Path) -> None
 async def test_what_is_held_is_not_spent(tmp_path: Path) -> None:
     with ledger(tmp_path / "torii.db") as file:
         async with watching(file) as alerts:
-            alerts.told([budget()], decision(0, held=10))
-            alerts.told([budget(unit="tokens", limit=100, amount=99)], decision(40, refused=0))  # 60 are left
+            alerts.observe([budget()], decision(0, held=10))
+            alerts.observe([budget(unit="tokens", limit=100, amount=99)], decision(40, refused=0))  # 60 are left
             limit = Charge("key:abc", "requests", MONTH, "", 1, 1, "requests_per_day")
-            alerts.told([limit], decision(1, refused=0))
+            alerts.observe([limit], decision(1, refused=0))
             assert await file.alert("key:abc", "requests", "", MONTH[0], 10, 50) is True
             assert await file.alert("key:abc", "tokens", "", MONTH[0], 100, 100) is True
             assert alerts.counts["budget_alerts"] == 0
@@ -135,7 +135,7 @@ async def test_a_refusal_above_nine_tenths_means_that_all_is_spent(
     with ledger(tmp_path / "torii.db") as file:
         async with watching(file) as alerts:
             dollars = budget(unit="usd", limit=10 * DOLLAR, amount=DOLLAR, warn_at=())
-            alerts.told([dollars], decision(9 * DOLLAR + 1, refused=0))
+            alerts.observe([dollars], decision(9 * DOLLAR + 1, refused=0))
             await until(lambda: alerts.counts["budget_alerts"] == 1)
     assert lines(caplog) == [
         "key:abc: the budget usd/month is at 100 %, $9.000000001 of $10, until 2026-11-01T00:00:00Z"
@@ -149,13 +149,13 @@ async def test_a_store_that_is_away_is_asked_again_later(tmp_path: Path, caplog:
     with ledger(path) as file:
         files = [closed, file]
         alerts = Alerts(lambda *row: files[0].alert(*row), clock=lambda: now)
-        alerts.told([budget()], decision(6))
+        alerts.observe([budget()], decision(6))
         await until(lambda: "an alert waits until the database can be written" in caplog.text)
         files.pop(0)
-        alerts.told([budget()], decision(6))
+        alerts.observe([budget()], decision(6))
         assert len(lines(caplog)) == 1
         now += 6
-        alerts.told([budget()], decision(6))
+        alerts.observe([budget()], decision(6))
         await until(lambda: alerts.counts["budget_alerts"] == 1)
         await alerts.aclose()
 
@@ -288,6 +288,6 @@ async def test_the_end_waits_for_alerts_on_their_way(tmp_path: Path, upstream: S
     upstream.plays(OK)
     with ledger(tmp_path / "torii.db") as file:
         alerts = Alerts(file.alert, webhook=Webhook(webhook_client("torii-test"), upstream.url, SECRET))
-        alerts.told([budget()], decision(6))
+        alerts.observe([budget()], decision(6))
         await alerts.aclose(5)
     assert percents(upstream) == [50]

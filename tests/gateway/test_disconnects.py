@@ -110,8 +110,8 @@ async def gateway_with(
         yield gateway
 
 
-def going_on(gateway: RunningGateway) -> int:
-    return len(gateway.generations.now.handlers.admission.disconnects.going_on)
+def unattended(gateway: RunningGateway) -> int:
+    return len(gateway.generations.now.handlers.admission.disconnects.unattended)
 
 
 async def leave(gateway: RunningGateway, upstream: ScriptedUpstream, case: Case, key: str = "") -> None:
@@ -146,7 +146,7 @@ async def test_cancel_closes_the_upstream_within_a_second(case: Case, upstream: 
         await leave(gateway, upstream, case)
         await upstream.gone(1)
         assert await booked(gateway) == [(499, None)]
-        assert going_on(gateway) == 0
+        assert unattended(gateway) == 0
         hold.more.set()
     assert len(gateway.records) == 1
 
@@ -160,11 +160,11 @@ async def test_drain_and_detach_read_the_upstream_to_its_end(
     upstream.plays(case.script(hold))
     async with gateway_with(upstream, policy) as gateway:
         await leave(gateway, upstream, case)
-        await until(lambda: going_on(gateway) == 1)
+        await until(lambda: unattended(gateway) == 1)
         assert gateway.records == []
         hold.more.set()
         assert await booked(gateway) == [(499, case.tokens)]
-        await until(lambda: going_on(gateway) == 0)
+        await until(lambda: unattended(gateway) == 0)
     assert len(gateway.records) == 1
     assert len(upstream.seen) == 1
 
@@ -190,7 +190,7 @@ async def test_a_stream_that_is_drained_and_broken_off_is_booked_too(upstream: S
     upstream.plays(hold.plays(FULL[:HALF], b": no more", end="cut"))
     async with gateway_with(upstream, "drain") as gateway:
         await leave(gateway, upstream, CASES["mid-stream"])
-        await until(lambda: going_on(gateway) == 1)
+        await until(lambda: unattended(gateway) == 1)
         hold.more.set()
         assert await booked(gateway) == [(499, None)]
 
@@ -203,7 +203,7 @@ async def test_a_caller_who_had_all_of_it_has_not_left(upstream: ScriptedUpstrea
         await caller.reader.readuntil(b"[DONE]")
         await caller.leaves()
         assert await booked(gateway) == [(200, 69650)]
-        await until(lambda: going_on(gateway) == 0)
+        await until(lambda: unattended(gateway) == 0)
 
 
 # Limits in time and number.
@@ -215,10 +215,10 @@ async def test_drain_ends_when_its_seconds_are_over(case: Case, upstream: Script
     upstream.plays(case.script(hold))
     async with gateway_with(upstream, "drain", disconnect={"seconds": 1}) as gateway:
         await leave(gateway, upstream, case)
-        await until(lambda: going_on(gateway) == 1)
+        await until(lambda: unattended(gateway) == 1)
         assert await booked(gateway) == [(499, None)]
         await upstream.gone(1)
-        await until(lambda: going_on(gateway) == 0)
+        await until(lambda: unattended(gateway) == 0)
         hold.more.set()
 
 
@@ -230,7 +230,7 @@ async def test_drain_ends_in_time_where_the_upstream_never_pauses(
     body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "stream": True}
     async with gateway_with(upstream, "drain", other_upstream, disconnect={"seconds": 1}) as gateway:
         await leave(gateway, other_upstream, Case(CHAT, body, None, True, 0))
-        await until(lambda: going_on(gateway) == 1)
+        await until(lambda: unattended(gateway) == 1)
         await asyncio.wait_for(flood.closed.wait(), PATIENCE)
         assert await booked(gateway) == [(499, None)]
 
@@ -242,7 +242,7 @@ async def test_detach_outlives_the_seconds_of_a_drain_but_not_the_call(upstream:
         timeouts = {"total_seconds": 1.5}
         async with gateway_with(upstream, "detach", disconnect={"seconds": 0.01}, timeouts=timeouts) as gateway:
             await leave(gateway, upstream, case)
-            await until(lambda: going_on(gateway) == 1)
+            await until(lambda: unattended(gateway) == 1)
             await gateway.ended(1)
             hold.more.set()
             assert await booked(gateway) == [(499, None)]
@@ -258,17 +258,17 @@ async def test_no_more_than_so_many_go_on(policy: str, upstream: ScriptedUpstrea
     async with gateway_with(upstream, policy) as gateway:
         for count in range(1, 21):
             await leave(gateway, upstream, case)
-            await until(lambda: going_on(gateway) == count)  # noqa: B023 - called before count changes
+            await until(lambda: unattended(gateway) == count)  # noqa: B023 - called before count changes
         await leave(gateway, upstream, case)  # the 21st
         assert await booked(gateway) == [(499, None)]
-        assert going_on(gateway) == 20
+        assert unattended(gateway) == 20
         hold.more.set()
         assert await booked(gateway, 21) == [(499, None), *[(499, 69650)] * 20]
-        await until(lambda: going_on(gateway) == 0)
+        await until(lambda: unattended(gateway) == 0)
         hold = Hold()
         upstream.plays(case.script(hold))
         await leave(gateway, upstream, case)  # a place is free again
-        await until(lambda: going_on(gateway) == 1)
+        await until(lambda: unattended(gateway) == 1)
         hold.more.set()
         assert (await booked(gateway, 22))[-1] == (499, 69650)
 
@@ -294,7 +294,7 @@ async def test_a_part_that_has_failed_hides_no_other_that_is_at_work(upstream: S
         [state] = gateway.generations.now.pools["jina"].states
         await until(lambda: state.cause == "rate limited")
         await caller.leaves()
-        await until(lambda: going_on(gateway) == 1)
+        await until(lambda: unattended(gateway) == 1)
         hold.more.set()
         assert await booked(gateway) == [(499, 4)]
 
@@ -314,7 +314,7 @@ async def test_the_caller_s_word_goes_before_the_model_s_and_that_before_the_gen
         await leave(gateway, upstream, asked["ann"], WHO["ann"])
         assert await booked(gateway) == [(499, None)]
         await leave(gateway, upstream, asked["bob"], WHO["bob"])
-        await until(lambda: going_on(gateway) == 1)
+        await until(lambda: unattended(gateway) == 1)
         hold.more.set()
         assert (await booked(gateway, 2))[1] == (499, 69650)
         upstream.plays(CASES["embeddings"].script(Hold()))
@@ -331,10 +331,10 @@ async def test_the_model_s_word_goes_for_all_its_names(upstream: ScriptedUpstrea
             case = CASES["mid-stream"]
             upstream.plays(case.script(hold))
             await leave(gateway, upstream, Case(CHAT, {**case.body, "model": name}, None, True, 69650))
-            await until(lambda: going_on(gateway) == 1)
+            await until(lambda: unattended(gateway) == 1)
             hold.more.set()
             assert (await booked(gateway, count))[-1] == (499, 69650)
-            await until(lambda: going_on(gateway) == 0)
+            await until(lambda: unattended(gateway) == 0)
 
 
 def test_the_order_of_the_words() -> None:
@@ -360,10 +360,10 @@ async def test_no_attempt_is_made_after_the_caller_has_left(
     other_upstream.plays(replies(VECTORS))
     async with gateway_with(upstream, policy, other_upstream) as gateway:
         await leave(gateway, upstream, CASES["embeddings"])
-        await until(lambda: going_on(gateway) == 1)
+        await until(lambda: unattended(gateway) == 1)
         failing.set()
         assert await booked(gateway) == [(499, None)]
-        await until(lambda: going_on(gateway) == 0)
+        await until(lambda: unattended(gateway) == 0)
     assert (len(upstream.seen), len(other_upstream.seen)) == (1, 0)
 
 
@@ -388,7 +388,7 @@ async def test_a_call_in_parts(policy: OnDisconnect, parts: int, usage: int, ups
         if policy == "cancel":
             await gateway.ended(1)
         else:
-            await until(lambda: going_on(gateway) == 1)
+            await until(lambda: unattended(gateway) == 1)
         more.set()
         assert await booked(gateway) == [(499, usage)]
     assert len(upstream.seen) == parts
@@ -412,7 +412,7 @@ async def test_parts_that_are_at_work_come_to_their_end(
         caller = await Caller.asks(gateway, "/v1/embeddings", {**EMBED, "input": ["a"] * 1100})
         await until(lambda: len(upstream.seen) == 2)
         await caller.leaves()
-        await until(lambda: len(gateway.records) == 1 or going_on(gateway) == 1)
+        await until(lambda: len(gateway.records) == 1 or unattended(gateway) == 1)
         hold.more.set()
         assert await booked(gateway) == [(499, usage)]
     assert len(upstream.seen) == (3 if policy == "detach" else 2)
@@ -449,7 +449,7 @@ async def test_a_call_that_still_waits_for_a_key_is_not_begun(policy: OnDisconne
         await until(lambda: len(gateway.server.server_state.tasks) == 2)
         await waiting.leaves()
         assert await booked(gateway) == [(499, None)]
-        assert going_on(gateway) == 0
+        assert unattended(gateway) == 0
         hold.more.set()
         assert (await working.reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
         await working.leaves()
@@ -485,11 +485,11 @@ async def test_the_key_is_held_until_the_upstream_s_answer_ends(case: Case, upst
     upstream.plays(case.script(hold), replies(VECTORS))
     async with narrow_gateway(upstream, "drain", pace=0.1) as gateway:
         await leave(gateway, upstream, case)
-        await until(lambda: going_on(gateway) == 1)
+        await until(lambda: unattended(gateway) == 1)
         refused = await gateway.post("/v1/embeddings", EMBED)
         assert (refused.status_code, len(upstream.seen)) == (429, 1)
         hold.more.set()
-        await until(lambda: going_on(gateway) == 0)
+        await until(lambda: unattended(gateway) == 0)
         assert (await gateway.post("/v1/embeddings", EMBED)).status_code == 200
 
 
@@ -503,7 +503,7 @@ async def test_a_shutdown_ends_and_books_what_goes_on(case: Case, policy: str, u
     upstream.plays(case.script(hold))
     async with gateway_with(upstream, policy, drain_seconds=0.2) as gateway:
         await leave(gateway, upstream, case)
-        await until(lambda: going_on(gateway) == 1)
+        await until(lambda: unattended(gateway) == 1)
         gateway.server.handle_exit(signal.SIGTERM, None)
         await upstream.gone(1)
         assert await booked(gateway) == [(499, None)]
@@ -517,7 +517,7 @@ async def test_a_shutdown_waits_its_time_for_what_goes_on(upstream: ScriptedUpst
     upstream.plays(case.script(hold))
     async with gateway_with(upstream, "detach", drain_seconds=20) as gateway:
         await leave(gateway, upstream, case)
-        await until(lambda: going_on(gateway) == 1)
+        await until(lambda: unattended(gateway) == 1)
         gateway.server.handle_exit(signal.SIGTERM, None)
         await until(lambda: not gateway.server.servers[0].is_serving())
         hold.more.set()
@@ -546,7 +546,7 @@ async def test_a_caller_who_is_cut_off_has_left(upstream: ScriptedUpstream, othe
     async with gateway_with(upstream, "drain", other_upstream, timeouts=timeouts, disconnect={"seconds": 1}) as gateway:
         caller = await Caller.asks(gateway, CHAT, body)
         caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await until(lambda: going_on(gateway) == 1)
+        await until(lambda: unattended(gateway) == 1)
         held = flood.written
         await until(lambda: flood.written > held)
         await asyncio.wait_for(flood.closed.wait(), PATIENCE)

@@ -14,7 +14,7 @@ import pytest
 
 from app.core.errors import UpstreamAuth, UpstreamQuota, UpstreamRateLimited
 from app.core.types import Key
-from app.routing.cooldowns import KeyStates
+from app.routing.cooldowns import SavedCooldowns
 from app.routing.key_state import Cooldown, fingerprint
 from app.routing.lease import Lease
 from app.routing.limits import Cost, RateLimits
@@ -39,12 +39,12 @@ def remembered(database: LedgerFile) -> list[Cooldown]:
     """The stored cooldowns, once all are written."""
     while database.waiting:
         threading.Event().wait(0.001)
-    return KeyStates(database).remembered()
+    return SavedCooldowns(database).remembered()
 
 
 def pool(database: LedgerFile, *keys: Key) -> Pool:
     """A pool as in a new process."""
-    made = Pool("jina", [(key, RateLimits()) for key in keys or (A, B)], remember=KeyStates(database).remember)
+    made = Pool("jina", [(key, RateLimits()) for key in keys or (A, B)], remember=SavedCooldowns(database).remember)
     made.recall(remembered(database))
     return made
 
@@ -83,7 +83,7 @@ async def test_a_key_that_works_again_is_forgotten(database: LedgerFile) -> None
 @pytest.mark.parametrize(("until", "seconds"), [(1e12, COOLDOWN_SECONDS), (-1e12, 0)])
 @pytest.mark.parametrize("cause", ["rate limited", "account empty"])
 def test_a_clock_that_was_set_locks_nobody_out(database: LedgerFile, cause: Any, until: float, seconds: float) -> None:
-    KeyStates(database).remember(Cooldown("jina", fingerprint("jina", A), "a", cause, time.time() + until))
+    SavedCooldowns(database).remember(Cooldown("jina", fingerprint("jina", A), "a", cause, time.time() + until))
     [row, _] = pool(database).state()
     rests = pool(database).states[0].cooldown_until - time.monotonic()
     assert rests <= seconds
@@ -105,7 +105,9 @@ def test_the_key_is_not_in_the_file(database: LedgerFile, tmp_path: Path) -> Non
 
 async def test_the_application_remembers(database: LedgerFile) -> None:
     given = two_keys("http://127.0.0.1:9")
-    KeyStates(database).remember(Cooldown("jina", fingerprint("jina", Key(ONE)), "x", "refused", time.time() + 100))
+    SavedCooldowns(database).remember(
+        Cooldown("jina", fingerprint("jina", Key(ONE)), "x", "refused", time.time() + 100)
+    )
     assert len(remembered(database)) == 1
     app = create_app(given, database=database)
     async with app.router.lifespan_context(app):
@@ -121,11 +123,11 @@ async def test_a_reload_asks_no_file_and_tells_no_old_rest_again(
     """The state of a key learned since the start is kept, whatever the file contains by now."""
     upstream.plays(replies(VECTORS))
     rest = Cooldown("jina", fingerprint("jina", Key(ONE)), "x", "rate limited", time.time() + 100)
-    KeyStates(database).remember(rest)
+    SavedCooldowns(database).remember(rest)
     assert remembered(database) == [rest]
     async with running_gateway(two_keys(upstream.url), database) as gateway:
         assert (await states(gateway))["jina-one"]["cause"] == "rate limited"
-        KeyStates(database).remember(replace(rest, fingerprint=fingerprint("jina", Key(TWO))))
+        SavedCooldowns(database).remember(replace(rest, fingerprint=fingerprint("jina", Key(TWO))))
         assert len(remembered(database)) == 2
         gateway.server.renew(two_keys(upstream.url))
         database.path.unlink()

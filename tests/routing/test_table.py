@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.core.errors import InvalidRequest, ModelNotFound, ToriiError
 from app.core.names import nearest, shown
 from app.core.types import Json, Key, Model, Route
-from app.routing.table import Account, RouteTable
+from app.routing.table import REMEMBERED, Account, RouteTable
 from app.upstreams import AIHubMix, Jina, OpenAICompatible
 from app.upstreams.catalogue import CATALOGUE, unlisted
 
@@ -262,6 +262,18 @@ def test_a_known_name_is_one_look_up() -> None:
     for _ in range(10_000):
         BOTH.find("jina-embeddings-v3")
     assert (time.process_time() - start) / 10_000 < 20e-6
+
+
+def test_the_route_of_a_name_beyond_the_table_is_made_once_and_few_are_remembered() -> None:
+    table = RouteTable(ACCOUNTS, unknown="aihubmix")
+    assert table.find("aihubmix/gpt-9") is table.find("aihubmix/gpt-9")
+    assert ways(table, "aihubmix/gpt-9") == [("aihubmix", "gpt-9")]
+    for number in range(2 * REMEMBERED + 1):
+        assert ways(table, f"gpt-{number}") == [("aihubmix", f"gpt-{number}")]
+    assert len(table._beyond) <= REMEMBERED
+    with pytest.raises(ModelNotFound):
+        table.find("no model")
+    assert "no model" not in table._beyond
 
 
 def test_a_name_for_an_upstream_without_a_key_says_so() -> None:

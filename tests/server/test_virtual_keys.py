@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,7 @@ async def test_two_workers_see_a_new_and_a_revoked_key(upstream: ScriptedUpstrea
         keys = key_file(file)
         key, secret = keys.create_key({"name": "a"}, *WHO)
         assert await _all(running, workers, secret, 200) < SEEN_SECONDS
+        await _works_at_once(running, lambda: keys.create_key({"name": secrets.token_hex(4)}, *WHO)[1])
         keys.revoke_key(key.id, *WHO)
         assert await _all(running, workers, secret, 401) < SEEN_SECONDS
         # A worker that starts later knows the keys at once.
@@ -203,6 +205,15 @@ async def test_two_workers_see_a_new_and_a_revoked_key(upstream: ScriptedUpstrea
         await running.ready(2, starts=3)
         assert await _all(running, running.workers(), secret, 401) < SEEN_SECONDS
         assert await _all(running, running.workers(), None, 401) < SEEN_SECONDS
+
+
+async def _works_at_once(running: Gateway, create: Callable[[], str | None]) -> None:
+    """Every worker knows the old keys, and takes a new one in the first request for it."""
+    await _all(running, running.workers(), "sk-unknown", 401)
+    for _ in range(3):
+        headers = {"connection": "close", "authorization": f"Bearer {create()}"}
+        answers = await asyncio.gather(*(running.client.get("/v1/models", headers=headers) for _ in range(12)))
+        assert [answer.status_code for answer in answers] == [200] * 12
 
 
 async def _all(running: Gateway, workers: set[int], key: str | None, status: int) -> float:

@@ -77,7 +77,7 @@ def _at_work(gateway: RunningGateway) -> list[str]:
     now = gateway.generations.now
     states = [state for pool in now.pools.values() for state in pool.state()]
     held = [f"{state['key']} is at work" for state in states if state["at_work"] or state["waiting"]]
-    held += ["calls without callers"] if now.handlers.admission.disconnects.going_on else []
+    held += ["calls without callers"] if now.handlers.admission.disconnects.unattended else []
     return held + (["open calls"] if now.handlers.admission.calls or now.handlers.admission.load.calls else [])
 
 

@@ -28,6 +28,9 @@ from app.storage import migrations, new_file, schema
 from app.storage.ledger_file import CooldownRow, LedgerFile
 from app.storage.migrations.__main__ import FOLDER, migrate
 from app.storage.new_file import VERSION
+from app.storage.queries import Span, sums_of
+from app.storage.retention import keep_up
+from app.storage.rows import INSERT_CALL
 from app.storage.sqlite import StoreError
 from app.storage.verify import verify
 
@@ -37,6 +40,7 @@ from ..ledger import call, read
 
 ROOT = Path(__file__).parents[2]
 RELEASED = {path.stem: path for path in sorted((Path(__file__).parent / "released").glob("*.sql"))}
+START_MS = 1_790_000_000_000
 VERSIONS = {"ee8a298": 1, "08cbd93": 2, "a8b3aae": 2, "2f3fb8a": 3}
 COLUMNS = "time, caller, endpoint, model, upstream, upstream_model, key, status, error, prompt_tokens, "
 COLUMNS += "completion_tokens, total_tokens, estimated, seconds, first_event_seconds, attempts, request_id"
@@ -130,16 +134,16 @@ def new(path: Path) -> None:
     LedgerFile(path).close()
 
 
-def from_nothing(path: Path) -> None:
-    """Creates a ledger file by running all migrations."""
+def from_nothing(path: Path, head: str = "head") -> None:
+    """Creates a ledger file by running all migrations, up to ``head``."""
     with closing(sqlite3.connect(path)) as file:
         file.executescript(
             "PRAGMA journal_mode = WAL;"
             "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
             "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num));"
-            "PRAGMA user_version = 3;"
+            f"PRAGMA application_id = {new_file.APPLICATION}; PRAGMA user_version = 3;"
         )
-    migrate(path, 1.0)
+    migrate(path, 1.0, head=head)
 
 
 @pytest.mark.parametrize("release", [*RELEASED, "from nothing"])
@@ -151,6 +155,31 @@ def test_a_new_file_and_a_migrated_one_have_the_same_tables(release: str, tmp_pa
         migrate(released(tmp_path / "old.db", release), 1.0)
     assert shape(tmp_path / "old.db") == shape(tmp_path / "new.db")
     assert set(shape(tmp_path / "new.db")) == {*schema.metadata.tables, "alembic_version"}
+
+
+def test_a_file_of_version_4_gets_the_sums_of_long_periods(tmp_path: Path) -> None:
+    """No release wrote version 4, but commits did."""
+    rows = [call(time=START_MS + number * 40_000_000, key_id=f"k{number % 3}", user="u") for number in range(90)]
+    new(right := tmp_path / "right.db")
+    with closing(sqlite3.connect(right, isolation_level=None)) as file:
+        file.executemany(INSERT_CALL, rows)
+    keep_up(right, now=START_MS / 1000 + 1e8)
+    from_nothing(path := tmp_path / "torii.db", "0004")
+    assert version(path) == 4
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("ATTACH ? AS other", (str(right),))
+        for table in ("calls", "rollups", "rolled_days", "rolled_users", "state"):
+            file.execute(f"INSERT INTO {table} SELECT * FROM other.{table}")
+        file.commit()
+    before = sums_of(path, Span(), ["day", "key_id"])  # of the old version
+    new(path)
+    assert shape(path) == shape(right)
+    assert sums_of(path, Span(), ["day", "key_id"]) == before
+    keep_up(path, now=START_MS / 1000 + 1e8)
+    assert verify(path) == []
+    for table in ("calls", "running_keys", "running_models", "running_users", "rolled_blocks", "stale"):
+        assert read(path, f"SELECT * FROM {table}") == read(right, f"SELECT * FROM {table}")
+    assert sums_of(path, Span(), ["day", "key_id"]) == before == sums_of(right, Span(), ["day", "key_id"])
 
 
 def test_the_statements_of_a_new_file_are_those_of_the_schema() -> None:
@@ -285,14 +314,14 @@ def test_a_disk_that_is_full_in_the_midst_leaves_the_old_file_and_rows_wait(tmp_
     assert (version(path), len(read(path, CALLS))) == (VERSION, 5)
 
 
-SLOW = """
+SLOW = f"""
 import threading
 from pathlib import Path
 from alembic import op
 import sqlalchemy as sa
 
-revision = "0005"
-down_revision = "0004"
+revision = "{VERSION + 1:04}"
+down_revision = "{VERSION:04}"
 
 def upgrade():
     op.add_column("calls", sa.Column("slow", sa.BigInteger))
@@ -311,7 +340,7 @@ async def test_a_migration_that_is_ended_in_the_midst_leaves_the_old_file(end: s
     path = released(tmp_path / "torii.db", calls=20_000)
     folder = tmp_path / "migrations"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "v5_slow.py").write_text(SLOW)
+    (folder / "versions" / "slow.py").write_text(SLOW)
     calls, before = read(path, CALLS), shape(path)
     command = [sys.executable, "-c", MIGRATES, str(path), str(folder)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)

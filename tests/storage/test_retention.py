@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.storage.columns import QUARTER
 from app.storage.ledger_file import LedgerFile
-from app.storage.queries import Span, bucket_sums, sums_of
+from app.storage.queries import SUMS, Span, bucket_sums, sums_of
 from app.storage.retention import Retention, keep_up, tidy
-from app.storage.rollups import QUARTER
 from app.storage.rows import INSERT_CALL
 
 from ..conftest import running_gateway, settings_for, until
@@ -25,6 +25,7 @@ from ..ledger import call, read
 from .test_rollups import DAY_MS, ROWS, START, new, opened, rolled_up
 
 NOW = START + 100 * 86400
+TOKENS = SUMS.index("total_tokens")
 DAY_SECONDS = 86400
 
 
@@ -49,9 +50,9 @@ def test_a_quiet_ledger_is_emptied_and_goes_on(tmp_path: Path) -> None:
     assert read(path, "SELECT id FROM calls") == []
     with opened(path) as connection:
         connection.execute(INSERT_CALL, call(total_tokens=1))
-    assert [row["total_tokens"] for row in sums_of(path, Span(), [])] == [2001]
+    assert [row[TOKENS] for row in sums_of(path, Span(), [])] == [2001]
     assert keep_up(path) == 1
-    assert [row["total_tokens"] for row in sums_of(path, Span(), [])] == [2001]
+    assert [row[TOKENS] for row in sums_of(path, Span(), [])] == [2001]
 
 
 @settings(max_examples=20, deadline=None)
@@ -93,7 +94,7 @@ def test_adjacent_periods_add_up_where_rows_are_gone(tmp_path: Path) -> None:
     tidy(path, 1, now=NOW)
     cuts = [START * 1000 + chance.randrange(DAY_MS) for _ in range(5)]
     ends = [None, *sorted(cuts), None]
-    sums = [sums_of(path, Span(*ends[place : place + 2]), [])[0]["total_tokens"] for place in range(6)]
+    sums = [sums_of(path, Span(*ends[place : place + 2]), [])[0][TOKENS] for place in range(6)]
     assert sum(sums) == 2**30 - 1
 
 
@@ -152,9 +153,9 @@ def test_a_row_that_comes_meanwhile_stays_until_it_is_rolled_up(tmp_path: Path) 
     assert tidy(path, 1, now=NOW, pause=pause)["calls"] == 401
     assert late == [1]
     assert read(path, "SELECT time FROM calls") == [(0,)]
-    assert [row["requests"] for row in sums_of(path, Span(), [])] == [402]
+    assert [row[0] for row in sums_of(path, Span(), [])] == [402]
     tidy(path, 1, now=NOW)
-    assert [row["requests"] for row in sums_of(path, Span(), [])] == [402]
+    assert [row[0] for row in sums_of(path, Span(), [])] == [402]
 
 
 def test_a_file_of_others_is_left_alone(tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ async def test_a_gateway_tidies_soon_after_its_start(tmp_path: Path, monkeypatch
         url = "http://127.0.0.1:9"
         async with running_gateway(settings_for(url, ledger={"keep_days": 2}), database):
             await until(lambda: read(path, "SELECT count(*) FROM calls") == [(1,)])
-    assert [row["requests"] for row in sums_of(path, Span(), [])] == [2]
+    assert [row[0] for row in sums_of(path, Span(), [])] == [2]
 
 
 SOON = {"first_seconds": 0.01, "keep_up_seconds": 0.01}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,12 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.storage.columns import DAY, QUARTER, progress
 from app.storage.holds import FOREVER
 from app.storage.ledger_file import LedgerFile
 from app.storage.queries import SUMS, Span, bucket_sums, first_time, sums_of
 from app.storage.retention import tidy
-from app.storage.rollups import DAY, QUARTER, delete, progress, roll, spent_before, step, unroll
+from app.storage.rollups import delete, roll, spent_before, step, unroll
 from app.storage.rows import INSERT_CALL, CallRow
+from app.storage.running import fold
 
 from ..ledger import call, read
 
@@ -48,6 +51,17 @@ def rolled_up(path: Path, most: int = 500) -> Path:
         while step(connection, most):
             pass
     return path
+
+
+def folded(path: Path, now: float, rolled: int, then: int) -> None:
+    """Rolls up ``rolled`` rows, folds the days that have ended by ``now``, and rolls up ``then`` more."""
+    with opened(path) as connection:
+        if rolled:
+            step(connection, rolled)
+        while fold(connection, now):
+            pass
+        if then:
+            step(connection, then)
 
 
 FEW = st.sampled_from(["a", "b", ""])
@@ -97,6 +111,8 @@ def summed(row: CallRow) -> dict[str, int]:
 
 
 def value_of(row: CallRow, group: str) -> Any:
+    if group == "day":
+        return datetime.fromtimestamp(row.time // 1000, UTC).date().isoformat()
     if group == "model":
         return row.model_id or row.model
     return getattr(row, group) or ""
@@ -118,25 +134,25 @@ def expected(rows: list[CallRow], by: tuple[str, ...], bounds: list[int]) -> dic
 @given(
     rows=st.lists(ROWS, max_size=30),
     rolled=st.integers(0, 30),
-    by=st.lists(st.sampled_from(GROUPS[:5] + GROUPS[6:]), unique=True, max_size=3),
+    then=st.integers(0, 30),
+    days=st.integers(-5, 60),
+    by=st.lists(st.sampled_from(GROUPS), unique=True, max_size=3),
     bounds=st.lists(st.integers(START * 1000 - 4 * DAY_MS, START * 1000 + 4 * DAY_MS), min_size=2, max_size=2),
 )
 def test_sums_are_those_of_the_rows_however_many_are_rolled_up(
-    rows: list[CallRow], rolled: int, by: list[str], bounds: list[int]
+    rows: list[CallRow], rolled: int, then: int, days: int, by: list[str], bounds: list[int]
 ) -> None:
-    """Also where a period begins and ends in the midst of a quarter of an hour."""
+    """Also where a period begins and ends in the midst of a quarter of an hour, and whatever was folded before or after
+    it changed."""
     bounds.sort()
     with TemporaryDirectory() as folder:
         path = new(Path(folder) / "torii.db", *rows)
-        with opened(path) as connection:
-            if rolled:
-                step(connection, rolled)
+        folded(path, START + days * 86400, rolled, then)
         right = expected(rows, tuple(by), bounds)
         found = sums_of(path, Span(*bounds), by)
+        count = len(by)
         assert {
-            (0, *(each[name] for name in by)): {n: each[n] for n in SUMS}
-            for each in found
-            if any(each[name] for name in SUMS)
+            (0, *each[:count]): dict(zip(SUMS, each[count:], strict=True)) for each in found if any(each[count:])
         } == right
         for name, unit in (("tokens", "total_tokens"), ("usd", "cost"), ("requests", "requests")):
             for scope, mine in SCOPES.items():
@@ -156,12 +172,14 @@ SCOPES: dict[str, Any] = {
 @given(
     rows=st.lists(ROWS, min_size=1, max_size=30),
     rolled=st.integers(0, 30),
+    then=st.integers(0, 30),
+    days=st.integers(-5, 60),
     starts=st.lists(st.integers(0, DAY_MS), min_size=2, max_size=9),
-    by=st.sampled_from([(), ("key_id",), ("model", "team"), ("user",), ("user", "upstream")]),
+    by=st.sampled_from([(), ("key_id",), ("model", "team"), ("key_id", "model"), ("user",), ("user", "upstream")]),
     hours=st.booleans(),
 )
 def test_buckets_are_sums_of_the_rows_in_them(
-    rows: list[CallRow], rolled: int, starts: list[int], by: tuple[str, ...], hours: bool
+    rows: list[CallRow], rolled: int, then: int, days: int, starts: list[int], by: tuple[str, ...], hours: bool
 ) -> None:
     """Buckets of any length, that begin at any quarter of an hour."""
     bounds = [START * 1000 - 3 * DAY_MS]
@@ -169,17 +187,15 @@ def test_buckets_are_sums_of_the_rows_in_them(
         bounds.append(bounds[-1] + start - start % QUARTER)
     with TemporaryDirectory() as folder:
         path = new(Path(folder) / "torii.db", *rows)
-        with opened(path) as connection:
-            if rolled:
-                step(connection, rolled)
+        folded(path, START + days * 86400, rolled, then)
         for where in ({}, {"key_id": "a"}, {"team": "t"}):
             mine = [row for row in rows if all(getattr(row, name) == value for name, value in where.items())]
             found = bucket_sums(path, bounds, by, where, hours=hours)
             right = expected(mine, by, bounds)
-            assert {(bucket, *values): sums[3] for bucket, values, sums in found} == {
+            assert {row[: 1 + len(by)]: row[1 + len(by) + 3] for row in found} == {
                 key: sums["total_tokens"] for key, sums in right.items() if _shown(sums)
             }
-            assert sum(sums[5] for _, _, sums in found) == sum(sums["cost"] for sums in right.values())
+            assert sum(row[1 + len(by) + 5] for row in found) == sum(sums["cost"] for sums in right.values())
 
 
 def _shown(sums: dict[str, int]) -> bool:
@@ -237,7 +253,7 @@ def test_numbers_that_are_none_do_not_stop_the_others(tmp_path: Path) -> None:
         new(tmp_path / "torii.db", *[call(total_tokens=2**63 - 1, cost=2**63 - 1)] * 3, call(upstream="b"))
     )
     assert read(path, "SELECT upstream, total_tokens FROM rollups ORDER BY 1") == [("b", 1000), ("jina", 3 * 2**53)]
-    assert {row["upstream"] for row in sums_of(path, Span(), ["upstream"])} == {"b", "jina"}
+    assert {row[0] for row in sums_of(path, Span(), ["upstream"])} == {"b", "jina"}
 
 
 KILLED = """
@@ -265,7 +281,7 @@ def test_a_kill_in_the_midst_counts_nothing_twice(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", KILLED, str(path), "2"], check=False)
         kills += done.returncode == -9
         [found] = sums_of(path, Span(), [])
-        assert (found["total_tokens"], found["requests"]) == (total, 900)
+        assert (found[SUMS.index("total_tokens")], found[0]) == (total, 900)
         with opened(path) as connection:  # the lease of a dead process ends after a minute
             connection.execute("UPDATE state SET value = 0 WHERE name = 'tidied_until'")
     assert kills > 2

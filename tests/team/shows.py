@@ -319,16 +319,23 @@ async def revoked(folder: Path, workers: int, seconds: float = 5.0, grace: int =
         said = (refused.status_code, refused.json()["error"]["code"])
         lines.same("its status and code", said, (401, "key_revoked"))
 
-        old = await gateway.key("rotated")
-        made = await gateway.admin("POST", f"keys/{old.id}/rotate", {"grace_seconds": grace})
-        new = VirtualKey(old.id, made["secret"])
-        await gateway.known(new)
-        both = {(await gateway.fresh("/v1/models", each)).status_code for each in (old, new)}
+        kept, new = await _rotated(gateway, await gateway.key("rotated with a long grace"), 3600)
+        both = {(await gateway.fresh("/v1/models", each)).status_code for each in (kept, new)}
         lines.same("both secrets within the grace", both, {200})
+
+        old, new = await _rotated(gateway, await gateway.key("rotated"), grace)
         last = await _last_success(gateway, old, grace + seconds)
         lines.true("seconds until the old secret was refused", last < grace + seconds, f"{last:.2f}")
         lines.same("the new secret after it", (await gateway.fresh("/v1/models", new)).status_code, 200)
     return lines
+
+
+async def _rotated(gateway: TeamGateway, old: VirtualKey, grace: int) -> tuple[VirtualKey, VirtualKey]:
+    """The key with its old secret and with its new one, which every worker knows."""
+    made = await gateway.admin("POST", f"keys/{old.id}/rotate", {"grace_seconds": grace})
+    new = VirtualKey(old.id, made["secret"])
+    await gateway.known(new)
+    return old, new
 
 
 async def _last_success(gateway: TeamGateway, key: VirtualKey, seconds: float) -> float:

@@ -26,7 +26,7 @@ import trustme
 
 from app.core.errors import Overloaded, UpstreamBroken, UpstreamUnreachable
 from app.core.types import Request
-from app.upstreams.client import Engine, Going, Wire, engine, nothing, origin
+from app.upstreams.client import BeforeSend, Engine, Wire, engine, nothing, origin
 from app.upstreams.client.base import unreachable
 from app.upstreams.client.connection import WAITING_BYTES, HttptoolsAnswer
 from app.upstreams.client.dialing import dial, race
@@ -58,11 +58,11 @@ async def opened(name: str = "httptools", **wire: Any) -> AsyncIterator[Engine]:
 
 
 async def asked(
-    made: Engine, url: str, body: bytes = b"{}", *, once: bool = False, going: Going = nothing
+    made: Engine, url: str, body: bytes = b"{}", *, once: bool = False, before_send: BeforeSend = nothing
 ) -> tuple[int, bytes]:
     """The status and the whole body."""
     async with asyncio.timeout(PATIENCE):
-        answer = await made.open(request(url, body, once=once), going)
+        answer = await made.open(request(url, body, once=once), before_send)
         try:
             whole = b""
             while data := await answer.chunk():
@@ -489,7 +489,7 @@ async def test_a_request_that_met_the_end_of_a_kept_connection_is_written_once_m
     told: list[int] = []
     async with serving(server) as url, opened() as made:
         for body in (b"1" * size, b"2" * size):
-            ends = await asyncio.gather(*[asked(made, url, body, going=lambda: told.append(1)) for _ in range(2)])
+            ends = await asyncio.gather(*[asked(made, url, body, before_send=lambda: told.append(1)) for _ in range(2)])
             assert ends == [(200, b"{}")] * 2
     assert (len(told), server.connections) == (6, 4)
     assert server.bodies.count(b"1" * size) == 2
@@ -525,7 +525,7 @@ async def test_nothing_is_written_if_its_caller_says_no_as_it_is_about_to_go(ups
     async with opened() as made:
         for seen in (0, 1):
             with pytest.raises(UpstreamBroken, match="no"):
-                await asked(made, upstream.url, going=refuses)
+                await asked(made, upstream.url, before_send=refuses)
             assert len(upstream.seen) == seen
             await until(lambda: all(reader.at_eof() for reader in upstream.readers))
             await asked(made, upstream.url)
@@ -558,7 +558,7 @@ async def test_it_is_not_written_again_where_nobody_is_there_any_more() -> None:
             assert await asked(made, url) == (200, b"{}")
             made._connect = gone  # type: ignore[attr-defined]
             with pytest.raises(UpstreamUnreachable):
-                await asked(made, url, going=lambda: told.append(1))
+                await asked(made, url, before_send=lambda: told.append(1))
     assert (told, len(server.bodies)) == ([1], 2)
 
 
@@ -599,10 +599,10 @@ async def test_a_connection_that_closes_as_it_is_made_is_not_waited_on() -> None
         origin, _ = made._head(f"{url}/v1/x")
         connection = await made._connect(origin)
         await until(lambda: not made._open)
-        going: list[int] = []
+        sent: list[int] = []
         with pytest.raises(UpstreamUnreachable):
-            await asyncio.wait_for(connection.exchange(b"POST", lambda: going.append(1)), PATIENCE)
-        assert going == []
+            await asyncio.wait_for(connection.exchange(b"POST", lambda: sent.append(1)), PATIENCE)
+        assert sent == []
 
 
 async def test_it_is_told_when_a_request_begins_to_go_out(name: str, upstream: ScriptedUpstream) -> None:
@@ -810,7 +810,7 @@ async def test_who_leaves_at_any_moment_leaves_no_connection(name: str, scheme: 
             server.said = end
             calls: list[asyncio.Future[tuple[int, bytes]]] = []
             sent_too_late: list[bool] = []
-            call = asyncio.ensure_future(asked(made, url, going=partial(note_the_end, calls, sent_too_late)))
+            call = asyncio.ensure_future(asked(made, url, before_send=partial(note_the_end, calls, sent_too_late)))
             calls.append(call)
             for _ in range(turns):
                 await asyncio.sleep(0)

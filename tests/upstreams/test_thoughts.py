@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from app.core.types import ChatCall, Event, Reasoning, Step
 from app.endpoints.chat import Chat, collect
 from app.upstreams.deepsearch_stream import STEPS, DeepSearchFold
-from app.upstreams.thoughts import WINDOW, Thoughts
+from app.upstreams.thoughts import WINDOW, Thoughts, Typed, _overlap
 
 CJK = re.compile("[\u4e00-\u9fff\u3040-\u30ff\uac00-\ud7af]")
 
@@ -250,3 +250,15 @@ def test_a_thought_of_one_word_again_and_again_is_found_in_linear_time(word: str
         for piece in typed_out(word):
             thoughts.feed(piece)
     assert thoughts.feed(word * (count + 1) + "end. ") == word + "end. "
+
+
+@given(st.lists(st.text(" \n\tab", min_size=1, max_size=6), max_size=8))
+def test_a_word_after_a_space_is_new_as_the_whole_search_finds(pieces: list[str]) -> None:
+    """``Typed`` skips the search for a repeated thought where it cannot find any."""
+    typed, sent = Typed(), " "
+    for piece in pieces:
+        whole = len(piece) > 1 and piece.endswith(" ")
+        known = _overlap(sent[-len(piece) - 1 :], piece) if whole else 0
+        repeated = whole and (" " in piece[:-1] or 0 < known < len(piece))
+        assert typed.unrepeated(piece) == (piece[known:] if repeated else piece)
+        sent = " " if repeated else sent + piece

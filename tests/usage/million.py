@@ -21,6 +21,7 @@ from app.storage.holds import FOREVER
 from app.storage.ledger_file import LedgerFile
 from app.storage.rollups import spent_before, step
 from app.storage.rows import INSERT_CALL, CallRow
+from app.storage.running import NAMES, fold
 from app.usage.pages import BY, BucketsAsked, CallsAsked, calls_page, usage_buckets
 from app.usage.reports import GROUPS, Period, calls, totals
 
@@ -77,7 +78,7 @@ def made(path: Path, count: int = ROWS) -> Path:
         refusals = ((int(row.time / 60_000), row.key_id, row.team, "requests_per_minute") for row in rows(50_000, 2))
         connection.executemany("INSERT OR IGNORE INTO refusals VALUES (?, ?, ?, ?, 3)", refusals)
         connection.execute("COMMIT")
-        while step(connection, 20_000):
+        while step(connection, 20_000) or fold(connection, END.timestamp() + 2 * 86400):
             pass
     return path
 
@@ -139,7 +140,7 @@ def main() -> None:
     if not path.exists():
         made(path)
     with closing(sqlite3.connect(path)) as connection:
-        for table in ("calls", "rollups", "rolled_days", "rolled_users", "refusals"):
+        for table in ("calls", "rollups", "rolled_days", "rolled_users", *NAMES, "refusals"):
             (count,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
             print(f"{count:>10,} rows in {table}")
     print(f"{'':60}{'median':>8}  {'most':>8}  {'CPU':>8}  ms")

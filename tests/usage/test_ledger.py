@@ -434,6 +434,19 @@ async def test_deepsearch_for_a_caller_who_does_not_stream_is_booked_as_counted(
     assert used(row)[1] > 0
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("sent", "kept"), [('"1742181758589"', "1742181758589"), ("7", None), ('"' + "r" * 999 + '"', "r" * 128)]
+)
+async def test_a_run_of_deepsearch_has_the_providers_id(
+    stream: bool, sent: str, kept: str | None, books: Books, upstream: ScriptedUpstream
+) -> None:
+    first = f'data: {{"id":{sent},"choices":[{{"delta":{{"type":"think","content":"<think>hm"}}}}]}}\n\n'
+    upstream.plays(streams(first.encode(), chunk("y", "stop")))
+    assert (await books.gateway.post("/v1/chat/completions", {**DEEP, "stream": stream})).status_code == 200
+    assert (await books.one())["run_id"] == kept
+
+
 # ----------------------------------------------------------------- one row per call
 
 

@@ -8,15 +8,20 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from ... import __version__
+from ...core.types import Json
 from .. import openapi
 from ..routes import OperatorRoute
 
 
 def of(api: APIRouter) -> APIRouter:
     """A router with the document of ``api``. The document is made when it is first requested."""
-    whole = APIRouter()
-    whole.include_router(api)
-    contents = cache(lambda: openapi.operator_contents(whole.routes))
+
+    @cache
+    def contents() -> Json:
+        whole = APIRouter()
+        whole.include_router(api)
+        return openapi.operator_contents(whole.routes)
+
     router = APIRouter(route_class=OperatorRoute)
 
     @router.get("/openapi.json")

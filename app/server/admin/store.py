@@ -62,7 +62,7 @@ class AccountStore:
         try:
             return await self.read(changing)
         except NotChanged as error:
-            raise _told(error) from None
+            raise _invalid(error) from None
 
 
 Record = TypeVar("Record", KeyRecord, TeamRecord)
@@ -77,7 +77,7 @@ def _first(one: Mapping[str, Record], other: Mapping[str, Record]) -> dict[str, 
     return {**one, **other, **one}
 
 
-def _told(error: NotChanged) -> InvalidRequest:
+def _invalid(error: NotChanged) -> InvalidRequest:
     if isinstance(error, Duplicate) or error.field is not None:
         return InvalidRequest(str(error), param=error.field)
     return (NotFound if isinstance(error, NoSuch) else ChangeRefused)(str(error))

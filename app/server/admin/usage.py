@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+import msgspec
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
@@ -28,8 +29,11 @@ from .store import Books
 if TYPE_CHECKING:
     from ...usage.pages import BucketsAsked
 
+T = TypeVar("T")
+
 Group = Literal["key", "team", "model", "endpoint", "upstream", "user"]
 GROUPS: tuple[Group, ...] = ("key", "team", "model", "endpoint", "upstream", "user")
+NOT_ASKED = dict.fromkeys(GROUPS)
 SUMS = ("requests", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "cost")
 DAYS, HOURS = 7, 24  # of a page, if no start is given
 DAY_SECONDS = 86_400
@@ -178,16 +182,17 @@ async def _answered(
     team = asked.only(which.team)
     zone = query.zone or now.settings.time_zone
 
-    def read(path: Path) -> Json:
+    def read(path: Path) -> str | bytes:
+        """The body is made in the thread too, as it may have thousands of results."""
         from ...usage.pages import usage_buckets
 
         ask = query.asked(zone, key=which.key, team=team, limit=which.limit, page=which.page)
-        return usage_buckets(path, ask) if which.format == "json" else _all(path, ask)
+        if which.format == "csv":
+            return as_csv(_all(path, ask)["data"], query.by)
+        return as_json(usage_buckets(path, ask))
 
-    found = await paged(books, read)
-    if which.format == "json":
-        return UsagePage.model_validate(found)
-    return Response(as_csv(found["data"], query.by), media_type="text/csv")
+    kind = "text/csv" if which.format == "csv" else "application/json"
+    return Response(await paged(books, read), media_type=kind)
 
 
 def _all(path: Path, ask: BucketsAsked) -> Json:
@@ -204,10 +209,10 @@ def _all(path: Path, ask: BucketsAsked) -> Json:
     return {"data": [bucket for each in pages for bucket in each["data"]]}
 
 
-async def paged(books: LedgerReader, read: Callable[[Path], Json]) -> Json:
+async def paged(books: LedgerReader, read: Callable[[Path], T]) -> T:
     """The answer of a report. Raises StorageUnavailable, and InvalidRequest for what cannot be asked."""
 
-    def work(path: Path) -> Json:
+    def work(path: Path) -> T:
         from ...usage.pages import WrongPage
 
         try:
@@ -217,6 +222,13 @@ async def paged(books: LedgerReader, read: Callable[[Path], Json]) -> Json:
             raise InvalidRequest(f"{error.field} must be {error.expected}; it is '{got}'", param=error.field) from None
 
     return await books.run(work)
+
+
+def as_json(page: Json) -> bytes:
+    """The page as ``UsagePage`` writes it, which takes twenty times as long."""
+    for bucket in page["data"]:
+        bucket["results"] = [NOT_ASKED | result for result in bucket["results"]]
+    return msgspec.json.encode(page)
 
 
 def as_csv(buckets: Sequence[Json], by: Sequence[str]) -> str:

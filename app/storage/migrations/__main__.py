@@ -35,14 +35,15 @@ def main() -> int:
     return 0
 
 
-def migrate(path: Path, busy_seconds: float, folder: Path = FOLDER) -> None:
-    """Migrates the file to the last version in ``folder``, in one transaction. Creates no file."""
+def migrate(path: Path, busy_seconds: float, folder: Path = FOLDER, head: str = "head") -> None:
+    """Migrates the file to the version ``head`` in ``folder``, the last by default, in one transaction. Creates no
+    file."""
     with closing(connect(path, "rw", busy_seconds)) as driver:
         driver.execute(f"PRAGMA cache_size = -{CACHE_KILOBYTES}")
         engine = create_engine("sqlite://", creator=lambda: driver, poolclass=StaticPool)
         event.listen(engine, "begin", _begin)
         with engine.begin() as connection:
-            _upgrade(connection, folder)
+            _upgrade(connection, folder, head)
 
 
 def _begin(connection: Connection) -> None:
@@ -51,15 +52,16 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _upgrade(connection: Connection, folder: Path) -> None:
+def _upgrade(connection: Connection, folder: Path, revision: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
     config.attributes["connection"] = connection
     version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
     if version < BY_ALEMBIC:
         command.stamp(config, f"{version:04}")
-    command.upgrade(config, "head")
-    head = int(ScriptDirectory.from_config(config).get_current_head() or 0)
+    command.upgrade(config, revision)
+    script = ScriptDirectory.from_config(config).get_revision(revision)
+    head = int(script.revision)
     connection.exec_driver_sql(f"PRAGMA user_version = {head}")
 
 

@@ -6,9 +6,9 @@ httpx       complete and well known, as a reference to compare with; opens a new
 
 from __future__ import annotations
 
-from .base import Engine, EngineAnswer, Going, Wire, nothing
+from .base import BeforeSend, Engine, EngineAnswer, Wire, nothing
 
-__all__ = ["Engine", "EngineAnswer", "Going", "Wire", "engine", "nothing"]
+__all__ = ["BeforeSend", "Engine", "EngineAnswer", "Wire", "engine", "nothing"]
 
 
 def engine(name: str, wire: Wire) -> Engine:

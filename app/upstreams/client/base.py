@@ -14,7 +14,7 @@ from ...core.errors import Overloaded, UpstreamUnreachable
 from ...core.types import Request
 from .proxies import Place, Proxy
 
-Going = Callable[[], None]
+BeforeSend = Callable[[], None]
 
 # Limits of an answer's head, which includes the status line. An answer over either limit is refused.
 HEAD_BYTES = 64 * 1024
@@ -74,12 +74,13 @@ class EngineAnswer(Protocol):
 
 
 class Engine(Protocol):
-    async def open(self, request: Request, going: Going = nothing) -> EngineAnswer:
+    async def open(self, request: Request, before_send: BeforeSend = nothing) -> EngineAnswer:
         """Sends a request, and returns when the head of the answer has arrived.
 
-        ``going`` is called before the first byte is sent, on each connection; if it raises, nothing is sent. Raises
-        UpstreamUnreachable if no connection could be opened, UpstreamBroken if the connection gave no valid answer, and
-        Overloaded if this gateway has no connection or file descriptor left, which is no fault of the upstream.
+        ``before_send`` is called before the first byte is sent, on each connection; if it raises, nothing is sent.
+        Raises UpstreamUnreachable if no connection could be opened, UpstreamBroken if the connection gave no valid
+        answer, and Overloaded if this gateway has no connection or file descriptor left, which is no fault of the
+        upstream.
         """
 
     async def aclose(self) -> None: ...

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from ...core.deadlines import Deadline, DeadlineClock
 from ...core.errors import ToriiError, UpstreamTimeout, UpstreamTooLarge, shutting_down
 from ...core.types import Reply, Request, Stream
-from . import Engine, EngineAnswer, Going, nothing
+from . import BeforeSend, Engine, EngineAnswer, nothing
 from .decompression import Inflate, Plain, unpacking
 
 # The bytes of an error's body that are kept: no more of it is ever shown.
@@ -57,13 +57,13 @@ class Client:
         self._engine = engine
         self._clock = DeadlineClock()
 
-    async def send(self, request: Request, since: float | None = None, going: Going = nothing) -> Reply:
+    async def send(self, request: Request, since: float | None = None, before_send: BeforeSend = nothing) -> Reply:
         """The whole answer. Raises as ``open`` does, and UpstreamError if the body cannot be read or is too large."""
         # As in ``open``, but without calling it: a coroutine less between a call and its connection.
         deadline, ends = self._times(since)
         try:
             with deadline:
-                answer = await self._engine.open(request, going)
+                answer = await self._engine.open(request, before_send)
         except TimeoutError:
             raise self.late() from None
         stream = _Stream(answer, deadline, self, ends)
@@ -72,17 +72,17 @@ class Client:
         finally:
             await stream.aclose()
 
-    async def open(self, request: Request, since: float | None = None, going: Going = nothing) -> Stream:
+    async def open(self, request: Request, since: float | None = None, before_send: BeforeSend = nothing) -> Stream:
         """The answer, once its head has arrived. Raises UpstreamTimeout, UpstreamUnreachable, UpstreamBroken, and
         Overloaded if this gateway has no connection left.
 
         ``since`` is the start of the call on the monotonic clock, from which its total time counts; the default is now.
-        ``going`` is called when a connection is open, right before the request is sent.
+        ``before_send`` is called when a connection is open, right before the request is sent.
         """
         deadline, ends = self._times(since)
         try:
             with deadline:
-                answer = await self._engine.open(request, going)
+                answer = await self._engine.open(request, before_send)
         except TimeoutError:
             raise self.late() from None
         return _Stream(answer, deadline, self, ends)

@@ -14,7 +14,7 @@ import httptools
 
 from ...core.errors import UpstreamBroken, UpstreamUnreachable
 from ...core.transport import CoalescingTransport
-from .base import BROKE_OFF, HEAD_BYTES, HEADERS, LARGE_HEAD, LARGE_REST, MALFORMED, MANY_HEADERS, Going
+from .base import BROKE_OFF, HEAD_BYTES, HEADERS, LARGE_HEAD, LARGE_REST, MALFORMED, MANY_HEADERS, BeforeSend
 from .origin import Origin, idle_seconds
 from .proxy import open_socket
 
@@ -53,15 +53,15 @@ class Connection(asyncio.Protocol):
             sock.close()
             raise
 
-    async def exchange(self, sent: bytes, going: Going) -> HttptoolsAnswer:
-        """Writes a request, unless ``going`` raises; returns when the head of the answer has arrived."""
+    async def exchange(self, sent: bytes, before_send: BeforeSend) -> HttptoolsAnswer:
+        """Writes a request, unless ``before_send`` raises; returns when the head of the answer has arrived."""
         if self._transport is None or self._transport.is_closing():  # closed as soon as it was opened
             self.abort()
             raise UpstreamUnreachable("the upstream closed the connection before it was asked")
         answer = self._answer = HttptoolsAnswer(self)
         self._unparsed = self._headers = self._interims = 0
         try:
-            going()
+            before_send()
             self._transport.write(sent)
             while not answer.status:
                 await answer.wait()

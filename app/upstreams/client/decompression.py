@@ -25,6 +25,9 @@ class Plain:
         pass
 
 
+PLAIN = Plain()
+
+
 class Inflate:
     """Decompresses gzip, zlib and raw deflate (which some servers send), told apart by their first two bytes.
 
@@ -80,9 +83,9 @@ def _wrapping(head: bytes) -> int:
 
 def unpacking(encoding: str | None) -> Plain | Inflate:
     """The decoder for an upstream's content-encoding. Raises UpstreamFailed for an unsupported one."""
-    codings = _codings(encoding or "")
+    codings = _codings(encoding) if encoding else ()
     if not codings:
-        return Plain()
+        return PLAIN
     if codings[1:] or codings[0] not in _KNOWN:
         raise UpstreamFailed("the upstream's answer has an unsupported content-encoding")
     return Inflate("the upstream's answer", UpstreamFailed)

@@ -21,7 +21,7 @@ import certifi
 
 from ...core.errors import UpstreamBroken, UpstreamUnreachable
 from ...core.types import Request
-from .base import Going, Wire, in_use, nothing
+from .base import BeforeSend, Wire, in_use, nothing
 from .connection import Connection, HttptoolsAnswer
 from .origin import Origin
 from .proxies import Place, place
@@ -37,18 +37,18 @@ class HttptoolsEngine:
         self._open: set[Connection] = set()
         self._coming: set[Connection] = set()  # connections being opened
 
-    async def open(self, request: Request, going: Going = nothing) -> HttptoolsAnswer:
+    async def open(self, request: Request, before_send: BeforeSend = nothing) -> HttptoolsAnswer:
         origin, head = self._heads.get(request.url) or self._head(request.url)
         sent = _head(head, request.headers, len(request.body)) + request.body
         kept = None if request.once else origin.take()
         if kept is not None:
             try:
-                return await kept.exchange(sent, going)
+                return await kept.exchange(sent, before_send)
             except UpstreamBroken:
                 if kept.heard:
                     raise
         connection = await self._connect(origin)
-        return await connection.exchange(sent, going)
+        return await connection.exchange(sent, before_send)
 
     async def aclose(self) -> None:
         for connection in [*self._open]:

@@ -28,7 +28,7 @@ from .base import (
     LARGE_REST,
     MALFORMED,
     MANY_HEADERS,
-    Going,
+    BeforeSend,
     Wire,
     in_use,
     nothing,
@@ -67,10 +67,10 @@ class HttpxEngine:
             },
         )
 
-    async def open(self, request: Request, going: Going = nothing) -> HttpxAnswer:
+    async def open(self, request: Request, before_send: BeforeSend = nothing) -> HttpxAnswer:
         if len(self._open) >= self._most:
             raise in_use()
-        exchange = HttpxExchange(going)
+        exchange = HttpxExchange(before_send)
         self._open.add(exchange)
         sending = asyncio.create_task(self._send(request, exchange))
         try:
@@ -110,15 +110,15 @@ class HttpxEngine:
 
 class HttpxExchange:
     """The progress of a request, reported by httpx's trace extension. httpx keeps this object in reference cycles, so
-    ``going`` is dropped once it has been called.
+    ``before_send`` is dropped once it has been called.
 
     ``left``: nobody waits for the request any more. ``on_wire``: the request may be cancelled.
     """
 
-    __slots__ = ("_going", "left", "on_wire")
+    __slots__ = ("_before_send", "left", "on_wire")
 
-    def __init__(self, going: Going) -> None:
-        self._going = going
+    def __init__(self, before_send: BeforeSend) -> None:
+        self._before_send = before_send
         self.left = self.on_wire = False
 
     async def trace(self, event: str, about: object) -> None:
@@ -126,8 +126,8 @@ class HttpxExchange:
             raise asyncio.CancelledError
         if event == "http11.send_request_headers.started" and not _is_for_the_proxy(about):
             self.on_wire = True
-            going, self._going = self._going, nothing
-            going()
+            before_send, self._before_send = self._before_send, nothing
+            before_send()
         elif event == "http11.response_closed.started":
             self.on_wire = False
 
