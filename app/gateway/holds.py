@@ -1,7 +1,8 @@
 """The hold of a call on the limits and budgets of its caller, their team and the organization.
 
 count     for a cached or shared answer: the request
-hold      before the first byte goes to an upstream: all that may be used, in one step
+hold      before the first byte goes to an upstream: all that may be used, in one step; drawn from a slice if there is
+          one (slices.py), else in the store
 extend    before a further request of the same call, at that upstream's price
 settle    with the end of the record: what was held becomes what the ledger's rows say
 
@@ -24,7 +25,7 @@ from ..callers.limits import Demand, Scope, charges, headers, refusal
 from ..core.errors import StorageUnavailable, ToriiError
 from ..core.types import Call, ChatCall, Target
 from ..storage.counters import balances
-from ..storage.holds import Balance, Charge, Decision, Hold
+from ..storage.holds import Balance, Charge, Decision, Draw, Hold
 from ..storage.ledger_file import CallRow, LedgerFile
 from ..storage.sqlite import StoreError
 from ..usage.bounds import Bound
@@ -35,6 +36,7 @@ from ..usage.record import CallRecord
 from .alerts import Alerts
 from .own_limits import OwnLimits
 from .runs import METERED, RunBudgets
+from .slices import Drawn, Flow, Slices
 
 LOOK_SECONDS = 0.25  # between two decisions on a call that waits for other calls to settle
 AWAY_SECONDS = 1.0  # in which a store that failed is not asked again
@@ -73,7 +75,8 @@ class Holds:
 
     ``ledger`` None: there is no store. ``wait_seconds``: the time from its start in which a call may wait for others to
     settle. ``passes``: calls with budgets pass while the store is away. ``unpriced``: callers with budgets in dollars
-    may use a model without a price. ``alerts`` see each decision, and each overrun.
+    may use a model without a price. ``alerts`` see each decision of the store, and each overrun. ``slices`` None: each
+    call is held for in the store.
     """
 
     ledger: Ledger | None
@@ -86,6 +89,7 @@ class Holds:
     passes: bool = False
     unpriced: bool = False
     alerts: Alerts | None = None
+    slices: Slices | None = None
     away_until: float = field(default=0.0, repr=False)
 
     @property
@@ -107,7 +111,7 @@ class CallHold:
     """The hold of one call, by its request id. ``admitted``: the call counts as a request."""
 
     __slots__ = (
-        *("_away", "_caller", "_held", "_holds", "_latest", "_open", "_owned", "_shown"),
+        *("_away", "_caller", "_drawn", "_flow", "_held", "_holds", "_latest", "_moved", "_open", "_owned", "_shown"),
         *("_until", "admitted", "request_id", "started", "upstreams"),
     )
 
@@ -123,6 +127,9 @@ class CallHold:
         self._held = NOTHING
         self._open = self._away = False
         self._owned: tuple[Charge, ...] = ()
+        self._flow: Flow | None = None
+        self._drawn: Drawn | None = None  # from a slice
+        self._moved: Draw | None = None  # the same, once more was asked for than was drawn
 
     async def count(self, record: CallRecord) -> None:
         """Holds the request, once: all that a cached or shared answer takes. Raises as ``hold``."""
@@ -168,8 +175,9 @@ class CallHold:
         if unused is not None:
             more = _less(bound, free)
         try:
-            if not await self._fits(record, target, more):
-                return False
+            while not await self._fits(record, target, more):
+                if not self._latest[1].sliced or not await self._waited():
+                    return False
         except ToriiError:
             return False
         if unused is not None:
@@ -188,6 +196,9 @@ class CallHold:
         if self._holds.ledger is not None:
             self._settle(self._holds.ledger.file, rows)
         self._open = False
+        if self._flow is not None:
+            self._flow.open -= 1
+            self._flow = None
         if rows and self._holds.alerts is not None:
             self._compare(self._holds.alerts, rows)
         if self._owned:
@@ -195,11 +206,13 @@ class CallHold:
             self._owned = ()
 
     def _settle(self, file: LedgerFile, rows: Sequence[CallRow]) -> None:
-        if not self._open:
+        if self._drawn is not None and self._moved is None:
+            file.settle_drawn(self.request_id, rows, self._drawn.end())
+        elif not self._open:
             for row in rows:
                 file.record_call(row)
-        elif rows:
-            file.settle(self.request_id, rows)
+        elif rows or self._moved is not None:
+            file.settle(self.request_id, rows, self._moved)
         else:
             file.release(self.request_id)
 
@@ -218,6 +231,8 @@ class CallHold:
 
     async def headers(self) -> dict[str, str]:
         """The headers of an answer: what was left at the decision, or now if there was none."""
+        if self._drawn is not None:
+            return self._drawn.headers(time.time())
         charged, decision = self._shown
         if not decision.balances and (ledger := self._holds.store) is not None:
             demand = Demand("", "", NOTHING)
@@ -232,6 +247,8 @@ class CallHold:
         """True if the bound is held now, and the request if it was not held yet; False if nothing more is held. Raises
         ToriiError if there can be no decision."""
         holds, first = self._holds, not self.admitted
+        if first and not run and holds.slices is not None and self._draws(holds.slices, record, bound):
+            return True
         demand = Demand(record.call.endpoint.name, record.model_id or "", bound, int(first), run, holds.unpriced)
         charged = charges(self._caller.scopes, holds.calendar, self.started, demand)
         if not charged:
@@ -239,10 +256,10 @@ class CallHold:
         elif self._away or (ledger := holds.store) is None:
             charged, decision = self._decided_here(charged)
         else:
-            begun, self._open = self._open, True  # what is decided while this task is cancelled has to be released too
             hold = Hold(self.request_id, int(self.started * 1000), charged, ledger.draft(record, target, bound))
+            begun, asked = self._asked(ledger.file, hold)
             try:
-                decision = await (ledger.file.extend(hold) if begun else ledger.file.hold(hold))
+                decision = await asked
                 self._open = begun or decision.refused is None
             except StoreError:
                 holds.away_until = time.monotonic() + AWAY_SECONDS
@@ -259,6 +276,31 @@ class CallHold:
         self._held = bound if self._held is NOTHING else _plus(self._held, bound)
         return True
 
+    def _draws(self, slices: Slices, record: CallRecord, bound: Bound) -> bool:
+        """True if the request and its bound are drawn from a slice."""
+        if self._flow is None:
+            self._flow = slices.flow(self._caller.scopes, record.call.endpoint.name, record.model_id or "", bound)
+        self._drawn = slices.draw(self._flow, self.started, bound)
+        if self._drawn is None:
+            return False
+        self.admitted = True
+        self._held = bound
+        return True
+
+    def _asked(self, file: LedgerFile, hold: Hold) -> tuple[bool, asyncio.Future[Decision]]:
+        """Asks the store, and, if the caller is hot, for a slice in the same transaction. True for a further request of
+        a call."""
+        if self._drawn is not None and self._moved is None:
+            self._moved = self._drawn.leave()
+        # Open from now on: what is decided while this task is cancelled has to be released too.
+        begun, self._open = self._open or self._moved is not None, True
+        if begun:
+            return True, file.extend(hold, self._moved)
+        asked = file.hold(hold)
+        if self._flow is not None and self._holds.slices is not None:
+            self._holds.slices.take(self._flow, hold)
+        return False, asked
+
     def _decided_here(self, charged: tuple[Charge, ...]) -> tuple[tuple[Charge, ...], Decision]:
         """The decision without the store. Raises StorageUnavailable if a budget is charged."""
         if not self._holds.passes and any(charge.is_budget and charge.amount for charge in charged):
@@ -271,16 +313,28 @@ class CallHold:
 
     async def _wait(self) -> None:
         """Waits until the latest decision may be another. Raises its refusal if there is no time left, or no use."""
+        if await self._waited():
+            return
         charged, decision = self._latest
         assert decision.refused is not None
-        seconds = self._until - time.monotonic()
-        if decision.waits and seconds > 0 and not any(map(_is_final, charged, decision.balances)):
-            await self._holds.settlements.next(min(LOOK_SECONDS, seconds))
-            return
         now, reason = time.time(), charged[decision.refused].name
         if self._holds.ledger is not None:
             self._holds.ledger.file.refuse(int(now) // 60, self._caller.id or "", self._caller.team or "", reason)
         raise refusal(self._caller.scopes, charged, decision, now)
+
+    async def _waited(self) -> bool:
+        """False if there is no time left to wait, or no use. What this process has sliced of the limit is given
+        back."""
+        charged, decision = self._latest
+        assert decision.refused is not None
+        if decision.sliced and self._holds.slices is not None:
+            self._holds.slices.give_back(charged[decision.refused])
+        seconds = self._until - time.monotonic()
+        final = not decision.sliced and any(map(_is_final, charged, decision.balances))
+        if not decision.waits or seconds <= 0 or final:
+            return False
+        await self._holds.settlements.next(min(LOOK_SECONDS, seconds))
+        return True
 
     def _add(self, target: Target, bound: Bound) -> None:
         name = target.upstream.name

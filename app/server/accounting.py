@@ -14,6 +14,7 @@ from ..gateway.build import Share
 from ..gateway.holds import Holds, Settlements
 from ..gateway.own_limits import OwnLimits
 from ..gateway.runs import RunBudgets
+from ..gateway.slices import Slices
 from ..gateway.webhooks import Webhook, webhook_client
 from ..storage.counters import balances
 from ..storage.ledger_file import LedgerFile
@@ -31,10 +32,12 @@ class Accounting:
         self.file = file
         self.settlements = Settlements()
         self.alerts: Alerts | None = None
+        self.slices: Slices | None = None
         self._webhook: tuple[str, str | None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         if file is not None:
             self.alerts = Alerts(file.alert, partial(balances, file.path))
+            self.slices = Slices(file, self.alerts.observe)
             file.settled.extend((self.settlements, self.alerts.settled))
 
     def renew(self, settings: Settings) -> None:
@@ -53,6 +56,8 @@ class Accounting:
             task.add_done_callback(self._closing.discard)
 
     async def aclose(self) -> None:
+        if self.slices is not None:
+            await self.slices.aclose()
         if self.file is not None and self.alerts is not None:
             self.file.settled.remove(self.settlements)
             self.file.settled.remove(self.alerts.settled)
@@ -80,6 +85,7 @@ def build_holds(
         own=OwnLimits(share.part),
         settlements=accounting.settlements,
         alerts=accounting.alerts,
+        slices=accounting.slices,
         wait_seconds=settings.queue_timeout_seconds,
         passes=settings.budgets_without_store == "open",
         unpriced=settings.unpriced == "allow",

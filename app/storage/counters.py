@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
 
 from .holds import MINUTE, Balance, Charge, Decision, Hold
@@ -21,7 +21,7 @@ from .opening import reading
 from .rollups import delete
 from .rows import INSERT_CALL, CallRow
 from .sqlite import StoreError
-from .tallies import SlidingMinute, Tallies, Tally, scopes
+from .tallies import Key, SlidingMinute, Tallies, Tally, scopes
 
 Clock = Callable[[], float]
 ChargePlace = tuple[int, int, Tally | SlidingMinute]  # the amount and limit of a charge, and its counter
@@ -70,6 +70,10 @@ class Counters:
     def holds(self, request_id: str) -> bool:
         """True if a call of this process has a hold."""
         return self._holds.has(request_id)
+
+    def held(self, request_id: str) -> bool:
+        """True if a call of any process has a hold."""
+        return self._holds.find(request_id) is not None
 
     @property
     def leased(self) -> bool:
@@ -149,7 +153,7 @@ class Counters:
             if not tally.fits(amount, limit):
                 fits = False
         if not fits:
-            return _refusal(places)
+            return self._refusal(places)
         taken = self._taken(places)
         rows = (*there.rows, tuple(hold.row)) if hold.row else there.rows
         try:
@@ -161,6 +165,17 @@ class Counters:
                 self._correct(each, -each.amount)
             raise
         return Decision(None, False, tuple([tally.after() for _, _, tally in places]))
+
+    def _refusal(self, places: Sequence[ChargePlace]) -> Decision:
+        wrong = [place for place in places if not place[2].fits(*place[:2])]
+        sliced = self._sliced() & {tally.key for _, _, tally in wrong}
+        waits = all(tally.may_fit(amount, limit) or tally.key in sliced for amount, limit, tally in wrong)
+        balances = tuple([tally.balance(*given) for *given, tally in places])
+        return Decision(places.index(wrong[0]), waits, balances, bool(sliced))
+
+    def _sliced(self) -> Set[Key]:
+        """The counters of which something may come back though no call settles."""
+        return frozenset()
 
     def _taken(self, places: Sequence[ChargePlace]) -> tuple[HeldCharge, ...]:
         """Takes each charge from its counter; of several charges of one counter the largest."""
@@ -304,11 +319,14 @@ class Counters:
         connection = self._tallies.connection
         sliding = tuple(charge for charge in hold.charges if charge.sliding)
         self._give_back(charge for charge in hold.charges if not charge.sliding)
-        charged = {(charge.scope, charge.unit) for charge in sliding}
-        for row in lost_rows(hold, self.now):
-            connection.execute(INSERT_CALL, row)
-            self._tallies.book(row, 1, charged)
+        self._book_lost(hold, self.now)
         connection.execute(LOSE, (self.now, hold._replace(charges=sliding).body, request_id))
+
+    def _book_lost(self, hold: OpenHold, now: int) -> None:
+        charged = {(charge.scope, charge.unit) for charge in hold.charges if charge.sliding}
+        for row in lost_rows(hold, now):
+            self._tallies.connection.execute(INSERT_CALL, row)
+            self._tallies.book(row, 1, charged)
 
     def _find_again(self, request_id: str, hold: OpenHold) -> None:
         """Takes back the rows of a call whose process was found dead but was not."""
@@ -318,12 +336,6 @@ class Counters:
         for _, *values in found:
             self._tallies.book(CallRow(*values), -1, charged)
         delete(connection, [number for number, *_ in found])
-
-
-def _refusal(places: Sequence[ChargePlace]) -> Decision:
-    wrong = [place for place in places if not place[2].fits(*place[:2])]
-    waits = all(tally.may_fit(amount, limit) for amount, limit, tally in wrong)
-    return Decision(places.index(wrong[0]), waits, tuple([tally.balance(*given) for *given, tally in places]))
 
 
 def balances(path: Path, charges: Sequence[Charge], clock: Clock = time.time) -> list[Balance]:

@@ -3,6 +3,8 @@
     hold(Hold) -> Decision          before the first byte goes to an upstream: all charges or none
     extend(Hold) -> Decision        before a further request of the same call: its charges are added
     settle(request_id, rows)        the hold becomes what the rows say; idempotent
+    slice(Hold, Amounts) -> Slice   in advance, for calls that come soon: they draw from it without asking
+    settle_drawn(request_id, rows, Draw)  what a call drew becomes what the rows say; idempotent
 
 A counter belongs to a scope (``key:ID``, ``team:ID`` or ``organization``), and counts one unit in one window:
 
@@ -68,8 +70,40 @@ class Hold(NamedTuple):
 
 class Decision(NamedTuple):
     """``refused`` is the index of the first charge that does not fit, None if all fit and are held. ``waits``: it would
-    fit if open calls settled below their holds. ``balances`` has one for each charge."""
+    fit if open calls settled below their holds. ``balances`` has one for each charge. ``sliced``: a slice of the
+    last seconds holds a part of what does not fit, so that some of it may come back soon."""
 
     refused: int | None
     waits: bool
     balances: tuple[Balance, ...]
+    sliced: bool = False
+
+
+class Amounts(NamedTuple):
+    """Amounts by unit, of a slice or of what a call draws from one. All charges of a unit have the same amount."""
+
+    requests: int
+    tokens: int
+    usd: int
+    calls: int
+
+    def of(self, unit: str) -> int:
+        amount: int = getattr(self, unit)
+        return amount
+
+
+class Slice(NamedTuple):
+    """``second`` is that of the store's clock in which it was taken, and may be drawn on. ``decision`` is the one on
+    all of its amounts, which are held."""
+
+    id: str
+    second: int
+    amounts: Amounts
+    decision: Decision
+
+
+class Draw(NamedTuple):
+    """What is taken from a slice for a call, or given back without having been used."""
+
+    slice: str
+    amounts: Amounts

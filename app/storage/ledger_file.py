@@ -24,12 +24,12 @@ from uuid import uuid4
 
 from . import migrations
 from .asks import MANY, Asked, Asks
-from .counters import Counters
-from .holds import Decision, Hold
+from .holds import Amounts, Decision, Draw, Hold, Slice
 from .new_file import VERSION
 from .opening import BUSY_SECONDS, complete, create, examine, identity, make_file, reading, version
 from .rounds import Rounds
 from .rows import INSERT_CALL, SELECT_COOLDOWNS, CallRow, CooldownRow
+from .slices import SlicedCounters
 from .spill import Spill
 from .sqlite import PASSING, StoreError, code, store_error, write_ahead
 from .turn import Item, Transaction
@@ -88,7 +88,7 @@ class LedgerFile(QueuedWriter):
         self._asks = Asks(self._hasten, self._unwanted)
         self._taken: list[Asked] = []
         self._rows_due = 0.0  # of the monotonic clock
-        self._counters = Counters(self.process, lease_seconds=lease_seconds, clock=clock)
+        self._counters = SlicedCounters(self.process, lease_seconds=lease_seconds, clock=clock)
         self._transaction = Transaction(self._counters, self._refused)
         self._spill = Spill(path, self.process)
         self._rounds = Rounds(self._counters, self._spill, sweep_seconds, self._unreadable)
@@ -113,15 +113,30 @@ class LedgerFile(QueuedWriter):
         held then, nor if the future is cancelled."""
         return self._ask("hold", hold)
 
-    def extend(self, hold: Hold) -> asyncio.Future[Decision]:
+    def extend(self, hold: Hold, draw: Draw | None = None) -> asyncio.Future[Decision]:
         """Adds charges to the hold of the same call, for a further request to an upstream; else as ``hold``. What does
-        not fit leaves the hold as it was."""
-        return self._ask("extend", hold)
+        not fit leaves the hold as it was. ``draw``: what the call has drawn from a slice, which becomes its hold."""
+        return self._ask("extend", (hold, draw))
 
-    def settle(self, request_id: str, rows: Sequence[CallRow]) -> None:
-        """Ends a call: its rows are written, its hold ends, and counters have what the rows say. Idempotent."""
-        self._write("settle", (request_id, rows))
+    def settle(self, request_id: str, rows: Sequence[CallRow], draw: Draw | None = None) -> None:
+        """Ends a call: its rows are written, its hold ends, and counters have what the rows say. Idempotent. ``draw``
+        as in ``extend``, which may have failed."""
+        self._write("settle", (request_id, rows) if draw is None else (request_id, rows, draw))
         self._asks.hasten_soon()
+
+    def slice(self, hold: Hold, wanted: Amounts) -> asyncio.Future[Slice | None]:
+        """Takes a slice, under the hold's id, for calls with such charges; None if that is too much. As ``hold``
+        else."""
+        return self._ask("slice", (hold, wanted))
+
+    def settle_drawn(self, request_id: str, rows: Sequence[CallRow], draw: Draw) -> None:
+        """Ends a call that has drawn from a slice and has no hold of its own. Idempotent."""
+        self._write("drawn", (request_id, rows, draw))
+        self._asks.hasten_soon()
+
+    def give_back(self, draw: Draw) -> None:
+        """Gives back a part of a slice that no call has drawn."""
+        self.settle_drawn("", (), draw)
 
     def release(self, request_id: str) -> None:
         """Gives up the hold of a call that used nothing and has no row."""
@@ -144,6 +159,9 @@ class LedgerFile(QueuedWriter):
         """Nobody waits for the answer any more."""
         if asked.verb == "hold" and isinstance(answer, Decision) and answer.refused is None:
             self._queue.append(("release", (asked.what.request_id, asked.number)))
+            self._hasten()
+        elif isinstance(answer, Slice):
+            self._queue.append(("drawn", ("", (), Draw(answer.id, answer.amounts))))
             self._hasten()
 
     # ---------------------------------------------------------------- rows

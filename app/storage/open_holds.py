@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,6 +15,7 @@ from .tallies import insert_again
 
 FIND = "SELECT process, lost, body FROM holds WHERE request_id = ?"
 OWN = "SELECT request_id, process, lost, body FROM holds WHERE process = ?"
+BETWEEN = "SELECT request_id FROM holds WHERE request_id >= ? AND request_id < ?"
 SAVE = "INSERT OR REPLACE INTO holds (request_id, process, lost, body) VALUES {}"
 DELETE = "DELETE FROM holds WHERE request_id IN (VALUES {})"
 
@@ -76,7 +77,7 @@ def lost_rows(hold: OpenHold, now: int) -> list[CallRow]:
     rows: list[CallRow] = []
     for row in found.values():
         seconds = max(0, now - row.time) / 1000
-        requests = 0 if rows else 1  # a call counts once
+        requests = 0 if rows else row.requests  # a call counts once
         rows.append(row._replace(status=500, error="process_lost", estimated=1, seconds=seconds, requests=requests))
     return rows
 
@@ -95,7 +96,7 @@ class OpenHolds:
         self._process = process
         self._own: dict[str, OpenHold] = {}
         self._before: dict[str, OpenHold | None] = {}
-        self._bodies: dict[str, str] = {}
+        self._changed: dict[str, tuple[OpenHold, str]] = {}  # with their bodies; also of other processes
         self._connection: sqlite3.Connection | None = None
 
     def __len__(self) -> int:
@@ -104,13 +105,15 @@ class OpenHolds:
     def begin(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._before.clear()
-        self._bodies.clear()
+        self._changed.clear()
 
     def find(self, request_id: str) -> OpenHold | None:
         """The hold of a call, of any process."""
         found = self._own.get(request_id)
         if found is not None or request_id in self._before:
             return found
+        if request_id in self._changed:
+            return self._changed[request_id][0]
         assert self._connection is not None
         row = self._connection.execute(FIND, (request_id,)).fetchone()
         return opened(*row) if row else None
@@ -121,24 +124,21 @@ class OpenHolds:
 
     def keep(self, request_id: str, hold: OpenHold) -> None:
         """Raises StoreError, and keeps nothing, if the hold cannot be written."""
-        body = hold.body
-        self._before.setdefault(request_id, self._own.get(request_id))
-        self._own[request_id] = hold
-        self._bodies[request_id] = body
+        self._changed[request_id] = hold, hold.body
+        if hold.process == self._process:
+            self._before.setdefault(request_id, self._own.get(request_id))
+            self._own[request_id] = hold
 
     def end(self, request_id: str) -> None:
         self._before.setdefault(request_id, self._own.get(request_id))
         self._own.pop(request_id, None)
-        self._bodies.pop(request_id, None)
+        self._changed.pop(request_id, None)
 
     def save(self) -> None:
         connection = self._connection
         assert connection is not None
         ended = [(request_id,) for request_id in self._before if request_id not in self._own]
-        rows = []
-        for request_id, body in self._bodies.items():
-            hold = self._own[request_id]
-            rows.append((request_id, hold.process, hold.lost, body))
+        rows = [(request_id, hold.process, hold.lost, body) for request_id, (hold, body) in self._changed.items()]
         insert_again(connection, DELETE, ended)
         insert_again(connection, SAVE, rows)
 
@@ -149,6 +149,14 @@ class OpenHolds:
             else:
                 self._own[request_id] = hold
         self._before.clear()
+        self._changed.clear()
+
+    def since(self, name: str, end: str) -> Iterator[OpenHold]:
+        """The holds of all processes whose ids lie between ``name`` and ``end``."""
+        assert self._connection is not None
+        found = {request_id for (request_id,) in self._connection.execute(BETWEEN, (name, end)).fetchall()}
+        found.update(request_id for request_id in self._changed if name <= request_id < end)
+        return filter(None, map(self.find, found))
 
     def reread(self) -> Iterable[tuple[str, OpenHold]]:
         """Takes over what other processes have written of this process's holds: those that they found dead are lost.

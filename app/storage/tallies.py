@@ -307,17 +307,23 @@ def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[
             place += size
 
 
-def insert_again(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+def insert_again(
+    connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]
+) -> list[tuple[object, ...]]:
     """The same with a statement that changes nothing if a row is there twice: fewer statements, since rows are repeated
-    to fill one."""
+    to fill one. Returns what the statement selects, if it does."""
+    found: list[tuple[object, ...]] = []
     for place in range(0, len(rows), PADDED[-1]):
         some = rows[place : place + PADDED[-1]]
         size = PADDED[bisect_left(PADDED, len(some))]
-        _insert(connection, statement, (*some, *some[: size - len(some)]))
+        found += _insert(connection, statement, (*some, *some[: size - len(some)]))
+    return found
 
 
-def _insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-    connection.execute(_filled(statement, len(rows), len(rows[0])), list(chain.from_iterable(rows)))
+def _insert(
+    connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]
+) -> list[tuple[object, ...]]:
+    return connection.execute(_filled(statement, len(rows), len(rows[0])), list(chain.from_iterable(rows))).fetchall()
 
 
 @lru_cache(512)

@@ -10,21 +10,24 @@ from operator import itemgetter
 from typing import Any
 
 from .asks import Answer, Asked
-from .counters import Counters
-from .holds import Decision
+from .holds import Amounts, Decision, Draw
 from .rows import INSERT_ALERT, INSERT_CALL, PLAIN, AlertRow, CallRow
+from .slices import SlicedCounters
 from .sqlite import OF_A_ROW, StoreError, code
-from .tallies import insert
+from .tallies import insert, insert_again
 
 INSERT_CALLS = f"INSERT INTO calls ({', '.join(CallRow._fields)}) VALUES {{}}"  # noqa: S608 - our own columns
 
+WRITTEN = "SELECT request_id FROM calls WHERE request_id IN (VALUES {})"
+
+Settlement = tuple[str, list[CallRow], Draw]  # of a call that drew from a slice
 Item = tuple[str, Any]  # a verb and what it was given
 
 
 class Transaction:
     """``refused`` is called with the error of a row that can never be written."""
 
-    def __init__(self, counters: Counters, refused: Callable[[Exception], None]) -> None:
+    def __init__(self, counters: SlicedCounters, refused: Callable[[Exception], None]) -> None:
         self._counters, self._refused = counters, refused
         self._careful = False
         self.settled = self.left = False
@@ -100,13 +103,18 @@ class Transaction:
     def _write(self, connection: sqlite3.Connection, items: list[Item]) -> None:
         calls: list[CallRow] = []
         settlements: dict[str, list[CallRow]] = {}
+        drawn: list[Settlement] = []
         plain: list[Item] = []
         for verb, values in items:
             if verb == "call":
                 calls.append(values)
+            elif verb == "drawn":
+                drawn.append(values)
             elif verb == "settle":
-                request_id, rows = values
-                if request_id not in settlements:
+                request_id, rows, *draws = values
+                if draws and not self._counters.held(request_id):
+                    drawn.append((request_id, rows, draws[0]))
+                elif request_id not in settlements:
                     settlements[request_id] = self._counters.unsettled(request_id, rows)
             elif verb == "release":
                 self.settled |= self._counters.release(*values)
@@ -118,7 +126,24 @@ class Transaction:
         for request_id, rows in settlements.items():
             kept = rows if len(written) == len(rows) or not self._careful else [row for row in rows if row in written]
             self.settled |= self._counters.settle(request_id, kept)
+        if drawn:
+            self._write_drawn(connection, drawn)
         self._write_plain(connection, plain)
+
+    def _write_drawn(self, connection: sqlite3.Connection, drawn: list[Settlement]) -> None:
+        """Changes each slice once."""
+        ids = [(request_id,) for request_id, rows, _ in drawn if rows]
+        written = set(insert_again(connection, WRITTEN, ids))
+        slices: dict[str, tuple[list[Amounts], list[CallRow]]] = {}
+        for request_id, rows, (slice_id, amounts) in drawn:
+            if (request_id,) not in written:
+                taken, booked = slices.setdefault(slice_id, ([], []))
+                taken.append(amounts)
+                booked += rows
+                written.update([(request_id,)] if rows else ())
+        for slice_id, (taken, booked) in slices.items():
+            kept = self._inserted(connection, booked)
+            self.settled |= self._counters.settle_drawn(slice_id, Amounts(*map(sum, zip(*taken, strict=True))), kept)
 
     def _inserted(self, connection: sqlite3.Connection, rows: list[CallRow]) -> list[CallRow]:
         """Those of the rows that are in the ledger now."""
@@ -154,7 +179,9 @@ class Transaction:
             if asked.verb == "hold":
                 return self._counters.hold(asked.what, asked.number)
             if asked.verb == "extend":
-                return self._counters.extend(asked.what)
+                return self._counters.extend(*asked.what)
+            if asked.verb == "slice":
+                return self._counters.slice(*asked.what)
             return connection.execute(INSERT_ALERT, (*AlertRow(*asked.what), self._counters.now)).rowcount == 1
         except StoreError as error:
             return error
@@ -165,9 +192,14 @@ def restored(verb: str, values: Any) -> Item | None:
     try:
         if verb == "call":
             return verb, CallRow(*values)
-        if verb == "settle":
-            request_id, rows = values
-            return verb, (request_id, [CallRow(*row) for row in rows])
+        if verb in ("settle", "drawn"):
+            request_id, rows, *draws = values
+            return verb, (request_id, [CallRow(*row) for row in rows], *map(_drawn, draws))
         return (verb, tuple(values)) if verb in PLAIN or verb == "release" else None
     except (TypeError, ValueError):
         return None
+
+
+def _drawn(values: tuple[str, list[int]]) -> Draw:
+    slice_id, amounts = values
+    return Draw(slice_id, Amounts(*amounts))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sqlite3
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,67 @@ async def test_a_killed_process_spends_what_it_held(tmp_path: Path) -> None:
             told = await crowd(program.port, asks("embeddings", 40, key=KEY))
             assert Counter(each.status for each in told) == {200: 10, 429: 30}
             assert len(jina.seen) == 30
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+async def test_a_hot_caller_spends_a_budget_to_the_last_request(workers: int, tmp_path: Path) -> None:
+    """Far from the end calls draw from slices of 700 requests, near it each is decided by itself."""
+    async with (
+        provider() as jina,
+        gateway(
+            tmp_path,
+            {"jina": jina_at(jina.url)},
+            callers=[
+                caller(
+                    {"unit": "requests", "amount": 700}, {"unit": "tokens", "amount": 10**8}, tokens_per_minute=10**7
+                )
+            ],
+            workers=workers,
+            cache={"store": "off"},
+        ) as program,
+    ):
+        jina.pause = 0.0
+        sliced = asyncio.create_task(slices(program))
+        told = await crowd(program.port, asks("embeddings", 900, key=KEY), 40)
+        assert Counter(each.status for each in told) == {200: 700, 429: 200}
+        assert len(jina.seen) == 700
+        assert await at_rest(program) == []
+        assert (spent(program, "requests"), spent(program, "tokens")) == (700, 4 * 700)
+        assert len(await booked(program, 700)) == 700
+        sliced.cancel()
+
+
+async def slices(program: Program) -> None:
+    """Ends as soon as a slice is in the ledger."""
+    await until(lambda: read(program.folder / "torii.db", SLICED) != [])
+
+
+SLICED = "SELECT request_id, body FROM holds WHERE request_id LIKE 'slice-%'"
+
+
+async def test_what_a_killed_process_had_sliced_is_charged_once(tmp_path: Path) -> None:
+    async with provider() as jina:
+        jina.pause = 0.0
+        upstreams = {"jina": jina_at(jina.url)}
+        values: dict[str, Any] = {
+            "callers": [caller({"unit": "requests", "amount": 100_000}, requests_per_minute=50_000)],
+            "cache": {"store": "off"},
+        }
+        async with gateway(tmp_path, upstreams, **values) as program:
+            calls = asyncio.create_task(crowd(program.port, asks("embeddings", 5_000, key=KEY), 40))
+            await slices(program)
+            program.process.kill()
+            await asyncio.gather(calls, return_exceptions=True)
+        path = tmp_path / "torii.db"
+        assert verify(path) == []
+        [(held,)] = read(path, "SELECT sum(held) FROM counters WHERE unit = 'requests' AND until > 0")
+        before, held_by = len(read(path, "SELECT 1 FROM calls")), set(read(path, "SELECT request_id FROM holds"))
+        with closing(sqlite3.connect(path)) as other, other:
+            other.execute("UPDATE processes SET until = 0")  # as if 30 seconds had passed
+        async with gateway(tmp_path, upstreams, **values) as program:
+            await until(lambda: read(path, "SELECT 1 FROM holds WHERE lost IS NULL") == [])
+            assert verify(path) == []
+            lost = read(path, "SELECT requests, request_id FROM calls WHERE error = 'process_lost'")
+            assert sum(requests for requests, _ in lost) == held
+            assert spent(program, "requests") == before + held >= len(jina.seen)
+            assert {(name,) for _, name in lost} == held_by

@@ -14,10 +14,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from app.storage.counters import Counters
-from app.storage.holds import FOREVER, MINUTE, Charge, Decision, Hold
+from app.storage.holds import FOREVER, MINUTE, Amounts, Charge, Decision, Draw, Hold, Slice
 from app.storage.ledger_file import CallRow, LedgerFile
 from app.storage.rows import INSERT_CALL
+from app.storage.slices import SlicedCounters, slice_id
 
 from ..ledger import call
 
@@ -63,13 +63,13 @@ class Books:
     def __init__(self, path: Path, process: str = "ours", clock: Clock | None = None) -> None:
         if not path.exists():
             LedgerFile(path).close()
-        self.path = path
+        self.path, self.process = path, process
         self.clock = clock or Clock()
         self.connection = sqlite3.connect(path, isolation_level=None)
-        self.counters = Counters(process, lease_seconds=30, clock=self.clock)
+        self.counters = SlicedCounters(process, lease_seconds=30, clock=self.clock)
 
     @contextmanager
-    def turn(self) -> Iterator[Counters]:
+    def turn(self) -> Iterator[SlicedCounters]:
         self.connection.execute("BEGIN IMMEDIATE")
         self.counters.begin(self.connection)
         yield self.counters
@@ -83,9 +83,22 @@ class Books:
                 counters.lease()
         return decision
 
-    def extend(self, request_id: str, *charges: Charge, **values: Any) -> Decision:
+    def extend(self, request_id: str, *charges: Charge, draw: Draw | None = None, **values: Any) -> Decision:
         with self.turn() as counters:
-            return counters.extend(held(*charges, request_id=request_id, **values))
+            return counters.extend(held(*charges, request_id=request_id, **values), draw)
+
+    def slice(self, wanted: Amounts, *charges: Charge) -> Slice | None:
+        name = slice_id(int(self.clock.now), self.process, next(NUMBERS))
+        with self.turn() as counters:
+            taken = counters.slice(held(*charges, request_id=name, time=int(self.clock.now * 1000)), wanted)
+            if counters.open:
+                counters.lease()
+        return taken
+
+    def settle_drawn(self, draw: Draw, *rows: CallRow) -> None:
+        with self.turn() as counters:
+            self.connection.executemany(INSERT_CALL, rows)
+            counters.settle_drawn(*draw, rows)
 
     def settle(self, request_id: str, *rows: CallRow) -> None:
         with self.turn() as counters:
