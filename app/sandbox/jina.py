@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import chat, embedding, errors, reranking
+from . import chat, embedding, errors, reranking, segment
+from .classifiers import Classifiers
 from .embedding import Options, Piece
 from .errors import HostError, problem
 from .models import JINA_CHAT, JINA_EMBEDDERS, JINA_RERANKERS, Embedder, Reranker
@@ -18,9 +19,13 @@ _ENCODINGS = ("float", "base64", "binary", "ubinary")
 _CREATED = 1_700_000_000
 
 
+_KEYLESS = ("/models", "/segment")
+
+
 def authorise(ask: Ask) -> None:
-    """Check the key; GET requests (the model list) need none. Any key is valid unless it contains ``invalid``."""
-    if ask.method == "GET":
+    """Check the key; the list of models and the segmenter need none. Any key is valid unless it contains
+    ``invalid``."""
+    if ask.authorization is None and ask.path.rstrip("/") in _KEYLESS:
         return
     if ask.key is None:
         raise HostError(
@@ -284,15 +289,23 @@ def _wrong_text(model: Reranker, field: str, value: Any) -> list[Json]:
     return []
 
 
-HOST = Host(
-    name="jina",
-    routes={
-        ("POST", "/embeddings"): embeddings,
-        ("POST", "/rerank"): rerank,
-        ("POST", "/chat/completions"): chat_completions,
-        ("GET", "/models"): models,
-    },
-    authorise=authorise,
-    unreadable=unreadable,
-    not_found=not_found,
-)
+def host() -> Host:
+    """The host, with classifiers of its own."""
+    classifiers = Classifiers()
+    return Host(
+        name="jina",
+        base="/jina/v1",
+        routes={
+            ("POST", "/embeddings"): embeddings,
+            ("POST", "/rerank"): rerank,
+            ("POST", "/chat/completions"): chat_completions,
+            ("GET", "/models"): models,
+            ("POST", "/segment"): segment.segment,
+            ("GET", "/segment"): segment.segment,
+        },
+        authorise=authorise,
+        unreadable=unreadable,
+        not_found=not_found,
+        bodiless=("/classifiers",),
+        find=classifiers.find,
+    )

@@ -113,6 +113,11 @@ JINA_EMBEDDERS = {
     )
 }
 
+# The models that classify and train: not v5-omni, ColBERT and ELSER.
+CLASSIFYING = tuple(
+    name for name, model in JINA_EMBEDDERS.items() if model.kind == "vector" and "-v5-omni-" not in name
+)
+
 OPENAI_EMBEDDER = Embedder(id="text-embedding-3-small", size=1536)
 
 AIHUBMIX_EMBEDDERS = {
