@@ -17,6 +17,7 @@ _RERANK_VECTOR = 512
 _TOKEN_VECTOR = 128
 _ENCODINGS = ("float", "base64", "binary", "ubinary")
 _CREATED = 1_700_000_000
+_CHAT_CONTEXT = 32_768
 
 
 _KEYLESS = ("/models", "/segment")
@@ -54,13 +55,16 @@ def models(body: Json, quirk: str) -> Answer:
 
 
 def _listed(name: str) -> Json:
-    embedder = JINA_EMBEDDERS.get(name)
+    embedder, reranker = JINA_EMBEDDERS.get(name), JINA_RERANKERS.get(name)
+    sees = name in JINA_CHAT or (reranker is not None and reranker.images)
+    inputs = list(embedder.inputs) if embedder else ["text", "image"] if sees else ["text"]
+    model = embedder or reranker
     return {
         "id": f"jina-ai/{name}",
         "name": name,
         "created": _CREATED,
-        "input_modalities": list(embedder.inputs) if embedder else ["text"],
-        "context_length": embedder.context if embedder else 8192,
+        "input_modalities": inputs,
+        "context_length": model.context if model else _CHAT_CONTEXT,
         "pricing": {"prompt": "0.00000002", "completion": "0"},
     }
 
