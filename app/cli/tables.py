@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from textwrap import fill
 
 from .. import __version__
 from ..config.fields import AUTO
@@ -131,7 +132,7 @@ def _targets(found: RouteTable, name: str) -> str:
 
 
 def models(listed: Iterable[Json]) -> str:
-    """The models, the facts of each, and their aliases."""
+    """The models, the facts of each with its context and options in lines of their own, and their aliases."""
     listed = list(listed)
     known = {model["id"] for model in listed}
     aliases = [(model["id"], model["alias_of"]) for model in listed if model["alias_of"] in known]
@@ -147,8 +148,28 @@ def models(listed: Iterable[Json]) -> str:
         for model in listed
         if model["alias_of"] not in known
     ]
-    tables = [table(("MODEL", "ENDPOINTS", "INPUTS", "DIMENSIONS", "UPSTREAMS", "ALIAS OF"), rows)]
+    more = [_options(model) for model in listed if model["alias_of"] not in known]
+    head = ("MODEL", "ENDPOINTS", "INPUTS", "DIMENSIONS", "UPSTREAMS", "ALIAS OF")
+    tables = [table(head, rows, below=more)]
     return "\n\n".join(tables + ([table(("ALIAS", "OF"), aliases)] if aliases else []))
+
+
+def _options(model: Json) -> str:
+    """The context and the options of a model, indented; empty if neither is known."""
+    context = [f"{model['context_length']:,} tokens"] if model["context_length"] else []
+    facts = [*context, *(_option(name, schema) for name, schema in model["parameters"].items())]
+    return fill("; ".join(facts), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT, break_on_hyphens=False)
+
+
+def _option(name: str, schema: Json) -> str:
+    """An option with its values, of ``dimensions`` those the model was trained for; a boolean by its name alone."""
+    if "enum" in schema:
+        return f"{name} {_words(str(value) for value in schema['enum'])}"
+    if "maximum" not in schema:
+        return name
+    if "trained_from" in schema:
+        return f"{name} {schema['trained_from']}-{schema['default']}"
+    return f"{name} {schema['minimum']}-{schema['maximum']}"
 
 
 def keys(states: Iterable[Json]) -> str:

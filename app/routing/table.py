@@ -21,6 +21,7 @@ from ..core.names import nearest, shown
 from ..core.types import Call, Json, Key, Model, Route, Target, Upstream
 from ..endpoints import ENDPOINTS
 from ..upstreams.catalogue import BOTH, CATALOGUE, PREFIXES, bare, known, unlisted
+from ..upstreams.options import parameters
 
 NAME_LIMIT = 256
 # Names beyond the table whose routes are remembered; with one more, all are forgotten.
@@ -126,6 +127,7 @@ class RouteTable:
             "tasks": list(model.tasks),
             "max_inputs": model.max_inputs,
             "features": list(model.features),
+            "parameters": parameters(model, route.targets[0].name),
             "upstreams": [target.upstream.name for target in route.targets],
             "alias_of": self._alias_of.get(name),
         }

@@ -231,6 +231,7 @@ def _whole(frame: Json, run: Run) -> Json:
 
 HOST = Host(
     name="aihubmix",
+    base="/aihubmix/v1",
     routes={
         ("POST", "/embeddings"): embeddings,
         ("POST", "/rerank"): rerank,

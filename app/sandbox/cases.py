@@ -12,14 +12,15 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from . import errors, faults
 from .errors import DIALECTS
 from .faults import Fault
 from .wire import Cut, StreamedAnswer, Whole
 
-_TRIGGER = re.compile(r"sandbox:([a-z0-9-]+)(?:@(jina|aihubmix))?")
-Where = Literal["every call", "embeddings, rerank", "streams", "DeepSearch"]
+TRIGGER = re.compile(r"sandbox:([a-z0-9-]+)(?:@(jina|aihubmix))?")
+Where = Literal["every call", "embeddings, rerank, classify", "streams", "DeepSearch", "reader, search", "reader"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Trigger:
 def find(texts: Iterable[str], provider: str) -> Trigger | None:
     """The first trigger for this provider. An unknown name gives a case too: a 400 that lists the known names."""
     for text in texts:
-        for name, only in _TRIGGER.findall(text):
+        for name, only in TRIGGER.findall(unquote(text)):
             if only in ("", provider):
                 return Trigger(CASES.get(name) or _unknown(name), text)
     return None
@@ -53,12 +54,14 @@ def _unknown(name: str) -> Case:
 
 
 def texts(body: Any) -> Iterator[str]:
-    """The texts that may contain a trigger: the input, the query, the last user message."""
+    """The texts that may contain a trigger: the input, the labels, the query, the address, the text to segment, the
+    last user message."""
     talk = body.get("messages")
     spoken = [message for message in talk if isinstance(message, dict)] if isinstance(talk, list) else []
     last = next((message for message in reversed(spoken) if message.get("role") == "user"), {})
-    for value in (body.get("input"), body.get("query"), last.get("content")):
-        yield from _strings(value)
+    for name in ("input", "labels", "query", "q", "url", "content"):
+        yield from _strings(body.get(name))
+    yield from _strings(last.get("content"))
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -89,7 +92,7 @@ _REFUSALS = (
     Case(
         "balance",
         "every call",
-        "The account is empty, in the host's own form: 403, DeepSearch at Jina 402.",
+        "The account is empty, in the host's own form: 403; DeepSearch at Jina, reader and search 402.",
         faults.balance(),
     ),
     Case("402", "every call", "The account is empty, status 402.", faults.balance(402)),
@@ -110,6 +113,12 @@ _REFUSALS = (
         faults.refusal(409, "CONFLICT_RESOURCE_BUSY", {"jina": "Resource is busy", "deepsearch": "User quota is 0"}),
     ),
     Case(
+        "resource-limit",
+        "every call",
+        "The account's plan allows no more of this, status 403.",
+        faults.refusal(403, "AUTHZ_RESOURCE_LIMIT_EXCEEDED", {"jina": "Resource limit exceeded"}),
+    ),
+    Case(
         "413-html",
         "every call",
         "The body is too large, as a page of express with a stack trace.",
@@ -118,7 +127,8 @@ _REFUSALS = (
     Case(
         "422",
         "every call",
-        "At api.jina.ai, validation errors that echo the input; at deepsearch.jina.ai, its account service failed.",
+        "At api.jina.ai, validation errors that echo the input; at deepsearch.jina.ai, its account service failed; "
+        "at the reader and the search, nothing found (42206).",
         faults.validation,
     ),
     *(
@@ -142,6 +152,7 @@ _REFUSALS = (
             ("429-bare", "without Retry-After", {}),
         )
     ),
+    Case("429-date", "every call", "Too many requests, with a date in Retry-After.", faults.limited_until()),
     Case(
         "500",
         "every call",
@@ -190,20 +201,22 @@ _SUCCESSES = (
     Case("no-usage", "every call", "The usage is missing.", faults.no_usage),
     Case(
         "missing-item",
-        "embeddings, rerank",
+        "embeddings, rerank, classify",
         "The first vector or result is missing.",
         faults.rows(lambda rows: rows[1:]),
     ),
     Case(
         "extra-item",
-        "embeddings, rerank",
+        "embeddings, rerank, classify",
         "The last vector or result comes twice.",
         faults.rows(lambda rows: [*rows, *rows[-1:]]),
     ),
-    Case("bad-index", "embeddings, rerank", "The last index is out of range.", faults.rows(faults.misnumbered)),
+    Case(
+        "bad-index", "embeddings, rerank, classify", "The last index is out of range.", faults.rows(faults.misnumbered)
+    ),
     Case(
         "shuffled-items",
-        "embeddings, rerank",
+        "embeddings, rerank, classify",
         "Vectors or results in the wrong order.",
         faults.rows(lambda rows: rows[::-1]),
     ),
@@ -238,7 +251,7 @@ _STREAMS = (
     Case(
         "error-event",
         "streams",
-        "Half of it, then an event named error, then [DONE].",
+        "Half of it, then an event named error, then [DONE]; without [DONE] at the reader and the search.",
         faults.stream(faults.error_event),
     ),
     Case("no-done", "streams", "No [DONE] at the end.", faults.stream(faults.no_done)),
@@ -251,6 +264,32 @@ _STREAMS = (
     Case("crlf", "streams", "Lines end with CR LF.", faults.newlines(b"\r\n")),
     Case("cr", "streams", "Lines end with CR.", faults.newlines(b"\r")),
     Case("bom", "streams", "A byte order mark first.", faults.stream(faults.mark_first)),
+)
+
+_WEB = (
+    *(
+        Case(name, "reader, search", f"{says} ({status}).", faults.web(status, message))
+        for name, status, says, message in (
+            ("nothing-found", 42206, "There is no content, or no result", "No content available for this request"),
+            ("token-budget", 40904, "The page costs more than the budget", "Token budget (1000) exceeded"),
+            ("blocked", 45102, "The target may not be read", "Suspicious action: the domain is blocked"),
+            ("robots", 40902, "The target's robots.txt forbids it", "Access denied by robots.txt"),
+            (
+                "url-errors",
+                40301,
+                "The target has failed too often",
+                "Too many errors on this URL, retry after an hour",
+            ),
+            ("tier", 40202, "The account's tier lacks the feature", "This feature needs a higher tier"),
+            ("page-timeout", 40801, "The target took too long", "Timed out while loading the page"),
+            ("target-failed", 42204, "The target, or the search engine, failed", "The remote service failed"),
+            ("capacity", 50303, "No capacity is left", "This node has no resources left"),
+            ("bad-attempt", 50304, "The attempt failed; another may do", "The attempt failed, try again"),
+        )
+    ),
+    Case("slow-page", "reader, search", "The page takes 20 seconds.", faults.only(errors.WEB, faults.slow(20.0))),
+    Case("huge-page", "reader", "A page of a million words, five megabytes."),
+    Case("screenshot-bytes", "reader", "A screenshot as the bytes of a PNG, not as a redirect."),
 )
 
 _QUIRKS = (
@@ -268,4 +307,5 @@ _QUIRKS = (
     Case("empty-deltas", "DeepSearch", "At AIHubMix, searches and visits arrive as empty deltas."),
 )
 
-CASES: dict[str, Case] = {case.name: case for case in (*_REFUSALS, *_SUCCESSES, *_CONNECTIONS, *_STREAMS, *_QUIRKS)}
+_ALL = (*_REFUSALS, *_SUCCESSES, *_CONNECTIONS, *_STREAMS, *_WEB, *_QUIRKS)
+CASES: dict[str, Case] = {case.name: case for case in _ALL}

@@ -7,6 +7,7 @@ Every chunk has ``logprobs`` and ``finish_reason``, even if they are null. Think
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote
 
 from . import errors, research
 from .errors import HostError
@@ -36,8 +37,8 @@ def unreadable(body: bytes) -> Whole:
 
 
 def not_found(ask: Ask) -> Whole:
-    name = ask.path.removeprefix("/models/")
-    if ask.method == "GET" and name != ask.path:
+    name = unquote(ask.path).removeprefix("/models/")
+    if ask.method == "GET" and ask.path.startswith("/models/"):
         return _model(name)
     return errors.express(404, f"Cannot {ask.method} /v1{ask.path}")
 
@@ -169,6 +170,7 @@ def _whole(frame: Json, run: Run) -> Json:
 
 HOST = Host(
     name="deepsearch",
+    base="/deepsearch/v1",
     routes={
         ("POST", "/chat/completions"): chat_completions,
         ("GET", "/models"): models,

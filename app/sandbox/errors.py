@@ -1,19 +1,50 @@
-"""Errors of each host: three JSON dialects, and the HTML pages of the proxies in front of them.
+"""Errors of each host: four JSON dialects, and the HTML pages of the proxies in front of them.
 
 jina         api.jina.ai         {"detail": ..., "code": ..., "request_id": ...}, some of them nested
 deepsearch   deepsearch.jina.ai  {"error": "<text>"}
 aihubmix     aihubmix.com        {"error": {"message": "<text> (tid: ...)", "type": "Aihubmix_api_error"}}
+civkit       r.jina.ai, s.jina.ai, svip.jina.ai
+                                 {"data": null, "code": 422, "status": 42206, "name": "AssertionFailureError", ...}
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
 from .wire import Answer, Json, Whole
+
+# The hosts that are built on CivKit.
+WEB = ("reader", "search", "svip")
+
+# The names of errors by number: jina-ai/reader's and CivKit's own; those of 404, 408, 42204, 500 and 504 are assumed.
+_NAMES = {
+    40001: "ParamValidationError",
+    40102: "AuthenticationFailedError",
+    40103: "AuthenticationRequiredError",
+    40202: "TierFeatureConstraintError",
+    40203: "InsufficientBalanceError",
+    40301: "OperationNotAllowedError",
+    40401: "ResourceNotFoundError",
+    40801: "RequestTimedOutError",
+    40902: "ResourcePolicyDenyError",
+    40903: "LockConflictError",
+    40904: "BudgetExceededError",
+    42204: "ExternalServiceFailureError",
+    42206: "AssertionFailureError",
+    42903: "RateLimitTriggeredError",
+    45102: "SecurityCompromiseError",
+    50001: "InternalServerError",
+    50303: "ServiceNodeResourceDrainError",
+    50304: "ServiceBadAttemptError",
+    50401: "ServiceTimeoutError",
+}
+# The number of an error that is given by its HTTP status alone.
+_USUAL = {200: 40203, 400: 40001, 401: 40102, 402: 40203, 403: 40301, 409: 40903, 429: 42903, 503: 50303}
 
 HTML = "text/html; charset=utf-8"
 Dialect = Callable[[int, str, str], Whole]
@@ -58,11 +89,30 @@ def aihubmix(status: int, message: str, code: str = "") -> Whole:
     return Whole({"error": {"message": f"{message} (tid: {tid()})", "type": "Aihubmix_api_error"}}, status)
 
 
+def civkit(status: int, message: str, /, path: str = "") -> Whole:
+    """An error by its number of five digits, whose first three are the HTTP status. ``path``: the parameter that is
+    wrong, an error's own field."""
+    name = _NAMES[status]
+    readable = f"{name}({path}): {message}" if path else f"{name}: {message}"
+    body = {"data": None, "code": status // 100, "status": status, "name": name, "message": message}
+    return Whole({**body, "readableMessage": readable, **({"path": path} if path else {})}, status // 100)
+
+
+def _web(status: int, message: str, code: str = "") -> Whole:
+    number = _USUAL.get(status) or (50401 if status == 504 else 42206 if status == 422 else status * 100 + 1)
+    return replace(civkit(number, message), status=status)
+
+
 def tid() -> str:
     return f"{datetime.now(UTC):%Y%m%d%H%M%S%f}{uuid.uuid4().int % 10**11:011d}"
 
 
-DIALECTS: dict[str, Dialect] = {"jina": jina, "deepsearch": deepsearch, "aihubmix": aihubmix}
+DIALECTS: dict[str, Dialect] = {
+    "jina": jina,
+    "deepsearch": deepsearch,
+    "aihubmix": aihubmix,
+    **dict.fromkeys(WEB, _web),
+}
 
 
 def express(status: int, text: str) -> Whole:

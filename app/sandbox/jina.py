@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import chat, embedding, errors, reranking
+from . import chat, embedding, errors, reranking, segment
+from .classifiers import Classifiers
 from .embedding import Options, Piece
 from .errors import HostError, problem
 from .models import JINA_CHAT, JINA_EMBEDDERS, JINA_RERANKERS, Embedder, Reranker
@@ -16,11 +17,16 @@ _RERANK_VECTOR = 512
 _TOKEN_VECTOR = 128
 _ENCODINGS = ("float", "base64", "binary", "ubinary")
 _CREATED = 1_700_000_000
+_CHAT_CONTEXT = 32_768
+
+
+_KEYLESS = ("/models", "/segment")
 
 
 def authorise(ask: Ask) -> None:
-    """Check the key; GET requests (the model list) need none. Any key is valid unless it contains ``invalid``."""
-    if ask.method == "GET":
+    """Check the key; the list of models and the segmenter need none. Any key is valid unless it contains
+    ``invalid``."""
+    if ask.authorization is None and ask.path.rstrip("/") in _KEYLESS:
         return
     if ask.key is None:
         raise HostError(
@@ -49,13 +55,16 @@ def models(body: Json, quirk: str) -> Answer:
 
 
 def _listed(name: str) -> Json:
-    embedder = JINA_EMBEDDERS.get(name)
+    embedder, reranker = JINA_EMBEDDERS.get(name), JINA_RERANKERS.get(name)
+    sees = name in JINA_CHAT or (reranker is not None and reranker.images)
+    inputs = list(embedder.inputs) if embedder else ["text", "image"] if sees else ["text"]
+    model = embedder or reranker
     return {
         "id": f"jina-ai/{name}",
         "name": name,
         "created": _CREATED,
-        "input_modalities": list(embedder.inputs) if embedder else ["text"],
-        "context_length": embedder.context if embedder else 8192,
+        "input_modalities": inputs,
+        "context_length": model.context if model else _CHAT_CONTEXT,
         "pricing": {"prompt": "0.00000002", "completion": "0"},
     }
 
@@ -284,15 +293,23 @@ def _wrong_text(model: Reranker, field: str, value: Any) -> list[Json]:
     return []
 
 
-HOST = Host(
-    name="jina",
-    routes={
-        ("POST", "/embeddings"): embeddings,
-        ("POST", "/rerank"): rerank,
-        ("POST", "/chat/completions"): chat_completions,
-        ("GET", "/models"): models,
-    },
-    authorise=authorise,
-    unreadable=unreadable,
-    not_found=not_found,
-)
+def host() -> Host:
+    """The host, with classifiers of its own."""
+    classifiers = Classifiers()
+    return Host(
+        name="jina",
+        base="/jina/v1",
+        routes={
+            ("POST", "/embeddings"): embeddings,
+            ("POST", "/rerank"): rerank,
+            ("POST", "/chat/completions"): chat_completions,
+            ("GET", "/models"): models,
+            ("POST", "/segment"): segment.segment,
+            ("GET", "/segment"): segment.segment,
+        },
+        authorise=authorise,
+        unreadable=unreadable,
+        not_found=not_found,
+        bodiless=("/classifiers",),
+        find=classifiers.find,
+    )

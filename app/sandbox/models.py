@@ -113,6 +113,11 @@ JINA_EMBEDDERS = {
     )
 }
 
+# The models that classify and train: not v5-omni, ColBERT and ELSER.
+CLASSIFYING = tuple(
+    name for name, model in JINA_EMBEDDERS.items() if model.kind == "vector" and "-v5-omni-" not in name
+)
+
 OPENAI_EMBEDDER = Embedder(id="text-embedding-3-small", size=1536)
 
 AIHUBMIX_EMBEDDERS = {
@@ -136,6 +141,7 @@ class Reranker:
     images: bool = False
     echoes: bool = True
     document_tokens: int = 8192
+    context: int = 8192
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -150,9 +156,9 @@ JINA_RERANKERS = {
         Reranker(id="jina-reranker-v1-turbo-en"),
         Reranker(id="jina-reranker-v1-base-en"),
         Reranker(id="jina-reranker-v2-base-multilingual"),
-        Reranker(id="jina-reranker-m0", images=True),
-        Reranker(id="jina-reranker-v3", listwise=True, echoes=False, document_tokens=2048),
-        Reranker(id="jina-reranker-v3.5", listwise=True, echoes=False),
+        Reranker(id="jina-reranker-m0", images=True, context=10_240),
+        Reranker(id="jina-reranker-v3", listwise=True, echoes=False, document_tokens=2048, context=131_072),
+        Reranker(id="jina-reranker-v3.5", listwise=True, echoes=False, context=131_072),
         Reranker(id="jina-colbert-v1-en", echoes=False),
         Reranker(id="jina-colbert-v2", echoes=False),
     )

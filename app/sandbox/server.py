@@ -3,6 +3,9 @@
 POST /jina/v1/embeddings        api.jina.ai
 POST /deepsearch/v1/...         deepsearch.jina.ai
 POST /aihubmix/v1/...           aihubmix.com
+POST /reader/                   r.jina.ai
+POST /search/                   s.jina.ai
+POST /svip/                     svip.jina.ai
 """
 
 from __future__ import annotations
@@ -11,19 +14,20 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
+from urllib.parse import parse_qsl, quote
 
 import msgspec
 import uvicorn
 from uvicorn.server import ServerState
 
-from . import aihubmix, cases, deepsearch, errors, jina
+from . import aihubmix, cases, deepsearch, errors, jina, reader, search, svip
 from .errors import HostError
 from .faults import Scene
-from .wire import Answer, Ask, Cut, Handler, Host, Item, Json, Pause, StreamedAnswer, Whole, event
+from .wire import Answer, Ask, Cut, Event, Handler, Host, Item, Json, Pause, StreamedAnswer, Whole, event
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -32,12 +36,18 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MARK = ("x-sandbox", "torii")
-HOSTS: dict[str, Host] = {host.name: host for host in (jina.HOST, deepsearch.HOST, aihubmix.HOST)}
+
+
+def hosts() -> dict[str, Host]:
+    """The hosts by name. Those of one call share what is kept in memory: the trained classifiers."""
+    every = (jina.host(), deepsearch.HOST, aihubmix.HOST, reader.HOST, search.HOST, svip.HOST)
+    return {host.name: host for host in every}
 
 
 def create_app(pace: float = 1.0) -> App:
     """The stand-ins as an ASGI app, for uvicorn. ``pace`` scales the delays: 0 no delays, 1 realistic, 2 twice as
     slow."""
+    every = hosts()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,34 +55,35 @@ def create_app(pace: float = 1.0) -> App:
         body = await _read(receive)
         if body is None:
             return
-        answer = respond(scope["path"], scope["method"], _header(scope, b"authorization"), body)
+        answer = respond(_ask(scope, body), every)
         await _first(_speak(answer, send, pace), _gone(receive))
 
     return app
 
 
-def respond(path: str, method: str, authorization: str | None, body: bytes) -> Answer:
-    """The answer to a request from the host that the first segment of ``path`` names."""
-    name, _, rest = path.lstrip("/").partition("/v1")
-    if name not in HOSTS:
-        known = ", ".join(f"/{host}/v1" for host in HOSTS)
-        return errors.express(404, f"Cannot {method} {path}. Known are: {known}")
-    host = HOSTS[name]
+def respond(ask: Ask, every: Mapping[str, Host]) -> Answer:
+    """The answer to a request from the host whose base is at the start of the path."""
+    host = next((host for host in every.values() if f"{ask.path}/".startswith(f"{host.base}/")), None)
+    if host is None:
+        known = ", ".join(host.base for host in every.values())
+        return errors.express(404, f"Cannot {ask.method} {ask.path}. Known are: {known}")
+    ask = replace(ask, path=ask.path.removeprefix(host.base))
     try:
-        answer = _answer(host, Ask(method, rest.rstrip("/"), authorization, body))
+        answer = _answer(host, ask)
     except HostError as refused:
         answer = refused.answer
+    answer = host.finish(ask, answer)
     return replace(answer, headers={**host.headers, **answer.headers}) if host.headers else answer
 
 
 def _answer(host: Host, ask: Ask) -> Answer:
-    handler = host.routes.get((ask.method, ask.path))
+    handler = host.handler(ask)
     if handler is None:
         allowed = ask.method == "OPTIONS" and host.headers  # a CORS preflight
         return Whole(b"", 204) if allowed else host.not_found(ask)
     host.authorise(ask)
-    body = {} if ask.method == "GET" else _decoded(host, ask.body)
-    trigger = cases.find([*cases.texts(body), ask.key or ""], host.provider)
+    body = host.decode(ask) if host.decode else _decoded(host, ask)
+    trigger = cases.find([*cases.texts(body), ask.path, ask.query, ask.authorization or ""], host.provider)
     if trigger is None:
         return handler(body, "")
     if trigger.case.fault is None:
@@ -87,21 +98,29 @@ def _refused_or_not(handler: Handler, body: Json) -> Answer:
         return refused.answer
 
 
-def _decoded(host: Host, body: bytes) -> Json:
+def _decoded(host: Host, ask: Ask) -> Json:
+    """The parameters of a GET, else the JSON of the body; a DELETE has none."""
+    if ask.method in ("GET", "DELETE"):
+        return dict(parse_qsl(ask.query, keep_blank_values=True))
+    if not ask.body and ask.path.rstrip("/") in host.bodiless:
+        return {}
     try:
-        decoded = msgspec.json.decode(body)
+        decoded = msgspec.json.decode(ask.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise HostError(host.unreadable(body)) from error
+        raise HostError(host.unreadable(ask.body)) from error
     if not isinstance(decoded, dict):
-        raise HostError(host.unreadable(body))
+        raise HostError(host.unreadable(ask.body))
     return decoded
 
 
 # ----------------------------------------------------------------------------- ASGI
 
 
-def _header(scope: Scope, name: bytes) -> str | None:
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
+def _ask(scope: Scope, body: bytes) -> Ask:
+    """The request; of a header that comes twice, the last one counts."""
+    raw = scope.get("raw_path") or quote(scope["path"]).encode()
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    return Ask(scope["method"], raw.decode("latin-1"), body, scope["query_string"].decode("latin-1"), headers)
 
 
 async def _read(receive: Receive) -> bytes | None:
@@ -136,7 +155,7 @@ async def _first(speaking: Any, leaving: Any) -> None:
 
 async def _speak(answer: Answer, send: Send, pace: float) -> None:
     items, headers = _items(answer)
-    begun = False
+    begun, named = False, answer.event if isinstance(answer, StreamedAnswer) else ""
     for item in items:
         if isinstance(item, Pause):
             await asyncio.sleep(item.seconds * pace)
@@ -146,7 +165,7 @@ async def _speak(answer: Answer, send: Send, pace: float) -> None:
             if not begun:
                 await send(_head(answer, headers))
             begun = True
-            await send({"type": "http.response.body", "body": _bytes(item), "more_body": True})
+            await send({"type": "http.response.body", "body": _bytes(item, named), "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 
 
@@ -163,8 +182,8 @@ def _head(answer: Answer, headers: dict[str, str]) -> Message:
     return {"type": "http.response.start", "status": answer.status, "headers": raw}
 
 
-def _bytes(item: dict[str, Any] | bytes) -> bytes:
-    return event(item) if isinstance(item, dict) else item
+def _bytes(item: Event | bytes, named: str) -> bytes:
+    return item if isinstance(item, bytes) else event(item, named)
 
 
 async def _cut(cut: Cut, send: Send) -> None:
@@ -204,7 +223,7 @@ class Sandbox:
             raise RuntimeError("The sandbox runs already")
         listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
         port = listener.getsockname()[1]
-        self.urls = {name: f"http://127.0.0.1:{port}/{name}/v1" for name in HOSTS}
+        self.urls = {name: f"http://127.0.0.1:{port}{host.base}" for name, host in hosts().items()}
         self._thread = threading.Thread(target=self._run, args=(listener,), name="torii-sandbox", daemon=True)
         self._thread.start()
         self._ready.wait()

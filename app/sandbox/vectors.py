@@ -39,6 +39,11 @@ def tokens(text: str) -> list[str]:
     return _TOKENS.findall(text)
 
 
+def spans(text: str) -> list[int]:
+    """Where each of ``tokens`` ends in the text."""
+    return [match.end() for match in _TOKENS.finditer(text)]
+
+
 def features(text: str) -> Features:
     """Weighted features of a text; never empty."""
     found: Counter[str] = Counter()

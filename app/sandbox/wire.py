@@ -7,10 +7,10 @@ truncated event, a comment between events, a silence.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -20,12 +20,18 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request. ``path`` is relative to the provider's base URL: ``/embeddings``."""
+    """A request. ``path`` is as sent, not decoded, and relative to the host's base: ``/embeddings``. Names of headers
+    are in lower case."""
 
     method: str
     path: str
-    authorization: str | None = field(repr=False)
-    body: bytes = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def authorization(self) -> str | None:
+        return self.headers.get("authorization")
 
     @property
     def key(self) -> str | None:
@@ -50,7 +56,8 @@ class Cut(Enum):
     CLOSE = "close"
 
 
-Item = Json | bytes | Pause | Cut
+Event = Json | list[Json]
+Item = Event | bytes | Pause | Cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +77,17 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class StreamedAnswer:
-    """A dict among the items is sent as an SSE event, bytes as they are."""
+    """A dict or a list among the items is sent as an SSE event, bytes as they are. ``event``: the events' name, if they
+    have one."""
 
     items: list[Item]
     status: int = 200
     content_type: str = "text/event-stream"
     headers: dict[str, str] = field(default_factory=dict)
+    event: str = ""
+
+    def written(self, item: Event) -> bytes:
+        return event(item, self.event)
 
 
 Answer = Whole | StreamedAnswer
@@ -85,17 +97,28 @@ Handler = Callable[[Json, str], Answer]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """One server of a provider. ``authorise`` raises errors.HostError; ``unreadable`` answers a body that is not JSON.
+    """One server of a provider, at the path ``base``. ``authorise`` raises errors.HostError; ``unreadable`` answers a
+    body that is not JSON. ``headers`` are added to every answer.
 
-    ``headers`` are added to every answer.
+    ``bodiless``: paths of which a POST may come without a body. ``find``: the handler of a request that ``routes`` does
+    not have. ``decode``: the body in another way than as JSON. ``finish``: the answer in the form that the request
+    accepts.
     """
 
     name: str
+    base: str
     routes: dict[tuple[str, str], Handler]
     authorise: Callable[[Ask], None]
     unreadable: Callable[[bytes], Whole]
     not_found: Callable[[Ask], Whole]
     headers: dict[str, str] = field(default_factory=dict)
+    bodiless: tuple[str, ...] = ()
+    find: Callable[[Ask], Handler | None] = lambda ask: None
+    decode: Callable[[Ask], Json] | None = None
+    finish: Callable[[Ask, Answer], Answer] = lambda ask, answer: answer
+
+    def handler(self, ask: Ask) -> Handler | None:
+        return self.routes.get((ask.method, ask.path.rstrip("/"))) or self.find(ask)
 
     @property
     def provider(self) -> str:
@@ -117,8 +140,13 @@ def pretty(value: Any) -> str:
     return msgspec.json.format(encode(value), indent=2).decode()
 
 
-def event(item: Json) -> bytes:
-    return b"data: " + encode(item) + b"\n\n"
+def is_event(item: Item) -> TypeGuard[Event]:
+    return isinstance(item, dict | list)
+
+
+def event(item: Event, name: str = "") -> bytes:
+    head = b"event: " + name.encode() + b"\n" if name else b""
+    return head + b"data: " + encode(item) + b"\n\n"
 
 
 def milliseconds() -> int:

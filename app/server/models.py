@@ -44,7 +44,11 @@ class ModelEntry(BaseModel):
     )
     features: list[str] = Field(
         description="Options that only some models take, and responses of another form: multivector, sparse, "
-        "reasoning, citations."
+        "reasoning, citations. listwise: a reranker that reads all documents together; its calls are never split."
+    )
+    parameters: dict[str, Json] = Field(
+        description="The options of the model, each as a JSON Schema. `trained_from`: the smallest size for which the "
+        "model was trained; smaller ones are passed on."
     )
     upstreams: list[str] = Field(description="The model's upstreams, in the order in which they are tried.")
     alias_of: str | None = Field(description="The model for which an alias stands.")

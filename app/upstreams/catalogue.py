@@ -6,14 +6,15 @@ never refused because the catalogue does not have it.
 
 ``features`` are the names of request options that only some models have (``dimensions``, ``late_chunking``,
 ``normalized``, ``truncate``, ``return_multivector``, ``return_tokenized_input``, ``input_type``, ``max_doc_length``,
-``return_embeddings``), and of properties of the answer (``multivector``, ``sparse``, ``reasoning``, ``citations``). A
-model has the option ``task`` if ``tasks`` is not empty.
+``return_embeddings``), of properties of the answer (``multivector``, ``sparse``, ``reasoning``, ``citations``), and
+``listwise``: a reranker that reads all documents together, so that scores of two calls cannot be compared. A model has
+the option ``task`` if ``tasks`` is not empty.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -43,15 +44,21 @@ CODE_TASKS = tuple(
 
 OMNI_INPUTS = ("text", "image", "audio", "video", "pdf")
 DEEPSEARCH_INPUTS = ("text", "image", "file")
-V3_RERANKING = ("max_doc_length", "return_embeddings")
+V3_RERANKING = ("max_doc_length", "return_embeddings", "listwise")
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """A model and the kinds of upstream that are documented to serve it."""
+    """A model and the kinds of upstream that are documented to serve it.
+
+    ``least``: the smallest vector for which it was trained; smaller ones are possible. ``defaults``: the values of
+    options that differ from model to model, if they are left out.
+    """
 
     model: Model
     kinds: tuple[str, ...] = (JINA,)
+    least: int | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def known(name: str) -> CatalogueEntry | None:
@@ -80,7 +87,8 @@ def _entry(
 ) -> CatalogueEntry:
     midnight = datetime.fromisoformat(f"{released}T00:00:00+00:00") if released else None
     created = int(midnight.timestamp()) if midnight else 0
-    return CatalogueEntry(Model(id=name, endpoints=endpoints, created=created, **facts), kinds)
+    more = {fact: facts.pop(fact) for fact in ("least", "defaults") if fact in facts}
+    return CatalogueEntry(Model(id=name, endpoints=endpoints, created=created, **facts), kinds, **more)
 
 
 def _embeddings(name: str, **facts: Any) -> CatalogueEntry:
@@ -96,16 +104,19 @@ def _v5(name: str, released: str, **facts: Any) -> CatalogueEntry:
     size = {"dimensions": 1024, "context": 32768} if name.endswith("-small") else {"dimensions": 768, "context": 8192}
     features = ("dimensions", "normalized", "truncate")
     # Jina's description allows 1024 dimensions for all v5 models, even for those with 768.
-    return _embeddings(name, released=released, tasks=V5_TASKS, features=features, largest=1024, **size, **facts)
+    tasks: dict[str, Any] = {"tasks": V5_TASKS, "defaults": {"task": "text-matching"}}
+    return _embeddings(name, released=released, features=features, largest=1024, least=32, **tasks, **size, **facts)
 
 
-def _code(size: str, dimensions: int) -> CatalogueEntry:
+def _code(size: str, dimensions: int, least: int) -> CatalogueEntry:
     return _embeddings(
         f"jina-code-embeddings-{size}",
         released="2025-09-01",
         dimensions=dimensions,
+        least=least,
         context=32768,
         tasks=CODE_TASKS,
+        defaults={"task": "nl2code.query"},
         features=("dimensions", "truncate"),
     )
 
@@ -123,6 +134,12 @@ def _colbert(version: str, *features: str, **facts: Any) -> CatalogueEntry:
     )
 
 
+def _listwise(version: str, document_tokens: int, **facts: Any) -> CatalogueEntry:
+    defaults = {"max_doc_length": document_tokens}
+    name, features = f"jina-reranker-{version}", V3_RERANKING
+    return _entry(name, "rerank", context=131_072, features=features, defaults=defaults, **facts)
+
+
 def _deepsearch(version: str, **facts: Any) -> CatalogueEntry:
     name = f"jina-deepsearch-{version}"
     return _entry(name, "chat", inputs=DEEPSEARCH_INPUTS, features=("reasoning", "citations"), deepsearch=True, **facts)
@@ -138,8 +155,10 @@ _ENTRIES = (
         released="2025-06-24",
         inputs=("text", "image", "pdf"),
         dimensions=2048,
+        least=128,
         context=32768,
         tasks=V4_TASKS,
+        defaults={"task": "text-matching"},
         features=("dimensions", "late_chunking", "return_multivector", "return_tokenized_input", "truncate"),
     ),
     _embeddings(
@@ -156,8 +175,8 @@ _ENTRIES = (
     _v2("de", "2024-01-15"),
     _v2("es", "2024-02-14"),
     _v2("code", "2024-02-05", kinds=BOTH),
-    _code("0.5b", 896),
-    _code("1.5b", 1536),
+    _code("0.5b", 896, 64),
+    _code("1.5b", 1536, 128),
     _embeddings(
         "jina-clip-v2",
         released="2024-11-05",
@@ -179,8 +198,8 @@ _ENTRIES = (
     _colbert("v2", "dimensions", released="2024-08-31", dimensions_allowed=(64, 96, 128), kinds=BOTH),
     _colbert("v1-en", released="2024-02-17"),
     _embeddings("elser-v2", tasks=QUERY_PASSAGE, features=("sparse",), owned_by="elastic"),
-    _entry("jina-reranker-v3.5", "rerank", features=V3_RERANKING),
-    _entry("jina-reranker-v3", "rerank", released="2025-10-01", context=131072, features=V3_RERANKING),
+    _listwise("v3.5", 8192),
+    _listwise("v3", 2048, released="2025-10-01"),
     _entry("jina-reranker-m0", "rerank", released="2025-04-08", inputs=("text", "image"), context=10240, kinds=BOTH),
     _entry("jina-reranker-v2-base-multilingual", "rerank", released="2024-06-25", context=1024, kinds=BOTH),
     _entry("jina-reranker-v1-base-en", "rerank", released="2024-02-29", context=8192),

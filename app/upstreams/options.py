@@ -12,9 +12,18 @@ from ..core.errors import InvalidRequest
 from ..core.names import nearest, not_one_of
 from ..core.parameters import TABLE, Field
 from ..core.types import EndpointName, Json, Model, Target
-from .catalogue import CATALOGUE, known
+from .catalogue import CATALOGUE, CatalogueEntry, known
 
 INPUT_TYPES = ("query", "document")
+MAX_DOC_LENGTH = 8192
+BOOLEANS = (
+    "late_chunking",
+    "normalized",
+    "return_embeddings",
+    "return_multivector",
+    "return_tokenized_input",
+    "truncate",
+)
 
 # The fields that are not always sent to Jina's models.
 JUDGED: Mapping[EndpointName, Mapping[str, Field]] = {
@@ -29,10 +38,13 @@ Models = tuple[Model, Model]
 def fitting(body: Json, target: Target, endpoint: EndpointName) -> Json:
     """The fields to be sent to the target's model; all options if the catalogue does not have the model.
 
-    Raises InvalidRequest for an option that the model does not have, and for an invalid value of one that it has.
+    Raises InvalidRequest for an option that the model does not have, for an invalid value of one that it has, and for
+    two that exclude each other.
     """
     judged, entry = JUDGED[endpoint], known(target.name)
     models = (entry.model, target.model) if entry else None
+    if models:
+        _check_together(body, models[0])
     return {n: value for n, value in body.items() if n not in judged or _goes(n, value, judged[n], models)}
 
 
@@ -94,9 +106,59 @@ def _check_dimensions(value: int, known: Model, here: Model) -> None:
         raise InvalidRequest(f"dimensions must be at most {largest} for {known.id}", param="dimensions")
 
 
+def _check_together(body: Json, known: Model) -> None:
+    """A vector for each token always has the same size."""
+    both = body.get("return_multivector") is True and body.get("dimensions") is not None
+    if both and "return_multivector" in known.features:
+        told = f"{known.id} takes dimensions or return_multivector, not both: omit one"
+        raise InvalidRequest(told, param="dimensions")
+
+
+def _check_boolean(name: str) -> Callable[[Any, Model, Model], None]:
+    def check(value: Any, known: Model, here: Model) -> None:
+        if not isinstance(value, bool):
+            raise InvalidRequest(f"{name} must be true or false", param=name)
+
+    return check
+
+
 # The checks of the values of options that the model has; each raises InvalidRequest.
 CHECKS: Mapping[str, Callable[[Any, Model, Model], None]] = {
     "dimensions": _check_dimensions,
     "input_type": _check_input_type,
     "task": _check_task,
+    **{name: _check_boolean(name) for name in BOOLEANS},
 }
+
+
+def parameters(model: Model, name: str) -> dict[str, Json]:
+    """The options of a model as JSON Schemas by name, for those who list models; chat models have none here.
+
+    ``name`` is the model's at its upstream. ``trained_from`` is the smallest size of a vector for which the model was
+    trained.
+    """
+    table = {**TABLE["embeddings"], **TABLE["rerank"]}
+    entry = known(name) or CatalogueEntry(model)
+    found: dict[str, Json] = {
+        option: {"type": "boolean", "default": table[option].default} for option in BOOLEANS if option in model.features
+    }
+    if "dimensions" in model.features:
+        found["dimensions"] = _dimensions(model, entry.least)
+    if model.tasks:
+        found["task"] = {"type": "string", "enum": list(model.tasks)}
+    if "input_type" in model.features:
+        found["input_type"] = {"type": "string", "enum": list(INPUT_TYPES), "default": table["input_type"].default}
+    if "max_doc_length" in model.features:
+        found["max_doc_length"] = {"type": "integer", "minimum": 1, "maximum": MAX_DOC_LENGTH}
+    for option in found.keys() & entry.defaults.keys():
+        found[option]["default"] = entry.defaults[option]
+    return dict(sorted(found.items()))
+
+
+def _dimensions(model: Model, least: int | None) -> Json:
+    usual: Json = {"default": model.dimensions} if model.dimensions else {}
+    if model.dimensions_allowed:
+        return {"type": "integer", "enum": list(model.dimensions_allowed), **usual}
+    most = model.largest or model.dimensions
+    bounds = {"minimum": 1, **({"maximum": most} if most else {})}
+    return {"type": "integer", **bounds, **usual, **({"trained_from": least} if least else {})}

@@ -558,8 +558,13 @@ def test_models_prints_what_each_model_can_do(configured: dict[str, Any]) -> Non
         """\
         MODEL               ENDPOINTS           INPUTS       DIMENSIONS  UPSTREAMS
         jina-embeddings-v3  embeddings          text         1024        jina, aihubmix
+          8,192 tokens; dimensions 1-1024; late_chunking; normalized; task
+          retrieval.query, retrieval.passage, text-matching, classification, separation;
+          truncate
         jina-colbert-v2     embeddings, rerank  text         128         aihubmix, jina
+          8,192 tokens; dimensions 64, 96, 128; input_type query, document
         jina-reranker-m0    rerank              text, image              jina, aihubmix
+          10,240 tokens
         house               embeddings          text         64          own
 
         ALIAS       OF

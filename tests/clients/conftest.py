@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 
@@ -45,21 +46,27 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["TIKTOKEN_CACHE_DIR"] = str(cache)
 
 
+@contextmanager
+def served(settings: Settings) -> Iterator[Beside]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    beside = Beside(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    server = Server(create_app(settings, beside.records.append), settings)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+    thread.start()
+    try:
+        yield beside
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listener.close()
+
+
 @pytest.fixture(scope="session")
 def running(vocabulary: None) -> Iterator[Beside]:
     with Sandbox(pace=0) as sandbox:
         settings = in_sandbox(Settings(caller_key=SecretStr(CALLER_KEY)), sandbox.urls)
-        listener = socket.create_server(("127.0.0.1", 0))
-        beside = Beside(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        server = Server(create_app(settings, beside.records.append), settings)
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
-        thread.start()
-        try:
+        with served(settings) as beside:
             yield beside
-        finally:
-            server.should_exit = True
-            thread.join(20)
-            listener.close()
 
 
 @pytest.fixture

@@ -227,6 +227,10 @@ def test_the_listing_has_openais_shape_and_what_the_model_can_do() -> None:
         "tasks": [],
         "max_inputs": 512,
         "features": ["input_type", "multivector", "dimensions"],
+        "parameters": {
+            "dimensions": {"type": "integer", "enum": [64, 96, 128], "default": 128},
+            "input_type": {"type": "string", "enum": ["query", "document"], "default": "document"},
+        },
         "upstreams": ["jina", "aihubmix"],
         "alias_of": None,
     }

@@ -503,6 +503,11 @@ def test_trap_33_jinas_list_has_prefixed_ids(sandbox: Sandbox) -> None:
     assert list(first) == ["id", "name", "created", "input_modalities", "context_length", "pricing"]
     assert all(model["id"] == f"jina-ai/{model['name']}" for model in listed["data"])
     assert len({model["id"] for model in listed["data"]}) == len(listed["data"])
+    facts = {model["name"]: (model["context_length"], model["input_modalities"]) for model in listed["data"]}
+    assert facts["jina-embeddings-v4"] == (32_768, ["text", "image", "pdf"])
+    assert facts["jina-reranker-v3.5"] == (131_072, ["text"])
+    assert facts["jina-reranker-m0"] == (10_240, ["text", "image"])
+    assert facts["jina-vlm"] == (32_768, ["text", "image"])
 
 
 def test_aihubmix_lists_in_openais_form(sandbox: Sandbox) -> None:

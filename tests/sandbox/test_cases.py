@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from app.sandbox import CASES, Sandbox
-from app.sandbox.server import HOSTS, respond
-from app.sandbox.wire import Whole, encode
+from app.sandbox.server import hosts, respond
+from app.sandbox.wire import Ask, Whole, encode
 
 HOST_NAMES = ("jina", "deepsearch", "aihubmix")
 MODELS = {"jina": "jina-vlm", "deepsearch": "jina-deepsearch-v1", "aihubmix": "jina-deepsearch-v1"}
@@ -417,12 +417,13 @@ TALK = some.lists(
 )
 def test_no_body_breaks_the_sandbox(host: str, path: str, model: str, options: dict[str, Any], talk: list[Any]) -> None:
     body = {"messages": talk, **options, "model": model}
-    answer = respond(f"/{host}/v1{path}", "POST", "Bearer k", msgspec.json.encode(body))
+    ask = Ask("POST", f"/{host}/v1{path}", msgspec.json.encode(body), headers={"authorization": "Bearer k"})
+    answer = respond(ask, hosts())
     items = [answer.body] if isinstance(answer, Whole) else answer.items
     assert all(encode(item) for item in items if isinstance(item, dict))
     assert 200 <= answer.status <= 524
 
 
 def test_only_known_hosts_are_there() -> None:
-    assert list(HOSTS) == ["jina", "deepsearch", "aihubmix"]
-    assert respond("/elsewhere/v1/models", "GET", None, b"").status == 404
+    assert list(hosts()) == ["jina", "deepsearch", "aihubmix", "reader", "search", "svip"]
+    assert respond(Ask("GET", "/elsewhere/v1/models"), hosts()).status == 404

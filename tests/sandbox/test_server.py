@@ -24,11 +24,12 @@ KEY = {"authorization": "Bearer sandbox-key"}
 def test_its_urls_answer_as_soon_as_it_has_started() -> None:
     sandbox = Sandbox(pace=0).start()
     try:
-        assert list(sandbox.urls) == ["jina", "deepsearch", "aihubmix"]
+        assert list(sandbox.urls) == ["jina", "deepsearch", "aihubmix", "reader", "search", "svip"]
         for name, url in sandbox.urls.items():
+            versioned = name in ("jina", "deepsearch", "aihubmix")
             assert url.startswith("http://127.0.0.1:")
-            assert url.endswith(f"/{name}/v1")
-            answer = httpx.get(f"{url}/models")
+            assert url.endswith(f"/{name}/v1" if versioned else f"/{name}")
+            answer = httpx.get(f"{url}/models" if versioned else f"{url}/?q=tides", headers=KEY)
             assert (answer.status_code, answer.headers["x-sandbox"]) == (200, "torii")
     finally:
         sandbox.stop()

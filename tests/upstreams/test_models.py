@@ -97,6 +97,39 @@ def test_options_that_not_every_model_takes() -> None:
     }
 
 
+def test_the_smallest_size_that_a_model_was_trained_for() -> None:
+    least = {name: entry.least for name, entry in CATALOGUE.items() if entry.least}
+    assert least == {
+        **{f"jina-embeddings-v5-{kind}": 32 for kind in ("text-small", "text-nano", "omni-small", "omni-nano")},
+        "jina-embeddings-v4": 128,
+        "jina-code-embeddings-0.5b": 64,
+        "jina-code-embeddings-1.5b": 128,
+    }
+
+
+def test_the_task_of_a_call_without_one() -> None:
+    tasks = {name: entry.defaults["task"] for name, entry in CATALOGUE.items() if "task" in entry.defaults}
+    assert tasks == {
+        **dict.fromkeys((name for name in EMBEDDINGS if "-v5-" in name), "text-matching"),
+        "jina-embeddings-v4": "text-matching",
+        **dict.fromkeys((name for name in EMBEDDINGS if "-code-embeddings-" in name), "nl2code.query"),
+    }
+    assert all(task in CATALOGUE[name].model.tasks for name, task in tasks.items())
+
+
+def test_rerankers_that_read_all_documents_together() -> None:
+    listwise = {name: entry for name, entry in CATALOGUE.items() if "listwise" in entry.model.features}
+    read = {name: (entry.model.context, entry.defaults["max_doc_length"]) for name, entry in listwise.items()}
+    assert read == {"jina-reranker-v3": (131_072, 2048), "jina-reranker-v3.5": (131_072, 8192)}
+    assert CATALOGUE["jina-reranker-m0"].model.context == 10_240
+
+
+def test_the_vision_model_is_a_chat_model_of_jinas_own_api() -> None:
+    model = CATALOGUE["jina-vlm"].model
+    assert (model.endpoints, model.inputs, model.context) == (("chat",), ("text", "image"), 32_768)
+    assert not model.deepsearch
+
+
 def test_tasks_and_inputs_of_the_families() -> None:
     assert CATALOGUE["jina-embeddings-v3"].model.tasks == (
         "retrieval.query",

@@ -9,7 +9,8 @@ import pytest
 
 from app.core.types import Json
 from app.sandbox.server import Sandbox
-from app.upstreams.catalogue import CATALOGUE
+from app.upstreams.catalogue import CATALOGUE, CatalogueEntry
+from app.upstreams.options import parameters
 
 from ..answering import both, seen_by
 from ..conftest import RunningGateway, ScriptedUpstream, running_gateway, settings_for
@@ -149,6 +150,20 @@ V3_TASKS = "retrieval.query, retrieval.passage, text-matching, classification, s
         ("jina-embeddings-v3", "dimensions", True, "dimensions must be a whole number of at least 1"),
         ("jina-embeddings-v3", "dimensions", 64.0, "dimensions must be a whole number of at least 1"),
         ("text-embedding-3-small", "dimensions", "64", "dimensions must be a whole number of at least 1"),
+        ("jina-embeddings-v3", "late_chunking", "yes", "late_chunking must be true or false"),
+        ("jina-embeddings-v5-text-nano", "normalized", 1, "normalized must be true or false"),
+        (
+            "jina-embeddings-v5-text-nano",
+            "dimensions",
+            1025,
+            "dimensions must be at most 1024 for jina-embeddings-v5-text-nano",
+        ),
+        (
+            "jina-code-embeddings-0.5b",
+            "dimensions",
+            897,
+            "dimensions must be at most 896 for jina-code-embeddings-0.5b",
+        ),
         (
             "jina-colbert-v2",
             "input_type",
@@ -175,12 +190,41 @@ async def test_what_a_reranker_cannot_do_is_a_400(here: Both) -> None:
     answers = [
         await gateway.post("/v1/rerank", {**RANK, "return_embeddings": True}),
         await gateway.post("/v2/rerank", {**RANK, "relevant_spans": {"mode": "enabled"}}),
+        await gateway.post("/v1/rerank", {**RANK, "model": "jina-reranker-v3", "return_embeddings": "all"}),
     ]
     assert [(answer.status_code, answer.json()["detail"]) for answer in answers] == [
         (400, has_no("jina-reranker-m0", "return_embeddings", "jina-reranker-v3", "jina-reranker-v3.5")),
         (400, "jina-reranker-m0 has no option relevant_spans: omit it"),
+        (400, "return_embeddings must be true or false"),
     ]
     assert seen_by(jina, aihubmix) == []
+
+
+async def test_a_vector_for_each_token_has_a_size_of_its_own(here: Both) -> None:
+    gateway, jina, aihubmix = here
+    body = {"model": "jina-embeddings-v4", "input": ["Hi"], "dimensions": 128, "return_multivector": True}
+    response = await gateway.post("/v1/embeddings", body)
+    error = response.json()["error"]
+    says = "jina-embeddings-v4 takes dimensions or return_multivector, not both: omit one"
+    assert (response.status_code, error["message"], error["param"]) == (400, says, "dimensions")
+    assert seen_by(jina, aihubmix) == []
+    assert (await gateway.post("/v1/embeddings", {**body, "return_multivector": False})).status_code == 200
+
+
+async def test_sizes_below_those_a_model_was_trained_for_are_passed_on(here: Both) -> None:
+    gateway, jina, _ = here
+    body = {"model": "jina-embeddings-v5-text-small", "input": ["Hi"], "dimensions": 16}
+    assert (await gateway.post("/v1/embeddings", body)).status_code == 200
+    assert seen_by(jina) == [body]
+
+
+@pytest.mark.parametrize("model", ["jina-reranker-v3", "jina-reranker-v3.5"])
+async def test_a_listwise_reranker_gets_all_documents_in_one_call(here: Both, model: str) -> None:
+    gateway, jina, _ = here
+    documents = [f"document {number}" for number in range(700)]
+    body = {"model": model, "query": "q", "documents": documents, "max_doc_length": 8192, "top_n": 1}
+    assert (await gateway.post("/v1/rerank", body)).status_code == 200
+    assert seen_by(jina) == [{**body, "return_documents": False}]
 
 
 async def test_v5_nano_is_asked_for_as_many_dimensions_as_jinas_description_allows(here: Both) -> None:
@@ -240,6 +284,38 @@ async def test_what_deepsearch_does_not_do_is_refused(
     error = response.json()["error"]
     assert (response.status_code, error["message"], error["param"]) == (400, says, field)
     assert seen_by(jina, aihubmix) == []
+
+
+def test_the_options_of_a_model_as_schemas() -> None:
+    def of(name: str) -> Json:
+        return parameters(CATALOGUE[name].model, name)
+
+    tasks = ["retrieval.query", "retrieval.passage", "text-matching", "classification", "clustering"]
+    assert of("jina-embeddings-v5-text-nano") == {
+        "dimensions": {"type": "integer", "minimum": 1, "maximum": 1024, "default": 768, "trained_from": 32},
+        "normalized": {"type": "boolean", "default": True},
+        "task": {"type": "string", "enum": tasks, "default": "text-matching"},
+        "truncate": {"type": "boolean", "default": False},
+    }
+    assert of("jina-embeddings-v3")["dimensions"] == {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 1024,
+        "default": 1024,
+    }
+    assert "default" not in of("jina-embeddings-v3")["task"]
+    assert of("jina-reranker-v3") == {
+        "max_doc_length": {"type": "integer", "minimum": 1, "maximum": 8192, "default": 2048},
+        "return_embeddings": {"type": "boolean", "default": False},
+    }
+    assert of("jina-reranker-m0") == of("jina-deepsearch-v1") == of("jina-vlm") == {}
+
+
+@pytest.mark.parametrize("entry", CATALOGUE.values(), ids=CATALOGUE)
+def test_every_option_of_a_model_is_described(entry: CatalogueEntry) -> None:
+    answers = {"multivector", "sparse", "reasoning", "citations", "listwise"}
+    options = set(entry.model.features) - answers | ({"task"} if entry.model.tasks else set())
+    assert set(parameters(entry.model, entry.model.id)) == options
 
 
 # --- against the sandbox, whose Jina has its own facts about the models -------------------------
