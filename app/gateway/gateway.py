@@ -35,6 +35,8 @@ class CallResult(Value, frozen=True):
     headers: dict[str, str]
     body: bytes = b""
     events: CallerStream | None = None
+    status: int = 200
+    media: str = "application/json"
 
 
 class Gateway:
@@ -186,9 +188,10 @@ def _answer(endpoint: Endpoint, record: CallRecord, outcome: MergedReply, *, pai
     record.cache = outcome.state
     record.free = None if paid else outcome.reply["usage"]
     record.cached_tokens = outcome.cached_tokens
-    body = endpoint.render(record.call, outcome.reply)
-    record.end(200)
-    return CallResult({**provenance(outcome.target), **outcome.headers}, body)
+    body, status, media, own = endpoint.answer(record.call, outcome.reply)
+    record.end(status)
+    headers = {**provenance(outcome.target), **outcome.headers, **own}
+    return CallResult(headers, body, status=status, media=media)
 
 
 def provenance(target: Target) -> dict[str, str]:

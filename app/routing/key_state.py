@@ -70,6 +70,7 @@ class KeyState:
     def __post_init__(self) -> None:
         limits = {"requests": self.limits.requests, "tokens": self.limits.tokens, "deepsearch": self.limits.deepsearch}
         self.windows = {name: SlidingWindow(limit) for name, limit in limits.items() if limit is not None}
+        self.windows |= {name: SlidingWindow(limit) for name, limit in self.limits.apis.items()}
 
     def reconfigure(self, new: KeyState) -> KeyState:
         """Takes the name and the limits of ``new``; the cooldown, the calls and the use of the limits stay."""
