@@ -137,17 +137,15 @@ class Torii(FastAPI):
             return
         now = self.generations.now
         dropin = now.web.find(scope)
-        if not self.operated and scope["path"].startswith("/admin") and dropin is None:
+        if not self.operated and scope["path"].startswith("/admin"):
             self.add_operator()
-        if scope["path"] not in FIXED and dropin is None:
+        if scope["path"] not in FIXED:
             scope["path"] = meant(scope["path"], scope["raw_path"])
         send = now.access.sender(scope, send)
         handler = now.access.handler(scope) or dropin or now.web.paths.get(scope["path"])
         if handler is None and scope["method"] == "POST":
             handler = now.hot.get(scope["path"])
-        if (
-            b"%" in scope["raw_path"] and scope["path"].startswith("/admin/") and dropin is None
-        ):  # it would evade a proxy's rule
+        if b"%" in scope["raw_path"] and scope["path"].startswith("/admin/"):  # it would evade a proxy's rule
             handler = now.handlers.error_handler(now.handlers.not_found(scope["path"]))
         if handler is not None:
             await handler(scope, receive, send)

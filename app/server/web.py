@@ -77,12 +77,16 @@ class WebRoutes:
             self._dropins[name] = Dropin(*apps)
 
     def find(self, scope: Scope) -> ASGIApp | None:
-        """The handler of a drop-in path, by the path as it came over the wire; None for any other path."""
+        """The handler of a drop-in path, by the path as it came over the wire; None for any other path.
+
+        Sets the scope's ``path`` to the drop-in's own, which guards and logs see: the rest is what somebody reads.
+        """
         if self._hosts and (found := self._of_host(scope)) is not None:
             return found
         raw: bytes = scope["raw_path"]
         name = raw[1:2].decode("latin-1")
         if raw[2:3] in (b"", b"/") and raw[:1] == b"/" and name in self._dropins:
+            scope["path"] = f"/{name}/"
             return self._dropins[name].named
         return None
 
@@ -96,7 +100,10 @@ class WebRoutes:
             return None
         if any(value.startswith(b"torii/") for value in headers.get(b"user-agent", ())):
             return self._loop
-        return self._dropins[ROOTS[host]].root if host in ROOTS else None
+        if host not in ROOTS:
+            return None
+        scope["path"] = f"/{ROOTS[host]}/"
+        return self._dropins[ROOTS[host]].root
 
 
 _LOOP = (

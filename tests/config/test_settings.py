@@ -431,7 +431,9 @@ models:
   both: {{alias_of: a, dimensions: 3}}
   list: [{SECRET}]
 """
-FIELDS = "api_key, api_keys, tier, base_url, proxy_url, kind, limits, deepsearch_base_url"
+FIELDS = (
+    "api_key, api_keys, tier, base_url, proxy_url, search_base_url, reader_base_url, kind, limits, deepsearch_base_url"
+)
 
 
 def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:

@@ -573,3 +573,43 @@ async def test_a_breaker_counts_only_what_is_the_providers(reader: RunningGatewa
     for _ in range(6):
         await reader.post("/v1/reader", READ)
     assert breaker.open
+
+
+# What nobody may see, and who may call.
+
+
+async def test_no_log_has_the_address_of_a_page_or_a_picture(
+    closed: RunningGateway, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream.plays(replies(b"", 302, location="https://pictures.example/?signature=s1gned"))
+    key = {"authorization": f"Bearer {CALLER_KEY}", "x-respond-with": "screenshot"}
+    with caplog.at_level(logging.INFO, "torii"):
+        await closed.client.get("/r/https%3A%2F%2Fa.example%2F%3Fpassword%3Dpa55")
+        await closed.client.get("/r/http://localhost/pa55", headers=key)
+        assert (await closed.client.get("/r/https://a.example/pa55?pa55", headers=key)).status_code == 302
+        await closed.ended(1)
+    assert "refused" in caplog.text
+    assert "pa55" not in caplog.text
+    assert "s1gned" not in caplog.text
+
+
+async def test_a_page_of_another_site_cannot_read(reader: RunningGateway, upstream: ScriptedUpstream) -> None:
+    """Not even by a link: a read costs the operator's tokens."""
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    for path in ("/r/https://a.example", "/s/x", "/v1/reader?url=a.example"):
+        for headers in (link, {"origin": "https://evil.example"}, {"host": "rebound.example"}):
+            assert (await reader.client.get(path, headers=headers)).status_code == 403
+    assert upstream.seen == []
+
+
+async def test_no_key_leaks_in_any_direction(closed: RunningGateway, upstream: ScriptedUpstream) -> None:
+    said = f"the key {JINA_KEY} of {CALLER_KEY} at r.jina.ai is not welcome"
+    key = {"authorization": CALLER_KEY}
+    for status, inner in ((400, 40001), (422, 42206), (500, 50001)):
+        upstream.plays(replies({"code": status, "status": inner, "name": JINA_KEY, "message": said}, status))
+        for accept in ("application/json", "text/plain", "text/event-stream"):
+            answer = await closed.client.get("/r/https://a.example", headers={**key, "accept": accept})
+            assert answer.status_code >= 400
+            assert JINA_KEY not in answer.text + str(answer.headers)
+            assert CALLER_KEY not in answer.text + str(answer.headers)
+    assert all(CALLER_KEY not in str(seen.headers) + seen.raw.decode() for seen in upstream.seen)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -357,3 +359,78 @@ async def test_equal_reads_under_way_are_one_upstream_call(upstream: ScriptedUps
         answers = [await call for call in calls]
     assert sorted(answer.headers["x-torii-cache"] for answer in answers) == ["hit", "hit", "miss"]
     assert len(upstream.seen) == 1
+
+
+# Several accounts, callers who leave, large pages.
+
+
+async def test_another_account_reads_what_the_first_cannot(
+    upstream: ScriptedUpstream, other_upstream: ScriptedUpstream
+) -> None:
+    settings = settings_for(upstream.url)
+    second = settings.upstreams["jina"].model_copy(update={"reader_base_url": f"{other_upstream.url}/reader"})
+    settings = settings.model_copy(update={"upstreams": {"jina": settings.upstreams["jina"], "second": second}})
+    other_upstream.plays(replies(PAGE))
+    async with running_gateway(settings) as gateway:
+        for status, inner, name in ((402, 40203, "second"), (500, 50001, "second"), (503, 50301, "second")):
+            upstream.plays(failure(status, inner))
+            answer = await gateway.post("/v1/reader", READ)
+            assert (answer.status_code, answer.headers["x-torii-upstream"]) == (200, name)
+    async with running_gateway(settings) as gateway:
+        upstream.plays(failure(422, 42206))
+        assert (await gateway.post("/v1/reader", READ)).status_code == 422  # an answer: nobody else is asked
+    assert len(other_upstream.seen) == 3
+
+
+async def test_a_caller_who_leaves_ends_the_read(upstream: ScriptedUpstream) -> None:
+    never = asyncio.Event()
+    upstream.plays(streams(never))
+    async with running_gateway(settings_for(upstream.url)) as gateway:
+        call = asyncio.create_task(gateway.post("/v1/reader", READ))
+        await until(lambda: len(upstream.seen) == 1)
+        call.cancel()
+        await upstream.gone()
+        (record,) = await gateway.ended(1)
+    assert record.status == 499
+
+
+LARGE = 3 * 1024 * 1024
+
+
+async def test_pages_up_to_the_limit_pass_and_leave_nothing_behind(upstream: ScriptedUpstream) -> None:
+    piece = b"a" * 65_536
+    pieces = [piece] * (LARGE // len(piece))
+    async with running_gateway(settings_for(upstream.url, max_reply_megabytes=3)) as gateway:
+        upstream.plays(streams(*pieces, content_type="text/plain"))
+        await drained(gateway)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(5):
+                assert await drained(gateway) == LARGE
+            gc.collect()
+            after, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert after - before < LARGE // 2
+        assert peak - before < 5 * LARGE
+        upstream.plays(streams(*pieces, b"a", content_type="text/plain"))
+        answer = await gateway.client.get("/r/https://a.example")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_too_large")
+
+
+async def drained(gateway: RunningGateway) -> int:
+    """The bytes of a page, which are read and thrown away."""
+    async with gateway.client.stream("GET", "/r/https://a.example") as answer:
+        assert answer.status_code == 200
+        return sum([len(data) async for data in answer.aiter_raw()])
+
+
+async def test_a_page_that_is_cut_is_no_page(upstream: ScriptedUpstream) -> None:
+    async with running_gateway(settings_for(upstream.url)) as gateway:
+        for form, path in (("application/json", "/v1/reader"), ("text/plain", "/r")):
+            upstream.plays(streams(msgspec.json.encode(PAGE)[:-9], end="cut", content_type=form))
+            answer = await gateway.post(path, READ)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_error")
+    assert len(upstream.seen) == 2
