@@ -45,11 +45,12 @@ class PageRule:
     kind: type[TargetRefused] = TargetRefused
 
 
+SUSPENDED = 40304  # the account, not the page
 # The first that fits is the rule. Errors that are not of the page are in ``_others``.
 RULES = (
     PageRule("40001", 400, "invalid_request"),
     PageRule("40202", 400, "tier_feature"),
-    PageRule("40301", 403, "target_blocked"),
+    PageRule("403", 403, "target_blocked"),
     PageRule("451", 403, "target_blocked"),
     PageRule("408", 504, "target_timeout", TargetFailed),
     PageRule("40902", 403, "robots_denied"),
@@ -71,7 +72,7 @@ def page_failure(reply: Reply, call: WebCall, upstream: str) -> UpstreamError:
     if 300 <= reply.status < 400:
         return UpstreamRedirected(f"{upstream} answered with a redirect, which is not followed")
     for rule in RULES:
-        if str(inner).startswith(rule.inner):
+        if str(inner).startswith(rule.inner) and inner != SUSPENDED:
             return rule.kind(text, status=rule.status, code=rule.code, inner=inner, name=name)
     return _others(reply, inner, text, upstream)
 

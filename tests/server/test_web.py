@@ -509,6 +509,7 @@ async def test_nothing_found_is_an_answer(reader: RunningGateway, upstream: Scri
         ((402, 40203), (503, "upstream_quota")),
         ((402, 40202), (400, "tier_feature")),
         ((403, 40301), (403, "target_blocked")),
+        ((403, 40399), (403, "target_blocked")),
         ((451, 45102), (403, "target_blocked")),
         ((408, 40801), (504, "target_timeout")),
         ((409, 40902), (403, "robots_denied")),

@@ -249,6 +249,21 @@ async def test_reader_and_search_have_limits_of_their_own(upstream: ScriptedUpst
         assert (await gateway.post("/v1/search", {"q": "x"})).status_code == 200
 
 
+async def test_a_429_of_the_reader_rests_the_reader_only(upstream: ScriptedUpstream) -> None:
+    settings = settings_for(upstream.url, queue_timeout_seconds=0.05)
+    async with running_gateway(settings) as gateway:
+        upstream.plays(failure(429, 42903, retry_after="30"))
+        for _ in range(2):
+            answer = await gateway.post("/v1/reader", READ)
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "30")
+        assert len(upstream.seen) == 1  # the second call was not sent: its time is known
+        upstream.plays(replies(RESULTS))
+        assert (await gateway.post("/v1/search", {"q": "x"})).status_code == 200
+        upstream.plays(replies({"data": [{"index": 0, "embedding": [0.5]}], "usage": {"total_tokens": 1}}))
+        body = {"model": "jina-embeddings-v3", "input": "a"}
+        assert (await gateway.post("/v1/embeddings", body)).status_code == 200
+
+
 def with_limits(settings: Any, limits: dict[str, int]) -> Any:
     jina = settings.upstreams["jina"].model_copy(update={"limits": KeyLimits(**limits)})
     return settings.model_copy(update={"upstreams": {"jina": jina}})
