@@ -35,7 +35,7 @@ class Search(WebEndpoint):
 
     def read(self, request: WebRequest) -> WebCall:
         fields = {SPELLINGS.get(name, name): value for name, value in request.fields.items() if name not in KEYS}
-        body = {"q": _query(fields.pop("q", None), request.target), **_parameters(fields, typed=request.typed)}
+        body = {"q": _query(fields.pop("q", None), request.target), **_parameters(fields)}
         asked = WebRequest(fields=fields, headers=request.headers, typed=request.typed)
         options = chosen(asked, (*OPTIONS, *SEARCH_OPTIONS), self.rules.allow)
         call = WebCall(endpoint=SEARCH, model=SEARCH_MODEL, body=body, seconds=self.rules.search_seconds)
@@ -49,14 +49,14 @@ def _query(given: Any, target: str | None) -> str:
     return query.strip()
 
 
-def _parameters(fields: Json, *, typed: bool) -> Json:
+def _parameters(fields: Json) -> Json:
     """Takes the parameters of the search out of ``fields``. Raises InvalidRequest."""
     if fields.get("engine") in PROVIDERS:  # else it is the engine for the pages
         fields.setdefault("provider", fields.pop("engine"))
     found: Json = {}
     for name in WHOLE:
         if (value := fields.pop(name, None)) is not None:
-            found[name] = _whole(name, value, typed=typed)
+            found[name] = _whole(name, value)
     for name, values in (("type", TYPES), ("provider", PROVIDERS)):
         if (value := fields.pop(name, None)) is not None:
             if value not in values:
@@ -73,7 +73,8 @@ def _parameters(fields: Json, *, typed: bool) -> Json:
     return found
 
 
-def _whole(name: str, value: Any, *, typed: bool) -> int:
+def _whole(name: str, value: Any) -> int:
+    """The number, which a query has as text. Raises InvalidRequest."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         value = int(value)
     least, most = (0, MOST) if name == "num" else (0, 10_000)

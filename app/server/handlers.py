@@ -219,6 +219,7 @@ class Handlers:
         media = "application/json"
         if exchange.refusal is not None:
             body, media = exchange.refusal(error, self._redactor.envelope(error))
+            head.append((b"x-content-type-options", b"nosniff"))
         head += await what_is_left(exchange)
         unread = isinstance(error, UNREAD)
         await exchange.answer(error.status, body, head, more=unread, media=media)

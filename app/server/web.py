@@ -23,7 +23,7 @@ from ..core.origins import place
 from ..core.types import Json
 from ..core.web import WebRequest, web_envelope
 from ..endpoints.incoming import RequestContext, json_object
-from ..endpoints.pages import HARMLESS, JSON, WebEndpoint, accepted, form_of, takes
+from ..endpoints.pages import JSON, WebEndpoint, accepted, form_of, takes
 from ..endpoints.targets import decoded
 from .handlers import Handlers, context
 from .http import HTTPExchange, headers_of
@@ -177,7 +177,6 @@ class WebRefusal:
 
 # Headers that hold a key.
 KEYS = frozenset((b"authorization", b"api-key", b"x-api-key"))
-HARMLESS_HEAD = [(name.encode(), value.encode()) for name, value in HARMLESS.items()]
 
 
 def _is_option(name: str) -> bool:

@@ -474,6 +474,7 @@ async def test_a_key_in_a_query_of_ours_is_refused_and_in_a_pages_is_none(
 async def test_a_refusal_has_the_form_that_the_caller_reads(closed: RunningGateway) -> None:
     response = await closed.client.get("/r/https://a.example", headers={"accept": "text/plain"})
     assert (response.status_code, response.headers["content-type"]) == (401, "text/plain; charset=utf-8")
+    assert response.headers["x-content-type-options"] == "nosniff"
     assert response.text.startswith("AuthenticationRequiredError: ")
     assert response.text.endswith("\n")
     response = await closed.client.get("/r/https://a.example", headers={"accept": "*/*"})
