@@ -249,6 +249,8 @@ def settings_for(jina: str | None, aihubmix: str | None = None, **values: Any) -
         upstreams["jina"] = {
             "base_url": f"{jina}/v1",
             "deepsearch_base_url": f"{jina}/deepsearch/v1",
+            "reader_base_url": f"{jina}/reader",
+            "search_base_url": f"{jina}/search",
             "api_key": JINA_KEY,
         }
     if aihubmix:

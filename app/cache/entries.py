@@ -19,7 +19,7 @@ from ..core.vectors import Shape, Vector, field_of
 
 # The fields of an answer that may be stored. Any other field might repeat the request, as tokenized_input does.
 HEAD = frozenset(["created", "data", "id", "meta", "model", "object", "provider", "request_id", "results", "usage"])
-ITEM = frozenset(["embedding", "embeddings", "index", "object", "relevance_score"])
+ITEM = frozenset(["embedding", "embeddings", "index", "object", "page", "relevance_score"])
 
 JSON = (msgspec.Raw, Vector)  # values that are JSON bytes already
 

@@ -10,6 +10,7 @@ keep       stores the entries of the answer
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from typing import Protocol
@@ -19,6 +20,7 @@ import msgspec
 from ..core.errors import UpstreamFailed
 from ..core.types import Call, Json, Route, Target
 from ..core.vectors import encoded
+from ..core.web import WebCall
 from .digests import keys_of, part_of
 from .entries import CacheEntry, unpacked
 from .memory import Memory
@@ -94,7 +96,8 @@ class Cache:
         lookup = Lookup(self, call, route, caller if private or self._per_caller else "")
         lookup.pure = pure
         lookup.writes = on
-        lookup.reads = on and b"no-cache" not in directives
+        fresh = isinstance(call, WebCall) and call.fresh
+        lookup.reads = on and not fresh and b"no-cache" not in directives
         return lookup
 
     def in_memory(self, keys: list[bytes]) -> dict[bytes, CacheEntry]:
@@ -140,18 +143,21 @@ class Cache:
         """True if ``target`` is worth a lookup: digests cost the most here, and most upstreams are never asked."""
         return self._store is not None or (self._tiers is not None and _place(target) in self._tiers.places)
 
-    def write(self, entries: Mapping[bytes, CacheEntry], target: Target | None = None) -> None:
-        """Stores entries in the memory and the store. ``target`` is the one that answered."""
+    def write(
+        self, entries: Mapping[bytes, CacheEntry], target: Target | None = None, seconds: float = math.inf
+    ) -> None:
+        """Stores entries in the memory and the store, for at most ``seconds``. ``target`` is the one that answered."""
         now = self._clock()
         if self._tiers is not None and target is not None:
             self._tiers.places.add(_place(target))
+        lifetime = min(self._seconds, seconds)
         storable = {key: entry for key, entry in entries.items() if entry.storable}
         if self._memory is not None:
             for key, entry in storable.items():
-                self._memory.put(key, entry, now + self._seconds)
+                self._memory.put(key, entry, now + lifetime)
         if self._store is not None and storable:
             values = {key: entry.pack() for key, entry in storable.items()}
-            self._store.write(values, now, now + self._seconds)
+            self._store.write(values, now, now + lifetime)
 
     async def aclose(self) -> None:
         if self._tiers is not None:
@@ -230,15 +236,16 @@ class Lookup:
         """Stores the answers, each part under the keys of the target that answered it."""
         if not found.keys:
             return
+        seconds = self._call.keeps if isinstance(self._call, WebCall) else math.inf
         if {_place(target) for target, _ in answers} == {_place(found.target)}:
-            self._cache.write(found.fresh, found.target)
+            self._cache.write(found.fresh, found.target, seconds)
             return
         for part, (target, reply) in zip(parts, answers, strict=True):
             own = Partition(part, target, keys_of(part, target, self._owner), {})
             if len(own.missing) < len(own.keys):
                 continue  # inputs with equal keys at this target only: their vectors cannot be assigned
             own.filled(reply, target)
-            self._cache.write(own.fresh, target)
+            self._cache.write(own.fresh, target, seconds)
 
 
 def _place(target: Target) -> tuple[str, str]:

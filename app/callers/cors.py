@@ -14,9 +14,11 @@ MAX_AGE_SECONDS = 7200
 EXPOSED = (
     "x-request-id",
     "x-torii-cache",
+    "x-torii-dropped",
     "x-torii-sandbox",
     "x-torii-upstream",
     "x-torii-upstream-model",
+    "x-usage-tokens",
     "x-should-retry",
     "retry-after",
     "x-ratelimit-limit-requests",

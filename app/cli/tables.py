@@ -11,6 +11,7 @@ from textwrap import fill
 
 from .. import __version__
 from ..config.fields import AUTO
+from ..config.sections import BASE_URLS, UpstreamSettings
 from ..config.settings import DEFAULT_FILE, Settings
 from ..config.sources import CONFIG_VARIABLE, CREDENTIALS, PREFIX
 from ..core.types import Json, Key
@@ -100,8 +101,17 @@ def upstreams(settings: Settings, width: int = WIDTH) -> str:
     proxies = build_proxies(settings)
     for name, upstream in settings.upstreams.items():
         ways = dict.fromkeys(proxies[there].name for url in upstream.urls if (there := place(url)) in proxies)
-        rows.append((name, " and ".join(upstream.urls), _key(settings, name), _words(ways)))
+        rows.append((name, " and ".join(_addresses(upstream, settings)), _key(settings, name), _words(ways)))
     return table(("UPSTREAM", "BASE URL", "KEY", "PROXY"), rows, width=width)
+
+
+def _addresses(upstream: UpstreamSettings, settings: Settings) -> list[str]:
+    """The addresses of an upstream. Those of reader and search only if they are set: most lines would be twice as
+    long."""
+    usual = {"base_url": None, "deepsearch_base_url": None}
+    known = {**BASE_URLS.get(upstream.kind, {}), **usual}
+    named = upstream.addresses.items()
+    return [url for name, url in named if name in usual or (url != known.get(name) and not settings.sandboxed)]
 
 
 def _key(settings: Settings, name: str) -> str:

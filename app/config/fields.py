@@ -19,6 +19,7 @@ from pydantic_settings import NoDecode
 from ..core.origins import host_name, page_origin
 from ..core.zones import zone_of
 from ..endpoints import ENDPOINTS
+from ..endpoints.web_options import SECRETS
 from ..storage.files import read
 from ..upstreams.catalogue import PREFIX
 from ..upstreams.client.proxies import parse
@@ -26,8 +27,10 @@ from .sources import QUOTED, quoted
 
 if TYPE_CHECKING:
     EndpointName = str
-else:  # the names in the registry
+    SecretOption = str
+else:  # the names in the registry and in the table
     EndpointName = Literal[tuple(ENDPOINTS)]
+    SecretOption = Literal[SECRETS]
 
 DEEPSEARCH_LEAST = 10_000  # tokens, the smallest budget of a DeepSearch run
 AUTO = "auto"
@@ -40,10 +43,12 @@ PLACEHOLDER = "change-me-this-is-only-an-example"
 KNOWN = "is the published example key; generate one with `openssl rand -hex 24`"
 
 _UPSTREAM_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-# Endings of a base URL that wrongly includes an endpoint's path or its beginning: /chat/completions, /chat.
+# Endings of a base URL that wrongly includes an endpoint's path or its beginning: /chat/completions, /chat. Pages and
+# searches are at the root of hosts of their own, so /reader may be where a proxy has them.
 _ENDPOINT_PATHS = [
     ending
     for endpoint in ENDPOINTS.values()
+    if not endpoint.gets
     for ending in accumulate(f"/{part}" for part in endpoint.paths[0].split("/")[2:])
 ]
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -220,6 +225,7 @@ def listed(value: Any) -> Any:
 
 HostNames = Annotated[list[Annotated[str, AfterValidator(host_name)]], NoDecode, BeforeValidator(listed)]
 PageOrigins = Annotated[list[Annotated[str, AfterValidator(page_origin)]], NoDecode, BeforeValidator(listed)]
+SecretOptions = Annotated[list[SecretOption], NoDecode, BeforeValidator(listed)]
 UpstreamName = Annotated[str, AfterValidator(upstream_name)]
 UpstreamKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(sendable)]
 CallerKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(strong)]

@@ -27,6 +27,7 @@ from .fields import (
     ProxyUrl,
     RedisUrl,
     Seconds,
+    SecretOptions,
     Section,
     Text,
     UpstreamKey,
@@ -80,18 +81,45 @@ class KeyLimits(Section):
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
     deepsearch_per_minute: Count | None = None
+    reader_per_minute: Count | None = None
+    search_per_minute: Count | None = None
     concurrency: Count | None = None
+
+    @property
+    def apis(self) -> dict[str, int]:
+        """The requests per minute of the APIs that have limits of their own, by name."""
+        given = {"reader": self.reader_per_minute, "search": self.search_per_minute}
+        return {api: most for api, most in given.items() if most is not None}
 
 
 Tier = Literal["free", "paid", "premium"]
 
 # Jina's limits by tier. Embeddings and rerank: Jina's OpenAPI description of July 2026, which calls paid tier 1 and
-# premium tier 2. DeepSearch: its own page.
+# premium tier 2. DeepSearch: its own page. Reader and search: Jina's table of rate limits, with a key and premium.
 TIERS: dict[Tier, KeyLimits] = {
-    "free": KeyLimits(requests_per_minute=500, tokens_per_minute=1_000_000, deepsearch_per_minute=50, concurrency=5),
-    "paid": KeyLimits(requests_per_minute=500, tokens_per_minute=10_000_000, deepsearch_per_minute=50, concurrency=50),
+    "free": KeyLimits(
+        requests_per_minute=500,
+        tokens_per_minute=1_000_000,
+        deepsearch_per_minute=50,
+        reader_per_minute=500,
+        search_per_minute=100,
+        concurrency=5,
+    ),
+    "paid": KeyLimits(
+        requests_per_minute=500,
+        tokens_per_minute=10_000_000,
+        deepsearch_per_minute=50,
+        reader_per_minute=500,
+        search_per_minute=100,
+        concurrency=50,
+    ),
     "premium": KeyLimits(
-        requests_per_minute=5000, tokens_per_minute=100_000_000, deepsearch_per_minute=500, concurrency=500
+        requests_per_minute=5000,
+        tokens_per_minute=100_000_000,
+        deepsearch_per_minute=500,
+        reader_per_minute=5000,
+        search_per_minute=1000,
+        concurrency=500,
     ),
 }
 
@@ -112,6 +140,8 @@ class UpstreamSettings(Section):
     kind: Kind
     base_url: Url
     deepsearch_base_url: Url | None = None
+    reader_base_url: Url | None = None
+    search_base_url: Url | None = None
     api_key: UpstreamKey = None
     api_keys: list[KeySettings] = Field(default_factory=list)
     tier: Tier | None = None
@@ -125,7 +155,13 @@ class UpstreamSettings(Section):
 
     @property
     def urls(self) -> list[str]:
-        return [url for url in (self.base_url, self.deepsearch_base_url) if url]
+        return list(self.addresses.values())
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The URLs by the names of their settings."""
+        names = [name for name in type(self).model_fields if name.endswith("base_url")]
+        return {name: url for name in names if (url := getattr(self, name))}
 
     @property
     def keys(self) -> list[KeySettings]:
@@ -146,8 +182,9 @@ class UpstreamSettings(Section):
 
     @model_validator(mode="after")
     def _only_jina_has_two(self) -> UpstreamSettings:
-        if self.deepsearch_base_url and self.kind != "jina":
-            raise ValueError("deepsearch_base_url is for an upstream of kind jina only")
+        further = next((name for name in self.addresses if name != "base_url"), None)
+        if further and self.kind != "jina":
+            raise ValueError(f"{further} is for an upstream of kind jina only")
         if self.kind != "jina" and (self.tier or any(key.tier for key in self.api_keys)):
             raise ValueError("tier is for an upstream of kind jina only; set limits instead")
         return self
@@ -209,14 +246,30 @@ class DeepSearchSettings(Section):
     schema_mismatch: OnMismatch = "error"
 
 
+class ReaderSettings(Section):
+    """``allow``: the secret options that callers may send. ``cache_seconds``: how long pages are cached; 0: not."""
+
+    allow: SecretOptions = Field(default_factory=list)
+    cache_seconds: Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)] = 0
+
+
+class SearchSettings(Section):
+    """``cache_seconds``: how long the results of a search are cached, at most an hour; 0: they are not."""
+
+    cache_seconds: Annotated[float, BeforeValidator(number), Field(ge=0, le=3600, allow_inf_nan=False)] = 0
+
+
 class TimeoutSettings(Section):
-    """The last three time callers, ``total_seconds`` a whole call, and all others upstreams."""
+    """The last three time callers, ``total_seconds`` a whole call, and all others upstreams. ``reader_seconds`` and
+    ``search_seconds`` replace the deadlines of head, reply and event for pages and searches."""
 
     connect_seconds: Seconds = 5
     headers_seconds: Seconds = 120
     reply_seconds: Seconds = 120
     idle_seconds: Seconds = 300
     event_seconds: Seconds = 600
+    reader_seconds: Seconds = 90
+    search_seconds: Seconds = 60
     total_seconds: Seconds = 1800
     request_head_seconds: Seconds = 10
     request_body_seconds: Seconds = 60

@@ -46,6 +46,8 @@ from .sections import (
     DisconnectSettings,
     LedgerSettings,
     ModelSettings,
+    ReaderSettings,
+    SearchSettings,
     TimeoutSettings,
     UpstreamSettings,
 )
@@ -89,6 +91,9 @@ class Settings(BaseSettings):
     models: dict[Text, ModelSettings | None] = {}
     unknown_models_upstream: Annotated[str | None, BeforeValidator(none)] = AUTO
     deepsearch: DeepSearchSettings = DeepSearchSettings()
+    reader: ReaderSettings = ReaderSettings()
+    search: SearchSettings = SearchSettings()
+    hosts: bool = False
     deepsearch_max_budget: DeepSearchBudget | None = None
     deepsearch_hold_factor: Annotated[float, BeforeValidator(number), Field(ge=1, le=100)] = 2
     prices: dict[Text, dict[Text, PriceSettings]] = {}

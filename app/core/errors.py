@@ -257,7 +257,7 @@ class UpstreamRejected(UpstreamError):
     type = "invalid_request_error"
     code = "upstream_rejected"
     elsewhere = False
-    should_retry = False
+    should_retry: bool | None = False
 
     def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message, param=param, code=code)

@@ -50,6 +50,7 @@ class EndpointFacts:
     texts      the fields of a call's body that a model reads, for an estimate of its tokens
     writes     the model writes text, which is counted as completion tokens
     streamed   the answer may be a stream
+    api        the provider's API, if it has limits of its own there; else those of the key count
     """
 
     name: EndpointName
@@ -60,6 +61,7 @@ class EndpointFacts:
     texts: tuple[str, ...] = ()
     writes: bool = False
     streamed: bool = False
+    api: str = ""
 
 
 EMBEDDINGS = EndpointFacts("embeddings", pure=True, inputs="input", batchable=True, items="data", texts=("input",))
@@ -222,7 +224,8 @@ class Request(Value, frozen=True):
 
     ``once``: the request must never be sent twice, so it gets a new connection. Any other request may use a kept
     connection, and is sent again over a new one if the upstream was just closing the kept one. ``schema`` is the JSON
-    schema that the answer has to fit; it is not fully checked yet.
+    schema that the answer has to fit; it is not fully checked yet. ``seconds`` bounds the whole answer, or in a stream
+    each event, in place of the client's deadlines. ``kept`` names the headers of an answer that are read.
     """
 
     hidden = ("headers", "body", "schema")
@@ -232,6 +235,8 @@ class Request(Value, frozen=True):
     body: bytes
     once: bool = False
     schema: Json | None = None
+    seconds: float | None = None
+    kept: tuple[str, ...] = ()
 
 
 class Reply(Value, frozen=True):
@@ -382,9 +387,11 @@ class Upstream(Protocol):
     def streams(self, call: Call, target: Target) -> bool:
         """True if the upstream is asked for a stream. DeepSearch always is, even if the caller wants a whole answer."""
 
-    def reply(self, call: Call, target: Target, body: bytes, status: int = 200) -> Json:
-        """The canonical reply for a body that came with a ``status`` of success. Raises UpstreamError if the body holds
-        an error, or is not a valid answer."""
+    def reply(
+        self, call: Call, target: Target, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> Json:
+        """The canonical reply for a body that came with a ``status`` of success; without ``headers`` for one of the
+        cache. Raises UpstreamError if the body holds an error, or is not a valid answer."""
 
     def fold(self, call: Call, target: Target, status: int = 200) -> Fold: ...
 

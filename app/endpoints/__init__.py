@@ -10,8 +10,10 @@ from __future__ import annotations
 from ..core.types import EndpointName
 from .chat import Chat
 from .embeddings import Embeddings
-from .endpoint import Endpoint, Options, StreamWriter
+from .endpoint import Answer, Endpoint, Options, StreamWriter
+from .reader import Reader
 from .rerank import Rerank
+from .search import Search
 
 ENDPOINTS: dict[EndpointName, type[Endpoint]] = {
     endpoint.facts.name: endpoint
@@ -19,7 +21,9 @@ ENDPOINTS: dict[EndpointName, type[Endpoint]] = {
         Embeddings,
         Rerank,
         Chat,
+        Reader,
+        Search,
     )
 }
 
-__all__ = ["ENDPOINTS", "Endpoint", "Options", "StreamWriter"]
+__all__ = ["ENDPOINTS", "Answer", "Endpoint", "Options", "StreamWriter"]

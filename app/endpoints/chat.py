@@ -131,7 +131,7 @@ class ChunkWriter:
             usage = self._encode({"choices": [], "usage": self._usage})
         return usage + DONE
 
-    def fail(self, envelope: Json) -> bytes:
+    def fail(self, envelope: Json, status: int = 502) -> bytes:
         """The end of a broken stream: an error event without [DONE]."""
         return encode(msgspec.json.encode(envelope))
 

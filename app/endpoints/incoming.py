@@ -11,24 +11,30 @@ from ..core.errors import InvalidRequest
 from ..core.json import Malformed, decode_strict
 from ..core.names import shown
 from ..core.types import Call, Json, Value
+from ..core.web import WebRequest
 from .endpoint import Endpoint
+from .pages import WebEndpoint
 
 
 class RequestContext(Value, frozen=True):
     """A request as it arrived: its path without the query, raw body, id, and the raw headers Cache-Control and
-    x-torii-tag."""
+    x-torii-tag. ``web`` is set for a request for a page or a search, whose body is read already."""
 
-    hidden = ("body",)
+    hidden = ("body", "web")
 
     path: str
     body: bytes
     id: str
     cache_control: bytes = b""
     tag: bytes = b""
+    web: WebRequest | None = None
 
 
 def parse(endpoint: Endpoint, incoming: RequestContext) -> Call:
     """The call, with the request's id and the current time in seconds. Raises InvalidRequest."""
+    if incoming.web is not None and isinstance(endpoint, WebEndpoint):
+        read = endpoint.read(incoming.web)
+        return msgspec.structs.replace(read, id=incoming.id, created=int(time.time()))
     body = json_object(incoming.body)
     call = endpoint.parse(body, incoming.path)
     user = body.get("user")

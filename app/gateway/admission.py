@@ -133,7 +133,8 @@ class Reservation:
     def reserve(self, body: bytes, route: Route) -> None:
         """Sets ``cost``, an estimate that counts against the limits of the upstreams' keys."""
         assert self.record is not None
-        self.cost = Cost(len(body) // BYTES_PER_TOKEN, route.model.deepsearch, self.record.started)
+        api, started = self.record.call.endpoint.api, self.record.started
+        self.cost = Cost(len(body) // BYTES_PER_TOKEN, route.model.deepsearch, started, api=api)
         if route.model.deepsearch and self._admission.holds is not None:
             self.record.call = self._admission.holds.runs.capped(self.record.call)
 

@@ -26,6 +26,7 @@ from ..config.settings import SANDBOXED, Settings
 from ..core.disconnects import DisconnectPolicy, Policies
 from ..core.origins import Guard, Hosts
 from ..core.types import Key, Model, Route, Upstream
+from ..core.web import WebRules
 from ..routing.key_state import Cooldown
 from ..routing.limits import RateLimits
 from ..routing.pool import Pool
@@ -42,6 +43,12 @@ from ..upstreams.client.proxies import Place, Proxy, loopback, parse, place, var
 from ..upstreams.deepsearch import DeepSearchRules
 
 MEGABYTE = 1024 * 1024
+
+# Jina's hosts, whose names the gateway answers to with ``hosts``: clients that have them fixed in their code.
+PROVIDER_HOSTS = (
+    *("r.jina.ai", "s.jina.ai", "eu.r.jina.ai", "eu.s.jina.ai"),
+    *("api.jina.ai", "deepsearch.jina.ai", "segment.jina.ai", "svip.jina.ai"),
+)
 DAY = 86_400.0
 
 # The key that is sent to the sandbox, and to nobody else.
@@ -124,6 +131,7 @@ def build_keys(settings: Settings, upstream: str, share: Share = WHOLE) -> list[
             deepsearch=share.of(limits.deepsearch_per_minute),
             concurrency=share.of(limits.concurrency),
             weight=key.weight,
+            apis={api: share.part(most) for api, most in limits.apis.items()},
         )
         keys.append((Key(key.key.get_secret_value() if key.key else "", alias), rate_limits))
     return keys
@@ -136,8 +144,8 @@ def keep_key_states(new: Settings, pools: Mapping[str, Pool], old: Settings, bef
             pool.take_over(before[name])
 
 
-def _place(upstream: UpstreamSettings) -> tuple[str | None, ...]:
-    return upstream.kind, upstream.base_url, upstream.deepsearch_base_url
+def _place(upstream: UpstreamSettings) -> tuple[str, ...]:
+    return upstream.kind, *upstream.urls
 
 
 def build_client(settings: Settings, *, seconds: float | None = None) -> Client:
@@ -233,9 +241,21 @@ def build_guard(settings: Settings, pages: Collection[str]) -> Guard | None:
     if not settings.open or settings.waiting:
         return None
     machine = socket.gethostname().lower()
-    names = [machine, machine.partition(".")[0], *settings.allowed_hosts]
+    names = [machine, machine.partition(".")[0], *settings.allowed_hosts, *(PROVIDER_HOSTS if settings.hosts else ())]
     origins = frozenset(origin.encode() for origin in settings.cors.allowed_origins)
     return Guard(Hosts(filter(None, names)), origins, pages)
+
+
+def build_web(settings: Settings) -> WebRules:
+    """The settings of reader and search."""
+    times = settings.timeouts
+    return WebRules(
+        frozenset(settings.reader.allow),
+        settings.reader.cache_seconds,
+        settings.search.cache_seconds,
+        times.reader_seconds,
+        times.search_seconds,
+    )
 
 
 def build_disconnects(settings: Settings) -> DisconnectPolicy:
@@ -340,7 +360,7 @@ def with_caller_key(settings: Settings) -> tuple[Settings, str | None]:
 
 
 def _upstream(name: str, settings: UpstreamSettings, rules: DeepSearchRules) -> Upstream:
-    return KINDS[settings.kind](name, *settings.urls, rules=rules)
+    return KINDS[settings.kind](name, **settings.addresses, rules=rules)
 
 
 def _account(settings: Settings, name: str, upstream: Upstream | None) -> Account | None:
@@ -370,5 +390,7 @@ def _stand_in(upstream: UpstreamSettings, urls: Mapping[str, str]) -> UpstreamSe
         return upstream.model_copy(update={"api_key": None, "api_keys": []})
     update = {"base_url": urls[upstream.kind], "api_key": SecretStr(SANDBOX_KEY), "api_keys": []}
     if upstream.kind == "jina":
-        update["deepsearch_base_url"] = urls["deepsearch"]
+        own = ("deepsearch", "reader", "search")
+        # A host that the sandbox does not play leads to one that it does: nothing leaves this machine.
+        update |= {f"{host}_base_url": urls.get(host, urls["jina"]) for host in own}
     return upstream.model_copy(update=update)

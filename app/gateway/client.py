@@ -15,6 +15,7 @@ from ..core.errors import UpstreamError, UpstreamRateLimited
 from ..core.json import Malformed, decode
 from ..core.types import Call, Json, Reply, Target
 from ..core.usage import answered, counted, counts
+from ..core.web import is_answer
 from ..routing.failover import Failover
 from ..routing.lease import Lease
 from ..routing.limits import KEPT, Cost
@@ -47,7 +48,7 @@ class LeasingClient:
             target = attempt.target.with_key(lease.key)
             use = record.ask(target)
             try:
-                request = target.upstream.request(part, target)
+                request = target.upstream.request(limited(part, record), target)
                 reply = await self.http.send(request, record.started, partial(mark_sent, lease, use, part, attempt))
                 answer = read(part, target, reply)
             except UpstreamError as failure:
@@ -65,7 +66,7 @@ class LeasingClient:
         target, call = attempt.target.with_key(lease.key), record.call
         use = record.ask(target)
         try:
-            request = target.upstream.request(call, target)
+            request = target.upstream.request(limited(call, record), target)
             if request.schema is not None:
                 await usable(request.schema, "response_format.json_schema")
             stream = await self.http.open(request, record.started, partial(mark_sent, lease, use, call, attempt))
@@ -101,6 +102,11 @@ def mark_sent(lease: Lease, use: Use, part: Call, attempt: Failover) -> None:
     attempt.covered = None
 
 
+def limited(part: Call, record: CallRecord) -> Call:
+    """The part as it is sent: with the token budget that its caller's limits leave it, if it takes one."""
+    return part if record.account is None else record.account.limited(part)
+
+
 async def covered(part: Call, attempt: Failover, record: CallRecord) -> bool:
     """True if the limits and budgets of the call's caller allow a further request, which is held for then."""
     account = record.account
@@ -109,10 +115,10 @@ async def covered(part: Call, attempt: Failover, record: CallRecord) -> bool:
 
 def read(part: Call, target: Target, reply: Reply) -> Json:
     """The canonical answer in a reply. Raises UpstreamError, which has the usage of an invalid answer."""
-    if reply.status >= 300:
+    if reply.status >= 300 and not is_answer(part, reply.status):
         raise target.upstream.error(part, target, reply)
     try:
-        return target.upstream.reply(part, target, reply.body, reply.status)
+        return target.upstream.reply(part, target, reply.body, reply.status, reply.headers)
     except UpstreamError as failure:
         failure.usage = _billed(reply.body)
         raise

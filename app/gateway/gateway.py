@@ -35,6 +35,8 @@ class CallResult(Value, frozen=True):
     headers: dict[str, str]
     body: bytes = b""
     events: CallerStream | None = None
+    status: int = 200
+    media: str = "application/json"
 
 
 class Gateway:
@@ -171,10 +173,8 @@ class Gateway:
         return outcome
 
     async def _stream(self, endpoint: Endpoint, route: Route, admitted: Reservation, record: CallRecord) -> CallResult:
-        """Waits for the first event, so that an early failure has its own status and another target can be asked.
-
-        The wait is bounded: then the caller's stream begins, and a later failure is an error event in it.
-        """
+        """Waits for the first event, so that an early failure has its own status and another target can be asked; not
+        for long: after that the caller's stream begins, and a failure is an error event in it."""
         first = self._retries.best(route.targets)
         if admitted.limited:
             await admitted.hold(record.call, first)
@@ -189,9 +189,9 @@ def _answer(endpoint: Endpoint, record: CallRecord, outcome: MergedReply, *, pai
     record.cache = outcome.state
     record.free = None if paid else outcome.reply["usage"]
     record.cached_tokens = outcome.cached_tokens
-    body = endpoint.render(record.call, outcome.reply)
-    record.end(200)
-    return CallResult({**provenance(outcome.target), **outcome.headers}, body)
+    body, status, media, own = endpoint.answer(record.call, outcome.reply)
+    record.end(status)
+    return CallResult({**provenance(outcome.target), **outcome.headers, **own}, body, None, status, media)
 
 
 def provenance(target: Target) -> dict[str, str]:

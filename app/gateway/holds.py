@@ -24,18 +24,19 @@ from ..callers.keys import Caller
 from ..callers.limits import Demand, Scope, charges, headers, refusal
 from ..core.errors import StorageUnavailable, ToriiError
 from ..core.types import Call, ChatCall, Target
+from ..core.web import WebCall
 from ..storage.counters import balances
 from ..storage.holds import Balance, Charge, Decision, Draw, Hold
 from ..storage.ledger_file import CallRow, LedgerFile
 from ..storage.sqlite import StoreError
-from ..usage.bounds import Bound
+from ..usage.bounds import Bound, page_budget
 from ..usage.bounds import bound as bound_of
 from ..usage.ledger import Ledger, price_of
 from ..usage.prices import Prices
 from ..usage.record import CallRecord
 from .alerts import Alerts
 from .own_limits import OwnLimits
-from .runs import METERED, RunBudgets
+from .runs import METERED, RunBudgets, is_budgeted, with_budget
 from .slices import Drawn, Flow, Slices
 
 LOOK_SECONDS = 0.25  # between two decisions on a call that waits for other calls to settle
@@ -111,8 +112,8 @@ class CallHold:
     """The hold of one call, by its request id. ``admitted``: the call counts as a request."""
 
     __slots__ = (
-        *("_away", "_caller", "_drawn", "_flow", "_held", "_holds", "_latest", "_moved", "_open", "_owned", "_shown"),
-        *("_until", "admitted", "request_id", "started", "upstreams"),
+        *("_away", "_budget", "_caller", "_drawn", "_flow", "_held", "_holds", "_latest", "_moved", "_open", "_owned"),
+        *("_shown", "_until", "admitted", "request_id", "started", "upstreams"),
     )
 
     def __init__(self, holds: Holds, caller: Caller, request_id: str) -> None:
@@ -126,6 +127,7 @@ class CallHold:
         self._shown = self._latest = UNDECIDED
         self._held = NOTHING
         self._open = self._away = False
+        self._budget: int | None = None
         self._owned: tuple[Charge, ...] = ()
         self._flow: Flow | None = None
         self._drawn: Drawn | None = None  # from a slice
@@ -142,16 +144,16 @@ class CallHold:
 
     async def hold(self, record: CallRecord, part: Call, target: Target) -> None:
         """Holds all that the requests for ``part`` may use at ``target``, and the request if it is not held yet. A
-        DeepSearch run gets a budget that fits, in a new ``record.call``.
+        DeepSearch run gets a budget that fits, in a new ``record.call``, and so does a page.
 
         Waits while the call would fit if others settled for less than they hold. Raises LimitExceeded,
         BudgetExhausted, StorageUnavailable, InvalidRequest and ModelNotPriced, which are the caller's own.
         """
         try:
             run = target.model.deepsearch
-            metered = run and any(map(is_metered, self._caller.scopes))
+            metered = (run or is_budgeted(part)) and any(map(is_metered, self._caller.scopes))
             if metered:
-                record.connection.prepaid = True
+                record.connection.prepaid = run
                 part = record.call = self._holds.runs.of(part)
             elif part.stream and not run and isinstance(part, ChatCall):
                 part = record.call = _with_usage(part)
@@ -166,10 +168,16 @@ class CallHold:
             error.own = True
             raise
         self.upstreams[target.upstream.name] = bound
+        self._budget = page_budget(part) if metered and isinstance(part, WebCall) else None
+
+    def limited(self, part: Call) -> Call:
+        """The part as it is sent: a page with the token budget that was held for it."""
+        return part if self._budget is None else with_budget(part, self._budget)
 
     async def extend(self, record: CallRecord, part: Call, target: Target, unused: Target | None) -> bool:
         """Holds what a further request for ``part`` may cost at ``target``; False if that does not fit. ``unused``: the
         target of a request that was not sent, whose part of the hold is used for this one."""
+        part = self.limited(part)
         bound = more = self._holds.most(part, target)
         free = NOTHING if unused is None else self._holds.most(part, unused)
         if unused is not None:

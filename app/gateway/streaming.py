@@ -139,7 +139,7 @@ class CallerStream:
             failure = public_error(error)
             status = failure.status
             source.fail(failure)
-            yield last + self._writer.fail(self._redactor.envelope(failure))
+            yield last + self._writer.fail(self._redactor.envelope(failure), failure.status)
             drop_traceback(error)
         finally:
             await self._close(status, failure)

@@ -3,7 +3,8 @@
     another key       after a failure of the key (401, 402, 403, 429): each other key of the upstream, once; before the
                       other targets if one is free now, else after them
     another target    after any failure that is not the caller's: each other target, once
-    a repeat          after the upstream's own fault (5xx, a timeout, a broken answer): the same target again
+    a repeat          after the upstream's own fault (5xx, a timeout, a broken answer): the same target again; a page or
+                      a search, which may have taken minutes, only if no work had begun (unreachable, 503)
     a wait            after a 429: the same target again, if its time comes within the call's queue timeout
 
 A target whose keys are all in cooldown, or whose upstream keeps failing, is skipped while another target can be asked.
@@ -278,7 +279,7 @@ class Failover:
             in_time = in_time or (self.key_queue is not None and (seconds or 0.0) <= KEPT)
             if seconds is not None and in_time and self._most:
                 self._again.append((target, False))
-        elif not _is_of_the_key(failure) and failure.repeatable:
+        elif not _is_of_the_key(failure) and failure.repeatable and not (self.cost.api and failure.accepted):
             self._again.append((target, True))
 
 

@@ -49,8 +49,9 @@ class KeyState:
 
     ``load`` is (calls at work / weight, ``virtual_time``): ``virtual_time`` breaks ties and grows by 1 / weight with
     each call, as in weighted fair queueing. ``cause``, ``since`` and ``cooldown_until`` describe the cooldown (empty
-    and 0 if there is none), ``trial`` is the lease of the call that tries the key after its cooldown, ``probing`` the
-    task that probes the key. ``calls`` and ``failures`` count since the start.
+    and 0 if there is none), ``rests`` are the ends of those of single APIs, which have limits of their own. ``trial``
+    is the lease of the call that tries the key after its cooldown, ``probing`` the task that probes the key. ``calls``
+    and ``failures`` count since the start.
     """
 
     key: Key
@@ -65,11 +66,13 @@ class KeyState:
     cooldown_until: float = 0.0
     trial: object = None
     probing: asyncio.Task[None] | None = None
+    rests: dict[str, float] = field(default_factory=dict)
     windows: dict[str, SlidingWindow] = field(init=False)
 
     def __post_init__(self) -> None:
         limits = {"requests": self.limits.requests, "tokens": self.limits.tokens, "deepsearch": self.limits.deepsearch}
         self.windows = {name: SlidingWindow(limit) for name, limit in limits.items() if limit is not None}
+        self.windows |= {name: SlidingWindow(limit) for name, limit in self.limits.apis.items()}
 
     def reconfigure(self, new: KeyState) -> KeyState:
         """Takes the name and the limits of ``new``; the cooldown, the calls and the use of the limits stay."""
@@ -99,7 +102,7 @@ class KeyState:
         """
         if self.limits.concurrency is not None and self.at_work >= self.limits.concurrency:
             return None
-        wait = 0.0
+        wait = max(self.rests.get(cost.api, 0.0) - now, 0.0) if cost.api else 0.0
         for name, window in self.windows.items():
             wait = max(wait, window.wait(now, cost.amount(name)))
         if not wait and delay_until > now and (requests := self.windows.get("requests")):

@@ -30,15 +30,17 @@ class Lease:
     end.
 
     The holder of a stream's lease reports and releases by hand. Only the first report counts; a second release does
-    nothing. ``taken`` is the time of the lease, by the monotonic clock.
+    nothing. ``taken`` is the time of the lease, by the monotonic clock. ``api`` is the provider's API that
+    is called, if it has limits of its own.
     """
 
-    __slots__ = ("_reported", "lender", "released", "state", "taken")
+    __slots__ = ("_reported", "api", "lender", "released", "state", "taken")
 
-    def __init__(self, lender: Lender, state: KeyState, taken: float) -> None:
+    def __init__(self, lender: Lender, state: KeyState, taken: float, api: str = "") -> None:
         self.lender = lender
         self.state = state
         self.taken = taken
+        self.api = api
         self.released = False
         self._reported = False
 

@@ -149,7 +149,7 @@ class Pool:
         self.breaker.called(now)
         self._virtual_time = state.virtual_time = max(self._virtual_time, state.virtual_time)
         state.take(now, cost)
-        lease = Lease(self, state, now)
+        lease = Lease(self, state, now, cost.api)
         if state.cause:
             state.trial = lease
         return lease
@@ -221,7 +221,7 @@ class Pool:
             self._timer.cancel()
             self._timer = None
         now, ready = time.monotonic(), self.ready
-        soonest, blocked = math.inf, set[tuple[bool, bool]]()
+        soonest, blocked = math.inf, set[tuple[bool, bool, str]]()
         for waiter in self._queue:
             if not ready and not waiter.granted.done() and waiter.elsewhere():
                 waiter.granted.set_result(None)
@@ -267,7 +267,7 @@ class Pool:
             return
         lease.state.failures += 1
         if isinstance(failure, UpstreamRateLimited):
-            self._limit(lease.state, LIMITED_SECONDS if failure.retry_after is None else failure.retry_after)
+            self._limit(lease, LIMITED_SECONDS if failure.retry_after is None else failure.retry_after)
         elif isinstance(failure, UpstreamAuth | UpstreamQuota):
             self._shut(lease.state, failure)
         elif failure.elsewhere:
@@ -277,9 +277,11 @@ class Pool:
 
     # ------------------------------------------------------------ cooldowns
 
-    def _limit(self, state: KeyState, seconds: float) -> None:
-        now = time.monotonic()
-        if not state.shut and now + seconds > state.cooldown_until:
+    def _limit(self, lease: Lease, seconds: float) -> None:
+        state, now = lease.state, time.monotonic()
+        if lease.api:  # the key's other calls go on
+            state.rests[lease.api] = now + seconds
+        elif not state.shut and now + seconds > state.cooldown_until:
             self._cool_down(state, "rate limited", now, seconds)
 
     def _shut(self, state: KeyState, failure: UpstreamError) -> None:

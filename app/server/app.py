@@ -20,6 +20,7 @@ from ..callers.registry import Registry
 from ..config.settings import Settings
 from ..core.redaction import Redactor
 from ..endpoints import ENDPOINTS, Options
+from ..endpoints.pages import WebEndpoint
 from ..gateway.admission import Admission, Load
 from ..gateway.batching import BatchingClient
 from ..gateway.build import (
@@ -34,6 +35,7 @@ from ..gateway.build import (
     build_operator,
     build_pools,
     build_routes,
+    build_web,
     hosts,
     secrets,
 )
@@ -53,6 +55,7 @@ from .accounting import Accounting, build_book, build_holds, build_prices
 from .books import LedgerReader
 from .handlers import BodyLimits, Handlers
 from .snapshots import Generation, Generations
+from .web import WebRoutes
 
 Sink = Callable[[CallRecord], None]
 
@@ -132,13 +135,14 @@ class Torii(FastAPI):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
+        now = self.generations.now
+        dropin = now.web.find(scope)
         if not self.operated and scope["path"].startswith("/admin"):
             self.add_operator()
-        now = self.generations.now
         if scope["path"] not in FIXED:
             scope["path"] = meant(scope["path"], scope["raw_path"])
         send = now.access.sender(scope, send)
-        handler = now.access.handler(scope)
+        handler = now.access.handler(scope) or dropin or now.web.paths.get(scope["path"])
         if handler is None and scope["method"] == "POST":
             handler = now.hot.get(scope["path"])
         if b"%" in scope["raw_path"] and scope["path"].startswith("/admin/"):  # it would evade a proxy's rule
@@ -171,6 +175,13 @@ def _hot(handlers: Handlers, settings: Settings) -> dict[str, ASGIApp]:
     return {path: made[endpoint] for path, endpoint in HOT.items()}
 
 
+def _web(handlers: Handlers, settings: Settings) -> WebRoutes:
+    """The handlers of pages and searches."""
+    options = Options(web=build_web(settings))
+    made = [endpoint.configured(options) for endpoint in ENDPOINTS.values()]
+    return WebRoutes(handlers, [own for own in made if isinstance(own, WebEndpoint)], hosts=settings.hosts)
+
+
 # Prefixes and routers: SHOWN are in the OpenAPI document, HIDDEN are not.
 SHOWN = (("/v1", models.router), ("/v1", own_usage.router), ("", process.router))
 HIDDEN = (("", models.router), ("", own_usage.router), ("/v1", models.not_offered), ("", models.not_offered))
@@ -184,7 +195,7 @@ def _listed(*routers: tuple[str, APIRouter]) -> list[tuple[str, str]]:
 
 # Paths that the 404 message lists.
 PATHS = (
-    *(f"{endpoint.method} {path}" for endpoint in ENDPOINTS.values() for path in endpoint.paths),
+    *(f"{method} {path}" for endpoint in ENDPOINTS.values() for method, path in endpoint.served()),
     *(f"{method} {path}" for method, path in _listed(*SHOWN)),
 )
 # Paths that ``meant`` restores. The operator's are left out: a variant would evade a proxy's rule that closes them.
@@ -226,6 +237,7 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
         access=Access(handlers, build_cors(settings), build_guard(settings, PAGES)),
         pools=pools,
         hot=_hot(handlers, settings),
+        web=_web(handlers, settings),
         callers=callers,
         operator=build_operator(settings),
         clean=redactor.message,

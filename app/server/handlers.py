@@ -34,6 +34,7 @@ from ..core.errors import (
     public_error,
 )
 from ..core.redaction import Redactor
+from ..core.web import WebRequest
 from ..endpoints import Endpoint
 from ..endpoints.incoming import RequestContext
 from ..gateway.admission import Admission
@@ -44,9 +45,14 @@ from .http import Head, HTTPExchange
 logger = logging.getLogger("torii.edge")
 
 Work = Callable[[HTTPExchange], Awaitable[None]]
+Reading = Callable[[HTTPExchange], Awaitable[RequestContext]]
+Begin = Callable[[HTTPExchange], object]
 
 # Key in a request's scope: the callback that the server runs if the connection is lost; None outside a call.
 LEAVE = "torii.leave"
+
+
+def nothing(exchange: HTTPExchange) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +90,22 @@ class Handlers:
         self._always = encoded(tuple((always or {}).items()))
 
     def posted(self, endpoint: Endpoint) -> ASGIApp:
-        """A handler for an endpoint. The key and the overload limit are checked before the body is read."""
+        """A handler for an endpoint whose requests are JSON."""
+        return self.called(endpoint, self._posted)
+
+    def called(self, endpoint: Endpoint, read: Reading, *, begin: Begin = nothing, queried: bool = True) -> ASGIApp:
+        """A handler for an endpoint. The key and the overload limit are checked before ``read`` reads the body.
+        ``begin`` is called first. Without ``queried`` the query is not the gateway's, and may hold anything."""
 
         async def work(exchange: HTTPExchange) -> None:
-            caller = await self.caller(exchange, endpoint.facts.name)
+            begin(exchange)
+            caller = await self.caller(exchange, endpoint.facts.name, queried=queried)
             with self.admission.admit(caller, exchange.id) as admitted:
                 if admitted.account is not None:
                     exchange.limits = admitted.account.headers
                 exchange.scope[LEAVE] = admitted.connection.leave
                 try:
-                    body = await self.body(exchange)
-                    headers = exchange.headers
-                    control = b",".join(headers.get(b"cache-control", ()))
-                    tag = b",".join(headers.get(b"x-torii-tag", ()))
-                    incoming = RequestContext(exchange.path, body, exchange.id, control, tag)
+                    incoming = await read(exchange)
                     await self._answer(exchange, await self._gateway.handle(endpoint, incoming, admitted))
                 except asyncio.CancelledError as error:
                     raise admitted.connection.ended() from error
@@ -105,6 +113,9 @@ class Handlers:
                     exchange.scope[LEAVE] = None
 
         return self._handler(work)
+
+    async def _posted(self, exchange: HTTPExchange) -> RequestContext:
+        return context(exchange, await self.body(exchange))
 
     def response_handler(self, response: Response) -> ASGIApp:
         """A handler that sends a response made by FastAPI, with the headers of every response."""
@@ -120,10 +131,10 @@ class Handlers:
 
         return self._handler(work)
 
-    def body(self, exchange: HTTPExchange) -> Coroutine[Any, Any, bytes]:
+    def body(self, exchange: HTTPExchange, *, forms: bool = False) -> Coroutine[Any, Any, bytes]:
         """The whole body of a request, within the limits. Raises as ``HTTPExchange.body``."""
-        limits = self._limits
-        return exchange.body(limits.body_megabytes, limits.body_seconds, self.admission.load.unpacking)
+        limits, turn = self._limits, self.admission.load.unpacking
+        return exchange.body(limits.body_megabytes, limits.body_seconds, turn, forms=forms)
 
     def error_handler(self, error: Exception) -> ASGIApp:
         """A handler that answers with ``error``."""
@@ -178,10 +189,10 @@ class Handlers:
         """True while anyone who reaches the gateway may use it."""
         return self._callers.open
 
-    async def caller(self, exchange: HTTPExchange, endpoint: str | None = None) -> Caller:
+    async def caller(self, exchange: HTTPExchange, endpoint: str | None = None, *, queried: bool = True) -> Caller:
         """The authenticated caller. Raises Unauthorized, also for a valid key in the query: queries get into logs; and
         Barred if the key may not be used for the endpoint, or from the caller's address."""
-        if exchange.scope["query_string"]:
+        if queried and exchange.scope["query_string"]:
             no_key_in_query(exchange)
         peer = exchange.scope.get("client")
         address = peer[0] if peer else None
@@ -196,7 +207,7 @@ class Handlers:
         if exchange.limits is not None:
             head += await what_is_left(exchange)
         if answer.events is None:
-            await exchange.answer(200, answer.body, head)
+            await exchange.answer(answer.status, answer.body, head, media=answer.media)
             return
         try:
             await EventStreamResponse(aiter(answer.events), head, self._limits.ping_seconds).serve(exchange)
@@ -207,9 +218,13 @@ class Handlers:
         if not error.logged:
             note(exchange.scope, exchange.id, error)
         body, head = self._refusal(error, exchange.id)
+        media = "application/json"
+        if exchange.refusal is not None:
+            body, media = exchange.refusal(error, self._redactor.envelope(error))
+            head.append((b"x-content-type-options", b"nosniff"))
         head += await what_is_left(exchange)
         unread = isinstance(error, UNREAD)
-        await exchange.answer(error.status, body, head, more=unread)
+        await exchange.answer(error.status, body, head, more=unread, media=media)
         if unread:
             await exchange.linger()
             await exchange.end()
@@ -227,6 +242,14 @@ class Handlers:
     def not_found(self, path: str) -> NotFound:
         has = f"This gateway serves {', '.join(self._paths)}"
         return NotFound(self._hints.get(path) or f"there is nothing at {path[:200]!r}. {has}")
+
+
+def context(exchange: HTTPExchange, body: bytes, web: WebRequest | None = None) -> RequestContext:
+    """The request as the endpoints read it."""
+    headers = exchange.headers
+    control = b",".join(headers.get(b"cache-control", ()))
+    tag = b",".join(headers.get(b"x-torii-tag", ()))
+    return RequestContext(exchange.path, body, exchange.id, control, tag, web)
 
 
 def no_key_in_query(exchange: HTTPExchange, ids: Collection[str] = ()) -> None:

@@ -13,8 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..core.deadlines import Timeout
 from ..core.disconnects import CallerGone
-from ..core.errors import BodyTooSlow, TooLarge, UnsupportedMedia
+from ..core.errors import BodyTooSlow, TooLarge, ToriiError, UnsupportedMedia
 from ..core.origins import Headers
+from ..core.types import Json
 from ..upstreams.client.decompression import Inflate, packed
 
 LINGER_SECONDS = 2.0
@@ -52,15 +53,17 @@ def new_id() -> str:
 
 class HTTPExchange:
     """``begun``: True once a part of a response was sent, so that no other response can follow. ``limits`` returns
-    headers of the response that say what is left of the caller's limits; None for a caller without limits."""
+    headers of the response that say what is left of the caller's limits; None for a caller without limits. ``refusal``
+    writes an error, given with its envelope, and says its media type; None for the envelope as JSON."""
 
-    __slots__ = ("_at_hand", "_receive", "_send", "begun", "headers", "id", "limits", "scope")
+    __slots__ = ("_at_hand", "_receive", "_send", "begun", "headers", "id", "limits", "refusal", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.id = new_id()
         self.begun = False
         self.limits: Callable[[], Awaitable[Mapping[str, str]]] | None = None
+        self.refusal: Callable[[ToriiError, Json], tuple[bytes, str]] | None = None
         self._at_hand: Callable[[], bytes | None] | None = scope.pop(BODY, None)  # it refers to the scope
         self._receive = receive
         self._send = send
@@ -86,8 +89,9 @@ class HTTPExchange:
         query: bytes = self.scope["query_string"]
         return [unquote_to_bytes(field) for field in query.split(b"&")] if query else []
 
-    async def body(self, megabytes: int, seconds: float, turn: asyncio.Lock) -> bytes:
-        """The whole body, decompressed. ``turn`` is held while a large compressed body is decompressed.
+    async def body(self, megabytes: int, seconds: float, turn: asyncio.Lock, *, forms: bool = False) -> bytes:
+        """The whole body, decompressed. ``turn`` is held while a large compressed body is decompressed. ``forms``: it
+        may be a multipart form.
 
         Raises UnsupportedMedia, TooLarge (before the body is read, if its declared length is too large), BodyTooSlow
         and CallerGone.
@@ -96,7 +100,7 @@ class HTTPExchange:
         encoding = headers.get(b"content-encoding")
         inflate = packed(b",".join(encoding).decode("latin-1")) if encoding else None
         for kind in headers.get(b"content-type", ()):
-            if kind.lower().startswith(b"multipart/"):
+            if kind.lower().startswith(b"multipart/") and not forms:
                 raise UnsupportedMedia("send JSON, not a multipart form: content-type application/json")
         declared = headers.get(b"content-length")
         if declared and declared[0].isdigit() and int(declared[0]) > megabytes << 20:
@@ -127,9 +131,11 @@ class HTTPExchange:
             raise CallerGone
         return message.get("body", b""), message.get("more_body", False)
 
-    async def answer(self, status: int, body: bytes, head: Head, *, more: bool = False) -> None:
-        """Send a whole JSON response; if ``more``, ``end`` must follow."""
-        given = [*head, (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    async def answer(
+        self, status: int, body: bytes, head: Head, *, more: bool = False, media: str = "application/json"
+    ) -> None:
+        """Send a whole response, JSON unless ``media`` says otherwise; if ``more``, ``end`` must follow."""
+        given = [*head, (b"content-type", media.encode("ascii")), (b"content-length", str(len(body)).encode())]
         if not more and WHOLE in self.scope and self.scope["method"] != "HEAD":
             self.begun = True
             await self._send({"type": WHOLE, "status": status, "headers": given, "body": body})

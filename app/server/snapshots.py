@@ -25,13 +25,14 @@ from ..gateway.gateway import Gateway
 from ..routing.pool import Pool
 from .access import Access
 from .handlers import Handlers
+from .web import WebRoutes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """One configuration and everything built from it. ``callers`` are those who may call, ``hot`` are the applications
-    of the hot paths, ``operator`` is the caller of the operator's routes, ``clean`` redacts a text, and ``secrets`` are
-    the configuration's own keys and passwords."""
+    of the hot paths, ``web`` those of pages and searches, ``operator`` is the caller of the operator's routes,
+    ``clean`` redacts a text, and ``secrets`` are the configuration's own keys and passwords."""
 
     settings: Settings = field(repr=False)
     gateway: Gateway = field(repr=False)
@@ -39,6 +40,7 @@ class Generation:
     access: Access = field(repr=False)
     pools: Mapping[str, Pool] = field(repr=False)
     hot: Mapping[str, ASGIApp] = field(repr=False)
+    web: WebRoutes = field(repr=False)
     callers: Accounts = field(repr=False)
     operator: Callers | None = field(repr=False)
     clean: Callable[[str], str] = field(repr=False)

@@ -209,6 +209,8 @@ _ENTRIES = (
     _deepsearch("v2"),
     _entry("jina-vlm", "chat", released="2025-12-04", inputs=("text", "image"), context=32768),
     _entry("jina-ocr-v1", "chat", inputs=("text", "image")),
+    _entry("jina-reader", "reader"),
+    _entry("jina-search", "search"),
 )
 
 CATALOGUE: Mapping[str, CatalogueEntry] = {entry.model.id: entry for entry in _ENTRIES}

@@ -117,18 +117,23 @@ class Fault:
 
 def failure(reply: Reply, *, upstream: str, deepsearch: bool = False) -> UpstreamError:
     """The error for an answer with a status of 300 or more; returned, not raised."""
-    try:
-        fault = _fault(decode(reply.body))
-    except Malformed:
-        fault = Fault(_plain(_text(reply.body)), page=_is_page(reply))
+    fault = fault_of(reply)
     status = _status(reply.status, fault)
     if deepsearch and reply.status in (409, 422) and fault.param is None:
         return _deepsearch(reply.status, upstream)
-    says = _says(fault, upstream, status, reply.status)
-    error = _error(status, says, fault, upstream, _retry_after(reply.headers))
+    says = message_of(fault, upstream, status, reply.status)
+    error = _error(status, says, fault, upstream, retry_after_of(reply.headers))
     if deepsearch and error.accepted:
         error.should_retry = False
     return error
+
+
+def fault_of(reply: Reply) -> Fault:
+    """The parsed body of an answer with a status of 300 or more."""
+    try:
+        return _fault(decode(reply.body))
+    except Malformed:
+        return Fault(_plain(_text(reply.body)), page=_is_page(reply))
 
 
 def not_there(status: int, words: str, *, upstream: str, model: str, setting: str) -> UpstreamMisplaced:
@@ -151,7 +156,7 @@ def hidden_failure(payload: object, *, upstream: str, answered: int = 200) -> Up
         return None
     fault = _fault(payload)
     status = _hidden_status(fault)
-    return _error(status, _says(fault, upstream, status, answered), fault, upstream)
+    return _error(status, message_of(fault, upstream, status, answered), fault, upstream)
 
 
 def told_as_text(text: str, *, upstream: str, answered: int = 200) -> UpstreamFailed:
@@ -159,13 +164,13 @@ def told_as_text(text: str, *, upstream: str, answered: int = 200) -> UpstreamFa
     from the reason, unless it is a page, which is not shown at all."""
     text = _unescaped(text.removeprefix("Error: "))
     plain = text if PAGE.search(text) else HTML_TAG.sub(" ", text)
-    return UpstreamFailed(_says(_fault(plain), upstream, 502, answered))
+    return UpstreamFailed(message_of(_fault(plain), upstream, 502, answered))
 
 
 def refuse_page(body: bytes, *, upstream: str, answered: int = 200) -> None:
     """Raises UpstreamFailed if a body that is not JSON, but has a status of success, is an HTML page."""
     if _is_markup(_text(body)):
-        raise UpstreamFailed(_says(Fault(page=True), upstream, 502, answered)) from None
+        raise UpstreamFailed(message_of(Fault(page=True), upstream, 502, answered)) from None
 
 
 def event_of(data: bytes, *, upstream: str, answered: int = 200) -> Any:
@@ -321,7 +326,7 @@ def _worded(text: str) -> int | None:
     return 404 if UNKNOWN_MODEL.search(text) else None
 
 
-def _says(fault: Fault, upstream: str, status: int, answered: int) -> str:
+def message_of(fault: Fault, upstream: str, status: int, answered: int) -> str:
     """The message for a failure. ``status``: the status that the upstream should have sent; ``answered``: the one that
     it sent."""
     if fault.page:
@@ -345,6 +350,8 @@ def _error(status: int, says: str, fault: Fault, upstream: str, retry_after: flo
             return proxy_refused()
         case 408 | 504 | 524:
             return UpstreamTimeout(says)
+        case 508:  # from this gateway itself: the provider's name leads back to it
+            return UpstreamMisplaced(says)
     if 300 <= status < 400:
         return UpstreamRedirected(
             f"{upstream} answered with a redirect, which is not followed; base_url in the configuration may be wrong"
@@ -363,7 +370,7 @@ def _deepsearch(status: int, upstream: str) -> UpstreamError:
     return error
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def retry_after_of(headers: Mapping[str, str]) -> float | None:
     """The Retry-After header in seconds, at most RETRY_AFTER_LIMIT; None if it is missing or malformed. A date is
     relative to the answer's own Date header, so that the two clocks need not agree."""
     given = {name.lower(): value.strip() for name, value in headers.items() if name.lower() in ("retry-after", "date")}

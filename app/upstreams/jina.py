@@ -1,4 +1,5 @@
-"""Jina AI: api.jina.ai for embeddings, rerank and chat models, deepsearch.jina.ai for DeepSearch.
+"""Jina AI: api.jina.ai for embeddings, rerank and chat models, deepsearch.jina.ai for DeepSearch, r.jina.ai and
+s.jina.ai for pages and searches.
 
 Source: Jina's OpenAPI description, versions of 2026.
 """
@@ -10,9 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..core.types import Call, EmbeddingsCall, EndpointName, Json, RerankCall, Target
+from ..core.types import Call, EmbeddingsCall, EndpointName, Json, Reply, Request, RerankCall, Target
+from ..core.web import WebCall
+from .errors import not_there
 from .openai import OpenAICompatible, Translation, read_embeddings, read_rerank
 from .options import fitting
+from .page_errors import page_failure
+from .pages import fold_page, page_request, read_kept, read_page, write_page
 from .parts import thing
 
 MEDIA = ("image", "pdf", "audio", "video")  # each "as a URL or base64-encoded string"
@@ -86,21 +91,55 @@ def _input(item: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Jina(OpenAICompatible):
-    """Jina AI. ``base_url`` and ``deepsearch_base_url`` include ``/v1``."""
+    """Jina AI. ``base_url`` and ``deepsearch_base_url`` include ``/v1``; the other two are the bare hosts."""
 
     endpoints: ClassVar[Mapping[EndpointName, Translation]] = {
         "embeddings": Translation("/embeddings", write_embeddings, read_embeddings),
         "rerank": Translation("/rerank", write_rerank, read_rerank),
         "chat": OpenAICompatible.endpoints["chat"],
+        "reader": Translation("/", write_page, read_kept, fold_page),
+        "search": Translation("/", write_page, read_kept, fold_page),
     }
 
     name: str = "jina"
     base_url: str = "https://api.jina.ai/v1"
     deepsearch_base_url: str = "https://deepsearch.jina.ai/v1"
+    reader_base_url: str = "https://r.jina.ai"
+    search_base_url: str = "https://s.jina.ai"
+
+    def request(self, call: Call, target: Target) -> Request:
+        if isinstance(call, WebCall):
+            return page_request(call, target, self.url(call, target))
+        return OpenAICompatible.request(self, call, target)
+
+    def reply(
+        self, call: Call, target: Target, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> Json:
+        if headers is not None and isinstance(call, WebCall):
+            return read_page(call, Reply(status, headers, body), self.name)
+        return OpenAICompatible.reply(self, call, target, body, status)
+
+    def error(self, call: Call, target: Target, reply: Reply) -> Exception:
+        if not isinstance(call, WebCall):
+            return OpenAICompatible.error(self, call, target, reply)
+        error = page_failure(reply, call, self.name)
+        if error.status == 404 and error.code != "nothing_found":
+            setting = f"upstreams.{self.name}.{self.setting(target)}"
+            return not_there(reply.status, error.message, upstream=self.name, model=target.name, setting=setting)
+        return error
 
     def url(self, call: Call, target: Target) -> str:
-        base = self.deepsearch_base_url if target.model.deepsearch else self.base_url
+        base: str = getattr(self, self.setting(target))
         return base.rstrip("/") + self.endpoints[call.endpoint.name].path
 
     def setting(self, target: Target) -> str:
-        return "deepsearch_base_url" if target.model.deepsearch else "base_url"
+        if target.model.deepsearch:
+            return "deepsearch_base_url"
+        return _HOSTS.get(target.model.endpoints, "base_url")
+
+
+# The settings with the addresses of models that have a host of their own.
+_HOSTS: Mapping[tuple[EndpointName, ...], str] = {
+    ("reader",): "reader_base_url",
+    ("search",): "search_base_url",
+}

@@ -128,7 +128,9 @@ class OpenAICompatible:
     def streams(self, call: Call, target: Target) -> bool:
         return call.stream or (target.model.deepsearch and call.endpoint.streamed)
 
-    def reply(self, call: Call, target: Target, body: bytes, status: int = 200) -> Json:
+    def reply(
+        self, call: Call, target: Target, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> Json:
         reply: Json = self.endpoints[call.endpoint.name].read(self, call, body, status)
         return reply
 

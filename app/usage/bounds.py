@@ -8,6 +8,8 @@ end, and the model's instruction for a task. Some normalize the text first, so t
     chat         the bytes of the request and 16 for each message, and n x max_tokens; without max_tokens n times the
                  model's context
     DeepSearch   budget_tokens times a factor: the server looks at its budget between the steps of a run only
+    reader       X-Token-Budget, which the provider keeps to; without one its cap
+    search       its price by the number of results, and 20,000 for each page that is read
     pictures     the model's published price of a tile, if the picture comes in base64
 """
 
@@ -22,6 +24,7 @@ from ..core.errors import InvalidRequest
 from ..core.json import encode
 from ..core.pictures import size_of
 from ..core.types import Call, Json, Model
+from ..core.web import MOST_TOKENS, READ_TOKENS, TOKEN_BUDGET, WebCall
 from ..upstreams.deepsearch import PARAMETERS
 from .prices import Price
 
@@ -32,6 +35,8 @@ LEAST_BUDGET = 10_000  # tokens: with less, DeepSearch gets to no answer
 BUDGETS = {"low": 100_000, "medium": 500_000, "high": 1_000_000}  # of DeepSearch's efforts
 EFFORT = "medium"
 LARGEST = 2**53
+RESULTS = 10  # of a search that does not say
+SEARCH_PRICE = 10_000  # tokens for 10 results, at least
 
 # The side of a tile in pixels and the tokens of each, from the questions and answers at jina.ai/embeddings.
 TILES = {"jina-clip-v1": (224, 1000), "jina-clip-v2": (512, 4000), "jina-embeddings-v4": (28, 10)}
@@ -81,6 +86,8 @@ Most = tuple[int, int, int]
 
 def _tokens(call: Call, model: Model, factor: float) -> Most:
     """Raises Unbounded."""
+    if isinstance(call, WebCall):
+        return 0, page_budget(call) if call.endpoint.name == "reader" else _search(call), 0
     if model.deepsearch:
         return 0, 0, math.ceil(budget_of(call) * factor)
     if call.endpoint.writes:
@@ -90,6 +97,20 @@ def _tokens(call: Call, model: Model, factor: float) -> Most:
     if call.endpoint.name == "embeddings":
         return _inputs(call.body["input"], model), 0, 0
     return _text(call.body) + EXTRA, 0, 0
+
+
+def page_budget(call: WebCall) -> int:
+    """The most tokens of a page: those of its X-Token-Budget, or what the provider charges at most."""
+    return min(int(call.headers.get(TOKEN_BUDGET, MOST_TOKENS)), MOST_TOKENS)
+
+
+def _search(call: WebCall) -> int:
+    """The fixed price for each 10 results, and the pages, unless none is read. Source: jina-ai/reader (2026-05)."""
+    body = call.body
+    number: int = body.get("num", RESULTS)
+    scale = 5 if body.get("type") in ("images", "news") else 3 if body.get("provider") == "bing" else 1
+    reads = "no-content" not in call.headers.get("x-respond-with", "")
+    return min(SEARCH_PRICE * scale * max(-(-number // 10), 1) + READ_TOKENS * number * reads, MOST_TOKENS)
 
 
 def _inputs(items: list[Any], model: Model) -> int:

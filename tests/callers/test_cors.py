@@ -22,7 +22,8 @@ from ..endpoints.test_strict_input import BODY, CALLER_KEY, VECTORS, envelope, s
 APP = Path(__file__).parents[2] / "app"
 PAGE = "https://app.example"
 EXPOSE = (
-    "x-request-id, x-torii-cache, x-torii-sandbox, x-torii-upstream, x-torii-upstream-model, x-should-retry, "
+    "x-request-id, x-torii-cache, x-torii-dropped, x-torii-sandbox, x-torii-upstream, x-torii-upstream-model, "
+    "x-usage-tokens, x-should-retry, "
     "retry-after, x-ratelimit-limit-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, "
     "x-ratelimit-remaining-tokens, x-ratelimit-reset-requests, x-ratelimit-reset-tokens"
 )

@@ -75,8 +75,15 @@ def test_several_headers_pass_only_if_they_hold_the_same_key() -> None:
     assert "does not have the form 'Bearer <key>'" in refused(b"Basic dTpw", api_key=right)
 
 
+def test_a_key_without_bearer_is_the_key() -> None:
+    """Open WebUI sends Jina's key so."""
+    assert CALLERS.check(sent(b"correct-horse-battery")) == CALLERS.check(sent(b"Bearer correct-horse-battery"))
+    assert CALLERS.check(sent(b" another-key-of-theirs ")) == Caller("other")
+    assert refused(b"bearer-correct-horse-battery").startswith("Incorrect API key provided")
+
+
 @pytest.mark.parametrize(
-    "header", [b"", b"Bearer", b"Bearer ", b"correct-horse-battery", b"Basic dTpw", b"Bearer correct-horse-battery x"]
+    "header", [b"", b"Bearer", b"Bearer ", b"Basic", b"Basic dTpw", b"Bearer correct-horse-battery x"]
 )
 def test_a_header_of_another_form(header: bytes) -> None:
     message = "Incorrect API key provided: the Authorization header does not have the form 'Bearer <key>'. "

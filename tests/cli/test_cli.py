@@ -716,7 +716,7 @@ def test_upstreams_prints_how_each_key_is(tmp_path: Path) -> None:
         """\
         UPSTREAM  KEY               STATE    IN FLIGHT  CALLS  FAILED
         jina      jina ...hing      healthy  0 of 5     1      0
-          this minute 1 of 500 requests, 13 of 1,000,000 tokens, 0 of 50 deepsearch
+          this minute 1 of 500 requests, 13 of 1,000,000 tokens, 0 of 50 deepsearch, 0 of 500 reader, 0 of 100 search
         aihubmix  aihubmix ...hing  healthy  0          0      0
         """
     )

@@ -431,7 +431,9 @@ models:
   both: {{alias_of: a, dimensions: 3}}
   list: [{SECRET}]
 """
-FIELDS = "api_key, api_keys, tier, base_url, proxy_url, kind, limits, deepsearch_base_url"
+FIELDS = (
+    "api_key, api_keys, tier, base_url, proxy_url, search_base_url, reader_base_url, kind, limits, deepsearch_base_url"
+)
 
 
 def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:
@@ -443,8 +445,8 @@ def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:
         "torii.yaml:4: host: must be an address or a host name, such as 127.0.0.1 or 0.0.0.0",
         "torii.yaml:5: docs: must be 'off', 'on' or 'auto'",
         "torii.yaml:7: timeouts.conect_seconds: unknown key; did you mean connect_seconds? Allowed: connect_seconds, "
-        "event_seconds, idle_seconds, write_seconds, total_seconds, reply_seconds, headers_seconds, "
-        "request_head_seconds, request_body_seconds",
+        "event_seconds, search_seconds, idle_seconds, write_seconds, total_seconds, reply_seconds, reader_seconds, "
+        "headers_seconds, request_head_seconds, request_body_seconds",
         "torii.yaml:8: timeouts.idle_seconds: must be more than 0",
         "torii.yaml:11: callers[0].key: must have at least 16 characters; generate one with `openssl rand -hex 24`",
         "torii.yaml:12: callers[1].name: is missing",
@@ -465,7 +467,7 @@ def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:
         "are reserved",
         "torii.yaml:20: upstreams.Bad Name.base_url: is missing",
         "torii.yaml:21: upstreams.aihubmix.base_url: must end before /embeddings, such as https://host.example/v1",
-        "torii.yaml:23: models.mine.endpoints[0]: must be 'embeddings', 'rerank' or 'chat'",
+        "torii.yaml:23: models.mine.endpoints[0]: must be 'embeddings', 'rerank', 'chat', 'reader' or 'search'",
         "torii.yaml:23: models.mine.contxt: unknown key; did you mean context? Allowed: context, "
         "on_disconnect, endpoints, inputs, targets, max_inputs, dimensions, tasks, dimensions_allowed, cached, "
         "features, alias_of, deepsearch",
@@ -671,7 +673,8 @@ def test_mistakes_in_the_environment_name_the_variable(monkeypatch: pytest.Monke
         "environment: TORII_UPSTREAMS__MINE__BASE_URL: must be a plain URL: no user, password, query or fragment; "
         "a key belongs in api_key",
         "environment: TORII_TIMEOUTS__IDLE: unknown key; did you mean idle_seconds? Allowed: idle_seconds, "
-        "write_seconds, total_seconds, reply_seconds, event_seconds, headers_seconds, connect_seconds, "
+        "write_seconds, total_seconds, reply_seconds, event_seconds, search_seconds, reader_seconds, headers_seconds, "
+        "connect_seconds, "
         "request_head_seconds, request_body_seconds",
     ]
 

@@ -151,7 +151,10 @@ def test_callers_by_key_by_hash_and_the_default_one() -> None:
     assert build_callers(settings()).open
 
 
-FREE, PAID = RateLimits(500, 10**6, 50, 5), RateLimits(500, 10**7, 50, 50)
+PAGES = {"reader": 500, "search": 100}
+FREE = RateLimits(500, 10**6, 50, 5, apis=PAGES)
+PAID = RateLimits(500, 10**7, 50, 50, apis=PAGES)
+PREMIUM = RateLimits(5000, 10**8, 500, 500, apis={"reader": 5000, "search": 1000})
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,8 @@ FREE, PAID = RateLimits(500, 10**6, 50, 5), RateLimits(500, 10**7, 50, 50)
         ({}, {}, RateLimits()),
         ({"tier": "free"}, {}, FREE),
         ({"tier": "free"}, {"tier": "paid"}, PAID),
-        ({}, {"tier": "premium"}, RateLimits(5000, 10**8, 500, 500)),
+        ({}, {"tier": "premium"}, PREMIUM),
+        ({"tier": "free", "limits": {"reader_per_minute": 7}}, {}, replace(FREE, apis={"reader": 7, "search": 100})),
         ({"tier": "free", "limits": {"concurrency": 2}}, {}, replace(FREE, concurrency=2)),
         ({"tier": "free", "limits": {"concurrency": 2}}, {"tier": "paid"}, PAID),
         ({"tier": "free"}, {"tier": "paid", "limits": {"tokens_per_minute": 7}}, replace(PAID, tokens=7)),
@@ -183,14 +187,19 @@ def test_all_secrets_and_hosts_are_named_for_the_redactor() -> None:
         "0123456789abcdef-c",
         "0123456789abcdef-o",
     ]
-    assert hosts(given) == ["127.0.0.1", "aihubmix.com", "api.jina.ai", "deepsearch.jina.ai"]
+    assert hosts(given) == [
+        *("127.0.0.1", "aihubmix.com", "api.jina.ai", "deepsearch.jina.ai"),
+        *("r.jina.ai", "s.jina.ai"),
+    ]
 
 
 def test_in_the_sandbox_nothing_leaves_the_machine() -> None:
     given = in_sandbox(settings(models={"search": "jina-embeddings-v3"}), URLS)
     assert given.sandbox == "on"
     assert list(build_upstreams(given).values()) == [
-        Jina("jina", URLS["jina"], URLS["deepsearch"]),
+        Jina(
+            "jina", URLS["jina"], URLS["deepsearch"], URLS.get("reader", URLS["jina"]), URLS.get("search", URLS["jina"])
+        ),
         AIHubMix("aihubmix", URLS["aihubmix"]),
     ]
     assert ways(given, "search") == [

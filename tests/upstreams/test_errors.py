@@ -247,3 +247,13 @@ def test_no_bytes_are_too_odd_to_be_read(status: int, body: bytes) -> None:
 )
 def test_an_error_told_as_text_has_no_markup_links_and_paths(text: str, told: str) -> None:
     assert told_as_text(text, upstream="u").message == f"u: {told}"
+
+
+# A call of the gateway's own that has come back to it.
+
+
+def test_a_loop_is_not_tried_again() -> None:
+    error = failure(
+        Reply(508, {}, b'{"error": {"message": "the name leads back", "code": "loop_detected"}}'), upstream="jina"
+    )
+    assert (error.status, error.code, error.repeatable) == (502, "upstream_misplaced", False)

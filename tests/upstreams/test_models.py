@@ -39,6 +39,7 @@ RERANKERS = {
     "jina-colbert-v2",
 }
 CHAT = {"jina-deepsearch-v1", "jina-deepsearch-v2", "jina-vlm", "jina-ocr-v1"}
+WEB = {"jina-reader", "jina-search"}
 
 
 def models(endpoint: str) -> dict[str, Model]:
@@ -49,7 +50,8 @@ def test_every_documented_model_is_there_and_no_other() -> None:
     assert set(models("embeddings")) == set(EMBEDDINGS)
     assert set(models("rerank")) == RERANKERS
     assert set(models("chat")) == CHAT
-    assert set(CATALOGUE) == set(EMBEDDINGS) | RERANKERS | CHAT
+    assert set(models("reader")) | set(models("search")) == WEB
+    assert set(CATALOGUE) == set(EMBEDDINGS) | RERANKERS | CHAT | WEB
 
 
 @pytest.mark.parametrize(("name", "sizes"), EMBEDDINGS.items())
@@ -60,7 +62,9 @@ def test_embedding_models_have_their_size_context_and_cap(name: str, sizes: tupl
 
 
 def test_only_embedding_models_have_a_cap() -> None:
-    assert {name for name, e in CATALOGUE.items() if e.model.max_inputs is None} == (RERANKERS | CHAT) - set(EMBEDDINGS)
+    assert {name for name, e in CATALOGUE.items() if e.model.max_inputs is None} == (RERANKERS | CHAT | WEB) - set(
+        EMBEDDINGS
+    )
 
 
 def test_aihubmix_serves_what_its_page_names() -> None:

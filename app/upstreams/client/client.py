@@ -60,13 +60,13 @@ class Client:
     async def send(self, request: Request, since: float | None = None, before_send: BeforeSend = nothing) -> Reply:
         """The whole answer. Raises as ``open`` does, and UpstreamError if the body cannot be read or is too large."""
         # As in ``open``, but without calling it: a coroutine less between a call and its connection.
-        deadline, ends = self._times(since)
+        deadline, ends = self._times(since, request.seconds)
         try:
             with deadline:
                 answer = await self._engine.open(request, before_send)
         except TimeoutError:
             raise self.late() from None
-        stream = _Stream(answer, deadline, self, ends)
+        stream = _Stream(answer, deadline, self, ends, request)
         try:
             return Reply(stream.status, stream.headers, await stream.read())
         finally:
@@ -79,19 +79,20 @@ class Client:
         ``since`` is the start of the call on the monotonic clock, from which its total time counts; the default is now.
         ``before_send`` is called when a connection is open, right before the request is sent.
         """
-        deadline, ends = self._times(since)
+        deadline, ends = self._times(since, request.seconds)
         try:
             with deadline:
                 answer = await self._engine.open(request, before_send)
         except TimeoutError:
             raise self.late() from None
-        return _Stream(answer, deadline, self, ends)
+        return _Stream(answer, deadline, self, ends, request)
 
-    def _times(self, since: float | None) -> tuple[Deadline, float]:
-        """The deadline for the answer's head, and the end of the call's total time."""
+    def _times(self, since: float | None, seconds: float | None) -> tuple[Deadline, float]:
+        """The deadline for the answer's head, and the end of the call's total time. ``seconds`` are the request's."""
         now = time.monotonic()
         ends = (now if since is None else since) + self.deadlines.total
-        return Deadline(self._clock, now if self.ending else min(now + self.deadlines.headers, ends)), ends
+        head = self.deadlines.headers if seconds is None else seconds
+        return Deadline(self._clock, now if self.ending else min(now + head, ends)), ends
 
     def cut(self) -> None:
         """Ends all waits, present and future, with Unavailable, because the process is about to exit."""
@@ -106,17 +107,20 @@ class Client:
 
 
 class _Stream:
-    def __init__(self, answer: EngineAnswer, deadline: Deadline, client: Client, ends: float) -> None:
+    def __init__(self, answer: EngineAnswer, deadline: Deadline, client: Client, ends: float, request: Request) -> None:
         self._answer = answer
         self._deadline = deadline
         self._client = client
-        self._event_until = time.monotonic() + client.deadlines.event
+        self._request = request
+        self._read_until = deadline.until  # of a request with seconds of its own
+        self._event_until = time.monotonic() + self._event_seconds
         self._idle_until = 0.0  # the deadline of the piece that is already waited for; 0: none is
         self._total_until = ends
         self._body: Plain | Inflate | None = None
         self.status = answer.status
         self.event_bytes = client.sizes.event
-        self.headers: Mapping[str, str] = _said(answer) if answer.status >= 300 else {}
+        names = request.kept or (SAID_OF_ERRORS if answer.status >= 300 else ())
+        self.headers: Mapping[str, str] = _said(answer, names) if names else {}
 
     async def pieces(self, look: float = math.inf) -> Iterable[bytes] | None:
         """The next pieces of the body; None at its end, empty if the time ``look`` (monotonic clock) comes first."""
@@ -131,14 +135,19 @@ class _Stream:
 
     def progressed(self) -> None:
         """An event has arrived: restarts the deadline for the next one."""
-        self._event_until = time.monotonic() + self._client.deadlines.event
+        self._event_until = time.monotonic() + self._event_seconds
+
+    @property
+    def _event_seconds(self) -> float:
+        return self._client.deadlines.event if self._request.seconds is None else self._request.seconds
 
     async def read(self) -> bytes:
         """The whole body; for a status of 300 or more, its first ERROR_BYTES. Raises UpstreamTooLarge for a body over
         the limit, of any status, and UpstreamError if the body cannot be read."""
         limit = self._client.sizes.reply
         kept = ERROR_BYTES if self.status >= 300 else limit
-        self._event_until = time.monotonic() + self._client.deadlines.reply
+        reply = time.monotonic() + self._client.deadlines.reply
+        self._event_until = reply if self._request.seconds is None else self._read_until
         pieces: list[bytes] = []
         size = 0
         body = unpacking(self._answer.header("content-encoding"))
@@ -170,5 +179,5 @@ class _Stream:
             raise self._client.late() from None
 
 
-def _said(error: EngineAnswer) -> dict[str, str]:
-    return {name: value for name in SAID_OF_ERRORS if (value := error.header(name)) is not None}
+def _said(answer: EngineAnswer, names: Iterable[str]) -> dict[str, str]:
+    return {name: value for name in names if (value := answer.header(name)) is not None}

@@ -1,0 +1,83 @@
+"""POST and GET /v1/search, and /s/<query>: the results of a search, and their pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..core.errors import InvalidRequest
+from ..core.names import not_one_of
+from ..core.types import Json
+from ..core.web import SEARCH, SEARCH_MODEL, WebCall, WebRequest
+from .pages import WebEndpoint, shared, web_call
+from .reader import KEYS
+from .web_options import OPTIONS, SEARCH_OPTIONS, chosen
+
+# The provider's own checks: num 0 to 20, and closed lists for type and provider. gl and hl have too many values.
+TYPES = ("web", "images", "news")
+PROVIDERS = ("google", "bing", "reader")
+MOST = 20
+TEXTS = ("gl", "hl", "location")
+FLAGS = ("fallback", "nfpr")
+WHOLE = ("num", "page")
+SPELLINGS: Mapping[str, str] = {"count": "num"}
+
+
+@dataclass(frozen=True, slots=True)
+class Search(WebEndpoint):
+    """The search endpoint. An answer is the provider's, byte for byte."""
+
+    facts: ClassVar = SEARCH
+    paths: ClassVar = ("/v1/search",)
+    gets: ClassVar = ("/v1/search", "/s/{query}")
+    dropin: ClassVar = "s"
+
+    def read(self, request: WebRequest) -> WebCall:
+        fields = {SPELLINGS.get(name, name): value for name, value in request.fields.items() if name not in KEYS}
+        body = {"q": _query(fields.pop("q", None), request.target), **_parameters(fields)}
+        asked = WebRequest(fields=fields, headers=request.headers, typed=request.typed)
+        options = chosen(asked, (*OPTIONS, *SEARCH_OPTIONS), self.rules.allow)
+        call = WebCall(endpoint=SEARCH, model=SEARCH_MODEL, body=body, seconds=self.rules.search_seconds)
+        return shared(web_call(call, options, request.form), self.rules.search_cache_seconds, ())
+
+
+def _query(given: Any, target: str | None) -> str:
+    query = target if given is None else given
+    if not isinstance(query, str) or not query.strip():
+        raise InvalidRequest("q is missing: send what to search for in q, or behind /s/", param="q")
+    return query.strip()
+
+
+def _parameters(fields: Json) -> Json:
+    """Takes the parameters of the search out of ``fields``. Raises InvalidRequest."""
+    if fields.get("engine") in PROVIDERS:  # else it is the engine for the pages
+        fields.setdefault("provider", fields.pop("engine"))
+    found: Json = {}
+    for name in WHOLE:
+        if (value := fields.pop(name, None)) is not None:
+            found[name] = _whole(name, value)
+    for name, values in (("type", TYPES), ("provider", PROVIDERS)):
+        if (value := fields.pop(name, None)) is not None:
+            if value not in values:
+                raise not_one_of(name, value, values)
+            found[name] = value
+    for name in TEXTS:
+        if (value := fields.pop(name, None)) is not None:
+            if not isinstance(value, str):
+                raise InvalidRequest(f"{name} must be a text", param=name)
+            found[name] = value
+    for name in FLAGS:
+        if (value := fields.pop(name, None)) is not None:
+            found[name] = value if isinstance(value, bool) else str(value).lower() in ("true", "1", "yes", "on")
+    return found
+
+
+def _whole(name: str, value: Any) -> int:
+    """The number, which a query has as text. Raises InvalidRequest."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        value = int(value)
+    least, most = (0, MOST) if name == "num" else (0, 10_000)
+    if type(value) is not int or not least <= value <= most:
+        raise InvalidRequest(f"{name} must be a whole number from {least} to {most}", param=name)
+    return value

@@ -1,0 +1,223 @@
+"""Jina's reader and search on the wire: r.jina.ai and s.jina.ai.
+
+    POST /, {"url": ...} or {"q": ...}, options as headers, one media type in Accept
+        json     {"code": 200, "data": {...}, "meta": {"usage": {"tokens"}}}
+        text     the page, X-Usage-Tokens; a picture; 302 to a picture
+        events   snapshots, each of which replaces the one before; the body ends without [DONE]
+
+Usage is in ``meta``, else in the header, else that of the pages. Source: jina-ai/reader (2026-05).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ..core.errors import UpstreamFailed, UpstreamRedirected, UpstreamTruncated
+from ..core.json import Malformed, check_text, decode
+from ..core.types import Event, Fold, Json, Reply, Request, Target
+from ..core.usage import BYTES_PER_TOKEN, LARGEST
+from ..core.web import LOCATION, MEDIA, Snapshot, WebCall
+from .errors import refuse_page
+from .page_errors import page_failure
+
+KEPT = ("content-type", "x-usage-tokens", "location", "retry-after", "date")
+PLAIN = "text/plain; charset=utf-8"
+PICTURE = re.compile(r"image/(?:png|jpeg|webp|gif)", re.IGNORECASE)
+WARNING = re.compile(rb"^Warning: ", re.MULTILINE)
+HEAD_BYTES = 4096  # of a page as text, in which a warning stands
+
+# Options that do not change what an answer is worth to another caller.
+OWN = frozenset(("x-no-cache", "x-token-budget"))
+
+
+def page_request(call: WebCall, target: Target, url: str) -> Request:
+    headers = {
+        "authorization": f"Bearer {target.key.secret}",
+        "content-type": "application/json",
+        "accept": MEDIA[call.form],
+        **call.headers,
+    }
+    return Request(url, headers, msgspec.json.encode(call.body), seconds=call.seconds, kept=KEPT)
+
+
+def write_page(upstream: Any, call: WebCall, target: Target) -> Json:
+    """All that decides the answer, for the cache's key; ``page_request`` writes the request."""
+    options = {name: value for name, value in call.headers.items() if name not in OWN}
+    if options.get("x-cache-tolerance") == "0":
+        del options["x-cache-tolerance"]
+    return {"body": call.body, "options": options, "form": call.form}
+
+
+class _Page(msgspec.Struct):
+    """What is read of a page. The content stays JSON."""
+
+    usage: Any = None
+    warning: Any = None
+    content: msgspec.Raw = msgspec.Raw(b"")
+    html: msgspec.Raw = msgspec.Raw(b"")
+    text: msgspec.Raw = msgspec.Raw(b"")
+
+    @property
+    def tokens(self) -> int | None:
+        return _tokens(self.usage)
+
+    @property
+    def full(self) -> bool:
+        return any(bytes(part) not in (b"", b'""', b"null") for part in (self.content, self.html, self.text))
+
+
+class _Told(msgspec.Struct):
+    """An answer in JSON."""
+
+    data: _Page | list[_Page] | None = None
+    code: Any = 200
+    meta: Any = None
+
+    @property
+    def pages(self) -> list[_Page]:
+        return self.data if isinstance(self.data, list) else [self.data] if self.data else []
+
+
+class _Kept(msgspec.Struct):
+    """A canonical reply of the cache."""
+
+    results: list[dict[str, bytes]]
+    usage: Json
+    object: str
+
+
+def read_kept(upstream: Any, call: WebCall, body: bytes, status: int) -> Json:
+    """The canonical reply of the cache. Raises UpstreamFailed for anything else."""
+    try:
+        kept = msgspec.json.decode(body, type=_Kept)
+        return {"object": kept.object, "results": [{"page": kept.results[0]["page"]}], "usage": kept.usage}
+    except (msgspec.MsgspecError, IndexError, KeyError):
+        raise UpstreamFailed("not an entry of a page") from None
+
+
+def read_page(call: WebCall, reply: Reply, upstream: str) -> Json:
+    """The canonical reply for an answer with a status of success, or 302: its bytes, their media type, what it cost.
+
+    Raises UpstreamError for an answer that is none.
+    """
+    if reply.status >= 300:
+        return _redirect(reply, upstream)
+    media = _header(reply.headers, "content-type").partition(";")[0].strip().lower()
+    if call.form == "json":
+        return _json(call, reply, upstream)
+    if PICTURE.fullmatch(media):
+        return _reply(reply.body, media, _of_header(reply), kept=False)
+    if not reply.body:
+        raise UpstreamFailed(f"{upstream} sent an empty answer")
+    usage = _of_header(reply) or {"total_tokens": len(reply.body) // BYTES_PER_TOKEN}
+    return _reply(reply.body, PLAIN, usage, kept=not WARNING.search(reply.body[:HEAD_BYTES]))
+
+
+def _redirect(reply: Reply, upstream: str) -> Json:
+    location = _header(reply.headers, "location")
+    if not re.fullmatch(r"https://[\x21-\x7e]{1,4000}", location):
+        raise UpstreamRedirected(f"{upstream} answered with a redirect that is not to a picture")
+    return _reply(location.encode(), LOCATION, _of_header(reply) or {}, kept=False)
+
+
+def _json(call: WebCall, reply: Reply, upstream: str) -> Json:
+    try:
+        told = msgspec.json.decode(reply.body, type=_Told)
+        check_text(reply.body)
+    except (msgspec.MsgspecError, Malformed, UnicodeDecodeError):
+        refuse_page(reply.body, upstream=upstream, answered=reply.status)
+        raise UpstreamFailed(f"{upstream} sent an answer that is not the JSON of a page") from None
+    if type(told.code) is int and told.code >= 400:
+        raise page_failure(Reply(told.code, reply.headers, reply.body), call, upstream)
+    wanted = list if call.endpoint.name == "search" else _Page
+    if not isinstance(told.data, wanted):
+        raise UpstreamFailed(f"{upstream} sent an answer without data")
+    meta = told.meta.get("usage") if isinstance(told.meta, dict) else None
+    tokens = _tokens(meta)
+    usage = _of_header(reply) if tokens is None else _counted(tokens)
+    kept = not any(page.warning for page in told.pages) and any(page.full for page in told.pages)
+    return _reply(reply.body, MEDIA["json"], usage or _of_pages(told.pages) or _estimate(reply.body), kept=kept)
+
+
+def _reply(page: bytes, media: str, usage: Json | None, *, kept: bool) -> Json:
+    reply: Json = {"object": media, "results": [{"page": page}], "usage": usage or {}}
+    return reply if kept else {**reply, "uncached": True}  # a field that no entry of the cache may have
+
+
+def _of_header(reply: Reply) -> Json | None:
+    text = _header(reply.headers, "x-usage-tokens")
+    return _counted(int(text)) if re.fullmatch(r"\d{1,15}", text) else None
+
+
+def _of_pages(pages: list[_Page]) -> Json | None:
+    counts = [page.tokens for page in pages if page.tokens is not None]
+    return _counted(sum(counts)) if counts else None
+
+
+def _counted(tokens: int) -> Json:
+    """The usage of a page, all of which is output."""
+    return {"prompt_tokens": 0, "completion_tokens": tokens, "total_tokens": tokens}
+
+
+def _estimate(body: bytes) -> Json:
+    """A total alone, which counts as an estimate."""
+    return {"total_tokens": len(body) // BYTES_PER_TOKEN}
+
+
+def _tokens(usage: Any) -> int | None:
+    tokens: Any = usage.get("tokens") if isinstance(usage, dict) else None
+    return int(tokens) if type(tokens) in (int, float) and 0 <= tokens <= LARGEST else None
+
+
+def _header(headers: Mapping[str, str], name: str) -> str:
+    return next((value for key, value in headers.items() if key.lower() == name), "")
+
+
+class PageFold:
+    """Passes snapshots on. The usage is that of the last one, estimated from its size if it has none."""
+
+    def __init__(self, upstream: str, call: WebCall) -> None:
+        self._upstream = upstream
+        self._call = call
+        self._last = 0
+        self._counted: Json | None = None
+        self._any = False
+        self.done = False
+        self.run: str | None = None
+
+    @property
+    def usage(self) -> Json | None:
+        if not self._any:
+            return None
+        return self._counted or {"total_tokens": self._last // BYTES_PER_TOKEN}
+
+    def feed(self, data: bytes, event: str = "") -> list[Event]:
+        if event == "error":
+            raise page_failure(Reply(_status(data), {}, data), self._call, self._upstream)
+        pages = decode(data, _Page | list[_Page])
+        self._any, self._last = True, len(data)
+        self._counted = _of_pages(pages if isinstance(pages, list) else [pages])
+        return [Snapshot("", data=data)]
+
+    def end(self) -> list[Event]:
+        if not self._any:
+            raise UpstreamTruncated(f"{self._upstream} ended the stream without a page")
+        return []
+
+
+def _status(data: bytes) -> int:
+    """The HTTP status that an error in a stream would have had."""
+    try:
+        said = decode(data)
+    except Malformed:
+        return 502
+    code = said.get("code") if isinstance(said, dict) else None
+    return code if type(code) is int and 400 <= code < 600 else 502
+
+
+def fold_page(upstream: Any, call: WebCall, target: Target, status: int) -> Fold:
+    return PageFold(upstream.name, call)
