@@ -15,7 +15,7 @@ from ..core.types import Call, EmbeddingsCall, EndpointName, Json, Reply, Reques
 from ..core.web import WebCall
 from .errors import not_there
 from .openai import OpenAICompatible, Translation, read_embeddings, read_rerank
-from .options import fitting
+from .options import MAX_DOC_LENGTH, fitting
 from .page_errors import page_failure
 from .pages import fold_page, page_request, read_kept, read_page, write_page
 from .parts import thing
@@ -26,8 +26,6 @@ DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 # The Jina classes of LangChain and LlamaIndex still use these names for an image, from jina-clip-v1's first API. Jina's
 # ImageDoc now has "image" only, for URLs and bytes.
 OLD_NAMES = ("url", "bytes")
-
-MAX_DOC_LENGTH = 8192
 
 
 def write_embeddings(upstream: Jina, call: EmbeddingsCall, target: Target) -> Json:

@@ -1,7 +1,8 @@
 """Clients of r.jina.ai and s.jina.ai, unmodified: by a base URL of their own, or by the provider's host names.
 
 LangChain's, Agno's and Haystack's classes are in the extra `clients`; `make clients` installs them. Open WebUI is an
-application, and jina-cli a program: of these two the tests send what their source code sends (jina-ai/cli d27a62d).
+application, and jina-cli a program: of these two the tests send what is known of them, the latter's source code
+(jina-ai/cli d27a62d) and the former's documented request; its header X-Retain-Images is from memory.
 
 Some clients have the provider's hosts fixed in their code. They reach the gateway as a team would lead them there: the
 names lead to this machine, where a proxy with a certificate of its own terminates TLS, and the gateway routes by
@@ -28,7 +29,6 @@ import trustme
 from pydantic import SecretStr
 
 from app.config.settings import Settings
-from app.endpoints import ENDPOINTS
 from app.gateway.build import in_sandbox
 from app.sandbox import Sandbox
 
@@ -37,10 +37,7 @@ from .conftest import CALLER_KEY, Beside, served
 from .test_jina_classes import have
 
 # These libraries use deprecated functions of their own, and leave sockets open.
-pytestmark = [
-    pytest.mark.filterwarnings("default"),
-    pytest.mark.skipif("reader" not in ENDPOINTS, reason="this gateway has no endpoints for pages and searches yet"),
-]
+pytestmark = pytest.mark.filterwarnings("default")
 
 TIDES = "https://almanac.example.org/tides"
 TITLE = "Tides and the Moon"
