@@ -176,7 +176,10 @@ _NO_KEYS = (
 
 
 def _bearer(authorization: bytes) -> bytes:
+    """The key of an Authorization header, which some clients of Jina send without ``Bearer``."""
     words = authorization.split()
+    if len(words) == 1 and words[0].lower() not in (b"bearer", b"basic", b"digest"):
+        return words[0]
     if len(words) != 2 or words[0].lower() != b"bearer":
         raise Unauthorized(f"{INCORRECT}: the Authorization header does not have the form 'Bearer <key>'. {_RIGHT}.")
     return words[1]

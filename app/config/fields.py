@@ -18,7 +18,7 @@ from pydantic_settings import NoDecode
 
 from ..core.origins import host_name, page_origin
 from ..core.zones import zone_of
-from ..endpoints import ENDPOINTS
+from ..endpoints import ENDPOINTS, PERMITTED
 from ..storage.files import read
 from ..upstreams.catalogue import PREFIX
 from ..upstreams.client.proxies import parse
@@ -26,8 +26,10 @@ from .sources import QUOTED, quoted
 
 if TYPE_CHECKING:
     EndpointName = str
+    PermittedName = str
 else:  # the names in the registry
     EndpointName = Literal[tuple(ENDPOINTS)]
+    PermittedName = Literal[PERMITTED]
 
 DEEPSEARCH_LEAST = 10_000  # tokens, the smallest budget of a DeepSearch run
 AUTO = "auto"

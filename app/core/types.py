@@ -2,15 +2,14 @@
 
     bytes -> Call -> Route -> Target -> Request -> [network] -> Event ... | Reply -> bytes
 
-All are plain values without behaviour. This module imports nothing else of this project, so that endpoints and
-upstreams can share its types without importing each other.
+All are plain values. This module imports nothing of this project, so that endpoints and upstreams can share its types.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import msgspec
@@ -41,8 +40,7 @@ class Value(msgspec.Struct, frozen=True):
 class EndpointFacts:
     """The properties of an endpoint that the cache, the gateway and the ledger depend on.
 
-    pure       equal calls have equal replies, so single-flight may share a reply, and the cache may keep it if it has
-               no other fields than those that cache/entries.py knows
+    pure       equal calls have equal replies, so single-flight may share a reply, and the cache may keep it
     inputs     the field of a call's body with the list of inputs, each of which has one item in the reply's ``data``:
                a call may be split by inputs, and each input is cached by itself; empty if a call cannot be split
     batchable  calls may be batched: the inputs of several go upstream in one call
@@ -50,6 +48,9 @@ class EndpointFacts:
     texts      the fields of a call's body that a model reads, for an estimate of its tokens
     writes     the model writes text, which is counted as completion tokens
     streamed   the answer may be a stream
+    echoes     the answer may repeat texts of the call, so the cache keeps it in memory only
+    api        the provider's API, if it has limits of its own there; else those of the key count
+    once       a call that was sent is never sent again, because it changes something at the provider
     """
 
     name: EndpointName
@@ -60,6 +61,9 @@ class EndpointFacts:
     texts: tuple[str, ...] = ()
     writes: bool = False
     streamed: bool = False
+    echoes: bool = False
+    api: str = ""
+    once: bool = False
 
 
 EMBEDDINGS = EndpointFacts("embeddings", pure=True, inputs="input", batchable=True, items="data", texts=("input",))
@@ -73,8 +77,8 @@ class Call(Value, frozen=True, kw_only=True):
     ``model`` is the name that the caller used, which the answer repeats. ``body`` is the body for an OpenAI-compatible
     upstream, without ``model`` and ``stream``; fields that the endpoint does not know are left untouched. ``id`` and
     ``created`` (Unix time in seconds) are set by the gateway, for answers that have an id of their own. ``encoding`` is
-    the encoding of the vectors in the caller's answer. ``user`` is the caller's word for who asks, empty if there is
-    none.
+    the encoding of the vectors in the caller's answer. ``user`` is the caller's word for who asks, or empty. A model
+    texts ``passes`` times. ``route`` is set if only one account can take the call.
     """
 
     endpoint: EndpointFacts
@@ -85,6 +89,8 @@ class Call(Value, frozen=True, kw_only=True):
     id: str = ""
     created: int = 0
     user: str = ""
+    passes: int = 1
+    route: Route | None = None
 
     @property
     def most_items(self) -> int | None:
@@ -171,7 +177,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A model at an upstream: the upstream, its own ``name`` for the model, and a key.
+    """A model at an upstream: the upstream, its own ``name`` for the model, and a key, ``pinned`` if no other will do.
 
     ``listed``: the catalogue or the configuration says that the upstream serves it.
     """
@@ -181,6 +187,7 @@ class Target:
     name: str
     key: Key
     listed: bool = False
+    pinned: bool = False
 
     @property
     def space(self) -> str:
@@ -188,7 +195,7 @@ class Target:
         return self.name.removeprefix("jina-ai/").lower()
 
     def with_key(self, key: Key) -> Target:
-        return self if key == self.key else Target(self.upstream, self.model, self.name, key, self.listed)
+        return self if key == self.key else replace(self, key=key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +225,7 @@ class Route:
 
 
 class Request(Value, frozen=True):
-    """A request to an upstream: always a POST of JSON. ``headers`` hold the key, so the repr leaves them out.
+    """A request to an upstream, usually a POST of JSON. ``headers`` hold the key, so the repr leaves them out.
 
     ``once``: the request must never be sent twice, so it gets a new connection. Any other request may use a kept
     connection, and is sent again over a new one if the upstream was just closing the kept one. ``schema`` is the JSON
@@ -232,6 +239,7 @@ class Request(Value, frozen=True):
     body: bytes
     once: bool = False
     schema: Json | None = None
+    method: str = "POST"
 
 
 class Reply(Value, frozen=True):

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from ..core.types import EndpointName
 from .chat import Chat
+from .classify import Classify
 from .embeddings import Embeddings
 from .endpoint import Endpoint, Options, StreamWriter
 from .rerank import Rerank
+from .segment import Segment
+from .train import Train
 
 ENDPOINTS: dict[EndpointName, type[Endpoint]] = {
     endpoint.facts.name: endpoint
@@ -19,7 +22,13 @@ ENDPOINTS: dict[EndpointName, type[Endpoint]] = {
         Embeddings,
         Rerank,
         Chat,
+        Classify,
+        Train,
+        Segment,
     )
 }
 
-__all__ = ["ENDPOINTS", "Endpoint", "Options", "StreamWriter"]
+# The names by which keys are allowed endpoints: those above, and one that no model serves.
+PERMITTED = (*ENDPOINTS, "classifiers")
+
+__all__ = ["ENDPOINTS", "PERMITTED", "Endpoint", "Options", "StreamWriter"]

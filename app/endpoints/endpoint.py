@@ -18,11 +18,13 @@ class Options(NamedTuple):
     token_encoding            the tokenizer encoding of token ids in inputs
     reasoning                 the field for DeepSearch's reasoning
     answer_chunk_characters   the length of the deltas into which an answer that arrives in one event is cut; 0: not cut
+    public_classifiers        a caller may make a classifier public
     """
 
     token_encoding: str = "cl100k_base"  # noqa: S105 - no password
     reasoning: ReasoningMode = "reasoning_content"
     answer_chunk_characters: int = 200
+    public_classifiers: bool = False
 
 
 class StreamWriter(Protocol):
@@ -43,7 +45,8 @@ class Endpoint(ABC):
 
     ``facts`` are the properties that the cache, the gateway and the ledger depend on. ``paths`` are full paths, the
     usual one first; a path under ``/v1/`` is also served without that prefix. ``summary`` and ``description`` are used
-    by the OpenAPI document if it has no text of its own for the path.
+    by the OpenAPI document if it has no text of its own for the path. ``gets`` are those that take
+    a GET, with the fields of the body in the query.
 
     Canonical replies are the types of core/replies.py. A streamed endpoint overrides ``writer``, and ``collect`` for
     callers that want a whole answer of an upstream that streams.
@@ -54,8 +57,18 @@ class Endpoint(ABC):
     facts: ClassVar[EndpointFacts]
     paths: ClassVar[tuple[str, ...]]
     method: ClassVar[str] = "POST"
+    gets: ClassVar[tuple[str, ...]] = ()
     summary: ClassVar[str] = ""
     description: ClassVar[str] = ""
+
+    @classmethod
+    def served(cls) -> list[tuple[str, str]]:
+        """Methods and paths, as OpenAPI writes them."""
+        found = []
+        for path in dict.fromkeys((*cls.paths, *cls.gets)):
+            found += [(cls.method, path)] if path in cls.paths else []
+            found += [("GET", path)] if path in cls.gets else []
+        return found
 
     @classmethod
     def configured(cls, options: Options) -> Endpoint:
@@ -65,6 +78,10 @@ class Endpoint(ABC):
     @abstractmethod
     def parse(self, body: Json, path: str) -> Call:
         """The canonical call for a body. Raises InvalidRequest, which names the field."""
+
+    def from_query(self, fields: dict[str, str]) -> Json:
+        """The body that the fields of a query stand for, if the endpoint takes a GET."""
+        return dict(fields)
 
     def split(self, call: Any, cap: int | None) -> list[Call]:
         """The call in parts of at most ``cap`` inputs, in order. By default one part, the call itself."""

@@ -50,6 +50,7 @@ class Gateway:
     ) -> None:
         self.routes = routes
         self.draining = False
+        self.classifiers = client.classifiers
         self.singleflight: SingleFlight[MergedReply, CallRecord] = SingleFlight()
         self._cache = cache
         self._retries = retries
@@ -61,7 +62,7 @@ class Gateway:
         """The answer of the first target that has one. Raises ToriiError."""
         if self.draining:
             raise Unavailable("this gateway is shutting down", retry_after=1)
-        call = parse(endpoint, incoming)
+        call = await self._client.locate(parse(endpoint, incoming), admitted.caller)
         record = admitted.begin(call, incoming.tag)
         try:
             route = admitted.permit(self.routes.of(call))

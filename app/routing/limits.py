@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 import msgspec
+from msgspec.structs import replace
 
 from ..core.types import Value
 
@@ -24,26 +26,31 @@ GRAIN = 0.1  # seconds whose spending is one Moment, so that a minute has few; i
 @dataclass(frozen=True, slots=True)
 class RateLimits:
     """The limits of a key, None for no limit. ``requests``, ``tokens`` and ``deepsearch`` (runs) are per minute,
-    ``concurrency`` is calls at a time, ``weight`` is the key's share of the load."""
+    ``concurrency`` is calls at a time, ``weight`` is the key's share of the load. ``apis`` are the limits of APIs that
+    have their own, per minute: requests under the API's name, tokens under ``NAME tokens``."""
 
     requests: int | None = None
     tokens: int | None = None
     deepsearch: int | None = None
     concurrency: int | None = None
     weight: float = 1.0
+    apis: Mapping[str, int] = field(default_factory=dict)
 
 
 class Cost(Value, frozen=True):
     """The cost of a call: one request, an estimate of its ``tokens``, and whether it is a DeepSearch run.
 
     ``since`` is when the call came, by the monotonic clock; its queue timeout counts from then. ``batch``: the call may
-    be batched, and so may be held back until others join it.
+    be batched, and so may be held back until others join it. ``api`` names the provider's API if it has limits of its
+    own. ``once``: the call must not be sent again once it was sent.
     """
 
     tokens: int = 0
     deepsearch: bool = False
     since: float = msgspec.field(default_factory=time.monotonic)
     batch: bool = False
+    api: str = ""
+    once: bool = False
 
     def parted(self, parts: int, missing: int, inputs: int, *, batch: bool) -> list[Cost]:
         """The cost of each part of a call that asks for ``missing`` of its ``inputs``. The first part has all their
@@ -51,18 +58,20 @@ class Cost(Value, frozen=True):
 
         Only a call of one part may be batched, if ``batch`` allows it.
         """
-        first = Cost(self.tokens * missing // inputs, self.deepsearch, self.since, batch=batch and parts == 1)
-        return [first, *[Cost(0, self.deepsearch, self.since)] * (parts - 1)]
+        first = replace(self, tokens=self.tokens * missing // inputs, batch=batch and parts == 1)
+        return [first, *[replace(self, tokens=0, batch=False)] * (parts - 1)]
 
     @property
-    def kind(self) -> tuple[bool, bool]:
-        """The class of calls that wait for the same windows: ``(deepsearch, batch)``."""
-        return self.deepsearch, self.batch
+    def kind(self) -> tuple[bool, bool, str]:
+        """The class of calls that wait for the same windows: ``(deepsearch, batch, api)``."""
+        return self.deepsearch, self.batch, self.api
 
     def amount(self, window: str) -> int:
+        if self.api:
+            return int(window == self.api) or self.tokens * (window == f"{self.api} tokens")
         if window == "tokens":
             return 0 if self.deepsearch else self.tokens
-        return int(self.deepsearch) if window == "deepsearch" else 1
+        return int(self.deepsearch) if window == "deepsearch" else int(window == "requests")
 
 
 @dataclass(slots=True)

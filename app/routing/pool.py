@@ -220,7 +220,7 @@ class Pool:
             self._timer.cancel()
             self._timer = None
         now, ready = time.monotonic(), self.ready
-        soonest, blocked = math.inf, set[tuple[bool, bool]]()
+        soonest, blocked = math.inf, set[tuple[bool, bool, str]]()
         for waiter in self._queue:
             if not ready and not waiter.granted.done() and waiter.elsewhere():
                 waiter.granted.set_result(None)

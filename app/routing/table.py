@@ -80,6 +80,11 @@ class RouteTable:
         self._routes = self._prefixed() | self._forced() | self._listed
         self._spelled = {name.lower(): route for name, route in reversed(self._routes.items())}
 
+    @property
+    def accounts(self) -> dict[str, Account]:
+        """The upstreams that have a key, best first."""
+        return {name: account for name, account in self._accounts.items() if account is not None}
+
     def find(self, name: str) -> Route:
         """The targets of a model, by any of its names.
 
@@ -90,6 +95,8 @@ class RouteTable:
 
     def of(self, call: Call) -> Route:
         """The targets of a call. Raises as ``find`` does, and InvalidRequest for a model of another endpoint."""
+        if call.route is not None:
+            return call.route
         found = self.find(call.model)
         route = found.to(call.endpoint.name)
         if route is None:

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..core.types import Call, EmbeddingsCall, EndpointName, Json, RerankCall, Target
+from ..core.classifiers import ClassifyCall, SegmentCall, TrainCall
+from ..core.types import Call, EmbeddingsCall, EndpointName, Json, Reply, RerankCall, Target
+from . import classifier
 from .openai import OpenAICompatible, Translation, read_embeddings, read_rerank
 from .options import fitting
 from .parts import thing
@@ -38,6 +40,18 @@ def write_rerank(upstream: Jina, call: RerankCall, target: Target) -> Json:
     if call.max_doc_length is not None and target.name.removeprefix("jina-ai/").startswith("jina-reranker-v3"):
         body["max_doc_length"] = min(call.max_doc_length, MAX_DOC_LENGTH)
     return body
+
+
+def write_classify(upstream: Jina, call: ClassifyCall, target: Target) -> Json:
+    """The inputs in Jina's form, and the labels or the classifier."""
+    named = {"classifier_id": call.classifier} if call.classifier else {}
+    return {**named, **call.body, "input": _inputs(call.body["input"])}
+
+
+def write_train(upstream: Jina, call: TrainCall, target: Target) -> Json:
+    """The examples in Jina's form, and the classifier to update."""
+    named = {"classifier_id": call.classifier} if call.classifier else {}
+    return {**named, **call.body, "input": _inputs(call.body["input"])}
 
 
 def jina_embeddings(call: EmbeddingsCall, target: Target) -> Json:
@@ -92,6 +106,9 @@ class Jina(OpenAICompatible):
         "embeddings": Translation("/embeddings", write_embeddings, read_embeddings),
         "rerank": Translation("/rerank", write_rerank, read_rerank),
         "chat": OpenAICompatible.endpoints["chat"],
+        "classify": Translation("/classify", write_classify, classifier.read_classify),
+        "train": Translation("/train", write_train, classifier.read_train),
+        "segment": Translation("/segment", classifier.write_segment, classifier.read_segment),
     }
 
     name: str = "jina"
@@ -101,6 +118,18 @@ class Jina(OpenAICompatible):
     def url(self, call: Call, target: Target) -> str:
         base = self.deepsearch_base_url if target.model.deepsearch else self.base_url
         return base.rstrip("/") + self.endpoints[call.endpoint.name].path
+
+    def named(self, call: Call, target: Target) -> Json:
+        """A classifier has its model, and the segmenter has none."""
+        unnamed = isinstance(call, SegmentCall) or (isinstance(call, ClassifyCall | TrainCall) and call.classifier)
+        return {} if unnamed else {"model": target.name}
+
+    def error(self, call: Call, target: Target, reply: Reply) -> Exception:
+        if isinstance(call, ClassifyCall | TrainCall):
+            of_one = bool(call.classifier)
+            if (error := classifier.refused(reply, self.name, of_one=of_one)) is not None:
+                return error
+        return OpenAICompatible.error(self, call, target, reply)
 
     def setting(self, target: Target) -> str:
         return "deepsearch_base_url" if target.model.deepsearch else "base_url"

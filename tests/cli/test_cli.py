@@ -539,11 +539,12 @@ def test_check_prints_where_the_settings_come_from_the_upstreams_and_the_route_t
         jina      https://api.jina.ai/v1 and https://deepsearch.jina.ai/v1  ...{JINA_KEY[-4:]}
         aihubmix  https://aihubmix.com/v1                                   ...{AIHUBMIX_KEY[-4:]}
 
-        MODEL               ENDPOINTS           TARGETS, IN ORDER  ALIASES
-        jina-embeddings-v3  embeddings          jina, aihubmix     text-embed, embed
-        jina-colbert-v2     embeddings, rerank  aihubmix, jina
-        jina-reranker-m0    rerank              jina, aihubmix
-        house               embeddings          own/bge-m3
+        MODEL               ENDPOINTS               TARGETS, IN ORDER  ALIASES
+        jina-embeddings-v3  embeddings, classify,   jina, aihubmix     text-embed, embed
+                            train
+        jina-colbert-v2     embeddings, rerank      aihubmix, jina
+        jina-reranker-m0    rerank                  jina, aihubmix
+        house               embeddings              own/bge-m3
 
         Unknown models go to own.
         Callers: alice, bob.
@@ -556,11 +557,12 @@ def test_models_prints_what_each_model_can_do(configured: dict[str, Any]) -> Non
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == dedent(
         """\
-        MODEL               ENDPOINTS           INPUTS       DIMENSIONS  UPSTREAMS
-        jina-embeddings-v3  embeddings          text         1024        jina, aihubmix
-        jina-colbert-v2     embeddings, rerank  text         128         aihubmix, jina
-        jina-reranker-m0    rerank              text, image              jina, aihubmix
-        house               embeddings          text         64          own
+        MODEL               ENDPOINTS            INPUTS       DIMENSIONS  UPSTREAMS
+        jina-embeddings-v3  embeddings,          text         1024        jina, aihubmix
+                            classify, train
+        jina-colbert-v2     embeddings, rerank   text         128         aihubmix, jina
+        jina-reranker-m0    rerank               text, image              jina, aihubmix
+        house               embeddings           text         64          own
 
         ALIAS       OF
         text-embed  jina-embeddings-v3

@@ -196,7 +196,11 @@ def test_management_keys_in_the_file(run: Run) -> None:
         ("keys create", "NAME is missing. `torii keys create --help` shows the usage."),
         ("keys create a b", "too many arguments: beside options, the command takes NAME only."),
         ("keys creat a", "unknown command creat; did you mean create? `torii keys --help` lists the commands."),
-        ("keys create bo --endpoints chats", "--endpoints must be 'embeddings', 'rerank' or 'chat'; not 'chats'."),
+        (
+            "keys create bo --endpoints chats",
+            "--endpoints must be 'embeddings', 'rerank', 'chat', 'classify', 'train', 'segment' or 'classifiers'; not "
+            "'chats'.",
+        ),
         ("keys create bo --ips 10.0.0.300", "--ips must be an address or a network, such as 192.0.2.7, "),
         ("keys create bo --cache never", "--cache must be 'shared' or 'private'; not 'never'."),
         ("keys create bo --team nobody", "--team: there is no team 'nobody'"),

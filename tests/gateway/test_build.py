@@ -151,7 +151,9 @@ def test_callers_by_key_by_hash_and_the_default_one() -> None:
     assert build_callers(settings()).open
 
 
-FREE, PAID = RateLimits(500, 10**6, 50, 5), RateLimits(500, 10**7, 50, 50)
+APIS = {"classify": 200, "classify tokens": 500_000, "train": 20, "train tokens": 200_000, "segment": 200}
+PREMIUM = {"classify": 1000, "classify tokens": 3_000_000, "train": 60, "train tokens": 1_000_000, "segment": 1000}
+FREE, PAID = RateLimits(500, 10**6, 50, 5, apis=APIS), RateLimits(500, 10**7, 50, 50, apis=APIS)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ FREE, PAID = RateLimits(500, 10**6, 50, 5), RateLimits(500, 10**7, 50, 50)
         ({}, {}, RateLimits()),
         ({"tier": "free"}, {}, FREE),
         ({"tier": "free"}, {"tier": "paid"}, PAID),
-        ({}, {"tier": "premium"}, RateLimits(5000, 10**8, 500, 500)),
+        ({}, {"tier": "premium"}, RateLimits(5000, 10**8, 500, 500, apis=PREMIUM)),
         ({"tier": "free", "limits": {"concurrency": 2}}, {}, replace(FREE, concurrency=2)),
         ({"tier": "free", "limits": {"concurrency": 2}}, {"tier": "paid"}, PAID),
         ({"tier": "free"}, {"tier": "paid", "limits": {"tokens_per_minute": 7}}, replace(PAID, tokens=7)),
