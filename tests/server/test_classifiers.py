@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -623,3 +625,23 @@ async def test_the_classifiers_of_a_revoked_key_are_orphans(upstream: ScriptedUp
         found = await operator.get("/classifiers?orphans=true")
         assert [(entry["classifier_id"], entry["orphan"]) for entry in found["data"]] == [("c1", "owner_gone")]
         assert found["unasked"] == ["jina-one", "jina-two"]
+
+
+async def test_the_commands_ask_the_gateway(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    async with serving(upstream, tmp_path) as gateway:
+        await train(gateway, upstream)
+        port = gateway.url.rpartition(":")[2]
+
+        async def torii(*words: str) -> str:
+            given = {**os.environ, "TORII_OPERATOR_KEY": OPERATOR, "JINA_API_KEY": "jina_0123456789"}
+            command = [sys.executable, "-m", "app", "classifiers", *words, "--port", port]
+            process = await asyncio.create_subprocess_exec(
+                *command, env=given, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            )
+            return (await process.communicate())[0].decode()
+
+        assert [line.split()[:3] for line in (await torii("list")).splitlines()[1:]] == [["c1", "ann", "jina-one"]]
+        assert "bob" in await torii("adopt", "c1", "--key", "bob")
+        upstream.plays(replies([{"classifier_id": "lost", "labels": ["x"]}]))
+        assert [line.split()[0] for line in (await torii("list", "--orphans")).splitlines()[1:]] == ["lost"]
+        assert "name the new owner by --key or by --team" in await torii("adopt", "c1")
