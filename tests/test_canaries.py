@@ -42,6 +42,15 @@ timeouts: {{idle_seconds: 0.5, reply_seconds: 0.5}}
 EMBED = {"model": "jina-embeddings-v3", "input": ["hi"]}
 RERANK = {"model": "jina-reranker-m0", "query": "q", "documents": ["a"]}
 ASK = {"model": "jina-deepsearch-v1", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+TRAIN = {
+    "model": "jina-embeddings-v3",
+    "input": [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}],
+}
+CLASSIFIER = {
+    "classify": {"model": "jina-embeddings-v3", "input": ["hi"], "labels": ["a", "b"]},
+    "train": TRAIN,
+    "segment": {"content": "hi"},
+}
 THINK = b'data: {"choices":[{"delta":{"type":"think","content":"<think>hm"}}]}\n\n'
 
 
@@ -89,9 +98,17 @@ SCRIPTS: dict[str, Script] = {
 async def _asked(client: httpx.AsyncClient, upstream: ScriptedUpstream) -> str:
     told = ""
     for script in SCRIPTS.values():
-        for path, body in (("embeddings", EMBED), ("rerank", RERANK), ("chat/completions", ASK)):
+        asked = {"embeddings": EMBED, "rerank": RERANK, "chat/completions": ASK, **CLASSIFIER}
+        for path, body in asked.items():
             upstream.plays(script)
             answer = await client.post(f"/v1/{path}", json=body)
+            told += f"{answer.headers}\n{answer.text}\n"
+        upstream.plays(replies({"classifier_id": "c1"}))
+        await client.post("/v1/train", json=TRAIN)
+        upstream.plays(script)
+        for method, path in (("POST", "/v1/classify"), ("GET", "/v1/classifiers"), ("DELETE", "/v1/classifiers/c1")):
+            body = {"classifier_id": "c1", "input": "hi"} if method == "POST" else None
+            answer = await client.request(method, path, json=body)
             told += f"{answer.headers}\n{answer.text}\n"
     for headers in ({"authorization": f"Bearer {STRANGER}"}, {"authorization": STRANGER}, {"x-api-key": STRANGER}):
         answer = await client.post("/v1/embeddings", json=EMBED, headers=headers)

@@ -17,7 +17,8 @@ from ..core.types import Call, Json, Target
 from ..core.usage import LARGEST
 from ..core.vectors import Shape, Vector, field_of
 
-# The fields of an answer that may be stored. Any other field might repeat the request, as tokenized_input does.
+# The fields of an answer that may be stored. Any other field might repeat the request, as tokenized_input does. Answers
+# that do so by their nature are kept in memory only (``echoes`` of the endpoint).
 HEAD = frozenset(["created", "data", "id", "meta", "model", "object", "provider", "request_id", "results", "usage"])
 ITEM = frozenset(["embedding", "embeddings", "index", "object", "page", "relevance_score"])
 
@@ -32,17 +33,19 @@ class CacheEntry(NamedTuple):
     """``head`` is the top level of the answer, with empty values for the items and the usage. The items of a call
     without ``inputs``, such as a ranking, are one piece of JSON in ``head``; ``items`` then has only the names of their
     fields. ``tokens`` is what the entry was billed, its share by length if several inputs were billed together.
-    ``shape`` is that of its vectors, None for a ranking."""
+    ``shape`` is that of its vectors, None for a ranking. ``echoes``: it may repeat texts of the request, so it is kept
+    in memory only."""
 
     head: Fields
     items: list[Fields]
     tokens: int
     shape: Shape | None = None
+    echoes: bool = False
 
     @property
     def storable(self) -> bool:
-        """True if no field of the entry can repeat the request."""
-        return self.head.keys() <= HEAD and ITEM.issuperset(chain.from_iterable(self.items))
+        """True if no field of the entry can repeat the request, or if it is kept in memory only."""
+        return self.echoes or (self.head.keys() <= HEAD and ITEM.issuperset(chain.from_iterable(self.items)))
 
     @property
     def size(self) -> int:
@@ -70,12 +73,12 @@ def unpacked(value: bytes, call: Call, target: Target) -> CacheEntry | None:
     holds, most = call.endpoint.items, call.most_items
     try:
         head, items, tokens = _packed.decode(value)
-        if not {holds, "usage"} <= head.keys():
+        if not {holds or "usage", "usage"} <= head.keys():
             return None
         reply = target.upstream.reply(call, target, _answer(head, items, tokens, call))
     except (msgspec.MsgspecError, UnicodeDecodeError, ToriiError):
         return None
-    if most is not None and len(reply[holds]) > most:
+    if most is not None and holds and len(reply[holds]) > most:
         return None
     entry = entry_of(reply, call)
     return entry if entry.storable else None
@@ -95,9 +98,12 @@ def entry_of(reply: Json, call: Call) -> CacheEntry:
     holds = call.endpoint.items
     head = {name: b"" if name in (holds, "usage") else _bytes(value) for name, value in reply.items()}
     tokens = billed(reply["usage"])
+    if not holds:
+        return CacheEntry(head, [], tokens, echoes=call.endpoint.echoes)
     if not call.endpoint.inputs:
         head[holds] = msgspec.json.encode(reply[holds])
-        return CacheEntry(head, [dict.fromkeys(chain.from_iterable(reply[holds]), b"")], tokens)
+        names = dict.fromkeys(chain.from_iterable(reply[holds]), b"")
+        return CacheEntry(head, [names], tokens, echoes=call.endpoint.echoes)
     items = [{name: _bytes(value) for name, value in item.items()} for item in reply[holds]]
     first = reply[holds][0]  # all have one shape
     return CacheEntry(head, items, tokens, first[field_of(first)].shape)

@@ -155,8 +155,8 @@ class Cache:
         if self._memory is not None:
             for key, entry in storable.items():
                 self._memory.put(key, entry, now + lifetime)
-        if self._store is not None and storable:
-            values = {key: entry.pack() for key, entry in storable.items()}
+        values = {key: entry.pack() for key, entry in storable.items() if not entry.echoes}
+        if self._store is not None and values:
             self._store.write(values, now, now + lifetime)
 
     async def aclose(self) -> None:
@@ -215,7 +215,8 @@ class Lookup:
         else:
             keys, cache = keys_of(self._call, target, self._owner), self._cache
             entries = cache.in_memory(keys) if self.reads else {}
-            if self.reads and cache.stored and len(entries) < len(keys):
+            stored = cache.stored and not self._call.endpoint.echoes
+            if self.reads and stored and len(entries) < len(keys):
                 entries |= await cache.in_store(keys, set(keys) - entries.keys(), self._call, target)
             found = Partition(self._call, target, keys, entries)
         self._found[place] = found

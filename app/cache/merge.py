@@ -143,6 +143,8 @@ class Partition:
     def _answer(self, entries: list[CacheEntry], usage: Json) -> Json:
         """One answer of all entries, in order. Raises UpstreamFailed if their vectors differ in shape."""
         reply, holds = entries[0].head_with(usage), self.call.endpoint.items
+        if not holds:
+            return reply
         if not self.call.endpoint.inputs:
             reply[holds] = ranked(entries[0].head[holds])
             return reply

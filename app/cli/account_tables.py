@@ -90,6 +90,19 @@ def audit(found: Iterable[Json]) -> str:
     return table(heads, rows, below=more) if rows else "Nothing was changed yet."
 
 
+def classifiers(found: Json) -> str:
+    """A line for each classifier, and one for accounts that could not be asked."""
+    rows = []
+    for entry in found["data"]:
+        owner = f"team {entry['team']}" if entry["team"] else entry["key"] or ""
+        made = _minute(entry["created_at"])
+        cells = (entry["classifier_id"] or "", owner, entry["account"], entry["model"] or "", made)
+        rows.append([escape(cell) for cell in (*cells, entry["orphan"] or entry["state"])])
+    heads = ("ID", "OWNER", "ACCOUNT", "MODEL", "TRAINED (UTC)", "STATE")
+    text = table(heads, rows) if rows else "No such classifiers."
+    return f"{text}\n\nNo answer from: {', '.join(found['unasked'])}" if found["unasked"] else text
+
+
 def calls(found: Iterable[Json]) -> str:
     """Two lines for each row: the second has the caller, the request id, the error or the reason."""
     rows, more = [], []

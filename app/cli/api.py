@@ -64,6 +64,14 @@ class Api:
         found: list[Json] = self._asked("GET", "limits", {kind: entry})["data"]
         return found
 
+    def classifiers(self, *, orphans: bool) -> Json:
+        """The classifiers with their owners; with ``orphans`` only those that nobody can use."""
+        return self._asked("GET", "classifiers", {"orphans": "true" if orphans else None})
+
+    def adopt(self, classifier: str, owner: Json) -> Json:
+        """Gives a classifier to a ``key`` or a ``team``, by its id."""
+        return self._asked("POST", f"classifiers/{quote(classifier, safe='')}/adopt", body=owner)
+
     def _asked(self, method: str, path: str, query: Json | None = None, body: Json | None = None) -> Json:
         given = urlencode({name: value for name, value in (query or {}).items() if value is not None})
         place = f"/admin/v1/{path}" + (f"?{given}" if given else "")

@@ -20,6 +20,7 @@ import click
 from .. import __version__
 from ..config.sources import STARTED_BY_VARIABLE
 from .books import audit, calls, db, ledger
+from .classifiers import classifiers
 from .keys import keys
 from .operate import healthcheck, reload, upstreams, usage
 from .options import Commands, Wrong, config_option, host_option, load, port_option, reason
@@ -55,6 +56,7 @@ for command in (
     teams,
     management_keys,
     prices,
+    classifiers,
     audit,
     ledger,
     db,

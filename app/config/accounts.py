@@ -25,7 +25,7 @@ from pydantic import (
 from ..core.money import DOLLAR, dollars, nanodollars
 from ..core.money import MOST as MOST_DOLLARS
 from ..core.types import OnDisconnect
-from .fields import SHA256, CallerKey, EndpointName, Network, Section, Text, WebhookUrl, lower, number
+from .fields import SHA256, CallerKey, EndpointName, Network, PermittedName, Section, Text, WebhookUrl, lower, number
 from .sources import Values
 
 DOLLAR_DECIMALS = 9
@@ -125,6 +125,7 @@ LimitAmount = Annotated[int, BeforeValidator(number), Field(ge=0, le=MOST)]
 Share = Annotated[float, BeforeValidator(number), Field(gt=0, le=1)]
 Models = Annotated[list[Text], Field(max_length=MOST_LISTED)]
 Endpoints = Annotated[list[EndpointName], Field(max_length=MOST_LISTED)]
+PermittedEndpoints = Annotated[list[PermittedName], Field(max_length=MOST_LISTED)]
 Addresses = Annotated[list[Network], Field(max_length=MOST_LISTED)]
 CacheUse = Literal["shared", "private"]
 
@@ -228,7 +229,7 @@ class KeyFields(Section):
     expires_at: Moment | None = None
     disabled: bool = False
     allowed_models: Models | None = None
-    allowed_endpoints: Endpoints | None = None
+    allowed_endpoints: PermittedEndpoints | None = None
     allowed_ips: Addresses | None = None
     limits: LimitsSettings = LimitsSettings()
     budgets: Budgets = Field(default_factory=list)
@@ -265,7 +266,7 @@ class KeyChanges(Section):
     expires_at: Moment | None = None
     disabled: bool | None = None
     allowed_models: Models | None = None
-    allowed_endpoints: Endpoints | None = None
+    allowed_endpoints: PermittedEndpoints | None = None
     allowed_ips: Addresses | None = None
     limits: LimitsSettings | None = None
     budgets: Budgets | None = None

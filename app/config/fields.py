@@ -18,7 +18,7 @@ from pydantic_settings import NoDecode
 
 from ..core.origins import host_name, page_origin
 from ..core.zones import zone_of
-from ..endpoints import ENDPOINTS
+from ..endpoints import ENDPOINTS, PERMITTED
 from ..endpoints.web_options import SECRETS
 from ..storage.files import read
 from ..upstreams.catalogue import PREFIX
@@ -27,9 +27,11 @@ from .sources import QUOTED, quoted
 
 if TYPE_CHECKING:
     EndpointName = str
+    PermittedName = str
     SecretOption = str
 else:  # the names in the registry and in the table
     EndpointName = Literal[tuple(ENDPOINTS)]
+    PermittedName = Literal[PERMITTED]
     SecretOption = Literal[SECRETS]
 
 DEEPSEARCH_LEAST = 10_000  # tokens, the smallest budget of a DeepSearch run

@@ -84,42 +84,62 @@ class KeyLimits(Section):
     reader_per_minute: Count | None = None
     search_per_minute: Count | None = None
     concurrency: Count | None = None
+    classify_per_minute: Count | None = None  # with labels in the request
+    classify_tokens_per_minute: Count | None = None
+    train_per_minute: Count | None = None  # training, and calls to classifiers
+    train_tokens_per_minute: Count | None = None
+    segment_per_minute: Count | None = None
 
     @property
     def apis(self) -> dict[str, int]:
-        """The requests per minute of the APIs that have limits of their own, by name."""
-        given = {"reader": self.reader_per_minute, "search": self.search_per_minute}
-        return {api: most for api, most in given.items() if most is not None}
+        """The limits of APIs that have their own: requests under the API's name, tokens under ``NAME tokens``."""
+        found = {
+            "reader": self.reader_per_minute,
+            "search": self.search_per_minute,
+            "classify": self.classify_per_minute,
+            "classify tokens": self.classify_tokens_per_minute,
+            "train": self.train_per_minute,
+            "train tokens": self.train_tokens_per_minute,
+            "segment": self.segment_per_minute,
+        }
+        return {name: limit for name, limit in found.items() if limit is not None}
 
 
 Tier = Literal["free", "paid", "premium"]
 
 # Jina's limits by tier. Embeddings and rerank: Jina's OpenAPI description of July 2026, which calls paid tier 1 and
-# premium tier 2. DeepSearch: its own page. Reader and search: Jina's table of rate limits, with a key and premium.
+# premium tier 2. DeepSearch: its own page. The others: Jina's table of rate limits, with a key and premium.
+_APIS = {
+    "reader_per_minute": 500,
+    "search_per_minute": 100,
+    "classify_per_minute": 200,
+    "classify_tokens_per_minute": 500_000,
+    "train_per_minute": 20,
+    "train_tokens_per_minute": 200_000,
+    "segment_per_minute": 200,
+}
+_PREMIUM_APIS = {
+    "reader_per_minute": 5000,
+    "search_per_minute": 1000,
+    "classify_per_minute": 1000,
+    "classify_tokens_per_minute": 3_000_000,
+    "train_per_minute": 60,
+    "train_tokens_per_minute": 1_000_000,
+    "segment_per_minute": 1000,
+}
 TIERS: dict[Tier, KeyLimits] = {
     "free": KeyLimits(
-        requests_per_minute=500,
-        tokens_per_minute=1_000_000,
-        deepsearch_per_minute=50,
-        reader_per_minute=500,
-        search_per_minute=100,
-        concurrency=5,
+        requests_per_minute=500, tokens_per_minute=1_000_000, deepsearch_per_minute=50, concurrency=5, **_APIS
     ),
     "paid": KeyLimits(
-        requests_per_minute=500,
-        tokens_per_minute=10_000_000,
-        deepsearch_per_minute=50,
-        reader_per_minute=500,
-        search_per_minute=100,
-        concurrency=50,
+        requests_per_minute=500, tokens_per_minute=10_000_000, deepsearch_per_minute=50, concurrency=50, **_APIS
     ),
     "premium": KeyLimits(
         requests_per_minute=5000,
         tokens_per_minute=100_000_000,
         deepsearch_per_minute=500,
-        reader_per_minute=5000,
-        search_per_minute=1000,
         concurrency=500,
+        **_PREMIUM_APIS,
     ),
 }
 
@@ -304,6 +324,14 @@ class LedgerSettings(Section):
         state, home = os.environ.get("XDG_STATE_HOME"), os.environ.get("HOME")
         folder = Path(state) if state else Path(home, ".local", "state") if home else None
         return folder / "torii" / "torii.db" if folder else None
+
+
+class ClassifierSettings(Section):
+    """``public``: callers may make classifiers that anyone can use who knows the id. ``foreign``: callers may use
+    classifiers that nobody here owns, such as public ones of others."""
+
+    public: bool = False
+    foreign: bool = False
 
 
 class CorsSettings(Section):

@@ -41,6 +41,7 @@ from .fields import (
 from .sections import (
     CacheSettings,
     CallerSettings,
+    ClassifierSettings,
     CorsSettings,
     DeepSearchSettings,
     DisconnectSettings,
@@ -107,6 +108,7 @@ class Settings(BaseSettings):
     disconnect: DisconnectSettings = DisconnectSettings()
     ping_seconds: Seconds = 15
     cache: CacheSettings = CacheSettings()
+    classifiers: ClassifierSettings = ClassifierSettings()
     max_body_megabytes: Count = 32
     max_reply_megabytes: Count = 64
     max_event_megabytes: Count = 8

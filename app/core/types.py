@@ -2,15 +2,13 @@
 
     bytes -> Call -> Route -> Target -> Request -> [network] -> Event ... | Reply -> bytes
 
-All are plain values without behaviour. This module imports nothing else of this project, so that endpoints and
-upstreams can share its types without importing each other.
+All are plain values. This module imports nothing of this project, so that endpoints and upstreams can share its types.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import msgspec
@@ -41,8 +39,7 @@ class Value(msgspec.Struct, frozen=True):
 class EndpointFacts:
     """The properties of an endpoint that the cache, the gateway and the ledger depend on.
 
-    pure       equal calls have equal replies, so single-flight may share a reply, and the cache may keep it if it has
-               no other fields than those that cache/entries.py knows
+    pure       equal calls have equal replies, so single-flight may share a reply, and the cache may keep it
     inputs     the field of a call's body with the list of inputs, each of which has one item in the reply's ``data``:
                a call may be split by inputs, and each input is cached by itself; empty if a call cannot be split
     batchable  calls may be batched: the inputs of several go upstream in one call
@@ -50,7 +47,11 @@ class EndpointFacts:
     texts      the fields of a call's body that a model reads, for an estimate of its tokens
     writes     the model writes text, which is counted as completion tokens
     streamed   the answer may be a stream
+    echoes     the answer may repeat texts of the call, so the cache keeps it in memory only
     api        the provider's API, if it has limits of its own there; else those of the key count
+    once       a call that was sent is never sent again, because it changes something at the provider
+    slow       an answer may take minutes, so a call that the upstream may have begun is not repeated
+    owned      a call may be about something that its caller owns at the provider: a classifier
     """
 
     name: EndpointName
@@ -61,7 +62,11 @@ class EndpointFacts:
     texts: tuple[str, ...] = ()
     writes: bool = False
     streamed: bool = False
+    echoes: bool = False
     api: str = ""
+    once: bool = False
+    slow: bool = False
+    owned: bool = False
 
 
 EMBEDDINGS = EndpointFacts("embeddings", pure=True, inputs="input", batchable=True, items="data", texts=("input",))
@@ -75,8 +80,8 @@ class Call(Value, frozen=True, kw_only=True):
     ``model`` is the name that the caller used, which the answer repeats. ``body`` is the body for an OpenAI-compatible
     upstream, without ``model`` and ``stream``; fields that the endpoint does not know are left untouched. ``id`` and
     ``created`` (Unix time in seconds) are set by the gateway, for answers that have an id of their own. ``encoding`` is
-    the encoding of the vectors in the caller's answer. ``user`` is the caller's word for who asks, empty if there is
-    none.
+    the encoding of the vectors in the caller's answer. ``user`` is the caller's word for who asks, or empty. A model
+    texts ``passes`` times. ``route`` is set if only one account can take the call.
     """
 
     endpoint: EndpointFacts
@@ -87,6 +92,8 @@ class Call(Value, frozen=True, kw_only=True):
     id: str = ""
     created: int = 0
     user: str = ""
+    passes: int = 1
+    route: Route | None = None
 
     @property
     def most_items(self) -> int | None:
@@ -173,7 +180,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A model at an upstream: the upstream, its own ``name`` for the model, and a key.
+    """A model at an upstream: the upstream, its own ``name`` for the model, and a key, ``pinned`` if no other will do.
 
     ``listed``: the catalogue or the configuration says that the upstream serves it.
     """
@@ -183,6 +190,7 @@ class Target:
     name: str
     key: Key
     listed: bool = False
+    pinned: bool = False
 
     @property
     def space(self) -> str:
@@ -190,7 +198,7 @@ class Target:
         return self.name.removeprefix("jina-ai/").lower()
 
     def with_key(self, key: Key) -> Target:
-        return self if key == self.key else Target(self.upstream, self.model, self.name, key, self.listed)
+        return self if key == self.key else replace(self, key=key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +228,7 @@ class Route:
 
 
 class Request(Value, frozen=True):
-    """A request to an upstream: always a POST of JSON. ``headers`` hold the key, so the repr leaves them out.
+    """A request to an upstream, usually a POST of JSON. ``headers`` hold the key, so the repr leaves them out.
 
     ``once``: the request must never be sent twice, so it gets a new connection. Any other request may use a kept
     connection, and is sent again over a new one if the upstream was just closing the kept one. ``schema`` is the JSON
@@ -237,6 +245,7 @@ class Request(Value, frozen=True):
     schema: Json | None = None
     seconds: float | None = None
     kept: tuple[str, ...] = ()
+    method: str = "POST"
 
 
 class Reply(Value, frozen=True):
@@ -247,29 +256,6 @@ class Reply(Value, frozen=True):
     status: int
     headers: Mapping[str, str]
     body: bytes
-
-
-class Stream(Protocol):
-    """An upstream's answer whose head has arrived.
-
-    status      the status of the answer
-    headers     the headers that describe an error; empty for a status of success
-    event_bytes the most bytes of one event
-    progressed  reports that an event has arrived: only the reader of the stream can tell
-    pieces      the pieces of the body that have arrived since the last call; None at the end of the body, empty if the
-                time ``look`` (monotonic clock) comes first, in which case no data is lost
-    read        the whole body
-    aclose      closes the connection; may be called at any time and repeatedly
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    event_bytes: int
-
-    def progressed(self) -> None: ...
-    async def pieces(self, look: float = math.inf) -> Iterable[bytes] | None: ...
-    async def read(self) -> bytes: ...
-    async def aclose(self) -> None: ...
 
 
 # The events of a stream of any provider: an upstream's fold translates the provider's events into these, and the chat

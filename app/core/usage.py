@@ -49,7 +49,7 @@ def tokens(call: Call, usage: Any, written: int) -> Tokens:
         prompt = total if prompt is None else prompt
     estimated = (prompt, completion, total).count(None) > 1
     if prompt is None:
-        prompt = _rest(total, completion, size(_read(call)) // BYTES_PER_TOKEN)
+        prompt = _rest(total, completion, size(_read(call)) * call.passes // BYTES_PER_TOKEN)
     if completion is None:
         completion = _rest(total, prompt, written // BYTES_PER_TOKEN)
     return Tokens(prompt, completion, prompt + completion if total is None else total, estimated)

@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 from .errors import UpstreamRejected
 from .types import Call, EndpointFacts, Json, Text, Value
 
-READER = EndpointFacts("reader", items="results", writes=True, streamed=True, api="reader")
-SEARCH = EndpointFacts("search", items="results", writes=True, streamed=True, api="search")
+READER = EndpointFacts("reader", items="results", writes=True, streamed=True, api="reader", slow=True)
+SEARCH = EndpointFacts("search", items="results", writes=True, streamed=True, api="search", slow=True)
 
 READER_MODEL = "jina-reader"
 SEARCH_MODEL = "jina-search"

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from ..core.types import EndpointName
 from .chat import Chat
+from .classify import Classify
 from .embeddings import Embeddings
 from .endpoint import Answer, Endpoint, Options, StreamWriter
 from .reader import Reader
 from .rerank import Rerank
 from .search import Search
+from .segment import Segment
+from .train import Train
 
 ENDPOINTS: dict[EndpointName, type[Endpoint]] = {
     endpoint.facts.name: endpoint
@@ -23,7 +26,13 @@ ENDPOINTS: dict[EndpointName, type[Endpoint]] = {
         Chat,
         Reader,
         Search,
+        Classify,
+        Train,
+        Segment,
     )
 }
 
-__all__ = ["ENDPOINTS", "Answer", "Endpoint", "Options", "StreamWriter"]
+# The names by which keys are allowed endpoints: those above, and one that no model serves.
+PERMITTED = (*ENDPOINTS, "classifiers")
+
+__all__ = ["ENDPOINTS", "PERMITTED", "Answer", "Endpoint", "Options", "StreamWriter"]

@@ -20,12 +20,14 @@ class Options(NamedTuple):
     reasoning                 the field for DeepSearch's reasoning
     answer_chunk_characters   the length of the deltas into which an answer that arrives in one event is cut; 0: not cut
     web                       those of reader and search
+    public_classifiers        a caller may make a classifier public
     """
 
     token_encoding: str = "cl100k_base"  # noqa: S105 - no password
     reasoning: ReasoningMode = "reasoning_content"
     answer_chunk_characters: int = 200
     web: WebRules = WebRules()
+    public_classifiers: bool = False
 
 
 class Answer(NamedTuple):
@@ -55,8 +57,8 @@ class Endpoint(ABC):
 
     ``facts`` are the properties that the cache, the gateway and the ledger depend on. ``paths`` are full paths, the
     usual one first; a path under ``/v1/`` is also served without that prefix. ``gets`` are those that take a GET, as
-    OpenAPI writes them. ``summary`` and ``description`` are used
-    by the OpenAPI document if it has no text of its own for the path.
+    OpenAPI writes them. ``summary`` and ``description`` are used by the OpenAPI document if it has no text of its own
+    for the path.
 
     Canonical replies are the types of core/replies.py. A streamed endpoint overrides ``writer``, and ``collect`` for
     callers that want a whole answer of an upstream that streams.
@@ -88,6 +90,10 @@ class Endpoint(ABC):
     @abstractmethod
     def parse(self, body: Json, path: str) -> Call:
         """The canonical call for a body. Raises InvalidRequest, which names the field."""
+
+    def from_query(self, fields: dict[str, str]) -> Json:
+        """The body that the fields of a query stand for, if the endpoint takes a GET."""
+        return dict(fields)
 
     def split(self, call: Any, cap: int | None) -> list[Call]:
         """The call in parts of at most ``cap`` inputs, in order. By default one part, the call itself."""

@@ -75,6 +75,42 @@ def model_of(body: Json) -> str:
     return model
 
 
+def classifier_of(body: Json) -> str:
+    """Removes ``classifier_id`` from ``body`` and returns it; empty without one. Raises InvalidRequest for an invalid
+    one, and if there is no model either."""
+    if "classifier_id" not in body:
+        if "model" not in body:
+            raise InvalidRequest(
+                "model is missing: send a model (GET /v1/models lists the models), or the classifier_id of a "
+                "classifier (GET /v1/classifiers lists yours)",
+                param="model",
+            )
+        return ""
+    given = body.pop("classifier_id")
+    if not isinstance(given, str) or not given.strip() or len(given) > 256:
+        raise InvalidRequest("classifier_id must be the id of a classifier", param="classifier_id")
+    if not isinstance(body.get("model", ""), str):
+        raise InvalidRequest("model must be a text, or left out with a classifier_id", param="model")
+    return given
+
+
+IMAGES = ("image", "url", "bytes", "image_url")
+
+
+def kind_of_input(item: Any, place: str, forms: str) -> str:
+    """``text`` or ``image``. Raises InvalidRequest for anything else, and for an empty one."""
+    if isinstance(item, str):
+        item = {"text": item}
+    if not isinstance(item, dict):
+        raise InvalidRequest(f"{place} must be {forms}", param="input")
+    kinds = {"text" if name == "text" else "image" for name in item if name == "text" or name in IMAGES}
+    if len(kinds) > 1:
+        raise InvalidRequest(f"{place} is both a text and an image: send one of them", param="input")
+    if not kinds or any(not value for name, value in item.items() if name == "text" or name in IMAGES):
+        raise InvalidRequest(f"{place} is empty, or is not {forms}", param="input")
+    return kinds.pop()
+
+
 def total_usage(usages: list[Json]) -> Json:
     """The sums of the counts of all parts of a call; empty if the upstreams gave none."""
     total: Json = {}

@@ -76,13 +76,13 @@ class Reservation:
     """The room and the cost of a call. ``begin`` sets ``record``, ``reserve`` sets ``cost``. ``account`` is what is
     held of limits and budgets, None for a caller who has none."""
 
-    __slots__ = ("_admission", "_caller", "_request_id", "account", "connection", "cost", "record")
+    __slots__ = ("_admission", "_request_id", "account", "caller", "connection", "cost", "record")
 
     cost: Cost
 
     def __init__(self, admission: Admission, connection: ClientConnection, caller: Caller, request_id: str) -> None:
         self._admission = admission
-        self._caller = caller
+        self.caller = caller
         self._request_id = request_id
         self.account: CallHold | None = None
         self.connection = connection
@@ -95,7 +95,7 @@ class Reservation:
 
     def begin(self, call: Call, tag: bytes = b"") -> CallRecord:
         """The record of the call, which is settled at its end. ``tag`` is the header x-torii-tag."""
-        caller = self._caller
+        caller = self.caller
         record = CallRecord(self._request_id, caller.name, call, self.connection)
         record.recorder = self._admission.recorder
         record.account = self.account
@@ -112,13 +112,13 @@ class Reservation:
         """The route. Raises PermissionDenied if the caller may not use its model."""
         assert self.record is not None
         self.record.model_id = route.model.id
-        self._caller.check_model(route.model.id)
+        self.caller.check_model(route.model.id)
         return route
 
     @property
     def owner(self) -> tuple[str, bool]:
         """Whose cached answers the call may get: the caller's, and whether they share them with others."""
-        return self._caller.id or self._caller.name, self._caller.private_cache
+        return self.caller.id or self.caller.name, self.caller.private_cache
 
     @property
     def limited(self) -> bool:
@@ -133,8 +133,8 @@ class Reservation:
     def reserve(self, body: bytes, route: Route) -> None:
         """Sets ``cost``, an estimate that counts against the limits of the upstreams' keys."""
         assert self.record is not None
-        api, started = self.record.call.endpoint.api, self.record.started
-        self.cost = Cost(len(body) // BYTES_PER_TOKEN, route.model.deepsearch, started, api=api)
+        tokens, about = len(body) // BYTES_PER_TOKEN, self.record.call.endpoint
+        self.cost = Cost(tokens, route.model.deepsearch, self.record.started, api=about.api, once=about.once, slow=about.slow)
         if route.model.deepsearch and self._admission.holds is not None:
             self.record.call = self._admission.holds.runs.capped(self.record.call)
 

@@ -36,6 +36,7 @@ from ..routing.lease import Lease
 from ..routing.limits import Cost
 from ..upstreams.client.client import Client
 from ..usage.record import CallRecord, Use
+from .classifiers import Classifiers
 from .client import Answered, LeasingClient, covered, read
 from .shares import billed, divided, merged, of_all, weight
 
@@ -94,8 +95,8 @@ class BatchWaiter:
 class BatchingClient(LeasingClient):
     """A client that batches small calls of the same kind if they have to wait for a key."""
 
-    def __init__(self, http: Client, retries: Retries) -> None:
-        super().__init__(http)
+    def __init__(self, http: Client, retries: Retries, classifiers: Classifiers) -> None:
+        super().__init__(http, classifiers)
         self.retries = retries
         self._queues: dict[Hashable, Queue] = {}
 

@@ -131,7 +131,7 @@ def build_keys(settings: Settings, upstream: str, share: Share = WHOLE) -> list[
             deepsearch=share.of(limits.deepsearch_per_minute),
             concurrency=share.of(limits.concurrency),
             weight=key.weight,
-            apis={api: share.part(most) for api, most in limits.apis.items()},
+            apis={name: share.part(limit) for name, limit in limits.apis.items()},
         )
         keys.append((Key(key.key.get_secret_value() if key.key else "", alias), rate_limits))
     return keys

@@ -7,10 +7,13 @@ attempt -> pool: a lease -> HTTP: the request -> pool: the outcome
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from msgspec.structs import replace
 
+from ..callers.keys import Caller
+from ..core.classifiers import ClassifyCall, TrainCall
 from ..core.errors import UpstreamError, UpstreamRateLimited
 from ..core.json import Malformed, decode
 from ..core.types import Call, Json, Reply, Target
@@ -21,18 +24,28 @@ from ..routing.lease import Lease
 from ..routing.limits import KEPT, Cost
 from ..upstreams.client.client import Client
 from ..usage.record import CallRecord, Use
+from .classifiers import Classifiers, Training
 from .conformity import usable
 from .streaming import UpstreamStream
 
 # The target that answered, and its canonical answer.
 Answered = tuple[Target, Json]
 
+UNTRAINED: AbstractContextManager[Training | None] = nullcontext()  # for a call that trains nothing
+
 
 class LeasingClient:
     """An HTTP client that leases a key for each request. Raises UpstreamError, also if no key is free in time."""
 
-    def __init__(self, http: Client) -> None:
+    def __init__(self, http: Client, classifiers: Classifiers) -> None:
         self.http = http
+        self.classifiers = classifiers
+
+    async def locate(self, call: Call, caller: Caller) -> Call:
+        """The call, with its model and its only route if it names a classifier. Raises as ``Classifiers.locate``."""
+        if not isinstance(call, ClassifyCall | TrainCall):
+            return call
+        return await self.classifiers.locate(call, caller)
 
     async def cover(self, part: Call, attempt: Failover, record: CallRecord) -> None:
         """Adds the cost of a further request to the call's hold. Raises the last failure if it does not fit."""
@@ -47,16 +60,20 @@ class LeasingClient:
             record.connection.ask()
             target = attempt.target.with_key(lease.key)
             use = record.ask(target)
-            try:
-                request = target.upstream.request(limited(part, record), target)
-                reply = await self.http.send(request, record.started, partial(mark_sent, lease, use, part, attempt))
-                answer = read(part, target, reply)
-            except UpstreamError as failure:
-                use.fail(part, failure, failure.usage)
-                raise
-            reported = answer.get("usage")
-            use.end(part, reported, 0 if counted(reported) else answered(answer))
-            return target, answer
+            begun = await self.classifiers.begin(part, target, record, use) if part.endpoint.once else UNTRAINED
+            with begun as training:
+                try:
+                    request = target.upstream.request(limited(part, record), target)
+                    reply = await self.http.send(request, record.started, partial(mark_sent, lease, use, part, attempt))
+                    answer = read(part, target, reply)
+                except UpstreamError as failure:
+                    use.fail(part, failure, failure.usage)
+                    raise
+                reported = answer.get("usage")
+                use.end(part, reported, 0 if counted(reported) else answered(answer))
+                if training is not None:
+                    await training.end(answer)
+                return target, answer
 
     async def open(self, attempt: Failover, record: CallRecord) -> UpstreamStream:
         """A stream whose head has come; the stream holds the lease. Raises UpstreamError if the status is an error."""
@@ -144,7 +161,9 @@ async def _lease_in_turn(attempt: Failover, key_queue: asyncio.Lock) -> Lease:
             if not pool.ready and attempt.can_go_elsewhere():
                 raise pool.refusal()
             try:
-                return await pool.lease(Cost(), attempt.tried)  # the first part has counted all tokens
+                return await pool.lease(
+                    Cost(api=attempt.cost.api), attempt.tried
+                )  # the first part has counted all tokens
             except UpstreamRateLimited as full:
                 if attempt.can_go_elsewhere() or (full.retry_after or 0.0) > KEPT:
                     raise

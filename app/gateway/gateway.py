@@ -55,7 +55,7 @@ class Gateway:
         self.singleflight: SingleFlight[MergedReply, CallRecord] = SingleFlight()
         self._cache = cache
         self._retries = retries
-        self._client = client
+        self.client = client
         self._parts = parts
         self._streams = streams
 
@@ -64,6 +64,7 @@ class Gateway:
         if self.draining:
             raise Unavailable("this gateway is shutting down", retry_after=1)
         call = parse(endpoint, incoming)
+        call = await self.client.locate(call, admitted.caller) if call.endpoint.owned else call
         record = admitted.begin(call, incoming.tag)
         try:
             route = admitted.permit(self.routes.of(call))
@@ -100,10 +101,10 @@ class Gateway:
     def drain(self, seconds: float) -> None:
         """Refuses new calls. After ``seconds``, those that wait for an upstream fail; the soonest drain counts."""
         self.draining = True
-        asyncio.get_running_loop().call_later(seconds, self._client.http.cut)
+        asyncio.get_running_loop().call_later(seconds, self.client.http.cut)
 
     async def aclose(self) -> None:
-        await self._client.http.aclose()
+        await self.client.http.aclose()
         await self._cache.aclose()
 
     async def _hit(
@@ -161,14 +162,14 @@ class Gateway:
         for attempt in failover:
             with attempt:
                 if attempt.further:
-                    await self._client.cover(part, attempt, record)
-                answered = await self._client.send(part, attempt, record)
+                    await self.client.cover(part, attempt, record)
+                answered = await self.client.send(part, attempt, record)
         return answered
 
     async def _collected(self, endpoint: Endpoint, failover: Failover, record: CallRecord) -> MergedReply:
         for attempt in failover:
             with attempt:
-                stream = await self._client.open(attempt, record)
+                stream = await self.client.open(attempt, record)
                 outcome = MergedReply(stream.target, await stream.collected(endpoint, record))
         return outcome
 
@@ -180,15 +181,14 @@ class Gateway:
             await admitted.hold(record.call, first)
         for attempt in self._retries.begin(route.targets, admitted.cost, record.connection).start(first):
             with attempt:
-                stream = await self._client.open(attempt, record)
+                stream = await self.client.open(attempt, record)
                 await self._streams.begin(stream, record)
         return CallResult(provenance(stream.target), events=self._streams.events(stream, endpoint, record))
 
 
 def _answer(endpoint: Endpoint, record: CallRecord, outcome: MergedReply, *, paid: bool) -> CallResult:
-    record.cache = outcome.state
+    record.cache, record.cached_tokens = outcome.state, outcome.cached_tokens
     record.free = None if paid else outcome.reply["usage"]
-    record.cached_tokens = outcome.cached_tokens
     body, status, media, own = endpoint.answer(record.call, outcome.reply)
     record.end(status)
     return CallResult({**provenance(outcome.target), **outcome.headers, **own}, body, None, status, media)

@@ -16,7 +16,8 @@ from ..core.errors import ToriiError, UpstreamBroken, UpstreamMismatch, drop_tra
 from ..core.json import Malformed
 from ..core.redaction import Redactor
 from ..core.sse import PING, Decoder, ServerEvent
-from ..core.types import Chunk, Event, Fold, Head, Json, Stream, Structured, Target
+from ..core.stream import Stream
+from ..core.types import Chunk, Event, Fold, Head, Json, Structured, Target
 from ..endpoints import Endpoint, StreamWriter
 from ..routing.lease import Lease
 from ..usage.record import CallRecord

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
-from ..core.errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited
+from ..core.errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited, UpstreamUnreachable
 from ..core.types import Key, Target
 from .lease import Lease
 from .limits import KEPT, MINUTE, Cost
@@ -172,7 +172,9 @@ class Failover:
     @property
     def tried(self) -> AbstractSet[str]:
         """The aliases of the upstream's keys that have failed in this call, by failures of the key, not the
-        upstream."""
+        upstream; all but one if the target is pinned to that."""
+        if self.target.pinned:
+            return {state.key.alias for state in self.pool.states} - {self.target.key.alias}
         return self._tried.get(self.target.upstream.name, NONE)
 
     @property
@@ -200,12 +202,16 @@ class Failover:
         return any(self._retries.pools[target.upstream.name].ready for target in self._left)
 
     def _goes_on(self, failure: UpstreamError) -> bool:
-        """False if another attempt is useless: the request is wrong, or a DeepSearch run may have begun."""
+        """False if another attempt is useless: the request is wrong, or must not be sent again, or a DeepSearch run may
+        have begun."""
         target = self.target
         failure.upstream, failure.target = target.upstream.name, target
         if target.model.deepsearch and not isinstance(failure, UpstreamRateLimited):
             failure.should_retry = False
         if not failure.elsewhere or (failure.accepted and target.model.deepsearch):
+            return False
+        if self.cost.once and failure.asked and not isinstance(failure, UpstreamUnreachable):
+            failure.should_retry = False if failure.accepted else failure.should_retry
             return False
         self.failures.append(failure)
         pool, of_the_key = self.pool, _is_of_the_key(failure)
@@ -215,7 +221,7 @@ class Failover:
         self._last = None
         if key and of_the_key:
             self._tried.setdefault(pool.name, set()).add(key.alias)
-        if key and of_the_key and pool.others(self.tried):
+        if key and of_the_key and not target.pinned and pool.others(self.tried):
             self._ask_another_key(target, pool, failure, key)
         elif not self._was_asked_again(target):
             self._ask_again(target, pool, failure)
@@ -279,7 +285,7 @@ class Failover:
             in_time = in_time or (self.key_queue is not None and (seconds or 0.0) <= KEPT)
             if seconds is not None and in_time and self._most:
                 self._again.append((target, False))
-        elif not _is_of_the_key(failure) and failure.repeatable and not (self.cost.api and failure.accepted):
+        elif not _is_of_the_key(failure) and failure.repeatable and not (self.cost.slow and failure.accepted):
             self._again.append((target, True))
 
 

@@ -140,10 +140,12 @@ class KeyState:
 
     def described(self, now: float, clock: float) -> Json:
         """The state as plain JSON values. ``clock`` is the Unix time of ``now``. The state ``trial`` means that the
-        next call, or the one at work, decides whether the key works."""
+        next call, or the one at work, decides whether the key works. Of APIs with limits of their own, ``minute`` has
+        those that were called."""
         cooling = self.in_cooldown(now)
         until = datetime.fromtimestamp(clock + self.cooldown_until - now, UTC).isoformat(timespec="seconds")
         limits = {name: {"used": window.used(now), "limit": window.limit} for name, window in self.windows.items()}
+        limits = {name: use for name, use in limits.items() if use["used"] or name not in self.limits.apis}
         return {
             "key": self.key.alias,
             "tail": self.key.tail,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 import msgspec
+from msgspec.structs import replace
 
 from ..core.types import Value
 
@@ -25,8 +26,8 @@ GRAIN = 0.1  # seconds whose spending is one Moment, so that a minute has few; i
 @dataclass(frozen=True, slots=True)
 class RateLimits:
     """The limits of a key, None for no limit. ``requests``, ``tokens`` and ``deepsearch`` (runs) are per minute,
-    ``concurrency`` is calls at a time, ``weight`` is the key's share of the load. ``apis`` are requests per minute of
-    the provider's APIs that have limits of their own, by name; their calls count against no other limit per minute."""
+    ``concurrency`` is calls at a time, ``weight`` is the key's share of the load. ``apis`` are the limits of APIs that
+    have their own, per minute: requests under the API's name, tokens under ``NAME tokens``."""
 
     requests: int | None = None
     tokens: int | None = None
@@ -41,7 +42,7 @@ class Cost(Value, frozen=True):
 
     ``since`` is when the call came, by the monotonic clock; its queue timeout counts from then. ``batch``: the call may
     be batched, and so may be held back until others join it. ``api`` names the provider's API if it has limits of its
-    own, and its calls may take minutes.
+    own. ``once``: the call must not be sent again once it was sent; ``slow``: neither if the upstream may have begun it.
     """
 
     tokens: int = 0
@@ -49,6 +50,8 @@ class Cost(Value, frozen=True):
     since: float = msgspec.field(default_factory=time.monotonic)
     batch: bool = False
     api: str = ""
+    once: bool = False
+    slow: bool = False
 
     def parted(self, parts: int, missing: int, inputs: int, *, batch: bool) -> list[Cost]:
         """The cost of each part of a call that asks for ``missing`` of its ``inputs``. The first part has all their
@@ -56,9 +59,8 @@ class Cost(Value, frozen=True):
 
         Only a call of one part may be batched, if ``batch`` allows it.
         """
-        tokens, batch = self.tokens * missing // inputs, batch and parts == 1
-        first = Cost(tokens, self.deepsearch, self.since, batch=batch, api=self.api)
-        return [first, *[Cost(0, self.deepsearch, self.since, api=self.api)] * (parts - 1)]
+        first = replace(self, tokens=self.tokens * missing // inputs, batch=batch and parts == 1)
+        return [first, *[replace(self, tokens=0, batch=False)] * (parts - 1)]
 
     @property
     def kind(self) -> tuple[bool, bool, str]:
@@ -67,12 +69,10 @@ class Cost(Value, frozen=True):
 
     def amount(self, window: str) -> int:
         if self.api:
-            return int(window == self.api)
+            return int(window == self.api) or self.tokens * (window == f"{self.api} tokens")
         if window == "tokens":
             return 0 if self.deepsearch else self.tokens
-        if window == "deepsearch":
-            return int(self.deepsearch)
-        return int(window == "requests")
+        return int(self.deepsearch) if window == "deepsearch" else int(window == "requests")
 
 
 @dataclass(slots=True)

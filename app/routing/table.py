@@ -84,6 +84,11 @@ class RouteTable:
         self._spelled = {name.lower(): route for name, route in reversed(self._routes.items())}
         self._beyond: dict[str, Route] = {}  # of names that were found though they are not in the table
 
+    @property
+    def accounts(self) -> dict[str, Account]:
+        """The upstreams that have a key, best first."""
+        return {name: account for name, account in self._accounts.items() if account is not None}
+
     def find(self, name: str) -> Route:
         """The targets of a model, by any of its names.
 
@@ -93,6 +98,8 @@ class RouteTable:
 
     def of(self, call: Call) -> Route:
         """The targets of a call. Raises as ``find`` does, and InvalidRequest for a model of another endpoint."""
+        if call.route is not None:
+            return call.route
         found = self.find(call.model)
         route = found.to(call.endpoint.name)
         if route is None:

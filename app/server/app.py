@@ -39,17 +39,19 @@ from ..gateway.build import (
     hosts,
     secrets,
 )
+from ..gateway.classifiers import Classifiers
 from ..gateway.gateway import Gateway
 from ..gateway.parts import Parts
 from ..gateway.streaming import Streams
 from ..routing.cooldowns import SavedCooldowns
 from ..routing.failover import Retries
 from ..routing.pool import Pool
+from ..storage.classifiers import ClassifierBook
 from ..storage.ledger_file import LedgerFile
 from ..storage.retention import Retention
 from ..usage.ledger import unrecorded
 from ..usage.record import CallRecord, Recorder
-from . import access_log, docs, models, own_usage, process
+from . import access_log, classifiers, docs, models, own_usage, process
 from .access import Access
 from .accounting import Accounting, build_book, build_holds, build_prices
 from .books import LedgerReader
@@ -71,6 +73,7 @@ class Process:
     registry: Registry = field(default_factory=Registry)
     tiers: SharedTiers = field(default_factory=SharedTiers)
     accounting: Accounting = field(default_factory=lambda: Accounting(None))
+    classifiers: ClassifierBook = field(default_factory=lambda: ClassifierBook(None))
 
 
 def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database: LedgerFile | None = None) -> FastAPI:
@@ -80,7 +83,8 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     share of one worker out of several. Without a ``database`` no ledger is kept; the code that opened it closes it.
     """
     registry, accounting = Registry(database.path if database else None), Accounting(database)
-    process = Process(sinks, share, database, registry, accounting=accounting)
+    book = ClassifierBook(database)
+    process = Process(sinks, share, database, registry, accounting=accounting, classifiers=book)
     generations = Generations(partial(_generation, process), settings)
     # Only at the start: a reload carries over the state of the keys.
     rests = SavedCooldowns(database).remembered() if database else []
@@ -103,7 +107,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     path = database.path if database else None
     app.state.ledger_reader, app.state.own_usage_reader = LedgerReader(path, at_once=4), LedgerReader(path, at_once=2)
     hot = Hot(generations)
-    app.router.routes += [Route(path, hot, methods=["POST"]) for path in HOT]
+    app.router.routes += [Route(path, hot, methods=["POST", *["GET"] * (path in QUERIED)]) for path in HOT]
     for prefix, router in (*SHOWN, *HIDDEN):
         app.include_router(router, prefix=prefix, include_in_schema=(prefix, router) in SHOWN)
     if generations.now.operator is not None or registry.now.management:
@@ -143,7 +147,7 @@ class Torii(FastAPI):
             scope["path"] = meant(scope["path"], scope["raw_path"])
         send = now.access.sender(scope, send)
         handler = now.access.handler(scope) or dropin or now.web.paths.get(scope["path"])
-        if handler is None and scope["method"] == "POST":
+        if handler is None and (scope["method"] == "POST" or (scope["method"] == "GET" and scope["path"] in QUERIED)):
             handler = now.hot.get(scope["path"])
         if b"%" in scope["raw_path"] and scope["path"].startswith("/admin/"):  # it would evade a proxy's rule
             handler = now.handlers.error_handler(now.handlers.not_found(scope["path"]))
@@ -166,10 +170,17 @@ HOT = {
 }
 
 
+# The hot paths that take a GET too.
+QUERIED = frozenset(path for path, endpoint in HOT.items() if f"/v1{path.removeprefix('/v1')}" in endpoint.gets)
+
+
 def _hot(handlers: Handlers, settings: Settings) -> dict[str, ASGIApp]:
     """The handler of each hot path."""
     options = Options(
-        settings.token_encoding, settings.deepsearch.reasoning, settings.deepsearch.answer_chunk_characters
+        settings.token_encoding,
+        settings.deepsearch.reasoning,
+        settings.deepsearch.answer_chunk_characters,
+        settings.classifiers.public,
     )
     made = {endpoint: handlers.posted(endpoint.configured(options)) for endpoint in ENDPOINTS.values()}
     return {path: made[endpoint] for path, endpoint in HOT.items()}
@@ -183,8 +194,14 @@ def _web(handlers: Handlers, settings: Settings) -> WebRoutes:
 
 
 # Prefixes and routers: SHOWN are in the OpenAPI document, HIDDEN are not.
-SHOWN = (("/v1", models.router), ("/v1", own_usage.router), ("", process.router))
-HIDDEN = (("", models.router), ("", own_usage.router), ("/v1", models.not_offered), ("", models.not_offered))
+SHOWN = (("/v1", models.router), ("/v1", classifiers.router), ("/v1", own_usage.router), ("", process.router))
+HIDDEN = (
+    ("", models.router),
+    ("", classifiers.router),
+    ("", own_usage.router),
+    ("/v1", models.not_offered),
+    ("", models.not_offered),
+)
 
 
 def _listed(*routers: tuple[str, APIRouter]) -> list[tuple[str, str]]:
@@ -251,11 +268,12 @@ def _gateway(process: Process, settings: Settings, redactor: Redactor) -> tuple[
     remember = SavedCooldowns(process.database).remember if process.database else None
     pools = build_pools(settings, routes, client, remember, process.share)
     retries = Retries(pools, most=settings.max_attempts)
+    held = Classifiers(process.classifiers, routes, pools, client, settings.classifiers.foreign)
     gateway = Gateway(
         routes=routes,
         cache=process.tiers.cache(settings),
         retries=retries,
-        client=BatchingClient(client, retries),
+        client=BatchingClient(client, retries, held),
         parts=Parts(max(1, settings.max_connections // 2)),
         streams=Streams(redactor, settings.ping_seconds),
     )

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from urllib.parse import parse_qsl
 from uuid import uuid4
 
 import msgspec
@@ -23,6 +24,7 @@ from ..core.errors import (
     Barred,
     BodyTooSlow,
     Forbidden,
+    InvalidRequest,
     MethodNotAllowed,
     NotFound,
     Overloaded,
@@ -116,6 +118,13 @@ class Handlers:
 
     async def _posted(self, exchange: HTTPExchange) -> RequestContext:
         return context(exchange, await self.body(exchange))
+    async def _asked(self, endpoint: Endpoint, exchange: HTTPExchange) -> bytes:
+        """The body of a request, or that which the query of a GET stands for. Raises as ``body``."""
+        if exchange.scope["method"] == "POST":
+            return await self.body(exchange)
+        query = exchange.scope["query_string"].decode("latin-1")
+        fields = dict(parse_qsl(query, keep_blank_values=True, encoding="utf-8", errors="replace"))
+        return msgspec.json.encode(endpoint.from_query(fields))
 
     def response_handler(self, response: Response) -> ASGIApp:
         """A handler that sends a response made by FastAPI, with the headers of every response."""
@@ -194,6 +203,8 @@ class Handlers:
         Barred if the key may not be used for the endpoint, or from the caller's address."""
         if queried and exchange.scope["query_string"]:
             no_key_in_query(exchange)
+        if not self.open and not KEY_HEADERS & exchange.headers.keys():
+            no_token_alone(exchange)
         peer = exchange.scope.get("client")
         address = peer[0] if peer else None
         try:
@@ -261,6 +272,14 @@ def no_key_in_query(exchange: HTTPExchange, ids: Collection[str] = ()) -> None:
             raise Unauthorized("The query contains a key. Send keys in the header 'Authorization: Bearer <key>' only.")
 
 
+def no_token_alone(exchange: HTTPExchange) -> None:
+    """Raises InvalidRequest for a request whose only key is where Jina's reader would read one: in ``_token``."""
+    if any(field.partition(b"=")[0] == b"_token" for field in exchange.query()):
+        raise InvalidRequest(
+            "a key in _token is not read here. Send the header 'Authorization: Bearer <key>'", param="_token"
+        )
+
+
 def methods_of(request: Request) -> list[str]:
     """The methods of all routes at the request's path; the router's own 405 names those of the first route only."""
     routes = request.app.router.routes
@@ -295,6 +314,9 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 # Headers that ``HTTPExchange.answer`` sets itself.
 CONTENT = (b"content-type", b"content-length")
+
+# Headers that may hold a caller's key.
+KEY_HEADERS = frozenset((b"authorization", b"api-key", b"x-api-key"))
 
 # Query parameters in which clients of other services send their key.
 IN_QUERY = frozenset((b"key", b"api_key", b"api-key", b"apikey", b"access_token", b"token", b"authorization"))

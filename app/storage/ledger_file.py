@@ -189,6 +189,15 @@ class LedgerFile(QueuedWriter):
         """Queues the deletion of the key's saved cooldown."""
         self._write("forget_cooldown", (upstream, fingerprint))
 
+    def write(self, verb: str, row: tuple[Any, ...]) -> asyncio.Future[bool]:
+        """Writes a row by a verb of ``rows.PLAIN``. The future is done when it is in the file, and raises StoreError as
+        in ``hold``."""
+        return self._ask("write", (verb, row))
+
+    def write_later(self, verb: str, row: tuple[Any, ...]) -> None:
+        """Queues a row by a verb of ``rows.PLAIN``."""
+        self._write(verb, tuple(row))
+
     def cooldowns(self) -> list[CooldownRow]:
         """All saved cooldowns. Raises StoreError."""
         with reading(self.path) as connection:

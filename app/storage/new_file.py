@@ -6,7 +6,7 @@ The statements are those of schema.py; tests/storage compare them with schema.py
 from __future__ import annotations
 
 APPLICATION = 0x546F7269  # "Tori", which marks the file as ours in SQLite's header
-VERSION = 5  # the last in migrations/versions; an older Torii sees it in SQLite's header and refuses the file
+VERSION = 6  # the last in migrations/versions; an older Torii sees it in SQLite's header and refuses the file
 
 STATEMENTS = (
     """CREATE TABLE alerts (
@@ -72,6 +72,22 @@ STATEMENTS = (
     "CREATE INDEX calls_by_time ON calls (time)",
     "CREATE INDEX calls_cached ON calls (time) WHERE kind = 'cached'",
     "CREATE INDEX calls_failed ON calls (status, time) WHERE status != 200",
+    """CREATE TABLE classifiers (
+    request_id TEXT NOT NULL,
+    classifier_id TEXT,
+    key_id TEXT NOT NULL,
+    team TEXT,
+    upstream TEXT NOT NULL,
+    account TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    model TEXT NOT NULL,
+    labels TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    PRIMARY KEY (request_id)
+)
+ WITHOUT ROWID""",
+    "CREATE INDEX classifiers_by_id ON classifiers (classifier_id)",
     """CREATE TABLE counters (
     scope TEXT NOT NULL,
     unit TEXT NOT NULL,

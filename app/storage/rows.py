@@ -74,5 +74,9 @@ PLAIN = {
     "forget_cooldown": "DELETE FROM key_rests WHERE upstream = ? AND fingerprint = ?",
     "refuse": """INSERT INTO refusals (minute, key_id, team, reason, count) VALUES (?, ?, ?, ?, ?)
         ON CONFLICT DO UPDATE SET count = count + excluded.count""",
+    "classifier": """INSERT OR REPLACE INTO classifiers (request_id, classifier_id, key_id, team, upstream, account,
+        fingerprint, model, labels, created_at, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+    "forget_classifier": "DELETE FROM classifiers WHERE request_id = ?",
+    "audit": "INSERT INTO audit (time, actor, address, action, object_id, changes) VALUES (?, ?, ?, ?, ?, ?)",
     "use_key": "UPDATE keys SET last_used_at = ?1 WHERE id = ?2 AND coalesce(last_used_at, 0) < ?1",
 }

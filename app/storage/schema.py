@@ -157,6 +157,25 @@ stale = Table(
     sqlite_with_rowid=False,
 )
 
+# Version 5.
+classifiers = Table(
+    "classifiers",
+    metadata,
+    Column("request_id", Text, primary_key=True),  # of the call that trained it; new if it was adopted
+    Column("classifier_id", Text),  # null until the provider has said it
+    Column("key_id", Text, nullable=False),  # as in calls; open while the gateway is open
+    Column("team", Text),  # the owner, if there is one
+    Column("upstream", Text, nullable=False),
+    Column("account", Text, nullable=False),  # the alias of the upstream's key
+    Column("fingerprint", Text, nullable=False),  # of the upstream's key, as in key_rests
+    Column("model", Text, nullable=False),
+    Column("labels", Text, nullable=False),  # a JSON list
+    Column("created_at", BIG, nullable=False),  # Unix time in milliseconds
+    Column("state", Text, nullable=False),  # training, unknown, ready, deleted
+    Index("classifiers_by_id", "classifier_id"),
+    sqlite_with_rowid=False,
+)
+
 counters = Table(
     "counters",
     metadata,

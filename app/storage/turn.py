@@ -182,6 +182,9 @@ class Transaction:
                 return self._counters.extend(*asked.what)
             if asked.verb == "slice":
                 return self._counters.slice(*asked.what)
+            if asked.verb == "write":
+                verb, row = asked.what
+                return connection.execute(PLAIN[verb], row).rowcount == 1
             return connection.execute(INSERT_ALERT, (*AlertRow(*asked.what), self._counters.now)).rowcount == 1
         except StoreError as error:
             return error

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from ..core.classifiers import SEGMENTER
 from ..core.types import EndpointName, Model
 
 JINA = "jina"
@@ -41,6 +42,9 @@ CODE_TASKS = tuple(
     for side in ("query", "passage")
 )
 
+# The embedding models also classify, and classifiers are trained for them, at Jina's own API; but for these.
+CLASSIFIES = ("classify", "train")
+UNCLASSIFIED = ("jina-embeddings-v5-omni-small", "jina-embeddings-v5-omni-nano", "elser-v2")
 
 OMNI_INPUTS = ("text", "image", "audio", "video", "pdf")
 DEEPSEARCH_INPUTS = ("text", "image", "file")
@@ -92,7 +96,8 @@ def _entry(
 
 
 def _embeddings(name: str, **facts: Any) -> CatalogueEntry:
-    return _entry(name, "embeddings", max_inputs=MAX_INPUTS, **facts)
+    classifies = () if name in UNCLASSIFIED else CLASSIFIES
+    return _entry(name, "embeddings", *classifies, max_inputs=MAX_INPUTS, **facts)
 
 
 def _v2(language: str, released: str, **facts: Any) -> CatalogueEntry:
@@ -211,6 +216,7 @@ _ENTRIES = (
     _entry("jina-ocr-v1", "chat", inputs=("text", "image")),
     _entry("jina-reader", "reader"),
     _entry("jina-search", "search"),
+    _entry(SEGMENTER, "segment"),  # no model: its name in the ledger, in permissions and in prices
 )
 
 CATALOGUE: Mapping[str, CatalogueEntry] = {entry.model.id: entry for entry in _ENTRIES}

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ..core.classifiers import ClassifyCall, SegmentCall, TrainCall
 from ..core.types import Call, EmbeddingsCall, EndpointName, Json, Reply, Request, RerankCall, Target
 from ..core.web import WebCall
+from . import classifier
 from .errors import not_there
 from .openai import OpenAICompatible, Translation, read_embeddings, read_rerank
 from .options import MAX_DOC_LENGTH, fitting
@@ -41,6 +43,18 @@ def write_rerank(upstream: Jina, call: RerankCall, target: Target) -> Json:
     if call.max_doc_length is not None and target.name.removeprefix("jina-ai/").startswith("jina-reranker-v3"):
         body["max_doc_length"] = min(call.max_doc_length, MAX_DOC_LENGTH)
     return body
+
+
+def write_classify(upstream: Jina, call: ClassifyCall, target: Target) -> Json:
+    """The inputs in Jina's form, and the labels or the classifier."""
+    named = {"classifier_id": call.classifier} if call.classifier else {}
+    return {**named, **call.body, "input": _inputs(call.body["input"])}
+
+
+def write_train(upstream: Jina, call: TrainCall, target: Target) -> Json:
+    """The examples in Jina's form, and the classifier to update."""
+    named = {"classifier_id": call.classifier} if call.classifier else {}
+    return {**named, **call.body, "input": _inputs(call.body["input"])}
 
 
 def jina_embeddings(call: EmbeddingsCall, target: Target) -> Json:
@@ -97,6 +111,9 @@ class Jina(OpenAICompatible):
         "chat": OpenAICompatible.endpoints["chat"],
         "reader": Translation("/", write_page, read_kept, fold_page),
         "search": Translation("/", write_page, read_kept, fold_page),
+        "classify": Translation("/classify", write_classify, classifier.read_classify),
+        "train": Translation("/train", write_train, classifier.read_train),
+        "segment": Translation("/segment", classifier.write_segment, classifier.read_segment),
     }
 
     name: str = "jina"
@@ -118,6 +135,10 @@ class Jina(OpenAICompatible):
         return OpenAICompatible.reply(self, call, target, body, status)
 
     def error(self, call: Call, target: Target, reply: Reply) -> Exception:
+        if isinstance(call, ClassifyCall | TrainCall):
+            of_one = bool(call.classifier)
+            if (refused := classifier.refused(reply, self.name, of_one=of_one)) is not None:
+                return refused
         if not isinstance(call, WebCall):
             return OpenAICompatible.error(self, call, target, reply)
         error = page_failure(reply, call, self.name)
@@ -129,6 +150,11 @@ class Jina(OpenAICompatible):
     def url(self, call: Call, target: Target) -> str:
         base: str = getattr(self, self.setting(target))
         return base.rstrip("/") + self.endpoints[call.endpoint.name].path
+
+    def named(self, call: Call, target: Target) -> Json:
+        """A classifier has its model, and the segmenter has none."""
+        unnamed = isinstance(call, SegmentCall) or (isinstance(call, ClassifyCall | TrainCall) and call.classifier)
+        return {} if unnamed else {"model": target.name}
 
     def setting(self, target: Target) -> str:
         if target.model.deepsearch:

@@ -108,7 +108,7 @@ class OpenAICompatible:
             "accept": "text/event-stream" if self.streams(call, target) else "application/json",
             "x-request-id": call.id,  # DeepSearch uses it as its trace id
         }
-        body = msgspec.json.encode({"model": target.name, **self.body(call, target)})
+        body = msgspec.json.encode({**self.named(call, target), **self.body(call, target)})
         if target.model.deepsearch and len(body) > BODY_LIMIT:
             raise TooLarge(
                 f"DeepSearch takes {BODY_LIMIT:,} bytes in a request, files in base64 among them; this one has "
@@ -116,7 +116,11 @@ class OpenAICompatible:
                 param="messages",
             )
         schema = schema_of(call.body) if target.model.deepsearch else None
-        return Request(self.url(call, target), headers, body, target.model.deepsearch, schema)
+        return Request(self.url(call, target), headers, body, target.model.deepsearch or call.endpoint.once, schema)
+
+    def named(self, call: Call, target: Target) -> Json:
+        """The field of the body that names the model; empty for a call without a model."""
+        return {"model": target.name}
 
     def url(self, call: Call, target: Target) -> str:
         return self.base_url.rstrip("/") + self.endpoints[call.endpoint.name].path

@@ -197,6 +197,36 @@ def _best_first(results: list[Json]) -> list[Json]:
     return [results[place] for place in sorted(range(len(scores)), key=scores.__getitem__, reverse=True)]
 
 
+def classification(body: bytes, inputs: int, upstream: str, status: int = 200) -> Json:
+    """An answer whose ``data`` has one item per input, in their order; all other values stay as they were written.
+
+    Raises UpstreamError for an error sent as an answer, and for missing, duplicate or incomplete items.
+    """
+    reply = _opened(body, "data", upstream, status)
+    items = _items(reply["data"], "data", upstream)
+    _readable(reply, ("data", "usage"), upstream)
+    places = _indexes(items, upstream) if any("index" in item for item in items) else list(range(len(items)))
+    if sorted(places) != list(range(inputs)):
+        raise UpstreamFailed(f"{upstream} returned {len(items)} classifications for {inputs} inputs")
+    for item in items:
+        _readable(item, (), upstream)
+        if not {"prediction", "score"} <= item.keys():
+            raise UpstreamFailed(f"{upstream} sent a classification without a prediction and its score")
+    placed = [{**item, "index": place} for place, item in zip(places, items, strict=True)]
+    data = sorted(placed, key=itemgetter("index"))
+    return {**reply, "data": data, "usage": _usage(reply.get("usage"))}
+
+
+def whole(body: bytes, holds: str, upstream: str, status: int = 200) -> Json:
+    """An answer that is one object: the field ``holds`` decoded, ``usage`` as counts, all others as they were written.
+
+    Raises UpstreamError for an error sent as an answer, and without the field ``holds``.
+    """
+    reply = _opened(body, holds, upstream, status)
+    _readable(reply, ("usage",), upstream)
+    return {**reply, holds: decode(bytes(reply[holds])), "usage": _usage(reply.get("usage"))}
+
+
 def _opened(body: bytes, holds: str, upstream: str, status: int) -> Fields:
     """The fields of the answer's top level. Raises UpstreamFailed without the field ``holds``, and UpstreamError for an
     error with a status of success, which AIHubMix's own client expects."""

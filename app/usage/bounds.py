@@ -7,6 +7,9 @@ end, and the model's instruction for a task. Some normalize the text first, so t
     rerank       the bytes of the documents, and for each of them the bytes of the query and 16
     chat         the bytes of the request and 16 for each message, and n x max_tokens; without max_tokens n times the
                  model's context
+    classify     as embeddings, and the bytes and 16 of each label for each request to the provider
+    train        as embeddings, labels included, times num_iters
+    segment      nothing, at no cost
     DeepSearch   budget_tokens times a factor: the server looks at its budget between the steps of a run only
     reader       X-Token-Budget, which the provider keeps to; without one its cap
     search       its price by the number of results, and 20,000 for each page that is read
@@ -18,8 +21,10 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any, NamedTuple
 
+from ..core.classifiers import MOST_INPUTS, SEGMENT
 from ..core.errors import InvalidRequest
 from ..core.json import encode
 from ..core.pictures import size_of
@@ -72,6 +77,8 @@ def bound(call: Call, model: Model, price: Price | None = None, factor: float = 
 
     Raises InvalidRequest for a DeepSearch budget that is none.
     """
+    if call.endpoint is SEGMENT:
+        return Bound(0, 0)
     try:
         tokens = _tokens(call, model, factor)
     except Unbounded as unknown:
@@ -96,6 +103,8 @@ def _tokens(call: Call, model: Model, factor: float) -> Most:
         return _rerank(call.body, model), 0, 0
     if call.endpoint.name == "embeddings":
         return _inputs(call.body["input"], model), 0, 0
+    if call.endpoint.name in ("classify", "train"):
+        return (_inputs(call.body["input"], model) + _labels(call.body)) * call.passes, 0, 0
     return _text(call.body) + EXTRA, 0, 0
 
 
@@ -118,6 +127,14 @@ def _inputs(items: list[Any], model: Model) -> int:
     for place, item in enumerate(items):
         total += length(item) if type(item) is str else _content(item, model, f"input[{place}]")
     return total
+
+
+def _labels(body: Json) -> int:
+    """The labels, and the names of their groups, which are sent with each part of a call that is split."""
+    labels = body.get("labels") or []
+    groups = [[*labels, *chain.from_iterable(labels.values())]] if isinstance(labels, dict) else [labels]
+    parts = -(-len(body["input"]) // MOST_INPUTS)
+    return parts * sum(EXTRA + length(str(label)) for group in groups for label in group)
 
 
 def _input(item: Any, model: Model, place: str) -> int:

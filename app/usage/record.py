@@ -179,7 +179,7 @@ class CallRecord(msgspec.Struct, eq=False):
         late = UpstreamTimeout("the call exceeded timeouts.total_seconds")
         if self.target is not None:
             late.upstream = self.target.upstream.name
-            late.should_retry = False if self.target.model.deepsearch else None
+            late.should_retry = False if self.target.model.deepsearch or self.call.endpoint.once else None
         return late
 
     @property

@@ -21,6 +21,7 @@ from app.core.errors import Barred, PermissionDenied, ToriiError
 from app.gateway.build import build_callers
 from app.storage.keys import KeyFile
 from app.storage.ledger_file import LedgerFile
+from app.storage.new_file import VERSION
 from tests.conftest import until
 
 WHO = ("operator", None)
@@ -365,7 +366,7 @@ async def test_keys_that_were_never_read_leave_the_gateway_closed_until_they_are
         assert refused(configured, new()[1])[:2] == (503, "storage_unavailable")
         assert refused(configured, "sk-0")[:2] == (401, "invalid_api_key")
         with closing(sqlite3.connect(file)) as connection:
-            connection.execute("PRAGMA user_version = 4")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
         await until(lambda: accounts.open)
         assert registry.trouble is None
 

@@ -39,7 +39,13 @@ def refused(*authorization: bytes, **plain: bytes) -> str:
 
 
 @pytest.mark.parametrize(
-    "header", [b"Bearer correct-horse-battery", b"bearer correct-horse-battery", b" BEARER \t correct-horse-battery "]
+    "header",
+    [
+        b"Bearer correct-horse-battery",
+        b"bearer correct-horse-battery",
+        b" BEARER \t correct-horse-battery ",
+        b"correct-horse-battery",
+    ],
 )
 def test_a_known_key_is_its_caller(header: bytes) -> None:
     assert CALLERS.check(sent(header)) == Caller("team")

@@ -155,6 +155,7 @@ def test_help_names_the_commands_and_what_to_try_first(tmp_path: Path) -> None:
           audit            List who changed keys and teams.
           calls            List calls and refusals from the ledger.
           check            Check the configuration and print the result.
+          classifiers      Show who owns which classifier, and give one away.
           db               Upgrade, check, back up and restore the ledger's file.
           healthcheck      Check that the gateway on this machine is alive.
           keys             Create, list, change and revoke callers' keys.
@@ -539,11 +540,12 @@ def test_check_prints_where_the_settings_come_from_the_upstreams_and_the_route_t
         jina      https://api.jina.ai/v1 and https://deepsearch.jina.ai/v1  ...{JINA_KEY[-4:]}
         aihubmix  https://aihubmix.com/v1                                   ...{AIHUBMIX_KEY[-4:]}
 
-        MODEL               ENDPOINTS           TARGETS, IN ORDER  ALIASES
-        jina-embeddings-v3  embeddings          jina, aihubmix     text-embed, embed
-        jina-colbert-v2     embeddings, rerank  aihubmix, jina
-        jina-reranker-m0    rerank              jina, aihubmix
-        house               embeddings          own/bge-m3
+        MODEL               ENDPOINTS               TARGETS, IN ORDER  ALIASES
+        jina-embeddings-v3  embeddings, classify,   jina, aihubmix     text-embed, embed
+                            train
+        jina-colbert-v2     embeddings, rerank      aihubmix, jina
+        jina-reranker-m0    rerank                  jina, aihubmix
+        house               embeddings              own/bge-m3
 
         Unknown models go to own.
         Callers: alice, bob.

@@ -22,6 +22,8 @@ from .test_settings import Write, _nothing_around, mistakes, write
 
 __all__ = ["_nothing_around", "write"]  # fixtures
 
+ENDPOINTS = "'embeddings', 'rerank', 'chat', 'classify', 'train' or 'segment'"
+PERMITTED = "'embeddings', 'rerank', 'chat', 'classify', 'train', 'segment' or 'classifiers'"
 HASH = hashlib.sha256(b"a key").hexdigest()
 
 
@@ -106,7 +108,7 @@ def test_amounts_are_exact(unit: str, amount: Any, inside: int) -> None:
         ),
         ({"unit": "eur"}, "unit", "must be 'usd', 'tokens' or 'requests'"),
         ({"window": "year"}, "window", "must be 'day', 'week', 'month' or 'total'"),
-        ({"endpoints": ["audio"]}, "endpoints.0", "must be 'embeddings', 'rerank', 'chat', 'reader' or 'search'"),
+        ({"endpoints": ["audio"]}, "endpoints.0", f"must be {ENDPOINTS}"),
         ({"warn_at": [0]}, "warn_at.0", "must be more than 0"),
         ({"warn_at": [1.5]}, "warn_at.0", "must be at most 1"),
         ({"models": "a"}, "models", "must be a list"),
@@ -138,11 +140,7 @@ def test_mistakes_in_a_budget(change: dict[str, Any], where: str, what: str) -> 
             "must be an address or a network, such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32",
         ),
         ({"allowed_models": [""]}, "allowed_models.0", "must not be empty"),
-        (
-            {"allowed_endpoints": ["chats"]},
-            "allowed_endpoints.0",
-            "must be 'embeddings', 'rerank', 'chat', 'reader' or 'search'",
-        ),
+        ({"allowed_endpoints": ["chats"]}, "allowed_endpoints.0", f"must be {PERMITTED}"),
         ({"expires_at": "2027-01-31"}, "expires_at", "must be a time with its zone, such as 2027-01-31T12:00:00Z"),
         ({"expires_at": 5}, "expires_at", "must be a time with its zone, such as 2027-01-31T12:00:00Z"),
         ({"cache": "own"}, "cache", "must be 'shared' or 'private'"),

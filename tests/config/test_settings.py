@@ -467,7 +467,8 @@ def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:
         "are reserved",
         "torii.yaml:20: upstreams.Bad Name.base_url: is missing",
         "torii.yaml:21: upstreams.aihubmix.base_url: must end before /embeddings, such as https://host.example/v1",
-        "torii.yaml:23: models.mine.endpoints[0]: must be 'embeddings', 'rerank', 'chat', 'reader' or 'search'",
+        "torii.yaml:23: models.mine.endpoints[0]: must be 'embeddings', 'rerank', 'chat', 'reader', 'search', "
+        "'classify', 'train' or 'segment'",
         "torii.yaml:23: models.mine.contxt: unknown key; did you mean context? Allowed: context, "
         "on_disconnect, endpoints, inputs, targets, max_inputs, dimensions, tasks, dimensions_allowed, cached, "
         "features, alias_of, deepsearch",

@@ -21,10 +21,13 @@ from app.core.disconnects import ClientConnection
 from app.core.types import EmbeddingsCall, Key, Target
 from app.gateway.batching import BatchingClient, BatchWaiter, mark_batch_sent, weights
 from app.gateway.build import build_client
+from app.gateway.classifiers import Classifiers
 from app.gateway.shares import billed
 from app.routing.failover import Retries
 from app.routing.limits import MINUTE, ON_THE_WAY, Cost, RateLimits, SlidingWindow
 from app.routing.pool import Pool
+from app.routing.table import RouteTable
+from app.storage.classifiers import ClassifierBook
 from app.storage.ledger_file import LedgerFile
 from app.upstreams import KINDS
 from app.upstreams.catalogue import unlisted
@@ -252,7 +255,9 @@ class Batching:
     def __init__(self, upstream: ScriptedUpstream) -> None:
         self.pool = Pool("jina", [(Key("secret", "a"), RateLimits(concurrency=1))], queue_timeout=PATIENCE)
         self.retries = Retries({"jina": self.pool})
-        self.client = BatchingClient(build_client(settings_for(upstream.url)), self.retries)
+        http = build_client(settings_for(upstream.url))
+        classifiers = Classifiers(ClassifierBook(None), RouteTable({}), self.retries.pools, http)
+        self.client = BatchingClient(http, self.retries, classifiers)
         self.place = Target(KINDS["jina"]("jina", f"{upstream.url}/v1"), unlisted(MODEL), MODEL, Key("secret", "a"))
 
     async def send(self, text: str, presence: ClientConnection) -> Any:

@@ -151,10 +151,12 @@ def test_callers_by_key_by_hash_and_the_default_one() -> None:
     assert build_callers(settings()).open
 
 
-PAGES = {"reader": 500, "search": 100}
-FREE = RateLimits(500, 10**6, 50, 5, apis=PAGES)
-PAID = RateLimits(500, 10**7, 50, 50, apis=PAGES)
-PREMIUM = RateLimits(5000, 10**8, 500, 500, apis={"reader": 5000, "search": 1000})
+APIS = {"reader": 500, "search": 100, "classify": 200, "classify tokens": 500_000}
+APIS |= {"train": 20, "train tokens": 200_000, "segment": 200}
+MORE = {"reader": 5000, "search": 1000, "classify": 1000, "classify tokens": 3_000_000}
+MORE |= {"train": 60, "train tokens": 1_000_000, "segment": 1000}
+FREE, PAID = RateLimits(500, 10**6, 50, 5, apis=APIS), RateLimits(500, 10**7, 50, 50, apis=APIS)
+PREMIUM = RateLimits(5000, 10**8, 500, 500, apis=MORE)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,7 @@ PREMIUM = RateLimits(5000, 10**8, 500, 500, apis={"reader": 5000, "search": 1000
         ({"tier": "free"}, {}, FREE),
         ({"tier": "free"}, {"tier": "paid"}, PAID),
         ({}, {"tier": "premium"}, PREMIUM),
-        ({"tier": "free", "limits": {"reader_per_minute": 7}}, {}, replace(FREE, apis={"reader": 7, "search": 100})),
+        ({"tier": "free", "limits": {"reader_per_minute": 7}}, {}, replace(FREE, apis={**APIS, "reader": 7})),
         ({"tier": "free", "limits": {"concurrency": 2}}, {}, replace(FREE, concurrency=2)),
         ({"tier": "free", "limits": {"concurrency": 2}}, {"tier": "paid"}, PAID),
         ({"tier": "free"}, {"tier": "paid", "limits": {"tokens_per_minute": 7}}, replace(PAID, tokens=7)),

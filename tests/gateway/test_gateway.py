@@ -549,10 +549,12 @@ async def test_trap_31_ids_are_our_own(gateway: RunningGateway, upstream: Script
 
 
 async def test_trap_32_no_classifier_is_trained_in_public(gateway: RunningGateway, upstream: ScriptedUpstream) -> None:
-    """Jina trains classifiers publicly unless told otherwise, so the gateway has no such endpoint."""
-    for path in ("/v1/train", "/v1/classify", "/v1/classifiers"):
-        assert (await gateway.post(path, {"model": "jina-embeddings-v3"})).status_code == 404
-    assert not upstream.seen
+    """Jina trains classifiers publicly unless told otherwise, so the gateway tells it otherwise."""
+    upstream.plays(replies({"classifier_id": "c", "num_samples": 2}))
+    body = {"model": "jina-embeddings-v3", "input": [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]}
+    assert (await gateway.post("/v1/train", {**body, "access": "public"})).status_code == 400
+    assert (await gateway.post("/v1/train", body)).status_code == 200
+    assert [seen.body["access"] for seen in upstream.seen] == ["private"]
 
 
 async def test_models(gateway: RunningGateway) -> None:

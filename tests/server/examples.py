@@ -30,9 +30,13 @@ from app.core.errors import (
 from app.core.json import decode
 from app.core.origins import Guard, Hosts
 from app.core.types import ChatCall, Event, Json, Key, Reply
+from app.endpoints import Endpoint
 from app.endpoints.chat import Chat, collect
+from app.endpoints.classify import Classify
 from app.endpoints.embeddings import Embeddings
 from app.endpoints.rerank import Rerank
+from app.endpoints.segment import Segment
+from app.endpoints.train import Train
 from app.routing.table import Account, RouteTable
 from app.server.app import PATHS
 from app.upstreams import validation
@@ -81,6 +85,13 @@ def _ranking(model: str, tokens: int, *scores: tuple[int, float]) -> Json:
     return {"model": model, "usage": {"total_tokens": tokens}, "results": results}
 
 
+def _classified(index: int, *scores: tuple[str, float], best: int) -> Json:
+    label, score = scores[best]
+    predictions = [{"label": label, "score": score} for label, score in scores]
+    item = {"object": "classification", "index": index, "prediction": label, "score": score}
+    return {**item, "predictions": predictions}
+
+
 EMBEDDINGS: Json = {
     "texts": _vectors(20, *SUNSETS),
     "base64": _vectors(8, SUNSETS[0]),
@@ -100,6 +111,52 @@ RERANK: Json = {
         "jina-reranker-m0", 2894, (1, 0.8814517277012487), (2, 0.7756727858283531), (0, 0.6128658982982312)
     ),
 }
+# By path and name, in the forms of Jina's OpenAPI description and, for the segmenter, of jina-ai/meta-prompt.
+CLASSIFIER: dict[str, Json] = {
+    "/v1/classify": {
+        "labels": {
+            "data": [
+                _classified(0, ("Simple task", 0.35543), ("Complex reasoning", 0.64457), best=1),
+                _classified(1, ("Simple task", 0.56732), ("Complex reasoning", 0.43268), best=0),
+            ],
+            "usage": {"total_tokens": 37},
+        },
+        "groups": {
+            "data": [
+                {
+                    "object": "classification",
+                    "index": 0,
+                    "prediction": {"subject": "phones", "mood": "complaint"},
+                    "score": {"subject": 0.81, "mood": 0.62},
+                    "predictions": {
+                        "subject": [{"label": "phones", "score": 0.81}, {"label": "food", "score": 0.19}],
+                        "mood": [{"label": "praise", "score": 0.38}, {"label": "complaint", "score": 0.62}],
+                    },
+                }
+            ],
+            "usage": {"total_tokens": 23},
+        },
+    },
+    "/v1/train": {
+        "new": {
+            "classifier_id": "6d1f6e3c-1d2b-4f7e-9a55-3f0c8f6f2a10",
+            "num_samples": 2,
+            "usage": {"total_tokens": 160},
+        }
+    },
+    "/v1/segment": {
+        "counts": {"num_tokens": 10, "tokenizer": "cl100k_base", "usage": {"tokens": 0}},
+        "chunks": {
+            "num_tokens": 5,
+            "tokenizer": "cl100k_base",
+            "usage": {"tokens": 0},
+            "num_chunks": 2,
+            "chunk_positions": [[0, 3], [3, 5]],
+            "chunks": ["\N{ROCKET}\n", "ab"],
+        },
+    },
+}
+CLASSIFIER_ENDPOINTS: dict[str, Endpoint] = {"/v1/classify": Classify(), "/v1/train": Train(), "/v1/segment": Segment()}
 RERANK_V2: Json = {"texts": RERANK["texts"]}
 
 POST = "https://jina.ai/news/snippet-selection-and-url-ranking-in-deepsearch-deepresearch"
@@ -159,6 +216,22 @@ def ranked(request: Json, reply: Json, path: str) -> Json:
     call = replace(endpoint.parse(request, path), id=ID)
     checked = validation.ranking(call, msgspec.json.encode(reply), UPSTREAM)
     answer: Json = decode(endpoint.render(call, endpoint.merge(call, [checked])))
+    return answer
+
+
+def checked(path: str, request: Json, reply: Json) -> Json:
+    """The canonical reply for a provider's answer."""
+    call = CLASSIFIER_ENDPOINTS[path].parse(request, path)
+    read = Jina.endpoints[call.endpoint.name].read
+    found: Json = read(Jina(), call, msgspec.json.encode(reply), 200)
+    return found
+
+
+def answered(path: str, request: Json, reply: Json) -> Json:
+    """The answer of classify, train or segment."""
+    endpoint = CLASSIFIER_ENDPOINTS[path]
+    call = endpoint.parse(request, path)
+    answer: Json = decode(endpoint.render(call, endpoint.merge(call, [checked(path, request, reply)])))
     return answer
 
 
@@ -327,6 +400,11 @@ def _searched(body: Json) -> object:
     return deepsearch_body(Chat().parse(body, "/v1/chat/completions"))
 
 
+def _parsed(path: str, body: Json) -> object:
+    return CLASSIFIER_ENDPOINTS[path].parse(body, path)
+
+
+_THING: Json = {"model": "jina-embeddings-v3", "input": ["t"]}
 HELLO: Json = {"model": "jina-embeddings-v3", "input": "Hello"}
 _RERANK_REFUSED: Json = {
     "embeddings_body": {"model": "jina-embeddings-v3", "input": ["A beautiful sunset over the beach"]},
@@ -344,6 +422,33 @@ REFUSED: dict[str, tuple[Callable[[Json], object], Json]] = {
     ),
     "/v1/rerank": (_ranked, _RERANK_REFUSED),
     "/v2/rerank": (_ranked, _RERANK_REFUSED),
+    "/v1/classify": (
+        partial(_parsed, "/v1/classify"),
+        {
+            "no_labels": {**_THING, "labels": []},
+            "mixed": {
+                "model": "jina-clip-v2",
+                "input": ["t", {"image": "https://example.org/a.png"}],
+                "labels": ["a", "b"],
+            },
+            "neither": {"input": ["t"], "labels": ["a"]},
+        },
+    ),
+    "/v1/train": (
+        partial(_parsed, "/v1/train"),
+        {
+            "one_label": {**_THING, "input": [{"text": "a", "label": "x"}, {"text": "b", "label": "x"}]},
+            "public": {
+                **_THING,
+                "input": [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}],
+                "access": "public",
+            },
+        },
+    ),
+    "/v1/segment": (
+        partial(_parsed, "/v1/segment"),
+        {"both_ends": {"content": "a", "head": 1, "tail": 1}, "tokenizer": {"content": "a", "tokenizer": "cl100k"}},
+    ),
     "/v1/chat/completions": (
         _searched,
         {

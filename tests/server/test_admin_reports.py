@@ -408,7 +408,8 @@ async def test_the_api_has_a_valid_document_of_its_own_with_every_answer_typed(o
             "teams/{id}": ("GET", "PATCH", "DELETE"),
             "management_keys": ("GET", "POST"),
             "management_keys/{id}": ("DELETE",),
-            **dict.fromkeys(("limits", "usage", "costs", "calls", "upstreams", "audit"), ("GET",)),
+            **dict.fromkeys(("limits", "usage", "costs", "calls", "classifiers", "upstreams", "audit"), ("GET",)),
+            "classifiers/{id}/adopt": ("POST",),
             "reload": ("POST",),
         }.items()
         for method in methods

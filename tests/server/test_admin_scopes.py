@@ -38,6 +38,7 @@ EVERY_GET = (
     "usage",
     "costs",
     "calls",
+    "classifiers",
     "upstreams",
     "management_keys",
     "audit",

@@ -131,7 +131,7 @@ def test_every_public_path_is_in_it_and_no_other() -> None:
 
 
 def test_the_hot_paths_are_those_of_the_files_and_the_endpoints() -> None:
-    posted = [path for path, method, _ in operations() if method == "post"]
+    posted = [path for path, method, operation in operations() if method == "post" and operation["tags"] == ["models"]]
     assert posted == [path for endpoint in ENDPOINTS.values() for path in endpoint.paths]
     assert set(HOT) == {*posted, *(path.removeprefix("/v1") for path in posted)}
 
@@ -178,6 +178,19 @@ def test_a_gateway_that_is_not_asked_for_it_has_not_read_it() -> None:
 
 
 # Requests.
+
+
+@pytest.mark.parametrize("path", examples.CLASSIFIER)
+def test_every_example_of_a_classifiers_request_is_accepted_and_fits_its_schema(path: str) -> None:
+    schema = posted(path)["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    for body in requests(path).values():
+        examples.CLASSIFIER_ENDPOINTS[path].parse(body, path)
+        assert mistakes(schema, body) == []
+
+
+def test_a_busy_classifier_is_shown() -> None:
+    (envelope,) = envelopes(posted("/v1/train"), "409").values()
+    assert envelope["error"]["code"] == "classifier_busy"
 
 
 @pytest.mark.parametrize("body", named("/v1/embeddings"))
@@ -322,6 +335,9 @@ def test_every_parameter_of_deepsearch_is_described() -> None:
         ("/v1/rerank", "RerankResponse"),
         ("/v2/rerank", "RerankV2Response"),
         ("/v1/chat/completions", "ChatCompletion"),
+        ("/v1/classify", "ClassifyResponse"),
+        ("/v1/train", "TrainResponse"),
+        ("/v1/segment", "SegmentResponse"),
     ],
 )
 def test_every_example_of_an_answer_fits_its_schema(path: str, schema: str) -> None:
@@ -364,6 +380,9 @@ def test_every_example_of_an_answer_is_the_gateways_own() -> None:
     for path, replies in (("/v1/rerank", examples.RERANK), ("/v2/rerank", examples.RERANK_V2)):
         asked = requests(path)
         assert answers(path) == {name: examples.ranked(asked[name], reply, path) for name, reply in replies.items()}
+    for path, replies in examples.CLASSIFIER.items():
+        asked = requests(path)
+        assert answers(path) == {name: examples.answered(path, asked[name], reply) for name, reply in replies.items()}
     whole = {name: examples.collected(body) for name, body in examples.WHOLE.items()}
     assert answers("/v1/chat/completions") == whole
     streamed = {name: examples.streamed(body) for name, body in examples.STREAMED.items()}
@@ -428,9 +447,9 @@ def test_every_model_of_the_catalogue_fits_the_schema_whose_fields_are_all_there
 def test_every_call_of_a_model_shows_every_status_that_it_may_have() -> None:
     expected = ["200", "400", "401", "403", "404", "405", "408", "413", "415", "429", "500", "502", "503", "504"]
     for path, method, operation in operations():
-        if method == "post":
-            nothing = {"422"} if path in ("/v1/reader", "/v1/search") else set()
-            assert list(operation["responses"]) == sorted({*expected, *nothing})
+        if method == "post" and operation["tags"] != ["classifiers"]:
+            also = {"/v1/reader": {"422"}, "/v1/search": {"422"}, "/v1/train": {"409"}}.get(path, set())
+            assert list(operation["responses"]) == sorted({*expected, *also})
 
 
 def test_every_example_of_a_failure_is_an_envelope() -> None:

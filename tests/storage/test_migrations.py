@@ -41,7 +41,7 @@ from ..ledger import call, read
 ROOT = Path(__file__).parents[2]
 RELEASED = {path.stem: path for path in sorted((Path(__file__).parent / "released").glob("*.sql"))}
 START_MS = 1_790_000_000_000
-VERSIONS = {"ee8a298": 1, "08cbd93": 2, "a8b3aae": 2, "2f3fb8a": 3}
+VERSIONS = {"ee8a298": 1, "08cbd93": 2, "a8b3aae": 2, "2f3fb8a": 3, "c38aba8": 4}
 COLUMNS = "time, caller, endpoint, model, upstream, upstream_model, key, status, error, prompt_tokens, "
 COLUMNS += "completion_tokens, total_tokens, estimated, seconds, first_event_seconds, attempts, request_id"
 CALLS, RESTS = f"SELECT id, {COLUMNS} FROM calls ORDER BY id", "SELECT * FROM key_rests ORDER BY upstream"

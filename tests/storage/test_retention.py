@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from app.storage.columns import QUARTER
 from app.storage.ledger_file import LedgerFile
+from app.storage.new_file import VERSION
 from app.storage.queries import SUMS, Span, bucket_sums, sums_of
 from app.storage.retention import Retention, keep_up, tidy
 from app.storage.rows import INSERT_CALL
@@ -163,7 +164,7 @@ def test_a_file_of_others_is_left_alone(tmp_path: Path) -> None:
     assert (tidy(path, 1), keep_up(path)) == ({}, 0)
     assert not path.exists()
     with closing(sqlite3.connect(path)) as other:
-        other.execute("PRAGMA user_version = 4")
+        other.execute(f"PRAGMA user_version = {VERSION}")
     before = path.read_bytes()
     assert (tidy(path, 1), keep_up(path)) == ({}, 0)
     assert path.read_bytes() == before

@@ -38,6 +38,9 @@ RERANKERS = {
     "jina-colbert-v1-en",
     "jina-colbert-v2",
 }
+UNCLASSIFIED = {"jina-embeddings-v5-omni-nano", "jina-embeddings-v5-omni-small", "elser-v2"} | {
+    name for name in EMBEDDINGS if "colbert" in name
+}
 CHAT = {"jina-deepsearch-v1", "jina-deepsearch-v2", "jina-vlm", "jina-ocr-v1"}
 WEB = {"jina-reader", "jina-search"}
 
@@ -51,7 +54,9 @@ def test_every_documented_model_is_there_and_no_other() -> None:
     assert set(models("rerank")) == RERANKERS
     assert set(models("chat")) == CHAT
     assert set(models("reader")) | set(models("search")) == WEB
-    assert set(CATALOGUE) == set(EMBEDDINGS) | RERANKERS | CHAT | WEB
+    assert set(models("classify")) == set(models("train")) == set(EMBEDDINGS) - UNCLASSIFIED
+    assert set(models("segment")) == {"jina-segment"}
+    assert set(CATALOGUE) == set(EMBEDDINGS) | RERANKERS | CHAT | WEB | {"jina-segment"}
 
 
 @pytest.mark.parametrize(("name", "sizes"), EMBEDDINGS.items())
@@ -62,9 +67,8 @@ def test_embedding_models_have_their_size_context_and_cap(name: str, sizes: tupl
 
 
 def test_only_embedding_models_have_a_cap() -> None:
-    assert {name for name, e in CATALOGUE.items() if e.model.max_inputs is None} == (RERANKERS | CHAT | WEB) - set(
-        EMBEDDINGS
-    )
+    uncapped = {name for name, entry in CATALOGUE.items() if entry.model.max_inputs is None}
+    assert uncapped == (RERANKERS | CHAT | WEB | {"jina-segment"}) - set(EMBEDDINGS)
 
 
 def test_aihubmix_serves_what_its_page_names() -> None:

@@ -18,8 +18,11 @@ from app.core.money import DOLLAR
 from app.core.pictures import size_of
 from app.core.types import Call, Json, Model
 from app.endpoints.chat import Chat
+from app.endpoints.classify import Classify
 from app.endpoints.embeddings import Embeddings
 from app.endpoints.rerank import Rerank
+from app.endpoints.segment import Segment
+from app.endpoints.train import Train
 from app.upstreams.catalogue import CATALOGUE, unlisted
 from app.usage.bounds import LEAST_BUDGET, Bound, bound, budget_of, deepsearch_budget, length
 from app.usage.prices import price_of
@@ -39,6 +42,10 @@ def rerank(query: Any, documents: list[Any]) -> Call:
     return Rerank().parse({"model": "m", "query": query, "documents": documents}, "/v1/rerank")
 
 
+def classify(inputs: list[Any], labels: Any) -> Call:
+    return Classify().parse({"model": "m", "input": inputs, "labels": labels}, "/v1/classify")
+
+
 def chat(**body: Any) -> Call:
     return Chat().parse({"model": "m", "messages": [HELLO], **body}, "/v1/chat/completions")
 
@@ -53,6 +60,25 @@ def png(width: int, height: int) -> str:
     head = struct.pack(">II5B", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", len(head)) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
     return base64.b64encode(b"\x89PNG\r\n\x1a\n" + chunk).decode()
+
+
+def test_a_classification_is_its_inputs_and_its_labels_for_each_part() -> None:
+    assert tokens(classify(["abc"], ["xy", "z"]), V3) == (16 + 3) + (16 + 2) + (16 + 1)
+    assert tokens(classify(["abc"], {"a": ["xy"], "b": ["z"]}), V3) == (16 + 3) + (16 + 2) + 3 * (16 + 1)  # names too
+    assert tokens(classify(["a"] * 513, ["xy"]), V3) == 513 * 17 + 2 * 18
+    few = Classify().parse({"classifier_id": "c", "input": ["abc"]}, "/v1/classify")
+    assert tokens(few, V3) == 16 + 3
+
+
+def test_a_training_is_its_examples_for_each_iteration() -> None:
+    body = {"model": "m", "input": [{"text": "abc", "label": "x"}, {"text": "d", "label": "y"}]}
+    for more, times in (({}, 10), ({"num_iters": 3}, 3)):
+        assert tokens(Train().parse({**body, **more}, "/v1/train"), V3) == times * (16 + 4 + 16 + 2)
+
+
+def test_the_segmenter_costs_nothing_and_needs_no_price() -> None:
+    call = Segment().parse({"content": "a" * 1000}, "/v1/segment")
+    assert bound(call, CATALOGUE["jina-segment"].model) == Bound(0, 0)
 
 
 @given(st.text())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from . import audit, calls, document, keys, limits, management_keys, reload, teams, upstreams, usage
+from . import audit, calls, classifiers, document, keys, limits, management_keys, reload, teams, upstreams, usage
 
 v1 = APIRouter(prefix="/admin/v1")
 for resource in (
@@ -17,6 +17,7 @@ for resource in (
     limits.router,
     usage.router,
     calls.router,
+    classifiers.router,
     upstreams.router,
     management_keys.router,
     audit.router,

@@ -16,7 +16,10 @@ from starlette.routing import BaseRoute
 from ...core.types import Json
 from ...endpoints import ENDPOINTS, Endpoint
 
-FILES = ("gateway.yaml", "embeddings.yaml", "rerank.yaml", "chat.yaml", "web.yaml", "own.yaml", "failures.yaml")
+FILES = (
+    *("gateway.yaml", "embeddings.yaml", "rerank.yaml", "chat.yaml", "web.yaml", "classify.yaml", "own.yaml"),
+    "failures.yaml",
+)
 OPERATOR_FILE = "operator.yaml"
 
 # FastAPI's validation error, which no route sends: the gateway's error envelope replaces it.

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 from ...core.deadlines import Deadline, DeadlineClock
 from ...core.errors import ToriiError, UpstreamTimeout, UpstreamTooLarge, shutting_down
-from ...core.types import Reply, Request, Stream
+from ...core.stream import Stream
+from ...core.types import Reply, Request
 from . import BeforeSend, Engine, EngineAnswer, nothing
 from .decompression import Inflate, Plain, unpacking
 

@@ -38,8 +38,13 @@ class HttptoolsEngine:
         self._coming: set[Connection] = set()  # connections being opened
 
     async def open(self, request: Request, before_send: BeforeSend = nothing) -> HttptoolsAnswer:
-        origin, head = self._heads.get(request.url) or self._head(request.url)
-        sent = _head(head, request.headers, len(request.body)) + request.body
+        found = self._heads.get(request.url)
+        if found is None:
+            found = self._head(request.url)
+            if request.method == "POST":  # to few URLs; those of other methods may hold an id
+                self._heads[request.url] = found
+        origin, head = found
+        sent = _head(f"{request.method} {head}", request.headers, len(request.body)) + request.body
         kept = None if request.once else origin.take()
         if kept is not None:
             try:
@@ -57,20 +62,18 @@ class HttptoolsEngine:
             origin.stop()
 
     def _head(self, url: str) -> tuple[Origin[Connection], str]:
-        """The origin of a URL, and the part of the head that all requests to the URL have in common."""
+        """The origin of a URL, and the part of the head, after the method, that all requests to the URL have."""
         parts = urlsplit(url)
         if not parts.hostname or not (url.isascii() and url.isprintable()):
             raise _unsendable()
         there = place(url)
         proxy = self._wire.proxies.get(there)
         forwarded = proxy is not None and parts.scheme != "https"
-        lines = [f"POST {url if forwarded else parts.path or '/'} HTTP/1.1", f"host: {parts.netloc}"]
+        lines = [f"{url if forwarded else parts.path or '/'} HTTP/1.1", f"host: {parts.netloc}"]
         lines += [f"{name}: {value}" for name, value in self._wire.headers.items()]
         if proxy and forwarded and proxy.authorization:
             lines.append(f"proxy-authorization: {proxy.authorization}")
-        found = (self._origins.setdefault(there, Origin(*there, proxy)), "\r\n".join(lines))
-        self._heads[url] = found
-        return found
+        return self._origins.setdefault(there, Origin(*there, proxy)), "\r\n".join(lines)
 
     async def _connect(self, origin: Origin[Connection]) -> Connection:
         self._make_room()

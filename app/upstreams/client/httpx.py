@@ -93,7 +93,11 @@ class HttpxEngine:
         closed = partial(self._open.discard, exchange)
         try:
             outgoing = self._client.build_request(
-                "POST", request.url, content=request.body, headers=request.headers, extensions={"trace": exchange.trace}
+                request.method,
+                request.url,
+                content=request.body,
+                headers=request.headers,
+                extensions={"trace": exchange.trace},
             )
             response = await self._client.send(outgoing, stream=True)
         except BaseException as error:

@@ -1,0 +1,100 @@
+"""Who owns which classifier, and at which account of a provider it is: in the ledger's file, or in memory without one.
+
+training   its call is under way, and the provider has not said its id yet
+unknown    the call has ended without an answer: the account may have a classifier that nobody knows
+ready      the classifier can be used
+deleted    it was deleted here
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from .ledger_file import LedgerFile
+from .opening import current, reading
+from .sqlite import NoFile
+
+ClassifierState = Literal["training", "unknown", "ready", "deleted"]
+
+
+class ClassifierRow(NamedTuple):
+    """The columns of ``classifiers``. ``request_id`` is that of the call that made it. ``key_id`` and ``team`` are the
+    owner: the team if there is one. ``account`` is the alias of the upstream's key, and ``fingerprint`` that of its
+    secret. ``labels`` are JSON. ``created_at`` is in Unix milliseconds."""
+
+    request_id: str
+    classifier_id: str | None
+    key_id: str
+    team: str | None
+    upstream: str
+    account: str
+    fingerprint: str
+    model: str
+    labels: str
+    created_at: int
+    state: ClassifierState
+
+
+_SELECT = f"SELECT {', '.join(ClassifierRow._fields)} FROM classifiers"  # noqa: S608 - our own columns
+SELECT_ONE = f"{_SELECT} WHERE classifier_id = ? ORDER BY created_at, request_id LIMIT 1"
+SELECT_ALL = f"{_SELECT} ORDER BY created_at, request_id"
+
+
+class ClassifierBook:
+    """``file`` None: the rows are in this process's memory only. Reads are of the file as it is now, so that all
+    processes agree. Raises StoreError."""
+
+    def __init__(self, file: LedgerFile | None) -> None:
+        self._file = file
+        self._rows: dict[str, ClassifierRow] = {}  # without a file all; else those that could not be written yet
+
+    async def put(self, row: ClassifierRow) -> None:
+        """Writes a row, which replaces the one of the same call, and returns when it is in the file."""
+        if self._file is None:
+            self._rows[row.request_id] = row
+        else:
+            await self._file.write("classifier", row)
+            self._rows.pop(row.request_id, None)
+
+    def put_later(self, row: ClassifierRow) -> None:
+        """As ``put``, and returns at once; this process sees the row from now on."""
+        self._rows[row.request_id] = row
+        if self._file is not None:
+            self._file.write_later("classifier", row)
+
+    def forget(self, request_id: str) -> None:
+        """Deletes the row of a call that made nothing."""
+        self._rows.pop(request_id, None)
+        if self._file is not None:
+            self._file.write_later("forget_classifier", (request_id,))
+
+    def audit(self, line: tuple[str | int | None, ...]) -> None:
+        """A line of the audit: time, actor, address, action, object and changes."""
+        if self._file is not None:
+            self._file.write_later("audit", line)
+
+    async def find(self, classifier_id: str) -> ClassifierRow | None:
+        """The row of a classifier, in any state."""
+        found = await self._read(SELECT_ONE, (classifier_id,))
+        own = (row for row in self._rows.values() if row.classifier_id == classifier_id)
+        return next(own, found[0] if found else None)
+
+    async def rows(self) -> list[ClassifierRow]:
+        """All rows, the oldest first."""
+        found = {row.request_id: row for row in await self._read(SELECT_ALL)}
+        return list((found | self._rows).values())
+
+    async def _read(self, statement: str, values: tuple[str, ...] = ()) -> list[ClassifierRow]:
+        return [] if self._file is None else await asyncio.to_thread(select, self._file.path, statement, values)
+
+
+def select(path: Path, statement: str = SELECT_ALL, values: Iterable[str] = ()) -> list[ClassifierRow]:
+    """Rows of the file; none if there is no file, or one of an older version. Raises StoreError."""
+    with suppress(NoFile), reading(path) as connection:
+        if current(connection):
+            return [ClassifierRow(*row) for row in connection.execute(statement, tuple(values))]
+    return []
