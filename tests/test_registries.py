@@ -111,7 +111,7 @@ def test_an_endpoint_is_served_and_described_under_one_name(endpoint: str) -> No
     assert paths
     assert all(path.startswith(("/v1/", "/v2/")) for path in paths)
     assert not facts.batchable or facts.inputs
-    assert not facts.pure or facts.items
+    assert not facts.inputs or facts.items
 
 
 def test_no_two_endpoints_have_a_path_in_common() -> None:

@@ -6,7 +6,7 @@ chooses.
 
 from __future__ import annotations
 
-from .errors import InvalidRequest, UpstreamRejected
+from .errors import InvalidRequest, Unavailable, UpstreamRejected
 from .types import Call, EndpointFacts
 
 # Labels in the request: equal calls have equal answers.
@@ -62,26 +62,36 @@ def no_such_classifier(param: str = "classifier_id") -> ClassifierNotFound:
 class ResourceLimit(UpstreamRejected):
     """The plan of the gateway's account allows no more, or no larger, classifiers."""
 
+    status = 403
     code = "resource_limit"
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        self.status = 403
+        self.status = type(self).status
 
 
 class ClassifierBusy(UpstreamRejected):
     """The classifier is being changed by another call."""
 
+    status = 409
     code = "classifier_busy"
     should_retry = True
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        self.status = 409
+        self.status = type(self).status
         self.retry_after = 2.0
 
 
 class UpstreamClassifierMissing(UpstreamRejected):
-    """The account does not have the classifier."""
+    """The account does not have the classifier: it was deleted there."""
 
-    code = "classifier_not_found"
+    status = 404
+    code = "classifier_gone"
+
+
+class ClassifierAccountMissing(Unavailable):
+    """The account that has the classifier is not in the configuration any more."""
+
+    code = "classifier_account_missing"
+    should_retry = False

@@ -22,8 +22,8 @@ import msgspec
 from msgspec.structs import replace
 
 from ..callers.keys import Caller
-from ..core.classifiers import CLASSIFIER, ClassifyCall, TrainCall, no_such_classifier
-from ..core.errors import InvalidRequest, StorageUnavailable, ToriiError, Unavailable, UpstreamError, UpstreamMisplaced
+from ..core.classifiers import CLASSIFIER, ClassifierAccountMissing, ClassifyCall, TrainCall, no_such_classifier
+from ..core.errors import InvalidRequest, StorageUnavailable, ToriiError, UpstreamError, UpstreamMisplaced
 from ..core.types import Call, Json, Key, Model, Reply, Request, Route, Target
 from ..routing.key_state import fingerprint
 from ..routing.limits import Cost
@@ -107,7 +107,7 @@ class Classifiers:
         """The call, with its model and its route if it names a classifier.
 
         Raises ClassifierNotFound, StorageUnavailable, InvalidRequest for another model than the classifier's, and
-        Unavailable if its account is gone.
+        ClassifierAccountMissing.
         """
         if not call.classifier:
             return call
@@ -240,7 +240,7 @@ class Classifiers:
         return row if row is not None and row.state == "ready" else None
 
     def _target(self, row: ClassifierRow) -> Target:
-        """The only target for a classifier. Raises Unavailable, and ModelNotFound for a model that was disabled."""
+        """The only target for a classifier. Raises ClassifierAccountMissing, and ModelNotFound for a disabled model."""
         held = self._held(row)
         if held is None:
             raise _no_account(row)
@@ -302,13 +302,10 @@ def owns(caller: Caller, row: ClassifierRow) -> bool:
     return row.team == caller.team if row.team is not None else row.key_id == (caller.id or OPEN)
 
 
-def _no_account(row: ClassifierRow) -> Unavailable:
-    error = Unavailable(
-        f"the account that has this classifier, {row.account}, is not in the gateway's configuration any more",
-        code="classifier_account_missing",
+def _no_account(row: ClassifierRow) -> ClassifierAccountMissing:
+    return ClassifierAccountMissing(
+        f"the account that has this classifier, {row.account}, is not in the gateway's configuration any more"
     )
-    error.should_retry = False
-    return error
 
 
 def _unwritten() -> StorageUnavailable:
