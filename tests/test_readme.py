@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.core import errors
+from app.core import classifiers, errors
 from app.endpoints.chat import MODES
 from app.endpoints.embeddings import ENCODINGS, SPELLINGS
 from app.endpoints.rerank import DOC_LIMITS
@@ -94,7 +94,8 @@ def test_the_failure_in_a_stream_is_a_real_one(gateway: Beside) -> None:  # noqa
 
 
 def every_error() -> list[type[errors.ToriiError]]:
-    return [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.ToriiError)]
+    found = [kind for module in (errors, classifiers) for _, kind in inspect.getmembers(module, inspect.isclass)]
+    return [kind for kind in found if issubclass(kind, errors.ToriiError)]
 
 
 def test_the_page_of_errors_has_every_status_type_and_code_and_no_other() -> None:

@@ -84,10 +84,10 @@ class ClassifierBusy(UpstreamRejected):
 
 
 class UpstreamClassifierMissing(UpstreamRejected):
-    """The account does not have the classifier."""
+    """The account does not have the classifier: it was deleted there."""
 
     status = 404
-    code = "classifier_not_found"
+    code = "classifier_gone"
 
 
 class ClassifierAccountMissing(Unavailable):

@@ -134,7 +134,9 @@ class Reservation:
         """Sets ``cost``, an estimate that counts against the limits of the upstreams' keys."""
         assert self.record is not None
         tokens, about = len(body) // BYTES_PER_TOKEN, self.record.call.endpoint
-        self.cost = Cost(tokens, route.model.deepsearch, self.record.started, api=about.api, once=about.once, slow=about.slow)
+        self.cost = Cost(
+            tokens, route.model.deepsearch, self.record.started, api=about.api, once=about.once, slow=about.slow
+        )
         if route.model.deepsearch and self._admission.holds is not None:
             self.record.call = self._admission.holds.runs.capped(self.record.call)
 

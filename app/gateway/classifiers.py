@@ -240,7 +240,7 @@ class Classifiers:
         return row if row is not None and row.state == "ready" else None
 
     def _target(self, row: ClassifierRow) -> Target:
-        """The only target for a classifier. Raises ClassifierAccountMissing, and ModelNotFound for a model that was disabled."""
+        """The only target for a classifier. Raises ClassifierAccountMissing, and ModelNotFound for a disabled model."""
         held = self._held(row)
         if held is None:
             raise _no_account(row)

@@ -42,7 +42,7 @@ class Cost(Value, frozen=True):
 
     ``since`` is when the call came, by the monotonic clock; its queue timeout counts from then. ``batch``: the call may
     be batched, and so may be held back until others join it. ``api`` names the provider's API if it has limits of its
-    own. ``once``: the call must not be sent again once it was sent; ``slow``: neither if the upstream may have begun it.
+    own. ``once``: the call must not be sent again once it was sent; ``slow``: nor if the upstream may have begun it.
     """
 
     tokens: int = 0

@@ -180,7 +180,7 @@ def _hot(handlers: Handlers, settings: Settings) -> dict[str, ASGIApp]:
         settings.token_encoding,
         settings.deepsearch.reasoning,
         settings.deepsearch.answer_chunk_characters,
-        settings.classifiers.public,
+        public_classifiers=settings.classifiers.public,
     )
     made = {endpoint: handlers.posted(endpoint.configured(options)) for endpoint in ENDPOINTS.values()}
     return {path: made[endpoint] for path, endpoint in HOT.items()}

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import parse_qsl
 from uuid import uuid4
@@ -92,8 +92,8 @@ class Handlers:
         self._always = encoded(tuple((always or {}).items()))
 
     def posted(self, endpoint: Endpoint) -> ASGIApp:
-        """A handler for an endpoint whose requests are JSON."""
-        return self.called(endpoint, self._posted)
+        """A handler for an endpoint whose requests are JSON, or, if it takes a GET, a query."""
+        return self.called(endpoint, partial(self._queried, endpoint) if endpoint.gets else self._posted)
 
     def called(self, endpoint: Endpoint, read: Reading, *, begin: Begin = nothing, queried: bool = True) -> ASGIApp:
         """A handler for an endpoint. The key and the overload limit are checked before ``read`` reads the body.
@@ -118,13 +118,13 @@ class Handlers:
 
     async def _posted(self, exchange: HTTPExchange) -> RequestContext:
         return context(exchange, await self.body(exchange))
-    async def _asked(self, endpoint: Endpoint, exchange: HTTPExchange) -> bytes:
-        """The body of a request, or that which the query of a GET stands for. Raises as ``body``."""
+
+    async def _queried(self, endpoint: Endpoint, exchange: HTTPExchange) -> RequestContext:
         if exchange.scope["method"] == "POST":
-            return await self.body(exchange)
+            return await self._posted(exchange)
         query = exchange.scope["query_string"].decode("latin-1")
         fields = dict(parse_qsl(query, keep_blank_values=True, encoding="utf-8", errors="replace"))
-        return msgspec.json.encode(endpoint.from_query(fields))
+        return context(exchange, msgspec.json.encode(endpoint.from_query(fields)))
 
     def response_handler(self, response: Response) -> ASGIApp:
         """A handler that sends a response made by FastAPI, with the headers of every response."""

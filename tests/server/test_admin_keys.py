@@ -177,8 +177,8 @@ BAD: list[tuple[str, Any, str | None, str]] = [
         "endpoint",
         {"name": "a", "allowed_endpoints": ["embedding"]},
         "allowed_endpoints[0]",
-        "allowed_endpoints[0] must be 'embeddings', 'rerank', 'chat', 'reader', 'search', 'classify', 'train', 'segment' "
-        "or 'classifiers'; it is 'embedding'",
+        "allowed_endpoints[0] must be 'embeddings', 'rerank', 'chat', 'reader', 'search', 'classify', 'train', "
+        "'segment' or 'classifiers'; it is 'embedding'",
     ),
     (
         "time without a zone",

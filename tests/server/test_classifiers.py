@@ -286,7 +286,7 @@ async def test_what_was_deleted_elsewhere_is_a_404_and_is_forgotten(upstream: Sc
     async with serving(upstream) as gateway:
         await train(gateway, upstream)
         upstream.plays(gone)
-        assert code(await gateway.post("/v1/classify", FEW_SHOT, **caller("ann"))) == (404, "classifier_not_found")
+        assert code(await gateway.post("/v1/classify", FEW_SHOT, **caller("ann"))) == (404, "classifier_gone")
         for expected in (3, 3):
             answer = await gateway.client.delete("/v1/classifiers/c1", headers=caller("ann"))
             assert (code(answer), len(upstream.seen)) == ((404, "classifier_not_found"), expected)

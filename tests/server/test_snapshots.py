@@ -23,7 +23,7 @@ VECTORS = {"data": [{"index": 0, "embedding": [0.5]}], "usage": {"total_tokens":
 def parts(found: Generations) -> list[weakref.ref[Any]]:
     """Weak references to the large parts of the configuration in force, which hold its other parts."""
     now = found.now
-    return [weakref.ref(part) for part in (now.gateway, now.gateway._client, now.handlers)]
+    return [weakref.ref(part) for part in (now.gateway, now.gateway.client, now.handlers)]
 
 
 async def gone(found: list[weakref.ref[Any]]) -> None:
