@@ -18,7 +18,7 @@ import msgspec
 
 from ..core.errors import UpstreamFailed, UpstreamRedirected, UpstreamTruncated
 from ..core.json import Malformed, check_text, decode
-from ..core.types import Event, Fold, Json, Reply, Request, Target
+from ..core.types import Event, Fold, Json, Reply, Request, Target, Upstream
 from ..core.usage import BYTES_PER_TOKEN, LARGEST
 from ..core.web import LOCATION, MEDIA, Snapshot, WebCall
 from .errors import refuse_page
@@ -34,14 +34,15 @@ HEAD_BYTES = 4096  # of a page as text, in which a warning stands
 OWN = frozenset(("x-no-cache", "x-token-budget"))
 
 
-def page_request(call: WebCall, target: Target, url: str) -> Request:
+def page_request(upstream: Upstream, call: WebCall, target: Target) -> Request:
     headers = {
         "authorization": f"Bearer {target.key.secret}",
         "content-type": "application/json",
         "accept": MEDIA[call.form],
         **call.headers,
     }
-    return Request(url, headers, msgspec.json.encode(call.body), seconds=call.seconds, kept=KEPT)
+    body = msgspec.json.encode(call.body)
+    return Request(upstream.url(call, target), headers, body, seconds=call.seconds, kept=KEPT)
 
 
 def write_page(upstream: Any, call: WebCall, target: Target) -> Json:
@@ -99,20 +100,20 @@ def read_kept(upstream: Any, call: WebCall, body: bytes, status: int) -> Json:
         raise UpstreamFailed("not an entry of a page") from None
 
 
-def read_page(call: WebCall, reply: Reply, upstream: str) -> Json:
+def read_page(upstream: Upstream, call: WebCall, reply: Reply) -> Json:
     """The canonical reply for an answer with a status of success, or 302: its bytes, their media type, what it cost.
 
     Raises UpstreamError for an answer that is none.
     """
     if reply.status >= 300:
-        return _redirect(reply, upstream)
+        return _redirect(reply, upstream.name)
     media = _header(reply.headers, "content-type").partition(";")[0].strip().lower()
     if call.form == "json":
-        return _json(call, reply, upstream)
+        return _json(call, reply, upstream.name)
     if PICTURE.fullmatch(media):
         return _reply(reply.body, media, _of_header(reply), kept=False)
     if not reply.body:
-        raise UpstreamFailed(f"{upstream} sent an empty answer")
+        raise UpstreamFailed(f"{upstream.name} sent an empty answer")
     usage = _of_header(reply) or {"total_tokens": len(reply.body) // BYTES_PER_TOKEN}
     return _reply(reply.body, PLAIN, usage, kept=not WARNING.search(reply.body[:HEAD_BYTES]))
 
