@@ -369,6 +369,20 @@ async def test_a_form_is_read(reader: RunningGateway, upstream: ScriptedUpstream
     assert sent == {"x-no-cache": "true", "x-max-tokens": "600", "x-target-selector": "a, b"}
 
 
+@pytest.mark.parametrize("q", ["caf\u00e9 \u6f6e\u6c50", "a\ufffd"])
+async def test_a_query_and_a_form_may_be_in_any_script(
+    reader: RunningGateway, upstream: ScriptedUpstream, q: str
+) -> None:
+    upstream.plays(replies(RESULTS))
+    written = {"caf\u00e9 \u6f6e\u6c50": "caf%C3%A9+%E6%BD%AE%E6%B1%90", "a\ufffd": "a%ff"}[q]
+    assert (await reader.client.get(f"/s?q={written}&num=2", headers={"accept": "application/json"})).json() == RESULTS
+    assert (await reader.client.get(f"/v1/search?q={written}&num=2")).json() == RESULTS
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    for body in (f"q={written}&num=2", f"q={q}&num=2"):
+        assert (await reader.client.post("/v1/search", content=body.encode(), headers=form)).json() == RESULTS
+    assert [seen.body for seen in upstream.seen] == [{"q": q, "num": 2}] * 4
+
+
 async def test_json_that_curl_calls_a_form_is_json(reader: RunningGateway, upstream: ScriptedUpstream) -> None:
     form = {"content-type": "application/x-www-form-urlencoded"}
     response = await reader.client.post("/v1/reader", content=b' {"url": "https://a.example/"}', headers=form)

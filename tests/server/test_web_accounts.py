@@ -376,6 +376,26 @@ async def test_equal_reads_under_way_are_one_upstream_call(upstream: ScriptedUps
     assert len(upstream.seen) == 1
 
 
+async def test_a_budget_that_is_too_small_is_not_that_of_others(upstream: ScriptedUpstream) -> None:
+    release = asyncio.Event()
+
+    async def play(request: Any, writer: asyncio.StreamWriter) -> None:
+        await release.wait()
+        limited = "x-token-budget" in request.headers
+        await (failure(409, 40904, "BudgetExceededError") if limited else replies(PAGE))(request, writer)
+
+    upstream.plays(play)
+    async with running_gateway(cached(upstream)) as gateway:
+        first = asyncio.create_task(gateway.post("/v1/reader", READ, **{"x-token-budget": "5"}))
+        await until(lambda: len(upstream.seen) == 1)
+        others = [asyncio.create_task(gateway.post("/v1/reader", READ)) for _ in range(3)]
+        await until(lambda: gateway.generations.now.gateway.singleflight.waiting() == 4)
+        release.set()
+        assert (await first).json()["error"]["code"] == "token_budget_exceeded"
+        assert [(await other).status_code for other in others] == [200] * 3
+    assert len(upstream.seen) == 2
+
+
 # Several accounts, callers who leave, large pages.
 
 
