@@ -346,6 +346,14 @@ async def test_a_page_with_a_warning_or_without_content_is_not_kept(upstream: Sc
             assert (await gateway.post("/v1/reader", READ)).headers["x-torii-cache"] == "miss"
 
 
+async def test_a_page_with_half_an_emoji_is_not_kept(upstream: ScriptedUpstream) -> None:
+    upstream.plays(replies(rb'{"code":200,"data":{"content":"\ud83d"}}'))
+    async with running_gateway(cached(upstream)) as gateway:
+        for _ in range(2):
+            answer = await gateway.post("/v1/reader", READ)
+            assert (answer.status_code, answer.headers["x-torii-cache"]) == (200, "miss")
+
+
 async def test_failures_are_not_kept(upstream: ScriptedUpstream) -> None:
     upstream.plays(failure(422, 42206))
     async with running_gateway(cached(upstream)) as gateway:
