@@ -207,11 +207,12 @@ async def test_a_search_is_held_for_its_price_and_its_pages(upstream: ScriptedUp
     budget = {"unit": "tokens", "amount": 30_000, "window": "day"}
     async with running_gateway(limited(upstream, budgets=[budget]), file) as gateway:
         assert (await posted(gateway, "/v1/search", {"q": "x", "num": 2})).status_code == 429  # 10,000 + 40,000
+        assert (await posted(gateway, "/v1/search", {"q": "x", "num": 0})).status_code == 429  # as 10
         assert (await posted(gateway, "/v1/search", {"q": "x", "num": 1})).status_code == 200  # 10,000 + 20,000
         snippets = {"q": "x", "num": 10, "respondWith": "no-content"}
         assert (await posted(gateway, "/v1/search", {**snippets, "type": "news"})).status_code == 429  # 50,000
         assert (await posted(gateway, "/v1/search", snippets)).status_code == 200  # 10,000
-        await gateway.ended(4)
+        await gateway.ended(5)
     file.close()
     assert len(upstream.seen) == 2
     assert "x-token-budget" not in upstream.seen[0].headers  # the provider ignores it
