@@ -278,6 +278,15 @@ async def test_options_of_a_body_go_as_headers_where_these_can_hold_them(
     }
 
 
+async def test_a_header_that_says_nothing_does_not_hide_the_field(
+    reader: RunningGateway, upstream: ScriptedUpstream
+) -> None:
+    body = {**READ, "retainImages": "none", "engine": "curl", "base": "final"}
+    await reader.post("/v1/reader", body, **{"x-retain-images": "bogus", "x-engine": "", "x-base": "initial"})
+    sent = upstream.seen[0].headers
+    assert (sent["x-retain-images"], sent["x-engine"], sent["x-base"]) == ("none", "curl", "initial")
+
+
 SECRETS: list[Any] = [
     ({"X-Set-Cookie": "a=b-secret-c"}, {}, "X-Set-Cookie"),
     ({"X-Proxy-Url": "http://u:b-secret-c@p.example"}, {}, "X-Proxy-Url"),
