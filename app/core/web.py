@@ -30,6 +30,7 @@ PICTURES = re.compile(r"screenshot|pageshot", re.IGNORECASE)  # in X-Respond-Wit
 READ_TOKENS = 20_000  # of one page, for a caller whose tokens are limited: sent as X-Token-Budget
 MOST_TOKENS = 2_000_000  # that the provider charges for one page, and for one search
 TOKEN_BUDGET = "x-token-budget"  # noqa: S105 - no password
+BUDGET_EXCEEDED = "token_budget_exceeded"  # the code of the error
 
 
 class WebRules(NamedTuple):
@@ -108,6 +109,7 @@ class TargetRefused(UpstreamRejected):
     ) -> None:
         super().__init__(message, code=code)
         self.status = status or type(self).status
+        self.own = code == BUDGET_EXCEEDED  # another caller may have more to spend, or no limit at all
         self.inner = inner
         self.name = name
 

@@ -30,6 +30,7 @@ class Reader(WebEndpoint):
         url, content = fields.pop("url", None), {name: fields.pop(name) for name in CONTENT if name in fields}
         content = {name: value for name, value in content.items() if value is not None}
         url = request.target if url is None else url
+        url = None if url == "" and content.keys() & set(UPLOADS) else url  # forms send fields that nobody filled in
         if url is not None and not isinstance(url, str):
             raise InvalidRequest("url must be a text: the address of a page", param="url")
         if url is None and not content.keys() & set(UPLOADS):

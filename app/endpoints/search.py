@@ -44,6 +44,8 @@ class Search(WebEndpoint):
 
 def _query(given: Any, target: str | None) -> str:
     query = target if given is None else given
+    if query is not None and not isinstance(query, str):
+        raise InvalidRequest("q must be one text: what to search for", param="q")
     if not isinstance(query, str) or not query.strip():
         raise InvalidRequest("q is missing: send what to search for in q, or behind /s/", param="q")
     return query.strip()

@@ -19,6 +19,8 @@ _DOUBLED = re.compile(r"(?:https?:/+)?(?:eu\.)?r\.jina\.ai/+(?=\S)", re.IGNORECA
 _WEB = re.compile(r"(https?):[/\\]+", re.IGNORECASE)
 _OTHER = re.compile(r"[a-z][a-z0-9+-]*:(?!\d)|[a-z][a-z0-9+.-]*:[/\\]", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# What browsers take for a dot of a host, and what they leave out of one (UTS 46); NFKC knows neither.
+_IDNA = {0x3002: ".", 0xFF61: ".", **dict.fromkeys((0xAD, 0x34F, 0x200B, 0x200C, 0x200D, 0x2060, 0x2064, 0xFEFF), "")}
 # Names that mean this machine, or its network: RFC 6761 and 6762, ICANN's reservation of internal.
 _INSIDE = ("localhost", "local", "internal", "localdomain", "home.arpa")
 
@@ -36,6 +38,8 @@ def page_url(text: str, host: str = "") -> str:
     Raises InvalidRequest.
     """
     url = text.strip()
+    if url.startswith("/") and _WEB.match(url.lstrip("/")):
+        url = url.lstrip("/")  # a client joined a base URL that ends with a slash and a path that begins with one
     while doubled := _DOUBLED.match(url):
         url = url[doubled.end() :]
     if not url:
@@ -53,7 +57,7 @@ def page_url(text: str, host: str = "") -> str:
 def _check(rest: str, own: str) -> None:
     """``rest`` begins with the authority. Raises InvalidRequest."""
     authority = re.split(r"[/\\?#]", rest, maxsplit=1)[0].rpartition("@")[2]
-    there = unicodedata.normalize("NFKC", unquote(authority)).lower()
+    there = unicodedata.normalize("NFKC", unquote(authority).translate(_IDNA)).lower()
     found = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::\d*)?", there)
     name = found[1].rstrip(".") if found else ""
     if not name or re.search(r"\s", name):

@@ -127,6 +127,8 @@ def chosen(request: WebRequest, options: Iterable[Option], allow: frozenset[str]
         known.add(option.header)
         said, param = headers.get(option.header), option.header
         in_body = fields.pop(option.field, None)
+        if in_body is not None and (said == "" or (option.kind == "choice" and said not in option.values)):
+            said = None  # the provider ignores an empty header, and a word that it does not know
         if in_body is not None and (said is None or option.body_wins):
             value, param = _from_body(option, in_body, typed=request.typed), option.field
         else:

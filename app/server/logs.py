@@ -28,6 +28,8 @@ T = TypeVar("T")
 # The loggers of Torii and of uvicorn; other libraries are logged from WARNING on.
 _OWN = "torii"
 _SERVER = "uvicorn"
+# Warns of each form that is malformed, which is the caller's mistake and is answered as one.
+_FORMS = "python_multipart"
 
 # The time for which a line may wait to be written together with others.
 WRITE_SECONDS = 0.05
@@ -53,6 +55,7 @@ def configure(level: str, redact: Redact, json: bool) -> None:
     logging.root.setLevel(logging.WARNING)
     logging.getLogger(_OWN).setLevel(level.upper())
     logging.getLogger(f"{_SERVER}.error").addFilter(_is_told)
+    logging.getLogger(_FORMS).setLevel(logging.ERROR)
     # The command's banner replaces uvicorn's message that the server has started.
     logging.getLogger(_SERVER).setLevel(max(logging.getLogger(_OWN).level, logging.WARNING))
 

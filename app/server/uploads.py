@@ -39,8 +39,8 @@ def uploaded(content_type: str, body: bytes) -> Json:
     parts: list[_Part] = []
     ends: list[bool] = []
     callbacks: Any = {**_callbacks(parts), "on_end": lambda: ends.append(True)}
-    parser = MultipartParser(boundary, callbacks)
     try:
+        parser = MultipartParser(boundary, callbacks)  # refuses a boundary of more than 256 bytes
         parser.write(body)
         parser.finalize()
     except FormParserError:

@@ -131,7 +131,7 @@ class WebHandler:
         method = exchange.scope["method"]
         if method not in METHODS:
             raise MethodNotAllowed(f"{method} is not allowed here; use GET or POST", allow=", ".join(METHODS))
-        if self._queried and b"_token" in dict(_pairs(exchange)) and not KEYS & exchange.headers.keys():
+        if self._queried and "_token" in dict(_pairs(exchange)) and not KEYS & exchange.headers.keys():
             raise InvalidRequest(
                 "a key in _token is not read here. Send the header 'Authorization: Bearer <key>'", param="_token"
             )
@@ -195,24 +195,26 @@ def _header(exchange: HTTPExchange, name: str) -> str:
     return b", ".join(exchange.header(name.encode("latin-1"))).decode("utf-8", "replace")
 
 
-def _pairs(exchange: HTTPExchange) -> list[tuple[bytes, bytes]]:
+def _pairs(exchange: HTTPExchange) -> list[tuple[str, str]]:
     query: bytes = exchange.scope["query_string"]
     return _parsed(query)
 
 
-def _parsed(query: bytes) -> list[tuple[bytes, bytes]]:
+def _parsed(query: bytes) -> list[tuple[str, str]]:
+    """The fields of a query or a form. As bytes, parse_qsl would refuse all but ASCII (Python 3.11, 3.12)."""
     try:
-        return parse_qsl(query, keep_blank_values=True, max_num_fields=FIELDS)
+        return parse_qsl(
+            query.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=FIELDS, errors="replace"
+        )
     except ValueError:
         raise InvalidRequest(f"a form or a query may have at most {FIELDS} fields") from None
 
 
-def _fields(pairs: list[tuple[bytes, bytes]]) -> Json:
+def _fields(pairs: list[tuple[str, str]]) -> Json:
     """Fields as texts; one that is repeated as a list."""
     found: Json = {}
-    for name, value in pairs:
-        text = value.decode("utf-8", "replace")
-        key = name.decode("utf-8", "replace").removesuffix("[]")
+    for name, text in pairs:
+        key = name.removesuffix("[]")
         if key in found:
             found[key] = [*(found[key] if isinstance(found[key], list) else [found[key]]), text]
         else:

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..core.classifiers import ClassifyCall, SegmentCall, TrainCall
-from ..core.types import Call, EmbeddingsCall, EndpointName, Json, Reply, Request, RerankCall, Target
+from ..core.classifiers import ClassifyCall, TrainCall
+from ..core.types import Call, EmbeddingsCall, EndpointName, Json, Reply, RerankCall, Target
 from ..core.web import WebCall
 from . import classifier
-from .errors import not_there
-from .openai import OpenAICompatible, Translation, read_embeddings, read_rerank
+from .openai import OpenAICompatible, Translation, json_error, read_embeddings, read_rerank
 from .options import MAX_DOC_LENGTH, fitting
 from .page_errors import page_failure
 from .pages import fold_page, page_request, read_kept, read_page, write_page
@@ -101,6 +100,26 @@ def _input(item: Any) -> Any:
     return item
 
 
+def by_model(call: ClassifyCall | TrainCall) -> bool:
+    """False if the call names a classifier, which has its model."""
+    return not call.classifier
+
+
+def classifier_error(upstream: Jina, call: ClassifyCall | TrainCall, target: Target, reply: Reply) -> Exception:
+    refused = classifier.refused(reply, upstream.name, of_one=bool(call.classifier))
+    return json_error(upstream, call, target, reply) if refused is None else refused
+
+
+def page_error(upstream: Jina, call: WebCall, target: Target, reply: Reply) -> Exception:
+    """The error of a page. A path that is missing is no page's fault, but that of the upstream's address."""
+    error = page_failure(reply, call, upstream.name)
+    missing = error.status == 404 and error.code != "nothing_found"
+    return upstream.missing(call, target, reply, error.message) if missing else error
+
+
+PAGE = Translation("/", write_page, read_kept, fold_page, read_page, page_request, page_error)
+
+
 @dataclass(frozen=True, slots=True)
 class Jina(OpenAICompatible):
     """Jina AI. ``base_url`` and ``deepsearch_base_url`` include ``/v1``; the other two are the bare hosts."""
@@ -109,11 +128,13 @@ class Jina(OpenAICompatible):
         "embeddings": Translation("/embeddings", write_embeddings, read_embeddings),
         "rerank": Translation("/rerank", write_rerank, read_rerank),
         "chat": OpenAICompatible.endpoints["chat"],
-        "reader": Translation("/", write_page, read_kept, fold_page),
-        "search": Translation("/", write_page, read_kept, fold_page),
-        "classify": Translation("/classify", write_classify, classifier.read_classify),
-        "train": Translation("/train", write_train, classifier.read_train),
-        "segment": Translation("/segment", classifier.write_segment, classifier.read_segment),
+        "reader": PAGE._replace(host="reader_base_url"),
+        "search": PAGE._replace(host="search_base_url"),
+        "classify": Translation(
+            "/classify", write_classify, classifier.read_classify, error=classifier_error, named=by_model
+        ),
+        "train": Translation("/train", write_train, classifier.read_train, error=classifier_error, named=by_model),
+        "segment": Translation("/segment", classifier.write_segment, classifier.read_segment, named=lambda call: False),
     }
 
     name: str = "jina"
@@ -122,48 +143,5 @@ class Jina(OpenAICompatible):
     reader_base_url: str = "https://r.jina.ai"
     search_base_url: str = "https://s.jina.ai"
 
-    def request(self, call: Call, target: Target) -> Request:
-        if isinstance(call, WebCall):
-            return page_request(call, target, self.url(call, target))
-        return OpenAICompatible.request(self, call, target)
-
-    def reply(
-        self, call: Call, target: Target, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
-    ) -> Json:
-        if headers is not None and isinstance(call, WebCall):
-            return read_page(call, Reply(status, headers, body), self.name)
-        return OpenAICompatible.reply(self, call, target, body, status)
-
-    def error(self, call: Call, target: Target, reply: Reply) -> Exception:
-        if isinstance(call, ClassifyCall | TrainCall):
-            of_one = bool(call.classifier)
-            if (refused := classifier.refused(reply, self.name, of_one=of_one)) is not None:
-                return refused
-        if not isinstance(call, WebCall):
-            return OpenAICompatible.error(self, call, target, reply)
-        error = page_failure(reply, call, self.name)
-        if error.status == 404 and error.code != "nothing_found":
-            setting = f"upstreams.{self.name}.{self.setting(target)}"
-            return not_there(reply.status, error.message, upstream=self.name, model=target.name, setting=setting)
-        return error
-
-    def url(self, call: Call, target: Target) -> str:
-        base: str = getattr(self, self.setting(target))
-        return base.rstrip("/") + self.endpoints[call.endpoint.name].path
-
-    def named(self, call: Call, target: Target) -> Json:
-        """A classifier has its model, and the segmenter has none."""
-        unnamed = isinstance(call, SegmentCall) or (isinstance(call, ClassifyCall | TrainCall) and call.classifier)
-        return {} if unnamed else {"model": target.name}
-
-    def setting(self, target: Target) -> str:
-        if target.model.deepsearch:
-            return "deepsearch_base_url"
-        return _HOSTS.get(target.model.endpoints, "base_url")
-
-
-# The settings with the addresses of models that have a host of their own.
-_HOSTS: Mapping[tuple[EndpointName, ...], str] = {
-    ("reader",): "reader_base_url",
-    ("search",): "search_base_url",
-}
+    def setting(self, call: Call, target: Target) -> str:
+        return "deepsearch_base_url" if target.model.deepsearch else OpenAICompatible.setting(self, call, target)

@@ -21,6 +21,33 @@ from .parts import text_of
 BODY_LIMIT = 10 * 1024 * 1024  # bytes of a whole request to DeepSearch (express.json of jina-ai/node-DeepResearch)
 
 
+def json_request(upstream: OpenAICompatible, call: Call, target: Target) -> Request:
+    """The body of ``write`` with the model, as JSON."""
+    headers = {
+        "authorization": f"Bearer {target.key.secret}",
+        "content-type": "application/json",
+        "accept": "text/event-stream" if upstream.streams(call, target) else "application/json",
+        "x-request-id": call.id,  # DeepSearch uses it as its trace id
+    }
+    model = {"model": target.name} if upstream.endpoints[call.endpoint.name].named(call) else {}
+    body = msgspec.json.encode({**model, **upstream.body(call, target)})
+    if target.model.deepsearch and len(body) > BODY_LIMIT:
+        raise TooLarge(
+            f"DeepSearch takes {BODY_LIMIT:,} bytes in a request, files in base64 among them; this one has "
+            f"{len(body):,}",
+            param="messages",
+        )
+    schema = schema_of(call.body) if target.model.deepsearch else None
+    return Request(upstream.url(call, target), headers, body, target.model.deepsearch or call.endpoint.once, schema)
+
+
+def json_error(upstream: OpenAICompatible, call: Call, target: Target, reply: Reply) -> Exception:
+    error = failure(reply, upstream=upstream.name, deepsearch=target.model.deepsearch)
+    if target.listed and (error.status == 404 or reply.status == 405):
+        return upstream.missing(call, target, reply, error.message)
+    return error
+
+
 class Translation(NamedTuple):
     """An endpoint at an upstream: the ``path`` after the upstream's base URL, and the functions that translate between
     the canonical form and the provider's.
@@ -31,12 +58,22 @@ class Translation(NamedTuple):
             UpstreamError for an error sent with that status. A canonical reply must be read unchanged, because cached
             replies are read by this function too.
     fold    (upstream, call, target, status) -> the fold of a stream; None if the endpoint is not streamed.
+    answer  (upstream, call, reply) -> as ``read``, for an answer whose headers or media type matter; None: they do not.
+    request (upstream, call, target) -> the whole request.
+    error   (upstream, call, target, reply) -> the error for an answer with a status of 300 or more.
+    named   (call) -> True if the body names the model.
+    host    the name of the setting with the base URL.
     """
 
     path: str
     write: Callable[[Any, Any, Target], Json]
     read: Callable[[Any, Any, bytes, int], Any]
     fold: Callable[[Any, Any, Target, int], Fold] | None = None
+    answer: Callable[[Any, Any, Reply], Any] | None = None
+    request: Callable[[Any, Any, Target], Request] = json_request
+    error: Callable[[Any, Any, Target, Reply], Exception] = json_error
+    named: Callable[[Any], bool] = lambda call: True
+    host: str = "base_url"
 
 
 def write_embeddings(upstream: OpenAICompatible, call: EmbeddingsCall, target: Target) -> Json:
@@ -102,28 +139,11 @@ class OpenAICompatible:
     rules: DeepSearchRules = field(default=DeepSearchRules(), kw_only=True)
 
     def request(self, call: Call, target: Target) -> Request:
-        headers = {
-            "authorization": f"Bearer {target.key.secret}",
-            "content-type": "application/json",
-            "accept": "text/event-stream" if self.streams(call, target) else "application/json",
-            "x-request-id": call.id,  # DeepSearch uses it as its trace id
-        }
-        body = msgspec.json.encode({**self.named(call, target), **self.body(call, target)})
-        if target.model.deepsearch and len(body) > BODY_LIMIT:
-            raise TooLarge(
-                f"DeepSearch takes {BODY_LIMIT:,} bytes in a request, files in base64 among them; this one has "
-                f"{len(body):,}",
-                param="messages",
-            )
-        schema = schema_of(call.body) if target.model.deepsearch else None
-        return Request(self.url(call, target), headers, body, target.model.deepsearch or call.endpoint.once, schema)
-
-    def named(self, call: Call, target: Target) -> Json:
-        """The field of the body that names the model; empty for a call without a model."""
-        return {"model": target.name}
+        return self.endpoints[call.endpoint.name].request(self, call, target)
 
     def url(self, call: Call, target: Target) -> str:
-        return self.base_url.rstrip("/") + self.endpoints[call.endpoint.name].path
+        base: str = getattr(self, self.setting(call, target))
+        return base.rstrip("/") + self.endpoints[call.endpoint.name].path
 
     def body(self, call: Call, target: Target) -> Json:
         """The provider's body, without the model."""
@@ -135,7 +155,11 @@ class OpenAICompatible:
     def reply(
         self, call: Call, target: Target, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> Json:
-        reply: Json = self.endpoints[call.endpoint.name].read(self, call, body, status)
+        line = self.endpoints[call.endpoint.name]
+        if line.answer is not None and headers is not None:
+            reply: Json = line.answer(self, call, Reply(status, headers, body))
+        else:
+            reply = line.read(self, call, body, status)
         return reply
 
     def fold(self, call: Call, target: Target, status: int = 200) -> Fold:
@@ -145,12 +169,13 @@ class OpenAICompatible:
         return fold(self, call, target, status)
 
     def error(self, call: Call, target: Target, reply: Reply) -> Exception:
-        error = failure(reply, upstream=self.name, deepsearch=target.model.deepsearch)
-        if target.listed and (error.status == 404 or reply.status == 405):
-            setting = f"upstreams.{self.name}.{self.setting(target)}"
-            return not_there(reply.status, error.message, upstream=self.name, model=target.name, setting=setting)
-        return error
+        return self.endpoints[call.endpoint.name].error(self, call, target, reply)
 
-    def setting(self, target: Target) -> str:
+    def missing(self, call: Call, target: Target, reply: Reply, message: str) -> Exception:
+        """The error for an answer that says that the upstream does not have the model, or the path."""
+        setting = f"upstreams.{self.name}.{self.setting(call, target)}"
+        return not_there(reply.status, message, upstream=self.name, model=target.name, setting=setting)
+
+    def setting(self, call: Call, target: Target) -> str:
         """The name of the setting with the target's address."""
-        return "base_url"
+        return self.endpoints[call.endpoint.name].host

@@ -29,7 +29,7 @@ from ..core.errors import (
 )
 from ..core.json import Malformed, decode
 from ..core.types import Reply
-from ..core.web import TargetFailed, TargetRefused, WebCall
+from ..core.web import BUDGET_EXCEEDED, TargetFailed, TargetRefused, WebCall
 from .errors import RETRY_AFTER, Fault, fault_of, message_of, retry_after_of
 
 _NAMED = re.compile(r"([A-Z][A-Za-z]{2,40}): ")
@@ -54,7 +54,7 @@ RULES = (
     PageRule("451", 403, "target_blocked"),
     PageRule("408", 504, "target_timeout", TargetFailed),
     PageRule("40902", 403, "robots_denied"),
-    PageRule("40904", 400, "token_budget_exceeded"),
+    PageRule("40904", 400, BUDGET_EXCEEDED),
     PageRule("413", 413, "too_large"),
     PageRule("42204", 502, "target_failed", TargetFailed),
     PageRule("42205", 502, "target_failed", TargetFailed),

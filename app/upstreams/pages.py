@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ..core.errors import UpstreamFailed, UpstreamRedirected, UpstreamTruncated
-from ..core.json import Malformed, check_text, decode
-from ..core.types import Event, Fold, Json, Reply, Request, Target
+from ..core.json import BOM, Malformed, check_text, decode
+from ..core.types import Event, Fold, Json, Reply, Request, Target, Upstream
 from ..core.usage import BYTES_PER_TOKEN, LARGEST
 from ..core.web import LOCATION, MEDIA, Snapshot, WebCall
 from .errors import refuse_page
@@ -26,22 +27,27 @@ from .page_errors import page_failure
 
 KEPT = ("content-type", "x-usage-tokens", "location", "retry-after", "date")
 PLAIN = "text/plain; charset=utf-8"
+SNAPSHOTS = ("data", "message", "")  # names of events; others, such as pings, hold no page
 PICTURE = re.compile(r"image/(?:png|jpeg|webp|gif)", re.IGNORECASE)
 WARNING = re.compile(rb"^Warning: ", re.MULTILINE)
 HEAD_BYTES = 4096  # of a page as text, in which a warning stands
+
+_HIGH, _LOW, _HALF = rb"\\u[dD][89abAB]..", rb"\\u[dD][c-fC-F]..", rb"\\u[dD][89a-fA-F].."
+_ESCAPE = re.compile(_HIGH + _LOW + rb"|(?P<half>" + _HALF + rb")|\\.", re.DOTALL)
 
 # Options that do not change what an answer is worth to another caller.
 OWN = frozenset(("x-no-cache", "x-token-budget"))
 
 
-def page_request(call: WebCall, target: Target, url: str) -> Request:
+def page_request(upstream: Upstream, call: WebCall, target: Target) -> Request:
     headers = {
         "authorization": f"Bearer {target.key.secret}",
         "content-type": "application/json",
         "accept": MEDIA[call.form],
         **call.headers,
     }
-    return Request(url, headers, msgspec.json.encode(call.body), seconds=call.seconds, kept=KEPT)
+    body = msgspec.json.encode(call.body)
+    return Request(upstream.url(call, target), headers, body, seconds=call.seconds, kept=KEPT)
 
 
 def write_page(upstream: Any, call: WebCall, target: Target) -> Json:
@@ -57,6 +63,7 @@ class _Page(msgspec.Struct):
 
     usage: Any = None
     warning: Any = None
+    code: Any = None  # in a stream, of an error in the place of a page
     content: msgspec.Raw = msgspec.Raw(b"")
     html: msgspec.Raw = msgspec.Raw(b"")
     text: msgspec.Raw = msgspec.Raw(b"")
@@ -99,22 +106,38 @@ def read_kept(upstream: Any, call: WebCall, body: bytes, status: int) -> Json:
         raise UpstreamFailed("not an entry of a page") from None
 
 
-def read_page(call: WebCall, reply: Reply, upstream: str) -> Json:
+def read_page(upstream: Upstream, call: WebCall, reply: Reply) -> Json:
     """The canonical reply for an answer with a status of success, or 302: its bytes, their media type, what it cost.
 
     Raises UpstreamError for an answer that is none.
     """
     if reply.status >= 300:
-        return _redirect(reply, upstream)
+        return _redirect(reply, upstream.name)
     media = _header(reply.headers, "content-type").partition(";")[0].strip().lower()
     if call.form == "json":
-        return _json(call, reply, upstream)
+        return _json(call, reply, upstream.name)
     if PICTURE.fullmatch(media):
         return _reply(reply.body, media, _of_header(reply), kept=False)
     if not reply.body:
-        raise UpstreamFailed(f"{upstream} sent an empty answer")
-    usage = _of_header(reply) or {"total_tokens": len(reply.body) // BYTES_PER_TOKEN}
-    return _reply(reply.body, PLAIN, usage, kept=not WARNING.search(reply.body[:HEAD_BYTES]))
+        raise UpstreamFailed(f"{upstream.name} sent an empty answer")
+    if media == "text/html" and "html" not in call.headers.get("x-respond-with", ""):
+        refuse_page(reply.body, upstream=upstream.name, answered=reply.status)
+    usage = _of_header(reply)
+    if media == MEDIA["json"]:
+        usage = usage or _usage_of_json(call, reply, upstream.name)
+    kept = media != MEDIA["json"] and not WARNING.search(reply.body[:HEAD_BYTES])
+    return _reply(reply.body, PLAIN, usage or _estimate(reply.body), kept=kept)
+
+
+def _usage_of_json(call: WebCall, reply: Reply, upstream: str) -> Json | None:
+    """The usage in an answer that is JSON although text was asked for; it may be the page itself. Raises UpstreamError
+    for an error."""
+    try:
+        told = msgspec.json.decode(reply.body, type=_Told)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    _check_code(told.code, call, reply, upstream)
+    return _of_meta(told.meta) or _of_pages(told.pages)
 
 
 def _redirect(reply: Reply, upstream: str) -> Json:
@@ -125,27 +148,47 @@ def _redirect(reply: Reply, upstream: str) -> Json:
 
 
 def _json(call: WebCall, reply: Reply, upstream: str) -> Json:
+    reply = replace(reply, body=reply.body.removeprefix(BOM))
     try:
-        told = msgspec.json.decode(reply.body, type=_Told)
+        told, whole = _decoded(reply.body, _Told)
         check_text(reply.body)
-    except (msgspec.MsgspecError, Malformed, UnicodeDecodeError):
+    except Malformed:
         refuse_page(reply.body, upstream=upstream, answered=reply.status)
         raise UpstreamFailed(f"{upstream} sent an answer that is not the JSON of a page") from None
-    if type(told.code) is int and told.code >= 400:
-        raise page_failure(Reply(told.code, reply.headers, reply.body), call, upstream)
+    _check_code(told.code, call, reply, upstream)
     wanted = list if call.endpoint.name == "search" else _Page
     if not isinstance(told.data, wanted):
         raise UpstreamFailed(f"{upstream} sent an answer without data")
-    meta = told.meta.get("usage") if isinstance(told.meta, dict) else None
-    tokens = _tokens(meta)
-    usage = _of_header(reply) if tokens is None else _counted(tokens)
-    kept = not any(page.warning for page in told.pages) and any(page.full for page in told.pages)
+    usage = _of_meta(told.meta) or _of_header(reply)
+    kept = whole and not any(page.warning for page in told.pages) and any(page.full for page in told.pages)
     return _reply(reply.body, MEDIA["json"], usage or _of_pages(told.pages) or _estimate(reply.body), kept=kept)
 
 
 def _reply(page: bytes, media: str, usage: Json | None, *, kept: bool) -> Json:
     reply: Json = {"object": media, "results": [{"page": page}], "usage": usage or {}}
     return reply if kept else {**reply, "uncached": True}  # a field that no entry of the cache may have
+
+
+def _decoded(data: bytes, form: Any) -> tuple[Any, bool]:
+    """JSON as the type ``form``, and False if it has an escaped half of a surrogate pair: a JavaScript program that
+    cuts a text inside an emoji writes one. It is read as U+FFFD; callers get it as it came. Raises Malformed."""
+    try:
+        return decode(data, form), True
+    except Malformed:
+        if b"\\u" not in data:
+            raise
+    return decode(_ESCAPE.sub(lambda found: rb"\ufffd" if found["half"] else found[0], data), form), False
+
+
+def _check_code(code: Any, call: WebCall, reply: Reply, upstream: str) -> None:
+    """Raises UpstreamError for an error that came with a status of success."""
+    if type(code) is int and code >= 400:
+        raise page_failure(Reply(code, reply.headers, reply.body), call, upstream)
+
+
+def _of_meta(meta: Any) -> Json | None:
+    tokens = _tokens(meta.get("usage")) if isinstance(meta, dict) else None
+    return None if tokens is None else _counted(tokens)
 
 
 def _of_header(reply: Reply) -> Json | None:
@@ -198,7 +241,11 @@ class PageFold:
     def feed(self, data: bytes, event: str = "") -> list[Event]:
         if event == "error":
             raise page_failure(Reply(_status(data), {}, data), self._call, self._upstream)
-        pages = decode(data, _Page | list[_Page])
+        if event not in SNAPSHOTS:
+            return []
+        pages, _ = _decoded(data, _Page | list[_Page])
+        if isinstance(pages, _Page):
+            _check_code(pages.code, self._call, Reply(200, {}, data), self._upstream)
         self._any, self._last = True, len(data)
         self._counted = _of_pages(pages if isinstance(pages, list) else [pages])
         return [Snapshot("", data=data)]

@@ -116,7 +116,7 @@ def page_budget(call: WebCall) -> int:
 def _search(call: WebCall) -> int:
     """The fixed price for each 10 results, and the pages, unless none is read. Source: jina-ai/reader (2026-05)."""
     body = call.body
-    number: int = body.get("num", RESULTS)
+    number: int = body.get("num") or RESULTS  # 0 means as many as usual
     scale = 5 if body.get("type") in ("images", "news") else 3 if body.get("provider") == "bing" else 1
     reads = "no-content" not in call.headers.get("x-respond-with", "")
     return min(SEARCH_PRICE * scale * max(-(-number // 10), 1) + READ_TOKENS * number * reads, MOST_TOKENS)

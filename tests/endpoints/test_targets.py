@@ -105,3 +105,25 @@ def test_an_address_that_is_no_public_page_is_refused(url: str) -> None:
 
 def test_the_same_host_at_another_port_is_a_page() -> None:
     assert page_url("https://gateway.example/", "gateway.example:8000") == "https://gateway.example/"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127\u30020\u30020\u30021/",
+        "http://127.0.0.1\uff61/",
+        "http://local\u00adhost/",
+        "http://127.0.0.1\u200b/",
+        "localhost\u2060:80",
+    ],
+)
+def test_a_host_is_read_as_browsers_read_it(url: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        page_url(url)
+    assert refused.value.code == "url_not_allowed"
+
+
+def test_slashes_before_an_address_mean_nothing() -> None:
+    assert page_url("/https://a.example//b") == "https://a.example//b"
+    with pytest.raises(InvalidRequest):
+        page_url("//a.example/")

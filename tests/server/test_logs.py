@@ -10,8 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from app.core.errors import InvalidRequest
 from app.core.redaction import Redactor
 from app.server import logs
+from app.server.uploads import uploaded
 from app.server.writer import STDERR, writer
 
 from ..conftest import PATIENCE
@@ -152,6 +154,14 @@ def test_records_of_torii_go_to_stderr_from_the_level_on_and_warnings_of_everyon
         ("uvicorn.error", "warning"),
         ("httpx", "warning"),
     ]
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_form_that_a_caller_got_wrong_warns_nobody(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", redact, json=True)
+    with pytest.raises(InvalidRequest):
+        uploaded("multipart/form-data; boundary=limit", b"--limit\r\n\xfd: a\r\n\r\n--limit--\r\n")
+    assert written(capfd) == ("", "")
 
 
 @pytest.mark.usefixtures("restored")

@@ -41,6 +41,7 @@ def test_files_come_in_base64_and_all_else_as_text() -> None:
     ("kind", "body"),
     [
         ("multipart/form-data", b"--limit--\r\n"),
+        ("multipart/form-data; boundary=" + "a" * 300, b"--" + b"a" * 300 + b"--\r\n"),
         (TYPE, b"no form at all"),
         (TYPE, part(b'name="pdf"', PDF)),
         (TYPE, part(b'name="a"', b"b") * (PARTS + 1) + b"--limit--\r\n"),

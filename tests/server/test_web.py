@@ -278,6 +278,15 @@ async def test_options_of_a_body_go_as_headers_where_these_can_hold_them(
     }
 
 
+async def test_a_header_that_says_nothing_does_not_hide_the_field(
+    reader: RunningGateway, upstream: ScriptedUpstream
+) -> None:
+    body = {**READ, "retainImages": "none", "engine": "curl", "base": "final"}
+    await reader.post("/v1/reader", body, **{"x-retain-images": "bogus", "x-engine": "", "x-base": "initial"})
+    sent = upstream.seen[0].headers
+    assert (sent["x-retain-images"], sent["x-engine"], sent["x-base"]) == ("none", "curl", "initial")
+
+
 SECRETS: list[Any] = [
     ({"X-Set-Cookie": "a=b-secret-c"}, {}, "X-Set-Cookie"),
     ({"X-Proxy-Url": "http://u:b-secret-c@p.example"}, {}, "X-Proxy-Url"),
@@ -367,6 +376,31 @@ async def test_a_form_is_read(reader: RunningGateway, upstream: ScriptedUpstream
     assert seen.body == {"url": "https://a.example/#/route"}
     sent = {name: value for name, value in seen.headers.items() if name.startswith("x-")}
     assert sent == {"x-no-cache": "true", "x-max-tokens": "600", "x-target-selector": "a, b"}
+
+
+@pytest.mark.parametrize("q", ["caf\u00e9 \u6f6e\u6c50", "a\ufffd"])
+async def test_a_query_and_a_form_may_be_in_any_script(
+    reader: RunningGateway, upstream: ScriptedUpstream, q: str
+) -> None:
+    upstream.plays(replies(RESULTS))
+    written = {"caf\u00e9 \u6f6e\u6c50": "caf%C3%A9+%E6%BD%AE%E6%B1%90", "a\ufffd": "a%ff"}[q]
+    assert (await reader.client.get(f"/s?q={written}&num=2", headers={"accept": "application/json"})).json() == RESULTS
+    assert (await reader.client.get(f"/v1/search?q={written}&num=2")).json() == RESULTS
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    for body in (f"q={written}&num=2", f"q={q}&num=2"):
+        assert (await reader.client.post("/v1/search", content=body.encode(), headers=form)).json() == RESULTS
+    assert [seen.body for seen in upstream.seen] == [{"q": q, "num": 2}] * 4
+
+
+async def test_a_field_that_nobody_filled_in_is_none(reader: RunningGateway, upstream: ScriptedUpstream) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    answer = await reader.client.post(
+        "/r", content=b"url=&html=%3Cp%3Ea", headers=form | {"accept": "application/json"}
+    )
+    assert answer.json() == PAGE
+    assert upstream.seen[0].body == {"html": "<p>a"}
+    twice = (await reader.client.get("/v1/search?q=a&q=b")).json()["error"]
+    assert (twice["param"], twice["message"]) == ("q", "q must be one text: what to search for")
 
 
 async def test_json_that_curl_calls_a_form_is_json(reader: RunningGateway, upstream: ScriptedUpstream) -> None:
@@ -562,6 +596,56 @@ async def test_an_error_sent_as_success_is_an_error(reader: RunningGateway, upst
         response = await reader.post("/v1/reader", READ)
         assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_error")
         assert "ray id" not in response.text
+
+
+NOTHING = {"data": None, "code": 422, "status": 42206, "name": "AssertionFailureError", "message": "No content"}
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/json", "text/event-stream"])
+async def test_an_error_in_json_with_a_status_of_success_is_one_in_every_form(
+    reader: RunningGateway, upstream: ScriptedUpstream, accept: str
+) -> None:
+    streamed = b"event: data\ndata: " + msgspec.json.encode(NOTHING) + b"\n\n"
+    upstream.plays(replies(streamed, 200, content_type="text/event-stream") if "event" in accept else replies(NOTHING))
+    answer = await reader.post("/v1/reader", READ, accept=accept)
+    assert (answer.status_code, b"AssertionFailureError" in answer.content) == (422, True)
+
+
+async def test_json_in_place_of_text_has_its_usage(reader: RunningGateway, upstream: ScriptedUpstream) -> None:
+    for body, tokens in ((PAGE, "12"), ([1, 2], "1"), ({"code": "a", "data": [None]}, "6")):
+        upstream.plays(replies(body))
+        answer = await reader.client.get("/r/https://a.example")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+        assert (answer.content, answer.headers["x-usage-tokens"]) == (msgspec.json.encode(body), tokens)
+
+
+async def test_html_that_nobody_asked_for_is_no_page(reader: RunningGateway, upstream: ScriptedUpstream) -> None:
+    upstream.plays(text(b"<!DOCTYPE html><title>Just a moment</title>", content_type="text/html"))
+    answer = await reader.client.get("/r/https://a.example")
+    assert (answer.status_code, "HTML page" in answer.json()["message"]) == (502, True)
+
+
+async def test_half_an_emoji_and_a_byte_order_mark_are_no_fault(
+    reader: RunningGateway, upstream: ScriptedUpstream
+) -> None:
+    body = rb'{"code":200,"data":{"content":"\ud83d\ude80 \\ud83d \ud83d","usage":{"tokens":7}}}'
+    upstream.plays(replies(b"\xef\xbb\xbf" + body))
+    answer = await reader.post("/v1/reader", READ)
+    assert (answer.status_code, answer.content, answer.headers["x-usage-tokens"]) == (200, body, "7")
+    page = rb'{"content":"\ude80 \ud83d","usage":{"tokens":7}}'
+    upstream.plays(replies(b"event: data\ndata: " + page + b"\n\n", 200, content_type="text/event-stream"))
+    answer = await reader.post("/v1/reader", READ, accept="text/event-stream")
+    assert answer.content == b"event: data\ndata: " + page + b"\n\n"
+
+
+async def test_an_event_of_another_name_is_no_page(reader: RunningGateway, upstream: ScriptedUpstream) -> None:
+    page = b'event: data\ndata: {"content":"a","usage":{"tokens":7}}\n\n'
+    upstream.plays(replies(page + b"event: ping\ndata: {}\n\n", 200, content_type="text/event-stream"))
+    answer = await reader.post("/v1/reader", READ, accept="text/event-stream")
+    assert answer.content == page
+    (record,) = await reader.ended(1)
+    assert record.usage is not None
+    assert record.usage["total_tokens"] == 7
 
 
 async def test_a_breaker_counts_only_what_is_the_providers(reader: RunningGateway, upstream: ScriptedUpstream) -> None:

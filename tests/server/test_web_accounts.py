@@ -207,11 +207,12 @@ async def test_a_search_is_held_for_its_price_and_its_pages(upstream: ScriptedUp
     budget = {"unit": "tokens", "amount": 30_000, "window": "day"}
     async with running_gateway(limited(upstream, budgets=[budget]), file) as gateway:
         assert (await posted(gateway, "/v1/search", {"q": "x", "num": 2})).status_code == 429  # 10,000 + 40,000
+        assert (await posted(gateway, "/v1/search", {"q": "x", "num": 0})).status_code == 429  # as 10
         assert (await posted(gateway, "/v1/search", {"q": "x", "num": 1})).status_code == 200  # 10,000 + 20,000
         snippets = {"q": "x", "num": 10, "respondWith": "no-content"}
         assert (await posted(gateway, "/v1/search", {**snippets, "type": "news"})).status_code == 429  # 50,000
         assert (await posted(gateway, "/v1/search", snippets)).status_code == 200  # 10,000
-        await gateway.ended(4)
+        await gateway.ended(5)
     file.close()
     assert len(upstream.seen) == 2
     assert "x-token-budget" not in upstream.seen[0].headers  # the provider ignores it
@@ -346,6 +347,14 @@ async def test_a_page_with_a_warning_or_without_content_is_not_kept(upstream: Sc
             assert (await gateway.post("/v1/reader", READ)).headers["x-torii-cache"] == "miss"
 
 
+async def test_a_page_with_half_an_emoji_is_not_kept(upstream: ScriptedUpstream) -> None:
+    upstream.plays(replies(rb'{"code":200,"data":{"content":"\ud83d"}}'))
+    async with running_gateway(cached(upstream)) as gateway:
+        for _ in range(2):
+            answer = await gateway.post("/v1/reader", READ)
+            assert (answer.status_code, answer.headers["x-torii-cache"]) == (200, "miss")
+
+
 async def test_failures_are_not_kept(upstream: ScriptedUpstream) -> None:
     upstream.plays(failure(422, 42206))
     async with running_gateway(cached(upstream)) as gateway:
@@ -374,6 +383,26 @@ async def test_equal_reads_under_way_are_one_upstream_call(upstream: ScriptedUps
         answers = [await call for call in calls]
     assert sorted(answer.headers["x-torii-cache"] for answer in answers) == ["hit", "hit", "miss"]
     assert len(upstream.seen) == 1
+
+
+async def test_a_budget_that_is_too_small_is_not_that_of_others(upstream: ScriptedUpstream) -> None:
+    release = asyncio.Event()
+
+    async def play(request: Any, writer: asyncio.StreamWriter) -> None:
+        await release.wait()
+        limited = "x-token-budget" in request.headers
+        await (failure(409, 40904, "BudgetExceededError") if limited else replies(PAGE))(request, writer)
+
+    upstream.plays(play)
+    async with running_gateway(cached(upstream)) as gateway:
+        first = asyncio.create_task(gateway.post("/v1/reader", READ, **{"x-token-budget": "5"}))
+        await until(lambda: len(upstream.seen) == 1)
+        others = [asyncio.create_task(gateway.post("/v1/reader", READ)) for _ in range(3)]
+        await until(lambda: gateway.generations.now.gateway.singleflight.waiting() == 4)
+        release.set()
+        assert (await first).json()["error"]["code"] == "token_budget_exceeded"
+        assert [(await other).status_code for other in others] == [200] * 3
+    assert len(upstream.seen) == 2
 
 
 # Several accounts, callers who leave, large pages.
