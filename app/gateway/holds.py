@@ -268,6 +268,7 @@ class CallHold:
             begun, asked = self._asked(ledger.file, hold)
             try:
                 decision = await asked
+                holds.own.see(charged, decision)
                 self._open = begun or decision.refused is None
             except StoreError:
                 holds.away_until = time.monotonic() + AWAY_SECONDS

@@ -203,8 +203,8 @@ class Slices:
             return
         slice_ = flow.slice = LiveSlice(taken, charged)
         self._live[slice_] = flow
-        left = slice_.second + 1 - self._clock()
-        slice_.timer = asyncio.get_running_loop().call_later(max(left, 0), self._end, slice_)
+        left = min(max(slice_.second + 1 - self._clock(), 0), 1)  # the clock may have been set
+        slice_.timer = asyncio.get_running_loop().call_later(left, self._end, slice_)
         if self._observe is not None:
             self._observe(charged, slice_.decision)
 

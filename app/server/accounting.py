@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from .. import __version__
 from ..callers.calendar import Calendar
 from ..config.settings import Settings
 from ..gateway.alerts import Alerts
-from ..gateway.build import Share
+from ..gateway.build import WHOLE, Share
 from ..gateway.holds import Holds, Settlements
 from ..gateway.own_limits import OwnLimits
 from ..gateway.runs import RunBudgets
 from ..gateway.slices import Slices
 from ..gateway.webhooks import Webhook, webhook_client
 from ..storage.counters import balances
+from ..storage.holds import Charge, Decision
 from ..storage.ledger_file import LedgerFile
 from ..usage.ledger import Ledger
 from ..usage.prices import Prices, price_of
@@ -25,11 +26,12 @@ CLOSING_SECONDS = 5.0  # for alerts that are on their way at the end
 
 
 class Accounting:
-    """The part that outlives a reload: the calls that wait for others to settle, and the alerts. ``file`` None: no
-    ledger, so no alerts."""
+    """The part that outlives a reload: the calls that wait for others to settle, the limits while the store is away,
+    slices and alerts. ``file`` None: no ledger, so no alerts."""
 
-    def __init__(self, file: LedgerFile | None) -> None:
+    def __init__(self, file: LedgerFile | None, share: Share = WHOLE) -> None:
         self.file = file
+        self.own = OwnLimits(share.part)
         self.settlements = Settlements()
         self.alerts: Alerts | None = None
         self.slices: Slices | None = None
@@ -37,7 +39,7 @@ class Accounting:
         self._closing: set[asyncio.Task[None]] = set()
         if file is not None:
             self.alerts = Alerts(file.alert, partial(balances, file.path))
-            self.slices = Slices(file, self.alerts.observe)
+            self.slices = Slices(file, self._observe)
             file.settled.extend((self.settlements, self.alerts.settled))
 
     def renew(self, settings: Settings) -> None:
@@ -54,6 +56,11 @@ class Accounting:
             task = asyncio.ensure_future(before.aclose(CLOSING_SECONDS))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    def _observe(self, charged: Sequence[Charge], decision: Decision) -> None:
+        self.own.see(charged, decision)
+        if self.alerts is not None:
+            self.alerts.observe(charged, decision)
 
     async def aclose(self) -> None:
         if self.slices is not None:
@@ -74,15 +81,13 @@ def build_book(
     return Ledger(file, redact, prices=prices, hashed=settings.ledger.hash_users)
 
 
-def build_holds(
-    settings: Settings, ledger: Ledger | None, share: Share, accounting: Accounting, prices: Prices
-) -> Holds:
+def build_holds(settings: Settings, ledger: Ledger | None, accounting: Accounting, prices: Prices) -> Holds:
     return Holds(
         ledger=ledger,
         calendar=Calendar(settings.time_zone, settings.week_begins),
         prices=prices,
         runs=RunBudgets(settings.deepsearch_max_budget, settings.deepsearch_hold_factor),
-        own=OwnLimits(share.part),
+        own=accounting.own,
         settlements=accounting.settlements,
         alerts=accounting.alerts,
         slices=accounting.slices,

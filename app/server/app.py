@@ -82,7 +82,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     ``sinks`` receive the record of each finished call, in addition to the access log and the ledger. ``share`` is the
     share of one worker out of several. Without a ``database`` no ledger is kept; the code that opened it closes it.
     """
-    registry, accounting = Registry(database.path if database else None), Accounting(database)
+    registry, accounting = Registry(database.path if database else None), Accounting(database, share)
     book = ClassifierBook(database)
     process = Process(sinks, share, database, registry, accounting=accounting, classifiers=book)
     generations = Generations(partial(_generation, process), settings)
@@ -290,7 +290,7 @@ def _admission(process: Process, settings: Settings, load: Load, redactor: Redac
         Recorder(access_log.write, ledger or unrecorded, *process.sinks),
         build_disconnects(settings),
         settings.timeouts.total_seconds,
-        build_holds(settings, ledger, process.share, process.accounting, prices),
+        build_holds(settings, ledger, process.accounting, prices),
     )
 
 

@@ -50,12 +50,6 @@ _OLD = {
         "minute, key_id, team, reason",
         "SELECT minute, key_id, team, reason FROM refusals WHERE minute < ?",
     ),
-    "seconds": ("scope, unit, second", "SELECT scope, unit, second FROM seconds WHERE second < ?"),
-    "counters": (
-        "scope, unit, filter, since, until",
-        "SELECT scope, unit, filter, since, until FROM counters WHERE until > 0 AND until < ? AND held = 0",
-    ),
-    "holds": ("request_id", "SELECT request_id FROM holds WHERE lost < ?"),
     "idempotency": ('"key"', 'SELECT "key" FROM idempotency WHERE time < ?'),
     "audit": ("id", "SELECT id FROM audit WHERE time < ?"),
     # Alerts of a total budget, whose window begins at 0, stay: they are sent once.
@@ -96,8 +90,9 @@ def tidy(path: Path, keep_days: int, *, now: float | None = None, pause: Pause =
     """Deletes what is old; returns how many rows of which tables. Raises sqlite3.Error. Nothing is done while another
     process does it.
 
-    Calls, their users, refusals and counters are kept for ``keep_days``, the audit and alerts for AUDIT_DAYS, keys of
-    idempotency and holds of dead processes for a day. ``now`` is a Unix time, the clock's by default.
+    Calls, their users and refusals are kept for ``keep_days``, the audit and alerts for AUDIT_DAYS, keys of idempotency
+    for a day. Counters and holds are the writer's own (``Counters.sweep``). ``now`` is a Unix time, the clock's by
+    default.
     """
     now = time.time() if now is None else now
     keep_up(path, pause, now=now)
@@ -121,7 +116,6 @@ def _limits(now: float, keep_days: int) -> dict[str, int]:
     """The time before which rows are old, in the unit of each table."""
     kept = int(now - keep_days * DAY_SECONDS)
     quarter = max(kept * 1000 // QUARTER, 0)
-    yesterday = int((now - DAY_SECONDS) * 1000)
     forgotten = int(now * 1000) - REMEMBERED_MS
     long_ago = int((now - AUDIT_DAYS * DAY_SECONDS) * 1000)
     return {
@@ -129,9 +123,6 @@ def _limits(now: float, keep_days: int) -> dict[str, int]:
         "rolled_users": quarter * QUARTER // (DAY_SECONDS * 1000),
         "running_users": quarter * QUARTER // (DAY_SECONDS * 1000),
         "refusals": quarter * QUARTER // 60_000,
-        "seconds": int(now) - 120,
-        "counters": kept,
-        "holds": yesterday,
         "idempotency": forgotten,
         "audit": long_ago,
         "alerts": long_ago,

@@ -192,6 +192,19 @@ async def test_a_slice_is_drawn_on_in_its_second_only(tmp_path: Path) -> None:
         assert flow.slice is None
 
 
+async def test_a_slice_ends_within_a_second_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    store, own = Clock(), Clock()
+    own.now -= 1000
+    with opened(tmp_path / "torii.db", clock=store) as file:
+        crowd = Crowd(Slices(file, clock=own), file)
+        flow = crowd.slices.flow(SCOPES, "embeddings", "m", BOUND)
+        while flow.slice is None:
+            await crowd.call()
+            await asyncio.sleep(0)
+        assert flow.slice.timer is not None
+        assert flow.slice.timer.when() <= asyncio.get_running_loop().time() + 2
+
+
 async def test_a_call_that_does_not_fit_for_a_slice_waits_for_it(tmp_path: Path) -> None:
     """A request that is held is spent, but those of a slice may come back, so the refusal is not final."""
     store, own, path = Clock(), Clock(), tmp_path / "torii.db"
@@ -204,9 +217,11 @@ async def test_a_call_that_does_not_fit_for_a_slice_waits_for_it(tmp_path: Path)
         first = held(amount, request_id="first")
         asked = file.hold(first)
         slices.take(flow, first)
-        own.now -= 1000  # the slice does not end by itself
         await asked
         await until(lambda: flow.slice is not None)
+        assert flow.slice is not None
+        assert flow.slice.timer is not None
+        flow.slice.timer.cancel()  # it does not end by itself
         assert (await file.hold(held(amount._replace(amount=5000 - 9), request_id="rest"))).refused is None
         holds = Holds(
             ledger=Ledger(file),

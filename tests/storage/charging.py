@@ -16,8 +16,10 @@ from typing import Any
 
 from app.storage.holds import FOREVER, MINUTE, Amounts, Charge, Decision, Draw, Hold, Slice
 from app.storage.ledger_file import CallRow, LedgerFile
+from app.storage.opening import create, make_file
 from app.storage.rows import INSERT_CALL
 from app.storage.slices import SlicedCounters, slice_id
+from app.storage.sqlite import write_ahead
 
 from ..ledger import call
 
@@ -57,12 +59,21 @@ class Clock:
         return self.now
 
 
+def make(path: Path) -> None:
+    """A new file, without the writer's thread, whose sweep goes by the real time and would delete what is counted
+    here."""
+    make_file(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        write_ahead(connection, 2.0)
+        create(connection)
+
+
 class Books:
     """The counters of one process, each verb in a transaction of its own."""
 
     def __init__(self, path: Path, process: str = "ours", clock: Clock | None = None) -> None:
         if not path.exists():
-            LedgerFile(path).close()
+            make(path)
         self.path, self.process = path, process
         self.clock = clock or Clock()
         self.connection = sqlite3.connect(path, isolation_level=None)

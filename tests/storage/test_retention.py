@@ -15,14 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.storage.columns import QUARTER
+from app.storage.holds import MINUTE
 from app.storage.ledger_file import LedgerFile
 from app.storage.new_file import VERSION
 from app.storage.queries import SUMS, Span, bucket_sums, sums_of
 from app.storage.retention import Retention, keep_up, tidy
 from app.storage.rows import INSERT_CALL
+from app.storage.verify import verify
 
 from ..conftest import running_gateway, settings_for, until
 from ..ledger import call, read
+from .charging import Books, Clock, charge
 from .test_rollups import DAY_MS, ROWS, START, new, opened, rolled_up
 
 NOW = START + 100 * 86400
@@ -105,11 +108,6 @@ def test_everything_else_that_is_old_goes_too(tmp_path: Path) -> None:
     with opened(path) as connection:
         for statement, values in (
             ("INSERT INTO refusals VALUES (?, 'k', '', 'requests_per_minute', 1)", (old // 60, lately // 60)),
-            ("INSERT INTO seconds VALUES ('key:k', 'tokens', ?, 1)", (NOW - 200, NOW - 100)),
-            ("INSERT INTO counters VALUES ('key:k', 'usd', '', 1, ?, 5, 0)", (old, lately, 2**53)),
-            ("INSERT INTO counters VALUES ('key:k', 'tokens', '', 1, ?, 5, 1)", (old,)),
-            ("INSERT INTO holds VALUES (?1, 'p', ?1, '{}')", ((NOW - 90_000) * 1000, (NOW - 80_000) * 1000)),
-            ("INSERT INTO holds VALUES ('open', 'p', ?, '{}')", (None,)),
             ("INSERT INTO idempotency VALUES (?1, 'r', 'o', ?1)", ((NOW - 90_000) * 1000, (NOW - 80_000) * 1000)),
             (
                 "INSERT INTO audit (time, actor, action, object_id, changes) VALUES (?, 'a', 'b', 'c', '{}')",
@@ -119,9 +117,22 @@ def test_everything_else_that_is_old_goes_too(tmp_path: Path) -> None:
             connection.executemany(statement, [(value,) for value in values])
         connection.executemany("INSERT INTO alerts VALUES ('key:k', 'usd', '', ?, 1, 50, 0)", [(0,), (1,)])
     deleted = tidy(path, 90, now=NOW)
-    assert deleted == dict.fromkeys(("refusals", "seconds", "counters", "holds", "idempotency", "audit", "alerts"), 1)
-    left = {table: len(read(path, f"SELECT * FROM {table}")) for table in deleted}
-    assert left == {**dict.fromkeys(deleted, 1), "counters": 3, "holds": 2}
+    assert deleted == dict.fromkeys(("refusals", "idempotency", "audit", "alerts"), 1)
+    assert {len(read(path, f"SELECT * FROM {table}")) for table in deleted} == {1}
+
+
+def test_what_a_dead_process_held_a_day_ago_is_given_back_with_its_hold(tmp_path: Path) -> None:
+    """By the writer: the tokens that a hold has in a minute are held until it is gone."""
+    clock = Clock()
+    dead, ours = Books(tmp_path / "torii.db", "dead", clock), Books(tmp_path / "torii.db", clock=clock)
+    dead.hold(charge("tokens", 10, 100, MINUTE), request_id="a")
+    clock.now += 31
+    assert ours.sweep() == 1
+    clock.now += DAY_SECONDS + 1
+    tidy(dead.path, 90, now=clock.now)
+    assert ours.sweep() == 0
+    assert read(dead.path, "SELECT * FROM holds") == read(dead.path, "SELECT * FROM seconds") == []
+    assert verify(dead.path) == []
 
 
 def test_one_process_at_a_time_tidies(tmp_path: Path) -> None:
