@@ -193,8 +193,7 @@ class Failover:
     def take(self) -> Lease | None:
         """The lease of a key if one is leased or free now, else None."""
         if self.lease is None:
-            upstream = self.target.upstream.name
-            self.lease = self._retries.pools[upstream].at_once(self.cost, self._tried.get(upstream, NONE))
+            self.lease = self.pool.at_once(self.cost, self.tried)
         return self.lease
 
     def can_go_elsewhere(self) -> bool:
