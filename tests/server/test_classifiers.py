@@ -530,6 +530,21 @@ async def test_budgets_are_held_for_inputs_labels_and_iterations(upstream: Scrip
         assert len(upstream.seen) == 2
 
 
+async def test_a_price_for_each_call_is_held_for_each_part(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    prices = {"jina": {MODEL: {"per_call": "0.5"}}}
+    async with serving(upstream, tmp_path, prices=prices) as gateway:
+        key = await OperatorClient(gateway).post(
+            "/keys", {"name": "cyd", "budgets": [{"unit": "usd", "amount": 1.75, "window": "day"}]}
+        )
+        headers = {"authorization": f"Bearer {key['secret']}"}
+        upstream.plays(classified)
+        large = {**CLASSIFY, "input": [str(number) for number in range(600)]}
+        assert (await gateway.post("/v1/classify", large, **headers)).status_code == 200
+        assert code(await gateway.post("/v1/classify", large, **headers)) == (429, "insufficient_quota")
+        assert len(upstream.seen) == 2
+    assert read(tmp_path / "torii.db", "SELECT cost, attempts FROM calls") == [(1_000_000_000, 2)]
+
+
 @pytest.mark.parametrize(
     "body",
     [
