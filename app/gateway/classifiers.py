@@ -249,17 +249,20 @@ class Classifiers:
         return list(found.values()), failed
 
     async def adopt(self, row: ClassifierRow, line: tuple[int, str, str | None, Json]) -> None:
-        """Writes a row with its new owner, and a line of the audit: time, actor, address and changes. The row of a call
-        of unknown outcome that may have made it is deleted. Raises StorageUnavailable."""
+        """Writes a row with its new owner, and a line of the audit: time, actor, address and changes. If nobody here
+        knew the classifier, the row of a call of unknown outcome that may have made it is deleted. Raises
+        StorageUnavailable."""
         at, actor, address, changes = line
+        before = await self.rows()
         try:
             await self.book.put(row)
         except StoreError as error:
             raise StorageUnavailable(f"the ledger's file: {error}") from None
         self.book.audit((at, actor, address, "classifier.adopt", str(row.classifier_id), _json(changes)))
-        for other in await self.rows():
-            lost = other.state == "unknown" and other[4:9] == row[4:9]
-            if lost and other.request_id != row.request_id:
+        if any(other.request_id == row.request_id for other in before):
+            return
+        for other in before:
+            if other.state == "unknown" and other[4:9] == row[4:9]:
                 self.book.forget(other.request_id)
                 break
 

@@ -714,6 +714,18 @@ async def test_the_operator_sees_orphans_and_gives_them_away(upstream: ScriptedU
     assert audit[:2] == [("operator", "classifier.adopt", "lost"), ("operator", "classifier.adopt", "c1")]
 
 
+async def test_giving_away_what_is_owned_finds_no_lost_one(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """The classifier that the second call may have made is still to be found."""
+    jina = {"base_url": f"{upstream.url}/v1", "api_key": KEYS["one"]}
+    async with serving(upstream, tmp_path, upstreams={"jina": jina}) as gateway:
+        await train(gateway, upstream)
+        upstream.plays(replies({"detail": "oops"}, 500))
+        assert (await gateway.post("/v1/train", TRAIN, **caller("ann"))).status_code == 502
+        await OperatorClient(gateway).post("/classifiers/c1/adopt", {"key": "bob"})
+    rows = [(row[0], row[1], row[-1]) for row in read(tmp_path / "torii.db", ROWS)]
+    assert rows == [("c1", "bob", "ready"), (None, "ann", "unknown")]
+
+
 async def test_the_classifiers_of_a_revoked_key_are_orphans(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     async with serving(upstream, tmp_path) as gateway:
         operator = OperatorClient(gateway)
