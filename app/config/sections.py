@@ -92,14 +92,14 @@ class KeyLimits(Section):
 
     @property
     def apis(self) -> dict[str, int]:
-        """The limits of APIs that have their own: requests under the API's name, tokens under ``NAME tokens``."""
+        """The limits of APIs that have their own: requests under the API's name, tokens under ``NAME_tokens``."""
         found = {
             "reader": self.reader_per_minute,
             "search": self.search_per_minute,
             "classify": self.classify_per_minute,
-            "classify tokens": self.classify_tokens_per_minute,
+            "classify_tokens": self.classify_tokens_per_minute,
             "train": self.train_per_minute,
-            "train tokens": self.train_tokens_per_minute,
+            "train_tokens": self.train_tokens_per_minute,
             "segment": self.segment_per_minute,
         }
         return {name: limit for name, limit in found.items() if limit is not None}

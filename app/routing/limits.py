@@ -27,7 +27,7 @@ GRAIN = 0.1  # seconds whose spending is one Moment, so that a minute has few; i
 class RateLimits:
     """The limits of a key, None for no limit. ``requests``, ``tokens`` and ``deepsearch`` (runs) are per minute,
     ``concurrency`` is calls at a time, ``weight`` is the key's share of the load. ``apis`` are the limits of APIs that
-    have their own, per minute: requests under the API's name, tokens under ``NAME tokens``."""
+    have their own, per minute: requests under the API's name, tokens under ``NAME_tokens``."""
 
     requests: int | None = None
     tokens: int | None = None
@@ -69,7 +69,7 @@ class Cost(Value, frozen=True):
 
     def amount(self, window: str) -> int:
         if self.api:
-            return int(window == self.api) or self.tokens * (window == f"{self.api} tokens")
+            return int(window == self.api) or self.tokens * (window == f"{self.api}_tokens")
         if window == "tokens":
             return 0 if self.deepsearch else self.tokens
         return int(self.deepsearch) if window == "deepsearch" else int(window == "requests")

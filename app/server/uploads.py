@@ -38,7 +38,8 @@ def uploaded(content_type: str, body: bytes) -> Json:
         raise InvalidRequest("the multipart form has no boundary in its content-type")
     parts: list[_Part] = []
     ends: list[bool] = []
-    parser = MultipartParser(boundary, {**_callbacks(parts), "on_end": lambda: ends.append(True)})
+    callbacks: Any = {**_callbacks(parts), "on_end": lambda: ends.append(True)}
+    parser = MultipartParser(boundary, callbacks)
     try:
         parser.write(body)
         parser.finalize()

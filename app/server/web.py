@@ -69,11 +69,11 @@ class WebRoutes:
         self.paths: dict[str, ASGIApp] = {}
         self._dropins: dict[str, Dropin] = {}
         for endpoint in endpoints:
-            own = WebHandler(handlers, endpoint, None).app
+            own = WebHandler(handlers, endpoint, None).app()
             for path in endpoint.paths:
                 self.paths |= {path: own, path.removeprefix("/v1"): own}
             name = endpoint.dropin
-            apps = [WebHandler(handlers, endpoint, prefix).app for prefix in (f"/{name}/".encode(), b"/")]
+            apps = [WebHandler(handlers, endpoint, prefix).app() for prefix in (f"/{name}/".encode(), b"/")]
             self._dropins[name] = Dropin(*apps)
 
     def find(self, scope: Scope) -> ASGIApp | None:
@@ -116,12 +116,15 @@ class WebHandler:
     """Reads the requests of one endpoint. ``prefix`` is the path before the target of a drop-in; None: no drop-in."""
 
     def __init__(self, handlers: Handlers, endpoint: WebEndpoint, prefix: bytes | None) -> None:
-        self._handlers = handlers
+        self._handlers, self._endpoint = handlers, endpoint
         self._prefix = prefix
         # The query of a page's address is the page's.
         targets = prefix is not None and endpoint.dropin == "r"
         self._queried = not targets
-        self.app = handlers.called(endpoint, self._read, begin=self._begin, queried=self._queried)
+
+    def app(self) -> ASGIApp:
+        """The ASGI application. It holds this object, so this object does not hold it."""
+        return self._handlers.called(self._endpoint, self._read, begin=self._begin, queried=self._queried)
 
     def _begin(self, exchange: HTTPExchange) -> None:
         exchange.refusal = WebRefusal(_header(exchange, "accept"), dropin=self._prefix is not None)

@@ -558,16 +558,17 @@ def test_models_prints_what_each_model_can_do(configured: dict[str, Any]) -> Non
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == dedent(
         """\
-        MODEL               ENDPOINTS           INPUTS       DIMENSIONS  UPSTREAMS
-        jina-embeddings-v3  embeddings          text         1024        jina, aihubmix
+        MODEL               ENDPOINTS            INPUTS       DIMENSIONS  UPSTREAMS
+        jina-embeddings-v3  embeddings,          text         1024        jina, aihubmix
+                            classify, train
           8,192 tokens; dimensions 1-1024; late_chunking; normalized; task
           retrieval.query, retrieval.passage, text-matching, classification, separation;
           truncate
-        jina-colbert-v2     embeddings, rerank  text         128         aihubmix, jina
+        jina-colbert-v2     embeddings, rerank   text         128         aihubmix, jina
           8,192 tokens; dimensions 64, 96, 128; input_type query, document
-        jina-reranker-m0    rerank              text, image              jina, aihubmix
+        jina-reranker-m0    rerank               text, image              jina, aihubmix
           10,240 tokens
-        house               embeddings          text         64          own
+        house               embeddings           text         64          own
 
         ALIAS       OF
         text-embed  jina-embeddings-v3
@@ -718,7 +719,7 @@ def test_upstreams_prints_how_each_key_is(tmp_path: Path) -> None:
         """\
         UPSTREAM  KEY               STATE    IN FLIGHT  CALLS  FAILED
         jina      jina ...hing      healthy  0 of 5     1      0
-          this minute 1 of 500 requests, 13 of 1,000,000 tokens, 0 of 50 deepsearch, 0 of 500 reader, 0 of 100 search
+          this minute 1 of 500 requests, 13 of 1,000,000 tokens, 0 of 50 deepsearch
         aihubmix  aihubmix ...hing  healthy  0          0      0
         """
     )

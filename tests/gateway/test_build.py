@@ -151,10 +151,10 @@ def test_callers_by_key_by_hash_and_the_default_one() -> None:
     assert build_callers(settings()).open
 
 
-APIS = {"reader": 500, "search": 100, "classify": 200, "classify tokens": 500_000}
-APIS |= {"train": 20, "train tokens": 200_000, "segment": 200}
-MORE = {"reader": 5000, "search": 1000, "classify": 1000, "classify tokens": 3_000_000}
-MORE |= {"train": 60, "train tokens": 1_000_000, "segment": 1000}
+APIS = {"reader": 500, "search": 100, "classify": 200, "classify_tokens": 500_000}
+APIS |= {"train": 20, "train_tokens": 200_000, "segment": 200}
+MORE = {"reader": 5000, "search": 1000, "classify": 1000, "classify_tokens": 3_000_000}
+MORE |= {"train": 60, "train_tokens": 1_000_000, "segment": 1000}
 FREE, PAID = RateLimits(500, 10**6, 50, 5, apis=APIS), RateLimits(500, 10**7, 50, 50, apis=APIS)
 PREMIUM = RateLimits(5000, 10**8, 500, 500, apis=MORE)
 

@@ -56,7 +56,6 @@ async def test_each_key_with_what_it_does_and_what_is_left_to_it(upstream: Scrip
     assert 88 <= (until - before).total_seconds() <= 100
     assert until.tzinfo == UTC
     minute = {"requests": {"used": 1, "limit": 500}, "deepsearch": {"used": 0, "limit": 50}}
-    minute |= {"reader": {"used": 0, "limit": 500}, "search": {"used": 0, "limit": 100}}
     tokens = {"used": seen["jina-two"]["minute"]["tokens"]["used"], "limit": 1_000_000}
     assert tokens["used"] > 0
     same = {
