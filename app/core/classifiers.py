@@ -14,6 +14,7 @@ CLASSIFY = EndpointFacts("classify", pure=True, items="data", texts=("input", "l
 # A classifier's id in the request: training changes the answers.
 FEW_SHOT = EndpointFacts("classify", items="data", texts=("input",), api="train", owned=True)
 TRAIN = EndpointFacts("train", texts=("input",), api="train", once=True, owned=True)
+CLASSIFIERS = EndpointFacts("classifiers", api="classifiers")  # listing and deleting; no model answers
 SEGMENT = EndpointFacts("segment", pure=True, echoes=True, api="segment")
 
 SEGMENTER = "jina-segment"  # the name of the segmenter among the models
@@ -44,6 +45,10 @@ class TrainCall(Call, frozen=True, kw_only=True):
 
 class SegmentCall(Call, frozen=True, kw_only=True):
     endpoint: EndpointFacts = SEGMENT
+
+
+# The call of a request to list or delete classifiers.
+ABOUT_CLASSIFIERS = Call(endpoint=CLASSIFIERS, model=CLASSIFIER, body={})
 
 
 class ClassifierNotFound(InvalidRequest):

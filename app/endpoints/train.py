@@ -18,6 +18,7 @@ UNSENT = unsent("train") | {"_token"}
 
 MOST_EXAMPLES = 512
 LEAST_EXAMPLES = LEAST_LABELS = 2
+MOST_ITERS = 10_000  # a limit of ours: the tokens, which are multiplied by it, must stay numbers that a ledger can hold
 EXAMPLE = "{'text': ..., 'label': ...} or {'image': ..., 'label': ...}"
 ACCESS = ("private", "public")
 
@@ -41,7 +42,7 @@ class Train(Endpoint):
         model = body.pop("model", "") if classifier else model_of(body)
         body["input"] = _examples(body, update=bool(classifier))
         if "num_iters" in body:
-            whole_number("num_iters", body["num_iters"])
+            _check_iters(body["num_iters"])
         if classifier and "access" in body:
             raise InvalidRequest("access can be chosen for a new classifier only", param="access")
         if not classifier:
@@ -60,6 +61,11 @@ class Train(Endpoint):
                 "access must be private: this gateway makes no public classifiers (classifiers.public)", param="access"
             )
         return str(asked)
+
+
+def _check_iters(given: Any) -> None:
+    if whole_number("num_iters", given) > MOST_ITERS:
+        raise InvalidRequest(f"num_iters must be at most {MOST_ITERS:,}", param="num_iters")
 
 
 def _examples(body: Json, *, update: bool) -> list[Json]:

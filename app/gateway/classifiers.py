@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple
@@ -22,7 +23,15 @@ import msgspec
 from msgspec.structs import replace
 
 from ..callers.keys import Caller
-from ..core.classifiers import CLASSIFIER, ClassifierAccountMissing, ClassifyCall, TrainCall, no_such_classifier
+from ..core.classifiers import (
+    ABOUT_CLASSIFIERS,
+    CLASSIFIER,
+    CLASSIFIERS,
+    ClassifierAccountMissing,
+    ClassifyCall,
+    TrainCall,
+    no_such_classifier,
+)
 from ..core.errors import InvalidRequest, StorageUnavailable, ToriiError, UpstreamError, UpstreamMisplaced
 from ..core.types import Call, Json, Key, Model, Reply, Request, Route, Target
 from ..routing.key_state import fingerprint
@@ -40,7 +49,8 @@ from ..usage.record import CallRecord, Use
 logger = logging.getLogger("torii.classifiers")
 
 OPEN = "open"  # the owner of what was made while the gateway was open
-API = "classifiers"  # it has no limits of its own
+FREE = {"total_tokens": 0}  # the usage of a request about classifiers
+NO_MODEL = Model(id=CLASSIFIER, endpoints=("classify",))
 
 
 class HeldAt(NamedTuple):
@@ -54,22 +64,46 @@ class HeldAt(NamedTuple):
     def upstream(self) -> str:
         return self.jina.name
 
+    @property
+    def target(self) -> Target:
+        """The target of a request that no model answers."""
+        return Target(self.jina, NO_MODEL, CLASSIFIER, self.key, pinned=True)
+
+
+class Update:
+    """The labels of a classifier that is trained further: added to its row, as it is then, when the call has ended."""
+
+    def __init__(self, book: ClassifierBook, classifier: str, labels: list[str]) -> None:
+        self._book, self._classifier, self._labels = book, classifier, labels
+
+    async def end(self, answer: Json) -> None:
+        """The provider has answered. The owner may be another by now, or the classifier may be deleted."""
+        with suppress(StoreError):
+            if (row := await self._book.find(self._classifier)) is not None:
+                labels = dict.fromkeys([*msgspec.json.decode(row.labels), *self._labels])
+                await self._book.put(row._replace(labels=_json(list(labels))))
+
+    def __enter__(self) -> Update:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
 
 class Training:
-    """The row of a classifier while its call is under way; a context that says how the call ended. ``new``: the call
-    makes a classifier; else it changes one, and the row has its new labels at the end."""
+    """The row of a new classifier while its call is under way; a context that says how the call ended."""
 
-    def __init__(self, book: ClassifierBook, row: ClassifierRow, use: Use, *, new: bool) -> None:
-        self._book, self._row, self._use, self._new = book, row, use, new
+    def __init__(self, book: ClassifierBook, row: ClassifierRow, use: Use) -> None:
+        self._book, self._row, self._use = book, row, use
+        self._made: ClassifierRow | None = None
         self._ended = False
 
     async def end(self, answer: Json) -> None:
         """The provider has answered."""
-        self._row = self._row._replace(classifier_id=answer["classifier_id"], state="ready")
+        self._made = self._row._replace(classifier_id=answer["classifier_id"], state="ready")
         try:
-            await self._book.put(self._row)
+            await self._book.put(self._made)
         except StoreError:
-            self._book.put_later(self._row)
+            self._book.put_later(self._made, self._row)
         self._ended = True
 
     def __enter__(self) -> Training:
@@ -80,12 +114,12 @@ class Training:
     ) -> None:
         if error is None or self._ended:
             return
-        if self._row.state == "ready":  # answered, and the caller left while that was written
-            self._book.put_later(self._row)
-        elif self._new and self._nothing_was_made(error):
+        if self._made is not None:  # answered, and the caller left while that was written
+            self._book.put_later(self._made, self._row)
+        elif self._nothing_was_made(error):
             self._book.forget(self._row.request_id)
-        elif self._new:
-            self._book.put_later(self._row._replace(state="unknown"))
+        else:
+            self._book.put_later(self._row._replace(state="unknown"), self._row)
 
     def _nothing_was_made(self, error: BaseException) -> bool:
         return not self._use.reached or (isinstance(error, UpstreamError) and not error.accepted)
@@ -124,12 +158,11 @@ class Classifiers:
             )
         return replace(call, model=row.model, route=Route(target.model, (target,)))
 
-    async def begin(self, part: Call, target: Target, record: CallRecord, use: Use) -> Training:
+    async def begin(self, part: Call, target: Target, record: CallRecord, use: Use) -> Training | Update:
         """Writes down who trains what, before it is sent. Raises StorageUnavailable: then nothing is sent."""
         assert isinstance(part, TrainCall)
-        if part.classifier and (known := await self._found(part.classifier)) is not None:
-            labels = list(dict.fromkeys([*msgspec.json.decode(known.labels), *part.labels]))
-            return Training(self.book, known._replace(labels=_json(labels)), use, new=False)
+        if part.classifier:
+            return Update(self.book, part.classifier, part.labels)
         fresh = ClassifierRow(
             record.request_id,
             None,
@@ -148,13 +181,13 @@ class Classifiers:
         except StoreError:
             self.book.forget(fresh.request_id)  # it may have been written after all
             raise _unwritten() from None
-        return Training(self.book, fresh, use, new=True)
+        return Training(self.book, fresh, use)
 
     # ---------------------------------------------------------------- requests about classifiers
 
-    async def listed(self, caller: Caller, request_id: str) -> list[Json]:
-        """The caller's own, as the provider describes them, without the ids of the provider's users. Raises
-        UpstreamError, StorageUnavailable."""
+    async def listed(self, caller: Caller, record: CallRecord) -> list[Json]:
+        """The caller's own, as the provider describes them, without the ids of the provider's users. ``record`` is that
+        of the call, as in ``delete``. Raises UpstreamError, StorageUnavailable."""
         own = {row.classifier_id: row for row in await self.rows() if row.state == "ready" and owns(caller, row)}
         places = {}
         for row in own.values():
@@ -162,13 +195,13 @@ class Classifiers:
                 places[held.key.alias] = held
         found: dict[str, Json] = {}
         for held in places.values():
-            for entry in await self._ask_list(held, request_id):
+            for entry in await self._ask_list(held, record):
                 mine = own.get(entry["classifier_id"])
                 if mine is not None and mine.upstream == held.upstream:
                     found.setdefault(entry["classifier_id"], _shown(entry))
         return list(found.values())
 
-    async def delete(self, classifier: str, caller: Caller, request_id: str) -> None:
+    async def delete(self, classifier: str, caller: Caller, record: CallRecord) -> None:
         """Deletes a classifier of the caller. Raises ClassifierNotFound, and as ``listed``."""
         row = await self._found(classifier)
         if row is None or not owns(caller, row):
@@ -176,18 +209,18 @@ class Classifiers:
         held = self._held(row)
         if held is None:
             raise _no_account(row)
-        request = wire.delete_request(held.jina.base_url, classifier, held.key, request_id)
+        request = wire.delete_request(held.jina.base_url, classifier, held.key, record.request_id)
         try:
-            wire.check_deleted(await self._send(held, request), held.upstream)
+            wire.check_deleted(await self._send(held, request, record), held.upstream)
         except UpstreamError as error:
             if error.status == 404:  # it was deleted elsewhere
-                self.book.put_later(row._replace(state="deleted"))
+                self.book.put_later(row._replace(state="deleted"), row)
                 raise no_such_classifier() from None
             raise
         try:
             await self.book.put(row._replace(state="deleted"))
         except StoreError:
-            self.book.put_later(row._replace(state="deleted"))
+            self.book.put_later(row._replace(state="deleted"), row)
 
     # ---------------------------------------------------------------- the operator
 
@@ -201,12 +234,13 @@ class Classifiers:
     async def unowned(self, request_id: str) -> tuple[list[tuple[HeldAt, Json]], list[str]]:
         """What the accounts have and nobody here owns, each once; and the aliases of the keys whose accounts could not
         be asked. Raises StorageUnavailable."""
-        known = {row.classifier_id for row in await self.rows()}
+        known = {row.classifier_id for row in await self.rows() if row.state != "deleted"}
         found: dict[str, tuple[HeldAt, Json]] = {}
         failed = []
+        asking = CallRecord(request_id, "operator", ABOUT_CLASSIFIERS)  # which nobody records
         for held in self._places():
             try:
-                for entry in await self._ask_list(held, request_id):
+                for entry in await self._ask_list(held, asking):
                     if entry["classifier_id"] not in known:
                         found.setdefault(entry["classifier_id"], (held, _shown(entry)))
             except ToriiError as error:
@@ -215,17 +249,20 @@ class Classifiers:
         return list(found.values()), failed
 
     async def adopt(self, row: ClassifierRow, line: tuple[int, str, str | None, Json]) -> None:
-        """Writes a row with its new owner, and a line of the audit: time, actor, address and changes. The row of a call
-        of unknown outcome that may have made it is deleted. Raises StorageUnavailable."""
+        """Writes a row with its new owner, and a line of the audit: time, actor, address and changes. If nobody here
+        knew the classifier, the row of a call of unknown outcome that may have made it is deleted. Raises
+        StorageUnavailable."""
         at, actor, address, changes = line
+        before = await self.rows()
         try:
             await self.book.put(row)
         except StoreError as error:
             raise StorageUnavailable(f"the ledger's file: {error}") from None
         self.book.audit((at, actor, address, "classifier.adopt", str(row.classifier_id), _json(changes)))
-        for other in await self.rows():
-            lost = other.state == "unknown" and other[4:9] == row[4:9]
-            if lost and other.request_id != row.request_id:
+        if any(other.request_id == row.request_id for other in before):
+            return
+        for other in before:
+            if other.state == "unknown" and other[4:9] == row[4:9]:
                 self.book.forget(other.request_id)
                 break
 
@@ -265,16 +302,15 @@ class Classifiers:
 
     def _anywhere(self) -> Route:
         """The route of a classifier that nobody here owns. Raises ClassifierNotFound without an upstream for it."""
-        model = Model(id=CLASSIFIER, endpoints=("classify",))
-        targets = {held.upstream: held.account.target(model, listed=False) for held in self._places()}
+        targets = {held.upstream: held.account.target(NO_MODEL, listed=False) for held in self._places()}
         if not targets:
             raise no_such_classifier()
-        return Route(model, tuple(targets.values()))
+        return Route(NO_MODEL, tuple(targets.values()))
 
-    async def _ask_list(self, held: HeldAt, request_id: str) -> list[Json]:
-        request = wire.list_request(held.jina.base_url, held.key, request_id)
+    async def _ask_list(self, held: HeldAt, record: CallRecord) -> list[Json]:
+        request = wire.list_request(held.jina.base_url, held.key, record.request_id)
         try:
-            return wire.listed(await self._send(held, request), held.upstream)
+            return wire.listed(await self._send(held, request, record), held.upstream)
         except UpstreamError as error:
             if error.status == 404:
                 raise UpstreamMisplaced(
@@ -283,17 +319,27 @@ class Classifiers:
                 ) from None
             raise
 
-    async def _send(self, held: HeldAt, request: Request) -> Reply:
+    async def _send(self, held: HeldAt, request: Request, record: CallRecord) -> Reply:
         """The answer with a status of success. Raises UpstreamError."""
         pool = self.pools[held.upstream]
         others = {state.key.alias for state in pool.states} - {held.key.alias}
-        lease = await pool.lease(Cost(api=API), others)
+        lease = await pool.lease(Cost(api=CLASSIFIERS.api), others)
         with lease:
-            reply = await self.http.send(request, before_send=lease.check)
-            if reply.status >= 300:
-                error = wire.refused(reply, held.upstream, of_one=True) or failure(reply, upstream=held.upstream)
+            use = record.ask(held.target)
+
+            def before_send() -> None:
+                lease.check()
+                use.send(record.call)
+
+            try:
+                reply = await self.http.send(request, record.started, before_send)
+                if reply.status >= 300:
+                    raise wire.refused(reply, held.upstream, of_one=True) or failure(reply, upstream=held.upstream)
+            except UpstreamError as error:
                 error.upstream = held.upstream
-                raise error
+                use.fail(record.call, error)
+                raise
+            use.end(record.call, FREE)
         return reply
 
 

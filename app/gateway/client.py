@@ -24,14 +24,14 @@ from ..routing.lease import Lease
 from ..routing.limits import KEPT, Cost
 from ..upstreams.client.client import Client
 from ..usage.record import CallRecord, Use
-from .classifiers import Classifiers, Training
+from .classifiers import Classifiers, Training, Update
 from .conformity import usable
 from .streaming import UpstreamStream
 
 # The target that answered, and its canonical answer.
 Answered = tuple[Target, Json]
 
-UNTRAINED: AbstractContextManager[Training | None] = nullcontext()  # for a call that trains nothing
+UNTRAINED: AbstractContextManager[Training | Update | None] = nullcontext()  # for a call that trains nothing
 
 
 class LeasingClient:

@@ -42,7 +42,6 @@ from .slices import Drawn, Flow, Slices
 LOOK_SECONDS = 0.25  # between two decisions on a call that waits for other calls to settle
 AWAY_SECONDS = 1.0  # in which a store that failed is not asked again
 
-LARGEST = 2**53  # the number of inputs of a request without a limit
 NOTHING = Bound(0, 0)
 FITS = Decision(None, False, ())
 UNDECIDED: tuple[tuple[Charge, ...], Decision] = ((), FITS)
@@ -100,12 +99,7 @@ class Holds:
 
     def most(self, part: Call, target: Target) -> Bound:
         """The most that the requests for ``part`` to ``target`` can cost."""
-        price = price_of(self.prices, target)
-        bound = bound_of(part, target.model, price, self.runs.factor)
-        if price is None or not price.per_call or bound.cost is None or not part.endpoint.inputs:
-            return bound
-        requests = -(-len(part.body[part.endpoint.inputs]) // (target.model.max_inputs or LARGEST))
-        return bound._replace(cost=bound.cost + (requests - 1) * price.per_call)
+        return bound_of(part, target.model, price_of(self.prices, target), self.runs.factor)
 
 
 class CallHold:

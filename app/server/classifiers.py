@@ -6,28 +6,65 @@ or the caller's team, has made.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
 
+from ..callers.keys import Caller
+from ..core.classifiers import ABOUT_CLASSIFIERS, CLASSIFIER, CLASSIFIERS
 from ..core.errors import Unavailable
 from ..core.types import Json
-from .http import HTTPExchange, new_id
+from ..usage.record import CallRecord
+from .http import HTTPExchange
 from .openapi import refusals
 from .routes import CALLER, CallerRoute, Calling, InForce
 from .snapshots import Generation
 
-ENDPOINT = "classifiers"  # its name in a key's permissions
+# Key in a request's scope: the record of the call.
+RECORD = "torii.record"
 
 
 class ClassifiersRoute(CallerRoute):
     """A route about classifiers, for keys that may use them."""
 
     async def admit(self, generation: Generation, exchange: HTTPExchange) -> None:
-        exchange.scope[CALLER] = await generation.handlers.caller(exchange, ENDPOINT)
+        exchange.scope[CALLER] = await generation.handlers.caller(exchange, CLASSIFIERS.name)
         if generation.gateway.draining:
             raise Unavailable("this gateway is shutting down", retry_after=1)
+
+    async def serve(
+        self, generation: Generation, exchange: HTTPExchange, respond: Callable[[], Awaitable[Response]]
+    ) -> Response:
+        """A call like others: it counts against the caller's limits on requests, and has its rows in the ledger."""
+        caller: Caller = exchange.scope[CALLER]
+        with generation.handlers.admission.admit(caller, exchange.id) as admitted:
+            if admitted.account is not None:
+                exchange.limits = admitted.account.headers
+            tag = b",".join(exchange.headers.get(b"x-torii-tag", ()))
+            record = admitted.begin(ABOUT_CLASSIFIERS, tag)
+            record.model_id = CLASSIFIER
+            exchange.scope[RECORD] = record
+            if admitted.uncounted:
+                await admitted.count()
+            try:
+                with admitted.time():
+                    response = await respond()
+            except TimeoutError:
+                raise record.timed_out() from None
+            record.end(response.status_code)
+            return response
+
+
+async def _recorded(request: Request) -> CallRecord:
+    found: CallRecord = request.scope[RECORD]
+    return found
+
+
+Recorded = Annotated[CallRecord, Depends(_recorded)]
 
 
 class ClassifierEntry(BaseModel):
@@ -52,8 +89,8 @@ ClassifierId = Annotated[str, Path(alias="id", max_length=256, description="The 
 LISTED = "Your classifiers, in a bare list."
 
 
-async def _listed(caller: Calling, now: InForce) -> list[Json]:
-    return await now.gateway.client.classifiers.listed(caller, new_id())
+async def _listed(caller: Caller, now: Generation, record: CallRecord) -> list[Json]:
+    return await now.gateway.client.classifiers.listed(caller, record)
 
 
 @router.get(
@@ -65,9 +102,9 @@ async def _listed(caller: Calling, now: InForce) -> list[Json]:
     response_model_exclude_unset=True,
     openapi_extra=refusals(429, 502, 503, 504),
 )
-async def list_classifiers(caller: Calling, now: InForce) -> list[Json]:
+async def list_classifiers(caller: Calling, now: InForce, record: Recorded) -> list[Json]:
     """The classifiers that your key has made; for a key of a team, those of the team."""
-    return await _listed(caller, now)
+    return await _listed(caller, now, record)
 
 
 @router.post(
@@ -79,9 +116,9 @@ async def list_classifiers(caller: Calling, now: InForce) -> list[Json]:
     response_model_exclude_unset=True,
     openapi_extra=refusals(429, 502, 503, 504),
 )
-async def list_classifiers_by_post(caller: Calling, now: InForce) -> list[Json]:
+async def list_classifiers_by_post(caller: Calling, now: InForce, record: Recorded) -> list[Json]:
     """The same as GET, for clients of the provider that send a POST. A body is not read."""
-    return await _listed(caller, now)
+    return await _listed(caller, now, record)
 
 
 @router.delete(
@@ -91,7 +128,9 @@ async def list_classifiers_by_post(caller: Calling, now: InForce) -> list[Json]:
     response_description="It was deleted.",
     openapi_extra=refusals(404, 429, 502, 503, 504),
 )
-async def delete_classifier(classifier: ClassifierId, caller: Calling, now: InForce) -> DeletedClassifier:
+async def delete_classifier(
+    classifier: ClassifierId, caller: Calling, now: InForce, record: Recorded
+) -> DeletedClassifier:
     """Deletes a classifier of yours, or of your team. It cannot be undone."""
-    await now.gateway.client.classifiers.delete(classifier, caller, new_id())
+    await now.gateway.client.classifiers.delete(classifier, caller, record)
     return DeletedClassifier(classifier_id=classifier)

@@ -126,11 +126,13 @@ class Handlers:
         fields = dict(parse_qsl(query, keep_blank_values=True, encoding="utf-8", errors="replace"))
         return context(exchange, msgspec.json.encode(endpoint.from_query(fields)))
 
-    def response_handler(self, response: Response) -> ASGIApp:
-        """A handler that sends a response made by FastAPI, with the headers of every response."""
+    def response_handler(self, response: Response, asked: HTTPExchange) -> ASGIApp:
+        """A handler that sends a response made by FastAPI, with the headers of every response. ``asked`` is the
+        exchange in which the request was admitted."""
 
         async def work(exchange: HTTPExchange) -> None:
-            head = self._head(exchange.id)
+            exchange.follow(asked)
+            head = [*self._head(exchange.id), *await what_is_left(exchange)]
             if response.media_type == "application/json":
                 given = [header for header in response.raw_headers if header[0] not in CONTENT]
                 await exchange.answer(response.status_code, bytes(response.body), [*given, *head])
@@ -145,10 +147,12 @@ class Handlers:
         limits, turn = self._limits, self.admission.load.unpacking
         return exchange.body(limits.body_megabytes, limits.body_seconds, turn, forms=forms)
 
-    def error_handler(self, error: Exception) -> ASGIApp:
-        """A handler that answers with ``error``."""
+    def error_handler(self, error: Exception, asked: HTTPExchange | None = None) -> ASGIApp:
+        """A handler that answers with ``error``. ``asked`` is as in ``response_handler``."""
 
         async def work(exchange: HTTPExchange) -> None:
+            if asked is not None:
+                exchange.follow(asked)
             raise error
 
         return self._handler(work)

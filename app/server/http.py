@@ -69,6 +69,10 @@ class HTTPExchange:
         self._send = send
         self.headers = headers_of(scope)
 
+    def follow(self, asked: HTTPExchange) -> None:
+        """This exchange answers the request of ``asked``: it has the same id and limits."""
+        self.id, self.limits = asked.id, asked.limits
+
     @property
     def path(self) -> str:
         path: str = self.scope["path"]

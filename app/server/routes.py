@@ -8,7 +8,8 @@ FastAPI runs others in threads, and the gateway's state belongs to the event loo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qsl
 
@@ -75,6 +76,12 @@ class OpenRoute(APIRoute):
         """Called before the body is read. Raises Unauthorized or PermissionDenied, or NotFound if the route is
         disabled."""
 
+    async def serve(
+        self, generation: Generation, exchange: HTTPExchange, respond: Callable[[], Awaitable[Response]]
+    ) -> Response:
+        """The response of the route's function, once the request was admitted and read."""
+        return await respond()
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         respond = super().get_route_handler()
 
@@ -89,14 +96,19 @@ class OpenRoute(APIRoute):
                     request = _Read(
                         request.scope, await handlers.body(exchange), self.body_field.field_info.is_required()
                     )
-                answer = handlers.response_handler(await respond(request))
-            except RequestValidationError as error:
-                answer = handlers.error_handler(self._invalid(error))
+                response = await self.serve(generation, exchange, partial(self._validated, respond, request))
+                answer = handlers.response_handler(response, exchange)
             except Exception as error:  # noqa: BLE001 - raised again in the handler, which logs and answers it
-                answer = handlers.error_handler(error)
+                answer = handlers.error_handler(error, exchange)
             return answer  # type: ignore[return-value]  # any ASGI application will do
 
         return handler
+
+    async def _validated(self, respond: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
+        try:
+            return await respond(request)
+        except RequestValidationError as error:
+            raise self._invalid(error) from None
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":

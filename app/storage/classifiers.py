@@ -40,7 +40,7 @@ class ClassifierRow(NamedTuple):
 
 
 _SELECT = f"SELECT {', '.join(ClassifierRow._fields)} FROM classifiers"  # noqa: S608 - our own columns
-SELECT_ONE = f"{_SELECT} WHERE classifier_id = ? ORDER BY created_at, request_id LIMIT 1"
+SELECT_ONE = f"{_SELECT} WHERE classifier_id = ? AND state <> 'deleted' ORDER BY created_at, request_id LIMIT 1"
 SELECT_ALL = f"{_SELECT} ORDER BY created_at, request_id"
 
 
@@ -50,7 +50,8 @@ class ClassifierBook:
 
     def __init__(self, file: LedgerFile | None) -> None:
         self._file = file
-        self._rows: dict[str, ClassifierRow] = {}  # without a file all; else those that could not be written yet
+        self._rows: dict[str, ClassifierRow] = {}  # without a file
+        self._unwritten: dict[str, tuple[ClassifierRow | None, ClassifierRow]] = {}  # what was in the file, and will be
 
     async def put(self, row: ClassifierRow) -> None:
         """Writes a row, which replaces the one of the same call, and returns when it is in the file."""
@@ -58,17 +59,22 @@ class ClassifierBook:
             self._rows[row.request_id] = row
         else:
             await self._file.write("classifier", row)
-            self._rows.pop(row.request_id, None)
+            self._unwritten.pop(row.request_id, None)
 
-    def put_later(self, row: ClassifierRow) -> None:
-        """As ``put``, and returns at once; this process sees the row from now on."""
-        self._rows[row.request_id] = row
-        if self._file is not None:
-            self._file.write_later("classifier", row)
+    def put_later(self, row: ClassifierRow, before: ClassifierRow | None) -> None:
+        """As ``put``, and returns at once; this process sees the row from now on. ``before`` is the row that it
+        replaces: once the file has another, it is the file's that counts, which another process may have changed."""
+        if self._file is None:
+            self._rows[row.request_id] = row
+            return
+        before, _ = self._unwritten.get(row.request_id, (before, row))
+        self._unwritten[row.request_id] = before, row
+        self._file.write_later("classifier", row)
 
     def forget(self, request_id: str) -> None:
         """Deletes the row of a call that made nothing."""
         self._rows.pop(request_id, None)
+        self._unwritten.pop(request_id, None)
         if self._file is not None:
             self._file.write_later("forget_classifier", (request_id,))
 
@@ -78,15 +84,21 @@ class ClassifierBook:
             self._file.write_later("audit", line)
 
     async def find(self, classifier_id: str) -> ClassifierRow | None:
-        """The row of a classifier, in any state."""
-        found = await self._read(SELECT_ONE, (classifier_id,))
-        own = (row for row in self._rows.values() if row.classifier_id == classifier_id)
-        return next(own, found[0] if found else None)
+        """The row of a classifier that was not deleted."""
+        plain = self._file is not None and not self._unwritten
+        rows = await self._read(SELECT_ONE, (classifier_id,)) if plain else await self.rows()
+        own = (row for row in rows if row.classifier_id == classifier_id and row.state != "deleted")
+        return next(own, None)
 
     async def rows(self) -> list[ClassifierRow]:
         """All rows, the oldest first."""
-        found = {row.request_id: row for row in await self._read(SELECT_ALL)}
-        return list((found | self._rows).values())
+        found = {row.request_id: row for row in await self._read(SELECT_ALL)} | self._rows
+        for request_id, (before, row) in list(self._unwritten.items()):
+            if found.get(request_id) == before:
+                found[request_id] = row
+            else:
+                self._unwritten.pop(request_id, None)
+        return list(found.values())
 
     async def _read(self, statement: str, values: tuple[str, ...] = ()) -> list[ClassifierRow]:
         return [] if self._file is None else await asyncio.to_thread(select, self._file.path, statement, values)

@@ -9,7 +9,7 @@ end, and the model's instruction for a task. Some normalize the text first, so t
                  model's context
     classify     as embeddings, and the bytes and 16 of each label for each request to the provider
     train        as embeddings, labels included, times num_iters
-    segment      nothing, at no cost
+    segment      no tokens
     DeepSearch   budget_tokens times a factor: the server looks at its budget between the steps of a run only
     reader       X-Token-Budget, which the provider keeps to; without one its cap
     search       its price by the number of results, and 20,000 for each page that is read
@@ -72,19 +72,30 @@ class Unbounded(Exception):
 
 
 def bound(call: Call, model: Model, price: Price | None = None, factor: float = 2) -> Bound:
-    """The bound of a request for ``call`` to ``model``. ``price`` is the model's at the upstream that is asked; a price
-    for each call alone needs no tokens. ``factor``: a DeepSearch run uses at most this many times its budget.
+    """The bound of the requests for ``call`` to ``model``. ``price`` is the model's at the upstream that is asked; a
+    price for each call alone needs no tokens, and counts for each request of a call that is split. ``factor``: a
+    DeepSearch run uses at most this many times its budget.
 
     Raises InvalidRequest for a DeepSearch budget that is none.
     """
     if call.endpoint is SEGMENT:
-        return Bound(0, 0)
+        return Bound(0, 0 if price is None else price.cost(0, 0))
     try:
         tokens = _tokens(call, model, factor)
     except Unbounded as unknown:
-        cost = price.cost(0, 0) if price is not None and price.flat else None
+        cost = price.cost(0, 0, requests(call, model)) if price is not None and price.flat else None
         return Bound(None, cost, unknown.field, unknown.hint)
-    return Bound(sum(tokens), None if price is None else price.most(*tokens))
+    further = requests(call, model) - 1
+    return Bound(sum(tokens), None if price is None else price.most(*tokens) + further * price.per_call)
+
+
+def requests(call: Call, model: Model) -> int:
+    """The requests to the provider for a call, which is split if it has more inputs than one may have."""
+    if call.endpoint.name == "classify":
+        return -(-len(call.body["input"]) // min(model.max_inputs or MOST_INPUTS, MOST_INPUTS))
+    if not call.endpoint.inputs or model.max_inputs is None:
+        return 1
+    return -(-len(call.body[call.endpoint.inputs]) // model.max_inputs)
 
 
 # The most tokens of the prompt, of the completion, and of either.
@@ -104,7 +115,7 @@ def _tokens(call: Call, model: Model, factor: float) -> Most:
     if call.endpoint.name == "embeddings":
         return _inputs(call.body["input"], model), 0, 0
     if call.endpoint.name in ("classify", "train"):
-        return (_inputs(call.body["input"], model) + _labels(call.body)) * call.passes, 0, 0
+        return (_inputs(call.body["input"], model) + _labels(call, model)) * call.passes, 0, 0
     return _text(call.body) + EXTRA, 0, 0
 
 
@@ -129,12 +140,11 @@ def _inputs(items: list[Any], model: Model) -> int:
     return total
 
 
-def _labels(body: Json) -> int:
-    """The labels, and the names of their groups, which are sent with each part of a call that is split."""
-    labels = body.get("labels") or []
+def _labels(call: Call, model: Model) -> int:
+    """The labels, and the names of their groups, which are sent with each request of a call that is split."""
+    labels = call.body.get("labels") or []
     groups = [[*labels, *chain.from_iterable(labels.values())]] if isinstance(labels, dict) else [labels]
-    parts = -(-len(body["input"]) // MOST_INPUTS)
-    return parts * sum(EXTRA + length(str(label)) for group in groups for label in group)
+    return requests(call, model) * sum(EXTRA + length(str(label)) for group in groups for label in group)
 
 
 def _input(item: Any, model: Model, place: str) -> int:

@@ -125,6 +125,7 @@ def test_700_inputs_are_512_and_188_and_come_back_as_one() -> None:
         ({"model": MODEL, "input": [*EXAMPLES, {"text": "t"}]}, "input", "input[2].label must be a text"),
         ({"model": MODEL, "input": [*EXAMPLES, {"label": "x"}]}, "input", "input[2] is empty"),
         ({"model": MODEL, "input": EXAMPLES, "num_iters": 0}, "num_iters", "num_iters must be a whole number"),
+        ({"model": MODEL, "input": EXAMPLES, "num_iters": 10**30}, "num_iters", "num_iters must be at most 10,000"),
         ({"model": MODEL, "input": EXAMPLES, "access": "all"}, "access", "access must be one of private, public"),
         ({"model": MODEL, "input": EXAMPLES, "access": "public"}, "access", "access must be private"),
         ({"classifier_id": "c", "input": []}, "input", "input has 0 examples; at least 1"),

@@ -213,6 +213,36 @@ async def test_a_refused_key_of_its_account_does_not_send_it_elsewhere(
         assert {seen.headers["authorization"] for seen in upstream.seen} == {account}
 
 
+@pytest.mark.parametrize("change", ["adopted", "deleted"])
+async def test_a_training_that_ends_late_changes_no_owner(
+    upstream: ScriptedUpstream, tmp_path: Path, change: str
+) -> None:
+    go = asyncio.Event()
+
+    async def late(request: Seen, writer: asyncio.StreamWriter) -> Any:
+        await go.wait()
+        return await MADE(request, writer)
+
+    async with serving(upstream, tmp_path) as gateway:
+        await train(gateway, upstream)
+        upstream.plays(late)
+        update = {"classifier_id": "c1", "input": {"text": "c", "label": "z"}}
+        training = asyncio.create_task(gateway.post("/v1/train", update, **caller("ann")))
+        await until(lambda: len(upstream.seen) == 2)
+        upstream.plays(replies({"message": "deleted"}))
+        if change == "adopted":
+            await OperatorClient(gateway).post("/classifiers/c1/adopt", {"key": "bob"})
+        else:
+            assert (await gateway.client.delete("/v1/classifiers/c1", headers=caller("ann"))).status_code == 200
+        go.set()
+        assert (await training).status_code == 200
+        assert code(await gateway.post("/v1/classify", FEW_SHOT, **caller("ann"))) == (404, "classifier_not_found")
+    ((_, key, _, _, _, labels, state),) = read(tmp_path / "torii.db", ROWS)
+    assert (key, labels, state) == (
+        ("bob", '["x","y","z"]', "ready") if change == "adopted" else ("ann", '["x","y"]', "deleted")
+    )
+
+
 async def test_a_fault_of_its_account_is_repeated_there(upstream: ScriptedUpstream) -> None:
     async with serving(upstream) as gateway:
         account = await train(gateway, upstream)
@@ -312,6 +342,61 @@ async def test_a_key_may_be_kept_from_classifiers(upstream: ScriptedUpstream, tm
         assert code(await gateway.post("/v1/train", TRAIN, **headers)) == (403, "permission_denied")
         upstream.plays(classified)
         assert (await gateway.post("/v1/classify", CLASSIFY, **headers)).status_code == 200
+
+
+async def test_lists_and_deletions_count_and_are_recorded_as_other_calls(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    async with serving(upstream, tmp_path) as gateway:
+        limits = {"requests_per_minute": 4}
+        key = await OperatorClient(gateway).post("/keys", {"name": "cyd", "limits": limits})
+        headers = {"authorization": f"Bearer {key['secret']}", "x-torii-tag": "t"}
+        upstream.plays(MADE)
+        assert (await gateway.post("/v1/train", TRAIN, **headers)).status_code == 200
+        upstream.plays(replies([{"classifier_id": "c1"}]), replies({"detail": "no"}, 500), replies({"message": "gone"}))
+        listed = await gateway.client.get("/v1/classifiers", headers=headers)
+        assert (listed.json(), listed.headers["x-ratelimit-remaining-requests"]) == ([{"classifier_id": "c1"}], "2")
+        failed = await gateway.client.delete("/v1/classifiers/c1", headers=headers)
+        assert code(failed) == (502, "upstream_error")
+        assert (await gateway.client.delete("/v1/classifiers/c1", headers=headers)).status_code == 200
+        refused = await gateway.client.get("/v1/classifiers", headers=headers)
+        assert (code(refused), len(upstream.seen)) == ((429, "rate_limit_exceeded"), 4)
+        assert int(refused.headers["retry-after"]) > 0
+        ids = [answer.headers["x-request-id"] for answer in (listed, failed)]
+        assert [seen.headers["x-request-id"] for seen in upstream.seen[1:3]] == ids
+    rows = read(
+        tmp_path / "torii.db",
+        "SELECT model, key, status, error, total_tokens, estimated, attempts, requests, key_id, tag "
+        "FROM calls WHERE endpoint = 'classifiers'",
+    )
+    account = "jina-one" if KEYS["one"] in upstream.seen[0].headers["authorization"] else "jina-two"
+    whose = (0, 0, 1, 1, key["id"], "t")
+    assert rows == [
+        ("jina-classifier", account, 200, None, *whose),
+        ("jina-classifier", account, 502, "upstream_error", *whose),
+        ("jina-classifier", account, 200, None, *whose),
+    ]
+
+
+async def test_lists_count_against_concurrent_calls(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def waits(request: Seen, writer: asyncio.StreamWriter) -> Any:
+        await go.wait()
+        return await replies([])(request, writer)
+
+    async with serving(upstream, tmp_path, queue_timeout_seconds=0.1) as gateway:
+        key = await OperatorClient(gateway).post("/keys", {"name": "cyd", "limits": {"concurrent_calls": 1}})
+        headers = {"authorization": f"Bearer {key['secret']}"}
+        upstream.plays(MADE)
+        assert (await gateway.post("/v1/train", TRAIN, **headers)).status_code == 200
+        upstream.plays(waits)
+        first = asyncio.create_task(gateway.client.get("/v1/classifiers", headers=headers))
+        await until(lambda: len(upstream.seen) == 2)
+        second = await gateway.client.delete("/v1/classifiers/c1", headers=headers)
+        assert code(second) == (429, "rate_limit_exceeded")
+        go.set()
+        assert ((await first).status_code, len(upstream.seen)) == (200, 2)
 
 
 # ---------------------------------------------------------------- whose it is
@@ -530,6 +615,21 @@ async def test_budgets_are_held_for_inputs_labels_and_iterations(upstream: Scrip
         assert len(upstream.seen) == 2
 
 
+async def test_a_price_for_each_call_is_held_for_each_part(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    prices = {"jina": {MODEL: {"per_call": "0.5"}}}
+    async with serving(upstream, tmp_path, prices=prices) as gateway:
+        key = await OperatorClient(gateway).post(
+            "/keys", {"name": "cyd", "budgets": [{"unit": "usd", "amount": 1.75, "window": "day"}]}
+        )
+        headers = {"authorization": f"Bearer {key['secret']}"}
+        upstream.plays(classified)
+        large = {**CLASSIFY, "input": [str(number) for number in range(600)]}
+        assert (await gateway.post("/v1/classify", large, **headers)).status_code == 200
+        assert code(await gateway.post("/v1/classify", large, **headers)) == (429, "insufficient_quota")
+        assert len(upstream.seen) == 2
+    assert read(tmp_path / "torii.db", "SELECT cost, attempts FROM calls") == [(1_000_000_000, 2)]
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -612,6 +712,18 @@ async def test_the_operator_sees_orphans_and_gives_them_away(upstream: ScriptedU
             assert (await operator.ask("POST", f"/classifiers/{wrong}/adopt", body)).status_code == status
     audit = read(tmp_path / "torii.db", "SELECT actor, action, object_id FROM audit ORDER BY id")
     assert audit[:2] == [("operator", "classifier.adopt", "lost"), ("operator", "classifier.adopt", "c1")]
+
+
+async def test_giving_away_what_is_owned_finds_no_lost_one(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """The classifier that the second call may have made is still to be found."""
+    jina = {"base_url": f"{upstream.url}/v1", "api_key": KEYS["one"]}
+    async with serving(upstream, tmp_path, upstreams={"jina": jina}) as gateway:
+        await train(gateway, upstream)
+        upstream.plays(replies({"detail": "oops"}, 500))
+        assert (await gateway.post("/v1/train", TRAIN, **caller("ann"))).status_code == 502
+        await OperatorClient(gateway).post("/classifiers/c1/adopt", {"key": "bob"})
+    rows = [(row[0], row[1], row[-1]) for row in read(tmp_path / "torii.db", ROWS)]
+    assert rows == [("c1", "bob", "ready"), (None, "ann", "unknown")]
 
 
 async def test_the_classifiers_of_a_revoked_key_are_orphans(upstream: ScriptedUpstream, tmp_path: Path) -> None:

@@ -44,16 +44,33 @@ async def test_a_locked_file_refuses_a_row_and_takes_it_later(tmp_path: Path) ->
             lock.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreError):
                 await book.put(ROW)
-            book.put_later(READY)
+            book.put_later(READY, None)
             assert await book.find("c1") == READY  # of this process, at once
             assert select(path) == []
         await until(lambda: select(path) == [READY])
 
 
+async def test_what_another_process_has_changed_since_counts(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with closing(LedgerFile(path, flush_seconds=0.01)) as file, closing(LedgerFile(path)) as other:
+        book, elsewhere = ClassifierBook(file), ClassifierBook(other)
+        await book.put(ROW)
+        book.put_later(READY, ROW)
+        await until(lambda: select(path) == [READY])
+        await elsewhere.put(adopted := READY._replace(key_id="bob"))
+        assert (await book.find("c1"), await book.rows()) == (adopted, [adopted])
+        await book.put(second := ROW._replace(request_id="r2"))
+        book.put_later(second._replace(state="unknown"), second)
+        await until(lambda: [row.state for row in select(path)] == ["ready", "unknown"])
+        elsewhere.forget("r2")
+        await until(lambda: len(select(path)) == 1)
+        assert await book.rows() == [adopted]
+
+
 async def test_without_a_file_the_rows_are_in_memory() -> None:
     book = ClassifierBook(None)
     await book.put(ROW)
-    book.put_later(READY)
+    book.put_later(READY, ROW)
     assert (await book.rows(), await book.find("c1")) == ([READY], READY)
     book.forget("r1")
     assert await book.rows() == []

@@ -6,6 +6,7 @@ import base64
 import struct
 import unicodedata
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +69,21 @@ def test_a_classification_is_its_inputs_and_its_labels_for_each_part() -> None:
     assert tokens(classify(["a"] * 513, ["xy"]), V3) == 513 * 17 + 2 * 18
     few = Classify().parse({"classifier_id": "c", "input": ["abc"]}, "/v1/classify")
     assert tokens(few, V3) == 16 + 3
+
+
+def test_a_classification_that_is_split_pays_for_each_of_its_requests() -> None:
+    call, price = classify(["a"] * 1025, ["xy"]), price_of(input=1000, per_call="0.5")
+    smaller = replace(V3, max_inputs=100)
+    for model, parts in ((V3, 3), (smaller, 11)):
+        held = 1025 * 17 + parts * 18
+        assert bound(call, model, price) == Bound(held, price.cost(held, 0, calls=parts))
+    few = Classify().parse({"classifier_id": "c", "input": ["a"] * 1025}, "/v1/classify")
+    assert bound(few, smaller, price_of(per_call="0.5")).cost == 11 * DOLLAR // 2
+
+
+def test_a_segmentation_costs_its_price_for_a_call() -> None:
+    call = Segment().parse({"content": "abc"}, "/v1/segment")
+    assert (bound(call, V3), bound(call, V3, price_of(per_call="0.5"))) == (Bound(0, 0), Bound(0, DOLLAR // 2))
 
 
 def test_a_training_is_its_examples_for_each_iteration() -> None:
