@@ -8,6 +8,7 @@ so that ``*/*`` gives text; then text/event-stream, then JSON. In an error JSON 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from email.parser import BytesParser
 from typing import Any, Literal
 from urllib.parse import parse_qsl
@@ -16,7 +17,7 @@ import msgspec
 
 from . import errors
 from .errors import HostError, civkit
-from .wire import Answer, Ask, Json, StreamedAnswer, Whole, encode
+from .wire import Answer, Ask, Handler, Host, Json, StreamedAnswer, Whole, encode
 
 Form = Literal["text", "json", "stream"]
 
@@ -198,3 +199,18 @@ def unreadable(body: bytes) -> Whole:
 
 def admitted(ask: Ask) -> None:
     """The key is checked with the body, because it may be there."""
+
+
+def host(name: str, find: Callable[[Ask], Handler | None]) -> Host:
+    """A server of this framework, at the path ``/name``."""
+    return Host(
+        name=name,
+        base=f"/{name}",
+        routes={},
+        authorise=admitted,
+        unreadable=unreadable,
+        not_found=not_found,
+        find=find,
+        decode=decode,
+        finish=told,
+    )

@@ -18,7 +18,7 @@ from .civkit import MOST_TOKENS, Form, form, number, wrong
 from .errors import HostError
 from .errors import civkit as failure
 from .pages import Sight
-from .wire import Answer, Ask, Handler, Host, Item, Json, Pause, Whole
+from .wire import Answer, Ask, Handler, Item, Json, Pause, Whole
 
 SCREENSHOT_TOKENS = 765
 _LEAST_TOKENS = 4000  # with a language model, with scripts, in Cloudflare's browser
@@ -287,14 +287,4 @@ def _cut(sight: Sight, count: int) -> Sight:
     return Sight(sight.url, sight.title, sight.parts[:count], sight.description, sight.date, sight.warning, sight.pages)
 
 
-HOST = Host(
-    name="reader",
-    base="/reader",
-    routes={},
-    authorise=civkit.admitted,
-    unreadable=civkit.unreadable,
-    not_found=civkit.not_found,
-    find=find,
-    decode=civkit.decode,
-    finish=civkit.told,
-)
+HOST = civkit.host("reader", find)

@@ -18,7 +18,7 @@ from .corpus import Hit
 from .errors import HostError
 from .errors import civkit as failure
 from .reader import Wish
-from .wire import Answer, Ask, Handler, Host, Item, Json, Pause
+from .wire import Answer, Ask, Handler, Item, Json, Pause
 
 FIXED_TOKENS = 10_000
 _MOST = 20
@@ -182,14 +182,4 @@ def _block(mark: str, item: Json) -> str:
     return "\n\n".join(["\n".join(lines), *([content] if content else []), *lists])
 
 
-HOST = Host(
-    name="search",
-    base="/search",
-    routes={},
-    authorise=civkit.admitted,
-    unreadable=civkit.unreadable,
-    not_found=civkit.not_found,
-    find=find,
-    decode=civkit.decode,
-    finish=civkit.told,
-)
+HOST = civkit.host("search", find)

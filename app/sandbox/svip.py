@@ -9,7 +9,7 @@ import re
 
 from . import civkit, corpus, pages, vectors
 from .civkit import number, wrong
-from .wire import Answer, Ask, Handler, Host, Json, Whole
+from .wire import Answer, Ask, Handler, Json, Whole
 
 _CREDITS = 10_000
 _LATENCY_MS = 120
@@ -57,14 +57,4 @@ def _results(q: str, results: list[Json] | list[str]) -> Whole:
     return Whole({"results": results, "meta": meta})
 
 
-HOST = Host(
-    name="svip",
-    base="/svip",
-    routes={},
-    authorise=civkit.admitted,
-    unreadable=civkit.unreadable,
-    not_found=civkit.not_found,
-    find=find,
-    decode=civkit.decode,
-    finish=civkit.told,
-)
+HOST = civkit.host("svip", find)
