@@ -40,7 +40,7 @@ class Pace(NamedTuple):
     most: int
 
 
-FOLDED = Pace(31, 12, 7500)
+FOLDED = Pace(31, 12, 6000)
 ROLLED = Pace(14, 8, 3000)
 HOURS = Pace(24, 6, 5000)
 USER_ROWS = Pace(2, 4, 3000)
