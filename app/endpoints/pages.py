@@ -1,4 +1,4 @@
-"""What reader and search have in common: the form of an answer, its bytes, its stream."""
+"""The common part of reader and search: the form of an answer, its bytes, its stream."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from ..core.types import Json
 from ..core.web import SEARCH, SEARCH_MODEL, WebCall, WebRequest
 from .pages import WebEndpoint, shared, web_call
 from .reader import KEYS
-from .web_options import OPTIONS, SEARCH_OPTIONS, chosen
+from .web_options import OPTIONS, SEARCH_OPTIONS, YES, chosen
 
 # The provider's own checks: num 0 to 20, and closed lists for type and provider. gl and hl have too many values.
 TYPES = ("web", "images", "news")
@@ -71,7 +71,7 @@ def _parameters(fields: Json) -> Json:
             found[name] = value
     for name in FLAGS:
         if (value := fields.pop(name, None)) is not None:
-            found[name] = value if isinstance(value, bool) else str(value).lower() in ("true", "1", "yes", "on")
+            found[name] = value if isinstance(value, bool) else str(value).lower() in YES
     return found
 
 

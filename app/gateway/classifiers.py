@@ -137,12 +137,13 @@ class Classifiers:
 
     # ---------------------------------------------------------------- calls
 
-    async def locate(self, call: ClassifyCall | TrainCall, caller: Caller) -> Call:
+    async def locate(self, call: Call, caller: Caller) -> Call:
         """The call, with its model and its route if it names a classifier.
 
         Raises ClassifierNotFound, StorageUnavailable, InvalidRequest for another model than the classifier's, and
         ClassifierAccountMissing.
         """
+        assert isinstance(call, ClassifyCall | TrainCall)  # the endpoints whose calls may be owned
         if not call.classifier:
             return call
         row = await self._found(call.classifier)
@@ -232,8 +233,8 @@ class Classifiers:
             raise StorageUnavailable(f"the ledger's file: {error}") from None
 
     async def unowned(self, request_id: str) -> tuple[list[tuple[HeldAt, Json]], list[str]]:
-        """What the accounts have and nobody here owns, each once; and the aliases of the keys whose accounts could not
-        be asked. Raises StorageUnavailable."""
+        """The classifiers that the accounts have and nobody here owns, each once; and the aliases of the keys whose
+        accounts could not be asked. Raises StorageUnavailable."""
         known = {row.classifier_id for row in await self.rows() if row.state != "deleted"}
         found: dict[str, tuple[HeldAt, Json]] = {}
         failed = []

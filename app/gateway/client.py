@@ -12,8 +12,6 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from ..callers.keys import Caller
-from ..core.classifiers import ClassifyCall, TrainCall
 from ..core.errors import UpstreamError, UpstreamRateLimited
 from ..core.json import Malformed, decode
 from ..core.types import Call, Json, Reply, Target
@@ -40,12 +38,6 @@ class LeasingClient:
     def __init__(self, http: Client, classifiers: Classifiers) -> None:
         self.http = http
         self.classifiers = classifiers
-
-    async def locate(self, call: Call, caller: Caller) -> Call:
-        """The call, with its model and its only route if it names a classifier. Raises as ``Classifiers.locate``."""
-        if not isinstance(call, ClassifyCall | TrainCall):
-            return call
-        return await self.classifiers.locate(call, caller)
 
     async def cover(self, part: Call, attempt: Failover, record: CallRecord) -> None:
         """Adds the cost of a further request to the call's hold. Raises the last failure if it does not fit."""

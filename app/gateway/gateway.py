@@ -64,7 +64,7 @@ class Gateway:
         if self.draining:
             raise Unavailable("this gateway is shutting down", retry_after=1)
         call = parse(endpoint, incoming)
-        call = await self.client.locate(call, admitted.caller) if call.endpoint.owned else call
+        call = await self.client.classifiers.locate(call, admitted.caller) if call.endpoint.owned else call
         record = admitted.begin(call, incoming.tag)
         try:
             route = admitted.permit(self.routes.of(call))

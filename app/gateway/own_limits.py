@@ -10,31 +10,17 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..storage.holds import FOREVER, MINUTE, OPEN, SLIDING, Balance, Charge, Decision
+from ..storage.tallies import SlidingSum
 
 LARGE = 10_000  # counters
 
 Key = tuple[str, str, tuple[int, int], str]  # the first four of a Charge
 
 
-class Used:
-    """Amounts by the second in which they were taken; second 0 for those of a calendar window and of what is open."""
+class Used(SlidingSum):
+    """The amounts of a limit; in second 0 those of a calendar window and of what is open."""
 
-    __slots__ = ("now", "seconds", "total")
-
-    def __init__(self) -> None:
-        self.seconds: dict[int, int] = {}
-        self.total = self.now = 0
-
-    def advance(self, now: int) -> None:
-        """Forgets what has left a sliding minute."""
-        if now != self.now:
-            self.now = now
-            for second in [second for second in self.seconds if second <= now - SLIDING]:
-                self.total -= self.seconds.pop(second)
-
-    def add(self, second: int, amount: int) -> None:
-        self.seconds[second] = self.seconds.get(second, 0) + amount
-        self.total += amount
+    __slots__ = ()
 
     def become(self, second: int, total: int) -> None:
         """The total is this now. What came is taken to have come in this second, what went to be the earliest, so that
@@ -105,7 +91,7 @@ class OwnLimits:
             if len(counters) > LARGE:
                 for name in [name for name, each in counters.items() if not _lives(name, each, now)]:
                     del counters[name]
-            used = counters[key] = Used()
+            used = counters[key] = Used({})
         if charge.window == MINUTE:
             used.advance(now)
         return used

@@ -41,13 +41,13 @@ class RunBudgets:
         """The call with a budget that fits into what is left; None if that is too little for a run, or if something
         else was refused that no wait gives back."""
         assert decision.refused is not None
-        page = isinstance(call, WebCall)
-        fits = budget = page_budget(call) if isinstance(call, WebCall) else budget_of(call)
+        least, budget = (1, page_budget(call)) if isinstance(call, WebCall) else (LEAST_BUDGET, budget_of(call))
+        fits = budget
         for charge, balance in zip(charged, decision.balances, strict=True):
             left = max(charge.limit - balance.spent - balance.held, 0)
             if charge.amount > left and charge.unit not in OPEN:
                 fits = min(fits, budget * left // charge.amount) if charge.unit in METERED else 0
-        return with_budget(call, fits) if (1 if page else LEAST_BUDGET) <= fits < budget else None
+        return with_budget(call, fits) if least <= fits < budget else None
 
 
 def is_budgeted(call: Call) -> bool:

@@ -54,7 +54,7 @@ class Flow:
 
     @property
     def wanted(self) -> Amounts:
-        """What was used in about a second."""
+        """The use of about a second."""
         return max(self.before, Amounts(self.requests, self.tokens, self.usd, self.most))
 
     @property
@@ -63,7 +63,7 @@ class Flow:
 
 
 class LiveSlice:
-    """What is left of a slice, for calls whose start lies between ``since`` and ``until``, in Unix seconds. ``calls``:
+    """The rest of a slice, for calls whose start lies between ``since`` and ``until``, in Unix seconds. ``calls``:
     how many more may be open; who has ended makes room for another."""
 
     __slots__ = (
@@ -99,7 +99,7 @@ class LiveSlice:
 
 
 class Drawn(NamedTuple):
-    """What a call took from a slice. ``left`` are the requests and tokens of the slice after it."""
+    """The part of a slice that a call took. ``left`` are the requests and tokens of the slice after it."""
 
     slice: LiveSlice
     tokens: int
@@ -114,7 +114,7 @@ class Drawn(NamedTuple):
         return Draw(self.slice.id, Amounts(1, self.tokens, self.usd, 0))
 
     def leave(self) -> Draw:
-        """What the call took, to become its own hold."""
+        """The call's part, to become a hold of its own."""
         return Draw(self.slice.id, Amounts(1, self.tokens, self.usd, 1))
 
     def headers(self, now: float) -> dict[str, str]:
@@ -173,7 +173,7 @@ class Slices:
         if flow.asked or flow.slice is not None or flow.shut == second or wanted.requests < HOT or self._closed:
             return
         name = slice_id(second, self._file.process, next(self._numbers))
-        row = CallRow(*hold.row)._replace(request_id=name, stream=0, user=None, tag=None)  # type: ignore[arg-type]
+        row = CallRow(*hold.row)._replace(request_id=name, stream=0, user=None, tag=None)  # type: ignore[arg-type]  # a CallRow's own values
         flow.asked = True
         asked = self._file.slice(hold._replace(request_id=name, row=row), wanted)
         self._asked.add(asked)

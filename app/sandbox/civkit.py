@@ -1,4 +1,4 @@
-"""What r.jina.ai, s.jina.ai and svip.jina.ai have in common, because CivKit is their framework: the form of an answer,
+"""The common part of r.jina.ai, s.jina.ai and svip.jina.ai, whose framework is CivKit: the form of an answer,
 its envelope, options in headers and bodies.
 
 Source: jina-ai/reader f289e5d and civkit 0.10.3. The Accept header decides the form. text/plain goes before all others,

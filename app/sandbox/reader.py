@@ -39,7 +39,7 @@ _HUGE_WORDS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a request asks of a page."""
+    """The wishes of a request about a page."""
 
     given: Json
     quirk: str = ""
@@ -50,7 +50,7 @@ class Wish:
 
     @property
     def content(self) -> bool:
-        """Whether the answer has ``content``: not if only html, text or a picture was asked for."""
+        """True if the answer has ``content``: not if only html, text or a picture was asked for."""
         asked = self.respond_with
         others = ("html", "text", "screenshot", "pageshot")
         return "lm" in asked or "content" in asked or "markdown" in asked or not any(one in asked for one in others)

@@ -40,7 +40,7 @@ def tokens(text: str) -> list[str]:
 
 
 def spans(text: str) -> list[int]:
-    """Where each of ``tokens`` ends in the text."""
+    """The end of each of ``tokens`` in the text."""
     return [match.end() for match in _TOKENS.finditer(text)]
 
 

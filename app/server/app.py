@@ -19,7 +19,7 @@ from .. import __version__
 from ..callers.registry import Registry
 from ..config.settings import Settings
 from ..core.redaction import Redactor
-from ..endpoints import ENDPOINTS, Options
+from ..endpoints import ENDPOINTS, Endpoint, Options
 from ..endpoints.pages import WebEndpoint
 from ..gateway.admission import Admission, Load
 from ..gateway.batching import BatchingClient
@@ -174,23 +174,26 @@ HOT = {
 QUERIED = frozenset(path for path, endpoint in HOT.items() if f"/v1{path.removeprefix('/v1')}" in endpoint.gets)
 
 
-def _hot(handlers: Handlers, settings: Settings) -> dict[str, ASGIApp]:
-    """The handler of each hot path."""
+def _endpoints(settings: Settings) -> list[Endpoint]:
     options = Options(
         settings.token_encoding,
         settings.deepsearch.reasoning,
         settings.deepsearch.answer_chunk_characters,
-        public_classifiers=settings.classifiers.public,
+        build_web(settings),
+        settings.classifiers.public,
     )
-    made = {endpoint: handlers.posted(endpoint.configured(options)) for endpoint in ENDPOINTS.values()}
-    return {path: made[endpoint] for path, endpoint in HOT.items()}
+    return [endpoint.configured(options) for endpoint in ENDPOINTS.values()]
 
 
-def _web(handlers: Handlers, settings: Settings) -> WebRoutes:
+def _hot(handlers: Handlers, endpoints: list[Endpoint]) -> dict[str, ASGIApp]:
+    """The handler of each hot path but those of pages and searches, which ``_web`` has."""
+    made = {type(own): handlers.posted(own) for own in endpoints if not isinstance(own, WebEndpoint)}
+    return {path: made[endpoint] for path, endpoint in HOT.items() if endpoint in made}
+
+
+def _web(handlers: Handlers, endpoints: list[Endpoint], *, hosts: bool) -> WebRoutes:
     """The handlers of pages and searches."""
-    options = Options(web=build_web(settings))
-    made = [endpoint.configured(options) for endpoint in ENDPOINTS.values()]
-    return WebRoutes(handlers, [own for own in made if isinstance(own, WebEndpoint)], hosts=settings.hosts)
+    return WebRoutes(handlers, [own for own in endpoints if isinstance(own, WebEndpoint)], hosts=hosts)
 
 
 # Prefixes and routers: SHOWN are in the OpenAPI document, HIDDEN are not.
@@ -247,14 +250,15 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
         hints={} if settings.docs_open else docs.SWITCHED_OFF,
         always=always,
     )
+    endpoints = _endpoints(settings)
     return Generation(
         settings=settings,
         gateway=gateway,
         handlers=handlers,
         access=Access(handlers, build_cors(settings), build_guard(settings, PAGES)),
         pools=pools,
-        hot=_hot(handlers, settings),
-        web=_web(handlers, settings),
+        hot=_hot(handlers, endpoints),
+        web=_web(handlers, endpoints, hosts=settings.hosts),
         callers=callers,
         operator=build_operator(settings),
         clean=redactor.message,

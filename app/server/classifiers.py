@@ -86,39 +86,27 @@ class DeletedClassifier(BaseModel):
 router = APIRouter(route_class=ClassifiersRoute, tags=["classifiers"])
 
 ClassifierId = Annotated[str, Path(alias="id", max_length=256, description="The classifier's id.")]
-LISTED = "Your classifiers, in a bare list."
-
-
-async def _listed(caller: Caller, now: Generation, record: CallRecord) -> list[Json]:
-    return await now.gateway.client.classifiers.listed(caller, record)
-
-
-@router.get(
-    "/classifiers",
-    operation_id="list_classifiers",
-    summary="Your classifiers",
-    response_description=LISTED,
-    response_model=list[ClassifierEntry],
-    response_model_exclude_unset=True,
-    openapi_extra=refusals(429, 502, 503, 504),
-)
-async def list_classifiers(caller: Calling, now: InForce, record: Recorded) -> list[Json]:
-    """The classifiers that your key has made; for a key of a team, those of the team."""
-    return await _listed(caller, now, record)
+# Clients of the provider list by GET or by POST.
+LIST: Any = {
+    "response_description": "Your classifiers, in a bare list.",
+    "response_model": list[ClassifierEntry],
+    "response_model_exclude_unset": True,
+    "openapi_extra": refusals(429, 502, 503, 504),
+}
+BY_POST = "The same as GET, for clients of the provider that send a POST. A body is not read."
 
 
 @router.post(
     "/classifiers",
     operation_id="list_classifiers_by_post",
     summary="Your classifiers, by POST",
-    response_description=LISTED,
-    response_model=list[ClassifierEntry],
-    response_model_exclude_unset=True,
-    openapi_extra=refusals(429, 502, 503, 504),
+    description=BY_POST,
+    **LIST,
 )
-async def list_classifiers_by_post(caller: Calling, now: InForce, record: Recorded) -> list[Json]:
-    """The same as GET, for clients of the provider that send a POST. A body is not read."""
-    return await _listed(caller, now, record)
+@router.get("/classifiers", operation_id="list_classifiers", summary="Your classifiers", **LIST)
+async def list_classifiers(caller: Calling, now: InForce, record: Recorded) -> list[Json]:
+    """The classifiers that your key has made; for a key of a team, those of the team."""
+    return await now.gateway.client.classifiers.listed(caller, record)
 
 
 @router.delete(

@@ -84,11 +84,13 @@ class WebRoutes:
         if self._hosts and (found := self._of_host(scope)) is not None:
             return found
         raw: bytes = scope["raw_path"]
+        if raw[:1] != b"/" or raw[2:3] not in (b"", b"/"):  # each drop-in's name is one letter
+            return None
         name = raw[1:2].decode("latin-1")
-        if raw[2:3] in (b"", b"/") and raw[:1] == b"/" and name in self._dropins:
-            scope["path"] = f"/{name}/"
-            return self._dropins[name].named
-        return None
+        if name not in self._dropins:
+            return None
+        scope["path"] = f"/{name}/"
+        return self._dropins[name].named
 
     def _of_host(self, scope: Scope) -> ASGIApp | None:
         """The drop-in of the provider's host that the request names; None for any other host. The gateway's own calls
@@ -154,7 +156,7 @@ class WebHandler:
         return context(exchange, raw, web)
 
     def _target(self, scope: Scope) -> str | None:
-        """What follows the prefix, as it came over the wire, decoded once; with the query if that is the page's."""
+        """The target behind the prefix, as it came over the wire, decoded once; with the query if it is the page's."""
         if self._prefix is None:
             return None
         target: bytes = scope["raw_path"][len(self._prefix) :]

@@ -1,4 +1,4 @@
-"""Who owns which classifier, and at which account of a provider it is: in the ledger's file, or in memory without one.
+"""The owner of each classifier, and its account at a provider: in the ledger's file, or in memory without one.
 
 training   its call is under way, and the provider has not said its id yet
 unknown    the call has ended without an answer: the account may have a classifier that nobody knows

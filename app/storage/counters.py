@@ -44,7 +44,7 @@ UNTIDY = """SELECT EXISTS (SELECT 1 FROM processes WHERE until < ?1)
     OR EXISTS (SELECT 1 FROM holds WHERE lost < ?2) OR EXISTS (SELECT 1 FROM seconds WHERE second < ?3)
     OR EXISTS (SELECT 1 FROM counters WHERE until > 0 AND until < ?4 AND held = 0)"""
 # Our own columns.
-LOST_ROWS = f"SELECT id, {', '.join(CallRow._fields)} FROM calls WHERE request_id = ? AND error = 'process_lost'"  # noqa: S608
+LOST_ROWS = f"SELECT id, {', '.join(CallRow._fields)} FROM calls WHERE request_id = ? AND error = 'process_lost'"  # noqa: S608 - our own names
 WRITTEN = "SELECT upstream, upstream_model, kind FROM calls WHERE request_id = ?"
 
 

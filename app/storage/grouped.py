@@ -54,7 +54,7 @@ class Wanted:
 
 
 class Known(NamedTuple):
-    """What is in the roll-ups, and the first day that is not in each table of ``running.NAMES``."""
+    """The progress of the roll-ups, and the first day that is not in each table of ``running.NAMES``."""
 
     progress: Progress
     stale: Mapping[str, int]
@@ -242,7 +242,7 @@ class BucketSums:
             yield select(_bucket(piece, rows.c.day), *columns).where(there, _only(rows, self._wanted))
 
     def _behind(self, table: Running) -> Iterator[Select[Any]]:
-        """What lies between the end of a slot and a bound: in quarters, or in rows, if the roll-ups have no users."""
+        """The rest between the end of a slot and a bound: in quarters, or in rows, if the roll-ups have no users."""
         source, unit = (ROWS, 1) if table is USERS else (QUARTERS, QUARTER)
         condition = calls.c.id + 0 <= self._known.rolled_up if table is USERS else true()
         places: list[tuple[int, tuple[int, int] | None]] = []

@@ -103,7 +103,7 @@ class Slice(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """What is taken from a slice for a call, or given back without having been used."""
+    """An amount that is taken from a slice for a call, or given back unused."""
 
     slice: str
     amounts: Amounts

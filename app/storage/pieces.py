@@ -1,4 +1,4 @@
-"""Which rows of a table of running sums make the buckets of a report. No I/O."""
+"""The rows of a table of running sums that make the buckets of a report. No I/O."""
 
 from __future__ import annotations
 

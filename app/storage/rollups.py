@@ -38,7 +38,7 @@ def _adding(table: str, unit: str, groups: tuple[str, ...], sums: tuple[str, ...
         summed = ", ".join(f"{sign}sum({SUMS[name]})" for name in sums)
         added = ", ".join(f"{name} = {name} + excluded.{name}" for name in sums)
         return (  # of our own names; values are parameters, here and below
-            f"INSERT INTO {table} ({keys}, {', '.join(sums)}) SELECT {chosen}, {summed} FROM calls "  # noqa: S608
+            f"INSERT INTO {table} ({keys}, {', '.join(sums)}) SELECT {chosen}, {summed} FROM calls "  # noqa: S608 - our own names
             f"WHERE id > ? AND id <= ? GROUP BY {', '.join(map(str, range(1, len(groups) + 2)))} "
             f"ON CONFLICT ({keys}) DO UPDATE SET {added}"
         )
@@ -94,7 +94,7 @@ def unroll(connection: sqlite3.Connection, row: int) -> None:
         empty = " AND ".join(f"{name} = 0" for name in FEW)
         its = f"(SELECT time / {length} FROM calls WHERE id = ?)"  # noqa: S608 - our own columns
         # Our own names.
-        connection.execute(f"DELETE FROM {table} WHERE {unit} = {its} AND {empty}", (row,))  # noqa: S608
+        connection.execute(f"DELETE FROM {table} WHERE {unit} = {its} AND {empty}", (row,))  # noqa: S608 - our own names
 
 
 def roll(connection: sqlite3.Connection, row: int) -> None:
@@ -152,8 +152,8 @@ def spent_before(
     mine = f"+{SCOPES[kind]} = :owner" if kind in SCOPES else "1"
     name = _UNITS[unit]
     # Our own names and numbers.
-    raw = f"SELECT endpoint, {MODEL} AS model, {{}} * {SUMS[name]} AS amount FROM calls WHERE {mine} AND "  # noqa: S608
-    rolled = f"SELECT endpoint, model, {{}} * {name} AS amount FROM {{}} WHERE {mine} AND "  # noqa: S608
+    raw = f"SELECT endpoint, {MODEL} AS model, {{}} * {SUMS[name]} AS amount FROM calls WHERE {mine} AND "  # noqa: S608 - our own names
+    rolled = f"SELECT endpoint, model, {{}} * {name} AS amount FROM {{}} WHERE {mine} AND "  # noqa: S608 - our own names
     parts = [f"{raw.format(1)} id > {known.rolled_up} AND +time >= {since} AND +time < {until}"]
     days = []
     for side, time in ((-1, since), (1, until)):
@@ -171,6 +171,6 @@ def spent_before(
     for first, last in ((days[0], min(low * BLOCK, days[1])), (max(high * BLOCK, days[0]), days[1])):
         if first < last:
             parts.append(f"{rolled.format(1, 'rolled_days')} day >= {first} AND day < {last}")
-    query = f"SELECT endpoint, model, sum(amount) FROM ({' UNION ALL '.join(parts)}) GROUP BY 1, 2"  # noqa: S608
+    query = f"SELECT endpoint, model, sum(amount) FROM ({' UNION ALL '.join(parts)}) GROUP BY 1, 2"  # noqa: S608 - our own names
     found = connection.execute(query, {"owner": owner})
     return sum(amount for endpoint, model, amount in found if fits(filter_, endpoint, model))

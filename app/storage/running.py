@@ -50,9 +50,9 @@ NAMES = (*(table.name for table in RUNNING), BLOCKS)
 
 # Our own names here and below.
 _NAMES = ", ".join(f"('{name}')" for name in NAMES)
-_DAYS = f"SELECT DISTINCT time / {DAY_MS} AS day FROM calls WHERE id > ? AND id <= ?"  # noqa: S608
-_NAMED = f"SELECT column1 AS name FROM (VALUES {_NAMES})"  # noqa: S608
-MARK = f"INSERT OR IGNORE INTO stale (name, day) SELECT name, day FROM ({_DAYS}), ({_NAMED})"  # noqa: S608
+_DAYS = f"SELECT DISTINCT time / {DAY_MS} AS day FROM calls WHERE id > ? AND id <= ?"  # noqa: S608 - our own names
+_NAMED = f"SELECT column1 AS name FROM (VALUES {_NAMES})"  # noqa: S608 - our own names
+MARK = f"INSERT OR IGNORE INTO stale (name, day) SELECT name, day FROM ({_DAYS}), ({_NAMED})"  # noqa: S608 - our own names
 
 
 def mark(connection: sqlite3.Connection, since: int, until: int) -> None:
@@ -108,11 +108,11 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 def _fold_day(connection: sqlite3.Connection, table: Running, day: int) -> None:
     slots = ", ".join(map(str, range(1, table.slots + 1)))
-    connection.execute(f"DELETE FROM {table.name} WHERE slot IN ({slots}) AND day = ?", (day,))  # noqa: S608
+    connection.execute(f"DELETE FROM {table.name} WHERE slot IN ({slots}) AND day = ?", (day,))  # noqa: S608 - our own names
     columns = ("slot", "day", *table.groups, *table.sums)
     written = ", ".join(f'"{name}"' for name in columns)
     connection.executemany(
-        f"INSERT INTO {table.name} ({written}) VALUES ({', '.join('?' * len(columns))})",  # noqa: S608
+        f"INSERT INTO {table.name} ({written}) VALUES ({', '.join('?' * len(columns))})",  # noqa: S608 - our own names
         folded(connection, table, day),
     )
     connection.execute("DELETE FROM stale WHERE name = ? AND day = ?", (table.name, day))
@@ -145,7 +145,7 @@ def _by_slot(connection: sqlite3.Connection, table: Running, day: int) -> tuple[
         sums = ", ".join(f"total({name})" for name in table.sums)
         per_slot = DAY // table.slots
         return (
-            f"SELECT (quarter - ?1) / {per_slot} + 1, {groups}, {sums} FROM rollups "  # noqa: S608
+            f"SELECT (quarter - ?1) / {per_slot} + 1, {groups}, {sums} FROM rollups "  # noqa: S608 - our own names
             f"WHERE quarter >= ?1 AND quarter < ?1 + {DAY} "
             f"GROUP BY {', '.join(map(str, range(1, len(table.groups) + 2)))} ORDER BY 1",
             (day * DAY,),
@@ -155,7 +155,7 @@ def _by_slot(connection: sqlite3.Connection, table: Running, day: int) -> tuple[
         return "SELECT 0 WHERE 0", ()
     sums = ", ".join(f"total({SUMS[name]})" for name in table.sums)
     return (
-        f"SELECT (time - ?1) / {table.length} + 1, {USER}, {sums} FROM calls "  # noqa: S608
+        f"SELECT (time - ?1) / {table.length} + 1, {USER}, {sums} FROM calls "  # noqa: S608 - our own names
         f"WHERE time >= ?1 AND time < ?1 + {DAY_MS} AND +id <= ?2 GROUP BY 1, 2 ORDER BY 1",
         (day * DAY_MS, known.rolled_up),
     )
@@ -165,9 +165,9 @@ def _fold_block(connection: sqlite3.Connection, block: int) -> None:
     since, until = block * BLOCK, block * BLOCK + BLOCK
     groups = ", ".join(f'"{name}"' for name in GROUPS)
     sums = ", ".join(f"total({name})" for name in SUMS)
-    connection.execute(f"DELETE FROM {BLOCKS} WHERE block = ?", (block,))  # noqa: S608
+    connection.execute(f"DELETE FROM {BLOCKS} WHERE block = ?", (block,))  # noqa: S608 - our own names
     connection.execute(
-        f"INSERT INTO {BLOCKS} (block, {groups}, {', '.join(SUMS)}) SELECT day / {BLOCK}, {groups}, {sums} "  # noqa: S608
+        f"INSERT INTO {BLOCKS} (block, {groups}, {', '.join(SUMS)}) SELECT day / {BLOCK}, {groups}, {sums} "  # noqa: S608 - our own names
         f"FROM rolled_days WHERE day >= ? AND day < ? GROUP BY 1, {groups}",
         (since, until),
     )
@@ -187,10 +187,10 @@ def differences(connection: sqlite3.Connection) -> list[str]:
     slot_of_row = f"{USERS.slots} - time % {DAY_MS} / {USERS.length}"
     users = ", ".join(f"({slot_of_row}) * {SUMS[name]} AS {name}" for name in FEW)
     rows = (
-        f"SELECT time / {DAY_MS} AS day, {USER} AS user, {users} FROM calls "  # noqa: S608
+        f"SELECT time / {DAY_MS} AS day, {USER} AS user, {users} FROM calls "  # noqa: S608 - our own names
         f"WHERE id <= {known.rolled_up} AND time >= {first * DAY_MS}"
     )
-    days = f"SELECT day / {BLOCK} AS block, {_listed(_ALL_DAYS.groups)}, {', '.join(SUMS)} FROM rolled_days"  # noqa: S608
+    days = f"SELECT day / {BLOCK} AS block, {_listed(_ALL_DAYS.groups)}, {', '.join(SUMS)} FROM rolled_days"  # noqa: S608 - our own names
     found = _differing(connection, _ALL_DAYS, _weighted(_ALL_DAYS))
     for table in (MODELS, KEYS):
         found += _differing(connection, table, _weighted(table))
@@ -206,7 +206,7 @@ def _weighted(table: Running) -> str:
     """The roll-ups by day, each as often as there are slots from it on; once for a table without slots."""
     times = f"({table.slots} - quarter % {DAY} / {DAY // table.slots})" if table.slots else "1"
     summed = ", ".join(f"{times} * {name} AS {name}" for name in table.sums)
-    return f"SELECT quarter / {DAY} AS day, {_listed(table.groups)}, {summed} FROM rollups"  # noqa: S608
+    return f"SELECT quarter / {DAY} AS day, {_listed(table.groups)}, {summed} FROM rollups"  # noqa: S608 - our own names
 
 
 def _differing(connection: sqlite3.Connection, table: Running, right: str, since: int = 0) -> list[str]:
@@ -215,7 +215,7 @@ def _differing(connection: sqlite3.Connection, table: Running, right: str, since
     taken = ", ".join(f"-{each}" for each in table.sums)
     wrong = " OR ".join(f"sum({each}) != 0" for each in table.sums)
     query = (
-        f"SELECT DISTINCT {unit} FROM (SELECT {listed} FROM ("  # noqa: S608
+        f"SELECT DISTINCT {unit} FROM (SELECT {listed} FROM ("  # noqa: S608 - our own names
         f"SELECT {listed}, {', '.join(table.sums)} FROM {table.name} WHERE {unit} >= {since} UNION ALL "
         f"SELECT {listed}, {taken} FROM ({right})) "
         f"WHERE {unit} NOT IN (SELECT {stale} FROM stale WHERE name = '{table.name}') "

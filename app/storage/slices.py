@@ -97,7 +97,7 @@ class SlicedCounters(Counters):
         return Slice(hold.request_id, self.now // 1000, amounts, decision)
 
     def extend(self, hold: Hold, draw: Draw | None = None) -> Decision:
-        """What the call has drawn becomes its own hold before."""
+        """The draw becomes the call's own hold before."""
         if draw is not None and not self.held(hold.request_id):
             self._move(hold.request_id, draw)
         return super().extend(hold)

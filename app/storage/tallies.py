@@ -71,30 +71,43 @@ class Tally:
         return _made(Balance, (self.spent, self.held, self.frees_at))
 
 
-class SlidingMinute:
-    """``seconds`` has the amount of each second, ``held`` the tokens in them that open calls hold."""
+class SlidingSum:
+    """Amounts by the second in which they were taken, and their sum. ``now`` is a Unix time in seconds."""
 
-    __slots__ = ("changed", "held", "key", "latest", "now", "seconds", "total", "unit")
-    sliding: ClassVar[bool] = True
+    __slots__ = ("now", "seconds", "total")
 
-    def __init__(self, scope: str, unit: str, seconds: dict[int, int], held: int) -> None:
-        self.unit, self.seconds, self.held = unit, seconds, held
-        self.key: Key = (scope, unit, "", *MINUTE)
-        self.total = sum(seconds.values())
-        self.latest = max(seconds, default=0)
-        self.now = 0
-        self.changed: set[int] = set()
+    def __init__(self, seconds: dict[int, int]) -> None:
+        self.seconds, self.total, self.now = seconds, sum(seconds.values()), 0
 
     def advance(self, now: int) -> None:
+        """Forgets what has left a sliding minute."""
         if now != self.now:
             self.now = now
             for second in [second for second in self.seconds if second <= now - SLIDING]:
                 self.total -= self.seconds.pop(second)
 
     def add(self, second: int, amount: int) -> None:
+        self.seconds[second] = self.seconds.get(second, 0) + amount
+        self.total += amount
+
+
+class SlidingMinute(SlidingSum):
+    """A counter of a sliding minute. ``held`` are the tokens in it that open calls hold."""
+
+    __slots__ = ("changed", "held", "key", "latest", "unit")
+    sliding: ClassVar[bool] = True
+
+    def __init__(self, scope: str, unit: str, seconds: dict[int, int], held: int) -> None:
+        super().__init__(seconds)
+        self.unit, self.held = unit, held
+        self.key: Key = (scope, unit, "", *MINUTE)
+        self.latest = max(seconds, default=0)
+        self.changed: set[int] = set()
+
+    def add(self, second: int, amount: int) -> None:
+        """A second that has left the minute counts no more."""
         if second > self.now - SLIDING:
-            self.seconds[second] = self.seconds.get(second, 0) + amount
-            self.total += amount
+            super().add(second, amount)
             if second > self.latest:
                 self.latest = second
             self.changed.add(second)

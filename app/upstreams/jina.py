@@ -44,14 +44,8 @@ def write_rerank(upstream: Jina, call: RerankCall, target: Target) -> Json:
     return body
 
 
-def write_classify(upstream: Jina, call: ClassifyCall, target: Target) -> Json:
-    """The inputs in Jina's form, and the labels or the classifier."""
-    named = {"classifier_id": call.classifier} if call.classifier else {}
-    return {**named, **call.body, "input": _inputs(call.body["input"])}
-
-
-def write_train(upstream: Jina, call: TrainCall, target: Target) -> Json:
-    """The examples in Jina's form, and the classifier to update."""
+def write_classifier(upstream: Jina, call: ClassifyCall | TrainCall, target: Target) -> Json:
+    """The inputs or examples in Jina's form, and the classifier that is asked or trained further."""
     named = {"classifier_id": call.classifier} if call.classifier else {}
     return {**named, **call.body, "input": _inputs(call.body["input"])}
 
@@ -131,9 +125,9 @@ class Jina(OpenAICompatible):
         "reader": PAGE._replace(host="reader_base_url"),
         "search": PAGE._replace(host="search_base_url"),
         "classify": Translation(
-            "/classify", write_classify, classifier.read_classify, error=classifier_error, named=by_model
+            "/classify", write_classifier, classifier.read_classify, error=classifier_error, named=by_model
         ),
-        "train": Translation("/train", write_train, classifier.read_train, error=classifier_error, named=by_model),
+        "train": Translation("/train", write_classifier, classifier.read_train, error=classifier_error, named=by_model),
         "segment": Translation("/segment", classifier.write_segment, classifier.read_segment, named=lambda call: False),
     }
 

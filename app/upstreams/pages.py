@@ -59,7 +59,7 @@ def write_page(upstream: Any, call: WebCall, target: Target) -> Json:
 
 
 class _Page(msgspec.Struct):
-    """What is read of a page. The content stays JSON."""
+    """The part of a page that is read. The content stays JSON."""
 
     usage: Any = None
     warning: Any = None

@@ -31,9 +31,9 @@ MOST_CALLS = 100
 
 
 class Pace(NamedTuple):
-    """How a page with many results is made: ``first`` buckets at once, then ``growth`` times as many as before, until
-    there are about ``most`` results. So a page takes some hundredths of a second however many keys and users there
-    are."""
+    """The pace at which a page with many results is made: ``first`` buckets at once, then ``growth`` times as many as
+    before, until there are about ``most`` results. So a page takes some hundredths of a second however many keys and
+    users there are."""
 
     first: int
     growth: int

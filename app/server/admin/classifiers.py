@@ -73,7 +73,7 @@ async def list_owned_classifiers(
         bool, Query(description="Only those that nobody here can use. The provider's accounts are asked for this.")
     ] = False,
 ) -> OwnedClassifiers:
-    """What was trained here, without what was deleted. With `orphans` also what the accounts have beyond that."""
+    """The classifiers that were trained here and not deleted. With `orphans` also those that only the accounts know."""
     known = await accounts.snapshot()
     rows = [row for row in await now.gateway.client.classifiers.rows() if row.state != "deleted"]
     data = [_written(row, _orphan(row, known, now)) for row in rows]
@@ -181,7 +181,7 @@ def _written(row: ClassifierRow, orphan: Orphan | None) -> Json:
 
 
 def _unowned(upstream: str, account: str, entry: Json) -> Json:
-    """What an account has, in the API's form."""
+    """A classifier of an account, in the API's form."""
     model = entry.get("model") or entry.get("model_name")
     labels = entry.get("labels")
     return {

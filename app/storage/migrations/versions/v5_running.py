@@ -27,7 +27,7 @@ def upgrade() -> None:
         _table(name, _key(unit), *map(_key, groups), *(sa.Column(each, BIG, nullable=False) for each in sums))
     _table("stale", _key("name"), _key("day"))
     for name in TABLES:
-        op.execute(f"INSERT INTO stale (name, day) SELECT DISTINCT '{name}', day FROM rolled_days")  # noqa: S608
+        op.execute(f"INSERT INTO stale (name, day) SELECT DISTINCT '{name}', day FROM rolled_days")  # noqa: S608 - our own names
 
 
 def _table(name: str, *columns: Any) -> None:
