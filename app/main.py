@@ -39,8 +39,8 @@ def create_app() -> FastAPI:
     if settings.sandboxed:
         needs = "is available with torii serve only; set an upstream key, such as JINA_API_KEY"
         raise ConfigError([Mistake("", "sandbox", needs)])
-    file = settings.ledger.file
-    if settings.keys or (file and created(file)):
+    ledger = settings.ledger_location
+    if settings.keys or (ledger and created(ledger)):
         needs = (
             "virtual keys need the ledger, which only torii serve keeps; for this server, set ledger.path to another"
         )

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import secrets
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from threading import Barrier
-from typing import Any
+from typing import Any, Protocol
 
 from app.storage.ledger_file import CallRow
+from app.storage.location import Location
+from app.storage.opening import connect
 
 
-def read(path: Path, statement: str) -> list[tuple[Any, ...]]:
-    """The rows that ``statement`` selects. Raises sqlite3.Error, for example if there is no file."""
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+class Stored(Protocol):
+    @property
+    def location(self) -> Location: ...
+
+
+def path_of(stored: Stored) -> Path:
+    """The path of a ledger that is a file."""
+    assert isinstance(stored.location, Path)
+    return stored.location
+
+
+def read(location: Location, statement: str) -> list[tuple[Any, ...]]:
+    """The rows that ``statement`` selects. Raises DRIVER_ERRORS, for example if there is no file."""
+    with closing(connect(location, "ro", 5.0)) as connection:
         return connection.execute(statement).fetchall()
 
 

@@ -8,7 +8,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from ipaddress import ip_network
-from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from ..core.errors import StorageUnavailable, ToriiError
 from ..core.money import DOLLAR
 from ..storage.key_records import Fields, KeyRecord, KeySnapshot, SecretRecord, TeamRecord
 from ..storage.keys import OF_KEYS, OF_TEAMS, DeclaredNames, KeyFile
+from ..storage.location import Location
 from .keys import Caller, Callers, KnownKey, Refusal
 from .limits import Budget, Limits, Scope
 from .permissions import Permissions, Proxies
@@ -67,11 +67,11 @@ class Accounts(Callers):
     @property
     def store(self) -> KeyFile | None:
         """The verbs that change keys and teams; None without a ledger. After a verb, call ``registry.refresh``."""
-        if self.registry.path is None:
+        if self.registry.location is None:
             return None
         names = frozenset([key.name for key in self._configured.keys] + [name for name, *_ in self._configured.callers])
         return key_file(
-            self.registry.path, DeclaredNames(names, {team.id: team.name for team in self._configured.teams})
+            self.registry.location, DeclaredNames(names, {team.id: team.name for team in self._configured.teams})
         )
 
     def adopt(self, found: KeySnapshot) -> None:
@@ -131,9 +131,9 @@ def _away() -> StorageUnavailable:
     )
 
 
-def key_file(path: Path, declared: DeclaredNames | None = None) -> KeyFile:
+def key_file(location: Location, declared: DeclaredNames | None = None) -> KeyFile:
     """The verbs over the keys of the file, which mint keys of our form."""
-    return KeyFile(path, new, declared or DeclaredNames())
+    return KeyFile(location, new, declared or DeclaredNames())
 
 
 def declared_key(key: VirtualKeySettings) -> KeyRecord:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Mapping
@@ -18,9 +17,11 @@ from pathlib import Path
 from typing import Protocol
 from weakref import WeakSet
 
+from ..storage.connection import Connection
+from ..storage.errors import DRIVER_ERRORS, StoreError, store_error
 from ..storage.key_records import KeySnapshot, ManagementRecord, change_number, snapshot
-from ..storage.opening import connect, current
-from ..storage.sqlite import StoreError, store_error
+from ..storage.location import Location, rows_beside
+from ..storage.opening import connect, current, identity
 
 logger = logging.getLogger("torii.keys")
 
@@ -34,13 +35,14 @@ class View(Protocol):
     def adopt(self, found: KeySnapshot) -> None: ...
 
 
-def mark(path: Path) -> Path:
-    """An empty file beside the ledger at ``path``, which is there since a gateway saw keys in it."""
+def mark(location: Location) -> Path:
+    """An empty file beside the ledger, which is there since a gateway saw keys in it."""
+    path = rows_beside(location)
     return path.with_name(f"{path.name}.had-keys")
 
 
 class Registry:
-    """The keys of the file at ``path``; without a path there are none. The constructor reads them.
+    """The keys of the store at ``location``; without one there are none. The constructor reads them.
 
     Once there were keys, the file ``mark`` says so, even if the ledger is lost.
 
@@ -48,27 +50,27 @@ class Registry:
     ``trouble``: why the file cannot be read now, None if it can.
     """
 
-    def __init__(self, path: Path | None = None, poll_seconds: float = POLL_SECONDS) -> None:
-        self.path = path
+    def __init__(self, location: Location | None = None, poll_seconds: float = POLL_SECONDS) -> None:
+        self.location = location
         self.now = KeySnapshot()
-        self.loaded = path is None
+        self.loaded = location is None
         self.trouble: str | None = None
         self._poll_seconds = poll_seconds
-        self._any = path is not None and mark(path).exists()
+        self._any = location is not None and mark(location).exists()
         self._hashes: Mapping[str, ManagementRecord] = {}
         self._views: WeakSet[View] = WeakSet()
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._connection: sqlite3.Connection | None = None
+        self._connection: Connection | None = None
         self._file: tuple[int, int] | None = None
         self._thread: threading.Thread | None = None
         self._turn, self._looked = asyncio.Lock(), 0.0
         self.refresh()
         self._disconnect()  # until the thread begins
-        if path is not None and self._any and self.loaded and not self.now.keys:
+        if location is not None and self._any and self.loaded and not self.now.keys:
             logger.warning(
                 "%s has no keys, but had some: the gateway stays closed until one is created, or until %s is removed",
-                *(path, mark(path)),
+                *(location, mark(location)),
             )
 
     @property
@@ -78,7 +80,7 @@ class Registry:
 
     def start(self) -> None:
         """Look at the file from now on, in a thread."""
-        if self.path is not None and self._thread is None:
+        if self.location is not None and self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="torii-keys", daemon=True)
             self._thread.start()
 
@@ -93,12 +95,12 @@ class Registry:
     def refresh(self) -> None:
         """Reads the keys if they have changed: so a change made in this process is seen at once. Never raises. Waits
         for the file, so it belongs in a thread while calls are served."""
-        if self.path is None:
+        if self.location is None:
             return
         with self._lock:
             try:
-                found = self._read(self.path)
-            except (sqlite3.Error, OSError, StoreError, ValueError, TypeError) as error:
+                found = self._read(self.location)
+            except (*DRIVER_ERRORS, OSError, StoreError, ValueError, TypeError) as error:
                 self._disconnect()
                 self._file = None  # another file may come, even with the same inode and change number
                 self._failed(error)
@@ -130,20 +132,21 @@ class Registry:
         while not self._closing.wait(self._poll_seconds):
             self.refresh()
 
-    def _read(self, path: Path) -> KeySnapshot | None:
-        """The keys; None if they have not changed. Raises as sqlite3 does, and OSError without a file."""
-        status = path.stat()
-        file = (status.st_dev, status.st_ino)
+    def _read(self, location: Location) -> KeySnapshot | None:
+        """The keys; None if they have not changed. Raises DRIVER_ERRORS, and OSError without a file."""
+        if isinstance(location, Path):
+            location.stat()
+        file = identity(location)
         if self._connection is None or file != self._file:
             self._disconnect()
-            self._connection = connect(path, "ro", BUSY_SECONDS, any_thread=True)
+            self._connection = connect(location, "ro", BUSY_SECONDS, any_thread=True)
         if file == self._file and change_number(self._connection) == self.now.number:
             return None
         if not current(self._connection):
             raise StoreError("it is of another version")
-        self._connection.execute("BEGIN")  # all selects see one moment
+        self._connection.snapshot()  # all selects see one moment
         found = snapshot(self._connection)
-        self._connection.execute("COMMIT")
+        self._connection.commit()
         if self.now.number and not found.number:  # a new ledger in place of one that was removed
             raise StoreError("a file without keys is in its place")
         self._file = file
@@ -160,11 +163,11 @@ class Registry:
 
     def _remember(self) -> None:
         """Leave a file that outlives the ledger: a gateway whose ledger was lost must not be open after a restart."""
-        if self.path is not None:
+        if self.location is not None:
             try:
-                mark(self.path).touch(mode=0o600)
+                mark(self.location).touch(mode=0o600)
             except OSError as error:
-                logger.warning("%s cannot be created: %s", mark(self.path), error.strerror)
+                logger.warning("%s cannot be created: %s", mark(self.location), error.strerror)
 
     def _failed(self, error: Exception) -> None:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
@@ -186,6 +189,6 @@ class Registry:
 
     def _disconnect(self) -> None:
         if self._connection is not None:
-            with suppress(sqlite3.Error):
+            with suppress(*DRIVER_ERRORS):
                 self._connection.close()
             self._connection = None

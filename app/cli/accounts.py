@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
+from ..storage.location import Location
 from .options import Wrong, config_option, its_host_option, its_port_option, load
 
 if TYPE_CHECKING:
@@ -65,15 +65,14 @@ def opened(asked: Mapping[str, Any]) -> AccountVerbs:
     return FileAccounts(ledger_of(settings), settings)
 
 
-def ledger_of(settings: Settings) -> Path:
-    """The ledger's file: the temporary one of a sandbox that runs on the port, unless the settings name one. Raises
+def ledger_of(settings: Settings) -> Location:
+    """The ledger: the temporary one of a sandbox that runs on the port, unless the settings name one. Raises
     Wrong."""
     from ..config.fields import AUTO
-    from ..gateway.build import ledger_file
     from ..server.runfile import sandbox_ledger
 
-    path = sandbox_ledger(settings.port) if settings.ledger.path == AUTO else None
-    path = path or ledger_file(settings)
+    own = settings.ledger.path == AUTO and settings.storage.url is None
+    path = (sandbox_ledger(settings.port) if own else None) or settings.ledger_location
     if path is None:
         raise Wrong(NO_LEDGER)
     return path
@@ -127,9 +126,9 @@ def shown_once(made: Json, text: str, quiet: bool, as_json: bool) -> None:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def readable(path: Location) -> Iterator[None]:
     """Raises Wrong if the ledger cannot be read."""
-    from ..storage.sqlite import NoFile, StoreError
+    from ..storage.errors import NoFile, StoreError
 
     try:
         yield

@@ -1,16 +1,16 @@
-"""Commands for the ledger's file: calls, ledger verify, db, audit."""
+"""Commands for the ledger: calls, ledger verify, audit."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..storage.location import Location
 from .accounts import ledger_of, opened, readable, shown, where_options
 from .keys import json_option
-from .options import Command, Commands, NotAlive, Wrong, config_option, its_port_option, load
+from .options import Command, Commands, config_option, its_port_option, load
 
 PAGE = 100  # rows read at once
 
@@ -63,7 +63,7 @@ def calls(config: Path | None, port: int | None, as_json: bool, **asked: Any) ->
     shown({"object": "list", "data": found}, tables.calls(found), as_json)
 
 
-def _ids(path: Path, settings: Any, asked: Any) -> dict[str, str]:
+def _ids(path: Location, settings: Any, asked: Any) -> dict[str, str]:
     """The ids of the key and the team that the options name. One that is not known is taken as an id: its rows stay in
     the ledger."""
     from .file_accounts import FileAccounts
@@ -109,126 +109,6 @@ def verify_ledger(config: Path | None, port: int | None, as_json: bool) -> None:
     shown({"path": str(path), "differences": differences}, "\n".join(differences) or clean, as_json)
     if differences:
         raise SystemExit(1)
-
-
-@click.group(cls=Commands)
-def db() -> None:
-    """Upgrade, check, back up and restore the ledger's file.
-
-    \b
-    Examples:
-      torii db check
-      torii db upgrade
-      torii db backup torii-2026-11-30.db
-    """
-
-
-@db.command("upgrade")
-@config_option
-def upgrade_db(config: Path | None) -> None:
-    """Bring the ledger's file to the version of this Torii, without loss.
-
-    The gateway does the same when it starts. A file that is not there is created. An older Torii refuses the upgraded
-    file: copy it first to be able to go back.
-
-    \b
-    Example:
-      torii db upgrade
-    """
-    from ..storage.ledger_file import LedgerFile
-    from ..storage.new_file import VERSION
-    from ..storage.sqlite import StoreError
-
-    path = ledger_of(load(config, serving=False))
-    try:
-        file = LedgerFile(path)
-    except StoreError as error:
-        raise Wrong(f"{path}: {error}. The file was not changed.") from None
-    file.close()
-    if file.health:
-        raise NotAlive(f"{path}: {file.health.what}. The file was not changed.")
-    click.echo(f"{path}: {file.migrated or f'is of version {VERSION}, which is the newest'}")
-
-
-@db.command("check")
-@config_option
-@its_port_option
-def check_db(config: Path | None, port: int | None) -> None:
-    """Examine the whole ledger's file, and print its version.
-
-    Works while the gateway runs. Exit code 0: the file is sound; 1: it is not, or is of an older version.
-
-    \b
-    Example:
-      torii db check
-    """
-    from ..storage.examination import examine
-
-    path = ledger_of(load(config, serving=False, port=port))
-    with readable(path):
-        version, newest, mistakes = examine(path)
-    for mistake in mistakes:
-        click.echo(f"{path}: {mistake}")
-    if mistakes:
-        raise SystemExit(1)
-    if version < newest:
-        raise NotAlive(f"{path}: sound, of version {version}; `torii db upgrade` brings it to {newest}.")
-    click.echo(f"{path}: sound, of version {version}")
-
-
-@db.command("backup")
-@config_option
-@its_port_option
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
-def backup_db(config: Path | None, port: int | None, file: Path) -> None:
-    """Copy the ledger with its keys and teams to a new file.
-
-    Works while the gateway runs: the copy is whole, and of one moment. It holds no key, only the SHA-256 of each.
-
-    \b
-    Example:
-      torii db backup torii-2026-11-30.db
-    """
-    from ..storage.backup import back_up
-
-    path = ledger_of(load(config, serving=False, port=port))
-    try:
-        with readable(path):
-            found = back_up(path, file)
-    except FileExistsError:
-        raise Wrong(f"{file} exists; name a new file.") from None
-    click.echo(f"{file}: {found.keys} keys, {found.rows} rows")
-
-
-@db.command("restore")
-@config_option
-@its_port_option
-@click.option("--replace", is_flag=True, help="Replace the keys and rows that the ledger has now.")
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
-def restore_db(config: Path | None, port: int | None, replace: bool, file: Path) -> None:
-    """Put a backup in place of the ledger.
-
-    All or nothing. Stop the gateway first, so that no call is written in between. What the ledger has now is lost:
-    back it up before.
-
-    \b
-    Examples:
-      torii db restore torii-2026-11-30.db
-      torii db restore torii-2026-11-30.db --replace
-    """
-    from ..storage.backup import contents, restore
-    from ..storage.sqlite import NoFile, StoreError
-
-    path = ledger_of(load(config, serving=False, port=port))
-    with readable(path), suppress(NoFile):
-        now = contents(path)
-        if any(now) and not replace:
-            raise Wrong(f"{path} has {now.keys} keys and {now.rows} rows; --replace replaces them by those of {file}.")
-    try:
-        found = restore(file, path)
-    except StoreError as error:
-        raise Wrong(f"{file} cannot be restored to {path}: {error}. The ledger was not changed.") from None
-    click.echo(f"{path}: {found.keys} keys, {found.rows} rows")
 
 
 @click.command(cls=Command)

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel
@@ -21,10 +20,11 @@ from ..gateway.build import build_callers
 from ..server.admin import keys, limits, management_keys, teams
 from ..server.forms import moment
 from ..server.standings import left
+from ..storage.errors import NoFile, StoreError
 from ..storage.key_records import AuditEntry, KeyRecord, KeySnapshot, TeamRecord
 from ..storage.keys import KeyFile, NotChanged
 from ..storage.ledger_file import LedgerFile
-from ..storage.sqlite import NoFile, StoreError
+from ..storage.location import Location
 from .bodies import checked, option
 from .options import Wrong
 
@@ -37,7 +37,7 @@ class FileAccounts:
     """``path`` is the ledger's file, which is created or migrated before the first change. What the configuration
     declares is listed too, and cannot be changed."""
 
-    def __init__(self, path: Path, settings: Settings) -> None:
+    def __init__(self, path: Location, settings: Settings) -> None:
         self._path = path
         self._settings = settings
 

@@ -19,8 +19,10 @@ import click
 
 from .. import __version__
 from ..config.sources import STARTED_BY_VARIABLE
-from .books import audit, calls, db, ledger
+from ..storage.location import Location, Postgres
+from .books import audit, calls, ledger
 from .classifiers import classifiers
+from .database import db
 from .keys import keys
 from .operate import healthcheck, reload, upstreams, usage
 from .options import Commands, Wrong, config_option, host_option, load, port_option, reason
@@ -146,21 +148,23 @@ def _operators_sockets(settings: Settings) -> list[socket]:
 
 def _ledger(settings: Settings, closing: ExitStack) -> tuple[LedgerFile | None, str]:
     """The ledger's database, which ``closing`` closes, and a description of its place for the banner."""
-    from ..gateway.build import ledger_file, open_ledger
-    from ..storage.sqlite import StoreError
+    from ..gateway.build import open_ledger
+    from ..storage.errors import StoreError
 
     try:
         database, where = open_ledger(settings)
     except StoreError as error:
-        raise Wrong(_refused(ledger_file(settings), error)) from None
+        raise Wrong(_refused(settings.ledger_location, error)) from None
     if database:
         closing.callback(database.close)
     return database, where
 
 
-def _refused(path: Path | None, error: Exception) -> str:
+def _refused(location: Location | None, error: Exception) -> str:
+    if isinstance(location, Postgres):
+        return f"storage.url: {location}: {error}. The database was not changed."
     return (
-        f"ledger.path: {path}: {error}. The file was not changed. "
+        f"ledger.path: {location}: {error}. The file was not changed. "
         "Set ledger.path (TORII_LEDGER__PATH) to a writable file or to off, or move this file away."
     )
 
@@ -314,7 +318,7 @@ def _sandbox_ledger(settings: Settings) -> Iterator[Path | None]:
     limits and reports can be tried; None for another gateway, or if ``ledger.path`` is set."""
     from ..config.fields import AUTO
 
-    if not settings.sandboxed or settings.operator_key is None or settings.ledger.path != AUTO:
+    if not settings.sandboxed or settings.operator_key is None or settings.ledger.path != AUTO or settings.storage.url:
         yield None
         return
     from tempfile import TemporaryDirectory

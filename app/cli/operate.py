@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..storage.location import Location
 from .options import Command, NotAlive, Wrong, config_option, its_host_option, its_port_option, load
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def usage(config: Path | None, port: int | None, calls: int | None, as_json: boo
         click.echo(_usage(path, calls, as_json, **asked))
 
 
-def _usage(path: Path, most: int | None, as_json: bool, **asked: Any) -> str:
+def _usage(path: Location, most: int | None, as_json: bool, **asked: Any) -> str:
     """The last ``most`` calls, or totals by group; as a table or JSON. Raises StoreError."""
     import msgspec
 

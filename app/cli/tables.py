@@ -78,7 +78,7 @@ def _named(settings: Settings, key: str | None) -> list[str]:
     if settings.caller_key:
         names.append("default (a key generated for this run)" if key else "default")
     names += [entry.name for entry in settings.keys]
-    kept = settings.ledger.file if settings.ledger.path != AUTO or not settings.sandboxed else None
+    kept = settings.ledger_location if settings.ledger.path != AUTO or not settings.sandboxed else None
     if kept and created(kept):
         names.append("the keys of the ledger (torii keys list)")
     return names

@@ -129,6 +129,21 @@ def redis(url: SecretStr | None) -> SecretStr | None:
     return url
 
 
+def postgres(url: SecretStr | None) -> SecretStr | None:
+    """The URL in libpq's own form."""
+    if url is None:
+        return None
+    text = url.get_secret_value()
+    try:
+        parts = urlsplit(text)
+        whole = parts.scheme in ("postgresql", "postgres") and len(parts.path) > 1 and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole:
+        raise ValueError("must be a URL such as postgresql://torii:password@db.example:5432/torii")
+    return SecretStr(f"postgresql:{text.partition(':')[2]}")
+
+
 def webhook(url: SecretStr) -> SecretStr:
     """The URL may hold a secret, in its path or query."""
     parts = urlsplit(url.get_secret_value())
@@ -233,6 +248,7 @@ UpstreamKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidato
 CallerKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(strong)]
 ProxyUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(proxied)]
 RedisUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(redis)]
+PostgresUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(postgres)]
 WebhookUrl = Annotated[SecretStr, BeforeValidator(secret), AfterValidator(webhook)]
 Zone = Annotated[str, AfterValidator(zone)]
 Network = Annotated[str, AfterValidator(network)]

@@ -24,6 +24,7 @@ from .fields import (
     EndpointName,
     LedgerPath,
     PageOrigins,
+    PostgresUrl,
     ProxyUrl,
     RedisUrl,
     Seconds,
@@ -324,6 +325,14 @@ class LedgerSettings(Section):
         state, home = os.environ.get("XDG_STATE_HOME"), os.environ.get("HOME")
         folder = Path(state) if state else Path(home, ".local", "state") if home else None
         return folder / "torii" / "torii.db" if folder else None
+
+
+class StorageSettings(Section):
+    """``url``: a PostgreSQL database that holds the ledger for several hosts, in place of the file; it may hold a
+    password. ``pgbouncer``: PgBouncer is in between, in its transaction mode."""
+
+    url: PostgresUrl = None
+    pgbouncer: bool = False
 
 
 class ClassifierSettings(Section):

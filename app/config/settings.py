@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,9 +17,11 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from ..storage.location import Location, Postgres
 from .accounts import AlertSettings, OrganizationSettings, PriceSettings, TeamSettings, VirtualKeySettings
 from .fields import (
     AUTO,
+    OFF,
     Authority,
     CallerKey,
     Count,
@@ -49,6 +52,7 @@ from .sections import (
     ModelSettings,
     ReaderSettings,
     SearchSettings,
+    StorageSettings,
     TimeoutSettings,
     UpstreamSettings,
 )
@@ -122,6 +126,7 @@ class Settings(BaseSettings):
     queue_timeout_seconds: Seconds = 4
     drain_seconds: Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)] = 30
     ledger: LedgerSettings = LedgerSettings()
+    storage: StorageSettings = StorageSettings()
     drain_delay_seconds: Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)] = 0
     docs: Switch = "auto"
     log_level: Annotated[Literal["critical", "error", "warning", "info", "debug"], BeforeValidator(lower)] = "info"
@@ -179,6 +184,15 @@ class Settings(BaseSettings):
             return self.unknown_models_upstream
         sellers = (name for name, given in self.upstreams.items() if given.kind in SELLERS)
         return self.unknown_upstream or next(sellers, None)
+
+    @property
+    def ledger_location(self) -> Location | None:
+        """The place of the ledger, even if there is nothing yet; None if it is off or no folder is known."""
+        file = self.ledger.file
+        if self.storage.url is None or self.ledger.path == OFF:
+            return file
+        beside = file or Path(tempfile.gettempdir(), "torii", "torii.db")
+        return Postgres(self.storage.url.get_secret_value(), beside, self.storage.pgbouncer)
 
     @property
     def open(self) -> bool:

@@ -23,8 +23,8 @@ from ..callers.calendar import moment, resets_at
 from ..callers.limits import said, said_of
 from ..core.money import amount_of
 from ..core.types import Json
+from ..storage.errors import StoreError
 from ..storage.holds import Balance, Charge, Decision
-from ..storage.sqlite import StoreError
 from .webhooks import Webhook
 
 logger = logging.getLogger("torii.alerts")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
@@ -33,8 +33,8 @@ from ..routing.pool import Pool
 from ..routing.probe import probe
 from ..routing.table import Account, RouteTable
 from ..storage.cache_file import CacheFile
+from ..storage.errors import NoFile
 from ..storage.ledger_file import LedgerFile
-from ..storage.sqlite import NoFile
 from ..upstreams import KINDS
 from ..upstreams.catalogue import known, unlisted
 from ..upstreams.client import Wire, engine
@@ -271,25 +271,22 @@ def build_disconnects(settings: Settings) -> DisconnectPolicy:
     )
 
 
-def ledger_file(settings: Settings) -> Path | None:
-    """The path of the ledger's file, even if there is no file yet; None if the ledger is off or no folder is known."""
-    return settings.ledger.file
-
-
 def open_ledger(settings: Settings) -> tuple[LedgerFile | None, str]:
     """The ledger's file if there is to be one, and a text that says where it is or why there is none.
 
     Raises StoreError if the file must not be used, or if the settings name a file that cannot be used; and if a gateway
     without callers cannot see whether its file has keys.
     """
-    auto = settings.ledger.path == AUTO
-    path = None if auto and settings.sandboxed else ledger_file(settings)
+    auto = settings.ledger.path == AUTO and settings.storage.url is None
+    path = None if auto and settings.sandboxed else settings.ledger_location
     if path is None:
         return None, NO_FOLDER if auto and not settings.sandboxed else ""
     try:
         file = LedgerFile(path)
     except NoFile as error:
-        if not auto or (settings.open and _there(path)):  # it may have keys, without which the gateway would be open
+        if (
+            not auto or not isinstance(path, Path) or (settings.open and _there(path))
+        ):  # it may have keys, without which the gateway would be open
             raise
         return None, f"none, calls are not recorded: {path}: {error}; set ledger.path to another file"
     return file, f"{path} ({file.migrated})" if file.migrated else str(path)
@@ -321,12 +318,21 @@ def secrets(settings: Settings) -> list[str]:
     keys = [key.key for upstream in settings.upstreams.values() for key in upstream.keys]
     keys += [caller.key for caller in settings.callers]
     keys += settings.alerts.webhook.secrets if settings.alerts.webhook else []
-    keys += [settings.caller_key, settings.operator_key, settings.cache.redis_url]
+    keys += [settings.caller_key, settings.operator_key]
     found = [key.get_secret_value() for key in keys if key]
-    password = urlsplit(found[-1]).password if settings.cache.redis_url else None
+    for url in (settings.cache.redis_url, settings.storage.url):
+        found += _of_url(url.get_secret_value()) if url else ()
     found += [secret for proxy in build_proxies(settings).values() for secret in proxy.secrets]
     found += [url.get_secret_value() for upstream in settings.upstreams.values() if (url := upstream.proxy_url)]
-    return [*found, password] if password else found
+    return found
+
+
+def _of_url(url: str) -> Iterator[str]:
+    """The URL and its password, as it stands there and as it is meant."""
+    yield url
+    password = urlsplit(url).password
+    if password:
+        yield from dict.fromkeys((password, unquote(password)))
 
 
 def hosts(settings: Settings) -> list[str]:

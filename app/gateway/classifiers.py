@@ -39,7 +39,7 @@ from ..routing.limits import Cost
 from ..routing.pool import Pool
 from ..routing.table import Account, RouteTable
 from ..storage.classifiers import ClassifierBook, ClassifierRow
-from ..storage.sqlite import StoreError
+from ..storage.errors import StoreError
 from ..upstreams import Jina
 from ..upstreams import classifier as wire
 from ..upstreams.client.client import Client

@@ -15,7 +15,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -26,9 +25,10 @@ from ..core.errors import StorageUnavailable, ToriiError
 from ..core.types import Call, ChatCall, Target
 from ..core.web import WebCall
 from ..storage.counters import balances
+from ..storage.errors import StoreError
 from ..storage.holds import Balance, Charge, Decision, Draw, Hold
 from ..storage.ledger_file import CallRow, LedgerFile
-from ..storage.sqlite import StoreError
+from ..storage.location import Location
 from ..usage.bounds import Bound, page_budget
 from ..usage.bounds import bound as bound_of
 from ..usage.ledger import Ledger, price_of
@@ -241,7 +241,7 @@ class CallHold:
             limits = charges(self._caller.scopes, self._holds.calendar, self.started, demand)
             charged = tuple([charge._replace(amount=0) for charge in limits if not charge.is_budget])
             decision = FITS._replace(
-                balances=await asyncio.to_thread(_read, ledger.file.path, charged) if charged else ()
+                balances=await asyncio.to_thread(_read, ledger.file.location, charged) if charged else ()
             )
         return headers(charged, decision, time.time()) if decision.balances else {}
 
@@ -365,9 +365,9 @@ def _is_final(charge: Charge, balance: Balance) -> bool:
     return charge.unit == "requests" and balance.spent + balance.held + charge.amount > charge.limit
 
 
-def _read(path: Path, charged: Sequence[Charge]) -> tuple[Balance, ...]:
+def _read(location: Location, charged: Sequence[Charge]) -> tuple[Balance, ...]:
     try:
-        return tuple(balances(path, charged))
+        return tuple(balances(location, charged))
     except StoreError:
         return ()
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 from typing import cast
 
+from ..storage.errors import StoreError
 from ..storage.ledger_file import CooldownRow, LedgerFile
-from ..storage.sqlite import StoreError
 from .key_state import Cause, Cooldown
 
 logger = logging.getLogger("torii.keystate")

@@ -38,7 +38,7 @@ class Accounting:
         self._webhook: tuple[str, str | None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         if file is not None:
-            self.alerts = Alerts(file.alert, partial(balances, file.path))
+            self.alerts = Alerts(file.alert, partial(balances, file.location))
             self.slices = Slices(file, self._observe)
             file.settled.extend((self.settlements, self.alerts.settled))
 

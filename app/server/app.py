@@ -82,7 +82,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     ``sinks`` receive the record of each finished call, in addition to the access log and the ledger. ``share`` is the
     share of one worker out of several. Without a ``database`` no ledger is kept; the code that opened it closes it.
     """
-    registry, accounting = Registry(database.path if database else None), Accounting(database, share)
+    registry, accounting = Registry(database.location if database else None), Accounting(database, share)
     book = ClassifierBook(database)
     process = Process(sinks, share, database, registry, accounting=accounting, classifiers=book)
     generations = Generations(partial(_generation, process), settings)
@@ -104,8 +104,8 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     app.state.settings = settings
     app.state.database = database
     app.state.registry = registry
-    path = database.path if database else None
-    app.state.ledger_reader, app.state.own_usage_reader = LedgerReader(path, at_once=4), LedgerReader(path, at_once=2)
+    place = database.location if database else None
+    app.state.ledger_reader, app.state.own_usage_reader = LedgerReader(place, at_once=4), LedgerReader(place, at_once=2)
     hot = Hot(generations)
     app.router.routes += [Route(path, hot, methods=["POST", *["GET"] * (path in QUERIED)]) for path in HOT]
     for prefix, router in (*SHOWN, *HIDDEN):
@@ -304,7 +304,7 @@ def _lifespan(generations: Generations, registry: Registry, accounting: Accounti
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        retention = Retention(registry.path, keep_days) if registry.path else None
+        retention = Retention(registry.location, keep_days) if registry.location else None
         generations.start()
         registry.start()
         if retention:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from ..core.errors import StorageUnavailable
-from ..storage.sqlite import StoreError
+from ..storage.errors import StoreError
+from ..storage.location import Location
 from .reload import aside
 
 T = TypeVar("T")
@@ -20,22 +20,22 @@ NO_LEDGER = "this gateway keeps no ledger, so it knows no keys, limits and usage
 
 
 class LedgerReader:
-    """``path`` is the ledger's file, None without a ledger. ``at_once``: the most threads that it uses."""
+    """``location`` is the ledger's place, None without a ledger. ``at_once``: the most threads that it uses."""
 
-    def __init__(self, path: Path | None, at_once: int) -> None:
-        self.path = path
+    def __init__(self, location: Location | None, at_once: int) -> None:
+        self.location = location
         self._turn = asyncio.Semaphore(at_once)
 
-    async def run(self, work: Callable[[Path], T]) -> T:
+    async def run(self, work: Callable[[Location], T]) -> T:
         """The result of ``work`` in a thread. Raises StorageUnavailable, and what ``work`` raises besides
         StoreError."""
-        if self.path is None:
+        if self.location is None:
             error = StorageUnavailable(NO_LEDGER)
             error.retry_after, error.should_retry = None, False
             raise error
         try:
             async with asyncio.timeout(SECONDS), self._turn:
-                return await aside(partial(work, self.path), SECONDS)
+                return await aside(partial(work, self.location), SECONDS)
         except StoreError as error:
             raise StorageUnavailable(f"the ledger's file: {error}") from None
         except TimeoutError:

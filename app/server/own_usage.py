@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends
@@ -17,6 +16,7 @@ from ..callers.keys import Caller
 from ..callers.limits import Scope
 from ..core.types import Json
 from ..core.zones import zone_of
+from ..storage.location import Location
 from .books import LedgerReader
 from .routes import CallerRoute, Calling, InForce
 from .standings import Standing, left, scope_or_empty
@@ -66,8 +66,8 @@ async def own_usage(caller: Calling, now: InForce, reader: Annotated[LedgerReade
     calendar = Calendar(now.settings.time_zone, now.settings.week_begins)
     scopes = own_scopes(caller, now.callers)
 
-    def read(path: Path) -> tuple[list[Json], list[Json]]:
-        return left(path, scopes, calendar), days(path, caller.id, calendar)
+    def read(location: Location) -> tuple[list[Json], list[Json]]:
+        return left(location, scopes, calendar), days(location, caller.id, calendar)
 
     data, by_day = await reader.run(read)
     whole = {"key": caller.id, "team": caller.team, "time_zone": calendar.zone, "data": data, "days": by_day}
@@ -83,7 +83,7 @@ def own_scopes(caller: Caller, accounts: Accounts) -> list[Scope]:
     return [*own, scope_or_empty(caller.scopes, f"team:{team.id}", team.name)] if team else own
 
 
-def days(path: Path, key: str | None, calendar: Calendar) -> list[Json]:
+def days(location: Location, key: str | None, calendar: Calendar) -> list[Json]:
     """The sums of each day on which the key had calls. Raises StoreError."""
     from ..usage.pages import BucketsAsked, usage_buckets
 
@@ -95,6 +95,6 @@ def days(path: Path, key: str | None, calendar: Calendar) -> list[Json]:
     zone = zone_of(calendar.zone)
     return [
         {"date": datetime.fromtimestamp(bucket["start_time"], zone).date().isoformat(), **result}
-        for bucket in usage_buckets(path, asked)["data"]
+        for bucket in usage_buckets(location, asked)["data"]
         for result in bucket["results"]
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from pydantic import BaseModel, Field
 
@@ -15,6 +14,7 @@ from ..callers.standing import counted, standing
 from ..core.types import Json
 from ..storage.counters import balances
 from ..storage.holds import Balance
+from ..storage.location import Location
 from ..storage.used import used_scopes
 from .forms import Moment
 
@@ -61,14 +61,14 @@ def scope_or_empty(scopes: Iterable[Scope], scope: str, name: str) -> Scope:
     return next((each for each in scopes if each.id == scope), Scope(scope, name))
 
 
-def left(path: Path, scopes: Sequence[Scope], calendar: Calendar) -> list[Json]:
+def left(location: Location, scopes: Sequence[Scope], calendar: Calendar) -> list[Json]:
     """A ``Standing`` of each scope. Reads the ledger's file. Raises StoreError."""
     now = time.time()
     charges = [counted(scope, calendar, now) for scope in scopes]
     # A counter that there is not yet is summed up from the ledger, which takes some milliseconds each.
-    used = used_scopes(path) | {ORGANIZATION} if len(scopes) > FEW else {scope.id for scope in scopes}
+    used = used_scopes(location) | {ORGANIZATION} if len(scopes) > FEW else {scope.id for scope in scopes}
     asked = [charge for each in charges for charge in each if charge.scope in used]
-    found = dict(zip(asked, balances(path, asked), strict=True))
+    found = dict(zip(asked, balances(location, asked), strict=True))
     return [
         standing(scope, each, [found.get(charge, UNUSED) for charge in each])
         for scope, each in zip(scopes, charges, strict=True)

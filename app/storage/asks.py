@@ -15,8 +15,8 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+from .errors import StoreError
 from .holds import Decision
-from .sqlite import StoreError
 
 ANSWER_SECONDS = 0.5
 GATHER_SECONDS = 0.002  # for which asks gather while many come

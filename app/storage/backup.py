@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import opening
-from .sqlite import StoreError, store_error
+from .connection import Connection
+from .errors import StoreError, store_error
 
 RESTORE_SECONDS = 5.0  # to wait for a gateway that writes
 COUNT = "SELECT (SELECT count(*) FROM keys), (SELECT count(*) FROM calls)"
@@ -23,7 +24,7 @@ class Contents(NamedTuple):
 
 def contents(path: Path) -> Contents:
     """Raises StoreError, also for a file of an older version; NoFile without a file."""
-    with opening.reading(path) as connection:
+    with opening.reading_file(path) as connection:
         _same_version(connection)
         return Contents(*connection.execute(COUNT).fetchone())
 
@@ -31,12 +32,12 @@ def contents(path: Path) -> Contents:
 def back_up(path: Path, copy: Path) -> Contents:
     """Writes the ledger at ``path`` to a new file ``copy``, for its owner alone. Raises StoreError, NoFile without a
     ledger, and FileExistsError if there is a file at ``copy`` already."""
-    with opening.reading(path) as source:
+    with opening.reading_file(path) as source:
         if copy.exists():
             raise FileExistsError(copy)
         opening.make_file(copy)
         try:
-            with closing(opening.connect(copy, "rw", 0)) as target:
+            with closing(opening.open_file(copy, "rw", 0)) as target:
                 source.backup(target)
                 target.execute("PRAGMA journal_mode = DELETE")  # one file, without others beside it
         except BaseException:
@@ -51,16 +52,16 @@ def restore(copy: Path, path: Path) -> Contents:
     found = contents(copy)
     opening.make_file(path)
     try:
-        with opening.reading(copy) as source, closing(opening.connect(path, "rw", RESTORE_SECONDS)) as target:
+        with opening.reading_file(copy) as source, closing(opening.open_file(path, "rw", RESTORE_SECONDS)) as target:
             if source.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise StoreError("the file is damaged")
-            opening.version(target)
+            target.version()
             source.backup(target)
     except sqlite3.Error as error:
         raise store_error(error) from None
     return found
 
 
-def _same_version(connection: sqlite3.Connection) -> None:
+def _same_version(connection: Connection) -> None:
     if not opening.current(connection):
         raise StoreError("it was written by an older Torii; `torii db upgrade` brings it to the version of this one")

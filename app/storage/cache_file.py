@@ -11,8 +11,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from .connection import Connection
+from .errors import DAMAGE, code, reason
 from .files import make
-from .sqlite import DAMAGE, code, reason, write_ahead
+from .sqlite import SqliteConnection, write_ahead
 from .writer import Policy, QueuedWriter, Statement
 
 logger = logging.getLogger("torii.cache")
@@ -51,7 +53,7 @@ class CacheFile(QueuedWriter):
         super().__init__(POLICY)
         self._path = path
         self._lock = threading.Lock()
-        self._reader: sqlite3.Connection | None = None
+        self._reader: SqliteConnection | None = None
         self._quiet = self._damaged = False
         try:
             self._connected()
@@ -89,7 +91,7 @@ class CacheFile(QueuedWriter):
         self._end(None)
         self._shut()
 
-    def _connected(self) -> sqlite3.Connection:
+    def _connected(self) -> Connection:
         if self._damaged:
             self._replace_damaged()
         if self._writer is None:
@@ -102,7 +104,7 @@ class CacheFile(QueuedWriter):
                 self._writer = self._opened()
         return self._writer
 
-    def _opened(self) -> sqlite3.Connection:
+    def _opened(self) -> SqliteConnection:
         """Opens the file, without the lock since it may wait for a locked file. Nothing new stays open if it raises."""
         make(self._path)
         writer = self._connection(WRITE_BUSY_SECONDS)
@@ -118,8 +120,10 @@ class CacheFile(QueuedWriter):
             self._reader = reader
         return writer
 
-    def _connection(self, busy_seconds: float) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+    def _connection(self, busy_seconds: float) -> SqliteConnection:
+        return sqlite3.connect(
+            *(self._path, busy_seconds), isolation_level=None, check_same_thread=False, factory=SqliteConnection
+        )
 
     def _shut(self) -> None:
         self._disconnect()

@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Literal, NamedTuple
 
+from .errors import NoFile
 from .ledger_file import LedgerFile
+from .location import Location
 from .opening import current, reading
-from .sqlite import NoFile
 
 ClassifierState = Literal["training", "unknown", "ready", "deleted"]
 
@@ -101,12 +101,12 @@ class ClassifierBook:
         return list(found.values())
 
     async def _read(self, statement: str, values: tuple[str, ...] = ()) -> list[ClassifierRow]:
-        return [] if self._file is None else await asyncio.to_thread(select, self._file.path, statement, values)
+        return [] if self._file is None else await asyncio.to_thread(select, self._file.location, statement, values)
 
 
-def select(path: Path, statement: str = SELECT_ALL, values: Iterable[str] = ()) -> list[ClassifierRow]:
+def select(location: Location, statement: str = SELECT_ALL, values: Iterable[str] = ()) -> list[ClassifierRow]:
     """Rows of the file; none if there is no file, or one of an older version. Raises StoreError."""
-    with suppress(NoFile), reading(path) as connection:
+    with suppress(NoFile), reading(location) as connection:
         if current(connection):
             return [ClassifierRow(*row) for row in connection.execute(statement, tuple(values))]
     return []

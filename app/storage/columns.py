@@ -1,12 +1,13 @@
 """The columns of a roll-up: what rows of calls are grouped by, what is summed of them, and how far that has come.
 
-SQLite's expressions over ``calls``; schema.py describes the tables.
+The expressions are over ``calls``, for both databases; schema.py describes the tables.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from typing import NamedTuple
+
+from .connection import Connection
 
 QUARTER = 900_000  # milliseconds
 DAY = 96  # quarters
@@ -23,25 +24,36 @@ GROUPS = {
     "caller": "caller",
     "key": '"key"',
 }
-USER = "coalesce(user, '')"
+USER = "coalesce(\"user\", '')"
+
+
+def _least(column: str) -> str:
+    return f"CASE WHEN {column} < {LARGEST} THEN {column} ELSE {LARGEST} END"
+
+
+def _if(condition: str, amount: str = "1") -> str:
+    return f"CASE WHEN {condition} THEN {amount} ELSE 0 END"
+
+
 SUMS = {
     "requests": "requests",
-    "prompt_tokens": f"min(prompt_tokens, {LARGEST})",
-    "completion_tokens": f"min(completion_tokens, {LARGEST})",
-    "total_tokens": f"min(total_tokens, {LARGEST})",
-    "cached_tokens": f"min(cached_tokens, {LARGEST})",
-    "cost": f"min(coalesce(cost, 0), {LARGEST})",
-    "asked": "(kind = 'call')",
-    "cached": "(kind = 'cached') * requests",
-    "failed": "(status >= 400) * requests",
-    "failed_asked": "(status >= 400) * (kind = 'call')",
-    "estimated": "(estimated != 0)",
-    "estimated_tokens": f"(estimated != 0) * min(total_tokens, {LARGEST})",
-    "microseconds": "(kind = 'call') * CAST(round(seconds * 1000000) AS INTEGER)",
+    "prompt_tokens": _least("prompt_tokens"),
+    "completion_tokens": _least("completion_tokens"),
+    "total_tokens": _least("total_tokens"),
+    "cached_tokens": _least("cached_tokens"),
+    "cost": _least("coalesce(cost, 0)"),
+    "asked": _if("kind = 'call'"),
+    "cached": _if("kind = 'cached'", "requests"),
+    "failed": _if("status >= 400", "requests"),
+    "failed_asked": _if("status >= 400 AND kind = 'call'"),
+    "estimated": _if("estimated != 0"),
+    "estimated_tokens": _if("estimated != 0", _least("total_tokens")),
+    "microseconds": _if("kind = 'call'", "CAST(round(seconds * 1000000) AS BIGINT)"),
 }
 FEW = (*tuple(SUMS)[:6], "asked")  # of the tables by user
 SET_STATE = (
-    "INSERT INTO state (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)"
+    "INSERT INTO state (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = "
+    "CASE WHEN state.value < excluded.value THEN excluded.value ELSE state.value END"
 )
 
 
@@ -52,6 +64,6 @@ class Progress(NamedTuple):
     kept_from: int = 0
 
 
-def progress(connection: sqlite3.Connection) -> Progress:
+def progress(connection: Connection) -> Progress:
     found = dict(connection.execute("SELECT name, value FROM state WHERE name IN ('rolled_up', 'kept_from')"))
     return Progress(found.get("rolled_up", 0), found.get("kept_from", 0))

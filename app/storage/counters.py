@@ -10,17 +10,17 @@ they belong to. Nothing here is kept over a transaction that another process has
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
-from pathlib import Path
 
+from .connection import Connection
+from .errors import StoreError
 from .holds import MINUTE, Balance, Charge, Decision, Hold
+from .location import Location
 from .open_holds import HeldCharge, OpenHold, OpenHolds, lost_rows, opened
 from .opening import reading
 from .rollups import delete
-from .rows import INSERT_CALL, CallRow
-from .sqlite import StoreError
+from .rows import CALL_COLUMNS, INSERT_CALL, CallRow
 from .tallies import Key, SlidingMinute, Tallies, Tally, scopes
 
 Clock = Callable[[], float]
@@ -29,7 +29,7 @@ DAY = 86_400_000  # milliseconds
 HELD = tuple.__new__  # a third of the time of a named tuple's own constructor
 
 LEASED = "SELECT 1 FROM processes WHERE id = ?"
-RENEW = "INSERT OR REPLACE INTO processes (id, until) VALUES (?, ?)"
+RENEW = "INSERT INTO processes (id, until) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET until = excluded.until"
 LEAVE = "DELETE FROM processes WHERE id = ?"
 ORPHANS = """SELECT request_id, process, lost, body FROM holds
     WHERE lost IS NULL AND process NOT IN (SELECT id FROM processes WHERE until >= ?)"""
@@ -44,7 +44,7 @@ UNTIDY = """SELECT EXISTS (SELECT 1 FROM processes WHERE until < ?1)
     OR EXISTS (SELECT 1 FROM holds WHERE lost < ?2) OR EXISTS (SELECT 1 FROM seconds WHERE second < ?3)
     OR EXISTS (SELECT 1 FROM counters WHERE until > 0 AND until < ?4 AND held = 0)"""
 # Our own columns.
-LOST_ROWS = f"SELECT id, {', '.join(CallRow._fields)} FROM calls WHERE request_id = ? AND error = 'process_lost'"  # noqa: S608 - our own names
+LOST_ROWS = f"SELECT id, {CALL_COLUMNS} FROM calls WHERE request_id = ? AND error = 'process_lost'"  # noqa: S608 - our own names
 WRITTEN = "SELECT upstream, upstream_model, kind FROM calls WHERE request_id = ?"
 
 
@@ -81,7 +81,7 @@ class Counters:
 
     # ---------------------------------------------------------------- a transaction
 
-    def begin(self, connection: sqlite3.Connection) -> None:
+    def begin(self, connection: Connection) -> None:
         """To be called after BEGIN IMMEDIATE."""
         self.now = int(self._clock() * 1000)
         self._until_before = self._leased_until
@@ -92,8 +92,15 @@ class Counters:
 
     def save(self) -> None:
         """To be called before COMMIT."""
+        if self._tallies.changed:
+            self._tallies.connection.mark()
         self._tallies.save()
         self._holds.save()
+
+    def reload(self, connection: Connection) -> None:
+        """A transaction that seemed to have failed was committed."""
+        self._tallies.forget()
+        self._holds.reload(connection)
 
     def undo(self) -> None:
         """The transaction has failed."""
@@ -292,7 +299,7 @@ class Counters:
         self._tallies.connection.execute(LEAVE, (self._process,))
         self._leased_until = 0
 
-    def untidy(self, connection: sqlite3.Connection) -> bool:
+    def untidy(self, connection: Connection) -> bool:
         """True if ``sweep`` has something to do. Only reads."""
         ((found,),) = connection.execute(UNTIDY, self._ends(int(self._clock() * 1000))).fetchall()
         return bool(found)
@@ -338,14 +345,14 @@ class Counters:
         delete(connection, [number for number, *_ in found])
 
 
-def balances(path: Path, charges: Sequence[Charge], clock: Clock = time.time) -> list[Balance]:
+def balances(location: Location, charges: Sequence[Charge], clock: Clock = time.time) -> list[Balance]:
     """The spent and the held amount of each charge's counter, from the rows where there is no counter yet. Changes
     nothing.
 
     Raises StoreError.
     """
-    with reading(path) as connection:
-        connection.execute("BEGIN")
+    with reading(location) as connection:
+        connection.snapshot()
         tallies = Tallies()
         tallies.begin(connection, int(clock()))
         return [tallies.make(charge).balance(charge.amount, charge.limit) for charge in charges]

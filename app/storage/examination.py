@@ -6,14 +6,16 @@ import sqlite3
 from pathlib import Path
 from typing import NamedTuple
 
+from .connection import Connection
 from .ledger_file import reading
+from .location import Location
 from .new_file import VERSION
 
 SHOWN = 20  # mistakes of the file
 
 
 class Examination(NamedTuple):
-    """``version`` is the file's, ``newest`` this Torii's. ``mistakes`` are in SQLite's words, none if the file is
+    """``version`` is the file's, ``newest`` this Torii's. ``mistakes`` are in the database's words, none if it is
     sound."""
 
     version: int
@@ -21,10 +23,12 @@ class Examination(NamedTuple):
     mistakes: list[str]
 
 
-def examine(path: Path) -> Examination:
+def examine(location: Location) -> Examination:
     """Raises StoreError if the file is none of ours, or cannot be read; NoFile without a file."""
-    with reading(path) as connection:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    with reading(location) as connection:
+        version = connection.version()
+        if not isinstance(location, Path):
+            return Examination(version, VERSION, _of_server(connection) if version == VERSION else [])
         try:
             found = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({SHOWN})")]
         except sqlite3.DatabaseError as error:
@@ -32,3 +36,9 @@ def examine(path: Path) -> Examination:
                 raise
             found = ["the file is damaged"]
     return Examination(version, VERSION, [] if found == ["ok"] else found)
+
+
+def _of_server(connection: Connection) -> list[str]:
+    from .migrations.server import differences
+
+    return differences(connection)

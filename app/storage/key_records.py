@@ -5,17 +5,17 @@ The file has of a secret its SHA-256 and its last four characters. keys.py has t
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from .connection import Connection
+from .errors import StoreError
+from .location import Location
 from .opening import current, reading
-from .sqlite import StoreError
 
 Fields = Mapping[str, Any]
 
@@ -103,29 +103,29 @@ SELECT_TEAMS = "SELECT id, name, created_at, disabled, fields FROM teams"
 SELECT_MANAGEMENT = "SELECT id, name, scope, hash, tail, created_at FROM management_keys"
 
 
-def load(path: Path) -> KeySnapshot:
+def load(location: Location) -> KeySnapshot:
     """All keys of the file; none if it is of an older version. Raises StoreError, NoFile without a file."""
-    with reading(path) as connection:
+    with reading(location) as connection:
         if not current(connection):
             return KeySnapshot()
-        connection.execute("BEGIN")  # all selects see one moment
+        connection.snapshot()  # all selects see one moment
         return snapshot(connection)
 
 
-def created(path: Path) -> bool:
+def created(location: Location) -> bool:
     """True if a key was ever created in the file; False without a file that can be read."""
-    with suppress(StoreError), reading(path) as connection:
+    with suppress(StoreError), reading(location) as connection:
         return current(connection) and connection.execute("SELECT 1 FROM keys LIMIT 1").fetchone() is not None
     return False
 
 
-def change_number(connection: sqlite3.Connection) -> int:
+def change_number(connection: Connection) -> int:
     """The number of changes of keys and teams so far."""
     found = connection.execute("SELECT value FROM state WHERE name = 'keys'").fetchone()
     return int(found[0]) if found else 0
 
 
-def snapshot(connection: sqlite3.Connection) -> KeySnapshot:
+def snapshot(connection: Connection) -> KeySnapshot:
     secrets: dict[str, list[SecretRecord]] = {}
     for key_id, *secret in connection.execute(SELECT_SECRETS):
         secrets.setdefault(key_id, []).append(SecretRecord(*secret))

@@ -8,16 +8,16 @@ they belong in a thread. Of a secret the file has the SHA-256 and the last four 
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from ..core.names import nearest
+from .connection import Connection
+from .errors import DRIVER_ERRORS, StoreError, store_error
 from .key_records import (
     PRESENT_FIRST,
     SECRETS,
@@ -35,8 +35,8 @@ from .key_records import (
     load,
     team_of,
 )
+from .location import Location
 from .opening import BUSY_SECONDS, connect, current, reading
-from .sqlite import StoreError, store_error
 
 # A public id and a secret: a new key's, or of the key with this id.
 Mint = Callable[..., tuple[str, str]]
@@ -88,15 +88,15 @@ NOTHING = DeclaredNames()
 
 
 class KeyFile:
-    """The verbs over the file at ``path``. ``mint`` makes ids and secrets. ``declared`` names what the configuration
-    declares: such names are taken, and keys may be of such teams.
+    """The verbs over the store at ``location``. ``mint`` makes ids and secrets. ``declared`` names what the
+    configuration declares: such names are taken, and keys may be of such teams.
 
     All verbs raise StoreError if the file cannot be read or written. ``actor`` is who changes something: operator, the
     name of a management key, or command line; ``address`` is from where.
     """
 
-    def __init__(self, path: Path, mint: Mint, declared: DeclaredNames = NOTHING) -> None:
-        self.path = path
+    def __init__(self, location: Location, mint: Mint, declared: DeclaredNames = NOTHING) -> None:
+        self.location = location
         self._mint = mint
         self._declared = declared
 
@@ -237,11 +237,11 @@ class KeyFile:
 
     def load(self) -> KeySnapshot:
         """As the function ``load``."""
-        return load(self.path)
+        return load(self.location)
 
     def audit(self, after: int | None = None, limit: int = 20) -> list[AuditEntry]:
         """The latest entries first, at most ``limit``; those before the entry with the id ``after``."""
-        with reading(self.path) as connection:
+        with reading(self.location) as connection:
             rows = connection.execute(SELECT_AUDIT, (2**63 - 1 if after is None else after, limit))
             return [AuditEntry._make((*row[:6], msgspec.json.decode(row[6]))) for row in rows]
 
@@ -249,20 +249,20 @@ class KeyFile:
     def _changing(self) -> Iterator[KeyChange]:
         """One transaction, which ends with the block. Raises StoreError."""
         try:
-            with closing(connect(self.path, "rw", BUSY_SECONDS)) as connection:
-                connection.execute("BEGIN IMMEDIATE")
+            with closing(connect(self.location, "rw", BUSY_SECONDS)) as connection:
+                connection.begin()
                 if not current(connection):
                     raise StoreError("it is of another version, or no ledger of Torii's; torii db upgrade upgrades it")
                 yield KeyChange(connection, time.time_ns() // 1_000_000)
-                connection.execute("COMMIT")
-        except sqlite3.Error as error:
+                connection.commit()
+        except DRIVER_ERRORS as error:
             raise store_error(error) from None
 
 
 class KeyChange:
     """A transaction. ``now`` is in Unix milliseconds."""
 
-    def __init__(self, connection: sqlite3.Connection, now: int) -> None:
+    def __init__(self, connection: Connection, now: int) -> None:
         self.now = now
         self._connection = connection
 
@@ -359,7 +359,9 @@ INSERT_AUDIT = "INSERT INTO audit (time, actor, address, action, object_id, chan
 SELECT_AUDIT = (
     "SELECT id, time, actor, address, action, object_id, changes FROM audit WHERE id < ? ORDER BY id DESC LIMIT ?"
 )
-RAISE_NUMBER = "INSERT INTO state (name, value) VALUES ('keys', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1"
+RAISE_NUMBER = (
+    "INSERT INTO state (name, value) VALUES ('keys', 1) ON CONFLICT (name) DO UPDATE SET value = state.value + 1"
+)
 
 
 def _others(fields: Fields, columns: Collection[str]) -> str:

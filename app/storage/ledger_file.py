@@ -19,19 +19,22 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from . import migrations
 from .asks import MANY, Asked, Asks
+from .connection import Connection
+from .errors import DRIVER_ERRORS, PostgresError, StoreError, is_passing, store_error
 from .holds import Amounts, Decision, Draw, Hold, Slice
+from .location import Location, rows_beside
 from .new_file import VERSION
-from .opening import BUSY_SECONDS, complete, create, examine, identity, make_file, reading, version
+from .opening import BUSY_SECONDS, complete, create, examine, identity, make_file, open_server, reading
 from .rounds import Rounds
 from .rows import INSERT_CALL, SELECT_COOLDOWNS, CallRow, CooldownRow
 from .slices import SlicedCounters
 from .spill import Spill
-from .sqlite import PASSING, StoreError, code, store_error, write_ahead
+from .sqlite import SqliteConnection, write_ahead
 from .turn import Item, Transaction
 from .writer import Policy, QueuedWriter
 
@@ -57,6 +60,15 @@ class Trouble:
     lost: int
 
 
+class Doubt(NamedTuple):
+    """A transaction that a server may have committed or not, by its number there: how many items of the queue were in
+    it, and what was asked."""
+
+    number: int
+    items: int
+    asked: list[Asked]
+
+
 class LedgerFile(QueuedWriter):
     """The constructor opens the file. Raises StoreError if the file is not ours, is damaged or cannot be opened.
 
@@ -66,21 +78,22 @@ class LedgerFile(QueuedWriter):
 
     def __init__(
         self,
-        path: Path,
+        location: Location,
         *,
         busy_seconds: float = BUSY_SECONDS,
         flush_seconds: float = FLUSH_SECONDS,
         room: int = ROOM,
         lease_seconds: float = LEASE_SECONDS,
         sweep_seconds: float = SWEEP_SECONDS,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         super().__init__(Policy("torii-store", keeps=True, room=room, batch=BATCH, gather_seconds=flush_seconds))
-        self.path = path
+        self.location = location
         self.process = uuid4().hex
         self.migrated = ""  # in words, from and to which version
         self._busy_seconds = busy_seconds
         self._lost = 0
+        self._doubt: Doubt | None = None
         self._full = False
         self._trouble: str | None = None
         self._file: tuple[int, int] | None = None
@@ -88,15 +101,15 @@ class LedgerFile(QueuedWriter):
         self._asks = Asks(self._hasten, self._unwanted)
         self._taken: list[Asked] = []
         self._rows_due = 0.0  # of the monotonic clock
-        self._counters = SlicedCounters(self.process, lease_seconds=lease_seconds, clock=clock)
+        self._counters = SlicedCounters(self.process, lease_seconds=lease_seconds, clock=clock or self._now)
         self._transaction = Transaction(self._counters, self._refused)
-        self._spill = Spill(path, self.process)
+        self._spill = Spill(rows_beside(location), self.process)
         self._rounds = Rounds(self._counters, self._spill, sweep_seconds, self._unreadable)
         try:
             self._opened(examined=True).close()
-            self._file = identity(path)
-        except sqlite3.DatabaseError as error:
-            if code(error) not in PASSING:
+            self._file = identity(location)
+        except DRIVER_ERRORS as error:
+            if not is_passing(error):
                 raise store_error(error) from None
             self._failed(error)
         self._begin()
@@ -200,7 +213,7 @@ class LedgerFile(QueuedWriter):
 
     def cooldowns(self) -> list[CooldownRow]:
         """All saved cooldowns. Raises StoreError."""
-        with reading(self.path) as connection:
+        with reading(self.location) as connection:
             return [CooldownRow(*row) for row in connection.execute(SELECT_COOLDOWNS)]
 
     @property
@@ -217,28 +230,52 @@ class LedgerFile(QueuedWriter):
 
     # ---------------------------------------------------------------- the file
 
-    def _connected(self) -> sqlite3.Connection:
-        """A connection to the file at the path, a new one if the file was removed or replaced."""
-        known = self._file == identity(self.path)
+    def _now(self) -> float:
+        """The store's clock: Unix time in seconds."""
+        return time.time() + getattr(self._writer, "offset", 0.0)
+
+    def _connected(self) -> Connection:
+        """A connection to the store, a new one if the file was removed or replaced."""
+        known = self._file == identity(self.location)
         if self._writer is not None and not known:
             self._disconnect()
         if self._writer is None:
             self._writer = self._opened(examined=not known)
-            self._file = identity(self.path)
+            self._file = identity(self.location)
+            self._resolve(self._writer)
         return self._writer
 
-    def _opened(self, *, examined: bool) -> sqlite3.Connection:
-        """A connection to the file, which is created if there is none, with all tables of this version."""
-        make_file(self.path)
+    def _resolve(self, connection: Connection) -> None:
+        """Finds out about a commit whose answer was lost. Raises StoreError while nobody knows."""
+        if self._doubt is None:
+            return
+        number, items, asked = self._doubt
+        done = connection.committed(number)
+        if done is None:
+            raise StoreError("the server has not ended our last transaction yet")
+        self._doubt = None
+        if done:
+            for _ in range(items):
+                self._queue.popleft()
+            self._counters.reload(connection)
+            # Those who asked were told that it failed.
+            self._queue.extend(("release", (each.what.request_id,)) for each in asked if each.verb == "hold")
+            self._queue.extend(("release", (each.what[0].request_id,)) for each in asked if each.verb == "slice")
+
+    def _opened(self, *, examined: bool) -> Connection:
+        """A connection to the store, with all tables of this version. A file is created if there is none."""
+        if not isinstance(self.location, Path):
+            return open_server(self.location)
+        make_file(self.location)
         # The last try may follow one that has waited for a lock all the time that there is.
         patience = min(self._busy_seconds, LAST_SECONDS) if self._closing.is_set() else self._busy_seconds
-        connection = sqlite3.connect(self.path, timeout=patience, isolation_level=None)
+        connection = sqlite3.connect(self.location, timeout=patience, isolation_level=None, factory=SqliteConnection)
         try:
-            if version(connection) and examined:
+            if connection.version() and examined:
                 examine(connection)
             write_ahead(connection, patience)
             connection.execute("PRAGMA synchronous=NORMAL")
-            self._migrate(connection)
+            self._migrate(self.location, connection)
             if not complete(connection):
                 raise StoreError("its tables are missing")
         except BaseException:
@@ -246,13 +283,13 @@ class LedgerFile(QueuedWriter):
             raise
         return connection
 
-    def _migrate(self, connection: sqlite3.Connection) -> None:
+    def _migrate(self, path: Path, connection: Connection) -> None:
         """Brings the file to this version. Another process may be doing the same."""
-        if version(connection) == 0:
+        if connection.version() == 0:
             create(connection)
-        before = version(connection)
+        before = connection.version()
         if before < VERSION:
-            migrations.run(self.path, self._busy_seconds, done=lambda: version(connection) == VERSION)
+            migrations.run(path, self._busy_seconds, done=lambda: connection.version() == VERSION)
             self.migrated = f"migrated from version {before} to {VERSION}"
             logger.info("the ledger's file was %s", self.migrated)
 
@@ -269,11 +306,16 @@ class LedgerFile(QueuedWriter):
         self._taken = self._asks.take(BATCH)
         return super()._committed(batch)
 
-    def _transact(self, connection: sqlite3.Connection, batch: list[Item]) -> int:
+    def _transact(self, connection: Connection, batch: list[Item]) -> int:
         transaction, now = self._transaction, time.monotonic()
         many = len(self._taken) >= MANY and not self._asks.awaited(now) and not self._closing.is_set()
         may_leave = bool(batch) and many and now < self._rows_due
-        answers = transaction.commit(connection, batch, self._taken, may_leave=may_leave)
+        try:
+            answers = transaction.commit(connection, batch, self._taken, may_leave=may_leave)
+        except PostgresError as error:
+            if error.unknown:
+                self._doubt = Doubt(connection.number, 0 if transaction.left else len(batch), self._taken)
+            raise
         self._taken = []
         self._asks.answer(answers, settled=transaction.settled)
         if transaction.left:
@@ -321,11 +363,11 @@ class LedgerFile(QueuedWriter):
         if self._rounds.wait() > 0:
             return self._rounds.wait()
         try:
-            if self._file is None or self._file != identity(self.path):
+            if self._file is None or self._file != identity(self.location):
                 self._rounds.fail()
             elif self._rounds.make(self._connected(), self._transaction, idle=not self._queue):
                 self._asks.answer([], settled=True)
-        except (sqlite3.Error, OSError, StoreError):  # told when a row cannot be written
+        except (*DRIVER_ERRORS, OSError, StoreError):  # told when a row cannot be written
             self._rounds.fail()
             self._disconnect()
         return self._rounds.wait()
@@ -341,5 +383,5 @@ class LedgerFile(QueuedWriter):
         self._spill.release()
         self._asks.answer([(asked, StoreError("it is closed")) for asked in self._asks.take(len(self._asks))])
         if self._writer is not None:
-            with suppress(sqlite3.Error):
+            with suppress(*DRIVER_ERRORS):
                 self._transaction.leave(self._writer)

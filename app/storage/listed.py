@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal_co
 
 from .columns import DAY_MS
 from .ledger_file import CallRow
+from .location import Location
 from .queries import connected, progress_of
 from .schema import calls, refusals, rolled_days
 
@@ -58,12 +58,12 @@ def _id(of: Place) -> str:
     return "row_" + base64.urlsafe_b64encode(msgspec.json.encode(of)).decode().rstrip("=")
 
 
-def rows(path: Path, which: Which, most: int, after: Place | None = None) -> list[dict[str, Any]]:
+def rows(location: Location, which: Which, most: int, after: Place | None = None) -> list[dict[str, Any]]:
     """At most ``most`` rows behind the place, the latest first; of one moment, calls before refusals.
 
     Rows that are added later come before those that were listed. Raises StoreError.
     """
-    with connected(path) as (connection, _):
+    with connected(location) as (connection, _):
         days = _days(connection, which)
         parts = [_calls(connection, query.where(days).limit(most)) for query in _of_calls(which, after)]
         if _may_be_refusals(which):

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 
+from .connection import Connection
+from .errors import StoreError
 from .holds import MINUTE
 from .rows import CallRow
-from .sqlite import StoreError
 from .tallies import insert_again
 
 FIND = "SELECT process, lost, body FROM holds WHERE request_id = ?"
 OWN = "SELECT request_id, process, lost, body FROM holds WHERE process = ?"
 BETWEEN = "SELECT request_id FROM holds WHERE request_id >= ? AND request_id < ?"
-SAVE = "INSERT OR REPLACE INTO holds (request_id, process, lost, body) VALUES {}"
+SAVE = "INSERT INTO holds (request_id, process, lost, body) VALUES {} "
+SAVE += "ON CONFLICT (request_id) DO UPDATE SET process = excluded.process, lost = excluded.lost, body = excluded.body"
 DELETE = "DELETE FROM holds WHERE request_id IN (VALUES {})"
 
 
@@ -97,12 +98,12 @@ class OpenHolds:
         self._own: dict[str, OpenHold] = {}
         self._before: dict[str, OpenHold | None] = {}
         self._changed: dict[str, tuple[OpenHold, str]] = {}  # with their bodies; also of other processes
-        self._connection: sqlite3.Connection | None = None
+        self._connection: Connection | None = None
 
     def __len__(self) -> int:
         return len(self._own)
 
-    def begin(self, connection: sqlite3.Connection) -> None:
+    def begin(self, connection: Connection) -> None:
         self._connection = connection
         self._before.clear()
         self._changed.clear()
@@ -141,6 +142,15 @@ class OpenHolds:
         rows = [(request_id, hold.process, hold.lost, body) for request_id, (hold, body) in self._changed.items()]
         insert_again(connection, DELETE, ended)
         insert_again(connection, SAVE, rows)
+
+    def reload(self, connection: Connection) -> None:
+        """The holds of this process are those that the store has."""
+        found = connection.execute(OWN, (self._process,)).fetchall()
+        self._own = {request_id: opened(*row)._replace(ask=self._ask_of(request_id)) for request_id, *row in found}
+
+    def _ask_of(self, request_id: str) -> object:
+        there = self._own.get(request_id)
+        return there.ask if there else None
 
     def undo(self) -> None:
         for request_id, hold in self._before.items():

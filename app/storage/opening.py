@@ -1,4 +1,4 @@
-"""The ledger's file on its way to a connection: made, examined, and opened for reading."""
+"""The ledger on its way to a connection: a file made and examined, either database opened."""
 
 from __future__ import annotations
 
@@ -8,47 +8,98 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from . import files
-from .new_file import APPLICATION, STATEMENTS, VERSION
-from .sqlite import WORDS, NoFile, StoreError, reason, store_error
+from .connection import Connection
+from .errors import DRIVER_ERRORS, WORDS, NoFile, StoreError, reason, store_error
+from .location import Location, Postgres
+from .new_file import STATEMENTS, VERSION
+from .sqlite import SqliteConnection
 
 BUSY_SECONDS = 5.0  # to wait for another program's lock
 CHECK_SECONDS = 0.3  # for the check of the file when it is opened
-
-# One statement, so that the three values are of one moment: another process may be creating the file.
-HEADER = """
-    SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
-    FROM pragma_application_id, pragma_user_version"""
 TABLES = {name for statement in STATEMENTS for name in re.findall(r"^CREATE TABLE (\w+)", statement)}
 
 
-def connect(path: Path, mode: Literal["ro", "rw"], seconds: float, *, any_thread: bool = False) -> sqlite3.Connection:
-    """A connection without transactions of its own, to a file that is there. Waits ``seconds`` for another program's
-    lock. Raises sqlite3.Error."""
+def connect(location: Location, mode: Literal["ro", "rw"], seconds: float, *, any_thread: bool = False) -> Connection:
+    """A connection to a database that is there. Waits ``seconds`` for another program's lock on a file, or for each
+    answer of a server. Raises DRIVER_ERRORS."""
+    if isinstance(location, Path):
+        return open_file(location, mode, seconds, any_thread=any_thread)
+    from .postgres import PostgresConnection
+
+    return PostgresConnection(location, seconds=seconds)
+
+
+def open_file(path: Path, mode: Literal["ro", "rw"], seconds: float, *, any_thread: bool = False) -> SqliteConnection:
+    """The same for a file. Raises sqlite3.Error."""
     uri = f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=seconds, isolation_level=None, check_same_thread=not any_thread)
+    return sqlite3.connect(
+        *(uri, seconds),
+        uri=True,
+        isolation_level=None,
+        check_same_thread=not any_thread,
+        factory=SqliteConnection,
+    )
 
 
-def current(connection: sqlite3.Connection) -> bool:
-    """True if the file is ours and of this version."""
-    found = connection.execute("SELECT application_id, user_version FROM pragma_application_id, pragma_user_version")
-    return bool(found.fetchone() == (APPLICATION, VERSION))
+def open_server(location: Postgres) -> Connection:
+    """The connection of a writer, to a database that has all tables of this version. Raises PostgresError, and
+    StoreError for another database."""
+    from .postgres import PostgresConnection
+
+    connection = PostgresConnection(location)
+    try:
+        version = connection.version()
+        if version == 0:
+            raise StoreError("it has no tables yet; `torii db upgrade` creates them")
+        if version < VERSION:
+            raise StoreError(f"it is of version {version}; `torii db upgrade` brings it to {VERSION}")
+        connection.begin()  # fails if it is read-only
+        connection.rollback()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def current(connection: Connection) -> bool:
+    """True if the database is ours and of this version."""
+    try:
+        return connection.version() == VERSION
+    except StoreError:
+        return False
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A read-only connection to a file of this version or an older one. Raises StoreError, NoFile without a file."""
-    _find(path)
+def reading(location: Location) -> Iterator[Connection]:
+    """A connection for reading, to a database of this version or an older one. Raises StoreError, NoFile without a
+    file."""
     try:
-        with closing(connect(path, "ro", BUSY_SECONDS)) as connection:
-            version(connection)
+        with _readable(location) as connection:
+            connection.version()
             yield connection
-    except sqlite3.Error as error:
+    except DRIVER_ERRORS as error:
         raise store_error(error) from None
+
+
+@contextmanager
+def reading_file(path: Path) -> Iterator[SqliteConnection]:
+    """The same for a file."""
+    with reading(path) as connection:
+        yield cast("SqliteConnection", connection)
+
+
+def _readable(location: Location) -> AbstractContextManager[Connection]:
+    if isinstance(location, Path):
+        _find(location)
+        return closing(open_file(location, "ro", BUSY_SECONDS))
+    from .postgres import pool
+
+    return pool(location).connection()
 
 
 def _find(path: Path) -> None:
@@ -75,16 +126,6 @@ def make_file(path: Path) -> None:
         raise NoFile(error.strerror or type(error).__name__) from None
 
 
-def version(connection: sqlite3.Connection) -> int:
-    """The version of our tables; 0 for an empty file. Raises StoreError for another program's or a newer file."""
-    ((application, version, tables),) = connection.execute(HEADER).fetchall()
-    if application != APPLICATION and (application or version or tables):
-        raise StoreError("it belongs to another program")
-    if version > VERSION:
-        raise StoreError(f"a newer Torii wrote it (version {version}; this Torii knows up to {VERSION})")
-    return int(version)
-
-
 def examine(connection: sqlite3.Connection) -> None:
     """Raises StoreError if the file is damaged, as far as a check of CHECK_SECONDS can find."""
     until = time.monotonic() + CHECK_SECONDS
@@ -101,25 +142,26 @@ def examine(connection: sqlite3.Connection) -> None:
         raise StoreError(WORDS[sqlite3.SQLITE_CORRUPT])
 
 
-def create(connection: sqlite3.Connection) -> None:
+def create(connection: Connection) -> None:
     """Creates our tables in an empty file."""
-    connection.execute("BEGIN IMMEDIATE")
-    if version(connection) == 0:
+    connection.begin()
+    if connection.version() == 0:
         for statement in STATEMENTS:
             connection.execute(statement)
-    connection.execute("COMMIT")
+    connection.commit()
 
 
-def complete(connection: sqlite3.Connection) -> bool:
-    """True if the file has all tables of this version."""
-    found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-    return {name for (name,) in found} >= TABLES
+def complete(connection: Connection) -> bool:
+    """True if the database has all tables of this version."""
+    return connection.tables() >= TABLES
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """Which file is at the path; None for none."""
+def identity(location: Location) -> tuple[int, int] | None:
+    """Which file is at the path, or which server; None for none."""
+    if not isinstance(location, Path):
+        return 0, 0
     try:
-        found = os.stat(path)
+        found = os.stat(location)
     except OSError:
         return None
     return found.st_dev, found.st_ino

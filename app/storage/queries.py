@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, FromClause, case, create_engine, func, literal, null, select
+from sqlalchemy import Connection, Engine, FromClause, case, create_engine, func, literal, null, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from .columns import QUARTER, Progress
+from .errors import store_error
 from .grouped import USAGE, BucketSums, Known, Wanted, raw, running
 from .ledger_file import CallRow, reading
+from .location import Location
 from .running import NAMES, NEVER, USERS
 from .schema import calls, rollups, stale, state
-from .sqlite import store_error
 
 EPOCH = date(1970, 1, 1).toordinal()
 TEAM_VERSION = 4  # of the file: there are roll-ups from it on
@@ -45,14 +45,14 @@ class Span:
         return self.since or 0, END if self.until is None else self.until
 
 
-def sums_of(path: Path, span: Span, by: Sequence[str]) -> list[tuple[Any, ...]]:
+def sums_of(location: Location, span: Span, by: Sequence[str]) -> list[tuple[Any, ...]]:
     """The groups of ``GROUPED`` and their ``SUMS``, whole numbers as floats; without ``by`` one row for all. Days are
     dates in UTC.
 
     Raises StoreError, as do the other queries here.
     """
     wanted = Wanted(tuple(by), SUMS, {})
-    with connected(path) as (connection, version):
+    with connected(location) as (connection, version):
         if version < TEAM_VERSION:
             found = _earlier_sums(connection, span, wanted)
         else:
@@ -68,7 +68,7 @@ def sums_of(path: Path, span: Span, by: Sequence[str]) -> list[tuple[Any, ...]]:
 
 
 def bucket_sums(
-    path: Path, bounds: Sequence[int], groups: Sequence[str], where: Mapping[str, str], *, hours: bool
+    location: Location, bounds: Sequence[int], groups: Sequence[str], where: Mapping[str, str], *, hours: bool
 ) -> list[tuple[Any, ...]]:
     """``USAGE`` of each bucket and group that has rows: a row has the bucket's number, the groups' values ("" for null)
     and the sums, whole numbers as floats; those with the most tokens come first in each bucket.
@@ -77,7 +77,7 @@ def bucket_sums(
     ``groups`` are ``key_id``, ``team``, ``model``, ``endpoint``, ``upstream`` and ``user``, ``where`` the first two.
     """
     wanted = Wanted(tuple(groups), (*USAGE, "asked"), where)
-    with connected(path) as (connection, version):
+    with connected(location) as (connection, version):
         if version < TEAM_VERSION:
             return []
         summed = _bucketed(connection, _known(connection, version), bounds, wanted, hours)
@@ -107,19 +107,19 @@ def _bucketed(connection: Connection, known: Known, bounds: Sequence[int], wante
     return found
 
 
-def last_calls(path: Path, span: Span, most: int) -> list[dict[str, Any]]:
+def last_calls(location: Location, span: Span, most: int) -> list[dict[str, Any]]:
     """The last ``most`` rows, the latest first."""
-    with connected(path) as (connection, version):
+    with connected(location) as (connection, version):
         rows = calls if version >= TEAM_VERSION else _earlier()
         latest = (rows.c.time.desc(), rows.c.id.desc())
         query = select(*(rows.c[name] for name in CallRow._fields)).where(raw(rows).within(*span.bounds))
         return [dict(row) for row in connection.execute(query.order_by(*latest).limit(most)).mappings()]
 
 
-def first_time(path: Path) -> int | None:
+def first_time(location: Location) -> int | None:
     """The time of the first call in Unix milliseconds, of a deleted one to the quarter of an hour; None for an empty
     ledger."""
-    with connected(path) as (connection, version):
+    with connected(location) as (connection, version):
         time = connection.execute(select(func.min(calls.c.time))).scalar()
         quarter = None
         if version >= TEAM_VERSION and progress_of(connection).kept_from:
@@ -162,25 +162,28 @@ def _earlier_sums(connection: Connection, span: Span, wanted: Wanted) -> list[tu
 class _Open(threading.local):
     """The connection that the engine is to take, in this thread."""
 
-    driver: sqlite3.Connection | None = None
+    driver: Any = None
 
 
 _open = _Open()
-# One engine for all files, since it remembers the statements that it has compiled.
-_engine = create_engine("sqlite://", creator=lambda: _open.driver, poolclass=NullPool)
+
+
+@lru_cache(2)
+def _engine(name: str) -> Engine:
+    """One engine for all databases of a kind, since it remembers the statements that it has compiled."""
+    return create_engine(name, creator=lambda: _open.driver, poolclass=NullPool)
 
 
 @contextmanager
-def connected(path: Path) -> Iterator[tuple[Connection, int]]:
-    """A connection, and the version of the file."""
-    with reading(path) as driver:
-        (version,) = driver.execute("PRAGMA user_version").fetchone()
-        _open.driver = driver
+def connected(location: Location) -> Iterator[tuple[Connection, int]]:
+    """A connection, and the version of our tables. All queries see the same moment: rows may be rolled up between
+    two."""
+    with reading(location) as database:
+        version = database.version()
+        _open.driver = database.driver
         try:
-            with _engine.connect() as connection:
-                # All queries see the same moment: rows may be rolled up between two. The engine's start ends what was
-                # begun before it.
-                connection.exec_driver_sql("BEGIN")
+            with _engine(database.dialect).connect() as connection:
+                database.snapshot()  # the engine's start would end one that was begun before it
                 yield connection, version
         except DBAPIError as error:
             raise store_error(error.orig or error) from None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import random
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,11 +17,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from .columns import QUARTER, SET_STATE
+from .connection import Connection
+from .errors import DRIVER_ERRORS, reason
 from .keys import REMEMBERED_MS
+from .location import Location
 from .opening import connect, current
 from .rollups import forget_ids, step
 from .running import USERS, fold
-from .sqlite import reason
 
 logger = logging.getLogger("torii.retention")
 
@@ -41,10 +42,10 @@ _SLOTS = ", ".join(map(str, range(1, USERS.slots + 1)))  # the index begins with
 # Which rows of a table are old; the parameter is a time in the table's own unit.
 _OLD = {
     "calls": ("id", _OLD_CALLS),
-    "rolled_users": ("day, user", "SELECT day, user FROM rolled_users WHERE day < ?"),
+    "rolled_users": ('day, "user"', 'SELECT day, "user" FROM rolled_users WHERE day < ?'),
     "running_users": (
-        "slot, day, user",
-        f"SELECT slot, day, user FROM running_users WHERE slot IN ({_SLOTS}) AND day < ?",  # noqa: S608 - our own numbers
+        'slot, day, "user"',
+        f'SELECT slot, day, "user" FROM running_users WHERE slot IN ({_SLOTS}) AND day < ?',  # noqa: S608 - our own numbers
     ),
     "refusals": (
         "minute, key_id, team, reason",
@@ -67,15 +68,15 @@ def _no_pause(_: float) -> None:
     """For those who wait for the end."""
 
 
-def keep_up(path: Path, pause: Pause = _no_pause, *, now: float | None = None) -> int:
+def keep_up(location: Location, pause: Pause = _no_pause, *, now: float | None = None) -> int:
     """Rolls up all rows that are not yet, and folds the days that have ended by ``now``, a Unix time; returns how many
-    rows. Raises sqlite3.Error.
+    rows. Raises DRIVER_ERRORS.
 
     ``pause`` waits for some seconds after each step; if it returns something true, this ends early. A file that is not
     there, or is of another version, is left alone, here and in ``tidy``.
     """
     count = 0
-    with _opened(path) as connection:
+    with _opened(location) as connection:
         while connection is not None:
             started = time.monotonic()
             found = step(connection)
@@ -86,8 +87,8 @@ def keep_up(path: Path, pause: Pause = _no_pause, *, now: float | None = None) -
     return count
 
 
-def tidy(path: Path, keep_days: int, *, now: float | None = None, pause: Pause = _no_pause) -> dict[str, int]:
-    """Deletes what is old; returns how many rows of which tables. Raises sqlite3.Error. Nothing is done while another
+def tidy(location: Location, keep_days: int, *, now: float | None = None, pause: Pause = _no_pause) -> dict[str, int]:
+    """Deletes what is old; returns how many rows of which tables. Raises DRIVER_ERRORS. Nothing is done while another
     process does it.
 
     Calls, their users and refusals are kept for ``keep_days``, the audit and alerts for AUDIT_DAYS, keys of idempotency
@@ -95,9 +96,9 @@ def tidy(path: Path, keep_days: int, *, now: float | None = None, pause: Pause =
     default.
     """
     now = time.time() if now is None else now
-    keep_up(path, pause, now=now)
+    keep_up(location, pause, now=now)
     deleted: dict[str, int] = {}
-    with _opened(path) as connection:
+    with _opened(location) as connection:
         if connection is None or not _claimed(connection):
             return {}
         try:
@@ -129,20 +130,20 @@ def _limits(now: float, keep_days: int) -> dict[str, int]:
     }
 
 
-def _emptied(connection: sqlite3.Connection, table: str, before: int, pause: Pause) -> int:
+def _emptied(connection: Connection, table: str, before: int, pause: Pause) -> int:
     """Deletes the table's old rows in steps; returns how many."""
     columns, old = _OLD[table]
     statement = f"DELETE FROM {table} WHERE ({columns}) IN ({old} LIMIT {STEP})"  # noqa: S608 - our own tables
     total = 0
     while connection.execute(f"SELECT EXISTS ({old})", (before,)).fetchone()[0]:
         started = time.monotonic()
-        connection.execute("BEGIN IMMEDIATE")
+        connection.begin()
         try:
             count = connection.execute(statement, (before,)).rowcount
             if table == "calls":
                 forget_ids(connection)
             connection.execute("UPDATE state SET value = ? WHERE name = 'tidied_until'", (_lease(),))
-            connection.execute("COMMIT")
+            connection.commit()
         except BaseException:
             if connection.in_transaction:
                 connection.rollback()
@@ -160,7 +161,7 @@ def _lease() -> int:
     return int(time.time() * 1000) + LEASE_MS
 
 
-def _claimed(connection: sqlite3.Connection) -> bool:
+def _claimed(connection: Connection) -> bool:
     """True if no other process tidies the file; its lease ends if it dies."""
     taken = connection.execute(
         "INSERT INTO state (name, value) VALUES ('tidied_until', ?) "
@@ -170,21 +171,22 @@ def _claimed(connection: sqlite3.Connection) -> bool:
     return taken.rowcount == 1
 
 
-def _release(connection: sqlite3.Connection) -> None:
+def _release(connection: Connection) -> None:
     connection.execute("UPDATE state SET value = 0 WHERE name = 'tidied_until'")
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection | None]:
+def _opened(location: Location) -> Iterator[Connection | None]:
     """A connection of its own; None if there is no file of this version. Never creates or migrates a file."""
-    if not path.is_file():
+    if isinstance(location, Path) and not location.is_file():
         yield None
         return
-    with closing(connect(path, "rw", BUSY_SECONDS)) as connection:
+    with closing(connect(location, "rw", BUSY_SECONDS)) as connection:
         if not current(connection):
             yield None
             return
-        connection.execute("PRAGMA synchronous=NORMAL")
+        if isinstance(location, Path):
+            connection.execute("PRAGMA synchronous=NORMAL")
         yield connection
 
 
@@ -195,13 +197,13 @@ class Retention:
 
     def __init__(
         self,
-        path: Path,
+        location: Location,
         keep_days: Callable[[], int],
         *,
         first_seconds: float = FIRST_SECONDS,
         keep_up_seconds: float = KEEP_UP_SECONDS,
     ) -> None:
-        self._path = path
+        self._location = location
         self._keep_days = keep_days
         self._keep_up_seconds = keep_up_seconds
         # Processes that start together do not come at the same moment: no secret, so any random numbers will do.
@@ -223,17 +225,17 @@ class Retention:
         while not self._ended.wait(min(self._keep_up_seconds, max(0.0, self._due - time.monotonic()))):
             try:
                 self._once()
-            except (sqlite3.Error, OSError) as error:
+            except (*DRIVER_ERRORS, OSError) as error:
                 self._failed(reason(error))
             else:
                 self._trouble = ""
 
     def _once(self) -> None:
         if time.monotonic() < self._due:
-            keep_up(self._path, self._ended.wait)
+            keep_up(self._location, self._ended.wait)
             return
         self._due = time.monotonic() + TIDY_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - as above
-        deleted = tidy(self._path, self._keep_days(), pause=self._ended.wait)
+        deleted = tidy(self._location, self._keep_days(), pause=self._ended.wait)
         if deleted:
             logger.info("old rows were deleted: %s", ", ".join(f"{count} of {name}" for name, count in deleted.items()))
 

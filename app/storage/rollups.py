@@ -10,11 +10,11 @@ driver alone; schema.py describes the columns.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from .columns import DAY, FEW, GROUPS, MODEL, QUARTER, SET_STATE, SUMS, USER, progress
+from .connection import Connection
 from .filters import fits
 from .holds import FOREVER
 from .running import BLOCK, BLOCKS, first_stale, mark
@@ -36,7 +36,7 @@ def _adding(table: str, unit: str, groups: tuple[str, ...], sums: tuple[str, ...
 
     def statement(sign: str) -> str:
         summed = ", ".join(f"{sign}sum({SUMS[name]})" for name in sums)
-        added = ", ".join(f"{name} = {name} + excluded.{name}" for name in sums)
+        added = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in sums)
         return (  # of our own names; values are parameters, here and below
             f"INSERT INTO {table} ({keys}, {', '.join(sums)}) SELECT {chosen}, {summed} FROM calls "  # noqa: S608 - our own names
             f"WHERE id > ? AND id <= ? GROUP BY {', '.join(map(str, range(1, len(groups) + 2)))} "
@@ -53,14 +53,14 @@ _TABLES = {
 }
 
 
-def step(connection: sqlite3.Connection, most: int = STEP) -> int:
+def step(connection: Connection, most: int = STEP) -> int:
     """Adds the next rows to the roll-ups, in one transaction; returns how many, 0 if there are none.
 
     Several processes may do so: a row is added once, with ``rolled_up`` in the same transaction.
     """
     if not _next(connection, progress(connection).rolled_up, 1)[0]:
         return 0
-    connection.execute("BEGIN IMMEDIATE")
+    connection.begin()
     try:
         since = progress(connection).rolled_up
         count, last = _next(connection, since, most)
@@ -69,7 +69,7 @@ def step(connection: sqlite3.Connection, most: int = STEP) -> int:
                 connection.execute(add, (since, last))
             mark(connection, since, last)
             connection.execute(SET_STATE, ("rolled_up", last))
-        connection.execute("COMMIT")
+        connection.commit()
     except BaseException:
         if connection.in_transaction:
             connection.rollback()
@@ -77,13 +77,13 @@ def step(connection: sqlite3.Connection, most: int = STEP) -> int:
     return count
 
 
-def _next(connection: sqlite3.Connection, since: int, most: int) -> tuple[int, int]:
-    query = "SELECT count(*), max(id) FROM (SELECT id FROM calls WHERE id > ? ORDER BY id LIMIT ?)"
+def _next(connection: Connection, since: int, most: int) -> tuple[int, int]:
+    query = "SELECT count(*), max(id) FROM (SELECT id FROM calls WHERE id > ? ORDER BY id LIMIT ?) AS next"
     count, last = connection.execute(query, (since, most)).fetchone()
     return count, last or since
 
 
-def unroll(connection: sqlite3.Connection, row: int) -> None:
+def unroll(connection: Connection, row: int) -> None:
     """Takes the row with this id out of the roll-ups, if it is in them: before it is changed, in the same transaction.
     ``roll`` puts the changed row in again."""
     if row > progress(connection).rolled_up:
@@ -97,7 +97,7 @@ def unroll(connection: sqlite3.Connection, row: int) -> None:
         connection.execute(f"DELETE FROM {table} WHERE {unit} = {its} AND {empty}", (row,))  # noqa: S608 - our own names
 
 
-def roll(connection: sqlite3.Connection, row: int) -> None:
+def roll(connection: Connection, row: int) -> None:
     """Adds the changed row with this id to the roll-ups, if ``step`` has passed it."""
     if row <= progress(connection).rolled_up:
         for _, _, (add, _) in _TABLES.values():
@@ -105,7 +105,7 @@ def roll(connection: sqlite3.Connection, row: int) -> None:
         mark(connection, row - 1, row)
 
 
-def delete(connection: sqlite3.Connection, rows: Iterable[int]) -> None:
+def delete(connection: Connection, rows: Iterable[int]) -> None:
     """Deletes the rows with these ids, and takes them out of the roll-ups: for rows that others replace, inserted after
     this, in the same transaction."""
     for row in rows:
@@ -114,11 +114,12 @@ def delete(connection: sqlite3.Connection, rows: Iterable[int]) -> None:
     forget_ids(connection)
 
 
-def forget_ids(connection: sqlite3.Connection) -> None:
+def forget_ids(connection: Connection) -> None:
     """To be called after rows were deleted, in the same transaction: SQLite gives the ids behind the last row again,
     and the rows that get them are not rolled up yet."""
     connection.execute(
-        "UPDATE state SET value = min(value, coalesce((SELECT max(id) FROM calls), 0)) WHERE name = 'rolled_up'"
+        "UPDATE state SET value = (SELECT coalesce(max(id), 0) FROM calls) "
+        "WHERE name = 'rolled_up' AND value > (SELECT coalesce(max(id), 0) FROM calls)"
     )
 
 
@@ -140,19 +141,17 @@ def distance(time: int, per_day: int, first_day: int = 0) -> Distance:
     return Distance(day, min(0, after), max(0, after), 1 if after > 0 else -1)
 
 
-def spent_before(
-    connection: sqlite3.Connection, scope: str, unit: str, window: tuple[int, int], filter_: str = ""
-) -> int:
+def spent_before(connection: Connection, scope: str, unit: str, window: tuple[int, int], filter_: str = "") -> int:
     """The start of a counter: the sum of all rows of the scope in the window (Unix seconds, from and until) that
     fit the filter, whether they are still kept or not. ``unit``: tokens, usd (nano-dollars) or requests. Inside a
     transaction."""
     known = progress(connection)
     since, until = window[0] * 1000, min(window[1], FOREVER) * 1000
     kind, _, owner = scope.partition(":")
-    mine = f"+{SCOPES[kind]} = :owner" if kind in SCOPES else "1"
+    mine = f"coalesce({SCOPES[kind]}, '') = ?1" if kind in SCOPES else "1 = 1"
     name = _UNITS[unit]
     # Our own names and numbers.
-    raw = f"SELECT endpoint, {MODEL} AS model, {{}} * {SUMS[name]} AS amount FROM calls WHERE {mine} AND "  # noqa: S608 - our own names
+    raw = f"SELECT endpoint, {MODEL} AS model, {{}} * ({SUMS[name]}) AS amount FROM calls WHERE {mine} AND "  # noqa: S608 - our own names
     rolled = f"SELECT endpoint, model, {{}} * {name} AS amount FROM {{}} WHERE {mine} AND "  # noqa: S608 - our own names
     parts = [f"{raw.format(1)} id > {known.rolled_up} AND +time >= {since} AND +time < {until}"]
     days = []
@@ -171,6 +170,6 @@ def spent_before(
     for first, last in ((days[0], min(low * BLOCK, days[1])), (max(high * BLOCK, days[0]), days[1])):
         if first < last:
             parts.append(f"{rolled.format(1, 'rolled_days')} day >= {first} AND day < {last}")
-    query = f"SELECT endpoint, model, sum(amount) FROM ({' UNION ALL '.join(parts)}) GROUP BY 1, 2"  # noqa: S608 - our own names
-    found = connection.execute(query, {"owner": owner})
+    query = f"SELECT endpoint, model, sum(amount) FROM ({' UNION ALL '.join(parts)}) AS parts GROUP BY 1, 2"  # noqa: S608 - our own names
+    found = connection.execute(query, (owner,) if kind in SCOPES else ())
     return sum(amount for endpoint, model, amount in found if fits(filter_, endpoint, model))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from .connection import Connection
 from .counters import Counters
 from .spill import Spill, Spilled, parsed
 from .turn import Item, Transaction, restored
@@ -16,7 +16,7 @@ logger = logging.getLogger("torii.store")
 
 LINES = 1000  # of one transaction
 DONE = "SELECT value FROM state WHERE name = ?"
-NOTE = "INSERT OR REPLACE INTO state (name, value) VALUES (?, ?)"
+NOTE = "INSERT INTO state (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 FORGET = "DELETE FROM state WHERE name = ?"
 
 
@@ -37,10 +37,10 @@ class Rounds:
         """The next round is now."""
         self._next = 0.0
 
-    def make(self, connection: sqlite3.Connection, transaction: Transaction, *, idle: bool) -> bool:
+    def make(self, connection: Connection, transaction: Transaction, *, idle: bool) -> bool:
         """True if holds ended. ``idle``: no rows wait in memory, so that spilled ones may be read back.
 
-        Raises sqlite3.Error.
+        Raises DRIVER_ERRORS.
         """
         lost = 0
         if time.monotonic() >= self._next:
@@ -63,19 +63,19 @@ class Rounds:
             self._reading.close()
             self._reading = None
 
-    def _sweep(self, connection: sqlite3.Connection) -> int:
+    def _sweep(self, connection: Connection) -> int:
         counters = self._counters
         renews, sweeps = counters.renewal_due(), counters.may_sweep() and counters.untidy(connection)
         if not renews and not sweeps:
             return 0
-        connection.execute("BEGIN IMMEDIATE")
+        connection.begin()
         try:
             counters.begin(connection)
             if renews:
                 counters.renew()
             lost = counters.sweep() if sweeps else 0
             counters.save()
-            connection.execute("COMMIT")
+            connection.commit()
         except BaseException:
             counters.undo()
             raise
@@ -83,7 +83,7 @@ class Rounds:
             logger.warning("%d calls of a process that has died were charged at their bounds", lost)
         return lost
 
-    def _read_back(self, connection: sqlite3.Connection, transaction: Transaction) -> bool:
+    def _read_back(self, connection: Connection, transaction: Transaction) -> bool:
         """Reads up to LINES lines of one file. True if holds ended."""
         while self._reading is None and self._files:
             try:
@@ -105,7 +105,7 @@ class Rounds:
         return False
 
     def _take_over(
-        self, connection: sqlite3.Connection, transaction: Transaction, lines: list[bytes], note: tuple[str, int]
+        self, connection: Connection, transaction: Transaction, lines: list[bytes], note: tuple[str, int]
     ) -> None:
         items: list[Item] = []
         for line in lines:

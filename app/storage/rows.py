@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -60,22 +61,36 @@ class AlertRow(NamedTuple):
     percent: int
 
 
-def _insert(table: str, columns: tuple[str, ...]) -> str:
-    return f"INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+def listed(columns: Iterable[str]) -> str:
+    """The columns in a statement; ``user`` is a word of PostgreSQL's."""
+    return ", ".join(f'"{name}"' if name in ("user", "key") else name for name in columns)
 
 
-INSERT_CALL = f"INSERT {_insert('calls', CallRow._fields)}"
+def _insert(table: str, columns: tuple[str, ...], unique: tuple[str, ...] = ()) -> str:
+    """With ``unique`` columns, a row replaces the one that has the same values in them."""
+    values = ", ".join("?" * len(columns))
+    statement = f"INSERT INTO {table} ({listed(columns)}) VALUES ({values})"  # noqa: S608 - our own columns
+    changed = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in unique)
+    return f"{statement} ON CONFLICT ({', '.join(unique)}) DO UPDATE SET {changed}" if unique else statement
+
+
+CALL_COLUMNS = listed(CallRow._fields)
+INSERT_CALL = _insert("calls", CallRow._fields)
 SELECT_COOLDOWNS = f"SELECT {', '.join(CooldownRow._fields)} FROM key_rests"  # noqa: S608 - our own columns
-INSERT_ALERT = f"INSERT OR IGNORE {_insert('alerts', (*AlertRow._fields, 'time'))}"
+INSERT_ALERT = f"{_insert('alerts', (*AlertRow._fields, 'time'))} ON CONFLICT DO NOTHING"
+
+CLASSIFIER_COLUMNS = (
+    *("request_id", "classifier_id", "key_id", "team", "upstream", "account"),
+    *("fingerprint", "model", "labels", "created_at", "state"),
+)
 
 # The statements of verbs that change nothing else. A spill file names a verb, never a statement.
 PLAIN = {
-    "remember_cooldown": f"INSERT OR REPLACE {_insert('key_rests', CooldownRow._fields)}",
+    "remember_cooldown": _insert("key_rests", CooldownRow._fields, ("upstream", "fingerprint")),
     "forget_cooldown": "DELETE FROM key_rests WHERE upstream = ? AND fingerprint = ?",
     "refuse": """INSERT INTO refusals (minute, key_id, team, reason, count) VALUES (?, ?, ?, ?, ?)
-        ON CONFLICT DO UPDATE SET count = count + excluded.count""",
-    "classifier": """INSERT OR REPLACE INTO classifiers (request_id, classifier_id, key_id, team, upstream, account,
-        fingerprint, model, labels, created_at, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+        ON CONFLICT (minute, key_id, team, reason) DO UPDATE SET count = refusals.count + excluded.count""",
+    "classifier": _insert("classifiers", CLASSIFIER_COLUMNS, ("request_id",)),
     "forget_classifier": "DELETE FROM classifiers WHERE request_id = ?",
     "audit": "INSERT INTO audit (time, actor, address, action, object_id, changes) VALUES (?, ?, ?, ?, ?, ?)",
     "use_key": "UPDATE keys SET last_used_at = ?1 WHERE id = ?2 AND coalesce(last_used_at, 0) < ?1",

@@ -12,12 +12,12 @@ read the roll-ups from the first stale day on: what is folded is always right. T
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from .columns import DAY, DAY_MS, FEW, GROUPS, SUMS, USER, progress
+from .connection import Connection
 
 BLOCK = 32  # days
 LATE_MS = 900_000  # after the end of a day, in which its last calls settle
@@ -51,23 +51,26 @@ NAMES = (*(table.name for table in RUNNING), BLOCKS)
 # Our own names here and below.
 _NAMES = ", ".join(f"('{name}')" for name in NAMES)
 _DAYS = f"SELECT DISTINCT time / {DAY_MS} AS day FROM calls WHERE id > ? AND id <= ?"  # noqa: S608 - our own names
-_NAMED = f"SELECT column1 AS name FROM (VALUES {_NAMES})"  # noqa: S608 - our own names
-MARK = f"INSERT OR IGNORE INTO stale (name, day) SELECT name, day FROM ({_DAYS}), ({_NAMED})"  # noqa: S608 - our own names
+_NAMED = f"SELECT column1 AS name FROM (VALUES {_NAMES}) AS tables"  # noqa: S608 - our own names
+MARK = (
+    f"INSERT INTO stale (name, day) SELECT name, day FROM ({_DAYS}) AS days, ({_NAMED}) AS named "  # noqa: S608 - our own names
+    "WHERE true ON CONFLICT DO NOTHING"
+)
 
 
-def mark(connection: sqlite3.Connection, since: int, until: int) -> None:
+def mark(connection: Connection, since: int, until: int) -> None:
     """The days of the rows with ids above ``since``, up to ``until``, are to be folded anew: in the transaction that
     adds the rows to the roll-ups or takes them away."""
     connection.execute(MARK, (since, until))
 
 
-def first_stale(connection: sqlite3.Connection, name: str) -> int:
+def first_stale(connection: Connection, name: str) -> int:
     """The first day that is not in the table; NEVER if there is none."""
     (day,) = connection.execute("SELECT min(day) FROM stale WHERE name = ?", (name,)).fetchone()
     return NEVER if day is None else int(day)
 
 
-def fold(connection: sqlite3.Connection, now: float) -> bool:
+def fold(connection: Connection, now: float) -> bool:
     """Folds the first day that is due into one table, in one transaction; False if nothing is due. ``now`` is a Unix
     time in seconds.
 
@@ -90,23 +93,23 @@ def fold(connection: sqlite3.Connection, now: float) -> bool:
     return True
 
 
-def _due(connection: sqlite3.Connection, name: str, closed: int) -> bool:
+def _due(connection: Connection, name: str, closed: int) -> bool:
     return first_stale(connection, name) < closed
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
+def _transaction(connection: Connection) -> Iterator[None]:
+    connection.begin()
     try:
         yield
-        connection.execute("COMMIT")
+        connection.commit()
     except BaseException:
         if connection.in_transaction:
             connection.rollback()
         raise
 
 
-def _fold_day(connection: sqlite3.Connection, table: Running, day: int) -> None:
+def _fold_day(connection: Connection, table: Running, day: int) -> None:
     slots = ", ".join(map(str, range(1, table.slots + 1)))
     connection.execute(f"DELETE FROM {table.name} WHERE slot IN ({slots}) AND day = ?", (day,))  # noqa: S608 - our own names
     columns = ("slot", "day", *table.groups, *table.sums)
@@ -118,7 +121,7 @@ def _fold_day(connection: sqlite3.Connection, table: Running, day: int) -> None:
     connection.execute("DELETE FROM stale WHERE name = ? AND day = ?", (table.name, day))
 
 
-def folded(connection: sqlite3.Connection, table: Running, day: int) -> Iterator[tuple[Any, ...]]:
+def folded(connection: Connection, table: Running, day: int) -> Iterator[tuple[Any, ...]]:
     """The rows of a table for one day, as the roll-ups and the calls say."""
     grouped = len(table.groups)
     running: dict[tuple[str, ...], list[float]] = {}
@@ -138,11 +141,11 @@ def _rows(slot: int, day: int, running: dict[tuple[str, ...], list[float]]) -> I
     return ((slot, day, *group, *sums) for group, sums in running.items() if any(sums))
 
 
-def _by_slot(connection: sqlite3.Connection, table: Running, day: int) -> tuple[str, tuple[int, ...]]:
+def _by_slot(connection: Connection, table: Running, day: int) -> tuple[str, tuple[int, ...]]:
     """The sums of each slot and group of a day, in the order of the slots, as floats, since integers might overflow."""
     if table is not USERS:
         groups = ", ".join(f'"{name}"' for name in table.groups)
-        sums = ", ".join(f"total({name})" for name in table.sums)
+        sums = ", ".join(f"sum(CAST({name} AS DOUBLE PRECISION))" for name in table.sums)
         per_slot = DAY // table.slots
         return (
             f"SELECT (quarter - ?1) / {per_slot} + 1, {groups}, {sums} FROM rollups "  # noqa: S608 - our own names
@@ -152,8 +155,8 @@ def _by_slot(connection: sqlite3.Connection, table: Running, day: int) -> tuple[
         )
     known = progress(connection)
     if day * DAY_MS < known.kept_from:  # reports by user begin with the first day whose rows are all kept
-        return "SELECT 0 WHERE 0", ()
-    sums = ", ".join(f"total({SUMS[name]})" for name in table.sums)
+        return "SELECT 0 WHERE 1 = 0", ()
+    sums = ", ".join(f"sum(CAST({SUMS[name]} AS DOUBLE PRECISION))" for name in table.sums)
     return (
         f"SELECT (time - ?1) / {table.length} + 1, {USER}, {sums} FROM calls "  # noqa: S608 - our own names
         f"WHERE time >= ?1 AND time < ?1 + {DAY_MS} AND +id <= ?2 GROUP BY 1, 2 ORDER BY 1",
@@ -161,10 +164,10 @@ def _by_slot(connection: sqlite3.Connection, table: Running, day: int) -> tuple[
     )
 
 
-def _fold_block(connection: sqlite3.Connection, block: int) -> None:
+def _fold_block(connection: Connection, block: int) -> None:
     since, until = block * BLOCK, block * BLOCK + BLOCK
     groups = ", ".join(f'"{name}"' for name in GROUPS)
-    sums = ", ".join(f"total({name})" for name in SUMS)
+    sums = ", ".join(f"sum(CAST({name} AS DOUBLE PRECISION))" for name in SUMS)
     connection.execute(f"DELETE FROM {BLOCKS} WHERE block = ?", (block,))  # noqa: S608 - our own names
     connection.execute(
         f"INSERT INTO {BLOCKS} (block, {groups}, {', '.join(SUMS)}) SELECT day / {BLOCK}, {groups}, {sums} "  # noqa: S608 - our own names
@@ -177,7 +180,7 @@ def _fold_block(connection: sqlite3.Connection, block: int) -> None:
 # ---------------------------------------------------------------- a check
 
 
-def differences(connection: sqlite3.Connection) -> list[str]:
+def differences(connection: Connection) -> list[str]:
     """The days and blocks whose sums are not those of the roll-ups, in words; takes some seconds for a million rows.
 
     The sum of all slots of a day is compared with that of the quarters, each as often as there are slots from it on.
@@ -185,9 +188,9 @@ def differences(connection: sqlite3.Connection) -> list[str]:
     known = progress(connection)
     first = -(-known.kept_from // DAY_MS)
     slot_of_row = f"{USERS.slots} - time % {DAY_MS} / {USERS.length}"
-    users = ", ".join(f"({slot_of_row}) * {SUMS[name]} AS {name}" for name in FEW)
+    users = ", ".join(f"({slot_of_row}) * ({SUMS[name]}) AS {name}" for name in FEW)
     rows = (
-        f"SELECT time / {DAY_MS} AS day, {USER} AS user, {users} FROM calls "  # noqa: S608 - our own names
+        f'SELECT time / {DAY_MS} AS day, {USER} AS "user", {users} FROM calls '  # noqa: S608 - our own names
         f"WHERE id <= {known.rolled_up} AND time >= {first * DAY_MS}"
     )
     days = f"SELECT day / {BLOCK} AS block, {_listed(_ALL_DAYS.groups)}, {', '.join(SUMS)} FROM rolled_days"  # noqa: S608 - our own names
@@ -209,7 +212,7 @@ def _weighted(table: Running) -> str:
     return f"SELECT quarter / {DAY} AS day, {_listed(table.groups)}, {summed} FROM rollups"  # noqa: S608 - our own names
 
 
-def _differing(connection: sqlite3.Connection, table: Running, right: str, since: int = 0) -> list[str]:
+def _differing(connection: Connection, table: Running, right: str, since: int = 0) -> list[str]:
     unit, stale = ("block", f"day / {BLOCK}") if table.name == BLOCKS else ("day", "day")
     listed = f"{unit}, {_listed(table.groups)}"
     taken = ", ".join(f"-{each}" for each in table.sums)
@@ -217,8 +220,8 @@ def _differing(connection: sqlite3.Connection, table: Running, right: str, since
     query = (
         f"SELECT DISTINCT {unit} FROM (SELECT {listed} FROM ("  # noqa: S608 - our own names
         f"SELECT {listed}, {', '.join(table.sums)} FROM {table.name} WHERE {unit} >= {since} UNION ALL "
-        f"SELECT {listed}, {taken} FROM ({right})) "
+        f"SELECT {listed}, {taken} FROM ({right}) AS finer) AS sides "
         f"WHERE {unit} NOT IN (SELECT {stale} FROM stale WHERE name = '{table.name}') "
-        f"GROUP BY {listed} HAVING {wrong}) ORDER BY 1"
+        f"GROUP BY {listed} HAVING {wrong}) AS wrong ORDER BY 1"
     )
     return [f"{table.name}: {unit} {at} differs from what it is made of" for (at,) in connection.execute(query)]

@@ -8,9 +8,9 @@ is a hold like another: what is neither settled nor given back when its process 
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Sequence, Set
 
+from .connection import Connection
 from .counters import Counters
 from .holds import Amounts, Balance, Charge, Decision, Draw, Hold, Slice
 from .open_holds import HeldCharge, OpenHold
@@ -79,7 +79,7 @@ class SlicedCounters(Counters):
 
     _of_slices: set[Key] | None = None  # the counters of fresh slices, None if they are not known
 
-    def begin(self, connection: sqlite3.Connection) -> None:
+    def begin(self, connection: Connection) -> None:
         self._of_slices = None
         super().begin(connection)
 

@@ -1,70 +1,68 @@
-"""Shared by the ledger's file and the cache's: SQLite's write-ahead log, and texts for its errors."""
+"""Connections to an SQLite file: the ledger's and the cache's."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Sequence
+from typing import Any
+
+from .errors import StoreError, code
+from .new_file import APPLICATION, VERSION
 
 PAUSE_SECONDS = 0.002
 
-WORDS = {
-    sqlite3.SQLITE_BUSY: "another program has locked it",
-    sqlite3.SQLITE_LOCKED: "another program has locked it",
-    sqlite3.SQLITE_FULL: "the disk is full",
-    sqlite3.SQLITE_IOERR: "the disk cannot be written",
-    sqlite3.SQLITE_READONLY: "it is read-only",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
-    sqlite3.SQLITE_PERM: "it cannot be opened",
-    sqlite3.SQLITE_CORRUPT: "it is damaged",
-    sqlite3.SQLITE_NOTADB: "it is damaged, or is not a database",
-}
-DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-UNREACHABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
-OF_A_ROW = (
-    None,  # an error of Python: the row has a value for which SQLite has no type
-    sqlite3.SQLITE_ERROR,
-    sqlite3.SQLITE_CONSTRAINT,
-    sqlite3.SQLITE_MISMATCH,
-    sqlite3.SQLITE_MISUSE,
-    sqlite3.SQLITE_RANGE,
-    sqlite3.SQLITE_TOOBIG,
-)
+# One statement, so that the three values are of one moment: another process may be creating the file.
+HEADER = """
+    SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
+    FROM pragma_application_id, pragma_user_version"""
 
 
-class StoreError(Exception):
-    """The file cannot be used as our database, and is left as it is. The message names no file."""
+class SqliteConnection(sqlite3.Connection):
+    """SQLite's own, with the methods of ``connection.Connection``."""
+
+    dialect = "sqlite://"
+    compiles = True
+    number = 0  # a commit has an answer
+
+    def committed(self, number: int) -> bool | None:
+        return None
+
+    @property
+    def driver(self) -> SqliteConnection:
+        return self
+
+    def begin(self) -> None:
+        self.execute("BEGIN IMMEDIATE")
+
+    def snapshot(self) -> None:
+        self.execute("BEGIN")
+
+    def attempt(self, statement: str, row: Sequence[Any]) -> None:
+        self.execute(statement, row)  # a statement that fails leaves no trace, and the transaction as it was
+
+    def seen(self) -> int:
+        ((version,),) = self.execute("PRAGMA data_version").fetchall()
+        return int(version)
+
+    def mark(self) -> None:
+        """Nothing: SQLite counts by itself."""
+
+    def version(self) -> int:
+        ((application, version, tables),) = self.execute(HEADER).fetchall()
+        if application != APPLICATION and (application or version or tables):
+            raise StoreError("it belongs to another program")
+        return known(version)
+
+    def tables(self) -> set[str]:
+        return {name for (name,) in self.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
-class NoFile(StoreError):
-    """There is no file that can be opened, and none can be created."""
-
-
-def code(error: BaseException | None) -> int | None:
-    """SQLite's primary result code; None for an error that is not SQLite's."""
-    found = getattr(error, "sqlite_errorcode", None)
-    return None if found is None else found & 0xFF
-
-
-def error_of(code: int) -> sqlite3.OperationalError:
-    """An error with this code, which another process had."""
-    error = sqlite3.OperationalError()
-    error.sqlite_errorcode = code
-    error.sqlite_errorname = f"SQLite's error {code}"
-    return error
-
-
-def reason(error: BaseException) -> str:
-    """Why the file cannot be used, without a path or a row's values. For an OSError it is the system's text."""
-    known = WORDS.get(code(error) or sqlite3.SQLITE_OK) or getattr(error, "strerror", None)
-    return known or f"it cannot be used ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
-
-
-def store_error(error: BaseException) -> StoreError:
-    """The error as a StoreError, whose message has no path and no row's values."""
-    if isinstance(error, StoreError):
-        return error
-    return (NoFile if code(error) in UNREACHABLE else StoreError)(reason(error))
+def known(version: int) -> int:
+    """The version. Raises StoreError if it is newer than this Torii."""
+    if version > VERSION:
+        raise StoreError(f"a newer Torii wrote it (version {version}; this Torii knows up to {VERSION})")
+    return version
 
 
 def write_ahead(connection: sqlite3.Connection, busy_seconds: float) -> None:

@@ -9,13 +9,13 @@ scope, and holds the tokens of open calls.
 
 from __future__ import annotations
 
-import sqlite3
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import ClassVar
 
+from .connection import Connection
 from .filters import fits
 from .holds import FOREVER, MINUTE, OPEN, SLIDING, Balance, Charge
 from .rows import CallRow
@@ -24,11 +24,12 @@ from .sums import last_minute, start
 FOUND = "SELECT unit, filter, since, until, spent, held FROM counters WHERE scope = ?"
 FOUND_SECONDS = "SELECT unit, second, amount FROM seconds WHERE scope = ? AND second > ?"
 SAVE = "INSERT INTO counters (scope, unit, filter, since, until, spent, held) VALUES {} "
-SAVE += "ON CONFLICT DO UPDATE SET spent = excluded.spent, held = excluded.held"
+SAVE += "ON CONFLICT (scope, unit, filter, since, until) DO UPDATE SET spent = excluded.spent, held = excluded.held"
 SAVE_SECONDS = "INSERT INTO seconds (scope, unit, second, amount) VALUES {} "
-SAVE_SECONDS += "ON CONFLICT DO UPDATE SET amount = excluded.amount"
+SAVE_SECONDS += "ON CONFLICT (scope, unit, second) DO UPDATE SET amount = excluded.amount"
 PADDED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 LARGE = 10_000  # scopes in memory
+ROWS = 500  # of a statement for a server, which takes 65,535 values at most
 SIZES = (64, 32, 16, 8, 4, 2, 1)  # rows of a statement, few enough for the driver to keep them all compiled
 
 Key = tuple[str, str, str, int, int]  # scope, unit, filter, since, until
@@ -154,18 +155,18 @@ class Tallies:
         self.known: dict[Key, Tally | SlidingMinute] = {}  # those of all scopes, by their primary keys
         self._fitting: dict[tuple[str | None, str | None, str, str], list[tuple[Tally | SlidingMinute, int]]] = {}
         self.changed: dict[Tally | SlidingMinute, None] = {}
-        self._connection: sqlite3.Connection | None = None
+        self._connection: Connection | None = None
         self._version: int | None = None
 
     @property
-    def connection(self) -> sqlite3.Connection:
+    def connection(self) -> Connection:
         assert self._connection is not None
         return self._connection
 
-    def begin(self, connection: sqlite3.Connection, now: int) -> bool:
+    def begin(self, connection: Connection, now: int) -> bool:
         """To be called in a transaction that writes. ``now`` is in Unix seconds. False if another connection has
         written since the last transaction, so that the counters are read again."""
-        ((version,),) = connection.execute("PRAGMA data_version").fetchall()
+        version = connection.seen()
         known = connection is self._connection and version == self._version
         if not known or len(self._scopes) > LARGE:
             self._clear()
@@ -310,32 +311,30 @@ def scopes(row: CallRow) -> Iterator[str]:
     yield "organization"
 
 
-def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-    """Runs the statement, whose ``{}`` are the rows, with several rows at once: the driver gives up the interpreter's
-    lock for each statement, and may wait for it after."""
+def insert(connection: Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+    """Runs the statement, whose ``{}`` are the rows, with several rows at once: SQLite's driver gives up the
+    interpreter's lock for each statement, and may wait for it after."""
     place = 0
-    for size in SIZES:
-        while len(rows) - place >= size:
+    for size in SIZES if connection.compiles else (ROWS, len(rows) % ROWS):
+        while size and len(rows) - place >= size:
             _insert(connection, statement, rows[place : place + size])
             place += size
 
 
 def insert_again(
-    connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]
+    connection: Connection, statement: str, rows: Sequence[tuple[object, ...]]
 ) -> list[tuple[object, ...]]:
-    """The same with a statement that changes nothing if a row is there twice: fewer statements, since rows are repeated
-    to fill one. Returns what the statement selects, if it does."""
+    """The same with a statement that changes nothing if a row is there twice: fewer statements for SQLite, since rows
+    are repeated to fill one. Returns what the statement selects, if it does."""
     found: list[tuple[object, ...]] = []
     for place in range(0, len(rows), PADDED[-1]):
         some = rows[place : place + PADDED[-1]]
-        size = PADDED[bisect_left(PADDED, len(some))]
+        size = PADDED[bisect_left(PADDED, len(some))] if connection.compiles else len(some)
         found += _insert(connection, statement, (*some, *some[: size - len(some)]))
     return found
 
 
-def _insert(
-    connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]
-) -> list[tuple[object, ...]]:
+def _insert(connection: Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
     return connection.execute(_filled(statement, len(rows), len(rows[0])), list(chain.from_iterable(rows))).fetchall()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import groupby
@@ -10,13 +9,14 @@ from operator import itemgetter
 from typing import Any
 
 from .asks import Answer, Asked
+from .connection import Connection
+from .errors import DRIVER_ERRORS, StoreError, is_of_row
 from .holds import Amounts, Decision, Draw
-from .rows import INSERT_ALERT, INSERT_CALL, PLAIN, AlertRow, CallRow
+from .rows import CALL_COLUMNS, INSERT_ALERT, INSERT_CALL, PLAIN, AlertRow, CallRow
 from .slices import SlicedCounters
-from .sqlite import OF_A_ROW, StoreError, code
 from .tallies import insert, insert_again
 
-INSERT_CALLS = f"INSERT INTO calls ({', '.join(CallRow._fields)}) VALUES {{}}"  # noqa: S608 - our own columns
+INSERT_CALLS = f"INSERT INTO calls ({CALL_COLUMNS}) VALUES {{}}"  # noqa: S608 - our own columns
 
 WRITTEN = "SELECT request_id FROM calls WHERE request_id IN (VALUES {})"
 
@@ -34,7 +34,7 @@ class Transaction:
 
     def commit(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         items: list[Item],
         asked: list[Asked],
         also: tuple[str, tuple[Any, ...]] | None = None,
@@ -43,28 +43,28 @@ class Transaction:
     ) -> list[Answer]:
         """Writes the items, then decides what was asked: what the items settle is free for it. ``also`` is a statement
         of the same transaction. ``may_leave``: the items are left if all fits without what they settle; ``left`` says
-        so. Raises sqlite3.Error; nothing has changed then."""
+        so. Raises DRIVER_ERRORS; nothing has changed then."""
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            connection.begin()
             try:
                 answers = self._run(connection, items, asked, careful=False, may_leave=may_leave)
-            except (sqlite3.Error, ValueError, OverflowError) as error:
-                if code(error) not in OF_A_ROW:
+            except (*DRIVER_ERRORS, ValueError, OverflowError) as error:
+                if not is_of_row(error):
                     raise
                 connection.rollback()
                 self._counters.undo()
-                connection.execute("BEGIN IMMEDIATE")
+                connection.begin()
                 answers = self._run(connection, items, asked, careful=True, may_leave=False)
             if also:
                 connection.execute(*also)
-            connection.execute("COMMIT")
+            connection.commit()
         except BaseException:
             self._counters.undo()
             raise
         return answers
 
     def _run(
-        self, connection: sqlite3.Connection, items: list[Item], asked: list[Asked], *, careful: bool, may_leave: bool
+        self, connection: Connection, items: list[Item], asked: list[Asked], *, careful: bool, may_leave: bool
     ) -> list[Answer]:
         """``careful``: one row at a time, without those that can never be written."""
         self.settled, self.left, self._careful = False, may_leave, careful
@@ -87,20 +87,20 @@ class Transaction:
         self._counters.save()
         return answers
 
-    def _write_left(self, connection: sqlite3.Connection, items: list[Item]) -> None:
+    def _write_left(self, connection: Connection, items: list[Item]) -> None:
         self.left = False
         self._write(connection, items)
 
-    def leave(self, connection: sqlite3.Connection) -> None:
-        """This process ends its lease. Raises sqlite3.Error."""
+    def leave(self, connection: Connection) -> None:
+        """This process ends its lease. Raises DRIVER_ERRORS."""
         if self._counters.leased:
-            connection.execute("BEGIN IMMEDIATE")
+            connection.begin()
             self._counters.begin(connection)
             self._counters.leave()
             self._counters.save()
-            connection.execute("COMMIT")
+            connection.commit()
 
-    def _write(self, connection: sqlite3.Connection, items: list[Item]) -> None:
+    def _write(self, connection: Connection, items: list[Item]) -> None:
         calls: list[CallRow] = []
         settlements: dict[str, list[CallRow]] = {}
         drawn: list[Settlement] = []
@@ -130,7 +130,7 @@ class Transaction:
             self._write_drawn(connection, drawn)
         self._write_plain(connection, plain)
 
-    def _write_drawn(self, connection: sqlite3.Connection, drawn: list[Settlement]) -> None:
+    def _write_drawn(self, connection: Connection, drawn: list[Settlement]) -> None:
         """Changes each slice once."""
         ids = [(request_id,) for request_id, rows, _ in drawn if rows]
         written = set(insert_again(connection, WRITTEN, ids))
@@ -145,14 +145,14 @@ class Transaction:
             kept = self._inserted(connection, booked)
             self.settled |= self._counters.settle_drawn(slice_id, Amounts(*map(sum, zip(*taken, strict=True))), kept)
 
-    def _inserted(self, connection: sqlite3.Connection, rows: list[CallRow]) -> list[CallRow]:
+    def _inserted(self, connection: Connection, rows: list[CallRow]) -> list[CallRow]:
         """Those of the rows that are in the ledger now."""
         if not self._careful:
             insert(connection, INSERT_CALLS, rows)
             return rows
         return [row for row in rows if self._tried(connection, INSERT_CALL, row)]
 
-    def _write_plain(self, connection: sqlite3.Connection, items: list[Item]) -> None:
+    def _write_plain(self, connection: Connection, items: list[Item]) -> None:
         for verb, run in groupby(items, itemgetter(0)):
             rows: Iterable[tuple[Any, ...]] = [values for _, values in run]
             if verb == "refuse":
@@ -163,17 +163,17 @@ class Transaction:
             else:
                 connection.executemany(PLAIN[verb], rows)
 
-    def _tried(self, connection: sqlite3.Connection, statement: str, row: tuple[Any, ...]) -> bool:
+    def _tried(self, connection: Connection, statement: str, row: tuple[Any, ...]) -> bool:
         try:
-            connection.execute(statement, row)
-        except (sqlite3.Error, ValueError, OverflowError) as error:
-            if code(error) not in OF_A_ROW:
+            connection.attempt(statement, row)
+        except (*DRIVER_ERRORS, ValueError, OverflowError) as error:
+            if not is_of_row(error):
                 raise
             self._refused(error)
             return False
         return True
 
-    def _answer(self, connection: sqlite3.Connection, asked: Asked) -> Any:
+    def _answer(self, connection: Connection, asked: Asked) -> Any:
         """A value, or the error that prevents it."""
         try:
             if asked.verb == "hold":

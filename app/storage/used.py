@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sqlite3
-from pathlib import Path
-
 from .columns import progress
+from .connection import Connection
+from .location import Location
 from .opening import reading
 from .running import BLOCK, BLOCKS, first_stale
 
 
-def used_scopes(path: Path) -> frozenset[str]:
+def used_scopes(location: Location) -> frozenset[str]:
     """The scopes of all keys and teams that have a row, a roll-up or a counter, as ``key:ID`` and ``team:ID``. Takes
     some milliseconds for a year of a busy team. Raises StoreError."""
-    with reading(path) as connection:
-        connection.execute("BEGIN")
+    with reading(location) as connection:
+        connection.snapshot()
         found = _named(connection, "SELECT DISTINCT key_id, team FROM rolled_blocks", ())
         since = first_stale(connection, BLOCKS) // BLOCK * BLOCK
         found |= _named(connection, "SELECT DISTINCT key_id, team FROM rolled_days WHERE day >= ?", (since,))
@@ -23,7 +22,7 @@ def used_scopes(path: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def _named(connection: sqlite3.Connection, query: str, values: tuple[int, ...]) -> set[str]:
+def _named(connection: Connection, query: str, values: tuple[int, ...]) -> set[str]:
     found: set[str] = set()
     for key, team in connection.execute(query, values):
         found |= {f"key:{key}", f"team:{team}"}

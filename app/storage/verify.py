@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import defaultdict
-from pathlib import Path
 
+from .connection import Connection
 from .counters import balances
+from .errors import StoreError
 from .holds import MINUTE, OPEN
+from .location import Location
 from .open_holds import opened
 from .opening import complete, reading
 from .running import differences
-from .sqlite import StoreError
 from .sums import spent
 
 __all__ = ["balances", "verify"]
@@ -22,16 +22,16 @@ SETTLED = """SELECT request_id FROM holds JOIN calls USING (request_id)
     WHERE lost IS NULL GROUP BY request_id"""
 
 
-def verify(path: Path) -> list[str]:
+def verify(location: Location) -> list[str]:
     """The differences, in words; empty if there are none. Changes nothing.
 
     What a counter says was spent is compared with the sum of its rows, what it says is held with the holds of open
     calls, and coarser sums with finer ones. Raises StoreError.
     """
-    with reading(path) as connection:
+    with reading(location) as connection:
         if not complete(connection):
             raise StoreError("an older Torii wrote it; a start of the gateway migrates it")
-        connection.execute("BEGIN")  # one state of the file
+        connection.snapshot()  # one state of the file
         held = _held(connection)
         found: list[str] = []
         for *place, used, holds in connection.execute(COUNTERS).fetchall():
@@ -51,7 +51,7 @@ def verify(path: Path) -> list[str]:
     return found
 
 
-def _held(connection: sqlite3.Connection) -> dict[tuple[object, ...], int]:
+def _held(connection: Connection) -> dict[tuple[object, ...], int]:
     sums: dict[tuple[object, ...], int] = defaultdict(int)
     for _, *row in connection.execute(HOLDS).fetchall():
         hold = opened(*row)

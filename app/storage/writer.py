@@ -10,7 +10,6 @@ The caller of a verb never waits. There are two policies for a transaction that 
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -21,7 +20,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from .sqlite import StoreError
+from .connection import Connection
+from .errors import DRIVER_ERRORS, StoreError
 
 LONGEST_PAUSE = 5.0  # seconds between two tries to write kept rows
 
@@ -50,7 +50,7 @@ class QueuedWriter(ABC):
         self._policy = policy
         self._queue: deque[Any] = deque()  # statements, or what ``_run`` of a subclass takes
         self._arrived, self._hurry, self._closing = threading.Event(), threading.Event(), threading.Event()
-        self._writer: sqlite3.Connection | None = None
+        self._writer: Connection | None = None
         self._thread = threading.Thread(target=self._work, name=policy.thread, daemon=True)
 
     @property
@@ -88,8 +88,8 @@ class QueuedWriter(ABC):
         """The queue has no room for it, or the writer has ended."""
 
     @abstractmethod
-    def _connected(self) -> sqlite3.Connection:
-        """The open ``_writer``. Raises sqlite3.Error, OSError or StoreError."""
+    def _connected(self) -> Connection:
+        """The open ``_writer``. Raises DRIVER_ERRORS, OSError or StoreError."""
 
     @abstractmethod
     def _failed(self, error: Exception) -> None:
@@ -141,24 +141,24 @@ class QueuedWriter(ABC):
         """How many of the batch are in the file, None if the transaction failed."""
         try:
             written = self._transact(self._connected(), batch)
-        except (sqlite3.Error, OSError, StoreError, ValueError) as error:
+        except (*DRIVER_ERRORS, OSError, StoreError, ValueError) as error:
             self._disconnect()
             self._failed(error)
             return None
         self._succeeded()
         return written
 
-    def _transact(self, connection: sqlite3.Connection, batch: list[Any]) -> int:
-        """Writes what was queued, and returns how much. Raises sqlite3.Error; nothing has changed then."""
-        connection.execute("BEGIN IMMEDIATE")
+    def _transact(self, connection: Connection, batch: list[Any]) -> int:
+        """Writes what was queued, and returns how much. Raises DRIVER_ERRORS; nothing has changed then."""
+        connection.begin()
         for statement, rows in _runs(batch):
             connection.executemany(statement, rows)
-        connection.execute("COMMIT")
+        connection.commit()
         return len(batch)
 
     def _disconnect(self) -> None:
         if self._writer is not None:
-            with suppress(sqlite3.Error):
+            with suppress(*DRIVER_ERRORS):
                 self._writer.close()
             self._writer = None
 

@@ -6,12 +6,12 @@ Importing this costs 37 MB and 0.3 s, since the queries are SQLAlchemy's: import
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.types import Json
 from ..storage.buckets import WIDTHS, bounds_of, zone_of
 from ..storage.listed import Which, place, rows
+from ..storage.location import Location
 from ..storage.queries import bucket_sums, is_folded
 from .reports import dollars, moment
 
@@ -95,7 +95,7 @@ class CallsAsked:
     after: str | None = None
 
 
-def usage_buckets(path: Path, asked: BucketsAsked) -> Json:
+def usage_buckets(location: Location, asked: BucketsAsked) -> Json:
     """OpenAI's page of buckets:
 
     ``{"object": "page", "data": [{"object": "bucket", "start_time": s, "end_time": s, "results": [...]}],
@@ -112,7 +112,7 @@ def usage_buckets(path: Path, asked: BucketsAsked) -> Json:
     limit = asked.limit or USUAL[asked.width]
     start = asked.start if asked.page is None else _start(asked)
     bounds, more = bounds_of((start * 1000, asked.end * 1000), asked.width, zone_of(asked.zone), limit)
-    results = _results(path, asked, bounds)
+    results = _results(location, asked, bounds)
     if len(results) < len(bounds) - 1:
         bounds, more = bounds[: len(results) + 1], True
     data = [
@@ -127,7 +127,7 @@ def usage_buckets(path: Path, asked: BucketsAsked) -> Json:
     }
 
 
-def _results(path: Path, asked: BucketsAsked, bounds: list[int]) -> list[list[Json]]:
+def _results(location: Location, asked: BucketsAsked, bounds: list[int]) -> list[list[Json]]:
     """The results of each bucket. If they are many, there are some for the first buckets only.
 
     The first buckets tell how many results the next ones are likely to have.
@@ -141,7 +141,7 @@ def _results(path: Path, asked: BucketsAsked, bounds: list[int]) -> list[list[Js
     while step and len(results) < len(bounds) - 1:
         part = bounds[len(results) : len(results) + step + 1]
         found: list[list[Json]] = [[] for _ in part[1:]]
-        for row in bucket_sums(path, part, groups, where, hours=hours):
+        for row in bucket_sums(location, part, groups, where, hours=hours):
             found[row[0]].append(_result(asked.by, row))
         results += found
         count += sum(map(len, found))
@@ -191,7 +191,7 @@ def _start(asked: BucketsAsked) -> int:
     raise WrongPage("page", asked.page, "the next_page of an earlier answer to the same question")
 
 
-def calls_page(path: Path, asked: CallsAsked) -> Json:
+def calls_page(location: Location, asked: CallsAsked) -> Json:
     """A page of the ledger's rows and of refusals, the latest first, as OpenAI's list:
 
     ``{"object": "list", "data": [...], "first_id": id, "last_id": id, "has_more": false}``
@@ -217,7 +217,7 @@ def calls_page(path: Path, asked: CallsAsked) -> Json:
     which = Which(
         asked.key, asked.team, asked.model, asked.status, asked.request_id, asked.kind, since=span[0], until=span[1]
     )
-    found = rows(path, which, asked.limit + 1, after)
+    found = rows(location, which, asked.limit + 1, after)
     data = [_row(row) for row in found[: asked.limit]]
     return {
         "object": "list",

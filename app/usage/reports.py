@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from ..core.types import Json
+from ..storage.location import Location
 from ..storage.queries import GROUPED, OF_UPSTREAMS, Span, first_time, last_calls, sums_of
 
 GROUPS = GROUPED
@@ -34,7 +34,7 @@ def _milliseconds(time: datetime | None) -> int | None:
     return None if time is None else int(time.timestamp() * 1000)
 
 
-def totals(path: Path, period: Period, by: Sequence[str] = ()) -> list[Json]:
+def totals(location: Location, period: Period, by: Sequence[str] = ()) -> list[Json]:
     """The totals of each group, those with the most tokens first, days in order; without ``by`` one for all calls.
 
     ``calls`` are callers' calls, of which the cache answered ``cached``. By upstream or its key they are the calls that
@@ -43,21 +43,21 @@ def totals(path: Path, period: Period, by: Sequence[str] = ()) -> list[Json]:
     Raises StoreError, as do the other functions that read the ledger.
     """
     of_upstreams = not OF_UPSTREAMS.isdisjoint(by)
-    found = [_total(by, row, of_upstreams=of_upstreams) for row in sums_of(path, period.span, by)]
+    found = [_total(by, row, of_upstreams=of_upstreams) for row in sums_of(location, period.span, by)]
     if by and by[0] == "day":
         return sorted(found, key=lambda row: str(row["day"]))
     return sorted(found, key=lambda row: (-row["total_tokens"], -row["calls"], str(by and row[by[0]])))
 
 
-def calls(path: Path, period: Period, most: int) -> list[Json]:
+def calls(location: Location, period: Period, most: int) -> list[Json]:
     """The last ``most`` rows, the latest last."""
-    found = reversed(last_calls(path, period.span, most))
+    found = reversed(last_calls(location, period.span, most))
     return [_call(call) for call in found]
 
 
-def first(path: Path) -> str | None:
+def first(location: Location) -> str | None:
     """The time of the first call; None for an empty ledger."""
-    time = first_time(path)
+    time = first_time(location)
     return None if time is None else moment(time)
 
 

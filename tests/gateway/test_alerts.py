@@ -24,7 +24,7 @@ from app.storage.holds import FOREVER, Balance, Charge, Decision, Hold
 from app.storage.ledger_file import LedgerFile
 
 from ..conftest import ScriptedUpstream, replies, until
-from ..ledger import call
+from ..ledger import call, path_of
 
 MONTH = (1_790_812_800, 1_793_491_200)  # October 2026
 SECRET = "whsec-0123456789"
@@ -50,7 +50,7 @@ def ledger(path: Path) -> Iterator[LedgerFile]:
 
 @asynccontextmanager
 async def watching(file: LedgerFile, webhook: Webhook | None = None) -> AsyncIterator[Alerts]:
-    alerts = Alerts(file.alert, partial(balances, file.path), webhook, look_seconds=0.01)
+    alerts = Alerts(file.alert, partial(balances, path_of(file)), webhook, look_seconds=0.01)
     file.settled.append(alerts.settled)
     try:
         yield alerts
@@ -111,8 +111,8 @@ async def test_a_settlement_is_told_without_another_call(tmp_path: Path) -> None
             assert decided.refused is None
             file.settle("r1", [row])
             await until(lambda: alerts.counts["budget_alerts"] == 1)
-            assert balances(file.path, [charge])[0][:2] == (6 * DOLLAR, 0)
-        with closing(sqlite3.connect(file.path)) as connection:
+            assert balances(path_of(file), [charge])[0][:2] == (6 * DOLLAR, 0)
+        with closing(sqlite3.connect(path_of(file))) as connection:
             told = connection.execute("SELECT scope, unit, filter, since, amount, percent FROM alerts").fetchall()
     assert told == [("key:abc", "usd", "", window[0], 10 * DOLLAR, 50)]
 

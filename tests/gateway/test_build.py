@@ -25,7 +25,7 @@ from app.gateway.build import (
     with_caller_key,
 )
 from app.routing.limits import RateLimits
-from app.storage.sqlite import StoreError
+from app.storage.errors import StoreError
 from app.upstreams import AIHubMix, Jina, OpenAICompatible
 from app.upstreams.catalogue import CATALOGUE
 

@@ -81,7 +81,7 @@ class Crowd:
         return shown
 
     async def at_rest(self) -> None:
-        path = self.file.path
+        path = self.file.location
         await until(lambda: read(path, "SELECT * FROM holds") == [])
         assert read(path, "SELECT count(*) FROM calls") == [(self.calls,)]
         assert read(path, "SELECT held FROM counters WHERE held") == []
@@ -161,7 +161,7 @@ async def test_what_does_not_fit_for_a_slice_fits_when_it_is_given_back(crowd: C
     assert (refused.refused, refused.waits) == (0, True)
     crowd.slices.give_back(charge(scope="team:t"))
     crowd.slices.give_back(rest)
-    await until(lambda: read(file.path, SLICED) == [])
+    await until(lambda: read(file.location, SLICED) == [])
     assert (await file.hold(held(rest, request_id="rest"))).refused is None
     file.release("rest")
     await crowd.at_rest()
@@ -258,7 +258,9 @@ async def test_a_refused_slice_is_not_asked_for_again_in_the_same_second(file: L
     for _ in range(40):
         await crowd.call(charges=near)
     assert crowd.drawn == 0
-    await until(lambda: read(file.path, "SELECT spent FROM counters WHERE unit = 'requests' AND until > 0") == [(40,)])
+    await until(
+        lambda: read(file.location, "SELECT spent FROM counters WHERE unit = 'requests' AND until > 0") == [(40,)]
+    )
 
 
 # ---------------------------------------------------------------- over sockets

@@ -23,6 +23,7 @@ from app.server.app import create_app
 from app.storage.ledger_file import LedgerFile
 
 from ..conftest import ScriptedUpstream, replies, running_gateway
+from ..ledger import path_of
 from ..server.test_admin import ONE, TWO, VECTORS, states, two_keys
 
 A, B = Key(ONE, "a"), Key(TWO, "b")
@@ -130,7 +131,7 @@ async def test_a_reload_asks_no_file_and_tells_no_old_rest_again(
         SavedCooldowns(database).remember(replace(rest, fingerprint=fingerprint("jina", Key(TWO))))
         assert len(remembered(database)) == 2
         gateway.server.renew(two_keys(upstream.url))
-        database.path.unlink()
+        path_of(database).unlink()
         gateway.server.renew(two_keys(upstream.url))
         assert {key: row["cause"] for key, row in (await states(gateway)).items()} == {
             "jina-one": "rate limited",

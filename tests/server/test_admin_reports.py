@@ -17,6 +17,7 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from app.storage.ledger_file import CallRow
+from app.storage.opening import open_file
 from app.storage.rollups import step
 from app.storage.rows import INSERT_CALL
 
@@ -136,7 +137,7 @@ async def test_a_long_list_of_limits_says_the_same_as_each_key_alone(operator: O
     await operator.post("/teams", {"id": "t", "name": "t", "budgets": BUDGETS})
     keys = [await keyed(operator, f"key {number}", team="t", limits=ALL, budgets=BUDGETS) for number in range(6)]
     for key in keys[:2]:
-        with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as file:
+        with closing(open_file(tmp_path / "ledger.db", "rw", 5.0)) as file:
             step(file)  # the first row is in the roll-ups then, and the second is not
         write(tmp_path, call(time=now_ms(), key_id=key["id"], team="t", total_tokens=100, cost=5))
     listed = {(each["scope"], each["id"]): each for each in (await operator.get("/limits"))["data"]}

@@ -21,6 +21,7 @@ from app.storage.keys import KeyFile
 from app.storage.ledger_file import LedgerFile
 
 from ..conftest import RunningGateway, ScriptedUpstream, replies, running_gateway, settings_for, until
+from ..ledger import path_of
 from ..program import started
 from .test_process import EMBED, VECTORS, Gateway, configuration
 
@@ -160,7 +161,7 @@ async def test_a_reload_changes_declared_keys_and_keeps_created_ones(
 
 async def test_the_last_known_keys_hold_while_the_file_is_locked(gateway: RunningGateway, keys: KeyFile) -> None:
     _, header = made(keys, gateway)
-    with closing(sqlite3.connect(keys.path, isolation_level=None)) as other:
+    with closing(sqlite3.connect(path_of(keys), isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         assert await ask(gateway, header) == (200, None)
         assert await ask(gateway, {}) == (401, "invalid_api_key")
@@ -171,18 +172,18 @@ async def test_health_tells_that_the_keys_cannot_be_read(
     upstream: ScriptedUpstream, tmp_path: Path, keys: KeyFile
 ) -> None:
     upstream.plays(replies(VECTORS))
-    database = LedgerFile(keys.path)
+    database = LedgerFile(path_of(keys))
     async with running_gateway(settings_for(upstream.url), database) as gateway:
         _, header = made(keys, gateway)
         database.close()  # it would make a new file
         registry = gateway.generations.now.callers.registry
-        away = keys.path.with_name("away.db")
-        keys.path.rename(away)
+        away = path_of(keys).with_name("away.db")
+        path_of(keys).rename(away)
         await until(lambda: registry.trouble is not None)
         health = (await gateway.client.get("/healthz")).json()
         assert (health["status"], health["keys"]) == ("degraded", "there is no such file")
         assert await ask(gateway, header) == (200, None)
-        away.rename(keys.path)
+        away.rename(path_of(keys))
         await until(lambda: registry.trouble is None)
         assert "keys" not in (await gateway.client.get("/healthz")).json()
 

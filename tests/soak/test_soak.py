@@ -13,7 +13,7 @@ from app.server.snapshots import Generation
 from app.storage.ledger_file import LedgerFile
 
 from ..conftest import RunningGateway, running_gateway, until
-from ..ledger import read
+from ..ledger import path_of, read
 from .__main__ import table
 from .books import QUERY, audit
 from .callers import Journal
@@ -60,7 +60,7 @@ async def test_no_task_is_left(tmp_path: Path) -> None:
             gateway.records.clear()  # their errors hold tracebacks
             await until(lambda: _generations() <= others + 1, SETTLING_SECONDS)
     database.close()
-    books = audit(read(database.path, QUERY), journal)
+    books = audit(read(path_of(database), QUERY), journal)
     assert journal.wrongs + books.wrongs == []
     assert books.rows > 100
     assert books.calls == reached

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -16,7 +15,8 @@ from typing import Any
 
 from app.storage.holds import FOREVER, MINUTE, Amounts, Charge, Decision, Draw, Hold, Slice
 from app.storage.ledger_file import CallRow, LedgerFile
-from app.storage.opening import create, make_file
+from app.storage.location import Location
+from app.storage.opening import connect, create, make_file, open_file
 from app.storage.rows import INSERT_CALL
 from app.storage.slices import SlicedCounters, slice_id
 from app.storage.sqlite import write_ahead
@@ -63,7 +63,7 @@ def make(path: Path) -> None:
     """A new file, without the writer's thread, whose sweep goes by the real time and would delete what is counted
     here."""
     make_file(path)
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+    with closing(open_file(path, "rw", 5.0)) as connection:
         write_ahead(connection, 2.0)
         create(connection)
 
@@ -71,21 +71,21 @@ def make(path: Path) -> None:
 class Books:
     """The counters of one process, each verb in a transaction of its own."""
 
-    def __init__(self, path: Path, process: str = "ours", clock: Clock | None = None) -> None:
-        if not path.exists():
+    def __init__(self, path: Location, process: str = "ours", clock: Clock | None = None) -> None:
+        if isinstance(path, Path) and not path.exists():
             make(path)
         self.path, self.process = path, process
         self.clock = clock or Clock()
-        self.connection = sqlite3.connect(path, isolation_level=None)
+        self.connection = connect(path, "rw", 5.0)
         self.counters = SlicedCounters(process, lease_seconds=30, clock=self.clock)
 
     @contextmanager
     def turn(self) -> Iterator[SlicedCounters]:
-        self.connection.execute("BEGIN IMMEDIATE")
+        self.connection.begin()
         self.counters.begin(self.connection)
         yield self.counters
         self.counters.save()
-        self.connection.execute("COMMIT")
+        self.connection.commit()
 
     def hold(self, *charges: Charge, request_id: str = "", **values: Any) -> Decision:
         with self.turn() as counters:
@@ -138,7 +138,7 @@ class Books:
     def minute(self, unit: str = "tokens", scope: str = "key:k") -> dict[int, int]:
         """The amounts of a sliding minute, by the seconds since the start."""
         found = self.connection.execute(
-            "SELECT second - ?, amount FROM seconds WHERE unit = ? AND scope = ? AND amount", (START, unit, scope)
+            "SELECT second - ?, amount FROM seconds WHERE unit = ? AND scope = ? AND amount <> 0", (START, unit, scope)
         )
         return dict(found.fetchall())
 
@@ -147,7 +147,7 @@ class Books:
 
 
 @contextmanager
-def opened(path: Path, **values: Any) -> Iterator[LedgerFile]:
+def opened(path: Location, **values: Any) -> Iterator[LedgerFile]:
     """A ledger file whose thread is quicker than usual."""
     usual = {"busy_seconds": 2.0, "flush_seconds": 0.01, "sweep_seconds": 0.05}
     with closing(LedgerFile(path, **{**usual, **values})) as file:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from app.storage.classifiers import ClassifierBook, ClassifierRow, select
+from app.storage.errors import StoreError
 from app.storage.ledger_file import LedgerFile
-from app.storage.sqlite import StoreError
+from app.storage.location import Location
 
 from ..conftest import until
 
@@ -18,8 +19,8 @@ ROW = ClassifierRow("r1", None, "ann", None, "jina", "jina-1", "f" * 64, "m", '[
 READY = ROW._replace(classifier_id="c1", state="ready")
 
 
-async def test_a_row_is_in_the_file_when_put_returns(tmp_path: Path) -> None:
-    with closing(LedgerFile(path := tmp_path / "a.db")) as file, closing(LedgerFile(path)) as other:
+async def test_a_row_is_in_the_file_when_put_returns(location: Location) -> None:
+    with closing(LedgerFile(path := location)) as file, closing(LedgerFile(path)) as other:
         book, elsewhere = ClassifierBook(file), ClassifierBook(other)
         await book.put(ROW)
         assert await elsewhere.rows() == [ROW]
@@ -28,8 +29,8 @@ async def test_a_row_is_in_the_file_when_put_returns(tmp_path: Path) -> None:
         assert await elsewhere.find("c2") is None
 
 
-async def test_what_made_nothing_is_forgotten(tmp_path: Path) -> None:
-    with closing(LedgerFile(path := tmp_path / "a.db", flush_seconds=0.01)) as file:
+async def test_what_made_nothing_is_forgotten(location: Location) -> None:
+    with closing(LedgerFile(path := location, flush_seconds=0.01)) as file:
         book = ClassifierBook(file)
         await book.put(ROW)
         book.forget("r1")
@@ -50,8 +51,8 @@ async def test_a_locked_file_refuses_a_row_and_takes_it_later(tmp_path: Path) ->
         await until(lambda: select(path) == [READY])
 
 
-async def test_what_another_process_has_changed_since_counts(tmp_path: Path) -> None:
-    path = tmp_path / "a.db"
+async def test_what_another_process_has_changed_since_counts(location: Location) -> None:
+    path = location
     with closing(LedgerFile(path, flush_seconds=0.01)) as file, closing(LedgerFile(path)) as other:
         book, elsewhere = ClassifierBook(file), ClassifierBook(other)
         await book.put(ROW)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 from collections import deque
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
 from app.storage.counters import balances
+from app.storage.errors import StoreError
 from app.storage.holds import MINUTE, Balance, Decision
+from app.storage.location import Location
+from app.storage.opening import connect
 from app.storage.rollups import step
-from app.storage.sqlite import StoreError
 from app.storage.verify import verify
 
 from ..ledger import read
@@ -23,8 +23,8 @@ TOKENS = charge("tokens", 600, 1000, DAY)
 
 
 @pytest.fixture
-def books(tmp_path: Path) -> Books:
-    return Books(tmp_path / "torii.db")
+def books(location: Location) -> Books:
+    return Books(location)
 
 
 def test_all_charges_are_held_or_none(books: Books) -> None:
@@ -131,7 +131,7 @@ def test_a_counter_starts_from_the_rows(books: Books) -> None:
 
 def test_a_counter_starts_from_roll_ups_where_rows_were_deleted(books: Books) -> None:
     books.write(*(row(total_tokens=tokens) for tokens in (1, 2, 4)))
-    with closing(sqlite3.connect(books.path, isolation_level=None)) as other:
+    with closing(connect(books.path, "rw", 5.0)) as other:
         assert step(other, 2) == 2
         other.execute("DELETE FROM calls WHERE id = 1")
     assert [balance.spent for balance in books.hold(charge("tokens"), charge()).balances] == [7, 3]
@@ -154,12 +154,12 @@ def test_a_row_without_hold_adds_to_the_counters_that_there_are(books: Books) ->
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_60_seconds_have_more_than_the_limit(seed: int, tmp_path: Path) -> None:
+def test_no_60_seconds_have_more_than_the_limit(seed: int, location: Location) -> None:
     """Two processes admit calls at random moments; also exactly at the moment that a refusal gave, not before."""
     chance = random.Random(seed)
     clock = Clock()
     clock.now += chance.random()
-    both = [Books(tmp_path / "torii.db", name, clock) for name in "ab"]
+    both = [Books(location, name, clock) for name in "ab"]
     admitted: deque[tuple[float, int]] = deque()
     frees, refused = 0, 0
     for _ in range(150):
@@ -226,8 +226,8 @@ def test_a_new_limit_of_a_minute_starts_from_the_last_rows(books: Books) -> None
 # ---------------------------------------------------------------- several processes
 
 
-def test_processes_see_each_others_holds(tmp_path: Path) -> None:
-    ours, theirs = Books(tmp_path / "torii.db"), Books(tmp_path / "torii.db", "theirs")
+def test_processes_see_each_others_holds(location: Location) -> None:
+    ours, theirs = Books(location), Books(location, "theirs")
     for number in range(4):
         assert ours.hold(charge(limit=8), request_id=f"a{number}").refused is None
         assert theirs.hold(charge(limit=8), request_id=f"b{number}").refused is None
@@ -240,7 +240,7 @@ def test_processes_see_each_others_holds(tmp_path: Path) -> None:
 def test_a_failed_transaction_leaves_nothing_in_memory(books: Books) -> None:
     minute = charge("tokens", 600, 1000, MINUTE)
     books.hold(TOKENS, minute, request_id="a")
-    books.connection.execute("BEGIN IMMEDIATE")
+    books.connection.begin()
     books.counters.begin(books.connection)
     books.counters.hold(held(charge("tokens", 400, 1000, DAY), request_id="b"))
     books.counters.settle("a", [])
@@ -257,11 +257,11 @@ def test_a_failed_transaction_leaves_nothing_in_memory(books: Books) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_whatever_happens_no_budget_is_passed(seed: int, tmp_path: Path) -> None:
+def test_whatever_happens_no_budget_is_passed(seed: int, location: Location) -> None:
     """Three processes hold, extend, settle and release at random; one is found dead at times, and settles all the
     same. Counters and rows always agree."""
     chance, clock = random.Random(seed), Clock()
-    processes = [Books(tmp_path / "torii.db", name, clock) for name in "abc"]
+    processes = [Books(location, name, clock) for name in "abc"]
     limits = {("tokens", DAY, "key:k"): 900, ("requests", TOTAL, "organization"): 40, ("calls", TOTAL, "key:k"): 6}
     begun: dict[str, tuple[Books, int]] = {}
     for number in range(120):
@@ -292,15 +292,16 @@ def test_whatever_happens_no_budget_is_passed(seed: int, tmp_path: Path) -> None
         step(books.connection, chance.randint(1, 9))
         for unit, _, scope, limit in ((*key, limit) for key, limit in limits.items()):
             found = read(
-                books.path, f"SELECT spent + held FROM counters WHERE unit = '{unit}' AND scope = '{scope}' AND until"
+                books.path,
+                f"SELECT spent + held FROM counters WHERE unit = '{unit}' AND scope = '{scope}' AND until > 0",
             )
             assert all(used <= limit for (used,) in found)
         assert verify(books.path) == []
 
 
-def test_the_holds_of_a_dead_process_become_rows(tmp_path: Path) -> None:
+def test_the_holds_of_a_dead_process_become_rows(location: Location) -> None:
     clock = Clock()
-    ours, dead = Books(tmp_path / "torii.db", clock=clock), Books(tmp_path / "torii.db", "dead", clock)
+    ours, dead = Books(location, clock=clock), Books(location, "dead", clock)
     concurrent = charge("calls", 1, 1)
     dead.hold(TOKENS, charge("tokens", 600, 1000, MINUTE), charge(), concurrent, request_id="a", total_tokens=600)
     dead.extend("a", charge("tokens", 100, 1000, DAY), upstream="other", total_tokens=50)
@@ -331,16 +332,16 @@ def test_a_call_that_was_lost_before_it_reached_an_upstream_has_one_row(books: B
     assert verify(books.path) == []
 
 
-def test_a_late_settlement_replaces_the_rows_of_a_lost_call(tmp_path: Path) -> None:
+def test_a_late_settlement_replaces_the_rows_of_a_lost_call(location: Location) -> None:
     """For example, of a laptop that slept: the process lives, and settles what others gave up."""
     clock = Clock()
-    ours, asleep = Books(tmp_path / "torii.db", clock=clock), Books(tmp_path / "torii.db", "asleep", clock)
+    ours, asleep = Books(location, clock=clock), Books(location, "asleep", clock)
     charges = TOKENS, charge("tokens", 600, 1000, MINUTE), charge()
     for name in "abc":
         asleep.hold(*(each._replace(limit=9999) for each in charges), request_id=name, total_tokens=600)
     clock.now += 31
     assert ours.sweep() == 3
-    with closing(sqlite3.connect(ours.path, isolation_level=None)) as other:
+    with closing(connect(ours.path, "rw", 5.0)) as other:
         assert step(other) == 3
     asleep.settle("a", row("a", total_tokens=7))
     ours.settle("b", row("b", total_tokens=8))  # read from the other's spill file, for instance
@@ -355,9 +356,9 @@ def test_a_late_settlement_replaces_the_rows_of_a_lost_call(tmp_path: Path) -> N
     assert verify(ours.path) == []
 
 
-def test_a_late_release_takes_the_rows_of_a_lost_call_back(tmp_path: Path) -> None:
+def test_a_late_release_takes_the_rows_of_a_lost_call_back(location: Location) -> None:
     clock = Clock()
-    ours, asleep = Books(tmp_path / "torii.db", clock=clock), Books(tmp_path / "torii.db", "asleep", clock)
+    ours, asleep = Books(location, clock=clock), Books(location, "asleep", clock)
     asleep.hold(TOKENS, charge(), request_id="a", total_tokens=600)
     clock.now += 31
     ours.sweep()
@@ -369,9 +370,9 @@ def test_a_late_release_takes_the_rows_of_a_lost_call_back(tmp_path: Path) -> No
     assert verify(ours.path) == []
 
 
-def test_a_process_that_was_found_dead_returns(tmp_path: Path) -> None:
+def test_a_process_that_was_found_dead_returns(location: Location) -> None:
     clock = Clock()
-    ours, asleep = Books(tmp_path / "torii.db", clock=clock), Books(tmp_path / "torii.db", "asleep", clock)
+    ours, asleep = Books(location, clock=clock), Books(location, "asleep", clock)
     asleep.hold(TOKENS, request_id="a", total_tokens=600)
     clock.now += 31
     ours.sweep()

@@ -17,9 +17,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from app.storage.errors import StoreError
 from app.storage.ledger_file import LedgerFile
+from app.storage.location import Location
 from app.storage.spill import Spill, Spilled
-from app.storage.sqlite import StoreError
 from app.storage.verify import verify
 
 from ..conftest import until
@@ -31,17 +32,17 @@ COUNTER = "SELECT spent, held FROM counters WHERE unit = 'requests' AND until > 
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "torii.db"
+def path(location: Location) -> Location:
+    return location
 
 
 @pytest.fixture
-async def file(path: Path) -> AsyncIterator[LedgerFile]:
+async def file(path: Location) -> AsyncIterator[LedgerFile]:
     with opened(path) as file:
         yield file
 
 
-async def settled(path: Path, spent: int) -> None:
+async def settled(path: Location, spent: int) -> None:
     await until(lambda: read(path, COUNTER) == [(spent, 0)])
     assert verify(path) == []
 
@@ -49,7 +50,7 @@ async def settled(path: Path, spent: int) -> None:
 # ---------------------------------------------------------------- many at once
 
 
-async def test_of_500_at_once_exactly_the_last_100_are_admitted(file: LedgerFile, path: Path) -> None:
+async def test_of_500_at_once_exactly_the_last_100_are_admitted(file: LedgerFile, path: Location) -> None:
     passed = await admitted(file, [of_call() for _ in range(500)])
     assert len(passed) == 100
     assert (await file.hold(of_call())).waits
@@ -59,7 +60,7 @@ async def test_of_500_at_once_exactly_the_last_100_are_admitted(file: LedgerFile
     assert (refused.refused, refused.waits, refused.balances[0].spent) == (0, False, 100)
 
 
-async def test_what_many_calls_have_settled_is_free_for_the_next_ones(file: LedgerFile, path: Path) -> None:
+async def test_what_many_calls_have_settled_is_free_for_the_next_ones(file: LedgerFile, path: Location) -> None:
     """While many calls ask, settlements wait for a group; but no call is refused for what one gives back here."""
     for number in range(20):
         calls = [held(charge("calls", limit=10), charge(limit=1000)) for _ in range(10)]
@@ -69,7 +70,7 @@ async def test_what_many_calls_have_settled_is_free_for_the_next_ones(file: Ledg
     await settled(path, 200)
 
 
-async def test_a_second_call_of_the_same_id_is_not_settled_with_the_first(file: LedgerFile, path: Path) -> None:
+async def test_a_second_call_of_the_same_id_is_not_settled_with_the_first(file: LedgerFile, path: Location) -> None:
     first = await admitted(file, [of_call() for _ in range(8)])
     settle(file, *first)
     between = await admitted(file, [*(of_call() for _ in range(8)), held(charge("calls"), request_id="twice")])
@@ -83,7 +84,7 @@ async def test_a_second_call_of_the_same_id_is_not_settled_with_the_first(file: 
     await until(lambda: read(path, calls) == [(0,)])
 
 
-def test_of_500_at_once_in_4_processes_exactly_100_are_admitted(path: Path) -> None:
+def test_of_500_at_once_in_4_processes_exactly_100_are_admitted(path: Location) -> None:
     with rushing(path) as rushes:
         for _, pipe in rushes:
             pipe.send("go")
@@ -100,7 +101,7 @@ def test_of_500_at_once_in_4_processes_exactly_100_are_admitted(path: Path) -> N
     assert verify(path) == []
 
 
-async def test_the_holds_of_a_killed_process_are_charged(path: Path) -> None:
+async def test_the_holds_of_a_killed_process_are_charged(path: Location) -> None:
     with rushing(path) as rushes:
         for _, pipe in rushes:
             pipe.send("go")
@@ -118,7 +119,7 @@ async def test_the_holds_of_a_killed_process_are_charged(path: Path) -> None:
     assert read(path, "SELECT * FROM processes") == []
 
 
-async def test_a_live_process_is_never_found_dead(path: Path) -> None:
+async def test_a_live_process_is_never_found_dead(path: Location) -> None:
     """Its lease is renewed for as long as its calls live."""
     with opened(path, lease_seconds=0.3, sweep_seconds=0.05) as file, opened(path, sweep_seconds=0.05):
         await file.hold(of_call("a"))
@@ -131,7 +132,7 @@ async def test_a_live_process_is_never_found_dead(path: Path) -> None:
         await settled(path, 1)
 
 
-async def test_a_process_ends_its_lease_when_it_closes(path: Path) -> None:
+async def test_a_process_ends_its_lease_when_it_closes(path: Location) -> None:
     with opened(path) as file:
         await file.hold(of_call("a"))
         assert read(path, "SELECT id FROM processes") == [(file.process,)]
@@ -145,7 +146,7 @@ async def test_a_process_ends_its_lease_when_it_closes(path: Path) -> None:
 # ---------------------------------------------------------------- callers who leave
 
 
-async def test_a_hold_whose_caller_has_left_is_not_left_behind(file: LedgerFile, path: Path) -> None:
+async def test_a_hold_whose_caller_has_left_is_not_left_behind(file: LedgerFile, path: Location) -> None:
     for _ in range(20):
         asked = [file.hold(of_call()) for _ in range(10)]
         await asyncio.sleep(0)
@@ -159,7 +160,7 @@ async def test_a_hold_whose_caller_has_left_is_not_left_behind(file: LedgerFile,
     assert verify(path) == []
 
 
-async def test_a_hold_that_is_in_the_file_when_its_caller_leaves_is_released(file: LedgerFile, path: Path) -> None:
+async def test_a_hold_that_is_in_the_file_when_its_caller_leaves_is_released(file: LedgerFile, path: Location) -> None:
     asked = file.hold(of_call())
     await asyncio.sleep(0)
     await asyncio.sleep(0)  # the thread is woken, and writes while the event loop does not run
@@ -179,7 +180,7 @@ async def test_who_waits_is_told_of_each_settlement(file: LedgerFile) -> None:
     assert (await file.hold(of_call("b", limit=1))).refused is None
 
 
-async def test_an_extension_and_a_release(file: LedgerFile, path: Path) -> None:
+async def test_an_extension_and_a_release(file: LedgerFile, path: Location) -> None:
     await file.hold(of_call("a"))
     assert (await file.extend(held(charge("usd", 5, 4), request_id="a"))).refused == 0
     assert (await file.extend(held(charge("usd", 4, 4), request_id="a"))).refused is None
@@ -187,7 +188,7 @@ async def test_an_extension_and_a_release(file: LedgerFile, path: Path) -> None:
     await settled(path, 0)
 
 
-async def test_an_extension_of_a_call_that_has_ended_holds_nothing(file: LedgerFile, path: Path) -> None:
+async def test_an_extension_of_a_call_that_has_ended_holds_nothing(file: LedgerFile, path: Location) -> None:
     """For example of a member of a batch that leaves while the batch asks for more."""
     await file.hold(of_call("a"))
     asked = file.extend(of_call("a"))
@@ -202,7 +203,7 @@ async def test_an_extension_of_a_call_that_has_ended_holds_nothing(file: LedgerF
 
 
 @contextmanager
-def locking(path: Path) -> Iterator[sqlite3.Connection]:
+def locking(path: Location) -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield other
@@ -210,7 +211,7 @@ def locking(path: Path) -> Iterator[sqlite3.Connection]:
             other.execute("ROLLBACK")
 
 
-async def test_while_the_file_is_locked_holds_fail_within_half_a_second_and_leave_nothing(path: Path) -> None:
+async def test_while_the_file_is_locked_holds_fail_within_half_a_second_and_leave_nothing(path: Location) -> None:
     with opened(path, busy_seconds=5.0) as file:
         await file.hold(of_call("before"))
         with locking(path):
@@ -231,7 +232,7 @@ import asyncio, resource, sys
 from pathlib import Path
 from app.storage.ledger_file import LedgerFile
 from app.storage.spill import Spill, Spilled
-from app.storage.sqlite import StoreError
+from app.storage.errors import StoreError
 from tests.storage.charging import of_call, settle
 
 async def main():
@@ -257,7 +258,7 @@ asyncio.run(main())
 """
 
 
-def test_on_a_full_disk_holds_fail_and_settlements_wait(path: Path) -> None:
+def test_on_a_full_disk_holds_fail_and_settlements_wait(path: Location) -> None:
     done = subprocess.run([sys.executable, "-c", FULL, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout in ("the disk is full\n1 0\n", "the disk cannot be written\n1 0\n")
     assert "Traceback" not in done.stderr
@@ -265,7 +266,7 @@ def test_on_a_full_disk_holds_fail_and_settlements_wait(path: Path) -> None:
     assert verify(path) == []
 
 
-async def test_a_removed_file_is_made_again_and_open_calls_hold_there(path: Path) -> None:
+async def test_a_removed_file_is_made_again_and_open_calls_hold_there(path: Location) -> None:
     with opened(path) as file:
         passed = await admitted(file, [of_call() for _ in range(60)])
         for each in path.parent.iterdir():
@@ -276,7 +277,7 @@ async def test_a_removed_file_is_made_again_and_open_calls_hold_there(path: Path
         assert verify(path) == []
 
 
-async def test_settlements_that_the_queue_has_no_room_for_are_booked_once(path: Path) -> None:
+async def test_settlements_that_the_queue_has_no_room_for_are_booked_once(path: Location) -> None:
     with opened(path, room=5, busy_seconds=0.05) as file:
         passed = await admitted(file, [of_call(f"call-of-{number}") for number in range(20)])
         with locking(path):
@@ -295,7 +296,7 @@ async def test_settlements_that_the_queue_has_no_room_for_are_booked_once(path: 
         await settled(path, 20)
 
 
-async def test_spilled_lines_that_are_in_the_ledger_are_not_read_again(path: Path) -> None:
+async def test_spilled_lines_that_are_in_the_ledger_are_not_read_again(path: Location) -> None:
     """The process that read them back was killed before it deleted the file."""
     LedgerFile(path).close()
     line = b'["call",' + msgspec.json.encode(row("a")) + b"]\n"
@@ -308,7 +309,7 @@ async def test_spilled_lines_that_are_in_the_ledger_are_not_read_again(path: Pat
     assert read(path, "SELECT * FROM state") == []
 
 
-def test_the_file_of_a_process_that_lives_is_not_read_back_by_another(path: Path) -> None:
+def test_the_file_of_a_process_that_lives_is_not_read_back_by_another(path: Location) -> None:
     spill = Spill(path, "ours")
     assert spill.keep(("call", row("a")))
     (found,) = spill.found()
@@ -326,7 +327,7 @@ def test_the_file_of_a_process_that_lives_is_not_read_back_by_another(path: Path
 # ---------------------------------------------------------------- the other verbs
 
 
-async def test_an_alert_is_given_once(file: LedgerFile, path: Path) -> None:
+async def test_an_alert_is_given_once(file: LedgerFile, path: Location) -> None:
     with opened(path) as other:
         alert = "key:k", "usd", "", 0, 100, 80
         first = await asyncio.gather(*(each.alert(*alert) for each in (file, other) for _ in range(3)))
@@ -334,7 +335,7 @@ async def test_an_alert_is_given_once(file: LedgerFile, path: Path) -> None:
         assert await other.alert(*alert[:-1], 100)
 
 
-async def test_refusals_are_counted_and_the_last_use_is_noted(file: LedgerFile, path: Path) -> None:
+async def test_refusals_are_counted_and_the_last_use_is_noted(file: LedgerFile, path: Location) -> None:
     with closing(sqlite3.connect(path)) as other, other:
         other.execute("INSERT INTO keys VALUES ('k', 'n', NULL, 0, NULL, NULL, NULL, 0, '{}')")
     for _ in range(3):
@@ -347,7 +348,7 @@ async def test_refusals_are_counted_and_the_last_use_is_noted(file: LedgerFile, 
     await until(lambda: read(path, "SELECT last_used_at FROM keys") == [(1_020_000,)])
 
 
-async def test_rows_are_kept_beside_a_file_that_is_locked_at_the_end(path: Path) -> None:
+async def test_rows_are_kept_beside_a_file_that_is_locked_at_the_end(path: Location) -> None:
     """The end comes while the thread waits for the lock, which leaves little time for another try."""
     file = LedgerFile(path, busy_seconds=1.2)
     with locking(path):

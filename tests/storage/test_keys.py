@@ -13,17 +13,20 @@ from typing import Any
 import pytest
 
 from app.callers.virtual_key import new, parse
+from app.storage.errors import NoFile, StoreError
 from app.storage.keys import Conflict, DeclaredNames, Duplicate, InUse, KeyFile, NoSuch, NotChanged, Revoked
 from app.storage.ledger_file import LedgerFile
-from app.storage.sqlite import NoFile, StoreError
+from app.storage.location import Location
+
+from ..ledger import path_of
 
 WHO = ("operator", "127.0.0.1")
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> KeyFile:
-    LedgerFile(tmp_path / "torii.db").close()
-    return KeyFile(tmp_path / "torii.db", new, DeclaredNames(frozenset({"declared"}), {"git": "In git"}))
+def keys(location: Location) -> KeyFile:
+    LedgerFile(location).close()
+    return KeyFile(location, new, DeclaredNames(frozenset({"declared"}), {"git": "In git"}))
 
 
 def sha256(secret: str) -> str:
@@ -45,7 +48,7 @@ def test_a_created_key_keeps_its_fields_and_only_the_hash_of_its_secret(keys: Ke
     assert (key.name, key.team, key.expires_at, key.disabled, key.revoked_at) == ("search", None, 5, False, None)
     assert [(mark.hash, mark.tail, mark.valid_until) for mark in key.secrets] == [(sha256(secret), secret[-4:], None)]
     assert keys.load().keys == {key.id: key}
-    assert secret.encode() not in b"".join(file.read_bytes() for file in keys.path.parent.iterdir())
+    assert secret.encode() not in b"".join(file.read_bytes() for file in path_of(keys).parent.iterdir())
     assert secret not in repr(key)
     assert sha256(secret) not in repr(key)
 
@@ -214,7 +217,7 @@ def test_files_that_cannot_hold_keys(tmp_path: Path, keys: KeyFile) -> None:
     with pytest.raises(NoFile):
         KeyFile(tmp_path / "none.db", new).create_key({"name": "a"}, *WHO)
     assert not (tmp_path / "none.db").exists()
-    with closing(sqlite3.connect(keys.path)) as connection:
+    with closing(sqlite3.connect(path_of(keys))) as connection:
         connection.execute("PRAGMA user_version = 3")
     assert keys.load().keys == {}
     with pytest.raises(StoreError, match="another version"):

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from app.storage.errors import NoFile, StoreError
 from app.storage.ledger_file import CooldownRow, LedgerFile
 from app.storage.new_file import VERSION
 from app.storage.queries import first_time
-from app.storage.sqlite import NoFile, StoreError
 
 from ..conftest import until
 from ..ledger import call, make_at_once, read

@@ -25,13 +25,13 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 from app.storage import migrations, new_file, schema
+from app.storage.errors import StoreError
 from app.storage.ledger_file import CooldownRow, LedgerFile
 from app.storage.migrations.__main__ import FOLDER, migrate
 from app.storage.new_file import VERSION
 from app.storage.queries import Span, sums_of
 from app.storage.retention import keep_up
 from app.storage.rows import INSERT_CALL
-from app.storage.sqlite import StoreError
 from app.storage.verify import verify
 
 from ..cli.test_cli import SECONDS, environment, serving, torii
@@ -394,7 +394,7 @@ READS_ONLY = """
 import os, sys
 from pathlib import Path
 from app.storage.ledger_file import LedgerFile
-from app.storage.sqlite import NoFile
+from app.storage.errors import NoFile
 if os.getuid() == 0:
     os.setuid(65534)
 try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,11 +19,14 @@ from hypothesis import strategies as st
 from app.storage.columns import DAY, QUARTER, progress
 from app.storage.holds import FOREVER
 from app.storage.ledger_file import LedgerFile
+from app.storage.location import Location
+from app.storage.opening import open_file
 from app.storage.queries import SUMS, Span, bucket_sums, first_time, sums_of
 from app.storage.retention import tidy
 from app.storage.rollups import delete, roll, spent_before, step, unroll
 from app.storage.rows import INSERT_CALL, CallRow
 from app.storage.running import fold
+from app.storage.sqlite import SqliteConnection
 
 from ..ledger import call, read
 
@@ -34,8 +36,8 @@ GROUPS = ("caller", "model", "upstream", "key", "endpoint", "day", "team", "key_
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+def opened(path: Path) -> Iterator[SqliteConnection]:
+    with closing(open_file(path, "rw", 5.0)) as connection:
         yield connection
 
 
@@ -202,8 +204,8 @@ def _shown(sums: dict[str, int]) -> bool:
     return any(sums[name] for name in (*SUMS[:6], "asked"))
 
 
-def test_steps_add_each_row_once(tmp_path: Path) -> None:
-    path = new(tmp_path / "torii.db", *(call(total_tokens=2**number) for number in range(10)))
+def test_steps_add_each_row_once(location: Location) -> None:
+    path = new(location, *(call(total_tokens=2**number) for number in range(10)))
     with opened(path) as ours, opened(path) as theirs:
         counts = [step(each, 3) for each in (ours, theirs, ours, theirs, ours, theirs)]
         assert counts == [3, 3, 3, 1, 0, 0]
@@ -212,46 +214,44 @@ def test_steps_add_each_row_once(tmp_path: Path) -> None:
         assert read(path, f"SELECT requests, asked, total_tokens FROM {table}") == [(10, 10, 1023)]
 
 
-def test_a_row_that_is_corrected_is_corrected_in_its_roll_up(tmp_path: Path) -> None:
-    path = rolled_up(new(tmp_path / "torii.db", call(total_tokens=1), call(total_tokens=600, upstream="b")))
+def test_a_row_that_is_corrected_is_corrected_in_its_roll_up(location: Location) -> None:
+    path = rolled_up(new(location, call(total_tokens=1), call(total_tokens=600, upstream="b")))
     with opened(path) as connection:
-        connection.execute("BEGIN IMMEDIATE")
+        connection.begin()
         unroll(connection, 2)
         connection.execute("UPDATE calls SET total_tokens = 7 WHERE id = 2")
         roll(connection, 2)
-        connection.execute("COMMIT")
+        connection.commit()
     assert read(path, "SELECT upstream, asked, total_tokens FROM rollups") == [("b", 1, 7), ("jina", 1, 1)]
 
 
 @pytest.mark.parametrize("last", [True, False])
-def test_a_row_that_others_replace_counts_no_more(last: bool, tmp_path: Path) -> None:
+def test_a_row_that_others_replace_counts_no_more(last: bool, location: Location) -> None:
     """Also if SQLite gives the deleted row's id to the new one, as it does with the last."""
-    path = rolled_up(new(tmp_path / "torii.db", call(total_tokens=1), call(total_tokens=600, upstream="b")))
+    path = rolled_up(new(location, call(total_tokens=1), call(total_tokens=600, upstream="b")))
     with opened(path) as connection:
-        connection.execute("BEGIN IMMEDIATE")
+        connection.begin()
         if not last:
             connection.execute(INSERT_CALL, call(total_tokens=3))
         delete(connection, [2])
         connection.execute(INSERT_CALL, call(total_tokens=8))
-        connection.execute("COMMIT")
+        connection.commit()
     rolled_up(path)
     total = 9 if last else 12
     assert read(path, "SELECT upstream, total_tokens FROM rollups") == [("jina", total)]
     assert read(path, "SELECT sum(total_tokens) FROM calls") == [(total,)]
 
 
-def test_a_row_that_is_not_rolled_up_yet_is_neither_taken_nor_added(tmp_path: Path) -> None:
-    path = new(tmp_path / "torii.db", call())
+def test_a_row_that_is_not_rolled_up_yet_is_neither_taken_nor_added(location: Location) -> None:
+    path = new(location, call())
     with opened(path) as connection:
         unroll(connection, 1)
         roll(connection, 1)
     assert read(path, "SELECT * FROM rollups") == []
 
 
-def test_numbers_that_are_none_do_not_stop_the_others(tmp_path: Path) -> None:
-    path = rolled_up(
-        new(tmp_path / "torii.db", *[call(total_tokens=2**63 - 1, cost=2**63 - 1)] * 3, call(upstream="b"))
-    )
+def test_numbers_that_are_none_do_not_stop_the_others(location: Location) -> None:
+    path = rolled_up(new(location, *[call(total_tokens=2**63 - 1, cost=2**63 - 1)] * 3, call(upstream="b")))
     assert read(path, "SELECT upstream, total_tokens FROM rollups ORDER BY 1") == [("b", 1000), ("jina", 3 * 2**53)]
     assert {row[0] for row in sums_of(path, Span(), ["upstream"])} == {"b", "jina"}
 
@@ -271,10 +271,10 @@ tidy(Path(sys.argv[1]), 1, pause=pause)
 """
 
 
-def test_a_kill_in_the_midst_counts_nothing_twice(tmp_path: Path) -> None:
+def test_a_kill_in_the_midst_counts_nothing_twice(location: Location) -> None:
     """Steps are ended by a kill until all is rolled up and deleted."""
     rows = [call(time=START * 1000 - number * QUARTER, total_tokens=2 ** (number % 40)) for number in range(900)]
-    path = new(tmp_path / "torii.db", *rows)
+    path = new(location, *rows)
     total = sum(row.total_tokens for row in rows)
     kills = 0
     while read(path, "SELECT count(*) FROM calls") != [(0,)]:
@@ -287,17 +287,17 @@ def test_a_kill_in_the_midst_counts_nothing_twice(tmp_path: Path) -> None:
     assert kills > 2
 
 
-def test_the_first_call_is_known_after_its_row_was_deleted(tmp_path: Path) -> None:
-    path = new(tmp_path / "torii.db", call(time=START * 1000 + 61_000), call(time=START * 1000 + 5 * DAY_MS))
+def test_the_first_call_is_known_after_its_row_was_deleted(location: Location) -> None:
+    path = new(location, call(time=START * 1000 + 61_000), call(time=START * 1000 + 5 * DAY_MS))
     assert first_time(path) == START * 1000 + 61_000
     tidy(path, 2, now=START + 4 * 86400)
     assert len(read(path, "SELECT * FROM calls")) == 1
     assert first_time(path) == START * 1000
 
 
-def test_what_a_counter_starts_from_does_not_depend_on_rows_that_are_kept(tmp_path: Path) -> None:
+def test_what_a_counter_starts_from_does_not_depend_on_rows_that_are_kept(location: Location) -> None:
     rows = [call(key_id="k", endpoint=name, cost=5, time=START * 1000 - 3 * DAY_MS) for name in ("chat", "rerank")]
-    path = new(tmp_path / "torii.db", *rows, call(key_id="k", cost=5), call(key_id="other"))
+    path = new(location, *rows, call(key_id="k", cost=5), call(key_id="other"))
     tidy(path, 1, now=START + 86400)
     assert read(path, "SELECT count(*) FROM calls") == [(2,)]
     with opened(path) as connection:

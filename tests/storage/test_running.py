@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from app.storage.columns import DAY_MS
+from app.storage.connection import Connection
+from app.storage.location import Location
 from app.storage.queries import Span, sums_of
 from app.storage.retention import keep_up, tidy
 from app.storage.rollups import delete, roll, step, unroll
@@ -37,9 +39,9 @@ def stale(path: Path) -> set[tuple[str, int]]:
     return set(read(path, "SELECT name, day FROM stale"))
 
 
-def test_a_slot_has_what_the_day_has_summed_to(tmp_path: Path) -> None:
+def test_a_slot_has_what_the_day_has_summed_to(location: Location) -> None:
     rows = [at(DAY, 0.25, total_tokens=1), at(DAY, 1, total_tokens=2), at(DAY, 22.99, total_tokens=4)]
-    path = folded(new(tmp_path / "torii.db", *rows))
+    path = folded(new(location, *rows))
     counts = {24: (1, 21, 2), 48: (2, 43, 3)}  # of slots with each sum
     for table in RUNNING:
         found = read(path, f"SELECT slot, day, total_tokens, requests FROM {table.name} ORDER BY slot")
@@ -50,8 +52,8 @@ def test_a_slot_has_what_the_day_has_summed_to(tmp_path: Path) -> None:
     assert stale(path) == set()
 
 
-def test_a_day_is_folded_when_its_calls_have_settled(tmp_path: Path) -> None:
-    path = rolled_up(new(tmp_path / "torii.db", at(DAY, 5)))
+def test_a_day_is_folded_when_its_calls_have_settled(location: Location) -> None:
+    path = rolled_up(new(location, at(DAY, 5)))
     assert stale(path) == {(name, DAY) for name in NAMES}
     with opened(path) as connection:
         assert not fold(connection, (DAY + 1) * 86_400 + LATE_MS / 1000 - 1)
@@ -62,27 +64,27 @@ def test_a_day_is_folded_when_its_calls_have_settled(tmp_path: Path) -> None:
     assert verify(path) == []
 
 
-def _late(connection: sqlite3.Connection) -> None:
+def _late(connection: Connection) -> None:
     connection.execute(INSERT_CALL, at(DAY + 1, 3, total_tokens=1000))
     while step(connection):
         pass
 
 
-def _corrected(connection: sqlite3.Connection) -> None:
+def _corrected(connection: Connection) -> None:
     unroll(connection, 2)
     connection.execute("UPDATE calls SET total_tokens = 77, cost = 5 WHERE id = 2")
     roll(connection, 2)
 
 
-def _replaced(connection: sqlite3.Connection) -> None:
+def _replaced(connection: Connection) -> None:
     delete(connection, [2])
 
 
 @pytest.mark.parametrize("change", [_late, _corrected, _replaced])
 def test_a_day_that_changes_is_stale_until_it_is_folded_again(
-    change: Callable[[sqlite3.Connection], None], tmp_path: Path
+    change: Callable[[sqlite3.Connection], None], location: Location
 ) -> None:
-    path = folded(new(tmp_path / "torii.db", *(at(DAY + number, number) for number in range(3))))
+    path = folded(new(location, *(at(DAY + number, number) for number in range(3))))
     with opened(path) as connection:
         change(connection)
     assert stale(path) == {(name, DAY + 1) for name in NAMES}
@@ -96,8 +98,8 @@ def test_a_day_that_changes_is_stale_until_it_is_folded_again(
 
 
 @pytest.mark.parametrize("table", [*NAMES, "rolled_days"])
-def test_verify_finds_a_sum_that_differs(table: str, tmp_path: Path) -> None:
-    path = folded(new(tmp_path / "torii.db", at(DAY, 5), at(DAY + 1, 5)))
+def test_verify_finds_a_sum_that_differs(table: str, location: Location) -> None:
+    path = folded(new(location, at(DAY, 5), at(DAY + 1, 5)))
     assert verify(path) == []
     unit = "block" if table == BLOCKS else "day"
     with opened(path) as connection:
@@ -107,8 +109,8 @@ def test_verify_finds_a_sum_that_differs(table: str, tmp_path: Path) -> None:
     assert f"{table}: {unit} {first} differs from what it is made of" in verify(path)
 
 
-def test_sums_by_user_go_with_the_rows(tmp_path: Path) -> None:
-    path = folded(new(tmp_path / "torii.db", *(at(DAY + number, 12) for number in range(4))))
+def test_sums_by_user_go_with_the_rows(location: Location) -> None:
+    path = folded(new(location, *(at(DAY + number, 12) for number in range(4))))
     now = (DAY + 4) * 86_400.0
     tidy(path, 2, now=now)
     assert read(path, "SELECT DISTINCT day FROM running_users ORDER BY day") == [(DAY + 2,), (DAY + 3,)]

@@ -19,6 +19,7 @@ from typing import Any
 
 from app.storage.holds import FOREVER
 from app.storage.ledger_file import LedgerFile
+from app.storage.opening import open_file
 from app.storage.rollups import spent_before, step
 from app.storage.rows import INSERT_CALL, CallRow
 from app.storage.running import NAMES, fold
@@ -72,7 +73,7 @@ def _time(chance: random.Random) -> int:
 
 def made(path: Path, count: int = ROWS) -> Path:
     LedgerFile(path).close()
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+    with closing(open_file(path, "rw", 5.0)) as connection:
         connection.execute("BEGIN")
         connection.executemany(INSERT_CALL, rows(count))
         refusals = ((int(row.time / 60_000), row.key_id, row.team, "requests_per_minute") for row in rows(50_000, 2))
@@ -131,7 +132,7 @@ def questions(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def _spent(path: Path, scope: str) -> int:
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(open_file(path, "rw", 5.0)) as connection:
         return spent_before(connection, scope, "usd", (0, FOREVER))
 
 

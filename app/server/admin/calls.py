@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from ...core.types import Json
+from ...storage.location import Location
 from ..forms import ListOf, Moment, Money, Pages, milliseconds
 from ..routes import Asked, TeamRoute
 from .store import Books
@@ -102,7 +102,7 @@ async def calls(
     """The latest first. A call has one row for each upstream that it asked, all with its request id."""
     team = asked.only(which.team)
 
-    def read(path: Path) -> Json:
+    def read(location: Location) -> Json:
         from ...usage.pages import CallsAsked, calls_page
 
         ask = CallsAsked(
@@ -117,6 +117,6 @@ async def calls(
             limit=pages.limit,
             after=pages.after,
         )
-        return calls_page(path, ask)
+        return calls_page(location, ask)
 
     return CallList.model_validate(await paged(books, read))

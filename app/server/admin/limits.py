@@ -64,7 +64,7 @@ async def limits(
     entries = [each.scope for each in _chosen(scopes, whose, asked)]
     page, has_more = pages.cut(entries, _id)
     calendar = Calendar(now.settings.time_zone, now.settings.week_begins)
-    data = await accounts.books.run(lambda path: left(path, page, calendar))
+    data = await accounts.books.run(lambda location: left(location, page, calendar))
     return StandingList.model_validate(listed(data, [scope.id for scope in page], has_more))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header
@@ -14,6 +13,7 @@ from ...callers.accounts import Accounts as CallerAccounts
 from ...core.errors import ChangeRefused, InvalidRequest, NotFound
 from ...storage.key_records import KeyRecord, KeySnapshot, TeamRecord
 from ...storage.keys import Duplicate, KeyFile, NoSuch, NotChanged
+from ...storage.location import Location
 from ..books import LedgerReader
 from ..routes import in_force
 
@@ -35,7 +35,7 @@ class AccountStore:
         """All of them as the file has them now, those of the configuration first. Raises StorageUnavailable."""
         given = self._accounts
         declared = KeySnapshot(0, _declared(given.keys), _declared(given.teams))
-        if self.books.path is None:
+        if self.books.location is None:
             return declared
         found = await self.read(lambda file: file.load())
         return found._replace(keys=_first(declared.keys, found.keys), teams=_first(declared.teams, found.teams))
@@ -44,7 +44,7 @@ class AccountStore:
         """Raises StorageUnavailable."""
         store = self._accounts.store
 
-        def reading(path: Path) -> T:
+        def reading(location: Location) -> T:
             assert store is not None
             return work(store)
 

@@ -7,7 +7,6 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -19,6 +18,7 @@ from ...callers.calendar import Calendar
 from ...core.errors import InvalidRequest
 from ...core.names import shown
 from ...core.types import Json
+from ...storage.location import Location
 from ..books import LedgerReader
 from ..forms import Money, milliseconds, moment
 from ..operators import Operator
@@ -182,20 +182,20 @@ async def _answered(
     team = asked.only(which.team)
     zone = query.zone or now.settings.time_zone
 
-    def read(path: Path) -> str | bytes:
+    def read(location: Location) -> str | bytes:
         """The body is made in the thread too, as it may have thousands of results."""
         from ...usage.pages import usage_buckets
 
         ask = query.asked(zone, key=which.key, team=team, limit=which.limit, page=which.page)
         if which.format == "csv":
-            return as_csv(_all(path, ask)["data"], query.by)
-        return as_json(usage_buckets(path, ask))
+            return as_csv(_all(location, ask)["data"], query.by)
+        return as_json(usage_buckets(location, ask))
 
     kind = "text/csv" if which.format == "csv" else "application/json"
     return Response(await paged(books, read), media_type=kind)
 
 
-def _all(path: Path, ask: BucketsAsked) -> Json:
+def _all(location: Location, ask: BucketsAsked) -> Json:
     """All pages as one. Raises as ``usage_buckets``."""
     from ...usage.pages import MOST, MOST_OF_USERS, usage_buckets
 
@@ -203,20 +203,20 @@ def _all(path: Path, ask: BucketsAsked) -> Json:
         wrong = f"start_time must be later: a table has at most {MOST_OF_CSV} buckets"
         raise InvalidRequest(wrong, param="start_time")
     ask = replace(ask, limit=(MOST_OF_USERS if "user" in ask.by else MOST)[ask.width], page=None)
-    pages = [usage_buckets(path, ask)]
+    pages = [usage_buckets(location, ask)]
     while page := pages[-1]["next_page"]:
-        pages.append(usage_buckets(path, replace(ask, page=page)))
+        pages.append(usage_buckets(location, replace(ask, page=page)))
     return {"data": [bucket for each in pages for bucket in each["data"]]}
 
 
-async def paged(books: LedgerReader, read: Callable[[Path], T]) -> T:
+async def paged(books: LedgerReader, read: Callable[[Location], T]) -> T:
     """The answer of a report. Raises StorageUnavailable, and InvalidRequest for what cannot be asked."""
 
-    def work(path: Path) -> T:
+    def work(location: Location) -> T:
         from ...usage.pages import WrongPage
 
         try:
-            return read(path)
+            return read(location)
         except WrongPage as error:
             got = shown(str(error.got))
             raise InvalidRequest(f"{error.field} must be {error.expected}; it is '{got}'", param=error.field) from None

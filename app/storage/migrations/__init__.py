@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from ..sqlite import StoreError, error_of
+from ..errors import StoreError, error_of
 
 _ONE = threading.Lock()  # one child at a time; processes wait for each other by the file's lock
 

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
+from ..errors import code
 from ..opening import connect
-from ..sqlite import code
 
 FOLDER = Path(__file__).parent
 CACHE_KILOBYTES = 65_536  # for indexes over many rows

@@ -1,0 +1,81 @@
+"""The ledger's file copied to a PostgreSQL database, for a gateway that grows to several hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import sql
+
+from .errors import StoreError
+from .location import Postgres
+from .opening import current, reading
+from .postgres import PostgresConnection, failure
+from .schema import metadata
+from .verify import verify
+
+SECONDS = 600.0  # for one round trip
+
+
+class Copied(NamedTuple):
+    """The numbers of keys and of the ledger's rows."""
+
+    keys: int
+    rows: int
+
+
+def copy(path: Path, location: Postgres) -> Copied:
+    """Copies all tables in one transaction, to a database that has no keys and no rows yet.
+
+    Raises StoreError if either is not of this version, if the file's sums are not those of its rows, if the database is
+    not empty, or if its sums differ afterwards; then it is left as it was.
+    """
+    if wrong := verify(path):
+        raise StoreError(f"{path}: {wrong[0]}; nothing was copied")
+    with reading(path) as source, closing(PostgresConnection(location, seconds=SECONDS)) as target:
+        if not current(source):
+            raise StoreError(f"{path}: an older Torii wrote it; `torii db upgrade` brings it to this version")
+        if not current(target):
+            raise StoreError(f"{location}: it has no tables of this version; `torii db upgrade` makes them")
+        source.snapshot()
+        target.lock()
+        try:
+            _refuse_unless_empty(target, location)
+            counts = {table.name: _copied(source, target, table.name) for table in metadata.sorted_tables}
+            for table in ("calls", "audit"):
+                target.execute(
+                    f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), (SELECT coalesce(max(id), 0) + 1 "  # noqa: S608 - our own tables
+                    f"FROM {table}), false)"
+                ).fetchall()
+            target.commit()
+        except psycopg.Error as error:
+            raise failure(error) from None
+    if wrong := verify(location):
+        raise StoreError(f"{location}: {wrong[0]}; this is a mistake of Torii's: keep the file, and report it")
+    return Copied(counts["keys"], counts["calls"])
+
+
+def _refuse_unless_empty(target: PostgresConnection, location: Postgres) -> None:
+    keys, rows = target.execute("SELECT (SELECT count(*) FROM keys), (SELECT count(*) FROM calls)").fetchone()
+    if keys or rows:
+        raise StoreError(f"{location}: it has {keys} keys and {rows} rows; copy to an empty database")
+    for name in ("state", "processes", "counters", "seconds", "stale"):  # of gateways that have looked at it
+        target.execute(f"DELETE FROM {name}")  # noqa: S608 - our own tables
+
+
+def _copied(source: Any, target: PostgresConnection, table: str) -> int:
+    columns = [column.name for column in metadata.tables[table].columns]
+    listed = ", ".join(f'"{name}"' for name in columns)
+    rows: Iterable[Any] = source.execute(f"SELECT {listed} FROM {table}")  # noqa: S608 - our own tables
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(table), names)
+    target.send()
+    count = 0
+    with target.driver.cursor().copy(statement) as copying:
+        for row in rows:
+            copying.write_row([each.replace("\0", "\ufffd") if isinstance(each, str) else each for each in row])
+            count += 1
+    return count

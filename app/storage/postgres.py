@@ -1,0 +1,439 @@
+"""PostgreSQL behind the interface of ``connection.Connection``, by psycopg.
+
+    execute -> waits in the transaction -> a result is read, or COMMIT -> one pipeline, one round trip
+
+Statements of a transaction are sent together as late as possible: a turn that writes hundreds of rows waits for the
+server as often as it reads. ``begin`` takes one lock for all that write (pg_advisory_xact_lock), so that transactions
+come one after another as in an SQLite file: no two can wait for each other, and ids are in the order of commits.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import Any
+
+import psycopg
+from psycopg import errors, pq
+from psycopg.adapt import Buffer, Loader
+from psycopg.types.numeric import Int8Dumper
+from psycopg.types.string import StrDumperUnknown
+
+from .errors import PostgresError, StoreError
+from .location import Postgres
+from .sqlite import known
+
+CONNECT_SECONDS = 2  # libpq takes no less
+ANSWER_SECONDS = 2.0  # of the server, for one round trip
+READ_SECONDS = 5.0  # for one round trip of a report
+AT_ONCE = 4  # connections of a process for reading
+IDLE_SECONDS = 60.0  # after which a connection for reading is closed
+LOCK_MS = 1500  # to wait for the transactions of the others
+IDLE_MS = 2000  # after which the server ends a transaction of a process that has stopped in the midst of it
+LOCK = 0x746F726969  # "torii"
+SERVED = 120_000  # the oldest version that is tried, as server_version
+
+BEGIN = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED;"  # noqa: S608 - our own numbers
+    f"SET LOCAL lock_timeout = {LOCK_MS};"
+    f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS};"
+    f"SELECT pg_advisory_xact_lock({LOCK});"
+    "SELECT (SELECT value FROM state WHERE name = 'turn'),"
+    " extract(epoch FROM clock_timestamp())::float8, txid_current()"
+)
+MARK = (
+    "INSERT INTO state (name, value) VALUES ('turn', 1) ON CONFLICT (name) DO UPDATE SET value = state.value + 1"
+    " RETURNING value"
+)
+HEADER = (
+    "SELECT obj_description(to_regclass('calls'), 'pg_class'), to_regclass('state') IS NOT NULL, count(*) FROM pg_class"
+    " WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p')"
+)
+COMMENT = "Torii's ledger, version "  # on the table calls
+SKEW_SECONDS = 0.5  # between this machine's clock and the server's, from which a new difference counts
+
+_PLACE = re.compile(r"\?(\d*)|%")
+
+
+class _Whole(Loader):
+    """The sum of whole numbers is of the type numeric."""
+
+    def load(self, data: Buffer) -> int | float:
+        text = bytes(data)
+        return float(text) if b"." in text or b"N" in text else int(text)
+
+
+class _Text(StrDumperUnknown):
+    """PostgreSQL has no text with U+0000."""
+
+    def dump(self, obj: str) -> Buffer | None:
+        return super().dump(obj.replace("\0", "\ufffd") if "\0" in obj else obj)
+
+
+class _Number(Int8Dumper):
+    """All whole numbers have one type, so that a statement is prepared once."""
+
+    def dump(self, obj: Any) -> Buffer | None:
+        return super().dump(int(obj))
+
+
+class _Driver(psycopg.Connection[tuple[Any, ...]]):
+    """``seconds``: the most that one round trip may take. ``kept``: ``close`` does nothing, since SQLAlchemy closes
+    what it has used."""
+
+    seconds = ANSWER_SECONDS
+    kept = False
+
+    def close(self) -> None:
+        if not self.kept:
+            super().close()
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        return super().wait(gen, interval, self.seconds if timeout is None else timeout)
+
+
+@lru_cache(2048)
+def translated(statement: str) -> tuple[bytes, tuple[int, ...]]:
+    """The statement with psycopg's places, and the numbers of the values that they take if these are numbered."""
+    numbers: list[int] = []
+
+    def place(found: re.Match[str]) -> str:
+        if found[0] == "%":
+            return "%%"
+        if found[1]:
+            numbers.append(int(found[1]) - 1)
+        return "%s"
+
+    return _PLACE.sub(place, statement).encode(), tuple(numbers)
+
+
+class PostgresResult:
+    """The results of a statement, which are there once one of them is asked for."""
+
+    __slots__ = ("_connection", "_rowcount", "_rows")
+
+    def __init__(self, connection: PostgresConnection) -> None:
+        self._connection: PostgresConnection | None = connection
+        self._rows: list[Any] = []
+        self._rowcount = -1
+
+    def take(self, cursor: psycopg.Cursor[Any]) -> None:
+        self._connection = None
+        self._rowcount = cursor.rowcount
+        if cursor.description is not None:
+            self._rows = cursor.fetchall()
+
+    def _sent(self) -> None:
+        if self._connection is not None:
+            self._connection.send()
+
+    @property
+    def rowcount(self) -> int:
+        self._sent()
+        return self._rowcount
+
+    def fetchone(self) -> Any:
+        self._sent()
+        return self._rows.pop(0) if self._rows else None
+
+    def fetchall(self) -> list[Any]:
+        self._sent()
+        rows, self._rows = self._rows, []
+        return rows
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.fetchall())
+
+
+class PostgresConnection:
+    """An open connection. Raises PostgresError, as do all methods. ``seconds`` is the most that a round trip may take;
+    the connection is of no more use after it."""
+
+    dialect = "postgresql+psycopg://"
+    compiles = False
+
+    def __init__(self, location: Postgres, seconds: float = ANSWER_SECONDS) -> None:
+        try:
+            self.driver = _Driver.connect(
+                location.url,
+                autocommit=True,
+                prepare_threshold=None if location.pooled else 5,
+                connect_timeout=CONNECT_SECONDS,
+                application_name="torii",
+            )
+        except psycopg.Error as error:
+            raise failure(error) from None
+        self.driver.seconds = seconds
+        adapters = self.driver.adapters
+        adapters.register_loader("numeric", _Whole)
+        adapters.register_dumper(str, _Text)
+        adapters.register_dumper(int, _Number)
+        adapters.register_dumper(bool, _Number)
+        self.number = 0  # of the latest transaction that writes
+        self.offset = 0.0  # of the server's clock against this machine's, in seconds
+        self._waiting: list[tuple[str, Sequence[Any], PostgresResult]] = []
+        self._turn: int | None = None  # of the last transaction that this connection knows of
+        self._changes = 0
+        self._marked: PostgresResult | None = None
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.driver.info.transaction_status not in (pq.TransactionStatus.IDLE, pq.TransactionStatus.UNKNOWN)
+
+    def begin(self) -> None:
+        self._marked = None
+        cursor = self._run(BEGIN)
+        while cursor.nextset():
+            pass
+        turn, clock, self.number = cursor.fetchall()[-1]
+        if turn != self._turn:
+            self._turn, self._changes = turn, self._changes + 1
+        offset = clock - time.time()
+        if abs(offset - self.offset) > SKEW_SECONDS:
+            self.offset = offset
+
+    def lock(self) -> None:
+        """As ``begin``, for a transaction of any length, also over an empty database."""
+        self._run("BEGIN")
+        self._run(f"SELECT pg_advisory_xact_lock({LOCK})")
+
+    def committed(self, number: int) -> bool | None:
+        """True if the transaction with this number was committed; None while nobody knows."""
+        (status,) = self.execute("SELECT txid_status(?)", (number,)).fetchone()
+        return {"committed": True, "aborted": False}.get(status)
+
+    def snapshot(self) -> None:
+        self._run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+    def seen(self) -> int:
+        return self._changes
+
+    def mark(self) -> None:
+        if self._marked is None:
+            self._marked = self.execute(MARK)
+
+    def version(self) -> int:
+        comment, ours, tables = self.execute(HEADER).fetchone()
+        if comment is None or not comment.startswith(COMMENT):
+            if comment is not None or tables:
+                raise StoreError("it belongs to another program: its schema has tables, and none of Torii's")
+            return 0
+        return known(int(comment.removeprefix(COMMENT))) if ours else 0
+
+    def tables(self) -> set[str]:
+        query = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+        return {name for (name,) in self.execute(query)}
+
+    def execute(self, statement: str, values: Sequence[Any] = (), /) -> PostgresResult:
+        result = PostgresResult(self)
+        self._waiting.append((statement, values, result))
+        if not self.in_transaction:
+            self.send()
+        return result
+
+    def executemany(self, statement: str, rows: Iterable[Sequence[Any]], /) -> None:
+        for row in rows:
+            self._waiting.append((statement, row, PostgresResult(self)))
+        if not self.in_transaction:
+            self.send()
+
+    def attempt(self, statement: str, row: Sequence[Any]) -> None:
+        self.send()
+        self._run("SAVEPOINT attempt")
+        try:
+            self.execute(statement, row).fetchall()
+        except (PostgresError, ValueError, OverflowError):
+            self._waiting.clear()
+            self._run("ROLLBACK TO attempt")
+            raise
+        self._run("RELEASE attempt")
+
+    def send(self) -> None:
+        """Sends what waits, and takes the results."""
+        waiting, self._waiting = self._waiting, []
+        try:
+            if len(waiting) == 1:
+                statement, values, result = waiting[0]
+                result.take(self._sent(statement, values))
+            elif waiting:
+                with self.driver.pipeline():
+                    cursors = [self._sent(statement, values) for statement, values, _ in waiting]
+                for (_, _, result), cursor in zip(waiting, cursors, strict=True):
+                    result.take(cursor)
+        except psycopg.Error as error:
+            raise failure(error) from None
+
+    def _sent(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[Any]:
+        text, numbers = translated(statement)
+        return self.driver.execute(text, [values[number] for number in numbers] if numbers else values)
+
+    def _run(self, statement: str) -> psycopg.Cursor[Any]:
+        try:
+            return self.driver.execute(statement.encode())
+        except psycopg.Error as error:
+            raise failure(error) from None
+
+    def commit(self) -> None:
+        self.send()
+        try:
+            self.driver.execute(b"COMMIT")
+        except psycopg.Error as error:
+            raise failure(error, unknown=True) from None
+        if self._marked is not None:
+            (self._turn,) = self._marked.fetchone()
+
+    def rollback(self) -> None:
+        self._waiting.clear()
+        if self.in_transaction:
+            self._run("ROLLBACK")
+
+    def works(self) -> bool:
+        """False if the server has ended the connection."""
+        try:
+            self._run("SELECT 1")
+        except PostgresError:
+            return False
+        return True
+
+    def listen(self, channel: str) -> None:
+        """From now on ``heard`` has what is said on the channel."""
+        self._run(f"LISTEN {channel}")
+
+    def heard(self, seconds: float) -> bool:
+        """Waits for a message, ``seconds`` at most; False if none came."""
+        try:
+            return any(True for _ in self.driver.notifies(timeout=seconds, stop_after=1))
+        except psycopg.Error as error:
+            raise failure(error) from None
+
+    def __del__(self) -> None:
+        """A connection that nobody has any more is closed, as SQLite's are."""
+        with suppress(AttributeError):  # it was never open
+            self.close()
+
+    def close(self) -> None:
+        self._waiting.clear()
+        self.driver.kept = False
+        self.driver.close()
+
+
+class Pool:
+    """Open connections for reading, AT_ONCE at most. Threads wait for their turn."""
+
+    def __init__(self, location: Postgres) -> None:
+        self._location = location
+        self._turns = threading.BoundedSemaphore(AT_ONCE)
+        self._idle: list[tuple[float, PostgresConnection]] = []  # and since when, of the monotonic clock
+
+    @contextmanager
+    def connection(self) -> Iterator[PostgresConnection]:
+        """A connection that nobody else uses. Raises PostgresError."""
+        if not self._turns.acquire(timeout=READ_SECONDS):
+            raise PostgresError("all connections for reading are in use", passing=True)
+        try:
+            connection = self._taken() or PostgresConnection(self._location, seconds=READ_SECONDS)
+            connection.driver.kept = True
+            try:
+                yield connection
+                connection.rollback()
+            except BaseException:
+                connection.close()
+                raise
+            self._idle.append((time.monotonic(), connection))
+        finally:
+            self._turns.release()
+
+    def _taken(self) -> PostgresConnection | None:
+        """The connection that was used last, if it still works; those that were idle for long are closed."""
+        with suppress(IndexError):
+            while True:
+                since, connection = self._idle.pop()
+                if time.monotonic() - since < IDLE_SECONDS and connection.works():
+                    return connection
+                connection.close()
+        return None
+
+
+@lru_cache(8)
+def _pool(location: Postgres, process: int) -> Pool:
+    return Pool(location)
+
+
+def pool(location: Postgres) -> Pool:
+    """This process's pool for the database."""
+    return _pool(location, os.getpid())
+
+
+PASSING = (
+    errors.AdminShutdown,
+    errors.CannotConnectNow,
+    errors.ConnectionTimeout,
+    errors.CrashShutdown,
+    errors.DeadlockDetected,
+    errors.DiskFull,
+    errors.IdleInTransactionSessionTimeout,
+    errors.LockNotAvailable,
+    errors.OutOfMemory,
+    errors.QueryCanceled,
+    errors.TooManyConnections,
+)
+# In the server's words, or the library's: they may have addresses, users and values.
+WORDS: tuple[tuple[type[Exception], str], ...] = (
+    (errors.InvalidPassword, "the server refuses the user or the password"),
+    (errors.InvalidAuthorizationSpecification, "the server refuses the user"),
+    (errors.InvalidCatalogName, "the server has no such database"),
+    (errors.TooManyConnections, "the server has no connection left (max_connections)"),
+    (errors.CannotConnectNow, "the server is starting or stopping"),
+    (errors.AdminShutdown, "the server is stopping"),
+    (errors.CrashShutdown, "the server is stopping"),
+    (errors.DiskFull, "the server's disk is full"),
+    (errors.ReadOnlySqlTransaction, "it is read-only"),
+    (errors.InsufficientPrivilege, "its user may not do this: permission denied"),
+    (errors.LockNotAvailable, "others have locked it"),
+    (errors.QueryCanceled, "it is too slow"),
+    (errors.ConnectionTimeout, "the server does not answer"),
+)
+LIBRARY_WORDS = (  # libpq has no codes for failed connections
+    ("password authentication failed", "the server refuses the user or the password", False),
+    ("no password supplied", "the server asks for a password, and the URL has none", False),
+    ("does not exist", "the server has no such user or database", False),
+    ("no pg_hba.conf entry", "the server refuses this machine or user (pg_hba.conf)", False),
+    ("could not translate host name", "its host name is not known", False),
+    ("failed to resolve host", "its host name is not known", False),
+    ("server does not support SSL", "the server offers no TLS, which the URL demands", False),
+    ("certificate verify failed", "the server's certificate is not trusted", False),
+    ("too many clients", "the server has no connection left (max_connections)", True),
+    ("remaining connection slots", "the server has no connection left (max_connections)", True),
+    ("starting up", "the server is starting", True),
+    ("shutting down", "the server is stopping", True),
+    ("Connection refused", "the server cannot be reached: connection refused", True),
+    ("No such file or directory", "the server cannot be reached: there is no such socket", True),
+    ("timeout expired", "the server does not answer", True),
+    ("closed the connection unexpectedly", "the server has closed the connection", True),
+)
+
+
+def failure(error: psycopg.Error, *, unknown: bool = False) -> PostgresError:
+    """The error in our own words."""
+    if isinstance(error, psycopg.DataError | psycopg.IntegrityError | psycopg.ProgrammingError):
+        code = error.sqlstate or type(error).__name__
+        words = next((words for kind, words in WORDS if isinstance(error, kind)), None)
+        return PostgresError(words or f"it cannot be used ({code})", of_row=words is None)
+    passing = isinstance(error, PASSING) or error.sqlstate is None
+    for kind, words in WORDS:
+        if isinstance(error, kind):
+            return PostgresError(words, passing=passing, unknown=unknown)
+    if error.sqlstate is None:
+        text = str(error)
+        for part, words, gone in LIBRARY_WORDS:
+            if part in text:
+                return PostgresError(words, passing=gone, unknown=unknown)
+        if type(error).__name__ == "_WaitTimeout":
+            return PostgresError("the server does not answer", passing=True, unknown=unknown)
+        return PostgresError("the connection to the server is lost", passing=True, unknown=unknown)
+    return PostgresError(f"it cannot be used ({error.sqlstate})", passing=passing, unknown=unknown)
