@@ -1,8 +1,8 @@
 """The created keys in memory: a call looks up no file.
 
-A thread looks at the file's change number twice a second, and reads the keys again when it has risen. So it does before
-an unknown virtual key is refused: a created key works at once in every process. While the file cannot be read, the last
-known keys hold.
+A thread looks at the store's change number twice a second, or when it hears of a change, and reads the keys again when
+it has risen. So it does before an unknown virtual key is refused: a created key works at once in every process. While
+the store cannot be read, the last known keys hold.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Protocol
 from weakref import WeakSet
@@ -20,6 +20,7 @@ from weakref import WeakSet
 from ..storage.connection import Connection
 from ..storage.errors import DRIVER_ERRORS, StoreError, store_error
 from ..storage.key_records import KeySnapshot, ManagementRecord, change_number, snapshot
+from ..storage.listener import Listener
 from ..storage.location import Location, rows_beside
 from ..storage.opening import connect, current, identity
 
@@ -129,8 +130,10 @@ class Registry:
         return self._hashes.get(digest.hex())
 
     def _watch(self) -> None:
-        while not self._closing.wait(self._poll_seconds):
-            self.refresh()
+        assert self.location is not None
+        with closing(Listener(self.location, self._poll_seconds, self._closing)) as listener:
+            while listener.wait():
+                self.refresh()
 
     def _read(self, location: Location) -> KeySnapshot | None:
         """The keys; None if they have not changed. Raises DRIVER_ERRORS, and OSError without a file."""

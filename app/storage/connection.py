@@ -61,6 +61,9 @@ class Connection(Protocol):
     def mark(self) -> None:
         """Lets the others' ``seen`` be another number, with the commit."""
 
+    def announce(self, channel: str) -> None:
+        """Tells those who listen, with the commit, if the database can."""
+
     def version(self) -> int:
         """The version of our tables; 0 for an empty database. Raises StoreError for another program's or a newer
         one."""

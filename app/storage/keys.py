@@ -35,6 +35,7 @@ from .key_records import (
     load,
     team_of,
 )
+from .listener import CHANNEL
 from .location import Location
 from .opening import BUSY_SECONDS, connect, current, reading
 
@@ -344,6 +345,7 @@ class KeyChange:
         """The line of the audit, and the change number."""
         self.run(INSERT_AUDIT, (self.now, *who, action, object_id, _json(changes)))
         self.run(RAISE_NUMBER, ())
+        self._connection.announce(CHANNEL)
 
 
 # Statements. The columns have the order of the records' fields.

@@ -265,6 +265,8 @@ class LedgerFile(QueuedWriter):
     def _opened(self, *, examined: bool) -> Connection:
         """A connection to the store, with all tables of this version. A file is created if there is none."""
         if not isinstance(self.location, Path):
+            with suppress(OSError):  # rows that have no place to wait are counted as lost
+                self.location.rows.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             return open_server(self.location)
         make_file(self.location)
         # The last try may follow one that has waited for a lock all the time that there is.

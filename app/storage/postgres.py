@@ -300,6 +300,9 @@ class PostgresConnection:
             return False
         return True
 
+    def announce(self, channel: str) -> None:
+        self.execute("SELECT pg_notify(?, '')", (channel,))
+
     def listen(self, channel: str) -> None:
         """From now on ``heard`` has what is said on the channel."""
         self._run(f"LISTEN {channel}")

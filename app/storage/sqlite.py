@@ -48,6 +48,9 @@ class SqliteConnection(sqlite3.Connection):
     def mark(self) -> None:
         """Nothing: SQLite counts by itself."""
 
+    def announce(self, channel: str) -> None:
+        """Nothing: the others look at the file."""
+
     def version(self) -> int:
         ((application, version, tables),) = self.execute(HEADER).fetchall()
         if application != APPLICATION and (application or version or tables):
