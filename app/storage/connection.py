@@ -30,7 +30,9 @@ class Connection(Protocol):
     def in_transaction(self) -> bool: ...
 
     dialect: str  # SQLAlchemy's name of the database and its driver
-    compiles: bool  # the driver keeps statements compiled, so that those of few sizes are cheaper
+    remote: (
+        bool  # each read is a round trip; else the driver keeps statements compiled, and those of few sizes are cheap
+    )
     number: int  # of the latest transaction that writes, in the store
 
     @property

@@ -90,6 +90,10 @@ class Counters:
         if not known and self._leased_until and connection.execute(LEASED, (self._process,)).fetchone() is None:
             self._return()
 
+    def expect(self, names: Iterable[str]) -> None:
+        """The scopes of which counters will be needed in this transaction."""
+        self._tallies.expect(names)
+
     def save(self) -> None:
         """To be called before COMMIT."""
         if self._tallies.changed:

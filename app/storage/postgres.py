@@ -155,7 +155,7 @@ class PostgresConnection:
     the connection is of no more use after it."""
 
     dialect = "postgresql+psycopg://"
-    compiles = False
+    remote = True
 
     def __init__(self, location: Postgres, seconds: float = ANSWER_SECONDS) -> None:
         try:
@@ -253,8 +253,8 @@ class PostgresConnection:
             raise
         self._run("RELEASE attempt")
 
-    def send(self) -> None:
-        """Sends what waits, and takes the results."""
+    def send(self, *, commits: bool = False) -> None:
+        """Sends what waits, and takes the results. ``commits``: the last statement ends the transaction."""
         waiting, self._waiting = self._waiting, []
         try:
             if len(waiting) == 1:
@@ -266,7 +266,7 @@ class PostgresConnection:
                 for (_, _, result), cursor in zip(waiting, cursors, strict=True):
                     result.take(cursor)
         except psycopg.Error as error:
-            raise failure(error) from None
+            raise failure(error, unknown=commits) from None
 
     def _sent(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[Any]:
         text, numbers = translated(statement)
@@ -279,11 +279,8 @@ class PostgresConnection:
             raise failure(error) from None
 
     def commit(self) -> None:
-        self.send()
-        try:
-            self.driver.execute(b"COMMIT")
-        except psycopg.Error as error:
-            raise failure(error, unknown=True) from None
+        self._waiting.append(("COMMIT", (), PostgresResult(self)))
+        self.send(commits=True)
         if self._marked is not None:
             (self._turn,) = self._marked.fetchone()
 
@@ -428,6 +425,7 @@ def failure(error: psycopg.Error, *, unknown: bool = False) -> PostgresError:
         words = next((words for kind, words in WORDS if isinstance(error, kind)), None)
         return PostgresError(words or f"it cannot be used ({code})", of_row=words is None)
     passing = isinstance(error, PASSING) or error.sqlstate is None
+    unknown = unknown and (error.sqlstate is None or isinstance(error, errors.AdminShutdown | errors.CrashShutdown))
     for kind, words in WORDS:
         if isinstance(error, kind):
             return PostgresError(words, passing=passing, unknown=unknown)

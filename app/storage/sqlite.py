@@ -22,7 +22,7 @@ class SqliteConnection(sqlite3.Connection):
     """SQLite's own, with the methods of ``connection.Connection``."""
 
     dialect = "sqlite://"
-    compiles = True
+    remote = False
     number = 0  # a commit has an answer
 
     def committed(self, number: int) -> bool | None:

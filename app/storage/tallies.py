@@ -10,12 +10,12 @@ scope, and holds the tokens of open calls.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from itertools import chain
 from typing import ClassVar
 
-from .connection import Connection
+from .connection import Connection, Cursor
 from .filters import fits
 from .holds import FOREVER, MINUTE, OPEN, SLIDING, Balance, Charge
 from .rows import CallRow
@@ -205,9 +205,22 @@ class Tallies:
         """All counters of a scope."""
         found = self._scopes.get(scope)
         if found is None:
-            found = self._scopes[scope] = self._read(scope)
-            self.known.update((tally.key, tally) for tally in found.values())
+            found = self._keep(scope, self._made(scope, self._asked(scope), lambda: self._asked_seconds(scope)))
         return found
+
+    def _keep(self, scope: str, found: Found) -> Found:
+        self._scopes[scope] = found
+        self.known.update((tally.key, tally) for tally in found.values())
+        return found
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Reads the counters of these scopes at once, if each read is a round trip."""
+        if not self.connection.remote:
+            return
+        missing = [name for name in dict.fromkeys(names) if name not in self._scopes]
+        found = [(name, self._asked(name), self._asked_seconds(name)) for name in missing]
+        for name, counters, seconds in found:
+            self._keep(name, self._made(name, counters, partial(_same, seconds)))
 
     def find(self, key: Key) -> Tally | SlidingMinute | None:
         """A counter, if there is one."""
@@ -243,10 +256,17 @@ class Tallies:
             return Tally(charge.scope, place, 0, 0)
         return Tally(charge.scope, place, start(self.connection, charge.scope, unit, chosen, window), 0)
 
-    def _read(self, scope: str) -> Found:
+    def _asked(self, scope: str) -> Cursor:
+        return self.connection.execute(FOUND, (scope,))
+
+    def _asked_seconds(self, scope: str) -> Cursor:
+        return self.connection.execute(FOUND_SECONDS, (scope, self.now - SLIDING))
+
+    def _made(self, scope: str, counters: Cursor, minute: Callable[[], Cursor]) -> Found:
+        """The counters of a scope, from its rows; ``minute`` has those of sliding minutes, if there are any."""
         found: Found = {}
         minutes: dict[str, int] = {}
-        for unit, chosen, since, until, used, held in self.connection.execute(FOUND, (scope,)).fetchall():
+        for unit, chosen, since, until, used, held in counters.fetchall():
             if (since, until) == MINUTE:
                 minutes[unit] = held
             else:
@@ -254,7 +274,7 @@ class Tallies:
                 found[place] = Tally(scope, place, used, held)
         if minutes:
             seconds: dict[str, dict[int, int]] = {unit: {} for unit in minutes}
-            for unit, second, amount in self.connection.execute(FOUND_SECONDS, (scope, self.now - SLIDING)).fetchall():
+            for unit, second, amount in minute().fetchall():
                 seconds.setdefault(unit, {})[second] = amount
             for unit, held in minutes.items():
                 found[unit, "", MINUTE] = SlidingMinute(scope, unit, seconds[unit], held)
@@ -296,6 +316,10 @@ class Tallies:
         return fitting
 
 
+def _same(seconds: Cursor) -> Cursor:
+    return seconds
+
+
 COLUMNS = {
     unit: CallRow._fields.index(column)
     for unit, column in (("tokens", "total_tokens"), ("usd", "cost"), ("requests", "requests"))
@@ -315,27 +339,25 @@ def insert(connection: Connection, statement: str, rows: Sequence[tuple[object, 
     """Runs the statement, whose ``{}`` are the rows, with several rows at once: SQLite's driver gives up the
     interpreter's lock for each statement, and may wait for it after."""
     place = 0
-    for size in SIZES if connection.compiles else (ROWS, len(rows) % ROWS):
+    for size in SIZES if not connection.remote else (ROWS, len(rows) % ROWS):
         while size and len(rows) - place >= size:
             _insert(connection, statement, rows[place : place + size])
             place += size
 
 
-def insert_again(
-    connection: Connection, statement: str, rows: Sequence[tuple[object, ...]]
-) -> list[tuple[object, ...]]:
+def insert_again(connection: Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> list[Cursor]:
     """The same with a statement that changes nothing if a row is there twice: fewer statements for SQLite, since rows
-    are repeated to fill one. Returns what the statement selects, if it does."""
-    found: list[tuple[object, ...]] = []
+    are repeated to fill one. Returns the results, for a statement that selects."""
+    found: list[Cursor] = []
     for place in range(0, len(rows), PADDED[-1]):
         some = rows[place : place + PADDED[-1]]
-        size = PADDED[bisect_left(PADDED, len(some))] if connection.compiles else len(some)
-        found += _insert(connection, statement, (*some, *some[: size - len(some)]))
+        size = PADDED[bisect_left(PADDED, len(some))] if not connection.remote else len(some)
+        found.append(_insert(connection, statement, (*some, *some[: size - len(some)])))
     return found
 
 
-def _insert(connection: Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
-    return connection.execute(_filled(statement, len(rows), len(rows[0])), list(chain.from_iterable(rows))).fetchall()
+def _insert(connection: Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> Cursor:
+    return connection.execute(_filled(statement, len(rows), len(rows[0])), list(chain.from_iterable(rows)))
 
 
 @lru_cache(512)

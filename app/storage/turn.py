@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -14,7 +14,7 @@ from .errors import DRIVER_ERRORS, StoreError, is_of_row
 from .holds import Amounts, Decision, Draw
 from .rows import CALL_COLUMNS, INSERT_ALERT, INSERT_CALL, PLAIN, AlertRow, CallRow
 from .slices import SlicedCounters
-from .tallies import insert, insert_again
+from .tallies import insert, insert_again, scopes
 
 INSERT_CALLS = f"INSERT INTO calls ({CALL_COLUMNS}) VALUES {{}}"  # noqa: S608 - our own columns
 
@@ -69,6 +69,7 @@ class Transaction:
         """``careful``: one row at a time, without those that can never be written."""
         self.settled, self.left, self._careful = False, may_leave, careful
         self._counters.begin(connection)
+        self._counters.expect(_scopes(items, asked))
         if not may_leave:
             self._write(connection, items)
         answers: list[Answer] = []
@@ -133,7 +134,7 @@ class Transaction:
     def _write_drawn(self, connection: Connection, drawn: list[Settlement]) -> None:
         """Changes each slice once."""
         ids = [(request_id,) for request_id, rows, _ in drawn if rows]
-        written = set(insert_again(connection, WRITTEN, ids))
+        written = {row for found in insert_again(connection, WRITTEN, ids) for row in found}
         slices: dict[str, tuple[list[Amounts], list[CallRow]]] = {}
         for request_id, rows, (slice_id, amounts) in drawn:
             if (request_id,) not in written:
@@ -188,6 +189,18 @@ class Transaction:
             return connection.execute(INSERT_ALERT, (*AlertRow(*asked.what), self._counters.now)).rowcount == 1
         except StoreError as error:
             return error
+
+
+def _scopes(items: Iterable[Item], asked: Iterable[Asked]) -> Iterator[str]:
+    """The scopes of the rows, and of the charges that are asked for."""
+    for verb, values in items:
+        rows = (values,) if verb == "call" else values[1] if verb in ("settle", "drawn") else ()
+        for row in rows:
+            yield from scopes(row)
+    for each in asked:
+        hold = each.what if each.verb == "hold" else each.what[0] if each.verb in ("extend", "slice") else None
+        for charge in hold.charges if hold is not None else ():
+            yield charge.scope
 
 
 def restored(verb: str, values: Any) -> Item | None:
