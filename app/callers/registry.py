@@ -112,8 +112,11 @@ class Registry:
                 self._put(found or self.now)
 
     async def look(self) -> None:
-        """``refresh`` for a caller on the event loop. Those who ask while it reads share the next reading."""
+        """``refresh`` for a caller on the event loop. Those who ask while it reads share the next reading. Nothing is
+        read while the store is away: the thread tries it again."""
         asked = time.monotonic()
+        if self.trouble is not None:
+            return
         async with self._turn:
             if self._looked <= asked:
                 self._looked = time.monotonic()

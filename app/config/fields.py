@@ -130,16 +130,12 @@ def redis(url: SecretStr | None) -> SecretStr | None:
 
 
 def postgres(url: SecretStr | None) -> SecretStr | None:
-    """The URL in libpq's own form."""
+    """The URL in libpq's own form, which may name several hosts."""
     if url is None:
         return None
     text = url.get_secret_value()
-    try:
-        parts = urlsplit(text)
-        whole = parts.scheme in ("postgresql", "postgres") and len(parts.path) > 1 and parts.port != 0
-    except ValueError:
-        whole = False
-    if not whole:
+    parts = urlsplit(text)
+    if parts.scheme not in ("postgresql", "postgres") or len(parts.path) < 2:
         raise ValueError("must be a URL such as postgresql://torii:password@db.example:5432/torii")
     return SecretStr(f"postgresql:{text.partition(':')[2]}")
 

@@ -156,7 +156,7 @@ def test_help_names_the_commands_and_what_to_try_first(tmp_path: Path) -> None:
           calls            List calls and refusals from the ledger.
           check            Check the configuration and print the result.
           classifiers      Show who owns which classifier, and give one away.
-          db               Upgrade, check, back up and restore the ledger's file.
+          db               Upgrade, check, copy, back up and restore the ledger.
           healthcheck      Check that the gateway on this machine is alive.
           keys             Create, list, change and revoke callers' keys.
           ledger           Check the ledger.
