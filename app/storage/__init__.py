@@ -1,7 +1,11 @@
-"""Files on disk: the ledger, the entries of the cache, and files that an operator names.
+"""The ledger, in a file or in PostgreSQL; the entries of the cache; and files that an operator names.
 
 ledger_file    calls, holds and cooldowns, by verbs; rows that must not be lost
-opening        the ledger's file on its way to a connection
+location       where the ledger lies
+connection     one interface to both databases
+opening        the ledger on its way to a connection
+postgres       connections to PostgreSQL
+listener       news of changed keys
 rows           rows of the ledger's tables
 holds          what a hold is charged to, and how it was decided
 asks           what the event loop asks of the writer's thread, and the answers
@@ -16,7 +20,8 @@ spill          files for rows that the queue has no room for
 rounds         leases, dead processes, spilled rows
 cache_file     entries of the cache, by verbs; entries that may be lost
 writer         the thread that writes to either file, with a policy for each
-sqlite         SQLite's errors as texts, and the write-ahead log
+sqlite         connections to SQLite, and the write-ahead log
+errors         the errors of both databases as texts
 schema         the ledger's tables in SQLAlchemy Core, in types that PostgreSQL has too
 new_file       the statements of a new ledger file, made from the schema
 migrations     Alembic's steps from each released version of the ledger's file to the next
@@ -30,9 +35,10 @@ queries        the operator's sums, in SQLAlchemy Core
 grouped        how they are summed, from running sums, roll-ups and rows
 collected      the results of several queries as one
 listed         calls and refusals one by one, in SQLAlchemy Core
+copying        a file copied to PostgreSQL
 files          files whose paths an operator names
 
 The modules schema, queries, grouped, listed and those in migrations import SQLAlchemy or Alembic, 37 MB and 0.3 s. The
-gateway imports none of them before the first report: a migration runs in a child process. PostgreSQL's
-place is beside ledger_file, with the same verbs.
+gateway imports none of them before the first report: a migration runs in a child process. Only
+postgres imports psycopg.
 """
