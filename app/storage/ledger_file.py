@@ -361,17 +361,20 @@ class LedgerFile(QueuedWriter):
         logger.error("the database: %d rows in a file beside it cannot be read", rows)
 
     def _idle(self) -> float | None:
-        """Makes a round if it is due, and if the file is the one that was opened last."""
+        """Makes a round if it is due, and if the file is the one that was opened last. A server is asked again."""
         if self._rounds.wait() > 0:
             return self._rounds.wait()
         try:
-            if self._file is None or self._file != identity(self.location):
+            if isinstance(self.location, Path) and (self._file is None or self._file != identity(self.location)):
                 self._rounds.fail()
             elif self._rounds.make(self._connected(), self._transaction, idle=not self._queue):
                 self._asks.answer([], settled=True)
         except (*DRIVER_ERRORS, OSError, StoreError):  # told when a row cannot be written
             self._rounds.fail()
             self._disconnect()
+        else:
+            if self._trouble and self._writer is not None and not self._queue:
+                self._succeeded()
         return self._rounds.wait()
 
     def _last(self) -> None:
