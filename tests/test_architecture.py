@@ -199,11 +199,12 @@ def test_few_modules_know_sqlalchemy_and_alembic() -> None:
     """Importing them costs 37 MB and 0.3 s, so a serving process imports them when the first report is asked for."""
     found = {name for name, module in modules().items() if {"alembic", "sqlalchemy"} & _tops(module.foreign)}
     migrations = {name for name in modules() if name.startswith("storage.migrations.")}
-    assert found <= {"storage.queries", "storage.grouped", "storage.listed", "storage.schema", *migrations}
+    commands = {"storage.postgres.tables", "storage.postgres.copying"}
+    assert found <= {"storage.queries", "storage.grouped", "storage.listed", "storage.schema", *migrations, *commands}
     assert importers("storage.queries") == {"storage.listed", "usage.pages", "usage.reports"}
     assert importers("storage.grouped") == {"storage.queries"}
     assert importers("storage.listed") == {"usage.pages"}
-    assert importers("storage.schema") == {"storage.listed", "storage.queries", "storage.grouped"}
+    assert importers("storage.schema") == {"storage.listed", "storage.queries", "storage.grouped", *commands}
     assert importers("usage.reports") == {"cli.operate", "usage.pages"}
     assert importers("usage.pages") == {"server.admin.calls", "server.admin.usage", "server.own_usage"}
     for name in importers("usage.pages"):

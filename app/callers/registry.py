@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Protocol
 from weakref import WeakSet
 
-from ..storage.connection import Connection
+from ..storage.connection import StoreConnection
 from ..storage.errors import DRIVER_ERRORS, StoreError, store_error
 from ..storage.key_records import KeySnapshot, ManagementRecord, change_number, snapshot
-from ..storage.listener import Listener
 from ..storage.location import Location, rows_beside
 from ..storage.opening import connect, current, identity
+from ..storage.postgres.listener import Listener
 
 logger = logging.getLogger("torii.keys")
 
@@ -62,7 +62,7 @@ class Registry:
         self._views: WeakSet[View] = WeakSet()
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._connection: Connection | None = None
+        self._connection: StoreConnection | None = None
         self._file: tuple[int, int] | None = None
         self._thread: threading.Thread | None = None
         self._turn, self._looked = asyncio.Lock(), 0.0

@@ -61,8 +61,8 @@ def _upgraded_file(path: Path) -> str:
 def _upgraded_server(location: Postgres) -> str:
     """The same for a database."""
     from ..storage.errors import PostgresError, StoreError
-    from ..storage.migrations.server import upgrade
     from ..storage.new_file import VERSION
+    from ..storage.postgres.tables import upgrade
 
     try:
         before = upgrade(location)
@@ -119,7 +119,7 @@ def copy_db(config: Path | None, file: Path) -> None:
     location = ledger_of(load(config, serving=False))
     if isinstance(location, Path):
         raise Wrong("storage.url (TORII_STORAGE__URL) is not set; set it to the PostgreSQL database to copy to.")
-    from ..storage.copying import copy
+    from ..storage.postgres.copying import copy
 
     try:
         found = copy(file, location)

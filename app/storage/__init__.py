@@ -4,8 +4,7 @@ ledger_file    calls, holds and cooldowns, by verbs; rows that must not be lost
 location       where the ledger lies
 connection     one interface to both databases
 opening        the ledger on its way to a connection
-postgres       connections to PostgreSQL
-listener       news of changed keys
+postgres       the same in PostgreSQL: connections, tables, news of changed keys
 rows           rows of the ledger's tables
 holds          what a hold is charged to, and how it was decided
 asks           what the event loop asks of the writer's thread, and the answers
@@ -35,7 +34,6 @@ queries        the operator's sums, in SQLAlchemy Core
 grouped        how they are summed, from running sums, roll-ups and rows
 collected      the results of several queries as one
 listed         calls and refusals one by one, in SQLAlchemy Core
-copying        a file copied to PostgreSQL
 files          files whose paths an operator names
 
 The modules schema, queries, grouped, listed and those in migrations import SQLAlchemy or Alembic, 37 MB and 0.3 s. The

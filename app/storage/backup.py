@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import opening
-from .connection import Connection
+from .connection import StoreConnection
 from .errors import StoreError, store_error
 
 RESTORE_SECONDS = 5.0  # to wait for a gateway that writes
@@ -62,6 +62,6 @@ def restore(copy: Path, path: Path) -> Contents:
     return found
 
 
-def _same_version(connection: Connection) -> None:
+def _same_version(connection: StoreConnection) -> None:
     if not opening.current(connection):
         raise StoreError("it was written by an older Torii; `torii db upgrade` brings it to the version of this one")

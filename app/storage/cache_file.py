@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from .connection import Connection
+from .connection import StoreConnection
 from .errors import DAMAGE, code, reason
 from .files import make
 from .sqlite import SqliteConnection, write_ahead
@@ -91,7 +91,7 @@ class CacheFile(QueuedWriter):
         self._end(None)
         self._shut()
 
-    def _connected(self) -> Connection:
+    def _connected(self) -> StoreConnection:
         if self._damaged:
             self._replace_damaged()
         if self._writer is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .connection import Connection
+from .connection import StoreConnection
 
 QUARTER = 900_000  # milliseconds
 DAY = 96  # quarters
@@ -64,6 +64,6 @@ class Progress(NamedTuple):
     kept_from: int = 0
 
 
-def progress(connection: Connection) -> Progress:
+def progress(connection: StoreConnection) -> Progress:
     found = dict(connection.execute("SELECT name, value FROM state WHERE name IN ('rolled_up', 'kept_from')"))
     return Progress(found.get("rolled_up", 0), found.get("kept_from", 0))

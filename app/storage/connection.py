@@ -22,7 +22,7 @@ class Cursor(Protocol):
     def __iter__(self) -> Iterator[Any]: ...
 
 
-class Connection(Protocol):
+class StoreConnection(Protocol):
     """A connection without transactions of its own. Its methods raise ``errors.DRIVER_ERRORS``, and ValueError or
     OverflowError for a value that cannot be sent."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
 
-from .connection import Connection
+from .connection import StoreConnection
 from .errors import StoreError
 from .holds import MINUTE, Balance, Charge, Decision, Hold
 from .location import Location
@@ -81,7 +81,7 @@ class Counters:
 
     # ---------------------------------------------------------------- a transaction
 
-    def begin(self, connection: Connection) -> None:
+    def begin(self, connection: StoreConnection) -> None:
         """To be called after BEGIN IMMEDIATE."""
         self.now = int(self._clock() * 1000)
         self._until_before = self._leased_until
@@ -101,7 +101,7 @@ class Counters:
         self._tallies.save()
         self._holds.save()
 
-    def reload(self, connection: Connection) -> None:
+    def reload(self, connection: StoreConnection) -> None:
         """A transaction that seemed to have failed was committed."""
         self._tallies.forget()
         self._holds.reload(connection)
@@ -303,7 +303,7 @@ class Counters:
         self._tallies.connection.execute(LEAVE, (self._process,))
         self._leased_until = 0
 
-    def untidy(self, connection: Connection) -> bool:
+    def untidy(self, connection: StoreConnection) -> bool:
         """True if ``sweep`` has something to do. Only reads."""
         ((found,),) = connection.execute(UNTIDY, self._ends(int(self._clock() * 1000))).fetchall()
         return bool(found)

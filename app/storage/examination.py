@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import NamedTuple
 
-from .connection import Connection
+from .connection import StoreConnection
 from .ledger_file import reading
 from .location import Location
 from .new_file import VERSION
@@ -38,7 +38,7 @@ def examine(location: Location) -> Examination:
     return Examination(version, VERSION, [] if found == ["ok"] else found)
 
 
-def _of_server(connection: Connection) -> list[str]:
-    from .migrations.server import differences
+def _of_server(connection: StoreConnection) -> list[str]:
+    from .postgres.tables import differences
 
     return differences(connection)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .connection import Connection
+from .connection import StoreConnection
 from .errors import StoreError
 from .location import Location
 from .opening import current, reading
@@ -119,13 +119,13 @@ def created(location: Location) -> bool:
     return False
 
 
-def change_number(connection: Connection) -> int:
+def change_number(connection: StoreConnection) -> int:
     """The number of changes of keys and teams so far."""
     found = connection.execute("SELECT value FROM state WHERE name = 'keys'").fetchone()
     return int(found[0]) if found else 0
 
 
-def snapshot(connection: Connection) -> KeySnapshot:
+def snapshot(connection: StoreConnection) -> KeySnapshot:
     secrets: dict[str, list[SecretRecord]] = {}
     for key_id, *secret in connection.execute(SELECT_SECRETS):
         secrets.setdefault(key_id, []).append(SecretRecord(*secret))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..core.names import nearest
-from .connection import Connection
+from .connection import StoreConnection
 from .errors import DRIVER_ERRORS, StoreError, store_error
 from .key_records import (
     PRESENT_FIRST,
@@ -35,9 +35,9 @@ from .key_records import (
     load,
     team_of,
 )
-from .listener import CHANNEL
 from .location import Location
 from .opening import BUSY_SECONDS, connect, current, reading
+from .postgres.listener import CHANNEL
 
 # A public id and a secret: a new key's, or of the key with this id.
 Mint = Callable[..., tuple[str, str]]
@@ -263,7 +263,7 @@ class KeyFile:
 class KeyChange:
     """A transaction. ``now`` is in Unix milliseconds."""
 
-    def __init__(self, connection: Connection, now: int) -> None:
+    def __init__(self, connection: StoreConnection, now: int) -> None:
         self.now = now
         self._connection = connection
 

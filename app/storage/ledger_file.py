@@ -24,7 +24,7 @@ from uuid import uuid4
 
 from . import migrations
 from .asks import MANY, Asked, Asks
-from .connection import Connection
+from .connection import StoreConnection
 from .errors import DRIVER_ERRORS, PostgresError, StoreError, is_passing, store_error
 from .holds import Amounts, Decision, Draw, Hold, Slice
 from .location import Location, rows_beside
@@ -234,7 +234,7 @@ class LedgerFile(QueuedWriter):
         """The store's clock: Unix time in seconds."""
         return time.time() + getattr(self._writer, "offset", 0.0)
 
-    def _connected(self) -> Connection:
+    def _connected(self) -> StoreConnection:
         """A connection to the store, a new one if the file was removed or replaced."""
         known = self._file == identity(self.location)
         if self._writer is not None and not known:
@@ -245,7 +245,7 @@ class LedgerFile(QueuedWriter):
             self._resolve(self._writer)
         return self._writer
 
-    def _resolve(self, connection: Connection) -> None:
+    def _resolve(self, connection: StoreConnection) -> None:
         """Finds out about a commit whose answer was lost. Raises StoreError while nobody knows."""
         if self._doubt is None:
             return
@@ -262,7 +262,7 @@ class LedgerFile(QueuedWriter):
             self._queue.extend(("release", (each.what.request_id,)) for each in asked if each.verb == "hold")
             self._queue.extend(("release", (each.what[0].request_id,)) for each in asked if each.verb == "slice")
 
-    def _opened(self, *, examined: bool) -> Connection:
+    def _opened(self, *, examined: bool) -> StoreConnection:
         """A connection to the store, with all tables of this version. A file is created if there is none."""
         if not isinstance(self.location, Path):
             with suppress(OSError):  # rows that have no place to wait are counted as lost
@@ -285,7 +285,7 @@ class LedgerFile(QueuedWriter):
             raise
         return connection
 
-    def _migrate(self, path: Path, connection: Connection) -> None:
+    def _migrate(self, path: Path, connection: StoreConnection) -> None:
         """Brings the file to this version. Another process may be doing the same."""
         if connection.version() == 0:
             create(connection)
@@ -308,7 +308,7 @@ class LedgerFile(QueuedWriter):
         self._taken = self._asks.take(BATCH)
         return super()._committed(batch)
 
-    def _transact(self, connection: Connection, batch: list[Item]) -> int:
+    def _transact(self, connection: StoreConnection, batch: list[Item]) -> int:
         transaction, now = self._transaction, time.monotonic()
         many = len(self._taken) >= MANY and not self._asks.awaited(now) and not self._closing.is_set()
         may_leave = bool(batch) and many and now < self._rows_due

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .connection import Connection
+from .connection import StoreConnection
 from .errors import StoreError
 from .holds import MINUTE
 from .rows import CallRow
@@ -98,12 +98,12 @@ class OpenHolds:
         self._own: dict[str, OpenHold] = {}
         self._before: dict[str, OpenHold | None] = {}
         self._changed: dict[str, tuple[OpenHold, str]] = {}  # with their bodies; also of other processes
-        self._connection: Connection | None = None
+        self._connection: StoreConnection | None = None
 
     def __len__(self) -> int:
         return len(self._own)
 
-    def begin(self, connection: Connection) -> None:
+    def begin(self, connection: StoreConnection) -> None:
         self._connection = connection
         self._before.clear()
         self._changed.clear()
@@ -143,7 +143,7 @@ class OpenHolds:
         insert_again(connection, DELETE, ended)
         insert_again(connection, SAVE, rows)
 
-    def reload(self, connection: Connection) -> None:
+    def reload(self, connection: StoreConnection) -> None:
         """The holds of this process are those that the store has."""
         found = connection.execute(OWN, (self._process,)).fetchall()
         self._own = {request_id: opened(*row)._replace(ask=self._ask_of(request_id)) for request_id, *row in found}

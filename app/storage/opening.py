@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from . import files
-from .connection import Connection
+from .connection import StoreConnection
 from .errors import DRIVER_ERRORS, WORDS, NoFile, StoreError, reason, store_error
 from .location import Location, Postgres
 from .new_file import STATEMENTS, VERSION
@@ -24,12 +24,14 @@ CHECK_SECONDS = 0.3  # for the check of the file when it is opened
 TABLES = {name for statement in STATEMENTS for name in re.findall(r"^CREATE TABLE (\w+)", statement)}
 
 
-def connect(location: Location, mode: Literal["ro", "rw"], seconds: float, *, any_thread: bool = False) -> Connection:
+def connect(
+    location: Location, mode: Literal["ro", "rw"], seconds: float, *, any_thread: bool = False
+) -> StoreConnection:
     """A connection to a database that is there. Waits ``seconds`` for another program's lock on a file, or for each
     answer of a server. Raises DRIVER_ERRORS."""
     if isinstance(location, Path):
         return open_file(location, mode, seconds, any_thread=any_thread)
-    from .postgres import PostgresConnection
+    from .postgres.connection import PostgresConnection
 
     return PostgresConnection(location, seconds=seconds)
 
@@ -46,10 +48,10 @@ def open_file(path: Path, mode: Literal["ro", "rw"], seconds: float, *, any_thre
     )
 
 
-def open_server(location: Postgres) -> Connection:
+def open_server(location: Postgres) -> StoreConnection:
     """The connection of a writer, to a database that has all tables of this version. Raises PostgresError, and
     StoreError for another database."""
-    from .postgres import PostgresConnection
+    from .postgres.connection import PostgresConnection
 
     connection = PostgresConnection(location)
     try:
@@ -66,7 +68,7 @@ def open_server(location: Postgres) -> Connection:
     return connection
 
 
-def current(connection: Connection) -> bool:
+def current(connection: StoreConnection) -> bool:
     """True if the database is ours and of this version."""
     try:
         return connection.version() == VERSION
@@ -75,7 +77,7 @@ def current(connection: Connection) -> bool:
 
 
 @contextmanager
-def reading(location: Location) -> Iterator[Connection]:
+def reading(location: Location) -> Iterator[StoreConnection]:
     """A connection for reading, to a database of this version or an older one. Raises StoreError, NoFile without a
     file."""
     try:
@@ -93,11 +95,11 @@ def reading_file(path: Path) -> Iterator[SqliteConnection]:
         yield cast("SqliteConnection", connection)
 
 
-def _readable(location: Location) -> AbstractContextManager[Connection]:
+def _readable(location: Location) -> AbstractContextManager[StoreConnection]:
     if isinstance(location, Path):
         _find(location)
         return closing(open_file(location, "ro", BUSY_SECONDS))
-    from .postgres import pool
+    from .postgres.pool import pool
 
     return pool(location).connection()
 
@@ -142,7 +144,7 @@ def examine(connection: sqlite3.Connection) -> None:
         raise StoreError(WORDS[sqlite3.SQLITE_CORRUPT])
 
 
-def create(connection: Connection) -> None:
+def create(connection: StoreConnection) -> None:
     """Creates our tables in an empty file."""
     connection.begin()
     if connection.version() == 0:
@@ -151,7 +153,7 @@ def create(connection: Connection) -> None:
     connection.commit()
 
 
-def complete(connection: Connection) -> bool:
+def complete(connection: StoreConnection) -> bool:
     """True if the database has all tables of this version."""
     return connection.tables() >= TABLES
 

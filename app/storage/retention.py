@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from .columns import QUARTER, SET_STATE
-from .connection import Connection
+from .connection import StoreConnection
 from .errors import DRIVER_ERRORS, reason
 from .keys import REMEMBERED_MS
 from .location import Location
@@ -130,7 +130,7 @@ def _limits(now: float, keep_days: int) -> dict[str, int]:
     }
 
 
-def _emptied(connection: Connection, table: str, before: int, pause: Pause) -> int:
+def _emptied(connection: StoreConnection, table: str, before: int, pause: Pause) -> int:
     """Deletes the table's old rows in steps; returns how many."""
     columns, old = _OLD[table]
     statement = f"DELETE FROM {table} WHERE ({columns}) IN ({old} LIMIT {STEP})"  # noqa: S608 - our own tables
@@ -161,7 +161,7 @@ def _lease() -> int:
     return int(time.time() * 1000) + LEASE_MS
 
 
-def _claimed(connection: Connection) -> bool:
+def _claimed(connection: StoreConnection) -> bool:
     """True if no other process tidies the file; its lease ends if it dies."""
     taken = connection.execute(
         "INSERT INTO state (name, value) VALUES ('tidied_until', ?) "
@@ -171,12 +171,12 @@ def _claimed(connection: Connection) -> bool:
     return taken.rowcount == 1
 
 
-def _release(connection: Connection) -> None:
+def _release(connection: StoreConnection) -> None:
     connection.execute("UPDATE state SET value = 0 WHERE name = 'tidied_until'")
 
 
 @contextmanager
-def _opened(location: Location) -> Iterator[Connection | None]:
+def _opened(location: Location) -> Iterator[StoreConnection | None]:
     """A connection of its own; None if there is no file of this version. Never creates or migrates a file."""
     if isinstance(location, Path) and not location.is_file():
         yield None

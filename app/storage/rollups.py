@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from .columns import DAY, FEW, GROUPS, MODEL, QUARTER, SET_STATE, SUMS, USER, progress
-from .connection import Connection
+from .connection import StoreConnection
 from .filters import fits
 from .holds import FOREVER
 from .running import BLOCK, BLOCKS, first_stale, mark
@@ -53,7 +53,7 @@ _TABLES = {
 }
 
 
-def step(connection: Connection, most: int = STEP) -> int:
+def step(connection: StoreConnection, most: int = STEP) -> int:
     """Adds the next rows to the roll-ups, in one transaction; returns how many, 0 if there are none.
 
     Several processes may do so: a row is added once, with ``rolled_up`` in the same transaction.
@@ -77,13 +77,13 @@ def step(connection: Connection, most: int = STEP) -> int:
     return count
 
 
-def _next(connection: Connection, since: int, most: int) -> tuple[int, int]:
+def _next(connection: StoreConnection, since: int, most: int) -> tuple[int, int]:
     query = "SELECT count(*), max(id) FROM (SELECT id FROM calls WHERE id > ? ORDER BY id LIMIT ?) AS next"
     count, last = connection.execute(query, (since, most)).fetchone()
     return count, last or since
 
 
-def unroll(connection: Connection, row: int) -> None:
+def unroll(connection: StoreConnection, row: int) -> None:
     """Takes the row with this id out of the roll-ups, if it is in them: before it is changed, in the same transaction.
     ``roll`` puts the changed row in again."""
     if row > progress(connection).rolled_up:
@@ -97,7 +97,7 @@ def unroll(connection: Connection, row: int) -> None:
         connection.execute(f"DELETE FROM {table} WHERE {unit} = {its} AND {empty}", (row,))  # noqa: S608 - our own names
 
 
-def roll(connection: Connection, row: int) -> None:
+def roll(connection: StoreConnection, row: int) -> None:
     """Adds the changed row with this id to the roll-ups, if ``step`` has passed it."""
     if row <= progress(connection).rolled_up:
         for _, _, (add, _) in _TABLES.values():
@@ -105,7 +105,7 @@ def roll(connection: Connection, row: int) -> None:
         mark(connection, row - 1, row)
 
 
-def delete(connection: Connection, rows: Iterable[int]) -> None:
+def delete(connection: StoreConnection, rows: Iterable[int]) -> None:
     """Deletes the rows with these ids, and takes them out of the roll-ups: for rows that others replace, inserted after
     this, in the same transaction."""
     for row in rows:
@@ -114,7 +114,7 @@ def delete(connection: Connection, rows: Iterable[int]) -> None:
     forget_ids(connection)
 
 
-def forget_ids(connection: Connection) -> None:
+def forget_ids(connection: StoreConnection) -> None:
     """To be called after rows were deleted, in the same transaction: SQLite gives the ids behind the last row again,
     and the rows that get them are not rolled up yet."""
     connection.execute(
@@ -141,7 +141,7 @@ def distance(time: int, per_day: int, first_day: int = 0) -> Distance:
     return Distance(day, min(0, after), max(0, after), 1 if after > 0 else -1)
 
 
-def spent_before(connection: Connection, scope: str, unit: str, window: tuple[int, int], filter_: str = "") -> int:
+def spent_before(connection: StoreConnection, scope: str, unit: str, window: tuple[int, int], filter_: str = "") -> int:
     """The start of a counter: the sum of all rows of the scope in the window (Unix seconds, from and until) that
     fit the filter, whether they are still kept or not. ``unit``: tokens, usd (nano-dollars) or requests. Inside a
     transaction."""

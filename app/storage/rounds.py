@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .connection import Connection
+from .connection import StoreConnection
 from .counters import Counters
 from .spill import Spill, Spilled, parsed
 from .turn import Item, Transaction, restored
@@ -37,7 +37,7 @@ class Rounds:
         """The next round is now."""
         self._next = 0.0
 
-    def make(self, connection: Connection, transaction: Transaction, *, idle: bool) -> bool:
+    def make(self, connection: StoreConnection, transaction: Transaction, *, idle: bool) -> bool:
         """True if holds ended. ``idle``: no rows wait in memory, so that spilled ones may be read back.
 
         Raises DRIVER_ERRORS.
@@ -63,7 +63,7 @@ class Rounds:
             self._reading.close()
             self._reading = None
 
-    def _sweep(self, connection: Connection) -> int:
+    def _sweep(self, connection: StoreConnection) -> int:
         counters = self._counters
         renews, sweeps = counters.renewal_due(), counters.may_sweep() and counters.untidy(connection)
         if not renews and not sweeps:
@@ -83,7 +83,7 @@ class Rounds:
             logger.warning("%d calls of a process that has died were charged at their bounds", lost)
         return lost
 
-    def _read_back(self, connection: Connection, transaction: Transaction) -> bool:
+    def _read_back(self, connection: StoreConnection, transaction: Transaction) -> bool:
         """Reads up to LINES lines of one file. True if holds ended."""
         while self._reading is None and self._files:
             try:
@@ -105,7 +105,7 @@ class Rounds:
         return False
 
     def _take_over(
-        self, connection: Connection, transaction: Transaction, lines: list[bytes], note: tuple[str, int]
+        self, connection: StoreConnection, transaction: Transaction, lines: list[bytes], note: tuple[str, int]
     ) -> None:
         items: list[Item] = []
         for line in lines:

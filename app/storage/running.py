@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from .columns import DAY, DAY_MS, FEW, GROUPS, SUMS, USER, progress
-from .connection import Connection
+from .connection import StoreConnection
 
 BLOCK = 32  # days
 LATE_MS = 900_000  # after the end of a day, in which its last calls settle
@@ -58,19 +58,19 @@ MARK = (
 )
 
 
-def mark(connection: Connection, since: int, until: int) -> None:
+def mark(connection: StoreConnection, since: int, until: int) -> None:
     """The days of the rows with ids above ``since``, up to ``until``, are to be folded anew: in the transaction that
     adds the rows to the roll-ups or takes them away."""
     connection.execute(MARK, (since, until))
 
 
-def first_stale(connection: Connection, name: str) -> int:
+def first_stale(connection: StoreConnection, name: str) -> int:
     """The first day that is not in the table; NEVER if there is none."""
     (day,) = connection.execute("SELECT min(day) FROM stale WHERE name = ?", (name,)).fetchone()
     return NEVER if day is None else int(day)
 
 
-def fold(connection: Connection, now: float) -> bool:
+def fold(connection: StoreConnection, now: float) -> bool:
     """Folds the first day that is due into one table, in one transaction; False if nothing is due. ``now`` is a Unix
     time in seconds.
 
@@ -93,12 +93,12 @@ def fold(connection: Connection, now: float) -> bool:
     return True
 
 
-def _due(connection: Connection, name: str, closed: int) -> bool:
+def _due(connection: StoreConnection, name: str, closed: int) -> bool:
     return first_stale(connection, name) < closed
 
 
 @contextmanager
-def _transaction(connection: Connection) -> Iterator[None]:
+def _transaction(connection: StoreConnection) -> Iterator[None]:
     connection.begin()
     try:
         yield
@@ -109,7 +109,7 @@ def _transaction(connection: Connection) -> Iterator[None]:
         raise
 
 
-def _fold_day(connection: Connection, table: Running, day: int) -> None:
+def _fold_day(connection: StoreConnection, table: Running, day: int) -> None:
     slots = ", ".join(map(str, range(1, table.slots + 1)))
     connection.execute(f"DELETE FROM {table.name} WHERE slot IN ({slots}) AND day = ?", (day,))  # noqa: S608 - our own names
     columns = ("slot", "day", *table.groups, *table.sums)
@@ -121,7 +121,7 @@ def _fold_day(connection: Connection, table: Running, day: int) -> None:
     connection.execute("DELETE FROM stale WHERE name = ? AND day = ?", (table.name, day))
 
 
-def folded(connection: Connection, table: Running, day: int) -> Iterator[tuple[Any, ...]]:
+def folded(connection: StoreConnection, table: Running, day: int) -> Iterator[tuple[Any, ...]]:
     """The rows of a table for one day, as the roll-ups and the calls say."""
     grouped = len(table.groups)
     running: dict[tuple[str, ...], list[float]] = {}
@@ -141,7 +141,7 @@ def _rows(slot: int, day: int, running: dict[tuple[str, ...], list[float]]) -> I
     return ((slot, day, *group, *sums) for group, sums in running.items() if any(sums))
 
 
-def _by_slot(connection: Connection, table: Running, day: int) -> tuple[str, tuple[int, ...]]:
+def _by_slot(connection: StoreConnection, table: Running, day: int) -> tuple[str, tuple[int, ...]]:
     """The sums of each slot and group of a day, in the order of the slots, as floats, since integers might overflow."""
     if table is not USERS:
         groups = ", ".join(f'"{name}"' for name in table.groups)
@@ -164,7 +164,7 @@ def _by_slot(connection: Connection, table: Running, day: int) -> tuple[str, tup
     )
 
 
-def _fold_block(connection: Connection, block: int) -> None:
+def _fold_block(connection: StoreConnection, block: int) -> None:
     since, until = block * BLOCK, block * BLOCK + BLOCK
     groups = ", ".join(f'"{name}"' for name in GROUPS)
     sums = ", ".join(f"sum(CAST({name} AS DOUBLE PRECISION))" for name in SUMS)
@@ -180,7 +180,7 @@ def _fold_block(connection: Connection, block: int) -> None:
 # ---------------------------------------------------------------- a check
 
 
-def differences(connection: Connection) -> list[str]:
+def differences(connection: StoreConnection) -> list[str]:
     """The days and blocks whose sums are not those of the roll-ups, in words; takes some seconds for a million rows.
 
     The sum of all slots of a day is compared with that of the quarters, each as often as there are slots from it on.
@@ -212,7 +212,7 @@ def _weighted(table: Running) -> str:
     return f"SELECT quarter / {DAY} AS day, {_listed(table.groups)}, {summed} FROM rollups"  # noqa: S608 - our own names
 
 
-def _differing(connection: Connection, table: Running, right: str, since: int = 0) -> list[str]:
+def _differing(connection: StoreConnection, table: Running, right: str, since: int = 0) -> list[str]:
     unit, stale = ("block", f"day / {BLOCK}") if table.name == BLOCKS else ("day", "day")
     listed = f"{unit}, {_listed(table.groups)}"
     taken = ", ".join(f"-{each}" for each in table.sums)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
 
-from .connection import Connection
+from .connection import StoreConnection
 from .counters import Counters
 from .holds import Amounts, Balance, Charge, Decision, Draw, Hold, Slice
 from .open_holds import HeldCharge, OpenHold
@@ -79,7 +79,7 @@ class SlicedCounters(Counters):
 
     _of_slices: set[Key] | None = None  # the counters of fresh slices, None if they are not known
 
-    def begin(self, connection: Connection) -> None:
+    def begin(self, connection: StoreConnection) -> None:
         self._of_slices = None
         super().begin(connection)
 

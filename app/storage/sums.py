@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .columns import MODEL, QUARTER, progress
-from .connection import Connection
+from .connection import StoreConnection
 from .filters import fits
 from .holds import FOREVER
 from .rollups import SCOPES, spent_before
@@ -14,7 +14,7 @@ QUARTER_SECONDS = QUARTER // 1000
 FEW = 20_000  # rows
 
 
-def start(connection: Connection, scope: str, unit: str, chosen: str, window: tuple[int, int]) -> int:
+def start(connection: StoreConnection, scope: str, unit: str, chosen: str, window: tuple[int, int]) -> int:
     """The start of a new counter: the sum of the scope's rows in the window that fit the filter ``chosen``.
 
     While many rows are not rolled up yet, as after a migration, rows are found by their time if all are kept.
@@ -36,7 +36,7 @@ class Spent(NamedTuple):
     usd: int = 0
 
 
-def spent(connection: Connection, scope: str, chosen: str, since: int, until: int) -> Spent:
+def spent(connection: StoreConnection, scope: str, chosen: str, since: int, until: int) -> Spent:
     """The same in another way, to compare a counter with: from the roll-ups of quarters and the rows behind them, if
     the window consists of whole quarters of an hour, as every window of a calendar does; else from rows alone."""
     whole = since % QUARTER_SECONDS == 0 and (until % QUARTER_SECONDS == 0 or until == FOREVER)
@@ -52,7 +52,7 @@ def spent(connection: Connection, scope: str, chosen: str, since: int, until: in
     return Spent(*(sum(group[place] for group in sums) for place in (2, 3, 4)))
 
 
-def last_minute(connection: Connection, scope: str, since: int) -> list[tuple[int, int, int]]:
+def last_minute(connection: StoreConnection, scope: str, since: int) -> list[tuple[int, int, int]]:
     """``(second, requests, tokens)`` of a scope's rows from the second ``since`` on."""
     where, values = _of(scope)
     return connection.execute(_SECONDS.format(where), (since, *values)).fetchall()

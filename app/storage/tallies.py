@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from itertools import chain
 from typing import ClassVar
 
-from .connection import Connection, Cursor
+from .connection import Cursor, StoreConnection
 from .filters import fits
 from .holds import FOREVER, MINUTE, OPEN, SLIDING, Balance, Charge
 from .rows import CallRow
@@ -155,15 +155,15 @@ class Tallies:
         self.known: dict[Key, Tally | SlidingMinute] = {}  # those of all scopes, by their primary keys
         self._fitting: dict[tuple[str | None, str | None, str, str], list[tuple[Tally | SlidingMinute, int]]] = {}
         self.changed: dict[Tally | SlidingMinute, None] = {}
-        self._connection: Connection | None = None
+        self._connection: StoreConnection | None = None
         self._version: int | None = None
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> StoreConnection:
         assert self._connection is not None
         return self._connection
 
-    def begin(self, connection: Connection, now: int) -> bool:
+    def begin(self, connection: StoreConnection, now: int) -> bool:
         """To be called in a transaction that writes. ``now`` is in Unix seconds. False if another connection has
         written since the last transaction, so that the counters are read again."""
         version = connection.seen()
@@ -335,7 +335,7 @@ def scopes(row: CallRow) -> Iterator[str]:
     yield "organization"
 
 
-def insert(connection: Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+def insert(connection: StoreConnection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
     """Runs the statement, whose ``{}`` are the rows, with several rows at once: SQLite's driver gives up the
     interpreter's lock for each statement, and may wait for it after."""
     place = 0
@@ -345,7 +345,7 @@ def insert(connection: Connection, statement: str, rows: Sequence[tuple[object, 
             place += size
 
 
-def insert_again(connection: Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> list[Cursor]:
+def insert_again(connection: StoreConnection, statement: str, rows: Sequence[tuple[object, ...]]) -> list[Cursor]:
     """The same with a statement that changes nothing if a row is there twice: fewer statements for SQLite, since rows
     are repeated to fill one. Returns the results, for a statement that selects."""
     found: list[Cursor] = []
@@ -356,7 +356,7 @@ def insert_again(connection: Connection, statement: str, rows: Sequence[tuple[ob
     return found
 
 
-def _insert(connection: Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> Cursor:
+def _insert(connection: StoreConnection, statement: str, rows: Sequence[tuple[object, ...]]) -> Cursor:
     return connection.execute(_filled(statement, len(rows), len(rows[0])), list(chain.from_iterable(rows)))
 
 

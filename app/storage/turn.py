@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 from .asks import Answer, Asked
-from .connection import Connection
+from .connection import StoreConnection
 from .errors import DRIVER_ERRORS, StoreError, is_of_row
 from .holds import Amounts, Decision, Draw
 from .rows import CALL_COLUMNS, INSERT_ALERT, INSERT_CALL, PLAIN, AlertRow, CallRow
@@ -34,7 +34,7 @@ class Transaction:
 
     def commit(
         self,
-        connection: Connection,
+        connection: StoreConnection,
         items: list[Item],
         asked: list[Asked],
         also: tuple[str, tuple[Any, ...]] | None = None,
@@ -64,7 +64,7 @@ class Transaction:
         return answers
 
     def _run(
-        self, connection: Connection, items: list[Item], asked: list[Asked], *, careful: bool, may_leave: bool
+        self, connection: StoreConnection, items: list[Item], asked: list[Asked], *, careful: bool, may_leave: bool
     ) -> list[Answer]:
         """``careful``: one row at a time, without those that can never be written."""
         self.settled, self.left, self._careful = False, may_leave, careful
@@ -88,11 +88,11 @@ class Transaction:
         self._counters.save()
         return answers
 
-    def _write_left(self, connection: Connection, items: list[Item]) -> None:
+    def _write_left(self, connection: StoreConnection, items: list[Item]) -> None:
         self.left = False
         self._write(connection, items)
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: StoreConnection) -> None:
         """This process ends its lease. Raises DRIVER_ERRORS."""
         if self._counters.leased:
             connection.begin()
@@ -101,7 +101,7 @@ class Transaction:
             self._counters.save()
             connection.commit()
 
-    def _write(self, connection: Connection, items: list[Item]) -> None:
+    def _write(self, connection: StoreConnection, items: list[Item]) -> None:
         calls: list[CallRow] = []
         settlements: dict[str, list[CallRow]] = {}
         drawn: list[Settlement] = []
@@ -131,7 +131,7 @@ class Transaction:
             self._write_drawn(connection, drawn)
         self._write_plain(connection, plain)
 
-    def _write_drawn(self, connection: Connection, drawn: list[Settlement]) -> None:
+    def _write_drawn(self, connection: StoreConnection, drawn: list[Settlement]) -> None:
         """Changes each slice once."""
         ids = [(request_id,) for request_id, rows, _ in drawn if rows]
         written = {row for found in insert_again(connection, WRITTEN, ids) for row in found}
@@ -146,14 +146,14 @@ class Transaction:
             kept = self._inserted(connection, booked)
             self.settled |= self._counters.settle_drawn(slice_id, Amounts(*map(sum, zip(*taken, strict=True))), kept)
 
-    def _inserted(self, connection: Connection, rows: list[CallRow]) -> list[CallRow]:
+    def _inserted(self, connection: StoreConnection, rows: list[CallRow]) -> list[CallRow]:
         """Those of the rows that are in the ledger now."""
         if not self._careful:
             insert(connection, INSERT_CALLS, rows)
             return rows
         return [row for row in rows if self._tried(connection, INSERT_CALL, row)]
 
-    def _write_plain(self, connection: Connection, items: list[Item]) -> None:
+    def _write_plain(self, connection: StoreConnection, items: list[Item]) -> None:
         for verb, run in groupby(items, itemgetter(0)):
             rows: Iterable[tuple[Any, ...]] = [values for _, values in run]
             if verb == "refuse":
@@ -164,7 +164,7 @@ class Transaction:
             else:
                 connection.executemany(PLAIN[verb], rows)
 
-    def _tried(self, connection: Connection, statement: str, row: tuple[Any, ...]) -> bool:
+    def _tried(self, connection: StoreConnection, statement: str, row: tuple[Any, ...]) -> bool:
         try:
             connection.attempt(statement, row)
         except (*DRIVER_ERRORS, ValueError, OverflowError) as error:
@@ -174,7 +174,7 @@ class Transaction:
             return False
         return True
 
-    def _answer(self, connection: Connection, asked: Asked) -> Any:
+    def _answer(self, connection: StoreConnection, asked: Asked) -> Any:
         """A value, or the error that prevents it."""
         try:
             if asked.verb == "hold":

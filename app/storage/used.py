@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .columns import progress
-from .connection import Connection
+from .connection import StoreConnection
 from .location import Location
 from .opening import reading
 from .running import BLOCK, BLOCKS, first_stale
@@ -22,7 +22,7 @@ def used_scopes(location: Location) -> frozenset[str]:
     return frozenset(found)
 
 
-def _named(connection: Connection, query: str, values: tuple[int, ...]) -> set[str]:
+def _named(connection: StoreConnection, query: str, values: tuple[int, ...]) -> set[str]:
     found: set[str] = set()
     for key, team in connection.execute(query, values):
         found |= {f"key:{key}", f"team:{team}"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from .connection import Connection
+from .connection import StoreConnection
 from .counters import balances
 from .errors import StoreError
 from .holds import MINUTE, OPEN
@@ -51,7 +51,7 @@ def verify(location: Location) -> list[str]:
     return found
 
 
-def _held(connection: Connection) -> dict[tuple[object, ...], int]:
+def _held(connection: StoreConnection) -> dict[tuple[object, ...], int]:
     sums: dict[tuple[object, ...], int] = defaultdict(int)
     for _, *row in connection.execute(HOLDS).fetchall():
         hold = opened(*row)

@@ -20,7 +20,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from .connection import Connection
+from .connection import StoreConnection
 from .errors import DRIVER_ERRORS, StoreError
 
 LONGEST_PAUSE = 5.0  # seconds between two tries to write kept rows
@@ -50,7 +50,7 @@ class QueuedWriter(ABC):
         self._policy = policy
         self._queue: deque[Any] = deque()  # statements, or what ``_run`` of a subclass takes
         self._arrived, self._hurry, self._closing = threading.Event(), threading.Event(), threading.Event()
-        self._writer: Connection | None = None
+        self._writer: StoreConnection | None = None
         self._thread = threading.Thread(target=self._work, name=policy.thread, daemon=True)
 
     @property
@@ -88,7 +88,7 @@ class QueuedWriter(ABC):
         """The queue has no room for it, or the writer has ended."""
 
     @abstractmethod
-    def _connected(self) -> Connection:
+    def _connected(self) -> StoreConnection:
         """The open ``_writer``. Raises DRIVER_ERRORS, OSError or StoreError."""
 
     @abstractmethod
@@ -148,7 +148,7 @@ class QueuedWriter(ABC):
         self._succeeded()
         return written
 
-    def _transact(self, connection: Connection, batch: list[Any]) -> int:
+    def _transact(self, connection: StoreConnection, batch: list[Any]) -> int:
         """Writes what was queued, and returns how much. Raises DRIVER_ERRORS; nothing has changed then."""
         connection.begin()
         for statement, rows in _runs(batch):

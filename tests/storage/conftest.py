@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from app.storage.location import Location, Postgres
-from app.storage.migrations.server import upgrade
+from app.storage.postgres.tables import upgrade
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

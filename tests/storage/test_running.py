@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.storage.columns import DAY_MS
-from app.storage.connection import Connection
+from app.storage.connection import StoreConnection
 from app.storage.location import Location
 from app.storage.queries import Span, sums_of
 from app.storage.retention import keep_up, tidy
@@ -64,19 +64,19 @@ def test_a_day_is_folded_when_its_calls_have_settled(location: Location) -> None
     assert verify(path) == []
 
 
-def _late(connection: Connection) -> None:
+def _late(connection: StoreConnection) -> None:
     connection.execute(INSERT_CALL, at(DAY + 1, 3, total_tokens=1000))
     while step(connection):
         pass
 
 
-def _corrected(connection: Connection) -> None:
+def _corrected(connection: StoreConnection) -> None:
     unroll(connection, 2)
     connection.execute("UPDATE calls SET total_tokens = 77, cost = 5 WHERE id = 2")
     roll(connection, 2)
 
 
-def _replaced(connection: Connection) -> None:
+def _replaced(connection: StoreConnection) -> None:
     delete(connection, [2])
 
 

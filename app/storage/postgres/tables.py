@@ -13,13 +13,14 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
-from ..connection import Connection as Store
+from ..connection import StoreConnection
 from ..errors import StoreError
 from ..location import Postgres
+from ..migrations.__main__ import FOLDER
 from ..new_file import VERSION
-from ..postgres import COMMENT, PostgresConnection, failure
 from ..schema import metadata
-from .__main__ import FOLDER
+from .connection import COMMENT, PostgresConnection
+from .failures import failure
 
 SECONDS = 3600.0  # for one statement
 
@@ -59,7 +60,7 @@ def _upgrade(connection: Connection, before: int) -> None:
     connection.execute(text(f"COMMENT ON TABLE calls IS '{COMMENT.replace(chr(39), chr(39) * 2)}{VERSION}'"))
 
 
-def differences(connection: Store) -> list[str]:
+def differences(connection: StoreConnection) -> list[str]:
     """The tables and columns that the database lacks, in words."""
     query = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = current_schema()"
     found = {tuple(row) for row in connection.execute(query)}

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
-from .errors import StoreError
-from .location import Postgres
-from .opening import current, reading
-from .postgres import PostgresConnection, failure
-from .schema import metadata
-from .verify import verify
+from ..errors import StoreError
+from ..location import Postgres
+from ..opening import current, reading
+from ..schema import metadata
+from ..verify import verify
+from .connection import PostgresConnection
+from .failures import failure
 
 SECONDS = 600.0  # for one round trip
 

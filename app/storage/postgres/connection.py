@@ -9,30 +9,26 @@ come one after another as in an SQLite file: no two can wait for each other, and
 
 from __future__ import annotations
 
-import os
 import re
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 import psycopg
-from psycopg import errors, pq
+from psycopg import pq
 from psycopg.adapt import Buffer, Loader
 from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import StrDumperUnknown
 
-from .errors import PostgresError, StoreError
-from .location import Postgres
-from .sqlite import known
+from ..errors import PostgresError, StoreError
+from ..location import Postgres
+from ..sqlite import known
+from .failures import failure
 
 CONNECT_SECONDS = 2  # libpq takes no less
 ANSWER_SECONDS = 2.0  # of the server, for one round trip
-READ_SECONDS = 5.0  # for one round trip of a report
-AT_ONCE = 4  # connections of a process for reading
-IDLE_SECONDS = 60.0  # after which a connection for reading is closed
 LOCK_MS = 1500  # to wait for the transactions of the others
 IDLE_MS = 2000  # after which the server ends a transaction of a process that has stopped in the midst of it
 LOCK = 0x746F726969  # "torii"
@@ -320,121 +316,3 @@ class PostgresConnection:
         self._waiting.clear()
         self.driver.kept = False
         self.driver.close()
-
-
-class Pool:
-    """Open connections for reading, AT_ONCE at most. Threads wait for their turn."""
-
-    def __init__(self, location: Postgres) -> None:
-        self._location = location
-        self._turns = threading.BoundedSemaphore(AT_ONCE)
-        self._idle: list[tuple[float, PostgresConnection]] = []  # and since when, of the monotonic clock
-
-    @contextmanager
-    def connection(self) -> Iterator[PostgresConnection]:
-        """A connection that nobody else uses. Raises PostgresError."""
-        if not self._turns.acquire(timeout=READ_SECONDS):
-            raise PostgresError("all connections for reading are in use", passing=True)
-        try:
-            connection = self._taken() or PostgresConnection(self._location, seconds=READ_SECONDS)
-            connection.driver.kept = True
-            try:
-                yield connection
-                connection.rollback()
-            except BaseException:
-                connection.close()
-                raise
-            self._idle.append((time.monotonic(), connection))
-        finally:
-            self._turns.release()
-
-    def _taken(self) -> PostgresConnection | None:
-        """The connection that was used last, if it still works; those that were idle for long are closed."""
-        with suppress(IndexError):
-            while True:
-                since, connection = self._idle.pop()
-                if time.monotonic() - since < IDLE_SECONDS and connection.works():
-                    return connection
-                connection.close()
-        return None
-
-
-@lru_cache(8)
-def _pool(location: Postgres, process: int) -> Pool:
-    return Pool(location)
-
-
-def pool(location: Postgres) -> Pool:
-    """This process's pool for the database."""
-    return _pool(location, os.getpid())
-
-
-PASSING = (
-    errors.AdminShutdown,
-    errors.CannotConnectNow,
-    errors.ConnectionTimeout,
-    errors.CrashShutdown,
-    errors.DeadlockDetected,
-    errors.DiskFull,
-    errors.IdleInTransactionSessionTimeout,
-    errors.LockNotAvailable,
-    errors.OutOfMemory,
-    errors.QueryCanceled,
-    errors.TooManyConnections,
-)
-# In the server's words, or the library's: they may have addresses, users and values.
-WORDS: tuple[tuple[type[Exception], str], ...] = (
-    (errors.InvalidPassword, "the server refuses the user or the password"),
-    (errors.InvalidAuthorizationSpecification, "the server refuses the user"),
-    (errors.InvalidCatalogName, "the server has no such database"),
-    (errors.TooManyConnections, "the server has no connection left (max_connections)"),
-    (errors.CannotConnectNow, "the server is starting or stopping"),
-    (errors.AdminShutdown, "the server is stopping"),
-    (errors.CrashShutdown, "the server is stopping"),
-    (errors.DiskFull, "the server's disk is full"),
-    (errors.ReadOnlySqlTransaction, "it is read-only"),
-    (errors.InsufficientPrivilege, "its user may not do this: permission denied"),
-    (errors.LockNotAvailable, "others have locked it"),
-    (errors.QueryCanceled, "it is too slow"),
-    (errors.ConnectionTimeout, "the server does not answer"),
-)
-LIBRARY_WORDS = (  # libpq has no codes for failed connections
-    ("password authentication failed", "the server refuses the user or the password", False),
-    ("no password supplied", "the server asks for a password, and the URL has none", False),
-    ("does not exist", "the server has no such user or database", False),
-    ("no pg_hba.conf entry", "the server refuses this machine or user (pg_hba.conf)", False),
-    ("could not translate host name", "its host name is not known", False),
-    ("failed to resolve host", "its host name is not known", False),
-    ("server does not support SSL", "the server offers no TLS, which the URL demands", False),
-    ("certificate verify failed", "the server's certificate is not trusted", False),
-    ("too many clients", "the server has no connection left (max_connections)", True),
-    ("remaining connection slots", "the server has no connection left (max_connections)", True),
-    ("starting up", "the server is starting", True),
-    ("shutting down", "the server is stopping", True),
-    ("Connection refused", "the server cannot be reached: connection refused", True),
-    ("No such file or directory", "the server cannot be reached: there is no such socket", True),
-    ("timeout expired", "the server does not answer", True),
-    ("closed the connection unexpectedly", "the server has closed the connection", True),
-)
-
-
-def failure(error: psycopg.Error, *, unknown: bool = False) -> PostgresError:
-    """The error in our own words."""
-    if isinstance(error, psycopg.DataError | psycopg.IntegrityError | psycopg.ProgrammingError):
-        code = error.sqlstate or type(error).__name__
-        words = next((words for kind, words in WORDS if isinstance(error, kind)), None)
-        return PostgresError(words or f"it cannot be used ({code})", of_row=words is None)
-    passing = isinstance(error, PASSING) or error.sqlstate is None
-    unknown = unknown and (error.sqlstate is None or isinstance(error, errors.AdminShutdown | errors.CrashShutdown))
-    for kind, words in WORDS:
-        if isinstance(error, kind):
-            return PostgresError(words, passing=passing, unknown=unknown)
-    if error.sqlstate is None:
-        text = str(error)
-        for part, words, gone in LIBRARY_WORDS:
-            if part in text:
-                return PostgresError(words, passing=gone, unknown=unknown)
-        if type(error).__name__ == "_WaitTimeout":
-            return PostgresError("the server does not answer", passing=True, unknown=unknown)
-        return PostgresError("the connection to the server is lost", passing=True, unknown=unknown)
-    return PostgresError(f"it cannot be used ({error.sqlstate})", passing=passing, unknown=unknown)

@@ -6,11 +6,11 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import PostgresError
-from .location import Location
+from ..errors import PostgresError
+from ..location import Location
 
 if TYPE_CHECKING:
-    from .postgres import PostgresConnection
+    from .connection import PostgresConnection
 
 CHANNEL = "torii_keys"
 HEARING_SECONDS = 2.0  # between two looks while changes are heard of
@@ -41,7 +41,7 @@ class Listener:
         return not self._ended.is_set()
 
     def _hear(self) -> None:
-        from .postgres import PostgresConnection
+        from .connection import PostgresConnection
 
         if self._connection is None:
             self._pause -= self._poll_seconds
