@@ -171,7 +171,7 @@ def settle(file: LedgerFile, *ids: str) -> None:
         file.settle(request_id, [row(request_id, total_tokens=7, time=int(time.time() * 1000))])
 
 
-def _rush(path: Path, go: Connection) -> None:
+def _rush(path: Location, go: Connection) -> None:
     """A process that asks for 125 holds at once, tells those that it got, and settles them when told to."""
 
     async def rush() -> None:
@@ -187,7 +187,7 @@ def _rush(path: Path, go: Connection) -> None:
 
 
 @contextmanager
-def rushing(path: Path) -> Iterator[list[tuple[Any, Connection]]]:
+def rushing(path: Location) -> Iterator[list[tuple[Any, Connection]]]:
     """Four processes that are ready to ask."""
     LedgerFile(path).close()
     rushes = []

@@ -20,6 +20,7 @@ import pytest
 from app.storage.errors import StoreError
 from app.storage.ledger_file import LedgerFile
 from app.storage.location import Location
+from app.storage.opening import connect
 from app.storage.spill import Spill, Spilled
 from app.storage.verify import verify
 
@@ -32,45 +33,40 @@ COUNTER = "SELECT spent, held FROM counters WHERE unit = 'requests' AND until > 
 
 
 @pytest.fixture
-def path(location: Location) -> Location:
-    return location
-
-
-@pytest.fixture
-async def file(path: Location) -> AsyncIterator[LedgerFile]:
-    with opened(path) as file:
+async def file(location: Location) -> AsyncIterator[LedgerFile]:
+    with opened(location) as file:
         yield file
 
 
-async def settled(path: Location, spent: int) -> None:
-    await until(lambda: read(path, COUNTER) == [(spent, 0)])
-    assert verify(path) == []
+async def settled(location: Location, spent: int) -> None:
+    await until(lambda: read(location, COUNTER) == [(spent, 0)])
+    assert verify(location) == []
 
 
 # ---------------------------------------------------------------- many at once
 
 
-async def test_of_500_at_once_exactly_the_last_100_are_admitted(file: LedgerFile, path: Location) -> None:
+async def test_of_500_at_once_exactly_the_last_100_are_admitted(file: LedgerFile, location: Location) -> None:
     passed = await admitted(file, [of_call() for _ in range(500)])
     assert len(passed) == 100
     assert (await file.hold(of_call())).waits
     settle(file, *passed)
-    await settled(path, 100)
+    await settled(location, 100)
     refused = await file.hold(of_call())
     assert (refused.refused, refused.waits, refused.balances[0].spent) == (0, False, 100)
 
 
-async def test_what_many_calls_have_settled_is_free_for_the_next_ones(file: LedgerFile, path: Location) -> None:
+async def test_what_many_calls_have_settled_is_free_for_the_next_ones(file: LedgerFile, location: Location) -> None:
     """While many calls ask, settlements wait for a group; but no call is refused for what one gives back here."""
     for number in range(20):
         calls = [held(charge("calls", limit=10), charge(limit=1000)) for _ in range(10)]
         passed = await admitted(file, calls)
         assert len(passed) == 10, number
         settle(file, *passed)
-    await settled(path, 200)
+    await settled(location, 200)
 
 
-async def test_a_second_call_of_the_same_id_is_not_settled_with_the_first(file: LedgerFile, path: Location) -> None:
+async def test_a_second_call_of_the_same_id_is_not_settled_with_the_first(file: LedgerFile, location: Location) -> None:
     first = await admitted(file, [of_call() for _ in range(8)])
     settle(file, *first)
     between = await admitted(file, [*(of_call() for _ in range(8)), held(charge("calls"), request_id="twice")])
@@ -78,31 +74,31 @@ async def test_a_second_call_of_the_same_id_is_not_settled_with_the_first(file: 
     last = await admitted(file, [*(of_call() for _ in range(8)), held(charge("calls"), request_id="twice")])
     settle(file, *last[:-1])
     calls = "SELECT held FROM counters WHERE unit = 'calls'"
-    await until(lambda: read(path, "SELECT request_id FROM holds") == [("twice",)])
-    assert read(path, calls) == [(1,)]
+    await until(lambda: read(location, "SELECT request_id FROM holds") == [("twice",)])
+    assert read(location, calls) == [(1,)]
     file.release("twice")
-    await until(lambda: read(path, calls) == [(0,)])
+    await until(lambda: read(location, calls) == [(0,)])
 
 
-def test_of_500_at_once_in_4_processes_exactly_100_are_admitted(path: Location) -> None:
-    with rushing(path) as rushes:
+def test_of_500_at_once_in_4_processes_exactly_100_are_admitted(location: Location) -> None:
+    with rushing(location) as rushes:
         for _, pipe in rushes:
             pipe.send("go")
         passed = [pipe.recv() for _, pipe in rushes]
         assert sum(map(len, passed)) == 100
-        assert read(path, COUNTER) == [(0, 100)]
+        assert read(location, COUNTER) == [(0, 100)]
         for process, pipe in rushes:
             pipe.send("settle")
             process.join(20)
             assert process.exitcode == 0
-    assert read(path, COUNTER) == [(100, 0)]
-    assert read(path, "SELECT count(*), count(DISTINCT request_id) FROM calls") == [(100, 100)]
-    assert read(path, "SELECT * FROM processes") == []
-    assert verify(path) == []
+    assert read(location, COUNTER) == [(100, 0)]
+    assert read(location, "SELECT count(*), count(DISTINCT request_id) FROM calls") == [(100, 100)]
+    assert read(location, "SELECT * FROM processes") == []
+    assert verify(location) == []
 
 
-async def test_the_holds_of_a_killed_process_are_charged(path: Location) -> None:
-    with rushing(path) as rushes:
+async def test_the_holds_of_a_killed_process_are_charged(location: Location) -> None:
+    with rushing(location) as rushes:
         for _, pipe in rushes:
             pipe.send("go")
         passed = [pipe.recv() for _, pipe in rushes]
@@ -111,34 +107,34 @@ async def test_the_holds_of_a_killed_process_are_charged(path: Location) -> None
         for process, pipe in rushes[1:]:
             pipe.send("settle")
             process.join(20)
-        with opened(path) as file:
-            await settled(path, 100)
+        with opened(location) as file:
+            await settled(location, 100)
             assert (await file.hold(of_call())).refused == 0
-    rows = read(path, "SELECT request_id FROM calls WHERE error = 'process_lost'")
+    rows = read(location, "SELECT request_id FROM calls WHERE error = 'process_lost'")
     assert sorted(request_id for (request_id,) in rows) == sorted(lost)
-    assert read(path, "SELECT * FROM processes") == []
+    assert read(location, "SELECT * FROM processes") == []
 
 
-async def test_a_live_process_is_never_found_dead(path: Location) -> None:
+async def test_a_live_process_is_never_found_dead(location: Location) -> None:
     """Its lease is renewed for as long as its calls live."""
-    with opened(path, lease_seconds=0.3, sweep_seconds=0.05) as file, opened(path, sweep_seconds=0.05):
+    with opened(location, lease_seconds=0.3, sweep_seconds=0.05) as file, opened(location, sweep_seconds=0.05):
         await file.hold(of_call("a"))
         leases: set[Any] = set()
         while len(leases) < 6:
-            leases |= {lease for (lease,) in read(path, "SELECT until FROM processes")}
+            leases |= {lease for (lease,) in read(location, "SELECT until FROM processes")}
             await asyncio.sleep(0.02)
-        assert read(path, "SELECT request_id, lost FROM holds") == [("a", None)]
+        assert read(location, "SELECT request_id, lost FROM holds") == [("a", None)]
         settle(file, "a")
-        await settled(path, 1)
+        await settled(location, 1)
 
 
-async def test_a_process_ends_its_lease_when_it_closes(path: Location) -> None:
-    with opened(path) as file:
+async def test_a_process_ends_its_lease_when_it_closes(location: Location) -> None:
+    with opened(location) as file:
         await file.hold(of_call("a"))
-        assert read(path, "SELECT id FROM processes") == [(file.process,)]
+        assert read(location, "SELECT id FROM processes") == [(file.process,)]
         settle(file, "a")
-    assert read(path, "SELECT * FROM processes") == []
-    assert verify(path) == []
+    assert read(location, "SELECT * FROM processes") == []
+    assert verify(location) == []
     with pytest.raises(StoreError, match="it is closed"):
         await file.hold(of_call())
 
@@ -146,7 +142,7 @@ async def test_a_process_ends_its_lease_when_it_closes(path: Location) -> None:
 # ---------------------------------------------------------------- callers who leave
 
 
-async def test_a_hold_whose_caller_has_left_is_not_left_behind(file: LedgerFile, path: Location) -> None:
+async def test_a_hold_whose_caller_has_left_is_not_left_behind(file: LedgerFile, location: Location) -> None:
     for _ in range(20):
         asked = [file.hold(of_call()) for _ in range(10)]
         await asyncio.sleep(0)
@@ -156,18 +152,20 @@ async def test_a_hold_whose_caller_has_left_is_not_left_behind(file: LedgerFile,
             assert decision.refused is None
         for each in asked[1::2]:
             each.cancel()
-    await until(lambda: read(path, COUNTER) == [(0, 100)])
-    assert verify(path) == []
+    await until(lambda: read(location, COUNTER) == [(0, 100)])
+    assert verify(location) == []
 
 
-async def test_a_hold_that_is_in_the_file_when_its_caller_leaves_is_released(file: LedgerFile, path: Location) -> None:
+async def test_a_hold_that_is_in_the_file_when_its_caller_leaves_is_released(
+    file: LedgerFile, location: Location
+) -> None:
     asked = file.hold(of_call())
     await asyncio.sleep(0)
     await asyncio.sleep(0)  # the thread is woken, and writes while the event loop does not run
-    while read(path, "SELECT count(*) FROM holds") != [(1,)]:
+    while read(location, "SELECT count(*) FROM holds") != [(1,)]:
         pass
     asked.cancel()
-    await settled(path, 0)
+    await settled(location, 0)
 
 
 async def test_who_waits_is_told_of_each_settlement(file: LedgerFile) -> None:
@@ -180,30 +178,30 @@ async def test_who_waits_is_told_of_each_settlement(file: LedgerFile) -> None:
     assert (await file.hold(of_call("b", limit=1))).refused is None
 
 
-async def test_an_extension_and_a_release(file: LedgerFile, path: Location) -> None:
+async def test_an_extension_and_a_release(file: LedgerFile, location: Location) -> None:
     await file.hold(of_call("a"))
     assert (await file.extend(held(charge("usd", 5, 4), request_id="a"))).refused == 0
     assert (await file.extend(held(charge("usd", 4, 4), request_id="a"))).refused is None
     file.release("a")
-    await settled(path, 0)
+    await settled(location, 0)
 
 
-async def test_an_extension_of_a_call_that_has_ended_holds_nothing(file: LedgerFile, path: Location) -> None:
+async def test_an_extension_of_a_call_that_has_ended_holds_nothing(file: LedgerFile, location: Location) -> None:
     """For example of a member of a batch that leaves while the batch asks for more."""
     await file.hold(of_call("a"))
     asked = file.extend(of_call("a"))
     file.release("a")
     assert (await asked).refused == 0
-    await settled(path, 0)
+    await settled(location, 0)
     assert (await file.extend(of_call("a"))).refused == 0
-    assert verify(path) == []
+    assert verify(location) == []
 
 
 # ---------------------------------------------------------------- a store in trouble
 
 
 @contextmanager
-def locking(path: Location) -> Iterator[sqlite3.Connection]:
+def locking(path: Path) -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield other
@@ -211,7 +209,7 @@ def locking(path: Location) -> Iterator[sqlite3.Connection]:
             other.execute("ROLLBACK")
 
 
-async def test_while_the_file_is_locked_holds_fail_within_half_a_second_and_leave_nothing(path: Location) -> None:
+async def test_while_the_file_is_locked_holds_fail_within_half_a_second_and_leave_nothing(path: Path) -> None:
     with opened(path, busy_seconds=5.0) as file:
         await file.hold(of_call("before"))
         with locking(path):
@@ -258,7 +256,7 @@ asyncio.run(main())
 """
 
 
-def test_on_a_full_disk_holds_fail_and_settlements_wait(path: Location) -> None:
+def test_on_a_full_disk_holds_fail_and_settlements_wait(path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FULL, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout in ("the disk is full\n1 0\n", "the disk cannot be written\n1 0\n")
     assert "Traceback" not in done.stderr
@@ -266,7 +264,7 @@ def test_on_a_full_disk_holds_fail_and_settlements_wait(path: Location) -> None:
     assert verify(path) == []
 
 
-async def test_a_removed_file_is_made_again_and_open_calls_hold_there(path: Location) -> None:
+async def test_a_removed_file_is_made_again_and_open_calls_hold_there(path: Path) -> None:
     with opened(path) as file:
         passed = await admitted(file, [of_call() for _ in range(60)])
         for each in path.parent.iterdir():
@@ -277,7 +275,7 @@ async def test_a_removed_file_is_made_again_and_open_calls_hold_there(path: Loca
         assert verify(path) == []
 
 
-async def test_settlements_that_the_queue_has_no_room_for_are_booked_once(path: Location) -> None:
+async def test_settlements_that_the_queue_has_no_room_for_are_booked_once(path: Path) -> None:
     with opened(path, room=5, busy_seconds=0.05) as file:
         passed = await admitted(file, [of_call(f"call-of-{number}") for number in range(20)])
         with locking(path):
@@ -296,7 +294,7 @@ async def test_settlements_that_the_queue_has_no_room_for_are_booked_once(path: 
         await settled(path, 20)
 
 
-async def test_spilled_lines_that_are_in_the_ledger_are_not_read_again(path: Location) -> None:
+async def test_spilled_lines_that_are_in_the_ledger_are_not_read_again(path: Path) -> None:
     """The process that read them back was killed before it deleted the file."""
     LedgerFile(path).close()
     line = b'["call",' + msgspec.json.encode(row("a")) + b"]\n"
@@ -309,7 +307,7 @@ async def test_spilled_lines_that_are_in_the_ledger_are_not_read_again(path: Loc
     assert read(path, "SELECT * FROM state") == []
 
 
-def test_the_file_of_a_process_that_lives_is_not_read_back_by_another(path: Location) -> None:
+def test_the_file_of_a_process_that_lives_is_not_read_back_by_another(path: Path) -> None:
     spill = Spill(path, "ours")
     assert spill.keep(("call", row("a")))
     (found,) = spill.found()
@@ -327,28 +325,28 @@ def test_the_file_of_a_process_that_lives_is_not_read_back_by_another(path: Loca
 # ---------------------------------------------------------------- the other verbs
 
 
-async def test_an_alert_is_given_once(file: LedgerFile, path: Location) -> None:
-    with opened(path) as other:
+async def test_an_alert_is_given_once(file: LedgerFile, location: Location) -> None:
+    with opened(location) as other:
         alert = "key:k", "usd", "", 0, 100, 80
         first = await asyncio.gather(*(each.alert(*alert) for each in (file, other) for _ in range(3)))
         assert sum(first) == 1
         assert await other.alert(*alert[:-1], 100)
 
 
-async def test_refusals_are_counted_and_the_last_use_is_noted(file: LedgerFile, path: Location) -> None:
-    with closing(sqlite3.connect(path)) as other, other:
+async def test_refusals_are_counted_and_the_last_use_is_noted(file: LedgerFile, location: Location) -> None:
+    with closing(connect(location, "rw", 5.0)) as other:
         other.execute("INSERT INTO keys VALUES ('k', 'n', NULL, 0, NULL, NULL, NULL, 0, '{}')")
     for _ in range(3):
         file.refuse(5, "k", "", "tokens/day")
         file.use_key("k", 1_000_000)
-    await until(lambda: read(path, "SELECT last_used_at FROM keys") == [(960_000,)])
+    await until(lambda: read(location, "SELECT last_used_at FROM keys") == [(960_000,)])
     file.refuse(5, "k", "", "tokens/day")
     file.use_key("k", 1_020_001)
-    await until(lambda: read(path, "SELECT * FROM refusals") == [(5, "k", "", "tokens/day", 4)])
-    await until(lambda: read(path, "SELECT last_used_at FROM keys") == [(1_020_000,)])
+    await until(lambda: read(location, "SELECT * FROM refusals") == [(5, "k", "", "tokens/day", 4)])
+    await until(lambda: read(location, "SELECT last_used_at FROM keys") == [(1_020_000,)])
 
 
-async def test_rows_are_kept_beside_a_file_that_is_locked_at_the_end(path: Location) -> None:
+async def test_rows_are_kept_beside_a_file_that_is_locked_at_the_end(path: Path) -> None:
     """The end comes while the thread waits for the lock, which leaves little time for another try."""
     file = LedgerFile(path, busy_seconds=1.2)
     with locking(path):

@@ -10,23 +10,23 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.storage.columns import DAY, QUARTER, progress
+from app.storage.connection import StoreConnection
 from app.storage.holds import FOREVER
 from app.storage.ledger_file import LedgerFile
 from app.storage.location import Location
-from app.storage.opening import open_file
+from app.storage.opening import connect
 from app.storage.queries import SUMS, Span, bucket_sums, first_time, sums_of
 from app.storage.retention import tidy
 from app.storage.rollups import delete, roll, spent_before, step, unroll
 from app.storage.rows import INSERT_CALL, CallRow
 from app.storage.running import fold
-from app.storage.sqlite import SqliteConnection
 
 from ..ledger import call, read
 
@@ -35,27 +35,30 @@ DAY_MS = DAY * QUARTER
 GROUPS = ("caller", "model", "upstream", "key", "endpoint", "day", "team", "key_id")
 
 
+L = TypeVar("L", Path, Location)
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[SqliteConnection]:
-    with closing(open_file(path, "rw", 5.0)) as connection:
+def opened(location: Location) -> Iterator[StoreConnection]:
+    with closing(connect(location, "rw", 5.0)) as connection:
         yield connection
 
 
-def new(path: Path, *rows: CallRow) -> Path:
+def new(path: L, *rows: CallRow) -> L:
     LedgerFile(path).close()
     with opened(path) as connection:
         connection.executemany(INSERT_CALL, rows)
     return path
 
 
-def rolled_up(path: Path, most: int = 500) -> Path:
+def rolled_up(path: L, most: int = 500) -> L:
     with opened(path) as connection:
         while step(connection, most):
             pass
     return path
 
 
-def folded(path: Path, now: float, rolled: int, then: int) -> None:
+def folded(path: Location, now: float, rolled: int, then: int) -> None:
     """Rolls up ``rolled`` rows, folds the days that have ended by ``now``, and rolls up ``then`` more."""
     with opened(path) as connection:
         if rolled:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +17,7 @@ from app.storage.running import BLOCK, BLOCKS, LATE_MS, NAMES, RUNNING, fold
 from app.storage.verify import verify
 
 from ..ledger import call, read
-from .test_rollups import new, opened, rolled_up
+from .test_rollups import L, new, opened, rolled_up
 
 DAY = 20_600  # in UTC, from 1970 on; it is not the first of a block
 NOW = (DAY + 3 * BLOCK) * 86_400.0
@@ -30,12 +28,12 @@ def at(day: int, hours: float, **more: object) -> CallRow:
     return row
 
 
-def folded(path: Path, now: float = NOW) -> Path:
+def folded(path: L, now: float = NOW) -> L:
     keep_up(path, now=now)
     return path
 
 
-def stale(path: Path) -> set[tuple[str, int]]:
+def stale(path: Location) -> set[tuple[str, int]]:
     return set(read(path, "SELECT name, day FROM stale"))
 
 
@@ -82,7 +80,7 @@ def _replaced(connection: StoreConnection) -> None:
 
 @pytest.mark.parametrize("change", [_late, _corrected, _replaced])
 def test_a_day_that_changes_is_stale_until_it_is_folded_again(
-    change: Callable[[sqlite3.Connection], None], location: Location
+    change: Callable[[StoreConnection], None], location: Location
 ) -> None:
     path = folded(new(location, *(at(DAY + number, number) for number in range(3))))
     with opened(path) as connection:

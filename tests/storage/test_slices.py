@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sqlite3
 import time
 from collections import deque
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -16,6 +14,7 @@ from app.storage import slices
 from app.storage.holds import MINUTE, Amounts, Balance, Draw, Hold, Slice
 from app.storage.ledger_file import CallRow, LedgerFile
 from app.storage.location import Location
+from app.storage.opening import connect
 from app.storage.slices import HOT, PART, fitting, slice_id
 from app.storage.verify import verify
 
@@ -306,7 +305,7 @@ def done(request_id: str) -> CallRow:
     return row(request_id, total_tokens=7, time=int(time.time() * 1000))
 
 
-async def at_rest(path: Path, calls: int) -> None:
+async def at_rest(path: Location, calls: int) -> None:
     await until(lambda: read(path, "SELECT count(*) FROM calls") == [(calls,)])
     await until(lambda: read(path, "SELECT * FROM holds") == [])
     assert read(path, "SELECT spent, held FROM counters WHERE unit = 'requests'") == [(calls, 0)]
@@ -363,8 +362,8 @@ async def test_draws_that_the_queue_has_no_room_for_are_settled_once(location: L
     with opened(path, room=3, busy_seconds=0.05) as file:
         slice_ = await file.slice(*slice_of(file))
         assert slice_ is not None
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        with closing(connect(path, "rw", 5.0)) as other:
+            other.begin()
             for number in range(9):
                 file.settle_drawn(f"{number}", [done(f"{number}")], drawn(slice_))
             file.give_back(Draw(slice_.id, Amounts(1, 100, 0, 4)))
