@@ -132,6 +132,15 @@ class TargetFailed(TargetRefused):
     should_retry: bool | None = None
 
 
+class TargetTimedOut(TargetFailed):
+    """The provider says that it took too long, which may be its own fault: unlike others of a page, a breaker counts it
+    as a timeout."""
+
+    status = 504
+    code = "target_timeout"
+    at_fault = True
+
+
 # The provider's words for a status (civkit 0.10).
 NAMES: Mapping[int, str] = {
     400: "ParamValidationError",

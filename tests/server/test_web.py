@@ -650,15 +650,38 @@ async def test_an_event_of_another_name_is_no_page(reader: RunningGateway, upstr
 
 async def test_a_breaker_counts_only_what_is_the_providers(reader: RunningGateway, upstream: ScriptedUpstream) -> None:
     breaker = reader.generations.now.pools["jina"].breaker
-    for inner in (40301, 45102, 40801, 42204):
+    for inner in (40301, 45102, 42204):
         upstream.plays(failure(inner // 100, inner))
         for _ in range(6):
             await reader.post("/v1/reader", READ)
         assert not breaker.open
-    upstream.plays(failure(500, 50001))
-    for _ in range(6):
+    for inner in (40801, 50001):
+        upstream.plays(failure(inner // 100, inner))
+        for _ in range(6):
+            await reader.post("/v1/reader", READ)
+        assert breaker.open
+        upstream.plays(replies(PAGE))
         await reader.post("/v1/reader", READ)
-    assert breaker.open
+        assert not breaker.open
+
+
+async def test_a_timeout_of_the_provider_is_asked_for_once(reader: RunningGateway, upstream: ScriptedUpstream) -> None:
+    upstream.plays(failure(408, 40801))
+    answer = await reader.post("/v1/reader", READ)
+    assert (answer.status_code, answer.json()["status"], answer.json()["error"]["code"]) == (
+        504,
+        40801,
+        "target_timeout",
+    )
+    assert len(upstream.seen) == 1
+
+
+async def test_a_408_of_an_api_counts_as_a_timeout(reader: RunningGateway, upstream: ScriptedUpstream) -> None:
+    upstream.plays(replies({"detail": "Request timeout"}, 408))
+    for _ in range(5):
+        answer = await reader.post("/v1/embeddings", {"model": "jina-embeddings-v3", "input": "a"})
+        assert answer.json()["error"]["code"] == "upstream_timeout"
+    assert reader.generations.now.pools["jina"].breaker.open
 
 
 # What nobody may see, and who may call.
