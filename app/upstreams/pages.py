@@ -40,6 +40,9 @@ HEAD_BYTES = 4096  # of a page as text, in which a warning stands
 _HIGH, _LOW, _HALF = rb"\\u[dD][89abAB]..", rb"\\u[dD][c-fC-F]..", rb"\\u[dD][89a-fA-F].."
 _ESCAPE = re.compile(_HIGH + _LOW + rb"|(?P<half>" + _HALF + rb")|\\.", re.DOTALL)
 
+# What a screenshot costs at least; a total alone counts as an estimate.
+A_PICTURE: Json = {"total_tokens": 765}
+
 # Options that do not change what an answer is worth to another caller.
 OWN = frozenset(("x-no-cache", "x-token-budget"))
 
@@ -146,7 +149,7 @@ def read_page(upstream: Upstream, call: WebCall, reply: Reply) -> Json:
     if call.form == "json":
         return _json(call, reply, upstream.name)
     if PICTURE.fullmatch(media):
-        return _reply(reply.body, media, _of_header(reply), kept=False)
+        return _reply(reply.body, media, _of_header(reply) or A_PICTURE, kept=False)
     if not reply.body:
         raise UpstreamFailed(f"{upstream.name} sent an empty answer")
     if media == "text/html" and "html" not in call.headers.get("x-respond-with", ""):
@@ -173,7 +176,7 @@ def _redirect(reply: Reply, upstream: str) -> Json:
     location = _header(reply.headers, "location")
     if not re.fullmatch(r"https://[\x21-\x7e]{1,4000}", location):
         raise UpstreamRedirected(f"{upstream} answered with a redirect that is not to a picture")
-    return _reply(location.encode(), LOCATION, _of_header(reply) or {}, kept=False)
+    return _reply(location.encode(), LOCATION, _of_header(reply) or A_PICTURE, kept=False)
 
 
 def _json(call: WebCall, reply: Reply, upstream: str) -> Json:
@@ -194,8 +197,8 @@ def _json(call: WebCall, reply: Reply, upstream: str) -> Json:
     return _reply(reply.body, MEDIA["json"], usage or _of_pages(told.pages) or _estimate(reply.body), kept=kept)
 
 
-def _reply(page: bytes, media: str, usage: Json | None, *, kept: bool) -> Json:
-    reply: Json = {"object": media, "results": [{"page": page}], "usage": usage or {}}
+def _reply(page: bytes, media: str, usage: Json, *, kept: bool) -> Json:
+    reply: Json = {"object": media, "results": [{"page": page}], "usage": usage}
     return reply if kept else {**reply, "uncached": True}  # a field that no entry of the cache may have
 
 

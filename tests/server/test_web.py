@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from app.usage.ledger import spent
+
 from ..conftest import (
     JINA_KEY,
     RunningGateway,
@@ -208,6 +210,20 @@ async def test_a_screenshot_as_text_is_a_redirect_to_it(reader: RunningGateway, 
     assert response.headers["location"] == "https://pictures.example/a?signature=s"
     (record,) = await reader.ended(1)
     assert (record.status, record.usage and record.usage["total_tokens"]) == (302, 765)
+
+
+@pytest.mark.parametrize(
+    "picture", [replies(b"", 302, location="https://pictures.example/a"), replies(b"\x89PNG", content_type="image/png")]
+)
+async def test_a_picture_without_a_count_costs_what_one_costs_at_least(
+    reader: RunningGateway, upstream: ScriptedUpstream, picture: Any
+) -> None:
+    upstream.plays(picture)
+    response = await reader.client.get("/r/https://a.example", headers={"x-respond-with": "screenshot"})
+    assert response.headers.get("x-usage-tokens") == ("765" if response.status_code == 200 else None)
+    (record,) = await reader.ended(1)
+    (use,) = record.uses.values()
+    assert (spent(use).total, spent(use).estimated) == (765, True)
 
 
 @pytest.mark.parametrize("location", ["http://pictures.example/a", "/a", "https://a.example/ b", ""])
@@ -571,6 +587,7 @@ async def test_a_wrong_address_of_the_reader_is_named(reader: RunningGateway, up
     upstream.plays(replies(b"nothing here", 404, content_type="text/plain"))
     said = (await reader.post("/v1/reader", READ)).json()["message"]
     assert "upstreams.jina.reader_base_url" in said
+    assert "/v1" not in said  # these hosts have none
     assert "upstreams.jina.search_base_url" in (await reader.post("/v1/search", {"q": "x"})).json()["message"]
 
 
