@@ -17,7 +17,7 @@ TORII := $(INSTALL) --no-deps --no-build-isolation --editable .
 # What translates must be tested to the last branch.
 PURE := app/core/types.py,app/core/errors.py,app/core/names.py,app/core/parameters.py,app/core/origins.py,app/core/sse.py,app/core/json.py,app/core/redaction.py,app/core/usage.py,app/core/vectors.py,app/routing/table.py,app/endpoints/*,app/upstreams/*.py
 # The tests of it that need no process; those of pages and classifiers call a gateway over sockets.
-PURE_TESTS := tests/core tests/endpoints tests/routing/test_table.py tests/server/test_web.py tests/server/test_web_accounts.py tests/server/test_classifiers.py $(filter-out tests/upstreams/test_client.py tests/upstreams/test_proxies.py,$(wildcard tests/upstreams/test_*.py))
+PURE_TESTS := tests/core tests/endpoints tests/routing/test_table.py tests/server/test_web.py tests/server/test_web_accounts.py tests/server/test_svip.py tests/server/test_classifiers.py $(filter-out tests/upstreams/test_client.py tests/upstreams/test_proxies.py,$(wildcard tests/upstreams/test_*.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-newest test-min lock check coverage coverage-pure faults soak team fuzz fuzz-atheris clients clients-node clients-java bench bench-peers install clean

@@ -255,6 +255,7 @@ def settings_for(jina: str | None, aihubmix: str | None = None, **values: Any) -
             "deepsearch_base_url": f"{jina}/deepsearch/v1",
             "reader_base_url": f"{jina}/reader",
             "search_base_url": f"{jina}/search",
+            "svip_base_url": f"{jina}/svip",
             "api_key": JINA_KEY,
         }
     if aihubmix:

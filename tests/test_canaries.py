@@ -29,15 +29,19 @@ CONFIG = f"""
 log_level: debug
 queue_timeout_seconds: 0.1
 cache: {{store: off}}
+svip: true
 caller_key: {CALLER}
 ledger: {{path: torii.db}}
 upstreams:
   jina:
     base_url: URL/v1
     deepsearch_base_url: URL/deepsearch/v1
+    reader_base_url: URL/reader
+    search_base_url: URL/search
+    svip_base_url: URL/svip
     api_keys: [{{key: {JINA}, name: one}}, {{key: {SECOND}, name: two}}]
   aihubmix: {{base_url: URL/v1, api_key: {AIHUBMIX}}}
-timeouts: {{idle_seconds: 0.5, reply_seconds: 0.5}}
+timeouts: {{idle_seconds: 0.5, reply_seconds: 0.5, reader_seconds: 0.5, search_seconds: 0.5}}
 """
 EMBED = {"model": "jina-embeddings-v3", "input": ["hi"]}
 RERANK = {"model": "jina-reranker-m0", "query": "q", "documents": ["a"]}
@@ -50,6 +54,12 @@ CLASSIFIER = {
     "classify": {"model": "jina-embeddings-v3", "input": ["hi"], "labels": ["a", "b"]},
     "train": TRAIN,
     "segment": {"content": "hi"},
+}
+WEB = {
+    "reader": {"url": "https://a.example/"},
+    "search": {"q": "hi"},
+    "svip": {"q": "hi"},
+    "svip/extract-pdf": {"id": "1"},
 }
 THINK = b'data: {"choices":[{"delta":{"type":"think","content":"<think>hm"}}]}\n\n'
 
@@ -98,7 +108,7 @@ SCRIPTS: dict[str, Script] = {
 async def _asked(client: httpx.AsyncClient, upstream: ScriptedUpstream) -> str:
     told = ""
     for script in SCRIPTS.values():
-        asked = {"embeddings": EMBED, "rerank": RERANK, "chat/completions": ASK, **CLASSIFIER}
+        asked = {"embeddings": EMBED, "rerank": RERANK, "chat/completions": ASK, **CLASSIFIER, **WEB}
         for path, body in asked.items():
             upstream.plays(script)
             answer = await client.post(f"/v1/{path}", json=body)

@@ -84,6 +84,7 @@ class KeyLimits(Section):
     deepsearch_per_minute: Count | None = None
     reader_per_minute: Count | None = None
     search_per_minute: Count | None = None
+    svip_per_minute: Count | None = None  # no tier has one: nobody has published it
     concurrency: Count | None = None
     classify_per_minute: Count | None = None  # with labels in the request
     classify_tokens_per_minute: Count | None = None
@@ -97,6 +98,7 @@ class KeyLimits(Section):
         found = {
             "reader": self.reader_per_minute,
             "search": self.search_per_minute,
+            "svip": self.svip_per_minute,
             "classify": self.classify_per_minute,
             "classify_tokens": self.classify_tokens_per_minute,
             "train": self.train_per_minute,
@@ -163,6 +165,7 @@ class UpstreamSettings(Section):
     deepsearch_base_url: Url | None = None
     reader_base_url: Url | None = None
     search_base_url: Url | None = None
+    svip_base_url: Url | None = None
     api_key: UpstreamKey = None
     api_keys: list[KeySettings] = Field(default_factory=list)
     tier: Tier | None = None

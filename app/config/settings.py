@@ -99,6 +99,7 @@ class Settings(BaseSettings):
     reader: ReaderSettings = ReaderSettings()
     search: SearchSettings = SearchSettings()
     hosts: bool = False
+    svip: bool = False
     deepsearch_max_budget: DeepSearchBudget | None = None
     deepsearch_hold_factor: Annotated[float, BeforeValidator(number), Field(ge=1, le=100)] = 2
     prices: dict[Text, dict[Text, PriceSettings]] = {}

@@ -232,7 +232,8 @@ class UpstreamError(ToriiError):
     ``upstream`` is the name of the upstream and ``target`` its target, if known; ``reason`` is shown in the log only.
     ``asked``: a request was sent; False if the gateway knew the result without one. ``repeatable``: the same request
     may succeed if it is sent again. ``repeated``: the request was sent again and failed again. ``usage`` is what the
-    upstream billed for the failed request, if it says so.
+    upstream billed for the failed request, if it says so. ``at_fault``: a breaker counts it even if no other target is
+    tried.
     """
 
     status = 502
@@ -241,6 +242,7 @@ class UpstreamError(ToriiError):
     asked: bool = True
     repeatable: bool = True
     repeated: bool = False
+    at_fault: ClassVar[bool] = False
     upstream: str | None = None
     target: Any = None
     reason: str | None = None

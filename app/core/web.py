@@ -1,6 +1,7 @@
-"""Pages and searches: the calls of the endpoints ``reader`` and ``search``, and the body of their errors.
+"""Pages and searches: the calls of the endpoints ``reader``, ``search`` and ``svip``, and the body of their errors.
 
-Source of the wire facts: jina-ai/reader (2026-05), the code behind r.jina.ai and s.jina.ai.
+Sources of the wire facts: jina-ai/reader (2026-05), the code behind r.jina.ai and s.jina.ai; for svip.jina.ai,
+which has no documentation, its clients: jina-ai/MCP (2026-08), jina-ai/cli, jina-ai/node-DeepResearch.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from .types import Call, EndpointFacts, Json, Text, Value
 
 READER = EndpointFacts("reader", items="results", writes=True, streamed=True, api="reader", slow=True)
 SEARCH = EndpointFacts("search", items="results", writes=True, streamed=True, api="search", slow=True)
+SVIP = EndpointFacts("svip", items="results", writes=True, api="svip", slow=True)
 
 READER_MODEL = "jina-reader"
 SEARCH_MODEL = "jina-search"
+SVIP_MODEL = "jina-svip"
 
 # The form of an answer, and its media type.
 Form = Literal["json", "text", "events"]
@@ -47,7 +50,8 @@ class WebRules(NamedTuple):
 class WebRequest(Value, frozen=True):
     """A request for a page or a search. ``target`` is the rest of a drop-in path, decoded once, None without one.
     ``fields`` are those of a body or a query, ``headers`` have lower-case names; ``typed``: the fields come from JSON,
-    and so have types. ``host`` is the Host header: the gateway itself is no page."""
+    and so have types. ``host`` is the Host header: the gateway itself is no page. ``path`` and ``method`` are the
+    request's own."""
 
     hidden = ("target", "fields", "headers")
 
@@ -57,6 +61,8 @@ class WebRequest(Value, frozen=True):
     form: Form = "json"
     typed: bool = True
     host: str = ""
+    path: str = ""
+    method: str = "POST"
 
 
 class WebCall(Call, frozen=True, kw_only=True):
@@ -64,7 +70,8 @@ class WebCall(Call, frozen=True, kw_only=True):
 
     ``seconds`` bounds the upstream's answer. ``fresh``: no cached answer will do. ``keeps``: the answer is cached for
     at most this many seconds. ``dropped`` names what was not understood and is not sent. ``secrets`` are texts that
-    must not come back in a message. ``pages``: pages that a search reads.
+    must not come back in a message. ``path`` is that at the upstream, ``method`` the one that is used there; a GET has
+    ``body`` in its query.
     """
 
     hidden = ("body", "headers", "secrets")
@@ -76,6 +83,8 @@ class WebCall(Call, frozen=True, kw_only=True):
     keeps: float = 0.0
     dropped: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
+    path: str = "/"
+    method: str = "POST"
 
 
 def is_answer(call: Call, status: int) -> bool:
@@ -121,6 +130,15 @@ class TargetFailed(TargetRefused):
     type = "api_error"
     code = "target_failed"
     should_retry: bool | None = None
+
+
+class TargetTimedOut(TargetFailed):
+    """The provider says that it took too long, which may be its own fault: unlike others of a page, a breaker counts it
+    as a timeout."""
+
+    status = 504
+    code = "target_timeout"
+    at_fault = True
 
 
 # The provider's words for a status (civkit 0.10).

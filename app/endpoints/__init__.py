@@ -16,6 +16,7 @@ from .reader import Reader
 from .rerank import Rerank
 from .search import Search
 from .segment import Segment
+from .svip import Svip
 from .train import Train
 
 ENDPOINTS: dict[EndpointName, type[Endpoint]] = {
@@ -26,6 +27,7 @@ ENDPOINTS: dict[EndpointName, type[Endpoint]] = {
         Chat,
         Reader,
         Search,
+        Svip,
         Classify,
         Train,
         Segment,

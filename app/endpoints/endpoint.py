@@ -58,7 +58,7 @@ class Endpoint(ABC):
     ``facts`` are the properties that the cache, the gateway and the ledger depend on. ``paths`` are full paths, the
     usual one first; a path under ``/v1/`` is also served without that prefix. ``gets`` are those that take a GET, as
     OpenAPI writes them. ``summary`` and ``description`` are used by the OpenAPI document if it has no text of its own
-    for the path.
+    for the path. ``optional`` names the setting that must be on for the endpoint to be served; empty: it always is.
 
     Canonical replies are the types of core/replies.py. A streamed endpoint overrides ``writer``, and ``collect`` for
     callers that want a whole answer of an upstream that streams.
@@ -70,6 +70,7 @@ class Endpoint(ABC):
     paths: ClassVar[tuple[str, ...]]
     gets: ClassVar[tuple[str, ...]] = ()
     method: ClassVar[str] = "POST"
+    optional: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     description: ClassVar[str] = ""
 

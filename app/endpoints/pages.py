@@ -1,4 +1,4 @@
-"""The common part of reader and search: the form of an answer, its bytes, its stream."""
+"""The common part of reader, search and svip: the form of an answer, its bytes, its stream."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ..core.web import (
     PICTURES,
     READER,
     SEARCH,
+    SVIP,
     Form,
     Snapshot,
     WebCall,
@@ -36,7 +37,7 @@ HARMLESS = {"x-content-type-options": "nosniff", "content-security-policy": "san
 UNSHARED = frozenset(("dnt", "x-set-cookie", "x-proxy-url"))
 NO_RULES = WebRules()
 # The endpoints, for calls whose answers may be cached and shared.
-PURE = {facts.name: dataclasses.replace(facts, pure=True) for facts in (READER, SEARCH)}
+PURE = {facts.name: dataclasses.replace(facts, pure=True) for facts in (READER, SEARCH, SVIP)}
 
 
 def accepted(accept: str) -> dict[str, float]:
@@ -78,10 +79,15 @@ def form_of(accept: str, *, dropin: bool) -> Form:
 @dataclass(frozen=True, slots=True)
 class WebEndpoint(Endpoint):
     """``rules`` are the settings. A canonical reply has the answer's bytes in ``results[0]["page"]``, and in ``object``
-    their media type, or LOCATION if they are the address of a picture."""
+    their media type, or LOCATION if they are the address of a picture.
+
+    ``dropin``: the path below which what follows is the page or the query, as at the provider's host; empty for none.
+    ``home``: the provider's host at whose root the paths are served too, if they are no drop-in.
+    """
 
     gets: ClassVar[tuple[str, ...]]
-    dropin: ClassVar[str]
+    dropin: ClassVar[str] = ""
+    home: ClassVar[bytes] = b""
 
     rules: WebRules = NO_RULES
 
@@ -90,7 +96,7 @@ class WebEndpoint(Endpoint):
         return cls(options.web)
 
     def parse(self, body: Json, path: str) -> WebCall:
-        return self.read(WebRequest(fields=body))
+        return self.read(WebRequest(fields=body, path=path))
 
     @abstractmethod
     def read(self, request: WebRequest) -> WebCall:
@@ -114,6 +120,8 @@ class WebEndpoint(Endpoint):
         return self.answer(call, reply).body
 
     def writer(self, call: WebCall) -> PageWriter:
+        if not self.facts.streamed:
+            raise self._unstreamed()
         return PageWriter()
 
 
@@ -181,4 +189,5 @@ def _free(page: bytes, tokens: int) -> bytes:
         if isinstance(item, dict) and "usage" in item:
             item["usage"] = {"tokens": 0}
     meta = answer["meta"] if isinstance(answer.get("meta"), dict) else {}
+    meta |= {"credits": 0} if "credits" in meta else {}
     return msgspec.json.encode({**answer, "meta": {**meta, "usage": {"tokens": 0, "cached_tokens": tokens}}})

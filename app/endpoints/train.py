@@ -82,7 +82,8 @@ def _examples(body: Json, *, update: bool) -> list[Json]:
         _check(example, f"input[{place}]")
     if not examples or (not update and len(examples) < LEAST_EXAMPLES):
         least = 1 if update else LEAST_EXAMPLES
-        raise InvalidRequest(f"input has {len(examples)} examples; at least {least} are needed", param="input")
+        count = f"{len(examples)} example" + "s" * (len(examples) != 1)
+        raise InvalidRequest(f"input has {count}; at least {least} are needed", param="input")
     if not update and len({example["label"] for example in examples}) < LEAST_LABELS:
         raise InvalidRequest(
             f"input has examples of one label only; a classifier needs at least {LEAST_LABELS} labels", param="input"

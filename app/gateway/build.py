@@ -26,7 +26,7 @@ from ..config.settings import SANDBOXED, Settings
 from ..core.disconnects import DisconnectPolicy, Policies
 from ..core.origins import Guard, Hosts
 from ..core.types import Key, Model, Route, Upstream
-from ..core.web import WebRules
+from ..core.web import SVIP_MODEL, WebRules
 from ..routing.key_state import Cooldown
 from ..routing.limits import RateLimits
 from ..routing.pool import Pool
@@ -85,7 +85,7 @@ def build_routes(settings: Settings) -> RouteTable:
     """The route table over the upstreams that have a key; of the others it has the names only."""
     upstreams = build_upstreams(settings)
     accounts = {name: _account(settings, name, upstreams.get(name)) for name in settings.upstreams}
-    models: dict[str, Route | str | None] = {}
+    models: dict[str, Route | str | None] = {} if settings.svip else {SVIP_MODEL: None}
     for name, model in settings.models.items():
         if model is None or model.alias_of:
             models[name] = model.alias_of if model else None
@@ -396,7 +396,7 @@ def _stand_in(upstream: UpstreamSettings, urls: Mapping[str, str]) -> UpstreamSe
         return upstream.model_copy(update={"api_key": None, "api_keys": []})
     update = {"base_url": urls[upstream.kind], "api_key": SecretStr(SANDBOX_KEY), "api_keys": []}
     if upstream.kind == "jina":
-        own = ("deepsearch", "reader", "search")
+        own = ("deepsearch", "reader", "search", "svip")
         # A host that the sandbox does not play leads to one that it does: nothing leaves this machine.
         update |= {f"{host}_base_url": urls.get(host, urls["jina"]) for host in own}
     return upstream.model_copy(update=update)

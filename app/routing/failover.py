@@ -1,7 +1,9 @@
 """The attempts of one call: which target and key are asked next, and when to give up.
 
     another key       after a failure of the key (401, 402, 403, 429): each other key of the upstream, once; before the
-                      other targets if one is free now, else after them
+                      other targets if one is free now, else after them. After the upstream's own fault (5xx, a broken
+                      answer) each that is free and has not just met faults too, after the other targets: so a fault of
+                      one key is no caller's
     another target    after any failure that is not the caller's: each other target, once
     a repeat          after the upstream's own fault (5xx, a timeout, a broken answer): the same target again; a page or
                       a search, which may have taken minutes, only if no work had begun (unreachable, 503)
@@ -14,11 +16,19 @@ Only repeats have a budget, so that a fault of an upstream does not cause a retr
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
-from ..core.errors import UpstreamAuth, UpstreamError, UpstreamQuota, UpstreamRateLimited, UpstreamUnreachable
+from ..core.errors import (
+    UpstreamAuth,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamQuota,
+    UpstreamRateLimited,
+    UpstreamUnreachable,
+)
 from ..core.types import Key, Target
 from .lease import Lease
 from .limits import KEPT, MINUTE, Cost
@@ -171,8 +181,8 @@ class Failover:
 
     @property
     def tried(self) -> AbstractSet[str]:
-        """The aliases of the upstream's keys that have failed in this call, by failures of the key, not the
-        upstream; all but one if the target is pinned to that."""
+        """The aliases of the upstream's keys that have failed in this call, by failures of the key, or for which the
+        upstream has failed while it has another; all but one if the target is pinned to that."""
         if self.target.pinned:
             return {state.key.alias for state in self.pool.states} - {self.target.key.alias}
         return self._tried.get(self.target.upstream.name, NONE)
@@ -222,6 +232,8 @@ class Failover:
             self._tried.setdefault(pool.name, set()).add(key.alias)
         if key and of_the_key and not target.pinned and pool.others(self.tried):
             self._ask_another_key(target, pool, failure, key)
+        elif key and self._may_be_of_the_key(target, pool, failure, key):
+            self._again.append((target, False))
         elif not self._was_asked_again(target):
             self._ask_again(target, pool, failure)
         return True
@@ -274,6 +286,23 @@ class Failover:
         else:
             self._last = target
 
+    def _may_be_of_the_key(self, target: Target, pool: Pool, failure: UpstreamError, key: Key) -> bool:
+        """True if the upstream's fault may be one for this key alone: there is a key for which it works, as far as
+        anybody knows. That key is no repeat, and needs no budget: if the upstream fails for all keys, none is left to
+        be asked after a few calls."""
+        if not self._repeats(failure) or not isinstance(failure, UpstreamFailed) or target.pinned:
+            return False
+        tried, now = self._tried.setdefault(pool.name, set()), time.monotonic()
+        others = [state for state in pool.states if state.key.alias not in tried and state.key != key]
+        if self._faults >= self._most or not any(state.sound(now, self.cost) for state in others):
+            return False
+        tried.add(key.alias)
+        return True
+
+    def _repeats(self, failure: UpstreamError) -> bool:
+        """True if the same request may be sent again after this fault of the upstream."""
+        return failure.repeatable and not (self.cost.slow and failure.accepted)
+
     def _was_asked_again(self, target: Target) -> bool:
         return any(target is other for other in self._asked_again)
 
@@ -284,7 +313,7 @@ class Failover:
             in_time = in_time or (self.key_queue is not None and (seconds or 0.0) <= KEPT)
             if seconds is not None and in_time and self._most:
                 self._again.append((target, False))
-        elif not _is_of_the_key(failure) and failure.repeatable and not (self.cost.slow and failure.accepted):
+        elif not _is_of_the_key(failure) and self._repeats(failure):
             self._again.append((target, True))
 
 

@@ -25,6 +25,7 @@ from .limits import KEPT, MINUTE, Cost, RateLimits, SlidingWindow
 
 Cause = Literal["", "rate limited", "refused", "account empty"]
 SHUT = ("refused", "account empty")
+UNSOUND_AFTER = 3  # faults of the upstream in a row that a key has met
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class KeyState:
     each call, as in weighted fair queueing. ``cause``, ``since`` and ``cooldown_until`` describe the cooldown (empty
     and 0 if there is none), ``rests`` are the ends of those of single APIs, which have limits of their own. ``trial``
     is the lease of the call that tries the key after its cooldown, ``probing`` the task that probes the key. ``calls``
-    and ``failures`` count since the start.
+    and ``failures`` count since the start, ``faults`` the faults of the upstream (5xx) in a row that it met.
     """
 
     key: Key
@@ -61,6 +62,7 @@ class KeyState:
     load: tuple[float, float] = (0.0, 0.0)
     calls: int = 0
     failures: int = 0
+    faults: int = 0
     cause: Cause = ""
     since: float = 0.0
     cooldown_until: float = 0.0
@@ -94,6 +96,10 @@ class KeyState:
     def usable(self, now: float) -> bool:
         """True if the key's cooldown, if any, allows a call now. Its limits are not checked."""
         return not self.cause or (self.trial is None and now >= self.cooldown_until)
+
+    def sound(self, now: float, cost: Cost) -> bool:
+        """True if the key is free now for a call of this ``cost``, and the upstream does not keep failing for it."""
+        return self.faults < UNSOUND_AFTER and self.usable(now) and self.room(now, cost) == 0
 
     def room(self, now: float, cost: Cost, delay_until: float = 0.0) -> float | None:
         """Seconds until the limits allow a call of this ``cost``; None if another call has to end first.

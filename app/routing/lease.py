@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from ..core.errors import UpstreamError
+from ..core.errors import UpstreamError, UpstreamFailed
 from ..core.types import Key
 from .key_state import KeyState
 from .limits import Cost
@@ -70,6 +70,7 @@ class Lease:
     def succeed(self) -> None:
         if not self._reported:
             self._reported = True
+            self.state.faults = 0
             self.lender.succeeded(self)
 
     def fail(self, failure: BaseException) -> None:
@@ -77,6 +78,8 @@ class Lease:
         if not self._reported:
             self._reported = True
             if isinstance(failure, UpstreamError):
+                if failure.asked:
+                    self.state.faults = self.state.faults + 1 if isinstance(failure, UpstreamFailed) else 0
                 self.lender.failed(self, failure)
 
     def works(self) -> None:

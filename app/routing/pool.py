@@ -260,7 +260,7 @@ class Pool:
         """Puts the key into cooldown, or counts the failure against the upstream, whichever is at fault."""
         if not failure.asked:
             return
-        if isinstance(failure, UpstreamRejected) or not failure.repeatable:
+        if (isinstance(failure, UpstreamRejected) and not failure.at_fault) or not failure.repeatable:
             self.breaker.succeeded()
             if lease.state.cause == "rate limited" and lease.taken >= lease.state.since:
                 self._end_cooldown(lease.state)
@@ -270,7 +270,7 @@ class Pool:
             self._limit(lease, LIMITED_SECONDS if failure.retry_after is None else failure.retry_after)
         elif isinstance(failure, UpstreamAuth | UpstreamQuota):
             self._shut(lease.state, failure)
-        elif failure.elsewhere:
+        elif failure.elsewhere or failure.at_fault:
             self.breaker.failed()
             if self.breaker.last:
                 self._changed()

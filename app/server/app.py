@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -107,7 +107,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     place = database.location if database else None
     app.state.ledger_reader, app.state.own_usage_reader = LedgerReader(place, at_once=4), LedgerReader(place, at_once=2)
     hot = Hot(generations)
-    app.router.routes += [Route(path, hot, methods=["POST", *["GET"] * (path in QUERIED)]) for path in HOT]
+    app.router.routes += [Route(path, hot, methods=["POST", *["GET"] * (path in QUERIED)]) for path in ROUTED]
     for prefix, router in (*SHOWN, *HIDDEN):
         app.include_router(router, prefix=prefix, include_in_schema=(prefix, router) in SHOWN)
     if generations.now.operator is not None or registry.now.management:
@@ -170,6 +170,8 @@ HOT = {
 }
 
 
+# The hot paths with a route: pages and searches answer other methods themselves.
+ROUTED = tuple(path for path, endpoint in HOT.items() if not issubclass(endpoint, WebEndpoint))
 # The hot paths that take a GET too.
 QUERIED = frozenset(path for path, endpoint in HOT.items() if f"/v1{path.removeprefix('/v1')}" in endpoint.gets)
 
@@ -182,7 +184,18 @@ def _endpoints(settings: Settings) -> list[Endpoint]:
         build_web(settings),
         settings.classifiers.public,
     )
-    return [endpoint.configured(options) for endpoint in ENDPOINTS.values()]
+    return [endpoint.configured(options) for endpoint in ENDPOINTS.values() if _is_on(endpoint, settings)]
+
+
+def _is_on(endpoint: type[Endpoint], settings: Settings) -> bool:
+    return not endpoint.optional or getattr(settings, endpoint.optional) is True
+
+
+def _hints(settings: Settings) -> dict[str, str]:
+    """404 messages for paths that other settings would enable."""
+    off = {path: endpoint.optional for path, endpoint in HOT.items() if not _is_on(endpoint, settings)}
+    hints = {path: f"{path} is off; set {name}: true to serve it" for path, name in off.items()}
+    return hints if settings.docs_open else {**hints, **docs.SWITCHED_OFF}
 
 
 def _hot(handlers: Handlers, endpoints: list[Endpoint]) -> dict[str, ASGIApp]:
@@ -213,11 +226,14 @@ def _listed(*routers: tuple[str, APIRouter]) -> list[tuple[str, str]]:
     return [(method, prefix + route.path_format) for prefix, route in routes for method in sorted(route.methods or ())]
 
 
-# Paths that the 404 message lists.
-PATHS = (
-    *(f"{method} {path}" for endpoint in ENDPOINTS.values() for method, path in endpoint.served()),
-    *(f"{method} {path}" for method, path in _listed(*SHOWN)),
-)
+def served(endpoints: Iterable[type[Endpoint] | Endpoint]) -> tuple[str, ...]:
+    """The paths that the 404 message lists, if these are the endpoints."""
+    paths = [served for endpoint in endpoints for served in endpoint.served()]
+    return tuple(f"{method} {path}" for method, path in (*paths, *_listed(*SHOWN)))
+
+
+# All paths of the OpenAPI document.
+PATHS = served(ENDPOINTS.values())
 # Paths that ``meant`` restores. The operator's are left out: a variant would evade a proxy's rule that closes them.
 FIXED = frozenset((*HOT, *(path for _, path in _listed(*SHOWN, *HIDDEN) if "{" not in path)))
 
@@ -240,17 +256,17 @@ def _generation(process: Process, settings: Settings, load: Load, others: Collec
     callers = build_callers(settings, process.registry)
     limits = BodyLimits(settings.max_body_megabytes, settings.timeouts.request_body_seconds, settings.ping_seconds)
     always = {"x-torii-sandbox": "true"} if settings.sandbox == "on" else {}
+    endpoints = _endpoints(settings)
     handlers = Handlers(
         gateway,
         limits,
         _admission(process, settings, load, redactor),
         callers,
         redactor,
-        paths=PATHS,
-        hints={} if settings.docs_open else docs.SWITCHED_OFF,
+        paths=served(endpoints),
+        hints=_hints(settings),
         always=always,
     )
-    endpoints = _endpoints(settings)
     return Generation(
         settings=settings,
         gateway=gateway,

@@ -1,8 +1,9 @@
-"""Reader and search over HTTP: their paths, the forms of a request, the forms of a refusal.
+"""Reader, search and svip over HTTP: their paths, the forms of a request, the forms of a refusal.
 
     /v1/reader, /v1/search      GET and POST; also without /v1
+    /v1/svip                    the same, if the setting ``svip`` is on
     /r/<url>, /s/<query>        drop-ins for r.jina.ai and s.jina.ai; what follows is taken as it came over the wire
-    r.jina.ai, s.jina.ai        with ``hosts``: the same, at the root
+    r.jina.ai, s.jina.ai        with ``hosts``: the same, at the root; svip.jina.ai too
 
 The path behind ``/r/`` is a page's address, with its query: no router may decode it, merge its slashes or look for a
 key in it.
@@ -68,11 +69,15 @@ class WebRoutes:
         self._loop = handlers.error_handler(LoopDetected(_LOOP))
         self.paths: dict[str, ASGIApp] = {}
         self._dropins: dict[str, Dropin] = {}
+        self._homes: dict[bytes, str] = {}
         for endpoint in endpoints:
             own = WebHandler(handlers, endpoint, None).app()
             for path in endpoint.paths:
                 self.paths |= {path: own, path.removeprefix("/v1"): own}
-            name = endpoint.dropin
+            if endpoint.home:
+                self._homes[endpoint.home] = endpoint.paths[0].removeprefix("/v1")
+            if not (name := endpoint.dropin):
+                continue
             apps = [WebHandler(handlers, endpoint, prefix).app() for prefix in (f"/{name}/".encode(), b"/")]
             self._dropins[name] = Dropin(*apps)
 
@@ -102,6 +107,10 @@ class WebRoutes:
             return None
         if any(value.startswith(b"torii/") for value in headers.get(b"user-agent", ())):
             return self._loop
+        if host in self._homes:
+            path = self._homes[host] + scope["path"].rstrip("/")
+            scope["path"] = path if path in self.paths else scope["path"]
+            return self.paths.get(path)
         if host not in ROOTS:
             return None
         scope["path"] = f"/{ROOTS[host]}/"
@@ -152,6 +161,8 @@ class WebHandler:
             form=form_of(accept, dropin=dropin),
             typed=typed,
             host=_header(exchange, "host"),
+            path=exchange.path,
+            method=exchange.scope["method"],
         )
         return context(exchange, raw, web)
 

@@ -216,6 +216,7 @@ _ENTRIES = (
     _entry("jina-ocr-v1", "chat", inputs=("text", "image")),
     _entry("jina-reader", "reader"),
     _entry("jina-search", "search"),
+    _entry("jina-svip", "svip"),
     _entry(SEGMENTER, "segment"),  # no model: its name in the ledger, in permissions and in prices
 )
 

@@ -136,6 +136,10 @@ def fault_of(reply: Reply) -> Fault:
         return Fault(_plain(_text(reply.body)), page=_is_page(reply))
 
 
+# The settings whose addresses end with /v1; the hosts of pages and searches have none.
+VERSIONED = (".base_url", ".deepsearch_base_url")
+
+
 def not_there(status: int, words: str, *, upstream: str, model: str, setting: str) -> UpstreamMisplaced:
     """The error for a 404 or 405 for a model that the upstream is known to serve: the setting with its address may be
     wrong, or the model's name, if the upstream's message ``words`` mentions it."""
@@ -144,9 +148,10 @@ def not_there(status: int, words: str, *, upstream: str, model: str, setting: st
             f"{words.rstrip('.')}. The gateway expects it there: the model's name, or {setting}, may be wrong in "
             "the gateway's configuration"
         )
+    example = ", for example without /v1" if setting.endswith(VERSIONED) else ""
     return UpstreamMisplaced(
         f"{upstream} answered {status} for {model}, which it serves; {setting} in the gateway's configuration "
-        "may be wrong, for example without /v1"
+        f"may be wrong{example}"
     )
 
 

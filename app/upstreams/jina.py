@@ -1,5 +1,5 @@
-"""Jina AI: api.jina.ai for embeddings, rerank and chat models, deepsearch.jina.ai for DeepSearch, r.jina.ai and
-s.jina.ai for pages and searches.
+"""Jina AI: api.jina.ai for embeddings, rerank and chat models, deepsearch.jina.ai for DeepSearch, r.jina.ai,
+s.jina.ai and svip.jina.ai for pages and searches.
 
 Source: Jina's OpenAPI description, versions of 2026.
 """
@@ -18,7 +18,7 @@ from . import classifier
 from .openai import OpenAICompatible, Translation, json_error, read_embeddings, read_rerank
 from .options import MAX_DOC_LENGTH, fitting
 from .page_errors import page_failure
-from .pages import fold_page, page_request, read_kept, read_page, write_page
+from .pages import fold_page, page_request, read_kept, read_page, svip_request, write_page
 from .parts import thing
 
 MEDIA = ("image", "pdf", "audio", "video")  # each "as a URL or base64-encoded string"
@@ -116,7 +116,7 @@ PAGE = Translation("/", write_page, read_kept, fold_page, read_page, page_reques
 
 @dataclass(frozen=True, slots=True)
 class Jina(OpenAICompatible):
-    """Jina AI. ``base_url`` and ``deepsearch_base_url`` include ``/v1``; the other two are the bare hosts."""
+    """Jina AI. ``base_url`` and ``deepsearch_base_url`` include ``/v1``; the others are the bare hosts."""
 
     endpoints: ClassVar[Mapping[EndpointName, Translation]] = {
         "embeddings": Translation("/embeddings", write_embeddings, read_embeddings),
@@ -124,6 +124,7 @@ class Jina(OpenAICompatible):
         "chat": OpenAICompatible.endpoints["chat"],
         "reader": PAGE._replace(host="reader_base_url"),
         "search": PAGE._replace(host="search_base_url"),
+        "svip": PAGE._replace(host="svip_base_url", request=svip_request, fold=None),
         "classify": Translation(
             "/classify", write_classifier, classifier.read_classify, error=classifier_error, named=by_model
         ),
@@ -136,6 +137,7 @@ class Jina(OpenAICompatible):
     deepsearch_base_url: str = "https://deepsearch.jina.ai/v1"
     reader_base_url: str = "https://r.jina.ai"
     search_base_url: str = "https://s.jina.ai"
+    svip_base_url: str = "https://svip.jina.ai"
 
     def setting(self, call: Call, target: Target) -> str:
         return "deepsearch_base_url" if target.model.deepsearch else OpenAICompatible.setting(self, call, target)

@@ -29,7 +29,7 @@ from ..core.errors import (
 )
 from ..core.json import Malformed, decode
 from ..core.types import Reply
-from ..core.web import BUDGET_EXCEEDED, TargetFailed, TargetRefused, WebCall
+from ..core.web import BUDGET_EXCEEDED, TargetFailed, TargetRefused, TargetTimedOut, WebCall
 from .errors import RETRY_AFTER, Fault, fault_of, message_of, retry_after_of
 
 _NAMED = re.compile(r"([A-Z][A-Za-z]{2,40}): ")
@@ -52,7 +52,7 @@ RULES = (
     PageRule("40202", 400, "tier_feature"),
     PageRule("403", 403, "target_blocked"),
     PageRule("451", 403, "target_blocked"),
-    PageRule("408", 504, "target_timeout", TargetFailed),
+    PageRule("408", 504, "target_timeout", TargetTimedOut),
     PageRule("40902", 403, "robots_denied"),
     PageRule("40904", 400, BUDGET_EXCEEDED),
     PageRule("413", 413, "too_large"),

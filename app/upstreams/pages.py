@@ -1,11 +1,15 @@
-"""Jina's reader and search on the wire: r.jina.ai and s.jina.ai.
+"""Jina's reader and searches on the wire: r.jina.ai, s.jina.ai and svip.jina.ai.
 
     POST /, {"url": ...} or {"q": ...}, options as headers, one media type in Accept
         json     {"code": 200, "data": {...}, "meta": {"usage": {"tokens"}}}
         text     the page, X-Usage-Tokens; a picture; 302 to a picture
         events   snapshots, each of which replaces the one before; the body ends without [DONE]
 
-Usage is in ``meta``, else in the header, else that of the pages. Source: jina-ai/reader (2026-05).
+    svip: POST /, or GET /?q=...; POST /extract-pdf
+        json     {"results": [...], "meta": {"credits"}}; {"floats": [...], "meta": {"credits"}}
+
+Usage is in ``meta``, else in the header, else that of the pages. Sources: jina-ai/reader (2026-05),
+jina-ai/MCP (2026-08).
 """
 
 from __future__ import annotations
@@ -13,13 +17,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 from msgspec.structs import replace
 
 from ..core.errors import UpstreamFailed, UpstreamRedirected, UpstreamTruncated
 from ..core.json import BOM, Malformed, check_text, decode
-from ..core.types import Event, Fold, Json, Reply, Request, Target, Upstream
+from ..core.types import EndpointName, Event, Fold, Json, Reply, Request, Target, Upstream
 from ..core.usage import BYTES_PER_TOKEN, LARGEST
 from ..core.web import LOCATION, MEDIA, Snapshot, WebCall
 from .errors import refuse_page
@@ -35,6 +40,9 @@ HEAD_BYTES = 4096  # of a page as text, in which a warning stands
 _HIGH, _LOW, _HALF = rb"\\u[dD][89abAB]..", rb"\\u[dD][c-fC-F]..", rb"\\u[dD][89a-fA-F].."
 _ESCAPE = re.compile(_HIGH + _LOW + rb"|(?P<half>" + _HALF + rb")|\\.", re.DOTALL)
 
+# What a screenshot costs at least; a total alone counts as an estimate.
+A_PICTURE: Json = {"total_tokens": 765}
+
 # Options that do not change what an answer is worth to another caller.
 OWN = frozenset(("x-no-cache", "x-token-budget"))
 
@@ -48,6 +56,17 @@ def page_request(upstream: Upstream, call: WebCall, target: Target) -> Request:
     }
     body = msgspec.json.encode(call.body)
     return Request(upstream.url(call, target), headers, body, seconds=call.seconds, kept=KEPT)
+
+
+def svip_request(upstream: Upstream, call: WebCall, target: Target) -> Request:
+    """As ``page_request``, at the call's own path, and by GET with the body in the query if the caller asked so."""
+    request = page_request(upstream, call, target)
+    url = request.url.rstrip("/") + call.path
+    if call.method != "GET":
+        return replace(request, url=url)
+    query = {name: str(value).lower() if isinstance(value, bool) else value for name, value in call.body.items()}
+    headers = {name: value for name, value in request.headers.items() if name != "content-type"}
+    return replace(request, url=f"{url}?{urlencode(query)}", headers=headers, body=b"", method="GET")
 
 
 def write_page(upstream: Any, call: WebCall, target: Target) -> Json:
@@ -78,15 +97,28 @@ class _Page(msgspec.Struct):
 
 
 class _Told(msgspec.Struct):
-    """An answer in JSON."""
+    """An answer in JSON. ``results`` and ``floats`` are those of svip.jina.ai."""
 
     data: _Page | list[_Page] | None = None
     code: Any = 200
     meta: Any = None
+    results: list[msgspec.Raw] | None = None
+    floats: list[msgspec.Raw] | None = None
 
     @property
     def pages(self) -> list[_Page]:
         return self.data if isinstance(self.data, list) else [self.data] if self.data else []
+
+    def holds(self, endpoint: EndpointName) -> bool:
+        """True if it is an answer of this endpoint."""
+        if endpoint == "svip":
+            return self.results is not None or self.floats is not None
+        return isinstance(self.data, list if endpoint == "search" else _Page)
+
+    @property
+    def full(self) -> bool:
+        """True if it is worth to be kept."""
+        return bool(self.results) or any(page.full for page in self.pages)
 
 
 class _Kept(msgspec.Struct):
@@ -117,7 +149,7 @@ def read_page(upstream: Upstream, call: WebCall, reply: Reply) -> Json:
     if call.form == "json":
         return _json(call, reply, upstream.name)
     if PICTURE.fullmatch(media):
-        return _reply(reply.body, media, _of_header(reply), kept=False)
+        return _reply(reply.body, media, _of_header(reply) or A_PICTURE, kept=False)
     if not reply.body:
         raise UpstreamFailed(f"{upstream.name} sent an empty answer")
     if media == "text/html" and "html" not in call.headers.get("x-respond-with", ""):
@@ -144,7 +176,7 @@ def _redirect(reply: Reply, upstream: str) -> Json:
     location = _header(reply.headers, "location")
     if not re.fullmatch(r"https://[\x21-\x7e]{1,4000}", location):
         raise UpstreamRedirected(f"{upstream} answered with a redirect that is not to a picture")
-    return _reply(location.encode(), LOCATION, _of_header(reply) or {}, kept=False)
+    return _reply(location.encode(), LOCATION, _of_header(reply) or A_PICTURE, kept=False)
 
 
 def _json(call: WebCall, reply: Reply, upstream: str) -> Json:
@@ -156,16 +188,17 @@ def _json(call: WebCall, reply: Reply, upstream: str) -> Json:
         refuse_page(reply.body, upstream=upstream, answered=reply.status)
         raise UpstreamFailed(f"{upstream} sent an answer that is not the JSON of a page") from None
     _check_code(told.code, call, reply, upstream)
-    wanted = list if call.endpoint.name == "search" else _Page
-    if not isinstance(told.data, wanted):
-        raise UpstreamFailed(f"{upstream} sent an answer without data")
+    if not told.holds(call.endpoint.name):
+        raise UpstreamFailed(
+            f"{upstream} sent an answer without {'results' if call.endpoint.name == 'svip' else 'data'}"
+        )
     usage = _of_meta(told.meta) or _of_header(reply)
-    kept = whole and not any(page.warning for page in told.pages) and any(page.full for page in told.pages)
+    kept = whole and not any(page.warning for page in told.pages) and told.full
     return _reply(reply.body, MEDIA["json"], usage or _of_pages(told.pages) or _estimate(reply.body), kept=kept)
 
 
-def _reply(page: bytes, media: str, usage: Json | None, *, kept: bool) -> Json:
-    reply: Json = {"object": media, "results": [{"page": page}], "usage": usage or {}}
+def _reply(page: bytes, media: str, usage: Json, *, kept: bool) -> Json:
+    reply: Json = {"object": media, "results": [{"page": page}], "usage": usage}
     return reply if kept else {**reply, "uncached": True}  # a field that no entry of the cache may have
 
 
@@ -187,7 +220,11 @@ def _check_code(code: Any, call: WebCall, reply: Reply, upstream: str) -> None:
 
 
 def _of_meta(meta: Any) -> Json | None:
-    tokens = _tokens(meta.get("usage")) if isinstance(meta, dict) else None
+    if not isinstance(meta, dict):
+        return None
+    tokens = _tokens(meta.get("usage"))
+    if tokens is None:
+        tokens = _tokens({"tokens": meta.get("credits")})
     return None if tokens is None else _counted(tokens)
 
 

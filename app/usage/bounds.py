@@ -13,6 +13,7 @@ end, and the model's instruction for a task. Some normalize the text first, so t
     DeepSearch   budget_tokens times a factor: the server looks at its budget between the steps of a run only
     reader       X-Token-Budget, which the provider keeps to; without one its cap
     search       its price by the number of results, and 20,000 for each page that is read
+    svip         the same, since nobody has published its price
     pictures     the model's published price of a tile, if the picture comes in base64
 """
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from ..core.classifiers import MOST_INPUTS, SEGMENT
 from ..core.errors import InvalidRequest
 from ..core.json import encode
 from ..core.pictures import size_of
-from ..core.types import Call, Json, Model
+from ..core.types import Call, EndpointName, Json, Model
 from ..core.web import MOST_TOKENS, READ_TOKENS, TOKEN_BUDGET, WebCall
 from ..upstreams.deepsearch import PARAMETERS
 from .prices import Price
@@ -41,6 +42,7 @@ BUDGETS = {"low": 100_000, "medium": 500_000, "high": 1_000_000}  # of DeepSearc
 EFFORT = "medium"
 LARGEST = 2**53
 RESULTS = 10  # of a search that does not say
+SVIP_RESULTS = 30  # of one at svip.jina.ai
 SEARCH_PRICE = 10_000  # tokens for 10 results, at least
 
 # The side of a tile in pixels and the tokens of each, from the questions and answers at jina.ai/embeddings.
@@ -105,7 +107,7 @@ Most = tuple[int, int, int]
 def _tokens(call: Call, model: Model, factor: float) -> Most:
     """Raises Unbounded."""
     if isinstance(call, WebCall):
-        return 0, page_budget(call) if call.endpoint.name == "reader" else _search(call), 0
+        return 0, MOST_OF_PAGES[call.endpoint.name](call), 0
     if model.deepsearch:
         return 0, 0, math.ceil(budget_of(call) * factor)
     if call.endpoint.writes:
@@ -131,6 +133,23 @@ def _search(call: WebCall) -> int:
     scale = 5 if body.get("type") in ("images", "news") else 3 if body.get("provider") == "bing" else 1
     reads = "no-content" not in call.headers.get("x-respond-with", "")
     return min(SEARCH_PRICE * scale * max(-(-number // 10), 1) + READ_TOKENS * number * reads, MOST_TOKENS)
+
+
+def _svip(call: WebCall) -> int:
+    """As ``_search``: the results of a search, and the pages that a deep one reads; one page for all else."""
+    body = call.body
+    number, reads = 1, 1
+    if call.path == "/" and not body.get("url"):
+        number = body.get("num") or SVIP_RESULTS
+        reads = (body.get("read_num") or number) * (body.get("meta") == "deep")
+    return min(SEARCH_PRICE * -(-number // 10) + READ_TOKENS * reads, MOST_TOKENS)
+
+
+MOST_OF_PAGES: Mapping[EndpointName, Callable[[WebCall], int]] = {
+    "reader": page_budget,
+    "search": _search,
+    "svip": _svip,
+}
 
 
 def _inputs(items: list[Any], model: Model) -> int:

@@ -198,8 +198,8 @@ def test_management_keys_in_the_file(run: Run) -> None:
         ("keys creat a", "unknown command creat; did you mean create? `torii keys --help` lists the commands."),
         (
             "keys create bo --endpoints chats",
-            "--endpoints must be 'embeddings', 'rerank', 'chat', 'reader', 'search', 'classify', 'train', 'segment' or "
-            "'classifiers'; not 'chats'.",
+            "--endpoints must be 'embeddings', 'rerank', 'chat', 'reader', 'search', 'svip', 'classify', 'train', "
+            "'segment' or 'classifiers'; not 'chats'.",
         ),
         ("keys create bo --ips 10.0.0.300", "--ips must be an address or a network, such as 192.0.2.7, "),
         ("keys create bo --cache never", "--cache must be 'shared' or 'private'; not 'never'."),

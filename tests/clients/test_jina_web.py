@@ -42,7 +42,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 TIDES = "https://almanac.example.org/tides"
 TITLE = "Tides and the Moon"
 SENTENCE = "Most coasts have two high tides a day, about 12 hours and 25 minutes apart."
-NAMES = ("r.jina.ai", "s.jina.ai")
+NAMES = ("r.jina.ai", "s.jina.ai", "svip.jina.ai")
 BEARER = {"authorization": f"Bearer {CALLER_KEY}"}
 ACCEPT_JSON = {**BEARER, "accept": "application/json"}
 
@@ -51,7 +51,7 @@ ACCEPT_JSON = {**BEARER, "accept": "application/json"}
 def pages() -> Iterator[Beside]:
     """The gateway with the sandbox's reader and search, which answers to the provider's names too."""
     with Sandbox(pace=0) as sandbox:
-        given = Settings.model_validate({"caller_key": SecretStr(CALLER_KEY), "hosts": True})
+        given = Settings.model_validate({"caller_key": SecretStr(CALLER_KEY), "hosts": True, "svip": True})
         with served(in_sandbox(given, sandbox.urls)) as beside:
             yield beside
 
@@ -254,7 +254,7 @@ def test_haystack_reads_and_searches(web: Beside, terminator: object) -> None:
 
 
 def test_jina_cli_reads(web: Beside, terminator: object) -> None:
-    """``jina read URL`` and ``jina read URL --links --json``; its searches go to svip.jina.ai."""
+    """``jina read URL`` and ``jina read URL --links --json``."""
     headers = {"Content-Type": "application/json", "X-Md-Link-Style": "discarded", "User-Agent": "jina-cli/0.4.0"}
     with httpx.Client(timeout=30.0, follow_redirects=True) as client:
         asked = {**headers, **BEARER, "Accept": "text/markdown", "X-Retain-Images": "none"}
@@ -267,6 +267,22 @@ def test_jina_cli_reads(web: Beside, terminator: object) -> None:
     assert "![Image" not in text.text
     assert page["links"][0] == ["Why there are seasons", "https://almanac.example.org/seasons"]
     assert shot["screenshotUrl"].startswith("https://")
+
+
+def test_jinas_own_tools_search(web: Beside, terminator: object) -> None:
+    """``jina search``, ``jina expand``, and the deep search and the figures of Jina's MCP server: the host is
+    fixed in their code."""
+    with httpx.Client(timeout=30.0, headers=ACCEPT_JSON) as client:
+        found = client.post("https://svip.jina.ai/", json={"q": "high tides", "num": 5}).json()
+        queries = client.post("https://svip.jina.ai/", json={"q": "tides", "query_expansion": True}).json()
+        deep = {"q": "tides", "meta": "deep", "num": "5", "read_num": "8", "deep_timeout": "25000"}
+        read = client.get("https://svip.jina.ai/", params=deep).json()
+        figures = client.post("https://svip.jina.ai/extract-pdf", json={"url": TIDES, "max_edge": 1024}).json()
+    assert [result["url"] for result in found["results"]] == [TIDES]
+    assert queries["results"][0] == "tides explained"
+    assert read["meta"]["credits"] == figures["meta"]["credits"] == 10_000
+    assert figures["floats"][0]["type"] == "figure"
+    assert settled(web, *["svip"] * 4) == [10_000] * 4
 
 
 def test_fixed_hosts_have_the_providers_paths(web: Beside, terminator: object) -> None:

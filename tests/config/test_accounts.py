@@ -22,7 +22,7 @@ from .test_settings import Write, _nothing_around, mistakes, write
 
 __all__ = ["_nothing_around", "write"]  # fixtures
 
-ENDPOINTS = "'embeddings', 'rerank', 'chat', 'reader', 'search', 'classify', 'train' or 'segment'"
+ENDPOINTS = "'embeddings', 'rerank', 'chat', 'reader', 'search', 'svip', 'classify', 'train' or 'segment'"
 PERMITTED = ENDPOINTS.replace(" or 'segment'", ", 'segment' or 'classifiers'")
 HASH = hashlib.sha256(b"a key").hexdigest()
 

@@ -432,7 +432,8 @@ models:
   list: [{SECRET}]
 """
 FIELDS = (
-    "api_key, api_keys, tier, base_url, proxy_url, search_base_url, reader_base_url, kind, limits, deepsearch_base_url"
+    "api_key, api_keys, tier, svip_base_url, base_url, proxy_url, search_base_url, reader_base_url, kind, limits, "
+    "deepsearch_base_url"
 )
 
 
@@ -468,7 +469,7 @@ def test_every_mistake_of_a_file_in_one_go(write: Write) -> None:
         "torii.yaml:20: upstreams.Bad Name.base_url: is missing",
         "torii.yaml:21: upstreams.aihubmix.base_url: must end before /embeddings, such as https://host.example/v1",
         "torii.yaml:23: models.mine.endpoints[0]: must be 'embeddings', 'rerank', 'chat', 'reader', 'search', "
-        "'classify', 'train' or 'segment'",
+        "'svip', 'classify', 'train' or 'segment'",
         "torii.yaml:23: models.mine.contxt: unknown key; did you mean context? Allowed: context, "
         "on_disconnect, endpoints, inputs, targets, max_inputs, dimensions, tasks, dimensions_allowed, cached, "
         "features, alias_of, deepsearch",

@@ -117,7 +117,7 @@ def test_700_inputs_are_512_and_188_and_come_back_as_one() -> None:
     [
         ({"input": EXAMPLES}, "model", "model is missing"),
         ({"model": MODEL}, "input", "input is missing"),
-        ({"model": MODEL, "input": EXAMPLES[:1]}, "input", "input has 1 examples; at least 2"),
+        ({"model": MODEL, "input": EXAMPLES[:1]}, "input", "input has 1 example; at least 2"),
         ({"model": MODEL, "input": EXAMPLES[:1] * 2}, "input", "input has examples of one label only"),
         ({"model": MODEL, "input": EXAMPLES * 257}, "input", "input has 514 examples; at most 512"),
         ({"model": MODEL, "input": EXAMPLES[0]}, "input", "input must be a list of"),

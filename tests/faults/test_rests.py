@@ -99,6 +99,36 @@ async def test_one_of_two_keys_fails_and_nobody_sees_it(count: int, refusal: str
     assert times(jina, bad) == met
 
 
+@pytest.mark.parametrize("count", [40, 200])
+@pytest.mark.parametrize(("kind", "status"), [("embeddings", 500), ("rerank", 502), ("deepsearch stream", 503)])
+async def test_a_lasting_fault_of_one_of_two_keys_is_nobodys(
+    count: int, kind: Kind, status: int, tmp_path: Path
+) -> None:
+    """The upstream fails for each call with one of its keys."""
+    bad = secret("jina", "bad")
+    async with provider() as jina:
+        jina.faults = lambda request: replies({"detail": "oops"}, status) if key_of(request) == bad else None
+        async with gateway(tmp_path, {"jina": jina_at(jina.url, "bad", "good")}) as program:
+            for _ in range(3):
+                assert wrongs(await burst(program, count, kind)) == []
+    assert times(jina, secret("jina", "good")) == 3 * count
+    assert 1 <= times(jina, bad) <= 3 * count
+
+
+async def test_a_fault_for_all_keys_is_not_asked_of_all_of_them_by_each_call(tmp_path: Path) -> None:
+    names = [f"key-{number}" for number in range(8)]
+    async with provider() as jina:
+        jina.always(replies({"detail": "oops"}, 500))
+        async with gateway(tmp_path, {"jina": jina_at(jina.url, *names)}) as program:
+            await burst(program, 1)
+            assert len(jina.seen) == 3  # max_attempts
+            await burst(program, 40)
+            await burst(program, 40)
+            before = len(jina.seen)
+            await burst(program, 40)
+    assert len(jina.seen) - before <= 40 + 8  # each call once, and repeats within their budget
+
+
 def times(provider: Provider, key: str) -> int:
     """The number of requests with this key."""
     return sum(key_of(request) == key for request in provider.seen)

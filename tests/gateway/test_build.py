@@ -191,7 +191,7 @@ def test_all_secrets_and_hosts_are_named_for_the_redactor() -> None:
     ]
     assert hosts(given) == [
         *("127.0.0.1", "aihubmix.com", "api.jina.ai", "deepsearch.jina.ai"),
-        *("r.jina.ai", "s.jina.ai"),
+        *("r.jina.ai", "s.jina.ai", "svip.jina.ai"),
     ]
 
 
@@ -200,7 +200,8 @@ def test_in_the_sandbox_nothing_leaves_the_machine() -> None:
     assert given.sandbox == "on"
     assert list(build_upstreams(given).values()) == [
         Jina(
-            "jina", URLS["jina"], URLS["deepsearch"], URLS.get("reader", URLS["jina"]), URLS.get("search", URLS["jina"])
+            *("jina", URLS["jina"], URLS["deepsearch"]),
+            *(URLS.get(name, URLS["jina"]) for name in ("reader", "search", "svip")),
         ),
         AIHubMix("aihubmix", URLS["aihubmix"]),
     ]
@@ -215,6 +216,8 @@ def test_in_the_sandbox_nothing_leaves_the_machine() -> None:
 
 def test_the_sandbox_needs_no_keys() -> None:
     given = in_sandbox(Settings(sandbox="auto"), URLS)
+    assert {model["id"] for model in build_routes(given).models()} == set(CATALOGUE) - {"jina-svip"}
+    given = given.model_copy(update={"svip": True})
     assert {model["id"] for model in build_routes(given).models()} == set(CATALOGUE)
 
 

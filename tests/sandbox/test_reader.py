@@ -406,6 +406,10 @@ def test_svip(web: Web) -> None:
     assert ask(query_expansion=True)["results"][0] == "tides explained"
     assert ask(domain="arxiv")["results"] == []
     assert ask(type="images")["results"][0]["imageUrl"] == f"{TIDES}.png"
+    extract = f"{web.urls['svip']}/extract-pdf"
+    floats = web.http.post(extract, json={"url": TIDES, "type": "figure,table"}).json()["floats"]
+    assert [(one["type"], one["number"]) for one in floats[:2]] == [("figure", "1"), ("table", "2")]
+    assert web.http.post(extract, json={}).json()["status"] == 40001
 
 
 # ---------------------------------------------------------------------- the triggers

@@ -30,7 +30,7 @@ from app.core.errors import (
 from app.core.json import decode
 from app.core.origins import Guard, Hosts
 from app.core.types import ChatCall, Event, Json, Key, Reply
-from app.endpoints import Endpoint
+from app.endpoints import ENDPOINTS, Endpoint
 from app.endpoints.chat import Chat, collect
 from app.endpoints.classify import Classify
 from app.endpoints.embeddings import Embeddings
@@ -38,7 +38,7 @@ from app.endpoints.rerank import Rerank
 from app.endpoints.segment import Segment
 from app.endpoints.train import Train
 from app.routing.table import Account, RouteTable
-from app.server.app import PATHS
+from app.server.app import served
 from app.upstreams import validation
 from app.upstreams.aihubmix import AIHubMix
 from app.upstreams.deepsearch import deepsearch_body
@@ -303,7 +303,8 @@ def refused(attempt: Callable[[], object]) -> ToriiError:
     raise AssertionError("an example of a refusal was accepted")
 
 
-NO_PATH = NotFound(f"there is nothing at '/v1/embedding'. This gateway serves {', '.join(PATHS)}")
+USUAL = [endpoint for endpoint in ENDPOINTS.values() if not endpoint.optional]
+NO_PATH = NotFound(f"there is nothing at '/v1/embedding'. This gateway serves {', '.join(served(USUAL))}")
 NO_JSON = InvalidRequest("the body is not JSON: unexpected '\"' (byte 31)")
 DRAINING = Unavailable("this gateway is shutting down", retry_after=1)
 TRUNCATED = UpstreamTruncated("jina ended the stream before the answer was complete")

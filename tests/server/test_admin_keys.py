@@ -177,7 +177,7 @@ BAD: list[tuple[str, Any, str | None, str]] = [
         "endpoint",
         {"name": "a", "allowed_endpoints": ["embedding"]},
         "allowed_endpoints[0]",
-        "allowed_endpoints[0] must be 'embeddings', 'rerank', 'chat', 'reader', 'search', 'classify', 'train', "
+        "allowed_endpoints[0] must be 'embeddings', 'rerank', 'chat', 'reader', 'search', 'svip', 'classify', 'train', "
         "'segment' or 'classifiers'; it is 'embedding'",
     ),
     (

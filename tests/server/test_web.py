@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from app.usage.ledger import spent
+
 from ..conftest import (
     JINA_KEY,
     RunningGateway,
@@ -208,6 +210,20 @@ async def test_a_screenshot_as_text_is_a_redirect_to_it(reader: RunningGateway, 
     assert response.headers["location"] == "https://pictures.example/a?signature=s"
     (record,) = await reader.ended(1)
     assert (record.status, record.usage and record.usage["total_tokens"]) == (302, 765)
+
+
+@pytest.mark.parametrize(
+    "picture", [replies(b"", 302, location="https://pictures.example/a"), replies(b"\x89PNG", content_type="image/png")]
+)
+async def test_a_picture_without_a_count_costs_what_one_costs_at_least(
+    reader: RunningGateway, upstream: ScriptedUpstream, picture: Any
+) -> None:
+    upstream.plays(picture)
+    response = await reader.client.get("/r/https://a.example", headers={"x-respond-with": "screenshot"})
+    assert response.headers.get("x-usage-tokens") == ("765" if response.status_code == 200 else None)
+    (record,) = await reader.ended(1)
+    (use,) = record.uses.values()
+    assert (spent(use).total, spent(use).estimated) == (765, True)
 
 
 @pytest.mark.parametrize("location", ["http://pictures.example/a", "/a", "https://a.example/ b", ""])
@@ -571,6 +587,7 @@ async def test_a_wrong_address_of_the_reader_is_named(reader: RunningGateway, up
     upstream.plays(replies(b"nothing here", 404, content_type="text/plain"))
     said = (await reader.post("/v1/reader", READ)).json()["message"]
     assert "upstreams.jina.reader_base_url" in said
+    assert "/v1" not in said  # these hosts have none
     assert "upstreams.jina.search_base_url" in (await reader.post("/v1/search", {"q": "x"})).json()["message"]
 
 
@@ -650,15 +667,38 @@ async def test_an_event_of_another_name_is_no_page(reader: RunningGateway, upstr
 
 async def test_a_breaker_counts_only_what_is_the_providers(reader: RunningGateway, upstream: ScriptedUpstream) -> None:
     breaker = reader.generations.now.pools["jina"].breaker
-    for inner in (40301, 45102, 40801, 42204):
+    for inner in (40301, 45102, 42204):
         upstream.plays(failure(inner // 100, inner))
         for _ in range(6):
             await reader.post("/v1/reader", READ)
         assert not breaker.open
-    upstream.plays(failure(500, 50001))
-    for _ in range(6):
+    for inner in (40801, 50001):
+        upstream.plays(failure(inner // 100, inner))
+        for _ in range(6):
+            await reader.post("/v1/reader", READ)
+        assert breaker.open
+        upstream.plays(replies(PAGE))
         await reader.post("/v1/reader", READ)
-    assert breaker.open
+        assert not breaker.open
+
+
+async def test_a_timeout_of_the_provider_is_asked_for_once(reader: RunningGateway, upstream: ScriptedUpstream) -> None:
+    upstream.plays(failure(408, 40801))
+    answer = await reader.post("/v1/reader", READ)
+    assert (answer.status_code, answer.json()["status"], answer.json()["error"]["code"]) == (
+        504,
+        40801,
+        "target_timeout",
+    )
+    assert len(upstream.seen) == 1
+
+
+async def test_a_408_of_an_api_counts_as_a_timeout(reader: RunningGateway, upstream: ScriptedUpstream) -> None:
+    upstream.plays(replies({"detail": "Request timeout"}, 408))
+    for _ in range(5):
+        answer = await reader.post("/v1/embeddings", {"model": "jina-embeddings-v3", "input": "a"})
+        assert answer.json()["error"]["code"] == "upstream_timeout"
+    assert reader.generations.now.pools["jina"].breaker.open
 
 
 # What nobody may see, and who may call.

@@ -42,7 +42,7 @@ UNCLASSIFIED = {"jina-embeddings-v5-omni-nano", "jina-embeddings-v5-omni-small",
     name for name in EMBEDDINGS if "colbert" in name
 }
 CHAT = {"jina-deepsearch-v1", "jina-deepsearch-v2", "jina-vlm", "jina-ocr-v1"}
-WEB = {"jina-reader", "jina-search"}
+WEB = {"jina-reader", "jina-search", "jina-svip"}
 
 
 def models(endpoint: str) -> dict[str, Model]:
@@ -53,7 +53,7 @@ def test_every_documented_model_is_there_and_no_other() -> None:
     assert set(models("embeddings")) == set(EMBEDDINGS)
     assert set(models("rerank")) == RERANKERS
     assert set(models("chat")) == CHAT
-    assert set(models("reader")) | set(models("search")) == WEB
+    assert set(models("reader")) | set(models("search")) | set(models("svip")) == WEB
     assert set(models("classify")) == set(models("train")) == set(EMBEDDINGS) - UNCLASSIFIED
     assert set(models("segment")) == {"jina-segment"}
     assert set(CATALOGUE) == set(EMBEDDINGS) | RERANKERS | CHAT | WEB | {"jina-segment"}

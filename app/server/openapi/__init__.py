@@ -17,8 +17,8 @@ from ...core.types import Json
 from ...endpoints import ENDPOINTS, Endpoint
 
 FILES = (
-    *("gateway.yaml", "embeddings.yaml", "rerank.yaml", "chat.yaml", "web.yaml", "classify.yaml", "own.yaml"),
-    "failures.yaml",
+    *("gateway.yaml", "embeddings.yaml", "rerank.yaml", "chat.yaml", "web.yaml", "svip.yaml", "classify.yaml"),
+    *("own.yaml", "failures.yaml"),
 )
 OPERATOR_FILE = "operator.yaml"
 

@@ -69,7 +69,8 @@ class HttptoolsEngine:
         there = place(url)
         proxy = self._wire.proxies.get(there)
         forwarded = proxy is not None and parts.scheme != "https"
-        lines = [f"{url if forwarded else parts.path or '/'} HTTP/1.1", f"host: {parts.netloc}"]
+        path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        lines = [f"{url if forwarded else path} HTTP/1.1", f"host: {parts.netloc}"]
         lines += [f"{name}: {value}" for name, value in self._wire.headers.items()]
         if proxy and forwarded and proxy.authorization:
             lines.append(f"proxy-authorization: {proxy.authorization}")
