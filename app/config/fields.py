@@ -21,6 +21,7 @@ from ..core.zones import zone_of
 from ..endpoints import ENDPOINTS, PERMITTED
 from ..endpoints.web_options import SECRETS
 from ..storage.files import read
+from ..storage.redis.address import checked
 from ..upstreams.catalogue import PREFIX
 from ..upstreams.client.proxies import parse
 from .sources import QUOTED, quoted
@@ -124,8 +125,8 @@ def ledger_path(value: Any) -> Any:
 
 
 def redis(url: SecretStr | None) -> SecretStr | None:
-    if url and not re.match(r"(redis|rediss|unix)://.", url.get_secret_value()):
-        raise ValueError("must be a URL such as redis://host.example:6379/0 or rediss://:password@host.example:6379/0")
+    if url:
+        checked(url.get_secret_value())
     return url
 
 
@@ -138,6 +139,12 @@ def postgres(url: SecretStr | None) -> SecretStr | None:
     if parts.scheme not in ("postgresql", "postgres") or len(parts.path) < 2:
         raise ValueError("must be a URL such as postgresql://torii:password@db.example:5432/torii")
     return SecretStr(f"postgresql:{text.partition(':')[2]}")
+
+
+def key_prefix(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+        raise ValueError("must have 1 to 64 letters, digits, dots, hyphens and underscores, such as torii")
+    return text
 
 
 def webhook(url: SecretStr) -> SecretStr:
@@ -245,6 +252,7 @@ CallerKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(
 ProxyUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(proxied)]
 RedisUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(redis)]
 PostgresUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(postgres)]
+KeyPrefix = Annotated[str, AfterValidator(key_prefix)]
 WebhookUrl = Annotated[SecretStr, BeforeValidator(secret), AfterValidator(webhook)]
 Zone = Annotated[str, AfterValidator(zone)]
 Network = Annotated[str, AfterValidator(network)]

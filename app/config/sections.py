@@ -22,6 +22,7 @@ from .fields import (
     CallerKey,
     Count,
     EndpointName,
+    KeyPrefix,
     LedgerPath,
     PageOrigins,
     PostgresUrl,
@@ -336,6 +337,13 @@ class StorageSettings(Section):
 
     url: PostgresUrl = None
     pgbouncer: bool = False
+
+
+class CounterSettings(Section):
+    """What the replicas of a gateway share. ``url``: Redis, None for one replica. ``prefix``: of all its keys."""
+
+    url: RedisUrl = None
+    prefix: KeyPrefix = "torii"
 
 
 class ClassifierSettings(Section):

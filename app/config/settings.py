@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     InstanceOf,
+    SecretStr,
     field_validator,
     model_validator,
 )
@@ -46,6 +47,7 @@ from .sections import (
     CallerSettings,
     ClassifierSettings,
     CorsSettings,
+    CounterSettings,
     DeepSearchSettings,
     DisconnectSettings,
     LedgerSettings,
@@ -128,6 +130,7 @@ class Settings(BaseSettings):
     drain_seconds: Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)] = 30
     ledger: LedgerSettings = LedgerSettings()
     storage: StorageSettings = StorageSettings()
+    counters: CounterSettings = CounterSettings()
     drain_delay_seconds: Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)] = 0
     docs: Switch = "auto"
     log_level: Annotated[Literal["critical", "error", "warning", "info", "debug"], BeforeValidator(lower)] = "info"
@@ -194,6 +197,11 @@ class Settings(BaseSettings):
             return file
         beside = file or Path(tempfile.gettempdir(), "torii", "torii.db")
         return Postgres(self.storage.url.get_secret_value(), beside, self.storage.pgbouncer)
+
+    @property
+    def redis_of_cache(self) -> SecretStr | None:
+        """The address of the cache's own Redis, else of that of the counters."""
+        return self.cache.redis_url or self.counters.url
 
     @property
     def open(self) -> bool:

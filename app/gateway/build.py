@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
@@ -35,6 +34,8 @@ from ..routing.table import Account, RouteTable
 from ..storage.cache_file import CacheFile
 from ..storage.errors import NoFile
 from ..storage.ledger_file import LedgerFile
+from ..storage.redis.address import passwords
+from ..storage.redis.connection import RedisAddress
 from ..upstreams import KINDS
 from ..upstreams.catalogue import known, unlisted
 from ..upstreams.client import Wire, engine
@@ -191,7 +192,7 @@ class SharedTiers:
         given = settings.cache
         if given.store == "off":
             return Cache()
-        place = (given.store, given.memory_megabytes, given.path, given.megabytes, given.redis_url)
+        place = (given.store, given.memory_megabytes, given.path, given.megabytes, settings.redis_of_cache)
         if self._tiers is None or self._tiers.closed or self._given != place:
             self._tiers, self._given = build_tiers(settings), place
         return Cache(self._tiers, seconds=given.ttl_days * DAY, per_caller=given.per_caller)
@@ -202,9 +203,13 @@ def build_tiers(settings: Settings) -> Tiers:
     store: Store | None = None
     if given.store == "sqlite":
         store = Disk(CacheFile(given.path), given.megabytes * MEGABYTE)
-    elif given.store == "redis" and given.redis_url:
-        store = Redis(given.redis_url.get_secret_value())
+    elif given.store == "redis" and (address := redis_address(settings, settings.redis_of_cache)):
+        store = Redis(address)
     return Tiers(Memory(given.memory_megabytes * MEGABYTE), store)
+
+
+def redis_address(settings: Settings, url: SecretStr | None) -> RedisAddress | None:
+    return RedisAddress(url.get_secret_value(), settings.ca_file.pem if settings.ca_file else b"") if url else None
 
 
 def build_callers(settings: Settings, registry: Registry | None = None) -> Accounts:
@@ -296,10 +301,8 @@ def _there(path: Path) -> bool:
     """True if there is a file, or if nobody can tell."""
     try:
         path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError | NotADirectoryError)
     return True
 
 
@@ -314,25 +317,16 @@ def build_operator(settings: Settings) -> Callers | None:
 
 def secrets(settings: Settings) -> list[str]:
     """The secrets that must not be in logs and messages: the keys of all upstreams, callers and the operator, and the
-    passwords of Redis and the proxies."""
+    passwords of Redis, PostgreSQL and the proxies."""
     keys = [key.key for upstream in settings.upstreams.values() for key in upstream.keys]
     keys += [caller.key for caller in settings.callers]
-    keys += settings.alerts.webhook.secrets if settings.alerts.webhook else []
     keys += [settings.caller_key, settings.operator_key]
+    keys += settings.alerts.webhook.secrets if settings.alerts.webhook else []
     found = [key.get_secret_value() for key in keys if key]
-    for url in (settings.cache.redis_url, settings.storage.url):
-        found += _of_url(url.get_secret_value()) if url else ()
+    for address in filter(None, (settings.cache.redis_url, settings.counters.url, settings.storage.url)):
+        found += [address.get_secret_value(), *passwords(address.get_secret_value())]
     found += [secret for proxy in build_proxies(settings).values() for secret in proxy.secrets]
-    found += [url.get_secret_value() for upstream in settings.upstreams.values() if (url := upstream.proxy_url)]
-    return found
-
-
-def _of_url(url: str) -> Iterator[str]:
-    """The URL and its password, as it stands there and as it is meant."""
-    yield url
-    password = urlsplit(url).password
-    if password:
-        yield from dict.fromkeys((password, unquote(password)))
+    return found + [url.get_secret_value() for upstream in settings.upstreams.values() if (url := upstream.proxy_url)]
 
 
 def hosts(settings: Settings) -> list[str]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,19 +21,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from . import migrations
 from .asks import MANY, Asked, Asks
 from .connection import StoreConnection
 from .errors import DRIVER_ERRORS, PostgresError, StoreError, is_passing, store_error
 from .holds import Amounts, Decision, Draw, Hold, Slice
 from .location import Location, rows_beside
-from .new_file import VERSION
-from .opening import BUSY_SECONDS, complete, create, examine, identity, make_file, open_server, reading
+from .opening import BUSY_SECONDS, identity, open_ledger, open_server, reading
 from .rounds import Rounds
-from .rows import INSERT_CALL, SELECT_COOLDOWNS, CallRow, CooldownRow
+from .rows import INSERT_CALL, SELECT_COOLDOWNS, SELECT_REMEMBERED, CallRow, CooldownRow
 from .slices import SlicedCounters
 from .spill import Spill
-from .sqlite import SqliteConnection, write_ahead
 from .turn import Item, Transaction
 from .writer import Policy, QueuedWriter
 
@@ -216,6 +212,18 @@ class LedgerFile(QueuedWriter):
         with reading(self.location) as connection:
             return [CooldownRow(*row) for row in connection.execute(SELECT_COOLDOWNS)]
 
+    def remember(self, name: str, value: int) -> None:
+        """Queues a value of ``remembered``, which replaces the saved one."""
+        self._write("remember", (name, value))
+
+    def remembered(self) -> dict[str, int]:
+        """What was last known of Redis: ``redis_epoch`` and ``redis_processes``. Empty if the file cannot be read."""
+        try:
+            with reading(self.location) as connection:
+                return dict(connection.execute(SELECT_REMEMBERED).fetchall())
+        except StoreError:
+            return {}
+
     @property
     def health(self) -> Trouble | None:
         """The trouble with writing the file; None if there is none."""
@@ -268,32 +276,11 @@ class LedgerFile(QueuedWriter):
             with suppress(OSError):  # rows that have no place to wait are counted as lost
                 self.location.rows.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             return open_server(self.location)
-        make_file(self.location)
         # The last try may follow one that has waited for a lock all the time that there is.
         patience = min(self._busy_seconds, LAST_SECONDS) if self._closing.is_set() else self._busy_seconds
-        connection = sqlite3.connect(self.location, timeout=patience, isolation_level=None, factory=SqliteConnection)
-        try:
-            if connection.version() and examined:
-                examine(connection)
-            write_ahead(connection, patience)
-            connection.execute("PRAGMA synchronous=NORMAL")
-            self._migrate(self.location, connection)
-            if not complete(connection):
-                raise StoreError("its tables are missing")
-        except BaseException:
-            connection.close()
-            raise
+        connection, migrated = open_ledger(self.location, patience, self._busy_seconds, examined=examined)
+        self.migrated = migrated or self.migrated
         return connection
-
-    def _migrate(self, path: Path, connection: StoreConnection) -> None:
-        """Brings the file to this version. Another process may be doing the same."""
-        if connection.version() == 0:
-            create(connection)
-        before = connection.version()
-        if before < VERSION:
-            migrations.run(path, self._busy_seconds, done=lambda: connection.version() == VERSION)
-            self.migrated = f"migrated from version {before} to {VERSION}"
-            logger.info("the ledger's file was %s", self.migrated)
 
     # ---------------------------------------------------------------- the thread
 

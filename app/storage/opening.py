@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sqlite3
@@ -12,12 +13,14 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Literal, cast
 
-from . import files
+from . import files, migrations
 from .connection import StoreConnection
 from .errors import DRIVER_ERRORS, WORDS, NoFile, StoreError, reason, store_error
 from .location import Location, Postgres
 from .new_file import STATEMENTS, VERSION
-from .sqlite import SqliteConnection
+from .sqlite import SqliteConnection, write_ahead
+
+logger = logging.getLogger("torii.store")
 
 BUSY_SECONDS = 5.0  # to wait for another program's lock
 CHECK_SECONDS = 0.3  # for the check of the file when it is opened
@@ -46,6 +49,37 @@ def open_file(path: Path, mode: Literal["ro", "rw"], seconds: float, *, any_thre
         check_same_thread=not any_thread,
         factory=SqliteConnection,
     )
+
+
+def open_ledger(
+    path: Path, busy_seconds: float, migration_seconds: float, *, examined: bool
+) -> tuple[SqliteConnection, str]:
+    """The connection of a writer to a file with all tables of this version, which is created if there is none; and
+    from and to which version the file was migrated, in words. Another process may be doing the same.
+
+    Waits ``busy_seconds`` for another program's lock, a migration ``migration_seconds``. ``examined``: a damaged file
+    is refused. Raises sqlite3.Error, OSError and StoreError.
+    """
+    make_file(path)
+    connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, factory=SqliteConnection)
+    try:
+        if connection.version() and examined:
+            examine(connection)
+        write_ahead(connection, busy_seconds)
+        connection.execute("PRAGMA synchronous=NORMAL")
+        if connection.version() == 0:
+            create(connection)
+        migrated, before = "", connection.version()
+        if before < VERSION:
+            migrations.run(path, migration_seconds, done=lambda: connection.version() == VERSION)
+            migrated = f"migrated from version {before} to {VERSION}"
+            logger.info("the ledger's file was %s", migrated)
+        if not complete(connection):
+            raise StoreError("its tables are missing")
+    except BaseException:
+        connection.close()
+        raise
+    return connection, migrated
 
 
 def open_server(location: Postgres) -> StoreConnection:

@@ -84,6 +84,8 @@ CLASSIFIER_COLUMNS = (
     *("fingerprint", "model", "labels", "created_at", "state"),
 )
 
+SELECT_REMEMBERED = "SELECT name, value FROM state WHERE name LIKE 'redis_%'"
+
 # The statements of verbs that change nothing else. A spill file names a verb, never a statement.
 PLAIN = {
     "remember_cooldown": _insert("key_rests", CooldownRow._fields, ("upstream", "fingerprint")),
@@ -93,5 +95,7 @@ PLAIN = {
     "classifier": _insert("classifiers", CLASSIFIER_COLUMNS, ("request_id",)),
     "forget_classifier": "DELETE FROM classifiers WHERE request_id = ?",
     "audit": "INSERT INTO audit (time, actor, address, action, object_id, changes) VALUES (?, ?, ?, ?, ?, ?)",
+    "remember": """INSERT INTO state (name, value) VALUES (?, ?)
+        ON CONFLICT (name) DO UPDATE SET value = excluded.value""",
     "use_key": "UPDATE keys SET last_used_at = ?1 WHERE id = ?2 AND coalesce(last_used_at, 0) < ?1",
 }
