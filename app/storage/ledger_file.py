@@ -130,13 +130,15 @@ class LedgerFile(QueuedWriter):
         return self._ask("slice", (hold, wanted))
 
     def settle_drawn(self, request_id: str, rows: Sequence[CallRow], draw: Draw) -> None:
-        """Ends a call that has drawn from a slice and has no hold of its own. Idempotent."""
+        """Ends a call that has drawn from a slice and has no hold of its own. Idempotent. Its row is written with the
+        rows of calls without limits: the slice has room for the next calls meanwhile."""
         self._write("drawn", (request_id, rows, draw))
-        self._asks.hasten_soon()
+        self._asks.hasten_soon(patient=True)
 
     def give_back(self, draw: Draw) -> None:
         """Gives back a part of a slice that no call has drawn."""
-        self.settle_drawn("", (), draw)
+        self._write("drawn", ("", (), draw))
+        self._asks.hasten_soon()
 
     def release(self, request_id: str) -> None:
         """Gives up the hold of a call that used nothing and has no row."""
@@ -262,8 +264,8 @@ class LedgerFile(QueuedWriter):
         self._transaction.left = False
         return super()._flushed()
 
-    def _due(self) -> bool:
-        return bool(self._asks) or (bool(self._queue) and not self._transaction.left)
+    def _due(self, rest: int) -> bool:
+        return bool(self._asks) or (super()._due(rest) and not self._transaction.left)
 
     def _committed(self, batch: list[Item]) -> int | None:
         self._taken = self._asks.take(BATCH)
