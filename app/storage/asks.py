@@ -69,17 +69,18 @@ class Asks:
         self._turn.append(asked)
         return asked.future
 
-    def hasten_soon(self) -> None:
+    def hasten_soon(self, *, patient: bool = False) -> None:
         """Wakes the thread for a settlement, if this is an event loop: within SOON_SECONDS if a call waits for one,
-        else within LATER_SECONDS."""
+        else within LATER_SECONDS. ``patient``: not for this one, unless a call waits."""
         try:
             loop = self._here(asyncio.get_running_loop())
         except RuntimeError:
             return
         self._unsaid = True
         if self._timer is None:
-            seconds = SOON_SECONDS if self.awaited(time.monotonic()) else LATER_SECONDS
-            self._timer = loop.call_later(seconds, self._hasten_now)
+            awaited = self.awaited(time.monotonic())
+            if awaited or not patient:
+                self._timer = loop.call_later(SOON_SECONDS if awaited else LATER_SECONDS, self._hasten_now)
 
     def _here(self, loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
         if loop is not self._loop:
@@ -98,6 +99,7 @@ class Asks:
         self._awaited = time.monotonic() + AWAITED_SECONDS
         if self._timer is not None:
             self._timer.cancel()
+        if self._unsaid:
             self._timer = asyncio.get_running_loop().call_later(SOON_SECONDS, self._hasten_now)
 
     def _end_turn(self) -> None:

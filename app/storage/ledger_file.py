@@ -31,7 +31,7 @@ from .rounds import Rounds
 from .rows import INSERT_CALL, SELECT_COOLDOWNS, SELECT_REMEMBERED, CallRow, CooldownRow
 from .slices import SlicedCounters
 from .spill import Spill
-from .turn import Item, Transaction
+from .turn import Item, Transaction, once
 from .writer import Policy, QueuedWriter
 
 __all__ = ["BUSY_SECONDS", "INSERT_CALL", "CallRow", "CooldownRow", "LedgerFile", "Trouble", "reading"]
@@ -90,6 +90,7 @@ class LedgerFile(QueuedWriter):
         self._busy_seconds = busy_seconds
         self._lost = 0
         self._doubt: Doubt | None = None
+        self._written = 0  # items at the head of the queue that are in the store
         self._full = False
         self._trouble: str | None = None
         self._file: tuple[int, int] | None = None
@@ -139,13 +140,15 @@ class LedgerFile(QueuedWriter):
         return self._ask("slice", (hold, wanted))
 
     def settle_drawn(self, request_id: str, rows: Sequence[CallRow], draw: Draw) -> None:
-        """Ends a call that has drawn from a slice and has no hold of its own. Idempotent."""
+        """Ends a call that has drawn from a slice and has no hold of its own. Idempotent. Its row is written with the
+        rows of calls without limits: the slice has room for the next calls meanwhile."""
         self._write("drawn", (request_id, rows, draw))
-        self._asks.hasten_soon()
+        self._asks.hasten_soon(patient=True)
 
     def give_back(self, draw: Draw) -> None:
         """Gives back a part of a slice that no call has drawn."""
-        self.settle_drawn("", (), draw)
+        self._write("drawn", ("", (), draw))
+        self._asks.hasten_soon()
 
     def release(self, request_id: str) -> None:
         """Gives up the hold of a call that used nothing and has no row."""
@@ -263,8 +266,7 @@ class LedgerFile(QueuedWriter):
             raise StoreError("the server has not ended our last transaction yet")
         self._doubt = None
         if done:
-            for _ in range(items):
-                self._queue.popleft()
+            self._written = items
             self._counters.reload(connection)
             # Those who asked were told that it failed.
             self._queue.extend(("release", (each.what.request_id,)) for each in asked if each.verb == "hold")
@@ -288,8 +290,8 @@ class LedgerFile(QueuedWriter):
         self._transaction.left = False
         return super()._flushed()
 
-    def _due(self) -> bool:
-        return bool(self._asks) or (bool(self._queue) and not self._transaction.left)
+    def _due(self, rest: int) -> bool:
+        return bool(self._asks) or (super()._due(rest) and not self._transaction.left)
 
     def _committed(self, batch: list[Item]) -> int | None:
         self._taken = self._asks.take(BATCH)
@@ -299,18 +301,19 @@ class LedgerFile(QueuedWriter):
         transaction, now = self._transaction, time.monotonic()
         many = len(self._taken) >= MANY and not self._asks.awaited(now) and not self._closing.is_set()
         may_leave = bool(batch) and many and now < self._rows_due
+        written, rows = self._written, batch[self._written :]
         try:
-            answers = transaction.commit(connection, batch, self._taken, may_leave=may_leave)
+            answers = transaction.commit(connection, rows, self._taken, may_leave=may_leave)
         except PostgresError as error:
             if error.unknown:
-                self._doubt = Doubt(connection.number, 0 if transaction.left else len(batch), self._taken)
+                self._doubt = Doubt(connection.number, written if transaction.left else len(batch), self._taken)
             raise
-        self._taken = []
+        self._taken, self._written = [], 0
         self._asks.answer(answers, settled=transaction.settled)
         if transaction.left:
             self._arrived.set()
-            return 0
-        if batch:
+            return written
+        if rows:
             self._rows_due = now + ROWS_SECONDS
         return len(batch)
 
@@ -367,9 +370,13 @@ class LedgerFile(QueuedWriter):
     def _last(self) -> None:
         """What could not be written waits in a file beside this one. The lease ends."""
         self._rounds.stop()
-        waiting = len(self._queue)
-        while self._queue and self._spill.keep(self._queue[0]):
+        for _ in range(self._written):
             self._queue.popleft()
+        doubtful = self._doubt.items if self._doubt else 0
+        waiting = len(self._queue)
+        while self._queue and self._spill.keep(once(self._queue[0]) if doubtful > 0 else self._queue[0]):
+            self._queue.popleft()
+            doubtful -= 1
         if waiting > len(self._queue):
             logger.warning("the database: %d rows wait in a file beside it", waiting - len(self._queue))
         self._spill.release()

@@ -27,10 +27,10 @@ SAVE = "INSERT INTO counters (scope, unit, filter, since, until, spent, held) VA
 SAVE += "ON CONFLICT (scope, unit, filter, since, until) DO UPDATE SET spent = excluded.spent, held = excluded.held"
 SAVE_SECONDS = "INSERT INTO seconds (scope, unit, second, amount) VALUES {} "
 SAVE_SECONDS += "ON CONFLICT (scope, unit, second) DO UPDATE SET amount = excluded.amount"
-PADDED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+PADDED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)
 LARGE = 10_000  # scopes in memory
 ROWS = 500  # of a statement for a server, which takes 65,535 values at most
-SIZES = (64, 32, 16, 8, 4, 2, 1)  # rows of a statement, few enough for the driver to keep them all compiled
+SIZES = (256, 128, 64, 32, 16, 8, 4, 2, 1)  # rows of a statement, few enough for the driver to keep them all compiled
 
 Key = tuple[str, str, str, int, int]  # scope, unit, filter, since, until
 Window = tuple[int, int]

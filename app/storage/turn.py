@@ -203,6 +203,12 @@ def _scopes(items: Iterable[Item], asked: Iterable[Asked]) -> Iterator[str]:
             yield charge.scope
 
 
+def once(item: Item) -> Item:
+    """The item in a form that changes nothing if it was written before."""
+    verb, row = item
+    return ("settle", (row.request_id, [row])) if verb == "call" else item
+
+
 def restored(verb: str, values: Any) -> Item | None:
     """An item that JSON had; None if it is none of ours."""
     try:

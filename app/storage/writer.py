@@ -99,9 +99,9 @@ class QueuedWriter(ABC):
     def _succeeded(self) -> None:
         """A transaction is in the file."""
 
-    def _due(self) -> bool:
-        """True if there is something to write."""
-        return bool(self._queue)
+    def _due(self, rest: int) -> bool:
+        """True if there is something to write. ``rest``: of what was queued at first, how much is still there."""
+        return rest > 0 or len(self._queue) >= self._policy.batch
 
     def _idle(self) -> float | None:
         """Does what is due at times. Returns the seconds until the next time, None for never. Never raises."""
@@ -126,8 +126,11 @@ class QueuedWriter(ABC):
         """The thread ends. Never raises."""
 
     def _flushed(self) -> bool:
-        """True if the queue is empty. A statement stays in it until it is in the file or dropped."""
-        while self._due():
+        """True if what was queued at first is in the file, or dropped; until then a statement stays in the queue. What
+        comes meanwhile gathers for the next time: else a busy event loop, which slows this thread, would have it write
+        a few rows in each of many transactions."""
+        rest = len(self._queue)
+        while self._due(rest):
             batch = [self._queue[place] for place in range(min(len(self._queue), self._policy.batch))]
             written = self._committed(batch)
             if written is None and self._policy.keeps:
@@ -135,6 +138,7 @@ class QueuedWriter(ABC):
                 return False
             for _ in batch[:written]:
                 self._queue.popleft()
+                rest -= 1
         return True
 
     def _committed(self, batch: list[Any]) -> int | None:
