@@ -14,6 +14,8 @@ from contextlib import suppress
 from struct import Struct
 from typing import TYPE_CHECKING, Any, cast
 
+from ..storage.redis.connection import RedisAddress, pool
+
 if TYPE_CHECKING:
     from redis.asyncio import Redis as Connection
 
@@ -28,10 +30,10 @@ EXPIRES = Struct("<d")  # in front of each value
 
 
 class Redis:
-    """``url`` is redis:// or rediss://. It may hold a password, and is never shown."""
+    """The address may hold a password, and is never shown."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, address: RedisAddress) -> None:
+        self._address = address
         self._connection: Connection | None = None
         self._cooldown_until = 0.0
         self._waiting: deque[tuple[bytes, bytes, int]] = deque()
@@ -74,7 +76,7 @@ class Redis:
             return None
         try:
             if self._connection is None:
-                self._connection = _connection(self._url)
+                self._connection = _connection(self._address)
             async with asyncio.timeout(SECONDS):
                 return await cast("Awaitable[Any]", ask(self._connection))
         except Exception as error:  # noqa: BLE001 - no error of the cache may fail a call
@@ -86,14 +88,10 @@ class Redis:
             return None
 
 
-def _connection(url: str) -> Connection:
+def _connection(address: RedisAddress) -> Connection:
     from redis.asyncio import Redis as Connection
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
 
-    return Connection.from_url(
-        url, socket_timeout=SECONDS, socket_connect_timeout=SECONDS, retry=Retry(NoBackoff(), 0), decode_responses=False
-    )
+    return Connection(connection_pool=pool(address, SECONDS))
 
 
 async def _stored(redis: Connection, batch: list[tuple[bytes, bytes, int]]) -> None:

@@ -66,7 +66,7 @@ class Accounts(Callers):
 
     @property
     def store(self) -> KeyFile | None:
-        """The verbs that change keys and teams; None without a ledger. After a verb, call ``registry.refresh``."""
+        """The verbs that change keys and teams; None without a ledger. After a verb, call ``registry.changed``."""
         if self.registry.path is None:
             return None
         names = frozenset([key.name for key in self._configured.keys] + [name for name, *_ in self._configured.callers])

@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -45,7 +45,8 @@ class Registry:
     Once there were keys, the file ``mark`` says so, even if the ledger is lost.
 
     ``now`` are all keys, teams and management keys. ``loaded``: the file was read since the start, or there was none.
-    ``trouble``: why the file cannot be read now, None if it can.
+    ``trouble``: why the file cannot be read now, None if it can. ``push`` tells other replicas of a change, in any
+    thread.
     """
 
     def __init__(self, path: Path | None = None, poll_seconds: float = POLL_SECONDS) -> None:
@@ -53,6 +54,7 @@ class Registry:
         self.now = KeySnapshot()
         self.loaded = path is None
         self.trouble: str | None = None
+        self.push: Callable[[], None] | None = None
         self._poll_seconds = poll_seconds
         self._any = path is not None and mark(path).exists()
         self._hashes: Mapping[str, ManagementRecord] = {}
@@ -107,6 +109,12 @@ class Registry:
             if found is not None or not self.loaded:
                 self.loaded = True
                 self._put(found or self.now)
+
+    def changed(self) -> None:
+        """``refresh`` after a change that was made in this process."""
+        self.refresh()
+        if self.push is not None:
+            self.push()
 
     async def look(self) -> None:
         """``refresh`` for a caller on the event loop. Those who ask while it reads share the next reading."""

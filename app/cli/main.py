@@ -125,6 +125,7 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
         resolved = source.resolve(settings)
         database, ledger = _ledger(resolved, closing)
         ledger += " (temporary, removed at the end)" if books else ""
+        _try_counters(resolved)
         port = sockets[0].getsockname()[1]
         runfile = closing.enter_context(opened(port))
         began = tables.started(resolved, port, key, ledger) + "\n"
@@ -156,6 +157,28 @@ def _ledger(settings: Settings, closing: ExitStack) -> tuple[LedgerFile | None, 
     if database:
         closing.callback(database.close)
     return database, where
+
+
+def _try_counters(settings: Settings) -> None:
+    """Tries the Redis of ``counters.url``. Raises Wrong if it cannot serve; one that is only away is a warning."""
+    import asyncio
+
+    from ..gateway.build import redis_address
+    from ..storage.redis.connection import Unsuitable
+    from ..storage.redis.trial import tried
+
+    address = redis_address(settings, settings.counters.url)
+    if address is None:
+        return
+    try:
+        trouble = asyncio.run(tried(address, settings.counters.prefix))
+    except Unsuitable as error:
+        raise Wrong(f"counters.url: Redis: {error}. Set counters.url (TORII_COUNTERS__URL) to another.") from None
+    if trouble:
+        click.echo(
+            f"counters.url: Redis is away: {trouble}. Until it answers, each process keeps to its share of limits.",
+            err=True,
+        )
 
 
 def _refused(path: Path | None, error: Exception) -> str:

@@ -191,14 +191,18 @@ def _proxies_of_the_environment(settings: Settings) -> Found:
 
 
 def _redis(settings: Settings) -> Found:
-    if settings.cache.store == "redis" and settings.cache.redis_url is None:
+    if settings.cache.store == "redis" and settings.cache.redis_url is None and settings.counters.url is None:
         yield ("cache", "redis_url"), "is required if cache.store is redis, such as redis://127.0.0.1:6379/0"
 
 
 def _redis_here(settings: Settings) -> Found:
-    if settings.cache.store == "redis" and find_spec("redis") is None:
-        cure = "in the checkout, pip install '.[redis]'"
-        yield ("cache", "store"), f"redis needs a package that is not installed: {cure}"
+    if find_spec("redis") is not None:
+        return
+    needs = "needs a package that is not installed: in the checkout, pip install '.[redis]'"
+    if settings.cache.store == "redis":
+        yield ("cache", "store"), f"redis {needs}"
+    if settings.counters.url is not None:
+        yield ("counters", "url"), needs
 
 
 def _cache_folder(settings: Settings) -> Found:
@@ -289,14 +293,14 @@ ALWAYS: Checks = (
     (frozenset({"upstreams", "workers"}), _workers),
     (frozenset({"upstreams"}), _proxies),
     (frozenset({"upstreams", "proxy_from_environment"}), _proxies_of_the_environment),
-    (frozenset({"cache"}), _redis),
+    (frozenset({"cache", "counters"}), _redis),
     (frozenset({"cache", "ledger"}), _two_files),
 )
 AT_START: Checks = (
     (REACH | {"ledger"}, _open_to_all),
     (REACH | {"cors"}, _open_to_all_pages),
     (frozenset({"ledger", "keys"}), _keys_without_ledger),
-    (frozenset({"cache"}), _redis_here),
+    (frozenset({"cache", "counters"}), _redis_here),
     (frozenset({"cache"}), _cache_folder),
 )
 KEYED: Checks = ((frozenset({"upstreams", "sandbox"}), _nothing_to_ask),)

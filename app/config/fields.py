@@ -21,6 +21,7 @@ from ..core.zones import zone_of
 from ..endpoints import ENDPOINTS, PERMITTED
 from ..endpoints.web_options import SECRETS
 from ..storage.files import read
+from ..storage.redis.address import checked
 from ..upstreams.catalogue import PREFIX
 from ..upstreams.client.proxies import parse
 from .sources import QUOTED, quoted
@@ -124,8 +125,8 @@ def ledger_path(value: Any) -> Any:
 
 
 def redis(url: SecretStr | None) -> SecretStr | None:
-    if url and not re.match(r"(redis|rediss|unix)://.", url.get_secret_value()):
-        raise ValueError("must be a URL such as redis://host.example:6379/0 or rediss://:password@host.example:6379/0")
+    if url:
+        checked(url.get_secret_value())
     return url
 
 

@@ -329,6 +329,13 @@ class LedgerSettings(Section):
         return folder / "torii" / "torii.db" if folder else None
 
 
+class CounterSettings(Section):
+    """What the replicas of a gateway share. ``url``: Redis, None for one replica. ``prefix``: of all its keys."""
+
+    url: RedisUrl = None
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "torii"
+
+
 class ClassifierSettings(Section):
     """``public``: callers may make classifiers that anyone can use who knows the id. ``foreign``: callers may use
     classifiers that nobody here owns, such as public ones of others."""

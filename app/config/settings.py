@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     InstanceOf,
+    SecretStr,
     field_validator,
     model_validator,
 )
@@ -43,6 +44,7 @@ from .sections import (
     CallerSettings,
     ClassifierSettings,
     CorsSettings,
+    CounterSettings,
     DeepSearchSettings,
     DisconnectSettings,
     LedgerSettings,
@@ -123,6 +125,7 @@ class Settings(BaseSettings):
     queue_timeout_seconds: Seconds = 4
     drain_seconds: Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)] = 30
     ledger: LedgerSettings = LedgerSettings()
+    counters: CounterSettings = CounterSettings()
     drain_delay_seconds: Annotated[float, BeforeValidator(number), Field(ge=0, allow_inf_nan=False)] = 0
     docs: Switch = "auto"
     log_level: Annotated[Literal["critical", "error", "warning", "info", "debug"], BeforeValidator(lower)] = "info"
@@ -180,6 +183,11 @@ class Settings(BaseSettings):
             return self.unknown_models_upstream
         sellers = (name for name, given in self.upstreams.items() if given.kind in SELLERS)
         return self.unknown_upstream or next(sellers, None)
+
+    @property
+    def redis_of_cache(self) -> SecretStr | None:
+        """The address of the cache's own Redis, else of that of the counters."""
+        return self.cache.redis_url or self.counters.url
 
     @property
     def open(self) -> bool:

@@ -7,7 +7,6 @@ import socket
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -34,6 +33,8 @@ from ..routing.probe import probe
 from ..routing.table import Account, RouteTable
 from ..storage.cache_file import CacheFile
 from ..storage.ledger_file import LedgerFile
+from ..storage.redis.address import passwords
+from ..storage.redis.connection import RedisAddress
 from ..storage.sqlite import NoFile
 from ..upstreams import KINDS
 from ..upstreams.catalogue import known, unlisted
@@ -191,7 +192,7 @@ class SharedTiers:
         given = settings.cache
         if given.store == "off":
             return Cache()
-        place = (given.store, given.memory_megabytes, given.path, given.megabytes, given.redis_url)
+        place = (given.store, given.memory_megabytes, given.path, given.megabytes, settings.redis_of_cache)
         if self._tiers is None or self._tiers.closed or self._given != place:
             self._tiers, self._given = build_tiers(settings), place
         return Cache(self._tiers, seconds=given.ttl_days * DAY, per_caller=given.per_caller)
@@ -202,9 +203,13 @@ def build_tiers(settings: Settings) -> Tiers:
     store: Store | None = None
     if given.store == "sqlite":
         store = Disk(CacheFile(given.path), given.megabytes * MEGABYTE)
-    elif given.store == "redis" and given.redis_url:
-        store = Redis(given.redis_url.get_secret_value())
+    elif given.store == "redis" and (address := redis_address(settings, settings.redis_of_cache)):
+        store = Redis(address)
     return Tiers(Memory(given.memory_megabytes * MEGABYTE), store)
+
+
+def redis_address(settings: Settings, url: SecretStr | None) -> RedisAddress | None:
+    return RedisAddress(url.get_secret_value(), settings.ca_file.pem if settings.ca_file else b"") if url else None
 
 
 def build_callers(settings: Settings, registry: Registry | None = None) -> Accounts:
@@ -299,10 +304,8 @@ def _there(path: Path) -> bool:
     """True if there is a file, or if nobody can tell."""
     try:
         path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError | NotADirectoryError)
     return True
 
 
@@ -320,13 +323,13 @@ def secrets(settings: Settings) -> list[str]:
     passwords of Redis and the proxies."""
     keys = [key.key for upstream in settings.upstreams.values() for key in upstream.keys]
     keys += [caller.key for caller in settings.callers]
+    keys += [settings.caller_key, settings.operator_key]
     keys += settings.alerts.webhook.secrets if settings.alerts.webhook else []
-    keys += [settings.caller_key, settings.operator_key, settings.cache.redis_url]
     found = [key.get_secret_value() for key in keys if key]
-    password = urlsplit(found[-1]).password if settings.cache.redis_url else None
+    for redis in filter(None, (settings.cache.redis_url, settings.counters.url)):
+        found += [redis.get_secret_value(), *passwords(redis.get_secret_value())]
     found += [secret for proxy in build_proxies(settings).values() for secret in proxy.secrets]
-    found += [url.get_secret_value() for upstream in settings.upstreams.values() if (url := upstream.proxy_url)]
-    return [*found, password] if password else found
+    return found + [url.get_secret_value() for upstream in settings.upstreams.values() if (url := upstream.proxy_url)]
 
 
 def hosts(settings: Settings) -> list[str]:

@@ -6,7 +6,8 @@ hold      before the first byte goes to an upstream: all that may be used, in on
 extend    before a further request of the same call, at that upstream's price
 settle    with the end of the record: what was held becomes what the ledger's rows say
 
-A caller without limits has none of this.
+What replicas share in Redis (shared_limits.py) is asked first, and given back if the rest does not fit. A caller
+without limits has none of this.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from ..core.web import WebCall
 from ..storage.counters import balances
 from ..storage.holds import Balance, Charge, Decision, Draw, Hold
 from ..storage.ledger_file import CallRow, LedgerFile
+from ..storage.redis.counters import SharedHold
 from ..storage.sqlite import StoreError
-from ..usage.bounds import Bound, page_budget
+from ..usage.bounds import Bound, less, page_budget, plus
 from ..usage.bounds import bound as bound_of
 from ..usage.ledger import Ledger, price_of
 from ..usage.prices import Prices
@@ -37,6 +39,8 @@ from ..usage.record import CallRecord
 from .alerts import Alerts
 from .own_limits import OwnLimits
 from .runs import METERED, RunBudgets, is_budgeted, with_budget
+from .settlements import Settlements
+from .shared_limits import Decided, SharedLimits, joined, split
 from .slices import Drawn, Flow, Slices
 
 LOOK_SECONDS = 0.25  # between two decisions on a call that waits for other calls to settle
@@ -44,29 +48,7 @@ AWAY_SECONDS = 1.0  # in which a store that failed is not asked again
 
 NOTHING = Bound(0, 0)
 FITS = Decision(None, False, ())
-UNDECIDED: tuple[tuple[Charge, ...], Decision] = ((), FITS)
-
-
-class Settlements:
-    """Wakes the calls of a process that wait for others to settle."""
-
-    def __init__(self) -> None:
-        self._waiting: set[asyncio.Future[None]] = set()
-
-    def __call__(self) -> None:
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def next(self, seconds: float) -> None:
-        """Returns after the next settlement, or after ``seconds``."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiter)
-        try:
-            await asyncio.wait([waiter], timeout=seconds)
-        finally:
-            self._waiting.discard(waiter)
-            waiter.cancel()
+UNDECIDED: Decided = ((), FITS)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,7 +58,7 @@ class Holds:
     ``ledger`` None: there is no store. ``wait_seconds``: the time from its start in which a call may wait for others to
     settle. ``passes``: calls with budgets pass while the store is away. ``unpriced``: callers with budgets in dollars
     may use a model without a price. ``alerts`` see each decision of the store, and each overrun. ``slices`` None: each
-    call is held for in the store.
+    call is held for in the store. ``shared``: what replicas share in Redis, None without one.
     """
 
     ledger: Ledger | None
@@ -90,6 +72,7 @@ class Holds:
     unpriced: bool = False
     alerts: Alerts | None = None
     slices: Slices | None = None
+    shared: SharedLimits | None = None
     away_until: float = field(default=0.0, repr=False)
 
     @property
@@ -107,7 +90,7 @@ class CallHold:
 
     __slots__ = (
         *("_away", "_budget", "_caller", "_drawn", "_flow", "_held", "_holds", "_latest", "_moved", "_open", "_owned"),
-        *("_shown", "_until", "admitted", "request_id", "started", "upstreams"),
+        *("_shared", "_shown", "_until", "admitted", "request_id", "started", "upstreams"),
     )
 
     def __init__(self, holds: Holds, caller: Caller, request_id: str) -> None:
@@ -119,6 +102,7 @@ class CallHold:
         self.started = time.time()
         self._until = time.monotonic() + holds.wait_seconds
         self._shown = self._latest = UNDECIDED
+        self._shared = None if holds.shared is None else holds.shared.counters.new()
         self._held = NOTHING
         self._open = self._away = False
         self._budget: int | None = None
@@ -175,7 +159,7 @@ class CallHold:
         bound = more = self._holds.most(part, target)
         free = NOTHING if unused is None else self._holds.most(part, unused)
         if unused is not None:
-            more = _less(bound, free)
+            more = less(bound, free)
         try:
             while not await self._fits(record, target, more):
                 if not self._latest[1].sliced or not await self._waited():
@@ -184,7 +168,7 @@ class CallHold:
             return False
         if unused is not None:
             name = unused.upstream.name
-            self.upstreams[name] = _less(self.upstreams.get(name, NOTHING), free)
+            self.upstreams[name] = less(self.upstreams.get(name, NOTHING), free)
         self._add(target, bound)
         return True
 
@@ -197,6 +181,8 @@ class CallHold:
         """The call has ended, and the rows are what it has cost; without rows nothing was used."""
         if self._holds.ledger is not None:
             self._settle(self._holds.ledger.file, rows)
+        if self._shared is not None and self._holds.shared is not None:
+            self._holds.shared.counters.settle(self._shared, sum([row.total_tokens for row in rows]))
         self._open = False
         if self._flow is not None:
             self._flow.open -= 1
@@ -233,41 +219,37 @@ class CallHold:
 
     async def headers(self) -> dict[str, str]:
         """The headers of an answer: what was left at the decision, or now if there was none."""
-        if self._drawn is not None:
+        if self._drawn is not None and self._shared is None:
             return self._drawn.headers(time.time())
         charged, decision = self._shown
-        if not decision.balances and (ledger := self._holds.store) is not None:
-            demand = Demand("", "", NOTHING)
-            limits = charges(self._caller.scopes, self._holds.calendar, self.started, demand)
-            charged = tuple([charge._replace(amount=0) for charge in limits if not charge.is_budget])
-            decision = FITS._replace(
-                balances=await asyncio.to_thread(_read, ledger.file.path, charged) if charged else ()
-            )
+        if not decision.balances:
+            charged, decision = await self._now()
         return headers(charged, decision, time.time()) if decision.balances else {}
+
+    async def _now(self) -> Decided:
+        """The limits, as far as they can be read now."""
+        holds = self._holds
+        limits = charges(self._caller.scopes, holds.calendar, self.started, Demand("", "", NOTHING))
+        charged = [charge._replace(amount=0) for charge in limits if not charge.is_budget]
+        found = {} if holds.shared is None else await holds.shared.balances(charged)
+        rest = [charge for charge in charged if charge not in found]
+        if rest and (ledger := holds.store) is not None:
+            found |= await asyncio.to_thread(_read, ledger.file.path, rest)
+        return tuple(found), FITS._replace(balances=tuple(found.values()))
 
     async def _fits(self, record: CallRecord, target: Target | None, bound: Bound, *, run: bool = False) -> bool:
         """True if the bound is held now, and the request if it was not held yet; False if nothing more is held. Raises
         ToriiError if there can be no decision."""
         holds, first = self._holds, not self.admitted
-        if first and not run and holds.slices is not None and self._draws(holds.slices, record, bound):
+        if first and not run and self._shared is None and self._draws(record, bound):
+            self.admitted, self._held = True, bound
             return True
         demand = Demand(record.call.endpoint.name, record.model_id or "", bound, int(first), run, holds.unpriced)
         charged = charges(self._caller.scopes, holds.calendar, self.started, demand)
-        if not charged:
-            decision = FITS
-        elif self._away or (ledger := holds.store) is None:
-            charged, decision = self._decided_here(charged)
+        if self._shared is None:
+            charged, decision = await self._decided(record, target, bound, charged)
         else:
-            hold = Hold(self.request_id, int(self.started * 1000), charged, ledger.draft(record, target, bound))
-            begun, asked = self._asked(ledger.file, hold)
-            try:
-                decision = await asked
-                holds.own.see(charged, decision)
-                self._open = begun or decision.refused is None
-            except StoreError:
-                holds.away_until = time.monotonic() + AWAY_SECONDS
-                self._away = not begun
-                charged, decision = self._decided_here(charged)
+            charged, decision = await self._decided_with(self._shared, record, target, bound, charged)
         self._latest = charged, decision
         if first:
             self._shown = self._latest
@@ -276,19 +258,62 @@ class CallHold:
             holds.alerts.observe(charged, decision)
         if decision.refused is not None:
             return False
-        self._held = bound if self._held is NOTHING else _plus(self._held, bound)
+        self._held = bound if self._held is NOTHING else plus(self._held, bound)
         return True
 
-    def _draws(self, slices: Slices, record: CallRecord, bound: Bound) -> bool:
+    async def _decided_with(
+        self, hold: SharedHold, record: CallRecord, target: Target | None, bound: Bound, charged: tuple[Charge, ...]
+    ) -> Decided:
+        """The decision of Redis, then that of the store; all or nothing. Raises as ``_decided``."""
+        limits, before = self._holds.shared, len(hold.taken)
+        assert limits is not None
+        shared, rest = split(charged)
+        taken = await limits.take(hold, shared) if shared else UNDECIDED
+        if taken[1].refused is not None or not rest:
+            return taken
+        try:
+            run = target is not None and target.model.deepsearch
+            if not self.admitted and not run and self._draws(record, bound) and self._drawn is not None:
+                return joined(taken, self._drawn.decided())
+            both = joined(taken, await self._decided(record, target, bound, rest))
+        except ToriiError:
+            limits.counters.undo(hold, before)
+            raise
+        if both[1].refused is not None:
+            limits.counters.undo(hold, before)
+        return both
+
+    async def _decided(
+        self, record: CallRecord, target: Target | None, bound: Bound, charged: tuple[Charge, ...]
+    ) -> Decided:
+        """The decision of the store, or of this process if the store is away. Raises ToriiError if there can be
+        none."""
+        holds = self._holds
+        if not charged:
+            return charged, FITS
+        if self._away or (ledger := holds.store) is None:
+            return self._decided_here(charged)
+        hold = Hold(self.request_id, int(self.started * 1000), charged, ledger.draft(record, target, bound))
+        begun, asked = self._asked(ledger.file, hold)
+        try:
+            decision = await asked
+        except StoreError:
+            holds.away_until = time.monotonic() + AWAY_SECONDS
+            self._away = not begun
+            return self._decided_here(charged)
+        holds.own.see(charged, decision)
+        self._open = begun or decision.refused is None
+        return charged, decision
+
+    def _draws(self, record: CallRecord, bound: Bound) -> bool:
         """True if the request and its bound are drawn from a slice."""
+        slices = self._holds.slices
+        if slices is None:
+            return False
         if self._flow is None:
             self._flow = slices.flow(self._caller.scopes, record.call.endpoint.name, record.model_id or "", bound)
         self._drawn = slices.draw(self._flow, self.started, bound)
-        if self._drawn is None:
-            return False
-        self.admitted = True
-        self._held = bound
-        return True
+        return self._drawn is not None
 
     def _asked(self, file: LedgerFile, hold: Hold) -> tuple[bool, asyncio.Future[Decision]]:
         """Asks the store, and, if the caller is hot, for a slice in the same transaction. True for a further request of
@@ -304,7 +329,7 @@ class CallHold:
             self._holds.slices.take(self._flow, hold)
         return False, asked
 
-    def _decided_here(self, charged: tuple[Charge, ...]) -> tuple[tuple[Charge, ...], Decision]:
+    def _decided_here(self, charged: tuple[Charge, ...]) -> Decided:
         """The decision without the store. Raises StorageUnavailable if a budget is charged."""
         if not self._holds.passes and any(charge.is_budget and charge.amount for charge in charged):
             raise StorageUnavailable
@@ -341,7 +366,7 @@ class CallHold:
 
     def _add(self, target: Target, bound: Bound) -> None:
         name = target.upstream.name
-        self.upstreams[name] = _plus(self.upstreams.get(name, NOTHING), bound)
+        self.upstreams[name] = plus(self.upstreams.get(name, NOTHING), bound)
 
 
 def _with_usage(call: ChatCall) -> ChatCall:
@@ -365,20 +390,8 @@ def _is_final(charge: Charge, balance: Balance) -> bool:
     return charge.unit == "requests" and balance.spent + balance.held + charge.amount > charge.limit
 
 
-def _read(path: Path, charged: Sequence[Charge]) -> tuple[Balance, ...]:
+def _read(path: Path, charged: Sequence[Charge]) -> dict[Charge, Balance]:
     try:
-        return tuple(balances(path, charged))
+        return dict(zip(charged, balances(path, charged), strict=True))
     except StoreError:
-        return ()
-
-
-def _plus(one: Bound, other: Bound) -> Bound:
-    tokens = None if one.tokens is None or other.tokens is None else one.tokens + other.tokens
-    return Bound(tokens, None if one.cost is None or other.cost is None else one.cost + other.cost)
-
-
-def _less(bound: Bound, unused: Bound) -> Bound:
-    """The missing part of the bound if ``unused`` is held already."""
-    tokens = None if bound.tokens is None else max(bound.tokens - (unused.tokens or 0), 0)
-    cost = None if bound.cost is None else max(bound.cost - (unused.cost or 0), 0)
-    return Bound(tokens, cost, bound.field)
+        return {}

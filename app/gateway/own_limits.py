@@ -67,6 +67,10 @@ class OwnLimits:
             used.add(now if charge.window == MINUTE else 0, charge.amount)
         return own, Decision(None, False, tuple(map(_balance, own, taken, before)))
 
+    def reopen(self, charge: Charge, amount: int) -> None:
+        """So much of what the charge counts is open in this process, the store's part included."""
+        self._used(self._taken, charge, 0).become(0, amount)
+
     def end(self, charged: Sequence[Charge]) -> None:
         """The call of these charges has ended."""
         for charge in charged:

@@ -120,6 +120,16 @@ class Drawn(NamedTuple):
     def headers(self, now: float) -> dict[str, str]:
         return self.slice.headers(self.left, now)
 
+    def decided(self) -> tuple[tuple[Charge, ...], Decision]:
+        """The slice's charges, with what was left after the call as the decision."""
+        charged, decision = self.slice.charged, self.slice.decision
+        left = dict(zip(("requests", "tokens"), self.left, strict=True))
+        balances = [
+            balance._replace(held=balance.held - left.get(charge.unit, 0))
+            for charge, balance in zip(charged, decision.balances, strict=True)
+        ]
+        return tuple(charged), decision._replace(balances=tuple(balances))
+
 
 class Slices:
     """The slices of a process. All methods are for the event loop. ``observe`` sees the decision on each; ``clock`` is

@@ -11,14 +11,17 @@ from ..callers.calendar import Calendar
 from ..config.settings import Settings
 from ..gateway.alerts import Alerts
 from ..gateway.build import WHOLE, Share
-from ..gateway.holds import Holds, Settlements
+from ..gateway.holds import Holds
 from ..gateway.own_limits import OwnLimits
 from ..gateway.runs import RunBudgets
+from ..gateway.settlements import Settlements
+from ..gateway.shared_limits import SharedLimits
 from ..gateway.slices import Slices
 from ..gateway.webhooks import Webhook, webhook_client
 from ..storage.counters import balances
 from ..storage.holds import Charge, Decision
 from ..storage.ledger_file import LedgerFile
+from ..storage.redis.counters import SharedCounters
 from ..usage.ledger import Ledger
 from ..usage.prices import Prices, price_of
 
@@ -27,12 +30,15 @@ CLOSING_SECONDS = 5.0  # for alerts that are on their way at the end
 
 class Accounting:
     """The part that outlives a reload: the calls that wait for others to settle, the limits while the store is away,
-    slices and alerts. ``file`` None: no ledger, so no alerts."""
+    slices and alerts. ``file`` None: no ledger, so no alerts. ``counters``: what replicas share in Redis."""
 
-    def __init__(self, file: LedgerFile | None, share: Share = WHOLE) -> None:
+    def __init__(self, file: LedgerFile | None, share: Share = WHOLE, counters: SharedCounters | None = None) -> None:
         self.file = file
-        self.own = OwnLimits(share.part)
+        self.own = OwnLimits(share.part if counters is None else partial(_part, counters))
+        self.shared = None if counters is None else SharedLimits(counters, self.own)
         self.settlements = Settlements()
+        if counters is not None:
+            counters.settled.append(self.settlements)
         self.alerts: Alerts | None = None
         self.slices: Slices | None = None
         self._webhook: tuple[str, str | None] | None = None
@@ -69,7 +75,14 @@ class Accounting:
             self.file.settled.remove(self.settlements)
             self.file.settled.remove(self.alerts.settled)
             await self.alerts.aclose(CLOSING_SECONDS)
+        if self.shared is not None:
+            await self.shared.counters.aclose()
         await asyncio.gather(*self._closing)
+
+
+def _part(counters: SharedCounters, limit: int) -> int:
+    """This process's share of a limit, among all processes of all replicas."""
+    return Share(counters.rank, counters.processes).part(limit)
 
 
 def build_book(
@@ -91,6 +104,7 @@ def build_holds(settings: Settings, ledger: Ledger | None, accounting: Accountin
         settlements=accounting.settlements,
         alerts=accounting.alerts,
         slices=accounting.slices,
+        shared=accounting.shared,
         wait_seconds=settings.queue_timeout_seconds,
         passes=settings.budgets_without_store == "open",
         unpriced=settings.unpriced == "allow",

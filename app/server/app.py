@@ -56,6 +56,7 @@ from .access import Access
 from .accounting import Accounting, build_book, build_holds, build_prices
 from .books import LedgerReader
 from .handlers import BodyLimits, Handlers
+from .replicas import Pushes, build_counters, build_pushes
 from .snapshots import Generation, Generations
 from .web import WebRoutes
 
@@ -82,7 +83,8 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     ``sinks`` receive the record of each finished call, in addition to the access log and the ledger. ``share`` is the
     share of one worker out of several. Without a ``database`` no ledger is kept; the code that opened it closes it.
     """
-    registry, accounting = Registry(database.path if database else None), Accounting(database, share)
+    counters = build_counters(settings, database)
+    registry, accounting = Registry(database.path if database else None), Accounting(database, share, counters)
     book = ClassifierBook(database)
     process = Process(sinks, share, database, registry, accounting=accounting, classifiers=book)
     generations = Generations(partial(_generation, process), settings)
@@ -93,7 +95,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     app = Torii(
         title="Torii",
         version=__version__,
-        lifespan=_lifespan(generations, registry, accounting),
+        lifespan=_lifespan(generations, registry, accounting, build_pushes(settings, registry, counters)),
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -104,6 +106,7 @@ def create_app(settings: Settings, *sinks: Sink, share: Share = WHOLE, database:
     app.state.settings = settings
     app.state.database = database
     app.state.registry = registry
+    app.state.shared = accounting.shared
     path = database.path if database else None
     app.state.ledger_reader, app.state.own_usage_reader = LedgerReader(path, at_once=4), LedgerReader(path, at_once=2)
     hot = Hot(generations)
@@ -314,7 +317,9 @@ def _admission(process: Process, settings: Settings, load: Load, redactor: Redac
     )
 
 
-def _lifespan(generations: Generations, registry: Registry, accounting: Accounting) -> Callable[[FastAPI], Any]:
+def _lifespan(
+    generations: Generations, registry: Registry, accounting: Accounting, pushes: Pushes | None
+) -> Callable[[FastAPI], Any]:
     def keep_days() -> int:
         return generations.now.settings.ledger.keep_days
 
@@ -325,8 +330,12 @@ def _lifespan(generations: Generations, registry: Registry, accounting: Accounti
         registry.start()
         if retention:
             retention.start()
+        if pushes:
+            await pushes.start()
         with suppress(asyncio.CancelledError):  # raised by a second Ctrl+C
             yield
+        if pushes:
+            await pushes.stop()
         registry.close()
         await generations.aclose()
         await accounting.aclose()

@@ -19,7 +19,7 @@ from ..core.types import Json
 from ..core.zones import zone_of
 from .books import LedgerReader
 from .routes import CallerRoute, Calling, InForce
-from .standings import Standing, left, scope_or_empty
+from .standings import Shared, Standing, left, scope_or_empty, shared_balances
 
 DAYS = 30
 
@@ -61,13 +61,16 @@ router = APIRouter(route_class=CallerRoute, tags=["usage"])
     summary="Your limits, budgets and usage",
     response_description="The answer.",
 )
-async def own_usage(caller: Calling, now: InForce, reader: Annotated[LedgerReader, Depends(_reader)]) -> OwnUsage:
+async def own_usage(
+    caller: Calling, now: InForce, reader: Annotated[LedgerReader, Depends(_reader)], limits: Shared
+) -> OwnUsage:
     """The rest of each limit and budget of your key and its team, when each frees, and your usage by day."""
     calendar = Calendar(now.settings.time_zone, now.settings.week_begins)
     scopes = own_scopes(caller, now.callers)
+    shared = await shared_balances(limits, scopes, calendar)
 
     def read(path: Path) -> tuple[list[Json], list[Json]]:
-        return left(path, scopes, calendar), days(path, caller.id, calendar)
+        return left(path, scopes, calendar, shared), days(path, caller.id, calendar)
 
     data, by_day = await reader.run(read)
     whole = {"key": caller.id, "team": caller.team, "time_zone": calendar.zone, "data": data, "days": by_day}

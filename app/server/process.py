@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,10 +28,16 @@ class Health(BaseModel):
     version: str
     database: DatabaseTrouble | None = None
     keys: str | None = Field(None, description="Why the created keys cannot be read; the last known ones hold.")
+    counters: str | None = Field(
+        None, description="Why Redis is away; limits are kept by each process for its share of them."
+    )
 
 
 class Readiness(BaseModel):
     status: Literal["ready"]
+    away: list[Literal["database", "keys", "counters"]] | None = Field(
+        None, description="What `/healthz` reports trouble of; only if there is any. Calls are accepted all the same."
+    )
 
 
 router = APIRouter(route_class=OpenRoute, tags=["process"])
@@ -45,12 +51,10 @@ router = APIRouter(route_class=OpenRoute, tags=["process"])
     response_model_exclude_none=True,
 )
 async def healthz(request: Request) -> Health:
-    """Does not check the providers. `degraded` is alive too: rows for the ledger wait to be written, or keys cannot be
-    read."""
-    database = request.app.state.database
-    trouble = database.health if database else None
-    keys = request.app.state.registry.trouble
-    return Health(status="degraded" if trouble or keys else "ok", version=__version__, database=trouble, keys=keys)
+    """Does not check the providers. `degraded` is alive too: rows for the ledger wait to be written, keys cannot be
+    read, or Redis is away."""
+    found = _trouble(request)
+    return Health(status="degraded" if found else "ok", version=__version__, **found)
 
 
 @router.get(
@@ -58,9 +62,21 @@ async def healthz(request: Request) -> Health:
     operation_id="readyz",
     summary="Whether calls are accepted",
     response_description="Calls are accepted.",
+    response_model_exclude_none=True,
 )
 async def readyz(request: Request) -> Readiness:
     """Answers 503 as soon as the gateway begins to shut down."""
     if request.app.state.generations.load.leaving:
         raise Unavailable("shutting down", retry_after=1)
-    return Readiness(status="ready")
+    return Readiness(status="ready", away=[*_trouble(request)] or None)
+
+
+def _trouble(request: Request) -> dict[Any, Any]:
+    """What is away, and why, by the fields of Health."""
+    state = request.app.state
+    found = {
+        "database": state.database.health if state.database else None,
+        "keys": state.registry.trouble,
+        "counters": state.shared.counters.trouble if state.shared else None,
+    }
+    return {name: trouble for name, trouble in found.items() if trouble}

@@ -29,7 +29,7 @@ T = TypeVar("T")
 # Timeout for reading the configuration; `torii reload` waits a little longer.
 READ_SECONDS = 20.0
 
-# Settings that only a restart changes: sockets, processes, docs, the generated caller key, the ledger, the sandbox.
+# Settings that only a restart changes: sockets, processes, docs, the generated caller key, stores, the sandbox.
 FIXED = (
     "host",
     "port",
@@ -38,6 +38,7 @@ FIXED = (
     "docs",
     "generate_caller_key",
     "ledger",
+    "counters",
     "sandbox",
     "sandbox_time_scale",
 )

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated
 
+from fastapi import Depends
 from pydantic import BaseModel, Field
+from starlette.requests import Request
 
 from ..callers.accounts import ORGANIZATION
 from ..callers.calendar import Calendar
 from ..callers.limits import Scope
 from ..callers.standing import counted, standing
 from ..core.types import Json
+from ..gateway.shared_limits import SharedLimits
 from ..storage.counters import balances
-from ..storage.holds import Balance
+from ..storage.holds import Balance, Charge
 from ..storage.used import used_scopes
 from .forms import Moment
 
 FEW = 3  # scopes, as of one key
 UNUSED = Balance(0, 0, None)
+NOTHING_SHARED: Mapping[Charge, Balance] = MappingProxyType({})
 
 
 class LimitState(BaseModel):
@@ -61,15 +67,34 @@ def scope_or_empty(scopes: Iterable[Scope], scope: str, name: str) -> Scope:
     return next((each for each in scopes if each.id == scope), Scope(scope, name))
 
 
-def left(path: Path, scopes: Sequence[Scope], calendar: Calendar) -> list[Json]:
-    """A ``Standing`` of each scope. Reads the ledger's file. Raises StoreError."""
+async def shared_balances(
+    limits: SharedLimits | None, scopes: Sequence[Scope], calendar: Calendar
+) -> dict[Charge, Balance]:
+    """The balances of what replicas share; none without Redis, or while it is away."""
+    if limits is None:
+        return {}
+    return await limits.balances([charge for scope in scopes for charge in counted(scope, calendar, time.time())])
+
+
+def left(
+    path: Path, scopes: Sequence[Scope], calendar: Calendar, shared: Mapping[Charge, Balance] = NOTHING_SHARED
+) -> list[Json]:
+    """A ``Standing`` of each scope. Reads the ledger's file but for the ``shared`` balances. Raises StoreError."""
     now = time.time()
     charges = [counted(scope, calendar, now) for scope in scopes]
     # A counter that there is not yet is summed up from the ledger, which takes some milliseconds each.
     used = used_scopes(path) | {ORGANIZATION} if len(scopes) > FEW else {scope.id for scope in scopes}
-    asked = [charge for each in charges for charge in each if charge.scope in used]
-    found = dict(zip(asked, balances(path, asked), strict=True))
+    asked = [charge for each in charges for charge in each if charge.scope in used and charge not in shared]
+    found = {**shared, **dict(zip(asked, balances(path, asked), strict=True))}
     return [
         standing(scope, each, [found.get(charge, UNUSED) for charge in each])
         for scope, each in zip(scopes, charges, strict=True)
     ]
+
+
+async def _shared(request: Request) -> SharedLimits | None:
+    found: SharedLimits | None = request.app.state.shared
+    return found
+
+
+Shared = Annotated[SharedLimits | None, Depends(_shared)]

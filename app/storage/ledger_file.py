@@ -28,7 +28,7 @@ from .holds import Amounts, Decision, Draw, Hold, Slice
 from .new_file import VERSION
 from .opening import BUSY_SECONDS, complete, create, examine, identity, make_file, reading, version
 from .rounds import Rounds
-from .rows import INSERT_CALL, SELECT_COOLDOWNS, CallRow, CooldownRow
+from .rows import INSERT_CALL, SELECT_COOLDOWNS, SELECT_REMEMBERED, CallRow, CooldownRow
 from .slices import SlicedCounters
 from .spill import Spill
 from .sqlite import PASSING, StoreError, code, store_error, write_ahead
@@ -202,6 +202,18 @@ class LedgerFile(QueuedWriter):
         """All saved cooldowns. Raises StoreError."""
         with reading(self.path) as connection:
             return [CooldownRow(*row) for row in connection.execute(SELECT_COOLDOWNS)]
+
+    def remember(self, name: str, value: int) -> None:
+        """Queues a value of ``remembered``, which replaces the saved one."""
+        self._write("remember", (name, value))
+
+    def remembered(self) -> dict[str, int]:
+        """What was last known of Redis: ``redis_epoch`` and ``redis_processes``. Empty if the file cannot be read."""
+        try:
+            with reading(self.path) as connection:
+                return dict(connection.execute(SELECT_REMEMBERED).fetchall())
+        except StoreError:
+            return {}
 
     @property
     def health(self) -> Trouble | None:

@@ -68,6 +68,8 @@ INSERT_CALL = f"INSERT {_insert('calls', CallRow._fields)}"
 SELECT_COOLDOWNS = f"SELECT {', '.join(CooldownRow._fields)} FROM key_rests"  # noqa: S608 - our own columns
 INSERT_ALERT = f"INSERT OR IGNORE {_insert('alerts', (*AlertRow._fields, 'time'))}"
 
+SELECT_REMEMBERED = "SELECT name, value FROM state WHERE name LIKE 'redis_%'"
+
 # The statements of verbs that change nothing else. A spill file names a verb, never a statement.
 PLAIN = {
     "remember_cooldown": f"INSERT OR REPLACE {_insert('key_rests', CooldownRow._fields)}",
@@ -78,5 +80,7 @@ PLAIN = {
         fingerprint, model, labels, created_at, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
     "forget_classifier": "DELETE FROM classifiers WHERE request_id = ?",
     "audit": "INSERT INTO audit (time, actor, address, action, object_id, changes) VALUES (?, ?, ?, ?, ?, ?)",
+    "remember": """INSERT INTO state (name, value) VALUES (?, ?)
+        ON CONFLICT (name) DO UPDATE SET value = excluded.value""",
     "use_key": "UPDATE keys SET last_used_at = ?1 WHERE id = ?2 AND coalesce(last_used_at, 0) < ?1",
 }

@@ -293,3 +293,16 @@ def deepsearch_budget(call: Call, most: int | None, left: int | None, factor: fl
         )
     bounds: Iterable[int | None] = (stated, most, None if left is None else math.floor(left / factor))
     return max(min(bound for bound in bounds if bound is not None), LEAST_BUDGET)
+
+
+def plus(one: Bound, other: Bound) -> Bound:
+    """The bound of both; None where one is unknown."""
+    tokens = None if one.tokens is None or other.tokens is None else one.tokens + other.tokens
+    return Bound(tokens, None if one.cost is None or other.cost is None else one.cost + other.cost)
+
+
+def less(bound: Bound, unused: Bound) -> Bound:
+    """The missing part of a bound if ``unused`` is held already."""
+    tokens = None if bound.tokens is None else max(bound.tokens - (unused.tokens or 0), 0)
+    cost = None if bound.cost is None else max(bound.cost - (unused.cost or 0), 0)
+    return Bound(tokens, cost, bound.field)

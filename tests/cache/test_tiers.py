@@ -26,6 +26,7 @@ from app.config.settings import Settings
 from app.core.types import EmbeddingsCall, Key, Target
 from app.gateway.build import SharedTiers, secrets
 from app.storage.cache_file import POLICY, SCHEMA, CacheFile
+from app.storage.redis.connection import RedisAddress
 from app.upstreams import Jina
 from app.upstreams.catalogue import unlisted
 
@@ -434,7 +435,7 @@ async def test_redis_keeps_it_for_every_gateway(upstream: ScriptedUpstream, tmp_
             async with asyncio.timeout(PATIENCE):
                 while told(second := await ask(two, cache_control="max-age=1"))[0] != "hit":
                     pass
-        store = Redis(url)
+        store = Redis(RedisAddress(url))
         store.write({key(1): b"a", key(2): b"b"}, 0.0, 60.0)
         store.write({key(3): b"c"}, 0.0, 60.0)
         await until(lambda: store._writing is not None and store._writing.done())

@@ -17,7 +17,8 @@ from app.callers.calendar import Calendar
 from app.callers.keys import Caller
 from app.callers.limits import Budget, Limits, Scope
 from app.core.types import EmbeddingsCall
-from app.gateway.holds import CallHold, Holds, Settlements
+from app.gateway.holds import CallHold, Holds
+from app.gateway.settlements import Settlements
 from app.gateway.slices import Slices
 from app.storage.holds import FOREVER, MINUTE, Charge, Decision
 from app.storage.ledger_file import LedgerFile

@@ -12,11 +12,12 @@ from ...callers.limits import Scope
 from ...config.settings import Settings
 from ...core.errors import InvalidRequest
 from ...core.names import shown
+from ...gateway.shared_limits import SharedLimits
 from ...storage.key_records import Fields, KeySnapshot
 from ..forms import ListOf, Pages, listed
 from ..operators import Operator
 from ..routes import Asked, InForce, TeamRoute
-from ..standings import Standing, left, scope_or_empty
+from ..standings import Shared, Standing, left, scope_or_empty, shared_balances
 from .store import Accounts
 
 
@@ -46,6 +47,16 @@ class Whose:
         self.key, self.team = key, team
 
 
+class Circumstances(NamedTuple):
+    settings: Settings
+    shared: SharedLimits | None
+
+
+async def _known(now: InForce, shared: Shared) -> Circumstances:
+    return Circumstances(now.settings, shared)
+
+
+Known = Annotated[Circumstances, Depends(_known)]
 router = APIRouter(route_class=TeamRoute, tags=["limits"])
 
 
@@ -56,15 +67,16 @@ router = APIRouter(route_class=TeamRoute, tags=["limits"])
     response_description="A page of scopes.",
 )
 async def limits(
-    whose: Annotated[Whose, Depends()], pages: Pages, asked: Asked, accounts: Accounts, now: InForce
+    whose: Annotated[Whose, Depends()], pages: Pages, asked: Asked, accounts: Accounts, known: Known
 ) -> StandingList:
     """With `key` the key, its team and the organization. With `team` the team. Without either all scopes: the
     organization, the teams, then the keys that are not revoked. A scope without limits and budgets has empty lists."""
-    scopes = scopes_of(await accounts.snapshot(), now.settings)
+    scopes = scopes_of(await accounts.snapshot(), known.settings)
     entries = [each.scope for each in _chosen(scopes, whose, asked)]
     page, has_more = pages.cut(entries, _id)
-    calendar = Calendar(now.settings.time_zone, now.settings.week_begins)
-    data = await accounts.books.run(lambda path: left(path, page, calendar))
+    calendar = Calendar(known.settings.time_zone, known.settings.week_begins)
+    shared = await shared_balances(known.shared, page, calendar)
+    data = await accounts.books.run(lambda path: left(path, page, calendar, shared))
     return StandingList.model_validate(listed(data, [scope.id for scope in page], has_more))
 
 

@@ -56,7 +56,7 @@ class AccountStore:
 
         def changing(file: KeyFile) -> T:
             changed = work(file)
-            self._accounts.registry.refresh()
+            self._accounts.registry.changed()
             return changed
 
         try:

