@@ -91,7 +91,7 @@ class Redis:
 def _connection(address: RedisAddress) -> Connection:
     from redis.asyncio import Redis as Connection
 
-    return Connection(connection_pool=pool(address, SECONDS))
+    return Connection.from_pool(pool(address, SECONDS, SECONDS))
 
 
 async def _stored(redis: Connection, batch: list[tuple[bytes, bytes, int]]) -> None:

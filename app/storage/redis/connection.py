@@ -34,15 +34,15 @@ class Unsuitable(StoreError):
     """A Redis that cannot serve as it is set up: the gateway does not start with it."""
 
 
-def pool(address: RedisAddress, connect_seconds: float) -> ConnectionPool:
-    """Makes connections. They time out while connecting only: who waits for an answer has a deadline of their own."""
+def pool(address: RedisAddress, connect_seconds: float, answer_seconds: float | None = None) -> ConnectionPool:
+    """Makes connections. Without ``answer_seconds``, who waits for an answer has a deadline of their own."""
     from redis.asyncio.connection import ConnectionPool
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
     options: dict[str, Any] = {
         "socket_connect_timeout": connect_seconds,
-        "socket_timeout": None,
+        "socket_timeout": answer_seconds,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,  # every Redis and every proxy speaks it
     }
@@ -116,21 +116,39 @@ class ScriptConnection:
                 await connection.disconnect(nowait=True)
             with suppress(Exception):
                 await self._pool.release(connection)
+            await _emptied(self._pool)
 
     async def connect(self) -> None:
         """Raises what redis-py raises, and OSError."""
         if self._connection is None:
             await self._connect()
 
+    async def ping(self) -> None:
+        """Raises what redis-py raises: without its password Redis does not even read a script."""
+        await self._answer(b"PING")
+
     async def _connect(self) -> None:
         if self._pool is None:
             self._pool = pool(self._address, self._seconds)
-        self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]  # has no types
+        try:
+            self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]  # has no types
+        except BaseException:
+            await _emptied(self._pool)
+            raise
 
     async def _answer(self, *parts: bytes) -> bytes:
         await self._connection.send_packed_command([packed(*parts)], check_health=False)
         answer: bytes = await self._connection.read_response(disable_decoding=True)
         return answer
+
+
+async def _emptied(pool: ConnectionPool) -> None:
+    """Closes what the pool has open, to Sentinels too."""
+    with suppress(Exception):
+        await pool.disconnect()
+    for client in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
+        with suppress(Exception):
+            await client.aclose()
 
 
 def packed(*parts: bytes) -> bytes:
@@ -175,9 +193,9 @@ CODES = {
 
 def reason(error: BaseException, seconds: float) -> str:
     """Why Redis failed. ``seconds``: for which it was waited. Never the error's text, which may have the address."""
+    from redis.asyncio.sentinel import MasterNotFoundError
     from redis.exceptions import ResponseError
     from redis.exceptions import TimeoutError as Late
-    from redis.sentinel import MasterNotFoundError
 
     if isinstance(error, StoreError):
         return str(error)

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from ..holds import OPEN, SLIDING, Charge, Decision
 from .connection import RedisAddress
-from .script import Batch, Reply, balances_of
+from .script import ScriptBatch, ScriptReply, balances_of
 from .turns import Question, Turns
 
 LEASE_SECONDS = 30.0
@@ -201,7 +201,7 @@ class SharedCounters:
 
     # ---------------------------------------------------------------- what Redis is told
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: ScriptBatch) -> None:
         told = self._told = Told(self._adds, self._ends, self._renewal_due)
         self._adds, self._ends, self._renewal_due = {}, {}, False
         for (scope, unit, second), (amount, held) in told.adds.items():
@@ -216,7 +216,7 @@ class SharedCounters:
             self._publishes = False
             batch.publish(self.channel)
 
-    def written(self, reply: Reply, questions: Sequence[Question]) -> None:
+    def written(self, reply: ScriptReply, questions: Sequence[Question]) -> None:
         told, self._told = self._told, NOTHING_TOLD
         answers = iter(reply.answers)
         if told.lease:
@@ -303,7 +303,7 @@ class SharedCounters:
                 await self._renewing
         await self._turns.aclose(self._write_last)
 
-    def _write_last(self, batch: Batch) -> None:
+    def _write_last(self, batch: ScriptBatch) -> None:
         self._renewal_due = False
         self.write(batch)
         for counter, members in self._open.items():

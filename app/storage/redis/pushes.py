@@ -24,7 +24,7 @@ async def listen(address: RedisAddress, channel: str, heard: Callable[[], Awaita
     while True:
         client: Any = None
         try:
-            client = Client(connection_pool=pool(address, CONNECT_SECONDS))
+            client = Client.from_pool(pool(address, CONNECT_SECONDS))
             async with client.pubsub() as subscription:
                 await subscription.subscribe(channel)
                 await _hear(subscription, heard)

@@ -1,6 +1,6 @@
 """The script that decides in Redis, and the operations that it takes.
 
-    Batch: holds, corrections, ends, leases of one turn -> EVALSHA -> Reply
+    ScriptBatch: holds, corrections, ends, leases of one turn -> EVALSHA -> ScriptReply
 
 One call of the script takes all operations of a turn, in their order, by the clock of Redis. Its keys:
 
@@ -222,7 +222,7 @@ return cmsgpack.pack({1, ms, id, answers})
 SHA = sha1(SCRIPT).hexdigest().encode()  # noqa: S324 - the name that Redis gives to a script
 
 
-class Reply(NamedTuple):
+class ScriptReply(NamedTuple):
     """``known``: the batch's epoch is that of Redis; if not, nothing was done. ``ms``: the clock of Redis, Unix
     milliseconds. ``answers`` are those of holds, looks and leases, in their order."""
 
@@ -232,7 +232,7 @@ class Reply(NamedTuple):
     answers: Sequence[Any] = ()
 
 
-class Batch:
+class ScriptBatch:
     """The operations of one call of the script. A charge is to a sliding minute, or to what is open at once. ``part``
     goes between the prefix and the names of keys."""
 
@@ -297,10 +297,10 @@ class Batch:
         return place
 
 
-def reply_of(packed: bytes) -> Reply:
+def reply_of(packed: bytes) -> ScriptReply:
     """Raises msgspec.DecodeError for what the script did not write."""
     known, *rest = msgspec.msgpack.decode(packed)
-    return Reply(known == 1, *rest)
+    return ScriptReply(known == 1, *rest)
 
 
 def balances_of(charges: Sequence[Charge], answer: Sequence[int], ahead: int) -> tuple[Balance, ...]:

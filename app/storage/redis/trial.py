@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import suppress
 from uuid import uuid4
 
 from ..holds import FOREVER, MINUTE, Charge
 from .connection import CODES, RedisAddress, ScriptConnection, Unsuitable, code, reason
-from .script import Batch
+from .script import ScriptBatch
 
 SECONDS = 2.0  # to connect, and for the script
 
 # Codes that may pass by themselves: the gateway starts all the same.
 PASSING = ("READONLY", "OOM", "LOADING", "BUSY", "MISCONF", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN")
-NO_SCRIPTS = "it does not run Torii's script (EVALSHA, EVAL): it or a proxy in front of it forbids scripts"
+NO_SCRIPTS = (
+    "it does not run Torii's script (EVALSHA, EVAL): it or a proxy in front of it forbids scripts, or its user (ACL) "
+    "may not run the commands in it or use Torii's keys"
+)
 NO_CERTIFICATE = "its certificate is not trusted; set ca_file to that of its authority, and use the name in it"
 NO_REDIS = "what answers there is not Redis"
 NO_DATABASE = "it refuses the database whose number ends the URL"
@@ -31,6 +35,7 @@ async def tried(address: RedisAddress, prefix: str) -> str | None:
     command = _batch(prefix).command("", "1", 1.0)
     try:
         async with asyncio.timeout(SECONDS):
+            await _admitted(connection)
             await connection.run(command)
             if not await connection.keeps_scripts(command):
                 raise Unsuitable(f"{NO_SCRIPTS}, or forgets them at once")
@@ -43,10 +48,18 @@ async def tried(address: RedisAddress, prefix: str) -> str | None:
     return None
 
 
-def _batch(prefix: str) -> Batch:
+async def _admitted(connection: ScriptConnection) -> None:
+    """Raises AuthenticationError if the password is missing."""
+    from redis.exceptions import ResponseError
+
+    with suppress(ResponseError):  # a proxy may not know PING
+        await connection.ping()
+
+
+def _batch(prefix: str) -> ScriptBatch:
     """Every command of the script, under keys of its own, which it removes."""
     name = uuid4().hex
-    batch = Batch(prefix, f"try:{name}:")
+    batch = ScriptBatch(prefix, f"try:{name}:")
     scope = "organization"
     charges = (
         Charge(scope, "requests", MINUTE, "", 1, 1, "requests_per_minute"),
@@ -93,7 +106,7 @@ def _not_run(error: Exception) -> str:
     if isinstance(error, InvalidResponse):
         raise Unsuitable(NO_REDIS) from None
     if found in CODES:
-        raise Unsuitable(f"{NO_SCRIPTS}, or {said}" if found in ("NOPERM", "NOSCRIPT") else said) from None
+        raise Unsuitable(NO_SCRIPTS if found in ("NOPERM", "NOSCRIPT") else said) from None
     if isinstance(error, ResponseError):
         raise Unsuitable(NO_SCRIPTS) from None
     if isinstance(error, Lost):

@@ -1,6 +1,6 @@
 """What a process asks of Redis, gathered: one call of the script for all of a turn of the event loop.
 
-    ask, note -> [the turn ends, and the call before is answered] -> Batch -> EVALSHA -> answers
+    ask, note -> [the turn ends, and the call before is answered] -> ScriptBatch -> EVALSHA -> answers
 
 A call that has no answer within ANSWER_SECONDS is a failure. Then Redis is not asked any more, until a try in the
 background has succeeded.
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from ..holds import Charge, Decision
 from ..sqlite import StoreError
 from .connection import RedisAddress, ScriptConnection, reason
-from .script import Batch, Reply, reply_of
+from .script import ScriptBatch, ScriptReply, reply_of
 
 logger = logging.getLogger("torii.redis")
 
@@ -43,10 +43,10 @@ class Question:
 class Notes(Protocol):
     """What is told to Redis besides."""
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: ScriptBatch) -> None:
         """Adds all that is to be told to the batch."""
 
-    def written(self, reply: Reply, questions: Sequence[Question]) -> None:
+    def written(self, reply: ScriptReply, questions: Sequence[Question]) -> None:
         """It has been told."""
 
     def unwritten(self) -> None:
@@ -131,11 +131,11 @@ class Turns:
         else:
             self._notes.written(reply, questions)
 
-    def batch(self) -> Batch:
-        return Batch(self._prefix)
+    def batch(self) -> ScriptBatch:
+        return ScriptBatch(self._prefix)
 
-    async def call(self, batch: Batch, fresh: str = "") -> Reply:
-        """Runs the script. ``fresh`` as in ``Batch.command``. Raises StoreError if it takes too long, and what
+    async def call(self, batch: ScriptBatch, fresh: str = "") -> ScriptReply:
+        """Runs the script. ``fresh`` as in ``ScriptBatch.command``. Raises StoreError if it takes too long, and what
         redis-py raises."""
         command = batch.command(self.epoch, fresh, self._lease)
         return reply_of(await within(ANSWER_SECONDS, self._connection.run(command)))
@@ -177,7 +177,7 @@ class Turns:
         logger.warning("Redis (counters.url) answers again, after %.0f seconds", time.monotonic() - away)
         self.now()
 
-    async def aclose(self, write: Callable[[Batch], None]) -> None:
+    async def aclose(self, write: Callable[[ScriptBatch], None]) -> None:
         """Tells what ``write`` adds, and asks no more."""
         if self._returning is not None:
             self._returning.cancel()
