@@ -1,6 +1,6 @@
 """What limits, budgets and their ledger cost: CPU time per call of a caller who has them, to one who has none.
 
-    python -m bench.limits [--rounds 9] [--seconds 2] [--cache-off]
+    python -m bench.limits [--rounds 9] [--seconds 2] [--cache-off] [--redis]
 
 Both callers ask the same gateway in turn, so that a busy machine slows both; the figure is the median of the rounds'
 ratios. The ledger is on for both, and what was queued for it is written before a round ends.
@@ -9,9 +9,12 @@ ratios. The ledger is on for both, and what was queued for it is written before 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +37,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each caller's turn in a round")
     parser.add_argument("--cache-off", action="store_true", help="without the cache of answers")
+    parser.add_argument("--redis", action="store_true", help="limits by minute and at once in a Redis of its own")
     arguments = parser.parse_args()
-    more = {"cache": {"store": "off"}} if arguments.cache_off else {}
-    with tempfile.TemporaryDirectory(prefix="torii-limits-") as name:
+    more: dict[str, Any] = {"cache": {"store": "off"}} if arguments.cache_off else {}
+    with (
+        redis() if arguments.redis else nullcontext() as url,
+        tempfile.TemporaryDirectory(prefix="torii-limits-") as name,
+    ):
+        if url is not None:
+            more["counters"] = {"url": url}
         folder, cores = Path(name), Cores.of_this_machine()
         upstream, stub = upstreams.started(folder, cores)
         try:
@@ -44,6 +53,8 @@ def main() -> int:
             gateway, port = torii.start([SCENARIO.ask], stub, folder, cores.gateway)
             try:
                 plain, limited = measured(SCENARIO, gateway, port, cores, arguments.rounds, arguments.seconds)
+                if url is not None:
+                    print(trips(url))
             finally:
                 gateway.stop()
         finally:
@@ -54,6 +65,31 @@ def main() -> int:
     print(f"with limits     {spread(limited).median:6.1f} us")
     print(f"ratio           {found.median:6.2f} ({found.least:.2f} to {found.most:.2f}), target {TARGET:.2f}")
     return 0
+
+
+@contextmanager
+def redis() -> Iterator[str]:
+    """A redis-server without persistence; yields its URL."""
+    with tempfile.TemporaryDirectory(prefix="torii-redis-") as folder:
+        socket = f"{folder}/redis.sock"
+        command = ["redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            while not Path(socket).exists():
+                time.sleep(0.01)  # noqa: TID251 - there is no event loop here
+            yield f"unix://{socket}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def trips(url: str) -> str:
+    """What Redis says of the script."""
+    from redis import Redis
+
+    stats: Any = Redis.from_url(url).info("commandstats")
+    found = stats["cmdstat_evalsha"]
+    return f"EVALSHA         {found['calls']} times, {found['usec_per_call']:.0f} us each in Redis"
 
 
 def settings(place: str) -> dict[str, Any]:

@@ -130,6 +130,12 @@ def redis(url: SecretStr | None) -> SecretStr | None:
     return url
 
 
+def key_prefix(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+        raise ValueError("must have 1 to 64 letters, digits, dots, hyphens and underscores, such as torii")
+    return text
+
+
 def webhook(url: SecretStr) -> SecretStr:
     """The URL may hold a secret, in its path or query."""
     parts = urlsplit(url.get_secret_value())
@@ -234,6 +240,7 @@ UpstreamKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidato
 CallerKey = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(strong)]
 ProxyUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(proxied)]
 RedisUrl = Annotated[SecretStr | None, BeforeValidator(secret), AfterValidator(redis)]
+KeyPrefix = Annotated[str, AfterValidator(key_prefix)]
 WebhookUrl = Annotated[SecretStr, BeforeValidator(secret), AfterValidator(webhook)]
 Zone = Annotated[str, AfterValidator(zone)]
 Network = Annotated[str, AfterValidator(network)]

@@ -22,6 +22,7 @@ from .fields import (
     CallerKey,
     Count,
     EndpointName,
+    KeyPrefix,
     LedgerPath,
     PageOrigins,
     ProxyUrl,
@@ -333,7 +334,7 @@ class CounterSettings(Section):
     """What the replicas of a gateway share. ``url``: Redis, None for one replica. ``prefix``: of all its keys."""
 
     url: RedisUrl = None
-    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "torii"
+    prefix: KeyPrefix = "torii"
 
 
 class ClassifierSettings(Section):

@@ -24,6 +24,7 @@ from app.config.fields import KNOWN, PLACEHOLDER, Section
 from app.config.loader import load, validate_start
 from app.config.settings import Settings
 from app.config.sources import NEAREST, QUOTED, ConfigError, Keys, dotted, explain
+from app.gateway.build import secrets
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config.example.yaml"
@@ -576,12 +577,58 @@ def test_the_cache(write: Write, cache: str, expected: str | None) -> None:
         assert mistakes(path) == [f"torii.yaml:2: {expected}"]
 
 
+@pytest.mark.parametrize(
+    ("counters", "expected"),
+    [
+        ("{url: 'redis://host.example'}", None),
+        ("{url: 'rediss://ann:word@host.example:6379/1', prefix: mine.2}", None),
+        ("{url: 'redis+sentinel://:word@one.example:26379,two.example/torii/0'}", None),
+        ("{url: 'rediss+sentinel://[2001:db8::1]:26379/torii?sentinel_password=word'}", None),
+        *(
+            (
+                f"{{url: '{url}'}}",
+                "counters.url: must be a URL such as redis://host.example:6379/0 or "
+                "rediss://:password@host.example:6379/0",
+            )
+            for url in (f"{SECRET}", f"http://{SECRET}@host", f"redis://:{SECRET}@host/name", "redis://host:99999/0")
+        ),
+        *(
+            (
+                f"{{url: 'redis+sentinel://{rest}'}}",
+                "counters.url: must be a URL such as "
+                "redis+sentinel://:password@host-1.example:26379,host-2.example:26379/SERVICE/0",
+            )
+            for rest in (f":{SECRET}@host", f":{SECRET}@/torii", "host,,other/torii", f"host/torii/0?x={SECRET}")
+        ),
+        (
+            f"{{prefix: '{SECRET}*'}}",
+            "counters.prefix: must have 1 to 64 letters, digits, dots, hyphens and underscores, such as torii",
+        ),
+    ],
+)
+def test_the_counters(write: Write, counters: str, expected: str | None) -> None:
+    path = write(f"sandbox: on\ncounters: {counters}")
+    if expected is None:
+        load(path)
+    else:
+        assert mistakes(path) == [f"torii.yaml:2: {expected}"]
+
+
+def test_the_cache_may_use_the_redis_of_the_counters(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORII_COUNTERS__URL", "redis://:word@host.example")
+    settings = load(write("sandbox: on\ncache: {store: redis}"))
+    assert settings.redis_of_cache == settings.counters.url
+    assert {"redis://:word@host.example", "word"} <= set(secrets(settings))
+    assert "word" not in repr(settings)
+
+
 def test_redis_needs_its_package(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "redis", None)  # Python's own mark for a package that cannot be imported
+    needs = "needs a package that is not installed: in the checkout, pip install '.[redis]'"
     [mistake] = mistakes(write("sandbox: on\ncache: {store: redis, redis_url: 'redis://host'}"))
-    assert mistake.endswith(
-        "cache.store: redis needs a package that is not installed: in the checkout, pip install '.[redis]'"
-    )
+    assert mistake.endswith(f"cache.store: redis {needs}")
+    [mistake] = mistakes(write("sandbox: on\ncounters: {url: 'redis://host'}"))
+    assert mistake.endswith(f"counters.url: {needs}")
 
 
 def test_a_model_may_have_other_names_at_other_upstreams(write: Write) -> None:

@@ -7,13 +7,13 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ...conftest import until
+from ...conftest import LOOK_SECONDS, PATIENCE, until
 
 
 def binary() -> str:
@@ -97,9 +97,10 @@ def free_port() -> int:
         return port
 
 
-async def soon(look: Any) -> Any:
-    """The first true value of the coroutine function."""
-    while True:
-        if found := await look():
-            return found
-        await asyncio.sleep(0.01)
+async def soon(look: Callable[[], Awaitable[object]]) -> None:
+    """Returns once the coroutine function gives a true value. Raises TimeoutError as ``until`` does."""
+    for _ in range(round(PATIENCE / LOOK_SECONDS)):
+        if await look():
+            return
+        await asyncio.sleep(LOOK_SECONDS)
+    raise TimeoutError

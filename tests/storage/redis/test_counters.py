@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from app.storage.redis.connection import RedisAddress
 from app.storage.redis.counters import SharedCounters, SharedHold
 from app.storage.sqlite import StoreError
 
+from ...cli.test_cli import ROOT
 from ...conftest import until
 from .server import RedisServer, redis_server, soon
 from .test_script import calls, minute
@@ -55,8 +57,7 @@ async def becomes(counters: SharedCounters, charge: Charge, amount: int) -> None
         except StoreError:
             return False
 
-    async with asyncio.timeout(20):
-        await soon(is_so)
+    await soon(is_so)
 
 
 TOKENS, REQUESTS, CALLS = minute("tokens", 20, 1000), minute("requests", 1, 1000), calls(100)
@@ -157,6 +158,39 @@ async def test_what_a_dead_process_had_open_ends_with_its_lease(redis: RedisServ
         one.settle(hold, 0)
         await becomes(one, CALLS, 0)
         await dead._turns._connection.close()
+
+
+DYING = """
+import asyncio, sys
+from app.storage.redis.connection import RedisAddress
+from app.storage.redis.counters import SharedCounters
+from tests.storage.redis.test_script import calls, minute
+
+async def main():
+    counters = SharedCounters(RedisAddress(sys.argv[1]), lease_seconds=1.0)
+    await counters.start()
+    for _ in range(3):
+        await counters.hold(counters.new(), [calls(3), minute("tokens", 20, 1000)])
+    print("taken", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_process_blocks_nobody_for_longer_than_its_lease(redis: RedisServer) -> None:
+    dying = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", DYING, redis.url), stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    assert dying.stdout is not None
+    assert await dying.stdout.readline() == b"taken\n"
+    async with counters(redis) as one:
+        assert (await taken(one, calls(3)))[1].refused == 0
+        dying.kill()
+        await dying.wait()
+        await becomes(one, CALLS, 0)
+        assert (await taken(one, calls(3)))[1].refused is None
+        assert await used(one, TOKENS) == 60  # which may have been used
 
 
 async def test_processes_count_each_other(redis: RedisServer) -> None:

@@ -10,8 +10,10 @@ import pytest
 from app.storage.redis.address import passwords
 from app.storage.redis.connection import RedisAddress, Unsuitable
 from app.storage.redis.counters import SharedCounters
+from app.storage.redis.pushes import listen
 from app.storage.redis.trial import NO_DATABASE, NO_REDIS, NO_SCRIPTS, tried
 
+from ...cli.test_cli import ROOT
 from ...conftest import until
 from ...ports import closed_port
 from .server import RedisServer, free_port, redis_server
@@ -56,6 +58,31 @@ async def test_forbidden_scripts(options: list[str], tmp_path: Path) -> None:
 async def test_rights_that_are_too_few(rights: str, tmp_path: Path) -> None:
     async with redis_server(tmp_path / "redis", "--user", "default", "on", "nopass", *rights.split()) as server:
         assert await refused(RedisAddress(server.url)) == NO_SCRIPTS
+
+
+async def test_the_rights_of_the_documentation_are_enough(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    _, name, *rights = page.partition("```text\n")[2].partition("```")[0].split()
+    options = ["--user", name, *rights, "--user", "default", "off", "resetkeys", "resetchannels", "-@all"]
+    heard: list[None] = []
+
+    async def hear() -> None:
+        heard.append(None)
+
+    async with redis_server(tmp_path / "redis", *options, port=free_port()) as server:
+        address = tcp(server, f"{name}:password@")
+        assert await tried(address, "torii") is None
+        counters = SharedCounters(address)
+        await counters.start()
+        listening = asyncio.create_task(listen(address, counters.channel, hear))
+        await until(lambda: len(heard) == 1)
+        counters.publish()
+        await until(lambda: len(heard) == 2)
+        assert (await taken(counters, REQUESTS))[1].refused is None
+        listening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await listening
+        await counters.aclose()
 
 
 async def test_a_proxy_that_ends_the_connection_when_it_gets_a_script(tmp_path: Path) -> None:
