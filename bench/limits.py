@@ -52,9 +52,9 @@ def main() -> int:
             torii = Torii(settings={**settings(SCENARIO.ask.place), **more})
             gateway, port = torii.start([SCENARIO.ask], stub, folder, cores.gateway)
             try:
-                plain, limited = measured(SCENARIO, gateway, port, cores, arguments.rounds, arguments.seconds)
+                plain, limited, calls = measured(SCENARIO, gateway, port, cores, arguments.rounds, arguments.seconds)
                 if url is not None:
-                    print(trips(url))
+                    print(trips(url, calls))
             finally:
                 gateway.stop()
         finally:
@@ -83,13 +83,14 @@ def redis() -> Iterator[str]:
             process.wait()
 
 
-def trips(url: str) -> str:
-    """What Redis says of the script."""
+def trips(url: str, calls: int) -> str:
+    """What Redis says of the script, for so many calls."""
     from redis import Redis
 
     stats: Any = Redis.from_url(url).info("commandstats")
     found = stats["cmdstat_evalsha"]
-    return f"EVALSHA         {found['calls']} times, {found['usec_per_call']:.0f} us each in Redis"
+    each = calls / found["calls"]
+    return f"Redis           {each:.1f} calls for each EVALSHA, {found['usec_per_call'] / each:.0f} us in Redis a call"
 
 
 def settings(place: str) -> dict[str, Any]:
@@ -108,9 +109,10 @@ def settings(place: str) -> dict[str, Any]:
 
 def measured(
     scenario: Scenario, gateway: Running, port: int, cores: Cores, rounds: int, seconds: float
-) -> tuple[list[float], list[float]]:
-    """Microseconds a call in each round, without and with limits. The first round is for warming up."""
+) -> tuple[list[float], list[float], int]:
+    """Microseconds a call in each round, without and with limits, and the number of all calls with limits. The first round is for warming up."""
     found: dict[str, list[float]] = {PLAIN: [], LIMITED: []}
+    calls = 0
     for number in range(rounds + 1):
         for key in (PLAIN, LIMITED) if number % 2 else (LIMITED, PLAIN):
             ask = scenario.ask
@@ -124,9 +126,10 @@ def measured(
             time.sleep(WRITTEN_SECONDS)  # noqa: TID251 - there is no event loop here
             if outcome.failed or not outcome.done:
                 sys.exit(f"{outcome.failed} calls failed: {outcome.first_failure}")
+            calls += outcome.done if key == LIMITED else 0
             if number:
                 found[key].append((gateway.cpu() - before) / outcome.done * 1e6)
-    return found[PLAIN], found[LIMITED]
+    return found[PLAIN], found[LIMITED], calls
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class OwnLimits:
 
     def reopen(self, charge: Charge, amount: int) -> None:
         """So much of what the charge counts is open in this process, the store's part included."""
-        self._used(self._taken, charge, 0).become(0, amount)
+        self._used(self._taken, charge, int(self._clock())).become(0, amount)
 
     def end(self, charged: Sequence[Charge]) -> None:
         """The call of these charges has ended."""

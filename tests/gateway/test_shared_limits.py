@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.storage.holds import MINUTE, Charge
+from app.storage.holds import FOREVER, MINUTE, Balance, Charge
 from app.storage.redis.counters import SharedCounters
 
 from ..conftest import ScriptedUpstream, until
@@ -218,6 +218,31 @@ async def test_while_redis_is_stopped_each_process_keeps_to_its_share(
         await until(lambda: all(counters.trouble is None for counters in shared))
         assert statuses(await everywhere(made, 60))[200] == max(30 - 6 - sum(passed), 0)
         assert (await made[0].gateway.client.get("/healthz")).json()["status"] == "ok"
+
+
+async def test_what_is_open_counts_for_the_share(
+    redis: RedisServer, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    go = asyncio.Event()
+    upstream.plays(after(go, vectors(1)))
+    values: dict[str, Any] = {"callers": [caller(limits={"concurrent_calls": 6})], "queue_timeout_seconds": 0.1}
+    async with replicas(redis, upstream, tmp_path, **values) as made:
+        counters = counters_of(made[0])
+        counters._renewal_due = True
+        counters._turns.now()
+        await until(lambda: counters.processes == REPLICAS)
+        asking = [asyncio.create_task(made[0].ask())]
+        await until(lambda: len(upstream.seen) == 1)
+        redis.stop()
+        asking += [asyncio.create_task(made[0].ask()) for _ in range(3)]
+        await until(lambda: made[0].gateway.generations.load.calls == 2)
+        assert len(upstream.seen) == 2
+        await redis.start()
+        await until(lambda: counters.trouble is None)
+        charge = Charge("key:ann", "calls", (0, FOREVER), "", 6, 0, "concurrent_calls")
+        assert (await counters.look([charge])).balances == (Balance(0, 2, None),)
+        go.set()
+        assert statuses(await asyncio.gather(*asking)) == {200: 2, 429: 2}
 
 
 async def test_an_emptied_redis_says_when_minutes_free(

@@ -242,8 +242,9 @@ class SharedCounters:
         if not question.future.done():
             question.future.set_result(decision)
 
-    def unwritten(self) -> None:
-        """What lowers a minute may have been told, and is not told again: that would be too loose."""
+    def unwritten(self, questions: Sequence[Question]) -> None:
+        """What lowers a minute may have been told, and is not told again: that would be too loose. What may have been
+        opened ends, unless the call goes on here: what is open is renewed after."""
         told, self._told = self._told, NOTHING_TOLD
         for place, (amount, held) in told.adds.items():
             if amount > 0:
@@ -251,6 +252,10 @@ class SharedCounters:
                 added[0], added[1] = added[0] + amount, added[1] + held
         for counter, members in told.ends.items():
             self._ends.setdefault(counter, set()).update(members)
+        for question in questions:
+            for charge in question.charges if question.hold is not None else ():
+                if charge.unit in OPEN and len(self._ends) < LARGE:
+                    self._ends.setdefault((charge.scope, charge.unit), set()).add(question.hold.member)
 
     # ---------------------------------------------------------------- epochs and leases
 
@@ -274,7 +279,7 @@ class SharedCounters:
         try:
             self.written(await self._turns.call(batch), ())
         except BaseException:
-            self.unwritten()
+            self.unwritten(())
             raise
 
     def _leased(self, answer: Sequence[int]) -> None:

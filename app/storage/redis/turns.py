@@ -49,8 +49,8 @@ class Notes(Protocol):
     def written(self, reply: ScriptReply, questions: Sequence[Question]) -> None:
         """It has been told."""
 
-    def unwritten(self) -> None:
-        """Nobody knows whether it has been told."""
+    def unwritten(self, questions: Sequence[Question]) -> None:
+        """Nobody knows whether it has been told, and what was asked has been decided."""
 
     async def begin(self) -> None:
         """Redis is there, perhaps another or an empty one. Raises what ``Turns.call`` raises."""
@@ -121,12 +121,12 @@ class Turns:
         try:
             reply = await self.call(batch)
             if not reply.known:
-                self._notes.unwritten()
+                self._notes.unwritten(())
                 await self._notes.begin()
                 self._questions = questions + self._questions
                 return
         except Exception as error:  # noqa: BLE001 - whatever Redis or its client does, calls go on
-            self._notes.unwritten()
+            self._notes.unwritten(questions)
             self._fail(error, questions)
         else:
             self._notes.written(reply, questions)

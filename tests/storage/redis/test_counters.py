@@ -238,6 +238,18 @@ async def test_calls_never_wait_longer_than_the_time_out(how: str, redis: RedisS
         await becomes(one, CALLS, 0)
 
 
+async def test_what_was_decided_too_late_is_open_for_nobody(redis: RedisServer) -> None:
+    async with counters(redis) as one:
+        await taken(one, TOKENS)
+        redis.send(signal.SIGSTOP)
+        with pytest.raises(StoreError):
+            await taken(one, CALLS, REQUESTS)
+        redis.send(signal.SIGCONT)  # it runs what had arrived
+        await until(lambda: one.trouble is None)
+        assert await used(one, REQUESTS) in (0, 1)
+        await becomes(one, CALLS, 0)
+
+
 async def test_an_emptied_redis_has_full_minutes_and_all_that_is_open(redis: RedisServer) -> None:
     async with counters(redis) as one, counters(redis) as two:
         hold, _ = await taken(one, TOKENS, CALLS)

@@ -6,12 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
+import trustme
 
 from app.storage.redis.address import passwords
 from app.storage.redis.connection import RedisAddress, Unsuitable
 from app.storage.redis.counters import SharedCounters
 from app.storage.redis.pushes import listen
-from app.storage.redis.trial import NO_DATABASE, NO_REDIS, NO_SCRIPTS, tried
+from app.storage.redis.trial import NO_CERTIFICATE, NO_DATABASE, NO_REDIS, NO_SCRIPTS, tried
 
 from ...cli.test_cli import ROOT
 from ...conftest import until
@@ -172,6 +173,21 @@ async def test_a_master_that_sentinels_know(tmp_path: Path) -> None:
             assert said == "no Sentinel that answers knows a master of this name"
         finally:
             sentinel.stop()
+
+
+async def test_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "pair.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    port = free_port()
+    options = ["--tls-port", str(port), "--tls-auth-clients", "no"]
+    for name, file in (("cert", "pair"), ("key", "pair"), ("ca-cert", "ca")):
+        options += [f"--tls-{name}-file", str(tmp_path / f"{file}.pem")]
+    async with redis_server(tmp_path / "redis", *options):
+        url = f"rediss://127.0.0.1:{port}/0"
+        assert await refused(RedisAddress(url)) == NO_CERTIFICATE
+        assert await tried(RedisAddress(url, authority.cert_pem.bytes()), "torii") is None
 
 
 async def test_nothing_of_the_address_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
