@@ -110,7 +110,8 @@ def settings(place: str) -> dict[str, Any]:
 def measured(
     scenario: Scenario, gateway: Running, port: int, cores: Cores, rounds: int, seconds: float
 ) -> tuple[list[float], list[float], int]:
-    """Microseconds a call in each round, without and with limits, and the number of all calls with limits. The first round is for warming up."""
+    """Microseconds a call in each round, without and with limits, and the number of all calls with limits. The first
+    round is for warming up."""
     found: dict[str, list[float]] = {PLAIN: [], LIMITED: []}
     calls = 0
     for number in range(rounds + 1):
