@@ -165,7 +165,7 @@ def _claimed(connection: StoreConnection) -> bool:
     """True if no other process tidies the file; its lease ends if it dies."""
     taken = connection.execute(
         "INSERT INTO state (name, value) VALUES ('tidied_until', ?) "
-        "ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE value < ?",
+        "ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE state.value < ?",
         (_lease(), int(time.time() * 1000)),
     )
     return taken.rowcount == 1

@@ -18,7 +18,7 @@ from app.storage.keys import Conflict, DeclaredNames, Duplicate, InUse, KeyFile,
 from app.storage.ledger_file import LedgerFile
 from app.storage.location import Location
 
-from ..ledger import path_of
+from ..ledger import read
 
 WHO = ("operator", "127.0.0.1")
 
@@ -48,7 +48,8 @@ def test_a_created_key_keeps_its_fields_and_only_the_hash_of_its_secret(keys: Ke
     assert (key.name, key.team, key.expires_at, key.disabled, key.revoked_at) == ("search", None, 5, False, None)
     assert [(mark.hash, mark.tail, mark.valid_until) for mark in key.secrets] == [(sha256(secret), secret[-4:], None)]
     assert keys.load().keys == {key.id: key}
-    assert secret.encode() not in b"".join(file.read_bytes() for file in path_of(keys).parent.iterdir())
+    tables = ("keys", "secrets", "audit", "idempotency", "state")
+    assert secret not in str([read(keys.location, f"SELECT * FROM {table}") for table in tables])
     assert secret not in repr(key)
     assert sha256(secret) not in repr(key)
 
@@ -213,11 +214,13 @@ def test_changes_of_several_threads_are_all_made(keys: KeyFile) -> None:
     assert keys.load().number == 8
 
 
-def test_files_that_cannot_hold_keys(tmp_path: Path, keys: KeyFile) -> None:
+def test_files_that_cannot_hold_keys(path: Path) -> None:
+    keys = KeyFile(path, new)
     with pytest.raises(NoFile):
-        KeyFile(tmp_path / "none.db", new).create_key({"name": "a"}, *WHO)
-    assert not (tmp_path / "none.db").exists()
-    with closing(sqlite3.connect(path_of(keys))) as connection:
+        keys.create_key({"name": "a"}, *WHO)
+    assert not path.exists()
+    LedgerFile(path).close()
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 3")
     assert keys.load().keys == {}
     with pytest.raises(StoreError, match="another version"):
