@@ -26,6 +26,10 @@ from app.server.snapshots import Generations
 from app.storage.ledger_file import LedgerFile
 from app.usage.record import CallRecord
 
+from .servers.fixtures import new_postgres, new_redis, postgres, postgres_url, redis_server, redis_url
+
+__all__ = ["new_postgres", "new_redis", "postgres", "postgres_url", "redis_server", "redis_url"]  # fixtures
+
 NEW_LOOP: Callable[[], Any]
 try:
     import uvloop
