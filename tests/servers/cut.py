@@ -8,6 +8,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from weakref import WeakSet
@@ -38,6 +39,7 @@ class Thread:
         task = asyncio.current_task()
         assert task is not None
         self.tasks.add(task)
+        self.writers.add(writer)
         try:
             await self.serve(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -49,12 +51,27 @@ class Thread:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         raise NotImplementedError
 
+    async def connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Finished also if the task is cancelled meanwhile, so that ``end`` knows each connection."""
+        opening = asyncio.ensure_future(asyncio.open_connection("127.0.0.1", port))
+        try:
+            both = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            with suppress(OSError):
+                (await opening)[1].close()
+            raise
+        self.writers.add(both[1])
+        return both
+
     async def end(self) -> None:
         self.server.close()
+        for _ in range(3):  # a connection that was accepted in this turn starts its task in the next ones
+            await asyncio.sleep(0)
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks)
         for writer in list(self.writers):
+            writer.close()
             writer.transport.abort()
         for _ in range(3):  # turns of the loop in which the transports close
             await asyncio.sleep(0)
@@ -121,8 +138,7 @@ class Cut(Thread):
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         await self.open["requests"].wait()
-        from_server, to_server = await asyncio.open_connection("127.0.0.1", self.target)
-        self.writers |= {writer, to_server}
+        from_server, to_server = await self.connect(self.target)
         pumps = [
             asyncio.ensure_future(self.pump("requests", reader, to_server)),
             asyncio.ensure_future(self.pump("answers", from_server, writer)),
@@ -130,10 +146,10 @@ class Cut(Thread):
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            to_server.close()  # before the wait, in which ``end`` may cancel this task
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            to_server.close()
 
     async def pump(self, direction: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
