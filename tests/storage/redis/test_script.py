@@ -227,6 +227,7 @@ async def test_a_clock_that_was_set_back_loses_nothing(seconds: int, played: Pla
 async def test_a_correction_of_what_is_gone_changes_nothing(played: Played) -> None:
     played.add("tokens", START, -50, -50)
     assert played.hold("a", minute("tokens", 10, 10))[0] is None
+    assert played.hold("a", minute("tokens", 1, 10))[0] == 0
     played.now += 61
     played.add("tokens", START, -10, -10)
     assert played.hold("a", minute("tokens", 11, 10))[0] == 0
