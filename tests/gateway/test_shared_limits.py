@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ import pytest
 from app.storage.holds import FOREVER, MINUTE, Balance, Charge
 from app.storage.redis.counters import SharedCounters
 
-from ..conftest import ScriptedUpstream, until
+from ..conftest import ScriptedUpstream, Seen, replies, until
 from ..ledger import read
-from ..storage.redis.server import RedisServer, redis_server
+from ..storage.redis.server import RedisServer, redis_server, soon
 from .test_limits import KEY, Counted, after, budget, caller, counted, vectors
 
 REPLICAS = 3
@@ -174,6 +175,46 @@ async def test_a_hot_caller_draws_from_slices_beside_redis(
         assert least == 10**6 - 144
         assert len(await books.at_rest()) == 144
         assert read(books.path, "SELECT count(*) FROM calls WHERE error = 'process_lost'") == [(0,)]
+
+
+async def test_after_failures_and_departures_redis_has_what_the_rows_say(
+    redis: RedisServer, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Requests of calls that were admitted, tokens as they were used, and nothing open."""
+    numbers = count()
+
+    async def play(request: Seen, writer: asyncio.StreamWriter) -> Any:
+        number = next(numbers)
+        if number % 5 == 1:
+            return await replies({"detail": "oops"}, 500)(request, writer)
+        if number % 5 == 2:
+            return False
+        return await vectors(number % 30)(request, writer)
+
+    upstream.plays(play)
+    limits = {"requests_per_minute": 10**6, "tokens_per_minute": 10**6, "concurrent_calls": 50}
+    async with replicas(
+        redis, upstream, tmp_path, number=2, callers=[caller(limits=limits, budgets=[budget(10**7)])], max_attempts=1
+    ) as made:
+        asking = [asyncio.create_task(made[place % 2].ask()) for place in range(80)]
+        await until(lambda: len(upstream.seen) > 10)
+        for leaving in asking[::7]:
+            leaving.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        rows = [row for books in made for row in await books.at_rest()]
+        tokens = sum(row["total_tokens"] for row in rows)
+        charges = [
+            Charge("key:ann", unit, MINUTE, "", 10**6, 0, f"{unit}_per_minute") for unit in ("tokens", "requests")
+        ]
+        charges.append(Charge("key:ann", "calls", (0, FOREVER), "", 50, 0, "concurrent_calls"))
+
+        async def settled() -> bool:
+            found = (await counters_of(made[0]).look(charges)).balances
+            return (found[0].spent, found[2].held) == (tokens, 0)
+
+        await soon(settled)
+        assert tokens > 0
+        assert (await counters_of(made[1]).look(charges)).balances[1].spent >= sum(row["requests"] for row in rows)
 
 
 async def test_an_answer_without_a_decision_shows_what_redis_has(
