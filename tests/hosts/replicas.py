@@ -68,7 +68,8 @@ class Replicas:
         stack = self.stacks[place] = AsyncExitStack()
         values = {**self.stores.settings, **self.values}
         made = team_gateway(self.folder / f"host-{place}", (self.jina, self.aihubmix), **values)
-        self.gateways[place] = await stack.enter_async_context(made)
+        gateway = self.gateways[place] = await stack.enter_async_context(made)
+        gateway.client.headers["connection"] = "close"  # a kept one may be closed just when it is used again
 
     async def kill(self, place: int) -> None:
         """SIGKILL, as when a host loses its power."""
