@@ -5,8 +5,8 @@ WORKDIR /src
 RUN python -m venv --without-pip /opt/torii
 
 # The dependencies first: a change of the code alone does not install them again.
-COPY requirements/run.txt requirements/
-RUN pip --python /opt/torii/bin/python install --no-compile --require-hashes --only-binary :all: -r requirements/run.txt
+COPY requirements/hosts.txt requirements/
+RUN pip --python /opt/torii/bin/python install --no-compile --require-hashes --only-binary :all: -r requirements/hosts.txt
 
 # setuptools builds Torii, and no more.
 COPY pyproject.toml LICENSE README.md ./

@@ -20,7 +20,7 @@ PURE := app/core/types.py,app/core/errors.py,app/core/names.py,app/core/paramete
 PURE_TESTS := tests/core tests/endpoints tests/routing/test_table.py tests/server/test_web.py tests/server/test_web_accounts.py tests/server/test_svip.py tests/server/test_classifiers.py $(filter-out tests/upstreams/test_client.py tests/upstreams/test_proxies.py,$(wildcard tests/upstreams/test_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newest test-min lock check coverage coverage-pure faults soak team fuzz fuzz-atheris clients clients-node clients-java bench bench-peers install clean
+.PHONY: help run test test-newest test-min lock check coverage coverage-pure faults soak team hosts fuzz fuzz-atheris clients clients-node clients-java bench bench-peers install clean
 .NOTPARALLEL:
 
 help: ## list the verbs
@@ -42,6 +42,7 @@ lock: $(RESOLVER) ## renew requirements/: the newest versions for every Python a
 	@all=$$(mktemp) && trap 'rm -f "$$all"' EXIT && \
 	$(call pin,--extra test --extra check --extra faults --extra bench,"$$all") && \
 	$(call pin,--extra tokens --constraint "$$all",requirements/run.txt) && \
+	$(call pin,--extra tokens --extra postgres --extra redis --constraint "$$all",requirements/hosts.txt) && \
 	$(call pin,--extra test --extra check --constraint "$$all",requirements/dev.txt) && \
 	$(call pin,--extra faults --constraint "$$all",requirements/faults.txt) && \
 	$(call pin,--extra bench --constraint "$$all",requirements/bench.txt)
@@ -73,6 +74,9 @@ soak: $(VENV)/.dev ## run ten minutes of load, faults, departures and reloads; A
 
 team: $(VENV)/.dev ## show that no budget is overspent and nothing leaks, with 1 and 4 workers; ARGS="burst killed-4" for some of it
 	@$(BIN)/python -m tests.team $(ARGS)
+
+hosts: $(VENV)/.dev ## show the same of three processes over real servers, PostgreSQL alone and with Redis; ARGS="killed" for some of it
+	@$(BIN)/python -m tests.hosts $(ARGS)
 
 fuzz: $(VENV)/.dev ## search long for what breaks the readers of JSON, events, answers and requests
 	@$(BIN)/python -m pytest -q tests/fuzz --hypothesis-profile=fuzz $(ARGS)

@@ -16,6 +16,7 @@ from app.config.settings import Settings
 from bench import load, report, stub, wire
 from bench.footprint import needs
 from bench.gateways import LiteLLM, Nginx, Portkey, Torii, untouched
+from bench.replicas import Simulation
 from bench.rounds import Measured
 from bench.scenarios import EVERY, MAIN
 from bench.statistic import percentile, ratio, spread
@@ -202,3 +203,13 @@ def test_the_packages_of_the_base_installation_are_counted_without_the_extras() 
     needed = needs("torii-gateway")
     assert {"torii-gateway", "fastapi", "msgspec", "uvicorn"} <= needed
     assert not {"pytest", "mypy", "tiktoken", "openai"} & needed
+
+
+def test_simulated_replicas_wait_for_one_lock_unless_a_slice_spares_them_the_way() -> None:
+    few, again = (Simulation(1, 5, 200, turn_ms=2, seed=1).run(3) for _ in range(2))
+    assert few == again
+    assert few.drawn > few.calls / 2
+    assert Simulation(1, 5, 200, turn_ms=2, seed=1, room=0).run(3).drawn == 0
+    many = Simulation(50, 1000, 50, turn_ms=2, seed=1).run(3)
+    assert max(few.waits) < 0.02 < 50 * 0.002 < max(many.waits)
+    assert 2.9 < many.busy < 3.1

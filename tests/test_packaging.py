@@ -27,7 +27,13 @@ from app.storage.new_file import VERSION
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # The extras of each lock, in addition to the package's own dependencies.
-LOCKS = {"run": ["tokens"], "dev": ["test", "check"], "faults": ["faults"], "bench": ["bench"]}
+LOCKS = {
+    "run": ["tokens"],
+    "hosts": ["tokens", "postgres", "redis"],
+    "dev": ["test", "check"],
+    "faults": ["faults"],
+    "bench": ["bench"],
+}
 each_lock = pytest.mark.parametrize("lock", LOCKS)
 
 
@@ -196,7 +202,7 @@ def test_the_installed_package_migrates_a_ledger(installed: Path, tmp_path: Path
 def test_the_image_holds_nothing_of_the_checkout_but_what_it_is_built_of() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
-    needed = ["!app", "!pyproject.toml", "!requirements/run.txt", "!README.md", "!LICENSE"]
+    needed = ["!app", "!pyproject.toml", "!requirements/hosts.txt", "!README.md", "!LICENSE"]
     assert rules == ["*", *needed, "**/__pycache__"]
 
 

@@ -266,14 +266,14 @@ async def _soak(gateway: TeamGateway, key: VirtualKey, seconds: float, chance: R
             number += 1
             counted[play] += 1
             with suppress(httpx.TransportError, TimeoutError):
-                await _act(client, key, play, number)
+                await act(client, key, play, number)
 
     async with crowd(gateway, 60) as client:
         await asyncio.gather(*(caller(client) for _ in range(40)))
     return counted
 
 
-async def _act(client: httpx.AsyncClient, key: VirtualKey, play: str, number: int) -> None:
+async def act(client: httpx.AsyncClient, key: VirtualKey, play: str, number: int) -> None:
     text = f"{number} " + (f"play:{play}" if play in ("500", "429", "cut") else "")
     if play == "parts":
         body = embed(text) | {"input": [f"{text} {part}" for part in range(7)]}

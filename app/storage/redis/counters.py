@@ -25,6 +25,7 @@ from .script import ScriptBatch, ScriptReply, balances_of
 from .turns import Question, Turns
 
 LEASE_SECONDS = 30.0
+FIRST_SECONDS = 0.5  # to the first renewal, then twice as long each time, up to a third of the lease
 LARGE = 10_000  # seconds of minutes, or things that have ended, of which Redis was not told yet
 
 Counter = tuple[str, str]  # scope, unit
@@ -295,8 +296,11 @@ class SharedCounters:
         self._renewing = asyncio.get_running_loop().create_task(self._renew())
 
     async def _renew(self) -> None:
+        """Often at first: replicas that start together are to know how many they are, should Redis fail then."""
+        pause = FIRST_SECONDS
         while True:
-            await asyncio.sleep(self._lease_seconds / 3)
+            await asyncio.sleep(min(pause, self._lease_seconds / 3))
+            pause *= 2
             self._renewal_due = True
             self._turns.now()
 

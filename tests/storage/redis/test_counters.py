@@ -205,6 +205,12 @@ async def test_processes_count_each_other(redis: RedisServer) -> None:
     assert await redis.run("EXISTS", "{torii}:processes") == 0
 
 
+async def test_processes_that_start_together_know_soon_how_many_they_are(redis: RedisServer) -> None:
+    """Not only when the first of them renews its lease."""
+    async with counters(redis, lease_seconds=3600) as one, counters(redis, lease_seconds=3600):
+        await until(lambda: one.processes == 2)
+
+
 # ---------------------------------------------------------------- away, and back
 
 
