@@ -27,8 +27,20 @@ from app.storage.ledger_file import LedgerFile
 from app.usage.record import CallRecord
 
 from .servers.fixtures import new_postgres, new_redis, postgres, postgres_url, redis_server, redis_url
+from .stores import ledger_path, location, tables, tables_url
 
-__all__ = ["new_postgres", "new_redis", "postgres", "postgres_url", "redis_server", "redis_url"]  # fixtures
+__all__ = [  # fixtures
+    "ledger_path",
+    "location",
+    "new_postgres",
+    "new_redis",
+    "postgres",
+    "postgres_url",
+    "redis_server",
+    "redis_url",
+    "tables",
+    "tables_url",
+]
 
 NEW_LOOP: Callable[[], Any]
 try:

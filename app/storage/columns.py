@@ -48,7 +48,7 @@ SUMS = {
     "failed_asked": _if("status >= 400 AND kind = 'call'"),
     "estimated": _if("estimated != 0"),
     "estimated_tokens": _if("estimated != 0", _least("total_tokens")),
-    "microseconds": _if("kind = 'call'", "CAST(round(seconds * 1000000) AS BIGINT)"),
+    "microseconds": _if("kind = 'call' AND abs(seconds) < 1e9", "CAST(round(seconds * 1000000) AS BIGINT)"),
 }
 FEW = (*tuple(SUMS)[:6], "asked")  # of the tables by user
 SET_STATE = (

@@ -48,6 +48,7 @@ class Transaction:
             connection.begin()
             try:
                 answers = self._run(connection, items, asked, careful=False, may_leave=may_leave)
+                _end(connection, also)  # PostgreSQL says only here what is wrong with a row, as a rule
             except (*DRIVER_ERRORS, ValueError, OverflowError) as error:
                 if not is_of_row(error):
                     raise
@@ -55,9 +56,7 @@ class Transaction:
                 self._counters.undo()
                 connection.begin()
                 answers = self._run(connection, items, asked, careful=True, may_leave=False)
-            if also:
-                connection.execute(*also)
-            connection.commit()
+                _end(connection, also)
         except BaseException:
             self._counters.undo()
             raise
@@ -189,6 +188,12 @@ class Transaction:
             return connection.execute(INSERT_ALERT, (*AlertRow(*asked.what), self._counters.now)).rowcount == 1
         except StoreError as error:
             return error
+
+
+def _end(connection: StoreConnection, also: tuple[str, tuple[Any, ...]] | None) -> None:
+    if also:
+        connection.execute(*also)
+    connection.commit()
 
 
 def _scopes(items: Iterable[Item], asked: Iterable[Asked]) -> Iterator[str]:

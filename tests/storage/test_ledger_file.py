@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from app.storage.errors import NoFile, StoreError
 from app.storage.ledger_file import CooldownRow, LedgerFile
+from app.storage.location import Location
 from app.storage.new_file import VERSION
 from app.storage.queries import first_time
 
@@ -25,9 +27,9 @@ IDS = "SELECT request_id FROM calls ORDER BY id"
 
 
 @contextmanager
-def ledger(path: Path, room: int = 10_000) -> Iterator[LedgerFile]:
+def ledger(location: Location, room: int = 10_000) -> Iterator[LedgerFile]:
     """An open ledger file that is written every 10 ms."""
-    file = LedgerFile(path, room=room, busy_seconds=0.05, flush_seconds=0.01)
+    file = LedgerFile(location, room=room, busy_seconds=0.05, flush_seconds=0.01)
     try:
         yield file
     finally:
@@ -39,10 +41,10 @@ def note(file: LedgerFile, *ids: str) -> None:
         file.record_call(call(request_id=request_id))
 
 
-def noted(path: Path) -> list[str]:
-    """The request ids in the file; none if it cannot be read at the moment."""
+def noted(location: Location) -> list[str]:
+    """The request ids in the ledger; none if it cannot be read at the moment."""
     try:
-        return [request_id for (request_id,) in read(path, IDS)]
+        return [request_id for (request_id,) in read(location, IDS)]
     except sqlite3.Error:
         return []
 
@@ -64,12 +66,11 @@ async def test_what_is_written_is_soon_in_the_file(tmp_path: Path) -> None:
     assert sorted(file.name for file in path.parent.iterdir()) == ["torii.db"]
 
 
-def test_what_waits_is_written_at_the_end_and_nothing_after_it(tmp_path: Path) -> None:
-    path = tmp_path / "torii.db"
-    with ledger(path) as file:
+def test_what_waits_is_written_at_the_end_and_nothing_after_it(location: Location) -> None:
+    with ledger(location) as file:
         note(file, "last")
     note(file, "too late")
-    assert noted(path) == ["last"]
+    assert noted(location) == ["last"]
 
 
 async def test_rows_wait_while_another_program_locks_the_file(tmp_path: Path) -> None:
@@ -158,23 +159,24 @@ async def test_a_lock_at_the_start_is_waited_for(tmp_path: Path) -> None:
 
 
 async def test_a_row_that_can_never_be_written_does_not_hold_up_the_others(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    location: Location, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "torii.db"
     bad: list[dict[str, Any]] = [
         {"caller": None},
         {"model": "\ud800"},
         {"total_tokens": 2**70},
         {"key": object()},
+        {"seconds": math.nan},
     ]
-    with ledger(path) as file:
+    with ledger(location) as file:
         note(file, "a")
         for values in bad:
             file.record_call(call(**values))
         file.remember_cooldown(CooldownRow("jina", "a", "a", "refused", None))  # type: ignore[arg-type]
         file.remember_cooldown(CooldownRow("jina", "b", "b", "refused", 1.5))
+        file.record_call(call(request_id="c", error="\0", total_tokens=2**63 - 1))
         note(file, "b")
-        await until(lambda: noted(path) == ["a", "b"])
+        await until(lambda: noted(location) == ["a", "c", "b"])
         assert [cooldown.alias for cooldown in file.cooldowns()] == ["b"]
         assert file.health is None
     assert sum("a row cannot be written" in message for message in caplog.messages) == len(bad) + 1

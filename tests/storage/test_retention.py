@@ -7,7 +7,6 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from app.storage.columns import QUARTER
 from app.storage.holds import MINUTE
 from app.storage.ledger_file import LedgerFile
+from app.storage.location import Location
 from app.storage.new_file import VERSION
 from app.storage.queries import SUMS, Span, bucket_sums, sums_of
 from app.storage.retention import Retention, keep_up, tidy
@@ -25,6 +25,7 @@ from app.storage.verify import verify
 
 from ..conftest import running_gateway, settings_for, until
 from ..ledger import call, read
+from ..stores import EMPTIED, emptied
 from .charging import Books, Clock, charge
 from .test_rollups import DAY_MS, ROWS, START, new, opened, rolled_up
 
@@ -33,13 +34,13 @@ TOKENS = SUMS.index("total_tokens")
 DAY_SECONDS = 86400
 
 
-def kept(path: Path) -> list[int]:
+def kept(path: Location) -> list[int]:
     return [days for (days,) in read(path, f"SELECT ({NOW * 1000} - time) / {DAY_MS} FROM calls ORDER BY time")]
 
 
-def test_rows_are_kept_for_the_days_that_were_said(tmp_path: Path) -> None:
+def test_rows_are_kept_for_the_days_that_were_said(location: Location) -> None:
     days = [0, 1, 89, 90, 91, 400]
-    path = new(tmp_path / "torii.db", *(call(time=NOW * 1000 - day * DAY_MS - 1) for day in days))
+    path = new(location, *(call(time=NOW * 1000 - day * DAY_MS - 1) for day in days))
     assert tidy(path, 90, now=NOW)["calls"] == 3
     assert kept(path) == [89, 1, 0]
     assert tidy(path, 90, now=NOW) == {}
@@ -47,9 +48,9 @@ def test_rows_are_kept_for_the_days_that_were_said(tmp_path: Path) -> None:
     assert read(path, "SELECT sum(total_tokens), sum(requests) FROM rollups") == [(6000, 6)]
 
 
-def test_a_quiet_ledger_is_emptied_and_goes_on(tmp_path: Path) -> None:
-    """Without rows, SQLite begins with id 1 again: such rows are not taken for rolled up."""
-    path = new(tmp_path / "torii.db", call(), call())
+def test_a_quiet_ledger_is_emptied_and_goes_on(location: Location) -> None:
+    """SQLite begins with id 1 again without rows: these are not taken for rolled up."""
+    path = new(location, call(), call())
     tidy(path, 1, now=NOW)
     assert read(path, "SELECT id FROM calls") == []
     with opened(path) as connection:
@@ -59,7 +60,7 @@ def test_a_quiet_ledger_is_emptied_and_goes_on(tmp_path: Path) -> None:
     assert [row[TOKENS] for row in sums_of(path, Span(), [])] == [2001]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(EMPTIED, max_examples=20)
 @given(
     rows=st.lists(ROWS, min_size=1, max_size=30),
     day=st.integers(-3, 3),
@@ -69,7 +70,7 @@ def test_a_quiet_ledger_is_emptied_and_goes_on(tmp_path: Path) -> None:
     hours=st.booleans(),
 )
 def test_reports_say_the_same_before_and_after(
-    rows: Any, day: int, late: Any, lengths: list[int], by: tuple[str, ...], hours: bool
+    rows: Any, day: int, late: Any, lengths: list[int], by: tuple[str, ...], hours: bool, location: Location
 ) -> None:
     """Of users as long as rows are kept. A row that comes late counts too."""
     now = START + day * DAY_SECONDS + 12_345
@@ -77,24 +78,24 @@ def test_reports_say_the_same_before_and_after(
     bounds = [first]
     for length in lengths:
         bounds.append(bounds[-1] + length * QUARTER)
-    with TemporaryDirectory() as folder:
-        path = new(Path(folder) / "torii.db", *rows)
-        before = [bucket_sums(path, bounds, by, {}, hours=hours), sorted(map(str, sums_of(path, Span(), ["day"])))]
-        tidy(path, 1, now=now)
-        assert all(time >= (now - DAY_SECONDS) * 1000 - QUARTER for (time,) in read(path, "SELECT time FROM calls"))
-        after = [bucket_sums(path, bounds, by, {}, hours=hours), sorted(map(str, sums_of(path, Span(), ["day"])))]
-        assert after == before
-        with opened(path) as connection:
-            connection.execute(INSERT_CALL, late)
-        fresh = bucket_sums(path, bounds, by, {}, hours=hours)
-        rolled_up(path)
-        assert bucket_sums(path, bounds, by, {}, hours=hours) == fresh
+    emptied(location)
+    path = new(location, *rows)
+    before = [bucket_sums(path, bounds, by, {}, hours=hours), sorted(map(str, sums_of(path, Span(), ["day"])))]
+    tidy(path, 1, now=now)
+    assert all(time >= (now - DAY_SECONDS) * 1000 - QUARTER for (time,) in read(path, "SELECT time FROM calls"))
+    after = [bucket_sums(path, bounds, by, {}, hours=hours), sorted(map(str, sums_of(path, Span(), ["day"])))]
+    assert after == before
+    with opened(path) as connection:
+        connection.execute(INSERT_CALL, late)
+    fresh = bucket_sums(path, bounds, by, {}, hours=hours)
+    rolled_up(path)
+    assert bucket_sums(path, bounds, by, {}, hours=hours) == fresh
 
 
-def test_adjacent_periods_add_up_where_rows_are_gone(tmp_path: Path) -> None:
+def test_adjacent_periods_add_up_where_rows_are_gone(location: Location) -> None:
     chance = random.Random(1)
     rows = [call(time=START * 1000 + chance.randrange(DAY_MS), total_tokens=2**number) for number in range(30)]
-    path = new(tmp_path / "torii.db", *rows)
+    path = new(location, *rows)
     tidy(path, 1, now=NOW)
     cuts = [START * 1000 + chance.randrange(DAY_MS) for _ in range(5)]
     ends = [None, *sorted(cuts), None]
@@ -102,8 +103,8 @@ def test_adjacent_periods_add_up_where_rows_are_gone(tmp_path: Path) -> None:
     assert sum(sums) == 2**30 - 1
 
 
-def test_everything_else_that_is_old_goes_too(tmp_path: Path) -> None:
-    path = new(tmp_path / "torii.db")
+def test_everything_else_that_is_old_goes_too(location: Location) -> None:
+    path = new(location)
     old, lately = NOW - 91 * DAY_SECONDS, NOW - 89 * DAY_SECONDS
     with opened(path) as connection:
         for statement, values in (
@@ -121,10 +122,10 @@ def test_everything_else_that_is_old_goes_too(tmp_path: Path) -> None:
     assert {len(read(path, f"SELECT * FROM {table}")) for table in deleted} == {1}
 
 
-def test_what_a_dead_process_held_a_day_ago_is_given_back_with_its_hold(tmp_path: Path) -> None:
+def test_what_a_dead_process_held_a_day_ago_is_given_back_with_its_hold(location: Location) -> None:
     """By the writer: the tokens that a hold has in a minute are held until it is gone."""
     clock = Clock()
-    dead, ours = Books(tmp_path / "torii.db", "dead", clock), Books(tmp_path / "torii.db", clock=clock)
+    dead, ours = Books(location, "dead", clock), Books(location, clock=clock)
     dead.hold(charge("tokens", 10, 100, MINUTE), request_id="a")
     clock.now += 31
     assert ours.sweep() == 1
@@ -135,8 +136,8 @@ def test_what_a_dead_process_held_a_day_ago_is_given_back_with_its_hold(tmp_path
     assert verify(dead.path) == []
 
 
-def test_one_process_at_a_time_tidies(tmp_path: Path) -> None:
-    path = new(tmp_path / "torii.db", *(call() for _ in range(201)))
+def test_one_process_at_a_time_tidies(location: Location) -> None:
+    path = new(location, *(call() for _ in range(201)))
     inner: list[dict[str, int]] = []
 
     def pause(_: float) -> None:
@@ -152,8 +153,8 @@ def test_one_process_at_a_time_tidies(tmp_path: Path) -> None:
     assert tidy(path, 1, now=NOW)["calls"] == 1
 
 
-def test_a_row_that_comes_meanwhile_stays_until_it_is_rolled_up(tmp_path: Path) -> None:
-    path = new(tmp_path / "torii.db", *(call() for _ in range(401)))
+def test_a_row_that_comes_meanwhile_stays_until_it_is_rolled_up(location: Location) -> None:
+    path = new(location, *(call() for _ in range(401)))
     late: list[int] = []
 
     def pause(_: float) -> None:
@@ -170,8 +171,7 @@ def test_a_row_that_comes_meanwhile_stays_until_it_is_rolled_up(tmp_path: Path) 
     assert [row[0] for row in sums_of(path, Span(), [])] == [402]
 
 
-def test_a_file_of_others_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "torii.db"
+def test_a_file_of_others_is_left_alone(path: Path) -> None:
     assert (tidy(path, 1), keep_up(path)) == ({}, 0)
     assert not path.exists()
     with closing(sqlite3.connect(path)) as other:
@@ -181,8 +181,8 @@ def test_a_file_of_others_is_left_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-async def test_the_thread_keeps_up_with_the_ledger_and_ends_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "torii.db"
+async def test_the_thread_keeps_up_with_the_ledger_and_ends_at_once(location: Location) -> None:
+    path = location
     with closing(LedgerFile(path, flush_seconds=0.01)) as file:
         retention = Retention(path, lambda: 10**5, first_seconds=0.4, keep_up_seconds=0.02)
         retention.start()
@@ -195,8 +195,8 @@ async def test_the_thread_keeps_up_with_the_ledger_and_ends_at_once(tmp_path: Pa
         assert not retention._thread.is_alive()
 
 
-async def test_trouble_is_said_once_and_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = new(tmp_path / "torii.db", call())
+async def test_trouble_is_said_once_and_tried_again(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    new(path, call())
     with opened(path) as other:
         other.execute("BEGIN IMMEDIATE")
         retention = Retention(path, lambda: 90, first_seconds=9, keep_up_seconds=0.01)
@@ -208,9 +208,9 @@ async def test_trouble_is_said_once_and_tried_again(tmp_path: Path, caplog: pyte
     assert caplog.text.count("cannot be tidied") == 1
 
 
-async def test_a_gateway_tidies_soon_after_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_gateway_tidies_soon_after_its_start(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.storage.retention.Retention.__init__.__kwdefaults__", SOON)
-    path = new(tmp_path / "torii.db", *(call(time=int((time.time() - day * 86400) * 1000)) for day in (1, 3)))
+    path = new(location, *(call(time=int((time.time() - day * 86400) * 1000)) for day in (1, 3)))
     with closing(LedgerFile(path)) as database:
         url = "http://127.0.0.1:9"
         async with running_gateway(settings_for(url, ledger={"keep_days": 2}), database):

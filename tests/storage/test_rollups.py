@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import subprocess
 import sys
@@ -10,7 +11,6 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import pytest
@@ -30,6 +30,7 @@ from app.storage.rows import INSERT_CALL, CallRow
 from app.storage.running import fold
 
 from ..ledger import call, read
+from ..stores import EMPTIED, emptied
 
 START = 1_795_262_400  # 2026-11-21T12:00:00Z
 DAY_MS = DAY * QUARTER
@@ -136,7 +137,7 @@ def expected(rows: list[CallRow], by: tuple[str, ...], bounds: list[int]) -> dic
     return {key: sums for key, sums in found.items() if any(sums.values())}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(EMPTIED, max_examples=25)
 @given(
     rows=st.lists(ROWS, max_size=30),
     rolled=st.integers(0, 30),
@@ -146,25 +147,25 @@ def expected(rows: list[CallRow], by: tuple[str, ...], bounds: list[int]) -> dic
     bounds=st.lists(st.integers(START * 1000 - 4 * DAY_MS, START * 1000 + 4 * DAY_MS), min_size=2, max_size=2),
 )
 def test_sums_are_those_of_the_rows_however_many_are_rolled_up(
-    rows: list[CallRow], rolled: int, then: int, days: int, by: list[str], bounds: list[int]
+    rows: list[CallRow], rolled: int, then: int, days: int, by: list[str], bounds: list[int], location: Location
 ) -> None:
     """Also where a period begins and ends in the midst of a quarter of an hour, and whatever was folded before or after
     it changed."""
     bounds.sort()
-    with TemporaryDirectory() as folder:
-        path = new(Path(folder) / "torii.db", *rows)
-        folded(path, START + days * 86400, rolled, then)
-        right = expected(rows, tuple(by), bounds)
-        found = sums_of(path, Span(*bounds), by)
-        count = len(by)
-        assert {
-            (0, *each[:count]): dict(zip(SUMS, each[count:], strict=True)) for each in found if any(each[count:])
-        } == right
-        for name, unit in (("tokens", "total_tokens"), ("usd", "cost"), ("requests", "requests")):
-            for scope, mine in SCOPES.items():
-                total = sum(summed(row)[unit] for row in rows if mine(row))
-                with opened(path) as connection:
-                    assert spent_before(connection, scope, name, (0, FOREVER)) == total
+    emptied(location)
+    path = new(location, *rows)
+    folded(path, START + days * 86400, rolled, then)
+    right = expected(rows, tuple(by), bounds)
+    found = sums_of(path, Span(*bounds), by)
+    count = len(by)
+    assert {
+        (0, *each[:count]): dict(zip(SUMS, each[count:], strict=True)) for each in found if any(each[count:])
+    } == right
+    for name, unit in (("tokens", "total_tokens"), ("usd", "cost"), ("requests", "requests")):
+        for scope, mine in SCOPES.items():
+            total = sum(summed(row)[unit] for row in rows if mine(row))
+            with opened(path) as connection:
+                assert spent_before(connection, scope, name, (0, FOREVER)) == total
 
 
 SCOPES: dict[str, Any] = {
@@ -174,7 +175,7 @@ SCOPES: dict[str, Any] = {
 }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(EMPTIED, max_examples=25)
 @given(
     rows=st.lists(ROWS, min_size=1, max_size=30),
     rolled=st.integers(0, 30),
@@ -185,23 +186,30 @@ SCOPES: dict[str, Any] = {
     hours=st.booleans(),
 )
 def test_buckets_are_sums_of_the_rows_in_them(
-    rows: list[CallRow], rolled: int, then: int, days: int, starts: list[int], by: tuple[str, ...], hours: bool
+    rows: list[CallRow],
+    rolled: int,
+    then: int,
+    days: int,
+    starts: list[int],
+    by: tuple[str, ...],
+    hours: bool,
+    location: Location,
 ) -> None:
     """Buckets of any length, that begin at any quarter of an hour."""
     bounds = [START * 1000 - 3 * DAY_MS]
     for start in starts:
         bounds.append(bounds[-1] + start - start % QUARTER)
-    with TemporaryDirectory() as folder:
-        path = new(Path(folder) / "torii.db", *rows)
-        folded(path, START + days * 86400, rolled, then)
-        for where in ({}, {"key_id": "a"}, {"team": "t"}):
-            mine = [row for row in rows if all(getattr(row, name) == value for name, value in where.items())]
-            found = bucket_sums(path, bounds, by, where, hours=hours)
-            right = expected(mine, by, bounds)
-            assert {row[: 1 + len(by)]: row[1 + len(by) + 3] for row in found} == {
-                key: sums["total_tokens"] for key, sums in right.items() if _shown(sums)
-            }
-            assert sum(row[1 + len(by) + 5] for row in found) == sum(sums["cost"] for sums in right.values())
+    emptied(location)
+    path = new(location, *rows)
+    folded(path, START + days * 86400, rolled, then)
+    for where in ({}, {"key_id": "a"}, {"team": "t"}):
+        mine = [row for row in rows if all(getattr(row, name) == value for name, value in where.items())]
+        found = bucket_sums(path, bounds, by, where, hours=hours)
+        right = expected(mine, by, bounds)
+        assert {row[: 1 + len(by)]: row[1 + len(by) + 3] for row in found} == {
+            key: sums["total_tokens"] for key, sums in right.items() if _shown(sums)
+        }
+        assert sum(row[1 + len(by) + 5] for row in found) == sum(sums["cost"] for sums in right.values())
 
 
 def _shown(sums: dict[str, int]) -> bool:
@@ -255,7 +263,8 @@ def test_a_row_that_is_not_rolled_up_yet_is_neither_taken_nor_added(location: Lo
 
 
 def test_numbers_that_are_none_do_not_stop_the_others(location: Location) -> None:
-    path = rolled_up(new(location, *[call(total_tokens=2**63 - 1, cost=2**63 - 1)] * 3, call(upstream="b")))
+    odd = call(total_tokens=2**63 - 1, cost=2**63 - 1, seconds=math.inf)
+    path = rolled_up(new(location, *[odd] * 3, call(upstream="b")))
     assert read(path, "SELECT upstream, total_tokens FROM rollups ORDER BY 1") == [("b", 1000), ("jina", 3 * 2**53)]
     assert {row[0] for row in sums_of(path, Span(), ["upstream"])} == {"b", "jina"}
 

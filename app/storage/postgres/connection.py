@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 from psycopg import pq
 from psycopg.adapt import Buffer, Loader
-from psycopg.types.numeric import Int8Dumper
+from psycopg.types.numeric import FloatDumper, Int8Dumper
 from psycopg.types.string import StrDumperUnknown
 
 from ..errors import PostgresError, StoreError
@@ -32,6 +32,7 @@ ANSWER_SECONDS = 2.0  # of the server, for one round trip
 LOCK_MS = 1500  # to wait for the transactions of the others
 IDLE_MS = 2000  # after which the server ends a transaction of a process that has stopped in the midst of it
 LOCK = 0x746F726969  # "torii"
+BULK = 100  # rows of one table from which COPY is quicker than a statement each, by ten times for thousands
 SERVED = 120_000  # the oldest version that is tried, as server_version
 
 BEGIN = (
@@ -53,6 +54,7 @@ HEADER = (
 COMMENT = "Torii's ledger, version "  # on the table calls
 SKEW_SECONDS = 0.5  # between this machine's clock and the server's, from which a new difference counts
 
+_PLAIN_INSERT = re.compile(r"INSERT INTO (\w+ \([^()]*\)) VALUES \([?, ]*\)")
 _PLACE = re.compile(r"\?(\d*)|%")
 
 
@@ -76,6 +78,13 @@ class _Number(Int8Dumper):
 
     def dump(self, obj: Any) -> Buffer | None:
         return super().dump(int(obj))
+
+
+class _Real(FloatDumper):
+    """What is not a number is null, as in SQLite."""
+
+    def dump(self, obj: float) -> Buffer | None:
+        return None if obj != obj else super().dump(obj)
 
 
 class _Driver(psycopg.Connection[tuple[Any, ...]]):
@@ -169,6 +178,7 @@ class PostgresConnection:
         adapters.register_loader("numeric", _Whole)
         adapters.register_dumper(str, _Text)
         adapters.register_dumper(int, _Number)
+        adapters.register_dumper(float, _Real)
         adapters.register_dumper(bool, _Number)
         self.number = 0  # of the latest transaction that writes
         self.offset = 0.0  # of the server's clock against this machine's, in seconds
@@ -233,10 +243,26 @@ class PostgresConnection:
         return result
 
     def executemany(self, statement: str, rows: Iterable[Sequence[Any]], /) -> None:
-        for row in rows:
+        every = list(rows)
+        plain = _PLAIN_INSERT.fullmatch(statement) if len(every) >= BULK and self.in_transaction else None
+        if plain:
+            self.send()
+            self._copy(f"COPY {plain[1]} FROM STDIN", every)
+            return
+        for row in every:
             self._waiting.append((statement, row, PostgresResult(self)))
         if not self.in_transaction:
             self.send()
+
+    def _copy(self, statement: str, rows: list[Sequence[Any]]) -> None:
+        try:
+            with self.driver.cursor().copy(statement.encode()) as copying:
+                for row in rows:  # COPY takes no 1.0 for a whole number, as INSERT does
+                    copying.write_row(
+                        [int(each) if type(each) is float and each.is_integer() else each for each in row]
+                    )
+        except psycopg.Error as error:
+            raise failure(error) from None
 
     def attempt(self, statement: str, row: Sequence[Any]) -> None:
         self.send()

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from app.storage.location import Location, Postgres
-from app.storage.postgres.tables import upgrade
+from app.storage.opening import TABLES, connect
 
-from ..servers import PostgresServer
+from .servers import PostgresServer
+
+# Each example begins with ``emptied``.
+EMPTIED = settings(
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -25,6 +34,8 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
 @pytest.fixture(scope="session")
 def tables(postgres: PostgresServer) -> str:
     """The name of a database with our tables, of which others are made."""
+    from app.storage.postgres.tables import upgrade
+
     name = postgres.create()
     upgrade(Postgres(postgres.url(name), Path("unused")))
     return name
@@ -38,6 +49,19 @@ def tables_url(postgres: PostgresServer, tables: str) -> Iterator[str]:
     postgres.drop(name)
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
+@pytest.fixture(name="path")
+def ledger_path(tmp_path: Path) -> Path:
     return tmp_path / "torii.db"
+
+
+def emptied(location: Location) -> None:
+    """Again nothing is there, for the next example of a test."""
+    if isinstance(location, Path):
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{location}{suffix}").unlink(missing_ok=True)
+        return
+    with closing(connect(location, "rw", 5.0)) as connection:
+        connection.begin()
+        for table in TABLES - {"alembic_version"}:
+            connection.execute(f"DELETE FROM {table}")
+        connection.commit()
