@@ -24,7 +24,9 @@ from app.cli.bodies import LIMITS, UNITS, WINDOWS, body, seconds
 from app.cli.main import main
 from app.cli.options import Wrong
 from app.storage.ledger_file import LedgerFile
+from app.storage.location import Location, Postgres
 from app.storage.new_file import VERSION
+from app.storage.opening import connect
 
 from ..conftest import WITH_CURL
 from ..ledger import call
@@ -36,16 +38,28 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a command in this process, with the ledger ``torii.db`` in a folder of its own and no gateway."""
-    monkeypatch.chdir(tmp_path)
+    return runner(path, monkeypatch, TORII_LEDGER__PATH=str(path))
+
+
+@pytest.fixture
+def run_in_each(path: Path, location: Location, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The same, with the ledger in a file and in PostgreSQL."""
+    url = {"TORII_STORAGE__URL": location.url} if isinstance(location, Postgres) else {}
+    return runner(path, monkeypatch, TORII_LEDGER__PATH=str(path), **url)
+
+
+def runner(path: Path, monkeypatch: pytest.MonkeyPatch, **variables: str) -> Run:
+    monkeypatch.chdir(path.parent)
     for name in list(os.environ):
         if name.startswith(("TORII_", "JINA_", "AIHUBMIX_")):
             monkeypatch.delenv(name)
-    variables = {"XDG_RUNTIME_DIR": os.devnull, "TORII_LEDGER__PATH": str(tmp_path / "torii.db")}
 
     def command(*words: str, **more: str) -> Result:
-        return CliRunner(env={**variables, **more}).invoke(main, list(words), prog_name="torii")
+        return CliRunner(env={"XDG_RUNTIME_DIR": os.devnull, **variables, **more}).invoke(
+            main, list(words), prog_name="torii"
+        )
 
     return command
 
@@ -137,7 +151,8 @@ def test_a_grace_is_a_time() -> None:
 # ---------------------------------------------------------------- the ledger's file
 
 
-def test_the_life_of_a_key_in_the_file(run: Run) -> None:
+def test_the_life_of_a_key_in_the_store(run_in_each: Run) -> None:
+    run = run_in_each
     secret = done(run("keys", "create", "ana", "--limit", "tokens_per_day=100000", "--quiet")).strip()
     assert re.fullmatch(r"sk-torii-[0-9A-Za-z]{12}-[0-9A-Za-z]{49}", secret)
     (key,) = answer(run("keys", "list", "--json"))["data"]
@@ -167,7 +182,8 @@ def test_the_life_of_a_key_in_the_file(run: Run) -> None:
     assert secret not in done(run("audit", "--json"))
 
 
-def test_the_life_of_a_team_in_the_file(run: Run) -> None:
+def test_the_life_of_a_team_in_the_store(run_in_each: Run) -> None:
+    run = run_in_each
     made = answer(run("teams", "create", "search", "--id", "s", "--budget", "usd/month=200", "--json"))
     assert (made["id"], made["budgets"][0]["amount"]) == ("s", "200")
     done(run("keys", "create", "ana", "--team", "search", "--quiet"))
@@ -181,7 +197,8 @@ def test_the_life_of_a_team_in_the_file(run: Run) -> None:
     assert done(run("teams", "delete", "search")) == "deleted search (s)\n"
 
 
-def test_management_keys_in_the_file(run: Run) -> None:
+def test_management_keys_in_the_store(run_in_each: Run) -> None:
+    run = run_in_each
     secret = done(run("management-keys", "create", "dashboard", "--scope", "read_only", "--quiet")).strip()
     assert secret.startswith("mk-torii-")
     assert "read_only" in (listed := done(run("management-keys", "list")))
@@ -254,8 +271,9 @@ def test_without_a_ledger_the_commands_say_so(run: Run) -> None:
 # ---------------------------------------------------------------- calls, db, verify
 
 
-def test_calls_are_listed_and_filtered(run: Run, tmp_path: Path) -> None:
-    file = LedgerFile(tmp_path / "torii.db")
+def test_calls_are_listed_and_filtered(run_in_each: Run, location: Location) -> None:
+    run = run_in_each
+    file = LedgerFile(location)
     file.record_call(call(request_id="one", key_id="k1", caller="ana", team="s", cost=2_500_000, model_id="m"))
     file.record_call(call(request_id="two", key_id="k2", caller="bo", kind="cached", cached_tokens=7, total_tokens=0))
     file.refuse(29_921_040, "k1", "s", "tokens/day")
@@ -271,11 +289,11 @@ def test_calls_are_listed_and_filtered(run: Run, tmp_path: Path) -> None:
     assert "0.0025" in done(run("usage", "--by", "team"))
 
 
-def test_verify_tells_a_counter_that_differs(run: Run, tmp_path: Path) -> None:
-    path = tmp_path / "torii.db"
-    LedgerFile(path).close()
-    assert done(run("ledger", "verify")) == f"{path}: what is counted equals the ledger's rows\n"
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+def test_verify_tells_a_counter_that_differs(run_in_each: Run, location: Location) -> None:
+    run = run_in_each
+    LedgerFile(location).close()
+    assert done(run("ledger", "verify")) == f"{location}: what is counted equals the ledger's rows\n"
+    with closing(connect(location, "rw", 5.0)) as connection:
         connection.execute("INSERT INTO counters VALUES ('key:k1', 'tokens', '', 0, ?, 7, 0)", (2**53,))
     result = run("ledger", "verify", "--json")
     assert result.exit_code == 1
@@ -320,6 +338,28 @@ def test_the_ledger_is_backed_up_and_restored(run: Run, tmp_path: Path) -> None:
     assert done(run("ledger", "verify")) == f"{path}: what is counted equals the ledger's rows\n"
     path.unlink()
     assert done(run("db", "restore", "copy.db")) == f"{path}: 1 keys, 1 rows\n"
+
+
+def test_a_file_moves_to_postgresql(run: Run, path: Path, postgres_url: str) -> None:
+    done(run("keys", "create", "ana"))
+    with closing(LedgerFile(path)) as file:
+        file.record_call(call(request_id="one"))
+    server = {"TORII_STORAGE__URL": postgres_url}
+    location = Postgres(postgres_url, path)
+    assert "storage.url (TORII_STORAGE__URL) is not set" in refused(run("db", "copy", "torii.db"))
+    assert "it has no tables" in refused(run("db", "copy", "torii.db", **server))
+    assert "it is of another version" in refused(run("keys", "list", **server))
+    assert done(run("db", "upgrade", **server)) == f"{location}: tables of version {VERSION} were made\n"
+    assert done(run("db", "upgrade", **server)) == f"{location}: is of version {VERSION}, which is the newest\n"
+    copied = f"{location}: 1 keys, 1 rows; what is counted equals the ledger's rows\n"
+    assert done(run("db", "copy", "torii.db", **server)) == copied
+    assert done(run("db", "check", **server)) == f"{location}: sound, of version {VERSION}\n"
+    assert [key["name"] for key in answer(run("keys", "list", "--json", **server))["data"]] == ["ana"]
+    assert [row["request_id"] for row in answer(run("calls", "--json", **server))["data"]] == ["one"]
+    assert "copy to an empty database" in refused(run("db", "copy", "torii.db", **server))
+    for command, tool in (("backup", "pg_dump"), ("restore", "pg_restore")):
+        said = f"the ledger is in PostgreSQL ({location}), whose own {tool} does this."
+        assert refused(run("db", command, "copy.db", **server)) == said
 
 
 def test_only_a_sound_ledger_of_this_version_is_restored(run: Run, tmp_path: Path) -> None:

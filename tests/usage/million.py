@@ -1,12 +1,12 @@
-"""How long the reports take over a year of a busy team: `python -m tests.usage.million [FILE]`, for some minutes.
+"""How long the reports take over a year of a busy team: `python -m tests.usage.million [FILE [URL]]`, for some minutes.
 
-Prints the median and the longest of ten tries in a warm process. The file is made if it is not there.
+Prints the median and the longest of ten tries in a warm process. The file is made if it is not there. With the URL of
+an empty PostgreSQL database, the file is copied there first, and that is asked.
 """
 
 from __future__ import annotations
 
 import random
-import sqlite3
 import statistics
 import sys
 import tempfile
@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from app.storage.holds import FOREVER
 from app.storage.ledger_file import LedgerFile
-from app.storage.opening import open_file
+from app.storage.location import Location, Postgres
+from app.storage.opening import connect
 from app.storage.rollups import spent_before, step
 from app.storage.rows import INSERT_CALL, CallRow
 from app.storage.running import NAMES, fold
@@ -38,6 +40,7 @@ MODELS = (
     ("chat", "jina-deepsearch-v1", "jina"),
 )
 TRIES = 10
+L = TypeVar("L", Path, Location)
 
 
 def rows(count: int, seed: int = 1) -> Iterator[CallRow]:
@@ -71,20 +74,26 @@ def _time(chance: random.Random) -> int:
             return int(moment.timestamp() * 1000)
 
 
-def made(path: Path, count: int = ROWS) -> Path:
+def made(path: L, count: int = ROWS) -> L:
     LedgerFile(path).close()
-    with closing(open_file(path, "rw", 5.0)) as connection:
-        connection.execute("BEGIN")
-        connection.executemany(INSERT_CALL, rows(count))
-        refusals = ((int(row.time / 60_000), row.key_id, row.team, "requests_per_minute") for row in rows(50_000, 2))
-        connection.executemany("INSERT OR IGNORE INTO refusals VALUES (?, ?, ?, ?, 3)", refusals)
-        connection.execute("COMMIT")
+    with closing(connect(path, "rw", 5.0)) as connection:
+        refused = (
+            (int(row.time / 60_000), row.key_id, row.team, "requests_per_minute") for row in rows(count // 20, 2)
+        )
+        for statement, values in (
+            (INSERT_CALL, rows(count)),
+            ("INSERT INTO refusals VALUES (?, ?, ?, ?, 3) ON CONFLICT DO NOTHING", refused),
+        ):
+            while some := list(islice(values, 10_000)):  # before the transaction: a server waits 2 s in it
+                connection.begin()
+                connection.executemany(statement, some)
+                connection.commit()
         while step(connection, 20_000) or fold(connection, END.timestamp() + 2 * 86400):
             pass
     return path
 
 
-def questions(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+def questions(path: Location) -> Iterator[tuple[str, Callable[[], Any]]]:
     end = int(END.timestamp())
     year = end - YEAR * 86400
     for by in (*((group,) for group in GROUPS), ("day", "model"), ("team", "model", "upstream")):
@@ -131,21 +140,34 @@ def questions(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"what a total budget of {scope} starts from", lambda scope=scope: _spent(path, scope)  # type: ignore[misc]
 
 
-def _spent(path: Path, scope: str) -> int:
-    with closing(open_file(path, "rw", 5.0)) as connection:
+def _spent(path: Location, scope: str) -> int:
+    with closing(connect(path, "rw", 5.0)) as connection:
         return spent_before(connection, scope, "usd", (0, FOREVER))
+
+
+def copied(path: Path, url: str) -> Location:
+    from app.storage.postgres.copying import copy
+    from app.storage.postgres.tables import upgrade
+
+    location = Postgres(url, path)
+    upgrade(location)
+    start = time.perf_counter()
+    copy(path, location)
+    print(f"copied in {time.perf_counter() - start:.0f} s")
+    return location
 
 
 def main() -> None:
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp()) / "million.db"
     if not path.exists():
         made(path)
-    with closing(sqlite3.connect(path)) as connection:
+    location = copied(path, sys.argv[2]) if len(sys.argv) > 2 else path
+    with closing(connect(location, "ro", 5.0)) as connection:
         for table in ("calls", "rollups", "rolled_days", "rolled_users", *NAMES, "refusals"):
             (count,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
             print(f"{count:>10,} rows in {table}")
     print(f"{'':60}{'median':>8}  {'most':>8}  {'CPU':>8}  ms")
-    for name, question in questions(path):
+    for name, question in questions(location):
         question()
         spent = []
         cpu = time.process_time()

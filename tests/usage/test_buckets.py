@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from app.storage.buckets import bounds_of, zone_of
+from app.storage.location import Location, Postgres
 from app.storage.retention import tidy
 from app.storage.rollups import step
 from app.storage.rows import INSERT_CALL
@@ -23,6 +23,7 @@ from app.usage.pages import BucketsAsked, CallsAsked, WrongPage, calls_page, usa
 from app.usage.reports import Period, dollars, totals
 
 from ..ledger import call
+from ..servers import PostgresServer
 from ..storage.test_rollups import new, opened, rolled_up
 from .million import made, questions
 
@@ -49,12 +50,12 @@ def at(text: str, zone: str) -> int:
         ("UTC", "2026-03-29", 24),
     ],
 )
-def test_a_day_on_which_the_clock_is_changed(zone: str, day: str, hours: float, tmp_path: Path) -> None:
+def test_a_day_on_which_the_clock_is_changed(zone: str, day: str, hours: float, location: Location) -> None:
     start = at(f"{day}T00:00", zone)
     end = start + int(hours * 3600)
     assert datetime.fromtimestamp(end, ZoneInfo(zone)).hour == 0
     times = [start - 1, start, start + 3600, end - 1, end]
-    path = rolled_up(new(tmp_path / "torii.db", *(call(time=time * 1000, total_tokens=1) for time in times)))
+    path = rolled_up(new(location, *(call(time=time * 1000, total_tokens=1) for time in times)))
     page = usage_buckets(path, BucketsAsked(start - 86400, end + 86400, zone=zone))
     bounds = [(bucket["start_time"], bucket["end_time"]) for bucket in page["data"]]
     sums = [sum(result["requests"] for result in bucket["results"]) for bucket in page["data"]]
@@ -81,15 +82,19 @@ def test_bounds_follow_the_clock_on_the_wall(zone: str, start: int, length: int,
         assert width == "1h" or here.hour == 0
 
 
-@pytest.fixture(scope="module")
-def busy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def busy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Location:
     """A year of three thousand calls."""
-    return made(tmp_path_factory.mktemp("busy") / "torii.db", 3000)
+    path = tmp_path_factory.mktemp("busy") / "torii.db"
+    if request.param == "sqlite":
+        return made(path, 3000)
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return made(Postgres(server.url(server.create(request.getfixturevalue("tables"))), path), 3000)
 
 
 @pytest.mark.parametrize("zone", ["UTC", BERLIN, NEW_YORK, "Asia/Kathmandu", "Pacific/Apia"])
 @pytest.mark.parametrize("width", ["1d", "1h"])
-def test_buckets_of_every_zone_add_up(zone: str, width: str, busy: Path) -> None:
+def test_buckets_of_every_zone_add_up(zone: str, width: str, busy: Location) -> None:
     [total] = totals(busy, Period())
     end = at("2026-12-01T00:00", "UTC")
     start = end - (370 if width == "1d" else 40) * 86400
@@ -112,9 +117,9 @@ def test_buckets_of_every_zone_add_up(zone: str, width: str, busy: Path) -> None
     assert width == "1h" or expected == total
 
 
-def test_a_page_is_openais(tmp_path: Path) -> None:
+def test_a_page_is_openais(location: Location) -> None:
     path = new(
-        tmp_path / "torii.db",
+        location,
         call(time=START * 1000, key_id="k", team="t", cost=1_500_000_000, user="u", completion_tokens=4),
         call(time=START * 1000 + 1, kind="cached", total_tokens=0, prompt_tokens=0, cached_tokens=50),
     )
@@ -159,7 +164,7 @@ def test_a_page_is_openais(tmp_path: Path) -> None:
         ({"page": "page_5"}, "page"),
     ],
 )
-def test_what_cannot_be_is_named(asked: dict[str, Any], field: str, busy: Path) -> None:
+def test_what_cannot_be_is_named(asked: dict[str, Any], field: str, busy: Location) -> None:
     with pytest.raises(WrongPage) as caught:
         usage_buckets(busy, BucketsAsked(**{"start": START, "end": START + 86400, **asked}))
     assert caught.value.field == field
@@ -169,7 +174,7 @@ def test_what_cannot_be_is_named(asked: dict[str, Any], field: str, busy: Path) 
 
 
 @pytest.fixture
-def listed(tmp_path: Path) -> Path:
+def listed(location: Location) -> Location:
     """Calls and refusals of two minutes, several of one moment."""
     minute = START // 60
     rows = [
@@ -178,7 +183,7 @@ def listed(tmp_path: Path) -> Path:
         call(time=START * 1000 + 61_000, key_id="a", request_id="3", kind="cached", model_id="m", team=None),
         call(time=START * 1000 + 61_000, key_id=None, request_id="4", model="m"),
     ]
-    path = new(tmp_path / "torii.db", *rows)
+    path = new(location, *rows)
     with opened(path) as connection:
         connection.executemany(
             "INSERT INTO refusals VALUES (?, ?, ?, ?, ?)",
@@ -195,7 +200,7 @@ ALL = ["4", "3", "a x", "2", "1", "a tokens/day", "b usd/month"]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 100])
-def test_pages_have_each_row_once_although_rows_are_added(limit: int, listed: Path) -> None:
+def test_pages_have_each_row_once_although_rows_are_added(limit: int, listed: Location) -> None:
     found: list[str] = []
     after = None
     while True:
@@ -203,7 +208,7 @@ def test_pages_have_each_row_once_although_rows_are_added(limit: int, listed: Pa
         assert (page["first_id"], page["last_id"]) == (page["data"][0]["id"], page["data"][-1]["id"])
         found += names(page)
         with opened(listed) as connection:
-            connection.execute("INSERT OR REPLACE INTO refusals VALUES (99999999, '', '', 'later', 1)")
+            connection.execute("INSERT INTO refusals VALUES (99999999, '', '', 'later', 1) ON CONFLICT DO NOTHING")
         if not page["has_more"]:
             break
         after = page["last_id"]
@@ -231,11 +236,11 @@ def test_pages_have_each_row_once_although_rows_are_added(limit: int, listed: Pa
         ({"start": START + 1, "end": START + 60}, []),
     ],
 )
-def test_filters(asked: dict[str, Any], expected: list[str], listed: Path) -> None:
+def test_filters(asked: dict[str, Any], expected: list[str], listed: Location) -> None:
     assert names(calls_page(listed, CallsAsked(**asked))) == expected
 
 
-def test_a_row_has_all_that_the_ledger_knows(listed: Path) -> None:
+def test_a_row_has_all_that_the_ledger_knows(listed: Location) -> None:
     [row] = calls_page(listed, CallsAsked(request_id="1"))["data"]
     about = {
         "kind": "call",
@@ -272,7 +277,7 @@ def test_a_row_has_all_that_the_ledger_knows(listed: Path) -> None:
         ({"after": "é"}, "after"),
     ],
 )
-def test_what_no_list_has_is_named(asked: dict[str, Any], field: str, listed: Path) -> None:
+def test_what_no_list_has_is_named(asked: dict[str, Any], field: str, listed: Location) -> None:
     with pytest.raises(WrongPage) as caught:
         calls_page(listed, CallsAsked(**asked))
     assert caught.value.field == field
@@ -289,7 +294,8 @@ def test_dollars(nano: int, text: str) -> None:
 # ---------------------------------------------------------------- a million rows
 
 
-def test_no_report_reads_all_rows(busy: Path) -> None:
+@pytest.mark.parametrize("busy", ["sqlite"], indirect=True)
+def test_no_report_reads_all_rows(busy: Location) -> None:
     """Each question is answered from roll-ups and by an index: `python -m tests.usage.million` measures the time."""
     plans: dict[str, list[str]] = {}
 
@@ -320,10 +326,10 @@ def test_no_report_reads_all_rows(busy: Path) -> None:
     assert any("calls_by_team" in step for step in plans["calls, {'team': 'team-3'}"])
 
 
-def test_users_are_known_while_rows_are_kept(tmp_path: Path) -> None:
+def test_users_are_known_while_rows_are_kept(location: Location) -> None:
     day = 86400
     times = [(START + 6 * 3600 + number * day) * 1000 for number in range(4)]
-    path = new(tmp_path / "torii.db", *(call(time=time, user=f"u{time % 7}") for time in times))
+    path = new(location, *(call(time=time, user=f"u{time % 7}") for time in times))
     asked = BucketsAsked(START, START + 4 * day, by=("user",), zone=BERLIN)
     before = usage_buckets(path, asked)
     with opened(path) as connection:  # deleted too, in the midst of a day in UTC
@@ -335,9 +341,9 @@ def test_users_are_known_while_rows_are_kept(tmp_path: Path) -> None:
     assert after["data"][2:] == before["data"][2:]
 
 
-def test_rows_that_are_rolled_up_meanwhile_count_once(tmp_path: Path) -> None:
+def test_rows_that_are_rolled_up_meanwhile_count_once(location: Location) -> None:
     """A report's queries see the same moment of the file."""
-    path = new(tmp_path / "torii.db", *(call(time=START * 1000 + number) for number in range(10)))
+    path = new(location, *(call(time=START * 1000 + number) for number in range(10)))
 
     def meanwhile(*_: Any) -> None:
         with opened(path) as connection:

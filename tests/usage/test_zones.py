@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from app.storage.location import Location
 from app.storage.retention import keep_up, tidy
 from app.storage.rollups import step
 from app.storage.rows import INSERT_CALL, CallRow
@@ -62,7 +63,7 @@ def rows(seed: str, count: int) -> list[CallRow]:
     ]
 
 
-def answered(path: Path, asked: BucketsAsked) -> list[Any]:
+def answered(path: Location, asked: BucketsAsked) -> list[Any]:
     """All buckets that have results, on all pages."""
     found: list[Any] = []
     page: str | None = None
@@ -79,7 +80,7 @@ def answered(path: Path, asked: BucketsAsked) -> list[Any]:
     return found
 
 
-def plain(path: Path, asked: BucketsAsked, bucket: Any) -> Iterator[tuple[Any, ...]]:
+def plain(path: Location, asked: BucketsAsked, bucket: Any) -> Iterator[tuple[Any, ...]]:
     """The sums of the rows of a bucket."""
     groups = [COLUMNS.get(name, BY[name]) for name in asked.by]
     where = [f"{BY[name]} = '{value}'" for name in ("key", "team") if (value := getattr(asked, name))]
@@ -91,7 +92,7 @@ def plain(path: Path, asked: BucketsAsked, bucket: Any) -> Iterator[tuple[Any, .
     return (row for row in read(path, query) if row[-1] is not None)
 
 
-def compare(path: Path, rows_of: Path, asked: BucketsAsked) -> None:
+def compare(path: Location, rows_of: Path, asked: BucketsAsked) -> None:
     for bucket in answered(path, asked):
         found = {
             (*(result[name] for name in asked.by), *list(result.values())[len(asked.by) : -1], _nano(result["cost"]))
@@ -107,11 +108,17 @@ def _nano(dollars: str) -> int:
     return int(whole) * 10**9 + int(rest.ljust(9, "0"))
 
 
-@pytest.mark.parametrize("zone", ZONES)
-def test_reports_are_the_sums_of_the_rows(zone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("location", "zone"),
+    [*(("sqlite", zone) for zone in ZONES), *(("postgres", zone) for zone in ("Europe/Berlin", "Asia/Kathmandu"))],
+    indirect=["location"],
+)
+def test_reports_are_the_sums_of_the_rows(
+    zone: str, location: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chance = random.Random(zone)
     early, late = rows(zone, 200), rows(f"{zone}, late", 40)
-    path, truth = new(tmp_path / "torii.db"), new(tmp_path / "rows.db", *early, *late)
+    path, truth = new(location), new(tmp_path / "rows.db", *early, *late)
     # Pages end early, in the midst of days that are read at once.
     monkeypatch.setattr(pages, "ROLLED", pages.Pace(3, 2, 40))
 
