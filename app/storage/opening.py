@@ -94,11 +94,10 @@ def open_server(location: Postgres) -> StoreConnection:
             raise StoreError("it has no tables yet; `torii db upgrade` creates them")
         if version < VERSION:
             raise StoreError(f"it is of version {version}; `torii db upgrade` brings it to {VERSION}")
-        connection.begin()  # fails in a standby
-        (read_only,) = connection.execute("SELECT current_setting('transaction_read_only')").fetchone()
+        connection.begin()
+        connection.mark()
+        connection.send()  # fails if it is read-only
         connection.rollback()
-        if read_only == "on":
-            raise StoreError("it is read-only")
     except BaseException:
         connection.close()
         raise

@@ -191,8 +191,8 @@ class Transaction:
 
 
 def _end(connection: StoreConnection, also: tuple[str, tuple[Any, ...]] | None) -> None:
-    if also:
-        connection.execute(*also)
+    if also and connection.execute(*also).rowcount != 1:
+        raise StoreError("another process has written the same")
     connection.commit()
 
 
