@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 from weakref import WeakSet
@@ -39,7 +40,8 @@ class View(Protocol):
 def mark(location: Location) -> Path:
     """An empty file beside the ledger, which is there since a gateway saw keys in it."""
     path = rows_beside(location)
-    return path.with_name(f"{path.name}.had-keys")
+    which = "" if isinstance(location, Path) else f"-{sha256(str(location).encode()).hexdigest()[:8]}"
+    return path.with_name(f"{path.name}{which}.had-keys")
 
 
 class Registry:
@@ -157,7 +159,7 @@ class Registry:
         if file == self._file and change_number(self._connection) == self.now.number:
             return None
         if not current(self._connection):
-            raise StoreError("it is of another version")
+            raise StoreError("it is of another version; `torii db upgrade` upgrades it")
         self._connection.snapshot()  # all selects see one moment
         found = snapshot(self._connection)
         self._connection.commit()

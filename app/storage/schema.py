@@ -25,6 +25,8 @@ from sqlalchemy.types import TypeEngine
 
 # 64 bits in both databases: SQLite's id has to be an INTEGER, and PostgreSQL's REAL has 32.
 BIG: TypeEngine[int] = BigInteger().with_variant(Integer, "sqlite")
+# Compared by their bytes in both: whatever the locale of the database, ranges of ids are the same.
+TEXT: TypeEngine[str] = Text().with_variant(Text(collation="C"), "postgresql")
 FLOAT: TypeEngine[float] = Double().with_variant(REAL, "sqlite")
 
 metadata = MetaData()
@@ -40,14 +42,14 @@ calls = Table(
     metadata,
     Column("id", BIG, primary_key=True),
     Column("time", BIG, nullable=False),  # Unix time in milliseconds
-    Column("caller", Text, nullable=False),
-    Column("endpoint", Text, nullable=False),
-    Column("model", Text, nullable=False),
-    Column("upstream", Text, nullable=False),
-    Column("upstream_model", Text, nullable=False),
-    Column("key", Text, nullable=False),
+    Column("caller", TEXT, nullable=False),
+    Column("endpoint", TEXT, nullable=False),
+    Column("model", TEXT, nullable=False),
+    Column("upstream", TEXT, nullable=False),
+    Column("upstream_model", TEXT, nullable=False),
+    Column("key", TEXT, nullable=False),
     Column("status", Integer, nullable=False),
-    Column("error", Text),
+    Column("error", TEXT),
     Column("prompt_tokens", BIG, nullable=False),
     Column("completion_tokens", BIG, nullable=False),
     Column("total_tokens", BIG, nullable=False),
@@ -55,20 +57,20 @@ calls = Table(
     Column("seconds", FLOAT, nullable=False),
     Column("first_event_seconds", FLOAT),
     Column("attempts", Integer, nullable=False),
-    Column("request_id", Text, nullable=False),
+    Column("request_id", TEXT, nullable=False),
     # Version 4. The defaults are those of rows that an earlier version wrote.
-    Column("kind", Text, nullable=False, server_default="call"),  # call, or cached: no upstream was asked
+    Column("kind", TEXT, nullable=False, server_default="call"),  # call, or cached: no upstream was asked
     Column("requests", Integer, nullable=False, server_default="1"),  # 1 in one row of each call, 0 in its others
-    Column("key_id", Text),  # the id of a virtual key, the name of a configured caller; null while open
-    Column("team", Text),  # the team's id
-    Column("model_id", Text),  # the model after alias, prefix and case
+    Column("key_id", TEXT),  # the id of a virtual key, the name of a configured caller; null while open
+    Column("team", TEXT),  # the team's id
+    Column("model_id", TEXT),  # the model after alias, prefix and case
     Column("stream", Integer, nullable=False, server_default="0"),  # 0 or 1
     Column("cached_tokens", BIG, nullable=False, server_default="0"),  # what a cached answer would have cost
     Column("cost", BIG),  # nano-dollars; null without a price
-    Column("price_date", Text),
-    Column("user", Text),  # the caller's ``user`` field
-    Column("tag", Text),  # the caller's x-torii-tag
-    Column("run_id", Text),
+    Column("price_date", TEXT),
+    Column("user", TEXT),  # the caller's ``user`` field
+    Column("tag", TEXT),  # the caller's x-torii-tag
+    Column("run_id", TEXT),
     Index("calls_by_time", "time"),
     Index("calls_by_request", "request_id"),
 )
@@ -83,10 +85,10 @@ Index("calls_cached", calls.c.time, **_where(calls.c.kind == "cached"))
 key_rests = Table(
     "key_rests",
     metadata,
-    Column("upstream", Text, primary_key=True),
-    Column("fingerprint", Text, primary_key=True),
-    Column("alias", Text, nullable=False),
-    Column("cause", Text, nullable=False),
+    Column("upstream", TEXT, primary_key=True),
+    Column("fingerprint", TEXT, primary_key=True),
+    Column("alias", TEXT, nullable=False),
+    Column("cause", TEXT, nullable=False),
     Column("until", FLOAT, nullable=False),  # Unix time in seconds
     sqlite_with_rowid=False,
 )
@@ -96,9 +98,9 @@ refusals = Table(
     "refusals",
     metadata,
     Column("minute", BIG, primary_key=True),  # Unix time in minutes
-    Column("key_id", Text, primary_key=True),
-    Column("team", Text, primary_key=True),  # empty without a team
-    Column("reason", Text, primary_key=True),  # the limit, as requests_per_minute or tokens/day
+    Column("key_id", TEXT, primary_key=True),
+    Column("team", TEXT, primary_key=True),  # empty without a team
+    Column("reason", TEXT, primary_key=True),  # the limit, as requests_per_minute or tokens/day
     Column("count", BIG, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -119,7 +121,7 @@ def _rolled(name: str, unit: str, groups: tuple[str, ...], sums: tuple[str, ...]
     """A table of roll-ups. Groups are empty for null, and ``model`` is model_id, else model."""
     columns: list[Column[Any]] = [
         Column(unit, BIG, primary_key=True),
-        *(Column(group, Text, primary_key=True) for group in groups),
+        *(Column(group, TEXT, primary_key=True) for group in groups),
         *(Column(each, BIG, nullable=False) for each in sums),
     ]
     return Table(name, metadata, *columns, sqlite_with_rowid=False)
@@ -138,7 +140,7 @@ def _running(name: str, groups: tuple[str, ...], sums: tuple[str, ...]) -> Table
     columns: list[Column[Any]] = [
         Column("slot", Integer, primary_key=True),
         Column("day", BIG, primary_key=True),
-        *(Column(group, Text, primary_key=True) for group in groups),
+        *(Column(group, TEXT, primary_key=True) for group in groups),
         *(Column(each, BIG, nullable=False) for each in sums),
     ]
     return Table(name, metadata, *columns, sqlite_with_rowid=False)
@@ -152,7 +154,7 @@ running_users = _running("running_users", ("user",), FEW)  # while rows are kept
 stale = Table(
     "stale",
     metadata,
-    Column("name", Text, primary_key=True),  # of the table
+    Column("name", TEXT, primary_key=True),  # of the table
     Column("day", BIG, primary_key=True),
     sqlite_with_rowid=False,
 )
@@ -161,17 +163,17 @@ stale = Table(
 classifiers = Table(
     "classifiers",
     metadata,
-    Column("request_id", Text, primary_key=True),  # of the call that trained it; new if it was adopted
-    Column("classifier_id", Text),  # null until the provider has said it
-    Column("key_id", Text, nullable=False),  # as in calls; open while the gateway is open
-    Column("team", Text),  # the owner, if there is one
-    Column("upstream", Text, nullable=False),
-    Column("account", Text, nullable=False),  # the alias of the upstream's key
-    Column("fingerprint", Text, nullable=False),  # of the upstream's key, as in key_rests
-    Column("model", Text, nullable=False),
-    Column("labels", Text, nullable=False),  # a JSON list
+    Column("request_id", TEXT, primary_key=True),  # of the call that trained it; new if it was adopted
+    Column("classifier_id", TEXT),  # null until the provider has said it
+    Column("key_id", TEXT, nullable=False),  # as in calls; open while the gateway is open
+    Column("team", TEXT),  # the owner, if there is one
+    Column("upstream", TEXT, nullable=False),
+    Column("account", TEXT, nullable=False),  # the alias of the upstream's key
+    Column("fingerprint", TEXT, nullable=False),  # of the upstream's key, as in key_rests
+    Column("model", TEXT, nullable=False),
+    Column("labels", TEXT, nullable=False),  # a JSON list
     Column("created_at", BIG, nullable=False),  # Unix time in milliseconds
-    Column("state", Text, nullable=False),  # training, unknown, ready, deleted
+    Column("state", TEXT, nullable=False),  # training, unknown, ready, deleted
     Index("classifiers_by_id", "classifier_id"),
     sqlite_with_rowid=False,
 )
@@ -179,9 +181,9 @@ classifiers = Table(
 counters = Table(
     "counters",
     metadata,
-    Column("scope", Text, primary_key=True),  # key:ID, team:ID, organization
-    Column("unit", Text, primary_key=True),  # tokens, usd (nano-dollars), requests, calls, runs
-    Column("filter", Text, primary_key=True),  # canonical JSON of a budget's endpoints and models; empty for none
+    Column("scope", TEXT, primary_key=True),  # key:ID, team:ID, organization
+    Column("unit", TEXT, primary_key=True),  # tokens, usd (nano-dollars), requests, calls, runs
+    Column("filter", TEXT, primary_key=True),  # canonical JSON of a budget's endpoints and models; empty for none
     Column("since", BIG, primary_key=True),  # Unix time in seconds: the window
     Column("until", BIG, primary_key=True),
     Column("spent", BIG, nullable=False),
@@ -192,8 +194,8 @@ counters = Table(
 seconds = Table(
     "seconds",
     metadata,
-    Column("scope", Text, primary_key=True),
-    Column("unit", Text, primary_key=True),  # tokens, requests
+    Column("scope", TEXT, primary_key=True),
+    Column("unit", TEXT, primary_key=True),  # tokens, requests
     Column("second", BIG, primary_key=True),  # Unix time
     Column("amount", BIG, nullable=False),
     sqlite_with_rowid=False,
@@ -202,7 +204,7 @@ seconds = Table(
 processes = Table(
     "processes",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", TEXT, primary_key=True),
     Column("until", BIG, nullable=False),  # the end of its lease, Unix time in milliseconds
     sqlite_with_rowid=False,
 )
@@ -210,19 +212,19 @@ processes = Table(
 holds = Table(
     "holds",
     metadata,
-    Column("request_id", Text, primary_key=True),
-    Column("process", Text, nullable=False),
+    Column("request_id", TEXT, primary_key=True),
+    Column("process", TEXT, nullable=False),
     Column("lost", BIG),  # Unix time in milliseconds at which the process was found dead; null while it lives
-    Column("body", Text, nullable=False),  # JSON: the charges, and the row if the process dies
+    Column("body", TEXT, nullable=False),  # JSON: the charges, and the row if the process dies
     sqlite_with_rowid=False,
 )
 
 alerts = Table(
     "alerts",
     metadata,
-    Column("scope", Text, primary_key=True),
-    Column("unit", Text, primary_key=True),
-    Column("filter", Text, primary_key=True),
+    Column("scope", TEXT, primary_key=True),
+    Column("unit", TEXT, primary_key=True),
+    Column("filter", TEXT, primary_key=True),
     Column("since", BIG, primary_key=True),
     Column("amount", BIG, primary_key=True),  # of the budget
     Column("percent", Integer, primary_key=True),
@@ -233,24 +235,24 @@ alerts = Table(
 keys = Table(
     "keys",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("name", Text, nullable=False, unique=True),
-    Column("team", Text),
+    Column("id", TEXT, primary_key=True),
+    Column("name", TEXT, nullable=False, unique=True),
+    Column("team", TEXT),
     Column("created_at", BIG, nullable=False),  # Unix time in milliseconds, as in the next ones
     Column("expires_at", BIG),
     Column("last_used_at", BIG),
     Column("revoked_at", BIG),
     Column("disabled", Integer, nullable=False),  # 0 or 1
-    Column("fields", Text, nullable=False),  # JSON: owner, metadata, allowed_*, limits, budgets, on_disconnect, cache
+    Column("fields", TEXT, nullable=False),  # JSON: owner, metadata, allowed_*, limits, budgets, on_disconnect, cache
     sqlite_with_rowid=False,
 )
 
 secrets = Table(
     "secrets",
     metadata,
-    Column("hash", Text, primary_key=True),  # SHA-256 of the whole key, in hexadecimal
-    Column("key_id", Text, nullable=False),
-    Column("tail", Text, nullable=False),  # the last four characters
+    Column("hash", TEXT, primary_key=True),  # SHA-256 of the whole key, in hexadecimal
+    Column("key_id", TEXT, nullable=False),
+    Column("tail", TEXT, nullable=False),  # the last four characters
     Column("created_at", BIG, nullable=False),
     Column("valid_until", BIG),  # the end of the grace after a rotation; null for the present secret
     sqlite_with_rowid=False,
@@ -259,22 +261,22 @@ secrets = Table(
 teams = Table(
     "teams",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("name", Text, nullable=False, unique=True),
+    Column("id", TEXT, primary_key=True),
+    Column("name", TEXT, nullable=False, unique=True),
     Column("created_at", BIG, nullable=False),
     Column("disabled", Integer, nullable=False),
-    Column("fields", Text, nullable=False),  # JSON: limits, budgets, metadata
+    Column("fields", TEXT, nullable=False),  # JSON: limits, budgets, metadata
     sqlite_with_rowid=False,
 )
 
 management_keys = Table(
     "management_keys",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("name", Text, nullable=False, unique=True),
-    Column("scope", Text, nullable=False),  # admin, read_only, team:ID
-    Column("hash", Text, nullable=False, unique=True),
-    Column("tail", Text, nullable=False),
+    Column("id", TEXT, primary_key=True),
+    Column("name", TEXT, nullable=False, unique=True),
+    Column("scope", TEXT, nullable=False),  # admin, read_only, team:ID
+    Column("hash", TEXT, nullable=False, unique=True),
+    Column("tail", TEXT, nullable=False),
     Column("created_at", BIG, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -284,20 +286,20 @@ audit = Table(
     metadata,
     Column("id", BIG, primary_key=True),
     Column("time", BIG, nullable=False),
-    Column("actor", Text, nullable=False),  # operator, the name of a management key, or command line
-    Column("address", Text),
-    Column("action", Text, nullable=False),  # key.create, key.edit, key.rotate, team.create, ...
-    Column("object_id", Text, nullable=False),
-    Column("changes", Text, nullable=False),  # JSON, without secrets
+    Column("actor", TEXT, nullable=False),  # operator, the name of a management key, or command line
+    Column("address", TEXT),
+    Column("action", TEXT, nullable=False),  # key.create, key.edit, key.rotate, team.create, ...
+    Column("object_id", TEXT, nullable=False),
+    Column("changes", TEXT, nullable=False),  # JSON, without secrets
     Index("audit_by_time", "time"),
 )
 
 idempotency = Table(
     "idempotency",
     metadata,
-    Column("key", Text, primary_key=True),  # the header Idempotency-Key
-    Column("request", Text, nullable=False),  # SHA-256 of the actor, the path and the body
-    Column("object_id", Text, nullable=False),
+    Column("key", TEXT, primary_key=True),  # the header Idempotency-Key
+    Column("request", TEXT, nullable=False),  # SHA-256 of the actor, the path and the body
+    Column("object_id", TEXT, nullable=False),
     Column("time", BIG, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -306,7 +308,7 @@ state = Table(
     "state",
     metadata,
     Column(
-        "name", Text, primary_key=True
+        "name", TEXT, primary_key=True
     ),  # keys: how often keys and teams were changed; rolled_up: a row's id; kept_from: ms
     Column("value", BIG, nullable=False),
     sqlite_with_rowid=False,

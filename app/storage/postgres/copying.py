@@ -55,6 +55,7 @@ def copy(path: Path, location: Postgres) -> Copied:
             target.commit()
         except psycopg.Error as error:
             raise failure(error) from None
+        target.execute("ANALYZE").fetchall()  # the first reports would be planned without any statistics
     if wrong := verify(location):
         raise StoreError(f"{location}: {wrong[0]}; this is a mistake of Torii's: keep the file, and report it")
     return Copied(counts["keys"], counts["calls"])
