@@ -125,7 +125,7 @@ def _serve(settings: Settings, config: Path | None, given: dict[str, Any]) -> in
         books = closing.enter_context(_sandbox_ledger(settings))
         source = ConfigurationSource(config, given, settings, closing.enter_context(_sandbox(settings)), key, books)
         resolved = source.resolve(settings)
-        database, ledger = _ledger(resolved, closing)
+        database, ledger = _ledger(resolved, closing, config)
         ledger += " (temporary, removed at the end)" if books else ""
         _try_counters(resolved)
         port = sockets[0].getsockname()[1]
@@ -147,7 +147,7 @@ def _operators_sockets(settings: Settings) -> list[socket]:
         raise Wrong(f"operator_port: cannot listen on {place}: {reason(error)}.") from None
 
 
-def _ledger(settings: Settings, closing: ExitStack) -> tuple[LedgerFile | None, str]:
+def _ledger(settings: Settings, closing: ExitStack, config: Path | None) -> tuple[LedgerFile | None, str]:
     """The ledger's database, which ``closing`` closes, and a description of its place for the banner."""
     from ..gateway.build import open_ledger
     from ..storage.errors import StoreError
@@ -155,9 +155,15 @@ def _ledger(settings: Settings, closing: ExitStack) -> tuple[LedgerFile | None, 
     try:
         database, where = open_ledger(settings)
     except StoreError as error:
-        raise Wrong(_refused(settings.ledger_location, error)) from None
+        raise Wrong(_refused(settings.ledger_location, error, config)) from None
     if database:
         closing.callback(database.close)
+        if isinstance(database.location, Postgres) and database.health:
+            click.echo(
+                f"storage.url: {database.location} is away: {database.health.what}. Until it answers, rows wait, and"
+                " keys and budgets are not known.",
+                err=True,
+            )
     return database, where
 
 
@@ -183,9 +189,11 @@ def _try_counters(settings: Settings) -> None:
         )
 
 
-def _refused(location: Location | None, error: Exception) -> str:
+def _refused(location: Location | None, error: Exception, config: Path | None) -> str:
     if isinstance(location, Postgres):
-        return f"storage.url: {location}: {error}. The database was not changed."
+        from ..config.loader import named
+
+        return f"{named(config, ('storage', 'url'))}: {location}: {error}. The database was not changed."
     return (
         f"ledger.path: {location}: {error}. The file was not changed. "
         "Set ledger.path (TORII_LEDGER__PATH) to a writable file or to off, or move this file away."

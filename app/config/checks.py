@@ -205,6 +205,11 @@ def _redis_here(settings: Settings) -> Found:
         yield ("counters", "url"), needs
 
 
+def _postgres_here(settings: Settings) -> Found:
+    if settings.storage.url is not None and find_spec("psycopg") is None:
+        yield ("storage", "url"), "needs a package that is not installed: in the checkout, pip install '.[postgres]'"
+
+
 def _cache_folder(settings: Settings) -> Found:
     folder = settings.cache.path.absolute().parent
     if settings.cache.store == "sqlite" and not (folder.is_dir() and os.access(folder, os.W_OK)):
@@ -295,6 +300,7 @@ ALWAYS: Checks = (
     (frozenset({"upstreams", "proxy_from_environment"}), _proxies_of_the_environment),
     (frozenset({"cache", "counters"}), _redis),
     (frozenset({"cache", "ledger"}), _two_files),
+    (frozenset({"storage"}), _postgres_here),
 )
 AT_START: Checks = (
     (REACH | {"ledger"}, _open_to_all),

@@ -21,6 +21,7 @@ from ..core.zones import zone_of
 from ..endpoints import ENDPOINTS, PERMITTED
 from ..endpoints.web_options import SECRETS
 from ..storage.files import read
+from ..storage.postgres.address import checked as checked_postgres
 from ..storage.redis.address import checked
 from ..upstreams.catalogue import PREFIX
 from ..upstreams.client.proxies import parse
@@ -131,14 +132,7 @@ def redis(url: SecretStr | None) -> SecretStr | None:
 
 
 def postgres(url: SecretStr | None) -> SecretStr | None:
-    """The URL in libpq's own form, which may name several hosts."""
-    if url is None:
-        return None
-    text = url.get_secret_value()
-    parts = urlsplit(text)
-    if parts.scheme not in ("postgresql", "postgres") or len(parts.path) < 2:
-        raise ValueError("must be a URL such as postgresql://torii:password@db.example:5432/torii")
-    return SecretStr(f"postgresql:{text.partition(':')[2]}")
+    return SecretStr(checked_postgres(url.get_secret_value())) if url else None
 
 
 def key_prefix(text: str) -> str:

@@ -33,7 +33,7 @@ from .sources import (
     unknown_key,
 )
 
-__all__ = ["ConfigError", "found", "load", "validate_start"]
+__all__ = ["ConfigError", "found", "load", "named", "validate_start"]
 
 
 def load(path: Path | None = None, *, serving: bool = True, keyless: bool = False, **overrides: Any) -> Settings:
@@ -60,6 +60,12 @@ def validate_start(settings: Settings) -> None:
     found = violations(settings, set(), AT_START + KEYED)
     if mistakes := [Mistake("", dotted(keys), what, keys) for keys, what in found]:
         raise ConfigError(mistakes)
+
+
+def named(path: Path | None, keys: Keys) -> str:
+    """A setting, with the file or variable that sets it, as a message about it begins."""
+    sources = [environment(Settings), *credentials(), *_file(path)]
+    return str(blame(sources, keys, ""))
 
 
 def found(path: Path | None) -> Path | None:

@@ -77,8 +77,9 @@ class Holds:
 
     @property
     def store(self) -> Ledger | None:
-        """The ledger; None if there is none, or if its file has failed just now."""
-        return None if time.monotonic() < self.away_until else self.ledger
+        """The ledger; None if there is none, if it has failed just now, or if it is known to be away."""
+        away = self.ledger is None or self.ledger.file.away or time.monotonic() < self.away_until
+        return None if away else self.ledger
 
     def most(self, part: Call, target: Target) -> Bound:
         """The most that the requests for ``part`` to ``target`` can cost."""
@@ -234,7 +235,9 @@ class CallHold:
         found = {} if holds.shared is None else await holds.shared.balances(charged)
         rest = [charge for charge in charged if charge not in found]
         if rest and (ledger := holds.store) is not None:
-            found |= await asyncio.to_thread(_read, ledger.file.location, rest)
+            reading = asyncio.ensure_future(asyncio.to_thread(_read, ledger.file.location, rest))
+            await asyncio.wait([reading], timeout=LOOK_SECONDS)
+            found |= reading.result() if reading.done() else {}
         return tuple(found), FITS._replace(balances=tuple(found.values()))
 
     async def _fits(self, record: CallRecord, target: Target | None, bound: Bound, *, run: bool = False) -> bool:

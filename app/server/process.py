@@ -14,13 +14,15 @@ from .routes import OpenRoute
 
 
 class DatabaseTrouble(BaseModel):
-    """Why ledger rows cannot be written, how many wait and how many were lost. Only present if degraded."""
+    """Why ledger rows cannot be written, how many wait and how many were lost, and since when (a Unix time in seconds).
+    Only present if degraded."""
 
     model_config = ConfigDict(from_attributes=True)
 
     what: str
     waiting: int
     lost: int
+    since: int
 
 
 class Health(BaseModel):
@@ -65,9 +67,12 @@ async def healthz(request: Request) -> Health:
     response_model_exclude_none=True,
 )
 async def readyz(request: Request) -> Readiness:
-    """Answers 503 as soon as the gateway begins to shut down."""
+    """Answers 503 as soon as the gateway begins to shut down, and until it has read the created keys once."""
     if request.app.state.generations.load.leaving:
         raise Unavailable("shutting down", retry_after=1)
+    registry = request.app.state.registry
+    if not registry.loaded:
+        raise Unavailable(f"the keys were not read yet: {registry.trouble}", retry_after=1)
     return Readiness(status="ready", away=[*_trouble(request)] or None)
 
 

@@ -16,12 +16,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 from .asks import MANY, Asked, Asks
+from .condition import Condition, Trouble
 from .connection import StoreConnection
 from .errors import DRIVER_ERRORS, PostgresError, StoreError, is_passing, store_error
 from .holds import Amounts, Decision, Draw, Hold, Slice
@@ -32,7 +32,7 @@ from .rows import INSERT_CALL, SELECT_COOLDOWNS, SELECT_REMEMBERED, CallRow, Coo
 from .slices import SlicedCounters
 from .spill import Spill
 from .turn import Item, Transaction, once
-from .writer import Policy, QueuedWriter
+from .writer import LONGEST_PAUSE, Policy, QueuedWriter
 
 __all__ = ["BUSY_SECONDS", "INSERT_CALL", "CallRow", "CooldownRow", "LedgerFile", "Trouble", "reading"]
 
@@ -44,16 +44,8 @@ BATCH = 1000  # rows of one transaction
 ROWS_SECONDS = 0.2  # for which rows and settlements gather while many calls ask, unless one of them does not fit
 LEASE_SECONDS = 30.0  # after which a process that has not renewed its lease is dead
 SWEEP_SECONDS = 5.0
+SERVER_PAUSE = 1.0  # between two tries to reach a server that is away
 LAST_SECONDS = 0.25  # to wait for another program's lock after ``close`` was called
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why the file cannot be written, and how many rows wait and were lost."""
-
-    what: str
-    waiting: int
-    lost: int
 
 
 class Doubt(NamedTuple):
@@ -83,7 +75,8 @@ class LedgerFile(QueuedWriter):
         sweep_seconds: float = SWEEP_SECONDS,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        super().__init__(Policy("torii-store", keeps=True, room=room, batch=BATCH, gather_seconds=flush_seconds))
+        pause = LONGEST_PAUSE if isinstance(location, Path) else SERVER_PAUSE
+        super().__init__(Policy("torii-store", True, room, BATCH, flush_seconds, pause))
         self.location = location
         self.process = uuid4().hex
         self.migrated = ""  # in words, from and to which version
@@ -92,7 +85,7 @@ class LedgerFile(QueuedWriter):
         self._doubt: Doubt | None = None
         self._written = 0  # items at the head of the queue that are in the store
         self._full = False
-        self._trouble: str | None = None
+        self._condition = Condition(server=not isinstance(location, Path))
         self._file: tuple[int, int] | None = None
         self._used: dict[str, int] = {}
         self._asks = Asks(self._hasten, self._unwanted)
@@ -230,8 +223,12 @@ class LedgerFile(QueuedWriter):
     @property
     def health(self) -> Trouble | None:
         """The trouble with writing the file; None if there is none."""
-        what = self._trouble
-        return Trouble(what, self.waiting + self._spill.waiting, self._lost) if what else None
+        return self._condition.shown(self.waiting + self._spill.waiting, self._lost)
+
+    @property
+    def away(self) -> bool:
+        """True if the store is a server that cannot be asked now."""
+        return self._condition.away
 
     def close(self) -> None:
         """Takes no more rows, and writes those that wait, if it can in the time allowed for another program's lock."""
@@ -243,7 +240,8 @@ class LedgerFile(QueuedWriter):
 
     def _now(self) -> float:
         """The store's clock: Unix time in seconds."""
-        return time.time() + getattr(self._writer, "offset", 0.0)
+        clock: Callable[[], float] = getattr(self._writer, "clock", time.time)
+        return clock()
 
     def _connected(self) -> StoreConnection:
         """A connection to the store, a new one if the file was removed or replaced."""
@@ -254,6 +252,7 @@ class LedgerFile(QueuedWriter):
             self._writer = self._opened(examined=not known)
             self._file = identity(self.location)
             self._resolve(self._writer)
+            self._condition.compare(getattr(self._writer, "offset", 0.0))
         return self._writer
 
     def _resolve(self, connection: StoreConnection) -> None:
@@ -295,7 +294,8 @@ class LedgerFile(QueuedWriter):
 
     def _committed(self, batch: list[Item]) -> int | None:
         self._taken = self._asks.take(BATCH)
-        return super()._committed(batch)
+        with self._condition.asking():
+            return super()._committed(batch)
 
     def _transact(self, connection: StoreConnection, batch: list[Item]) -> int:
         transaction, now = self._transaction, time.monotonic()
@@ -320,17 +320,13 @@ class LedgerFile(QueuedWriter):
     def _failed(self, error: Exception) -> None:
         self._file = None  # the next opening examines the file
         what = str(store_error(error))
-        if what != self._trouble:
-            self._trouble = what
-            logger.error("the database cannot be written: %s; rows wait in memory", what)
+        self._condition.failed(what)
         taken, self._taken = self._taken, []
         self._asks.answer([(asked, StoreError(what)) for asked in taken])
 
     def _succeeded(self) -> None:
         self._full = False
-        if self._trouble is not None:
-            self._trouble = None
-            logger.warning("the database is written again; %d rows were lost", self._lost)
+        self._condition.succeeded(self._lost)
         if self._spill.waiting:
             self._rounds.hurry()
 
@@ -352,20 +348,26 @@ class LedgerFile(QueuedWriter):
 
     def _idle(self) -> float | None:
         """Makes a round if it is due, and if the file is the one that was opened last. A server is asked again."""
+        condition, server = self._condition, not isinstance(self.location, Path)
+        if condition.away and not self._queue:
+            self._rounds.hurry()
         if self._rounds.wait() > 0:
             return self._rounds.wait()
         try:
-            if isinstance(self.location, Path) and (self._file is None or self._file != identity(self.location)):
-                self._rounds.fail()
-            elif self._rounds.make(self._connected(), self._transaction, idle=not self._queue):
-                self._asks.answer([], settled=True)
-        except (*DRIVER_ERRORS, OSError, StoreError):  # told when a row cannot be written
+            with condition.asking():
+                if not server and (self._file is None or self._file != identity(self.location)):
+                    self._rounds.fail()
+                elif self._rounds.make(self._connected(), self._transaction, idle=not self._queue):
+                    self._asks.answer([], settled=True)
+        except (*DRIVER_ERRORS, OSError, StoreError) as error:  # of a file, told when a row cannot be written
             self._rounds.fail()
             self._disconnect()
+            if server:
+                condition.failed(str(store_error(error)))
         else:
-            if self._trouble and self._writer is not None and not self._queue:
+            if condition.trouble and self._writer is not None and not self._queue:
                 self._succeeded()
-        return self._rounds.wait()
+        return min(self._rounds.wait(), self._policy.longest_pause) if condition.away else self._rounds.wait()
 
     def _last(self) -> None:
         """What could not be written waits in a file beside this one. The lease ends."""

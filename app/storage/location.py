@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+
+from .postgres.address import place
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +19,7 @@ class Postgres:
 
     def __str__(self) -> str:
         """The URL without user, password and options."""
-        parts = urlsplit(self.url)
-        return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return place(self.url)
 
 
 Location = Path | Postgres

@@ -94,7 +94,9 @@ def open_server(location: Postgres) -> StoreConnection:
             raise StoreError("it has no tables yet; `torii db upgrade` creates them")
         if version < VERSION:
             raise StoreError(f"it is of version {version}; `torii db upgrade` brings it to {VERSION}")
-        connection.begin()  # fails if it is read-only
+        connection.begin()
+        connection.mark()
+        connection.send()  # fails if it is read-only
         connection.rollback()
     except BaseException:
         connection.close()

@@ -16,7 +16,9 @@ logger = logging.getLogger("torii.store")
 
 LINES = 1000  # of one transaction
 DONE = "SELECT value FROM state WHERE name = ?"
-NOTE = "INSERT INTO state (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+# Nothing, if another transaction has read the same lines meanwhile.
+NOTE = """INSERT INTO state (name, value) VALUES (?1, ?2)
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE state.value = ?3"""
 FORGET = "DELETE FROM state WHERE name = ?"
 
 
@@ -97,7 +99,7 @@ class Rounds:
         done = found[0] if found else 0
         lines = spilled.lines[done : done + LINES]
         if lines:
-            self._take_over(connection, transaction, lines, (spilled.name, done + len(lines)))
+            self._take_over(connection, transaction, lines, (spilled.name, done + len(lines), done))
             return transaction.settled
         spilled.remove()
         self.stop()
@@ -105,7 +107,7 @@ class Rounds:
         return False
 
     def _take_over(
-        self, connection: StoreConnection, transaction: Transaction, lines: list[bytes], note: tuple[str, int]
+        self, connection: StoreConnection, transaction: Transaction, lines: list[bytes], note: tuple[str, int, int]
     ) -> None:
         items: list[Item] = []
         for line in lines:

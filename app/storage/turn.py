@@ -55,8 +55,8 @@ class Transaction:
                 self._counters.undo()
                 connection.begin()
                 answers = self._run(connection, items, asked, careful=True, may_leave=False)
-            if also:
-                connection.execute(*also)
+            if also and connection.execute(*also).rowcount != 1:
+                raise StoreError("another process has written the same")
             connection.commit()
         except BaseException:
             self._counters.undo()

@@ -33,13 +33,14 @@ Statement = tuple[str, Row]
 class Policy:
     """``thread`` is the thread's name. ``keeps``: the rows of a failed transaction are kept. ``room`` is how many
     statements may wait, ``batch`` how many one transaction takes. The thread gathers statements for ``gather_seconds``,
-    since a transaction costs more than the statements in it."""
+    since a transaction costs more than the statements in it. ``longest_pause``: seconds between two tries."""
 
     thread: str
     keeps: bool
     room: int
     batch: int
     gather_seconds: float
+    longest_pause: float = LONGEST_PAUSE
 
 
 class QueuedWriter(ABC):
@@ -118,7 +119,7 @@ class QueuedWriter(ABC):
                 self._hurry.wait(pause)
                 self._hurry.clear()
             last = self._closing.is_set()
-            pause = self._policy.gather_seconds if self._flushed() else min(2 * pause, LONGEST_PAUSE)
+            pause = self._policy.gather_seconds if self._flushed() else min(2 * pause, self._policy.longest_pause)
         self._last()
         self._disconnect()
 

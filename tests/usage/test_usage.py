@@ -380,6 +380,7 @@ async def test_a_full_disk_hurts_no_call_and_is_caught_up_with(upstream: Scripte
             for _ in range(3):
                 assert (await client.post("/v1/embeddings", json=EMBED)).status_code == 200
             health = await _health(client, "degraded")
+            assert health["database"].pop("since") > 0
             assert health["database"] == {"what": "the disk cannot be written", "waiting": 3, "lost": 0}
             assert rows(path) == []
             resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (hard, hard))

@@ -51,7 +51,6 @@ HEADER = (
     " WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p')"
 )
 COMMENT = "Torii's ledger, version "  # on the table calls
-SKEW_SECONDS = 0.5  # between this machine's clock and the server's, from which a new difference counts
 
 _PLACE = re.compile(r"\?(\d*)|%")
 
@@ -163,7 +162,7 @@ class PostgresConnection:
                 application_name="torii",
             )
         except psycopg.Error as error:
-            raise failure(error) from None
+            raise failure(error, connecting=True) from None
         self.driver.seconds = seconds
         adapters = self.driver.adapters
         adapters.register_loader("numeric", _Whole)
@@ -172,6 +171,7 @@ class PostgresConnection:
         adapters.register_dumper(bool, _Number)
         self.number = 0  # of the latest transaction that writes
         self.offset = 0.0  # of the server's clock against this machine's, in seconds
+        self._begun = 0.0  # the server's time at the start of the transaction
         self._waiting: list[tuple[str, Sequence[Any], PostgresResult]] = []
         self._turn: int | None = None  # of the last transaction that this connection knows of
         self._changes = 0
@@ -189,9 +189,7 @@ class PostgresConnection:
         turn, clock, self.number = cursor.fetchall()[-1]
         if turn != self._turn:
             self._turn, self._changes = turn, self._changes + 1
-        offset = clock - time.time()
-        if abs(offset - self.offset) > SKEW_SECONDS:
-            self.offset = offset
+        self._begun, self.offset = clock, clock - time.time()
 
     def lock(self) -> None:
         """As ``begin``, for a transaction of any length, also over an empty database."""
@@ -200,8 +198,17 @@ class PostgresConnection:
 
     def committed(self, number: int) -> bool | None:
         """True if the transaction with this number was committed; None while nobody knows."""
-        (status,) = self.execute("SELECT txid_status(?)", (number,)).fetchone()
+        try:
+            (status,) = self.execute("SELECT txid_status(?)", (number,)).fetchone()
+        except PostgresError as error:
+            if error.of_row:  # it is in the server's future: another server has taken over, without it
+                return False
+            raise
         return {"committed": True, "aborted": False}.get(status)
+
+    def clock(self) -> float:
+        """The server's clock: Unix time in seconds; in a transaction that writes, that of its start."""
+        return self._begun if self.in_transaction else time.time() + self.offset
 
     def snapshot(self) -> None:
         self._run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")

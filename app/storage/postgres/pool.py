@@ -46,11 +46,13 @@ class ConnectionPool:
 
     def _taken(self) -> PostgresConnection | None:
         """The connection that was used last, if it still works; those that were idle for long are closed."""
+        broken = False
         with suppress(IndexError):
             while True:
                 since, connection = self._idle.pop()
-                if time.monotonic() - since < IDLE_SECONDS and connection.works():
+                if time.monotonic() - since < IDLE_SECONDS and not broken and connection.works():
                     return connection
+                broken = True  # then so are those that were idle for longer
                 connection.close()
         return None
 
