@@ -22,6 +22,7 @@ from ..storage.counters import balances
 from ..storage.holds import Charge, Decision
 from ..storage.ledger_file import LedgerFile
 from ..storage.redis.counters import SharedCounters
+from ..storage.slices import SlicedCounters
 from ..usage.ledger import Ledger
 from ..usage.prices import Prices, price_of
 
@@ -34,7 +35,8 @@ class Accounting:
 
     def __init__(self, file: LedgerFile | None, share: Share = WHOLE, counters: SharedCounters | None = None) -> None:
         self.file = file
-        self.own = OwnLimits(share.part if counters is None else partial(_part, counters))
+        replicas = counters or (file.replicas if file is not None else None)
+        self.own = OwnLimits(share.part if replicas is None else partial(_part, replicas, share))
         self.shared = None if counters is None else SharedLimits(counters, self.own)
         self.settlements = Settlements()
         if counters is not None:
@@ -80,9 +82,11 @@ class Accounting:
         await asyncio.gather(*self._closing)
 
 
-def _part(counters: SharedCounters, limit: int) -> int:
-    """This process's share of a limit, among all processes of all replicas."""
-    return Share(counters.rank, counters.processes).part(limit)
+def _part(replicas: SharedCounters | SlicedCounters, share: Share, limit: int) -> int:
+    """This process's share of a limit, among all processes of all replicas that were known last, or among the workers
+    of this host if not all of them were known yet."""
+    known = replicas.processes >= share.workers
+    return (Share(replicas.rank, replicas.processes) if known else share).part(limit)
 
 
 def build_book(

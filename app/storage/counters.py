@@ -30,6 +30,7 @@ HELD = tuple.__new__  # a third of the time of a named tuple's own constructor
 
 LEASED = "SELECT 1 FROM processes WHERE id = ?"
 RENEW = "INSERT INTO processes (id, until) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET until = excluded.until"
+LIVING = "SELECT id FROM processes WHERE until >= ?"
 LEAVE = "DELETE FROM processes WHERE id = ?"
 ORPHANS = """SELECT request_id, process, lost, body FROM holds
     WHERE lost IS NULL AND process NOT IN (SELECT id FROM processes WHERE until >= ?)"""
@@ -50,10 +51,15 @@ WRITTEN = "SELECT upstream, upstream_model, kind FROM calls WHERE request_id = ?
 
 class Counters:
     """``process`` is this process's id. ``lease_seconds``: a process that has not renewed its lease for so long is
-    dead, and its holds are lost."""
+    dead, and its holds are lost. ``replicas``: other hosts may have processes too, so that this one has a lease from
+    the start on, and knows how many live: ``processes``, of which ``rank`` come before it."""
 
-    def __init__(self, process: str, *, lease_seconds: float = 30.0, clock: Clock = time.time) -> None:
+    def __init__(
+        self, process: str, *, lease_seconds: float = 30.0, clock: Clock = time.time, replicas: bool = False
+    ) -> None:
         self._process = process
+        self._replicas = replicas
+        self.rank, self.processes = 0, 1
         self._lease = int(lease_seconds * 1000)
         self._clock = clock
         self._tallies = Tallies()
@@ -287,11 +293,16 @@ class Counters:
         if 0 < self._leased_until < self.now:  # this machine slept: the other processes renew their leases now
             self._patient_until = self.now + self._lease
         self._leased_until = self.now + self._lease
-        self._tallies.connection.execute(RENEW, (self._process, self._leased_until))
+        connection = self._tallies.connection
+        connection.execute(RENEW, (self._process, self._leased_until))
+        if self._replicas:
+            living = [process for (process,) in connection.execute(LIVING, (self.now,))]
+            self.rank, self.processes = sum([process < self._process for process in living]), len(living)
 
     def renewal_due(self) -> bool:
         """True if a third of the lease has passed."""
-        return bool(self._leased_until) and self._clock() * 1000 > self._leased_until - self._lease * 2 // 3
+        due = self._clock() * 1000 > self._leased_until - self._lease * 2 // 3
+        return due and (self._replicas or self._leased_until > 0)
 
     def may_sweep(self) -> bool:
         """False for the time of a lease after this process failed to renew its own."""

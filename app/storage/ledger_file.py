@@ -91,7 +91,10 @@ class LedgerFile(QueuedWriter):
         self._asks = Asks(self._hasten, self._unwanted)
         self._taken: list[Asked] = []
         self._rows_due = 0.0  # of the monotonic clock
-        self._counters = SlicedCounters(self.process, lease_seconds=lease_seconds, clock=clock or self._now)
+        shared = not isinstance(location, Path)
+        self._counters = SlicedCounters(
+            self.process, lease_seconds=lease_seconds, clock=clock or self._now, replicas=shared
+        )
         self._transaction = Transaction(self._counters, self._refused)
         self._spill = Spill(rows_beside(location), self.process)
         self._rounds = Rounds(self._counters, self._spill, sweep_seconds, self._unreadable)
@@ -105,6 +108,11 @@ class LedgerFile(QueuedWriter):
         self._begin()
 
     # ---------------------------------------------------------------- limits and budgets
+
+    @property
+    def replicas(self) -> SlicedCounters | None:
+        """What knows how many processes share a server; None for a file."""
+        return None if isinstance(self.location, Path) else self._counters
 
     @property
     def settled(self) -> list[Callable[[], None]]:
