@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 import psycopg
-from psycopg import pq
+from psycopg import errors, pq
 from psycopg.adapt import Buffer, Loader
 from psycopg.types.numeric import FloatDumper, Int8Dumper
 from psycopg.types.string import StrDumperUnknown
@@ -42,6 +42,15 @@ BEGIN = (
     f"SELECT pg_advisory_xact_lock({LOCK});"
     "SELECT (SELECT value FROM state WHERE name = 'turn'),"
     " extract(epoch FROM clock_timestamp())::float8, txid_current()"
+)
+# The session that holds the lock and has waited for its client: in the midst of what is sent together the server's own
+# timeout does not run, so that a stopped process would keep the lock. A user may end their own sessions.
+END_STOPPED = (
+    "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory'"  # noqa: S608 - our own numbers
+    f" AND granted AND classid = {LOCK >> 32} AND objid = {LOCK & 0xFFFFFFFF} AND wait_event = 'ClientRead'"
+    " AND application_name = 'torii'"
+    f" AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    f" AND clock_timestamp() > xact_start + interval '{IDLE_MS} milliseconds'"
 )
 MARK = (
     "INSERT INTO state (name, value) VALUES ('turn', 1) ON CONFLICT (name) DO UPDATE SET value = state.value + 1"
@@ -193,7 +202,14 @@ class PostgresConnection:
 
     def begin(self) -> None:
         self._marked = None
-        cursor = self._run(BEGIN)
+        try:
+            cursor = self.driver.execute(BEGIN.encode())
+        except errors.LockNotAvailable as error:
+            self.rollback()
+            self._run(END_STOPPED)
+            raise failure(error) from None
+        except psycopg.Error as error:
+            raise failure(error) from None
         while cursor.nextset():
             pass
         turn, clock, self.number = cursor.fetchall()[-1]
@@ -204,6 +220,7 @@ class PostgresConnection:
     def lock(self) -> None:
         """As ``begin``, for a transaction of any length, also over an empty database."""
         self._run("BEGIN")
+        self._run("SET LOCAL application_name = 'torii db'")  # END_STOPPED leaves it alone
         self._run(f"SELECT pg_advisory_xact_lock({LOCK})")
 
     def committed(self, number: int) -> bool | None:

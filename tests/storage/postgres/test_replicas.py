@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from app.storage.ledger_file import LedgerFile
@@ -52,9 +55,9 @@ def stopping(location: Postgres, pipe: Connection) -> None:
             begin(connection)
             PostgresConnection.begin = begin  # type: ignore[method-assign]  # once
             pipe.send("stops")
-            os.kill(os.getpid(), signal.SIGSTOP)
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
-        PostgresConnection.begin = stopped  # type: ignore[method-assign]  # where it stops
+        PostgresConnection.begin = stopped  # type: ignore[assignment, method-assign]  # where it stops
         file.record_call(row("after", key_id=None, total_tokens=1))
         await until(lambda: file.waiting == 0)
         file.settle("kept", [row("kept", total_tokens=5)])
@@ -86,3 +89,18 @@ async def test_a_process_that_stops_in_the_midst_blocks_the_others_for_two_secon
     names = read(location, "SELECT request_id FROM calls ORDER BY request_id")
     assert names == [("after",), ("kept",), ("ours",), ("ours-too",)]
     assert verify(location) == []
+
+
+async def test_a_session_whose_client_stops_in_the_midst_of_sending_is_ended_by_those_who_wait(
+    location: Postgres,
+) -> None:
+    """The server's own timeout does not run before all of a pipeline has arrived."""
+    with opened(location) as file:
+        stopped = PostgresConnection(location)
+        stopped.begin()
+        with suppress(psycopg.OperationalError), stopped.driver.pipeline():  # which finds its connection closed
+            stopped.driver.execute("SELECT 1")
+            file.record_call(row("ours", key_id=None, total_tokens=1))
+            await until(lambda: file.waiting == 0)
+        assert stopped.driver.broken
+    assert read(location, "SELECT request_id FROM calls") == [("ours",)]
