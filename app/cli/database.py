@@ -44,7 +44,7 @@ def upgrade_db(config: Path | None) -> None:
 
 
 def _upgraded_file(path: Path) -> str:
-    """What was done, in words; empty for nothing. Raises Wrong, NotAlive."""
+    """The change in words; empty if there is none. Raises Wrong, NotAlive."""
     from ..storage.errors import StoreError
     from ..storage.ledger_file import LedgerFile
 

@@ -77,7 +77,7 @@ async def readyz(request: Request) -> Readiness:
 
 
 def _trouble(request: Request) -> dict[Any, Any]:
-    """What is away, and why, by the fields of Health."""
+    """The stores that are away, and why, by the fields of Health."""
     state = request.app.state
     found = {
         "database": state.database.health if state.database else None,

@@ -1,5 +1,4 @@
-"""What this process does as one of several replicas: it keeps its lease in Redis, and tells and hears changes of
-keys."""
+"""One of several replicas: it keeps its lease in Redis, and tells and hears changes of keys."""
 
 from __future__ import annotations
 

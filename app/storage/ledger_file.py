@@ -111,7 +111,7 @@ class LedgerFile(QueuedWriter):
 
     @property
     def replicas(self) -> SlicedCounters | None:
-        """What knows how many processes share a server; None for a file."""
+        """The number of the processes that share a server, and this one's place among them; None for a file."""
         return None if isinstance(self.location, Path) else self._counters
 
     @property
@@ -221,7 +221,7 @@ class LedgerFile(QueuedWriter):
         self._write("remember", (name, value))
 
     def remembered(self) -> dict[str, int]:
-        """What was last known of Redis: ``redis_epoch`` and ``redis_processes``. Empty if the file cannot be read."""
+        """The last known state of Redis: ``redis_epoch`` and ``redis_processes``. Empty if the file cannot be read."""
         try:
             with reading(self.location) as connection:
                 return dict(connection.execute(SELECT_REMEMBERED).fetchall())

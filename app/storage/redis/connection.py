@@ -64,6 +64,7 @@ def _master_pool(given: SentinelAddress, options: dict[str, Any]) -> ConnectionP
         own["connection_class"] = SSLConnection
     sentinel = Sentinel(given.places, sentinel_kwargs=own)  # type: ignore[no-untyped-call]  # has no types
     login = {"db": given.db, "username": given.username, "password": given.password}
+    # The class has no types.
     return SentinelConnectionPool(given.service, sentinel, ssl=given.tls, **login, **options)  # type: ignore[no-untyped-call]
 
 

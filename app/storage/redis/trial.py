@@ -41,7 +41,7 @@ async def tried(address: RedisAddress, prefix: str) -> str | None:
                 raise Unsuitable(f"{NO_SCRIPTS}, or forgets them at once")
     except Unsuitable:
         raise
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - told in our words, as above
         return _not_run(error)
     finally:
         await connection.close()

@@ -146,7 +146,7 @@ class Turns:
         """Connects. Never raises; if Redis is away, it is tried again in the background."""
         try:
             await self._begin()
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - no error of Redis may fail a call
             self._fail(error, [])
 
     async def _begin(self) -> None:
@@ -171,7 +171,7 @@ class Turns:
             await asyncio.sleep(AWAY_SECONDS)
             try:
                 await self._begin()
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:  # noqa: BLE001 - no error of Redis may fail a call
                 self.trouble = reason(error, ANSWER_SECONDS)
         self._returning = None
         logger.warning("Redis (counters.url) answers again, after %.0f seconds", time.monotonic() - away)
@@ -189,7 +189,7 @@ class Turns:
             write(last)
             try:
                 await self.call(last)
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:  # noqa: BLE001 - no error of Redis may fail a call
                 logger.warning("Redis (counters.url) at the end: %s", reason(error, ANSWER_SECONDS))
         self.trouble = "it is closed"
         await self._connection.close()
