@@ -22,7 +22,7 @@ from ..storage.connection import StoreConnection
 from ..storage.errors import DRIVER_ERRORS, StoreError, store_error
 from ..storage.key_records import KeySnapshot, ManagementRecord, change_number, snapshot
 from ..storage.location import Location, rows_beside
-from ..storage.opening import connect, current, identity
+from ..storage.opening import connect, identity, refuse_other
 from ..storage.postgres.listener import Listener
 
 logger = logging.getLogger("torii.keys")
@@ -158,8 +158,7 @@ class Registry:
             self._connection = connect(location, "ro", BUSY_SECONDS, any_thread=True)
         if file == self._file and change_number(self._connection) == self.now.number:
             return None
-        if not current(self._connection):
-            raise StoreError("it is of another version; `torii db upgrade` upgrades it")
+        refuse_other(self._connection)
         self._connection.snapshot()  # all selects see one moment
         found = snapshot(self._connection)
         self._connection.commit()

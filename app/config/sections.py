@@ -340,7 +340,7 @@ class StorageSettings(Section):
 
 
 class CounterSettings(Section):
-    """The counters that the replicas of a gateway share. ``url``: Redis, None for one replica. ``prefix``: of its keys."""
+    """The counters that replicas share. ``url``: Redis, None for one replica. ``prefix``: of all its keys."""
 
     url: RedisUrl = None
     prefix: KeyPrefix = "torii"

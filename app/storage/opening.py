@@ -89,11 +89,7 @@ def open_server(location: Postgres) -> StoreConnection:
 
     connection = PostgresConnection(location)
     try:
-        version = connection.version()
-        if version == 0:
-            raise StoreError("it has no tables yet; `torii db upgrade` creates them")
-        if version < VERSION:
-            raise StoreError(f"it is of version {version}; `torii db upgrade` brings it to {VERSION}")
+        refuse_other(connection)
         connection.begin()
         connection.mark()
         connection.send()  # fails if it is read-only
@@ -102,6 +98,15 @@ def open_server(location: Postgres) -> StoreConnection:
         connection.close()
         raise
     return connection
+
+
+def refuse_other(connection: StoreConnection) -> None:
+    """Raises StoreError unless the database is ours and of this version."""
+    version = connection.version()
+    if version == 0 and connection.remote:
+        raise StoreError("it has no tables yet; `torii db upgrade` creates them")
+    if version != VERSION:
+        raise StoreError(f"it is of version {version}; `torii db upgrade` brings it to {VERSION}")
 
 
 def current(connection: StoreConnection) -> bool:
@@ -118,7 +123,8 @@ def reading(location: Location) -> Iterator[StoreConnection]:
     file."""
     try:
         with _readable(location) as connection:
-            connection.version()
+            if connection.version() == 0 and connection.remote:
+                refuse_other(connection)
             yield connection
     except DRIVER_ERRORS as error:
         raise store_error(error) from None
