@@ -126,6 +126,14 @@ USER_DAYS = _rolled(rolled_users, "day", 1)
 ROWS = raw(calls)
 
 
+class PartOfDays(NamedTuple):
+    """Rows of a part of several days: the day of each, where they are, and which they are."""
+
+    day: ColumnElement[int]
+    rows: FromClause
+    there: ColumnElement[bool]
+
+
 class BucketSums:
     """Sums of each bucket between ``bounds`` (Unix milliseconds) and each group, from an open file of this version."""
 
@@ -251,12 +259,10 @@ class BucketSums:
             low, high = rest // table.length * table.length // unit, rest // unit
             places.append((day, (low, high) if low < high else None))
         for number, piece in enumerate(parts(places)):
-            days = _days(piece.first, piece.last, f"days{number}")
-            start = days.c.day * source.per_day
-            there = and_(source.unit >= start + piece.part[0], source.unit < start + piece.part[1])
-            columns = _summands({**source.columns, "day": days.c.day}, self._wanted, piece.sign)
-            query = select(_bucket(piece, days.c.day), *columns).select_from(days.join(source.rows, there))
-            yield query.where(condition, source.only(self._wanted))
+            of = self._part_of_days(source, piece.first, piece.last, piece.part, f"days{number}")
+            columns = _summands({**source.columns, "day": of.day}, self._wanted, piece.sign)
+            query = select(_bucket(piece, of.day), *columns).select_from(of.rows)
+            yield query.where(of.there, condition, source.only(self._wanted))
 
     def _add_summed(self, query: Any) -> None:
         """The sums of rows of a bucket, the groups and summands."""
@@ -279,13 +285,26 @@ class BucketSums:
             _, low, high, sign = distances[first]
             if low == high:
                 continue
-            days = _days(distances[first].day, distances[last].day)
-            start = days.c.day * source.per_day
-            there = and_(source.unit >= start + low, source.unit < start + high)
-            query = source.summed(self._wanted, days.c.day, days.join(source.rows, there))
-            rows = self._rows(query.where(condition, source.only(self._wanted)))
+            of = self._part_of_days(source, distances[first].day, distances[last].day, (low, high))
+            query = source.summed(self._wanted, of.day, of.rows)
+            rows = self._rows(query.where(of.there, condition, source.only(self._wanted)))
             for day, *values in rows:
                 self._move(first + day - distances[first].day, values, sign)
+
+    def _part_of_days(
+        self, source: Source, first: int, last: int, part: tuple[int, int], name: str = "days"
+    ) -> PartOfDays:
+        """The rows of a part of each day, which is in units from its midnight on. SQLite reads a range of an index for
+        each day; PostgreSQL would compare each row with each day, so it reads all rows of the days once."""
+        low, high = part
+        if self._connection.dialect.name == "sqlite":
+            days = _days(first, last, name)
+            start = days.c.day * source.per_day
+            there = and_(source.unit >= start + low, source.unit < start + high)
+            return PartOfDays(days.c.day, days.join(source.rows, there), true())
+        length, since = _written(source.per_day), source.unit - _written(low)
+        span = source.within(first * source.per_day + low, last * source.per_day + high)
+        return PartOfDays(since // length, source.rows, and_(span, since % length < high - low))
 
     def _add_parts(self) -> None:
         """The rows of a quarter of an hour before a bound in the midst of it. Where rows may be deleted, the bound
