@@ -13,6 +13,9 @@ from typing import Any
 
 from ...conftest import LOOK_SECONDS, PATIENCE, until
 from ...servers import redis_binaries
+from ...servers.process import free_port
+
+__all__ = ["RedisServer", "free_port", "redis_server", "soon"]
 
 
 class RedisServer:
@@ -81,13 +84,6 @@ async def redis_server(folder: Path, *options: str, port: int = 0) -> AsyncItera
     finally:
         with suppress(ProcessLookupError):
             server.stop()
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 async def soon(look: Callable[[], Awaitable[object]]) -> None:
